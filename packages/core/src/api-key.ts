@@ -1,0 +1,35 @@
+import { createHash, randomInt } from 'node:crypto';
+import { crc32 } from 'node:zlib';
+
+const BASE62 = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
+const RANDOM_LENGTH = 30; // log2(62^30) = 178 bits
+const CHECKSUM_LENGTH = 6; // 62^6 > 2^32
+
+/** `opm_`, 30 random base62 characters, and their CRC-32 as 6 more: a typo or a truncated key is known without a look-up. */
+export const API_KEY_PATTERN = /^opm_[0-9A-Za-z]{36}$/;
+
+/** A new secret key. It is shown to its owner once; only {@link hashApiKey} of it is stored. */
+export function createApiKey(): string {
+  const random = Array.from({ length: RANDOM_LENGTH }, () => BASE62[randomInt(62)]).join('');
+  return `opm_${random}${checksum(random)}`;
+}
+
+/** Whether the text can be a key at all: its form and its checksum hold. */
+export function isApiKey(text: string): boolean {
+  return API_KEY_PATTERN.test(text) && text.endsWith(checksum(text.slice(4, 4 + RANDOM_LENGTH)));
+}
+
+/** SHA-256 of the key: 32 bytes. Keys carry 178 random bits, so a slow or salted hash would add nothing. */
+export function hashApiKey(key: string): Buffer {
+  return createHash('sha256').update(key).digest();
+}
+
+function checksum(text: string): string {
+  let rest = crc32(text);
+  let digits = '';
+  for (let i = 0; i < CHECKSUM_LENGTH; i++) {
+    digits = BASE62[rest % 62] + digits;
+    rest = Math.floor(rest / 62);
+  }
+  return digits;
+}

@@ -1,0 +1,100 @@
+import { expect, test } from '@jest/globals';
+import fc from 'fast-check';
+import { GroupCommit } from './group-commit.js';
+
+/** A commit whose bulk calls end when the test says so. */
+function createRecorder(maxBatch = 3, maxInFlight = 1) {
+  const calls: { lane: string; items: number[]; end: (error?: Error) => void }[] = [];
+  const group = new GroupCommit<string, number, number>({
+    commit: (lane, items) =>
+      new Promise((resolve, reject) => {
+        calls.push({ lane, items, end: (error) => (error ? reject(error) : resolve(items.map((n) => n * 10))) });
+      }),
+    maxBatch,
+    maxInFlight,
+  });
+  return { calls, group };
+}
+const turn = () => new Promise((resolve) => setImmediate(resolve));
+
+test('calls of one turn become one bulk call, each with its own result', async () => {
+  const { calls, group } = createRecorder();
+  const results = Promise.all([group.run('a', 1), group.run('a', 2)]);
+  await turn();
+  expect(calls.map(({ items }) => items)).toEqual([[1, 2]]);
+  calls[0]?.end();
+  expect(await results).toEqual([10, 20]);
+});
+
+test('a lone call is committed in the same turn of the event loop', async () => {
+  const { calls, group } = createRecorder();
+  void group.run('a', 1);
+  await turn();
+  expect(calls).toHaveLength(1);
+  calls[0]?.end();
+});
+
+test('what waits while the bulk calls are under way is batched up to the limit, and lanes take turns', async () => {
+  const { calls, group } = createRecorder();
+  const first = group.run('a', 1);
+  await turn();
+  const rest = Promise.all([2, 3, 4, 5].map((n) => group.run('a', n)).concat(group.run('b', 6)));
+  await turn();
+  expect(calls).toHaveLength(1);
+  for (let i = 0; i < 4; i++) {
+    calls[i]?.end();
+    await turn();
+    await turn();
+  }
+  await first;
+  await rest;
+  expect(calls.map(({ lane, items }) => [lane, items])).toEqual([
+    ['a', [1]],
+    ['a', [2, 3, 4]],
+    ['b', [6]],
+    ['a', [5]],
+  ]);
+});
+
+test('a bulk call that fails rejects its own items only', async () => {
+  const { calls, group } = createRecorder(1, 2);
+  const results = Promise.allSettled([group.run('a', 1), group.run('a', 2)]);
+  await turn();
+  calls[0]?.end(new Error('refused'));
+  calls[1]?.end();
+  expect(await results).toEqual([
+    { status: 'rejected', reason: new Error('refused') },
+    { status: 'fulfilled', value: 20 },
+  ]);
+});
+
+test('every call gets its own answer exactly once, and the bounds hold, whatever the load', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(fc.tuple(fc.constantFrom('a', 'b', 'c'), fc.nat(2)), { maxLength: 60 }),
+      fc.integer({ min: 1, max: 5 }),
+      fc.integer({ min: 1, max: 3 }),
+      async (calls, maxBatch, maxInFlight) => {
+        let inFlight = 0;
+        const group = new GroupCommit<string, string, string>({
+          commit: async (lane, items) => {
+            expect(++inFlight).toBeLessThanOrEqual(maxInFlight);
+            expect(items.length).toBeLessThanOrEqual(maxBatch);
+            await turn();
+            inFlight--;
+            return items.map((item) => `${lane}: ${item}`);
+          },
+          maxBatch,
+          maxInFlight,
+        });
+        const answers: Promise<string>[] = [];
+        for (const [i, [lane, turns]] of calls.entries()) {
+          answers.push(group.run(lane, String(i)));
+          for (let n = 0; n < turns; n++) await turn();
+        }
+        expect(await Promise.all(answers)).toEqual(calls.map(([lane], i) => `${lane}: ${i}`));
+      },
+    ),
+    { numRuns: 50 },
+  );
+});

@@ -1,0 +1,5 @@
+export { API_KEY_PATTERN, createApiKey, hashApiKey, isApiKey } from './api-key.js';
+export { type CustomerEntry, type EntryFields, FIELDS, type Field, type Version } from './customer-entry.js';
+export { foldEntries } from './fold-entries.js';
+export { GroupCommit } from './group-commit.js';
+export { type CustomerState, isLive, mergeCustomer, toState } from './merge-customer.js';
