@@ -27,6 +27,7 @@ export async function isInitialised({ cluster }: Layout): Promise<boolean> {
 
 /** Builds the cluster in a scratch directory and renames it, so that a data directory is complete or absent. */
 export async function initialiseCluster({ account, binaries, layout, run }: Installation): Promise<void> {
+  await removeEmptyDirectory(layout);
   await removeAbandonedScratch(layout);
   const scratch = toLayout(`${scratchPrefix(layout)}${process.pid}`);
   await mkdir(scratch.dataDir, { mode: 0o700 });
@@ -46,19 +47,18 @@ export async function initialiseCluster({ account, binaries, layout, run }: Inst
     const { succeeded, output } = await run(program, args, input);
     if (!succeeded) throw new Error(`${basename(program)} could not create ${layout.dataDir}: ${output}`);
   }
-  await moveIntoPlace(scratch, layout);
+  await rename(scratch.dataDir, layout.dataDir);
 }
 
-async function moveIntoPlace(scratch: Layout, { dataDir }: Layout): Promise<void> {
+/** An empty directory may be ours; anything else is somebody's data. */
+async function removeEmptyDirectory({ dataDir }: Layout): Promise<void> {
   try {
     await rmdir(dataDir);
   } catch (error) {
-    if (isErrno(error, 'ENOTEMPTY', 'EEXIST', 'ENOTDIR')) {
-      throw new Error(`${dataDir} holds something other than an embedded PostgreSQL: choose another data directory.`);
-    }
-    if (!isErrno(error, 'ENOENT')) throw error;
+    if (isErrno(error, 'ENOENT')) return;
+    if (!isErrno(error, 'ENOTEMPTY', 'EEXIST', 'ENOTDIR')) throw error;
+    throw new Error(`${dataDir} holds something other than an embedded PostgreSQL: choose another data directory.`);
   }
-  await rename(scratch.dataDir, dataDir);
 }
 
 /** Clears what a process killed during its first start left behind. */

@@ -60,7 +60,9 @@ async function canReach(run: RunCommand, program: string, directory: string): Pr
 function dropPrivilegesExcept(capability: string, { uid, gid }: Account): string[] {
   const identity = ['--reuid', String(uid), '--regid', String(gid), '--clear-groups'];
   const sets = ['--inh-caps', '--ambient-caps', '--bounding-set'];
-  return [...identity, ...sets.flatMap((set) => [set, `-all,+${capability}`])];
+  // initdb asks access(2) whether it may run its neighbours, which ignores capabilities without this bit.
+  const securebits = ['--securebits', '+no_setuid_fixup'];
+  return [...identity, ...securebits, ...sets.flatMap((set) => [set, `-all,+${capability}`])];
 }
 
 interface ExecuteOptions {

@@ -1,10 +1,10 @@
 import { readFile, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Binaries } from './binaries.js';
 import type { RunCommand } from './command-runner.js';
 import { isErrno } from './errno.js';
+import { findFreePort } from './find-free-port.js';
 import type { Layout } from './layout.js';
 import { isAlive, readCommandLine } from './process-table.js';
 
@@ -100,14 +100,4 @@ async function readLastLines(file: string, count: number): Promise<string> {
     if (isErrno(error, 'ENOENT')) return '';
     throw error;
   }
-}
-
-function findFreePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer().on('error', reject);
-    probe.listen(0, '127.0.0.1', () => {
-      const address = probe.address();
-      probe.close(() => (address && typeof address === 'object' ? resolve(address.port) : reject(new Error('No port'))));
-    });
-  });
 }

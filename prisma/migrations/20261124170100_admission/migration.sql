@@ -24,6 +24,7 @@ CREATE FUNCTION admission.admit(
     of_shard integer, of_project integer, customer_ids text[], erasures boolean[], claim_ttl interval
 ) RETURNS TABLE (version bigint, previous_version bigint, previous_erased boolean)
 LANGUAGE plpgsql AS $$
+#variable_conflict use_column
 DECLARE
     size integer := cardinality(customer_ids);
     clock bigint := floor(extract(epoch FROM clock_timestamp()) * 1000000);

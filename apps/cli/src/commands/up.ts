@@ -1,0 +1,19 @@
+import { Command, InvalidArgumentError } from 'commander';
+import { type UpOptions, up } from '../stack/up.js';
+import { DEFAULT_DATA_DIR } from '../with-store.js';
+
+export function upCommand(env: NodeJS.ProcessEnv): Command {
+  return new Command('up')
+    .option('--port <port>', 'port for partners', parsePort, 3000)
+    .option('--console-port <port>', 'port of the Bull dashboard', parsePort, 3001)
+    .option('--host <address>', 'address to listen on', '127.0.0.1')
+    .option('--data-dir <folder>', 'where the embedded database is kept', DEFAULT_DATA_DIR)
+    .description('Run everything in this terminal: PostgreSQL, migrations, a demo project, ingress, worker, console.')
+    .action((options: UpOptions) => up(options, env));
+}
+
+function parsePort(text: string): number {
+  const port = Number(text);
+  if (!/^\d+$/.test(text) || port < 1 || port > 65_535) throw new InvalidArgumentError('It must be a number from 1 to 65535.');
+  return port;
+}

@@ -1,0 +1,21 @@
+export type PrintOptions = { json?: true };
+
+/** Data for programs on stdout where --json asks for it, else the lines for people. */
+export function print({ json }: PrintOptions, data: unknown, lines: string[]): void {
+  console.log(json ? JSON.stringify(data) : lines.join('\n'));
+}
+
+/** Columns as wide as their widest cell; null and undefined are a dash. */
+export function toTable(rows: Record<string, unknown>[]): string[] {
+  const [first] = rows;
+  if (!first) return ['(none)'];
+  const names = Object.keys(first);
+  const cells = [names, ...rows.map((row) => names.map((name) => toCell(row[name])))];
+  const widths = names.map((_, column) => Math.max(...cells.map((row) => row[column]?.length ?? 0)));
+  return cells.map((row) => row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join('  ').trimEnd());
+}
+
+function toCell(value: unknown): string {
+  if (value === null || value === undefined) return '-';
+  return value instanceof Date ? value.toISOString() : String(value);
+}

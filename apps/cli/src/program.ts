@@ -1,0 +1,19 @@
+import { Command } from 'commander';
+import { customersCommand } from './commands/customers.js';
+import { keysCommand } from './commands/keys.js';
+import { migrateCommand } from './commands/migrate.js';
+import { projectsCommand } from './commands/projects.js';
+import { upCommand } from './commands/up.js';
+
+/** The command line `opm`. Commands throw UserError for what the user can mend. */
+export function buildProgram(env: NodeJS.ProcessEnv): Command {
+  return new Command('opm')
+    .description('Runs and operates OPM Partners API.')
+    .addHelpText('after', '\nWithout DATABASE_URL, commands talk to the stack that `opm up` runs in ./.data.')
+    .showHelpAfterError()
+    .addCommand(upCommand(env))
+    .addCommand(migrateCommand(env))
+    .addCommand(projectsCommand(env))
+    .addCommand(keysCommand(env))
+    .addCommand(customersCommand(env));
+}

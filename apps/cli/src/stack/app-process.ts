@@ -1,0 +1,49 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import pretty from 'pino-pretty';
+import { UserError } from '../user-error.js';
+import { inRepository } from './repository.js';
+
+export type AppProcess = {
+  name: string;
+  /** Resolves when the process has ended, with the reason. */
+  ended: Promise<string>;
+  /** SIGTERM, and resolves when the process has drained and ended. */
+  stop(): Promise<void>;
+};
+
+/** Starts one of our apps and resolves when it is ready. @throws UserError where it ends before that */
+export async function startApp(name: string, env: NodeJS.ProcessEnv, internalPort: number): Promise<AppProcess> {
+  const child = spawn(process.execPath, ['--enable-source-maps', inRepository(`apps/${name}/dist/main.js`)], {
+    env: { ...env, INTERNAL_HOST: '127.0.0.1', INTERNAL_PORT: String(internalPort) },
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+    // A group of its own: Ctrl-C reaches only this process, which then stops all in the right order.
+    detached: true,
+  });
+  child.stdout?.pipe(pretty({ ignore: 'pid,hostname,name', messageFormat: `${name}: {msg}`, translateTime: 'HH:MM:ss', singleLine: true, sync: true }));
+  child.stderr?.pipe(process.stderr, { end: false });
+  const ended = once(child, 'exit').then(([code, signal]) => (signal ? `signal ${signal}` : `exit code ${code}`));
+  await untilReady(name, child, internalPort);
+  return {
+    name,
+    ended,
+    async stop() {
+      if (child.exitCode === null && child.signalCode === null) child.kill('SIGTERM');
+      await ended;
+    },
+  };
+}
+
+async function untilReady(name: string, child: ChildProcess, internalPort: number): Promise<void> {
+  const deadline = Date.now() + 30_000;
+  while (child.exitCode === null && child.signalCode === null) {
+    const ready = await fetch(`http://127.0.0.1:${internalPort}/readyz`).catch(() => undefined);
+    if (ready?.ok) return;
+    if (Date.now() > deadline) {
+      child.kill('SIGTERM');
+      throw new UserError(`${name} is not ready after 30 s: ${(await ready?.text()) ?? 'it does not answer'}`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  throw new UserError(`${name} could not start; the reason stands above`);
+}

@@ -1,0 +1,114 @@
+import { mkdir } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { resolve } from 'node:path';
+import { startEmbeddedPostgres } from '@opm/embedded';
+import getPort from 'get-port';
+import { UserError } from '../user-error.js';
+import { withStore } from '../with-store.js';
+import { startApp } from './app-process.js';
+import { DEMO_PROJECT, type DemoSecrets, prepareDemo } from './demo.js';
+import { migrate } from './migrate.js';
+import { readStackFile, removeStackFile, writeStackFile } from './stack-file.js';
+
+export type UpOptions = { port: number; consolePort: number; host: string; dataDir: string };
+
+/** Runs the whole stack until it is told to stop; everything started is stopped in reverse order, also when a start fails. */
+export async function up(options: UpOptions, env: NodeJS.ProcessEnv): Promise<void> {
+  const dataDir = resolve(options.dataDir);
+  const releases: (() => Promise<void>)[] = [];
+  const told = untilTold();
+  try {
+    await claim(dataDir, options);
+    const databaseUrl = env.DATABASE_URL || (await startDatabase(dataDir, releases));
+    await writeStackFile(dataDir, { pid: process.pid, databaseUrl });
+    releases.push(() => removeStackFile(dataDir));
+    say('migrating the database');
+    await migrate(databaseUrl);
+    const secrets = await withStore({ DATABASE_URL: databaseUrl }, (store) => prepareDemo(store, dataDir));
+    const consolePassword = env.CONSOLE_PASSWORD || secrets.consolePassword;
+    const appEnv = {
+      ...env,
+      DATABASE_URL: databaseUrl,
+      HOST: options.host,
+      PORT: String(options.port),
+      CONSOLE_HOST: options.host,
+      CONSOLE_PORT: String(options.consolePort),
+      CONSOLE_PASSWORD: consolePassword,
+    };
+    const apps = [];
+    for (const [name, port] of [['console', 9402], ['worker', 9401], ['ingress', 9400]] as const) {
+      const app = await startApp(name, appEnv, await getPort({ port, host: '127.0.0.1' }));
+      releases.push(app.stop);
+      apps.push(app);
+    }
+    console.log(welcome(options, { ...secrets, consolePassword }));
+    const crash = Promise.race(apps.map(async ({ name, ended }) => `${name} ended: ${await ended}`));
+    const crashed = await Promise.race([told, crash]);
+    if (crashed) throw new UserError(`${crashed}; stopping the others`);
+  } finally {
+    say('stopping');
+    for (const release of releases.reverse()) await release();
+    say('stopped');
+  }
+}
+
+/** @throws UserError where the folder or a port is in use, before anything is started */
+async function claim(dataDir: string, { host, port, consolePort }: UpOptions): Promise<void> {
+  await mkdir(dataDir, { recursive: true });
+  const running = await readStackFile(dataDir);
+  if (running) throw new UserError(`a stack runs in ${dataDir} already (process ${running.pid}); stop it, or choose another --data-dir`);
+  await assertFree(host, port, '--port');
+  await assertFree(host, consolePort, '--console-port');
+}
+
+function assertFree(host: string, port: number, option: string): Promise<void> {
+  return new Promise((free, reject) => {
+    const server = createServer()
+      .once('error', ({ code }: NodeJS.ErrnoException) =>
+        reject(
+          new UserError(
+            code === 'EADDRINUSE'
+              ? `port ${port} is taken by another program; choose another one with ${option}`
+              : `cannot listen on ${host}:${port} (${code}); choose another one with ${option} or --host`,
+          ),
+        ),
+      )
+      .listen(port, host, () => server.close(() => free()));
+  });
+}
+
+async function startDatabase(dataDir: string, releases: (() => Promise<void>)[]): Promise<string> {
+  say(`starting PostgreSQL in ${dataDir}`);
+  const postgres = await startEmbeddedPostgres({ dataDir: `${dataDir}/postgres` });
+  releases.push(postgres.stop);
+  return postgres.url;
+}
+
+/** Resolves at Ctrl-C and the like. */
+function untilTold(): Promise<undefined> {
+  return new Promise((told) => {
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => told(undefined));
+  });
+}
+
+function welcome({ host, port, consolePort }: UpOptions, { apiKey, consolePassword }: DemoSecrets): string {
+  return `
+  OPM Partners API is running. Ctrl-C stops it.
+
+    API        http://${host}:${port}
+    Dashboard  http://${host}:${consolePort}   any user name, password ${consolePassword}
+
+  Send a customer (201 the first time, 202 after that):
+
+    curl -i http://${host}:${port}/entry -H 'x-api-key: ${apiKey}' \\
+      -H 'content-type: application/json' -d '{"customerId":7519,"customerEmail":"jane@example.com","customerFirstName":"Jane"}'
+
+  See the row:
+
+    npx opm customers get ${DEMO_PROJECT} 7519
+`;
+}
+
+function say(line: string): void {
+  console.log(`opm: ${line}`);
+}

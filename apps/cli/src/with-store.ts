@@ -1,0 +1,39 @@
+import { createStore, type Project, type Store, StoreError } from '@opm/store';
+import { readStackFile } from './stack/stack-file.js';
+import { UserError } from './user-error.js';
+
+export const DEFAULT_DATA_DIR = '.data';
+
+/** DATABASE_URL, else the database of the stack that runs in ./.data. @throws UserError where there is neither */
+export async function findDatabaseUrl(env: NodeJS.ProcessEnv): Promise<string> {
+  if (env.DATABASE_URL) return env.DATABASE_URL;
+  const stack = await readStackFile(DEFAULT_DATA_DIR);
+  if (stack) return stack.databaseUrl;
+  throw new UserError('no stack runs in ./.data and DATABASE_URL is not set: start one with `npm start`, or set DATABASE_URL');
+}
+
+/** Opens the store for one command. What PostgreSQL says no to becomes one line. */
+export async function withStore<T>(env: NodeJS.ProcessEnv, use: (store: Store) => Promise<T>): Promise<T> {
+  const store = createStore({
+    databaseUrl: await findDatabaseUrl(env),
+    poolSize: 1,
+    connectTimeoutMs: 5_000,
+    statementTimeoutMs: 30_000,
+    applicationName: 'opm-cli',
+  });
+  try {
+    return await use(store);
+  } catch (error) {
+    if (error instanceof StoreError) throw new UserError(error.message);
+    throw error;
+  } finally {
+    await store.close();
+  }
+}
+
+/** @throws UserError where there is no such project */
+export async function findProject(store: Store, name: string): Promise<Project> {
+  const project = await store.projects.find(name);
+  if (!project) throw new UserError(`there is no project "${name}": create it with \`opm projects create ${name}\``);
+  return project;
+}

@@ -1,0 +1,32 @@
+import { openDashboardQueues } from '@opm/queue';
+import type { ProcessContext } from '@opm/runtime';
+import { createConsoleApp } from './app.js';
+import type { ConsoleConfig } from './config.js';
+import { serveConsole } from './server.js';
+
+/** The console, put together by hand: who gets what stands here and nowhere else. */
+export async function compose(context: ProcessContext<ConsoleConfig>): Promise<void> {
+  const { config, logger, health, signal, onClose } = context;
+
+  const dashboard = await openDashboardQueues({
+    databaseUrl: config.DATABASE_URL,
+    redisUrl: config.REDIS_URL,
+    prefix: config.REDIS_PREFIX,
+    shards: config.QUEUE_SHARDS,
+    signal,
+    onError: (error) => logger.warn({ err: error }, 'queue connection'),
+  });
+  onClose('queues', dashboard.close);
+  health.queue = dashboard.check;
+
+  const app = createConsoleApp({
+    queues: dashboard.queues,
+    password: config.CONSOLE_PASSWORD,
+    showData: config.CONSOLE_SHOW_DATA,
+    readOnly: config.CONSOLE_READ_ONLY,
+    logger,
+  });
+  const server = await serveConsole({ app, host: config.CONSOLE_HOST, port: config.CONSOLE_PORT });
+  onClose('server', server.close);
+  logger.info({ port: server.port, readOnly: config.CONSOLE_READ_ONLY }, 'dashboard is up');
+}

@@ -1,0 +1,43 @@
+import { createHash } from 'node:crypto';
+import { Fault } from '@opm/contract';
+import { isApiKey } from '@opm/core';
+import { LRUCache } from 'lru-cache';
+
+/** The project of a key. @throws Fault KEY_UNKNOWN, or KEYS_UNAVAILABLE while PostgreSQL is away and the key is not cached */
+export type Authenticate = (apiKey: string) => Promise<number>;
+
+const MAX_CACHED_KEYS = 10_000;
+/** A revoked key ends everywhere within this time. */
+const KEY_TTL_MS = 1_000;
+const UNKNOWN = 0; // project ids start at 1
+
+/**
+ * Looks keys up by their SHA-256 through a small cache, so a busy key costs PostgreSQL one look-up a second. While
+ * PostgreSQL is away, keys that are cached stay good: acknowledging does not depend on it.
+ */
+export function createAuthenticate(deps: {
+  findProjectId: (keyHash: Uint8Array<ArrayBuffer>) => Promise<number | undefined>;
+}): Authenticate {
+  const projects = new LRUCache<string, number>({
+    max: MAX_CACHED_KEYS,
+    ttl: KEY_TTL_MS,
+    allowStaleOnFetchRejection: true,
+    noDeleteOnFetchRejection: true,
+    fetchMethod: async (hash) => (await deps.findProjectId(new Uint8Array(Buffer.from(hash, 'base64')))) ?? UNKNOWN,
+  });
+  return async (apiKey) => {
+    if (!isApiKey(apiKey)) throw new Fault('KEY_UNKNOWN');
+    const hash = createHash('sha256').update(apiKey).digest('base64');
+    const projectId = projects.get(hash) ?? (await fetchProject(hash));
+    if (projectId === UNKNOWN) throw new Fault('KEY_UNKNOWN');
+    return projectId;
+  };
+
+  async function fetchProject(hash: string): Promise<number> {
+    try {
+      return (await projects.fetch(hash)) ?? UNKNOWN;
+    } catch (cause) {
+      throw new Fault('KEYS_UNAVAILABLE', { cause });
+    }
+  }
+}

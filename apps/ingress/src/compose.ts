@@ -1,0 +1,63 @@
+import { createEntryQueue } from '@opm/queue';
+import type { ProcessContext } from '@opm/runtime';
+import { createStore } from '@opm/store';
+import { createAcceptEntry } from './accept-entry.js';
+import { createIngressApp } from './app.js';
+import { createAuthenticate } from './authenticate.js';
+import type { IngressConfig } from './config.js';
+import { createFindExisting } from './find-existing.js';
+import { serveIngress } from './server.js';
+
+/** The ingress, put together by hand: who gets what stands here and nowhere else. */
+export async function compose(context: ProcessContext<IngressConfig>): Promise<void> {
+  const { config, logger, metrics, health, signal, onClose } = context;
+
+  const store = createStore({
+    databaseUrl: config.DATABASE_URL,
+    poolSize: config.DATABASE_POOL_SIZE,
+    // Together the deadline of a look-up while a partner waits.
+    connectTimeoutMs: 500,
+    statementTimeoutMs: 500,
+    applicationName: 'opm-ingress',
+  });
+  onClose('store', store.close);
+  health.postgres = store.ping;
+
+  const queue = await createEntryQueue({
+    databaseUrl: config.DATABASE_URL,
+    redisUrl: config.REDIS_URL,
+    prefix: config.REDIS_PREFIX,
+    shards: config.QUEUE_SHARDS,
+    signal,
+    onError: (error) => logger.warn({ err: error }, 'queue connection'),
+  });
+  onClose('queue', queue.close);
+  health.queue = queue.check;
+
+  const unknown = metrics.counter('opm_existence_unknown_total', 'Entries answered 202 because PostgreSQL did not answer');
+  const findExisting = createFindExisting({
+    findExisting: store.customers.findExisting,
+    onUnknown: (entries, error) => {
+      unknown.inc(entries);
+      if (error) logger.warn({ err: error }, 'PostgreSQL does not answer: existence is unknown for a moment');
+    },
+  });
+  const acceptEntry = createAcceptEntry({
+    queue,
+    findExisting,
+    shards: config.QUEUE_SHARDS,
+    maxEntries: config.CHUNK_MAX_ENTRIES,
+    maxInFlight: config.CHUNKS_IN_FLIGHT,
+    chunkEntries: metrics.histogram('opm_chunk_entries', 'Entries per chunk', [1, 2, 5, 10, 20, 50, 100, 200]),
+    logger,
+  });
+  const app = createIngressApp({
+    authenticate: createAuthenticate({ findProjectId: store.apiKeys.findProjectId }),
+    acceptEntry,
+    answers: metrics.counter('opm_answers_total', 'Answers by status', ['status']),
+    logger,
+  });
+  const server = await serveIngress({ app, host: config.HOST, port: config.PORT });
+  onClose('server', server.close);
+  logger.info({ port: server.port, queue: config.REDIS_URL ? 'redis' : 'postgres' }, 'accepting entries');
+}

@@ -1,0 +1,65 @@
+import { createServer } from 'node:http';
+import type { AddressInfo, Socket } from 'node:net';
+import type { Express } from 'express';
+
+export type IngressServer = {
+  port: number;
+  /** Stops accepting, and resolves when the requests under way are answered. */
+  close(): Promise<void>;
+};
+
+/** Slow clients are cut: 5 s for the headers, 10 s for the whole request. @throws the error of listen */
+export async function serveIngress(options: {
+  app: Express;
+  host?: string | undefined;
+  port: number;
+}): Promise<IngressServer> {
+  const { app, host, port } = options;
+  const server = createServer({
+    headersTimeout: 5_000,
+    requestTimeout: 10_000,
+    connectionsCheckingInterval: 1_000,
+    // Longer than the 60 s of common load balancers, which otherwise send into a connection that is just closing.
+    keepAliveTimeout: 65_000,
+  });
+  let closing = false;
+  server.on('request', (request, response) => {
+    if (closing) response.setHeader('connection', 'close');
+    app(request, response);
+  });
+  server.on('clientError', answerUnreadable);
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject).listen(port, host, resolve);
+  });
+  return {
+    port: (server.address() as AddressInfo).port,
+    close: () =>
+      new Promise((resolve) => {
+        closing = true;
+        const sweep = setInterval(() => server.closeIdleConnections(), 50);
+        server.close(() => {
+          clearInterval(sweep);
+          resolve();
+        });
+      }),
+  };
+}
+
+const UNREADABLE: Record<string, [number, string, string]> = {
+  HPE_HEADER_OVERFLOW: [431, 'Request Header Fields Too Large', 'headers must not be larger than 16 KiB'],
+  ERR_HTTP_REQUEST_TIMEOUT: [408, 'Request Timeout', 'request must arrive within 10 seconds'],
+};
+
+/** What cannot be read as HTTP never reaches Express; it gets a JSON body all the same, and its connection ends. */
+function answerUnreadable(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const [statusCode, reason, message] = UNREADABLE[error.code ?? ''] ?? [400, 'Bad Request', 'request must be valid HTTP'];
+  const body = JSON.stringify({ statusCode, error: reason, message });
+  socket.end(
+    `HTTP/1.1 ${statusCode} ${reason}\r\nconnection: close\r\ncontent-type: application/json; charset=utf-8\r\n` +
+      `content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+  );
+}

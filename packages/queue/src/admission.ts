@@ -1,0 +1,26 @@
+import type { Version } from '@opm/core';
+
+/** The newest entry in flight of a customer: while it is there, PostgreSQL need not be asked whether they exist. */
+export type Claim = { version: Version; erased: boolean };
+
+/** What an entry got: its version, and the claim that it replaced, if any. */
+export type Admitted = { customerId: string; version: Version; previous: Claim | undefined };
+
+export type Persisted = { projectId: number; customerId: string; version: Version };
+
+/**
+ * Decides, in one atomic step per call, the version of each entry and who was first. Versions of a shard strictly
+ * increase and follow the server's clock in microseconds, so they survive the loss of what is kept here.
+ * Claims exist for entries in flight only; a time to live sweeps what a crash left behind.
+ */
+export type Admission = {
+  /** One result per customer, in order; a customer may occur more than once. */
+  admit(shard: number, projectId: number, customers: { customerId: string; erase?: true }[]): Promise<Admitted[]>;
+  /** Takes back what was admitted but not enqueued, and restores what it had replaced. */
+  release(shard: number, projectId: number, admitted: Admitted[]): Promise<void>;
+  /** Drops the claims of persisted entries, unless a newer entry holds them by now. */
+  settle(shard: number, persisted: Persisted[]): Promise<void>;
+};
+
+/** A partner's retry days later still finds the claim; a worker that was down for a weekend still settles it. */
+export const CLAIM_TTL_MS = 7 * 24 * 60 * 60 * 1000;

@@ -1,0 +1,55 @@
+import type pg from 'pg';
+import { type Admission, CLAIM_TTL_MS } from '../admission.js';
+
+type AdmittedRow = { version: string; previous_version: string | null; previous_erased: boolean | null };
+
+/** The functions of the migration `admission`, called. */
+export function createPostgresAdmission(pool: pg.Pool): Admission {
+  return {
+    async admit(shard, projectId, customers) {
+      const { rows } = await pool.query<AdmittedRow>({
+        name: 'admit',
+        text: 'SELECT * FROM admission.admit($1, $2, $3, $4, $5)',
+        values: [
+          shard,
+          projectId,
+          customers.map(({ customerId }) => customerId),
+          customers.map(({ erase }) => erase === true),
+          `${CLAIM_TTL_MS} milliseconds`,
+        ],
+      });
+      return rows.map(({ version, previous_version, previous_erased }, i) => ({
+        customerId: customers[i]?.customerId ?? '',
+        version: Number(version),
+        previous:
+          previous_version === null
+            ? undefined
+            : { version: Number(previous_version), erased: previous_erased === true },
+      }));
+    },
+
+    async release(shard, projectId, admitted) {
+      await pool.query('SELECT admission.release($1, $2, $3, $4, $5, $6)', [
+        shard,
+        projectId,
+        admitted.map(({ customerId }) => customerId),
+        admitted.map(({ version }) => version),
+        admitted.map(({ previous }) => previous?.version ?? null),
+        admitted.map(({ previous }) => previous?.erased ?? null),
+      ]);
+    },
+
+    async settle(shard, persisted) {
+      await pool.query({
+        name: 'settle',
+        text: 'SELECT admission.settle($1, $2, $3, $4)',
+        values: [
+          shard,
+          persisted.map(({ projectId }) => projectId),
+          persisted.map(({ customerId }) => customerId),
+          persisted.map(({ version }) => version),
+        ],
+      });
+    },
+  };
+}

@@ -1,0 +1,62 @@
+import { Queue, Worker } from 'bullmq';
+import { Redis, type RedisOptions } from 'ioredis';
+import type { QueueBackend, Role } from '../queue-backend.js';
+import { queueName } from '../shards.js';
+import { createRedisAdmission } from './redis-admission.js';
+
+const CONNECTION: Record<Role, RedisOptions> = {
+  producer: {
+    enableOfflineQueue: false,
+    maxRetriesPerRequest: 0,
+    connectTimeout: 1_000,
+    commandTimeout: 1_000,
+  },
+  worker: { maxRetriesPerRequest: null },
+  dashboard: { maxRetriesPerRequest: 1, commandTimeout: 10_000 },
+};
+
+export function createRedisQueueBackend(options: {
+  redisUrl: string;
+  prefix: string;
+  role: Role;
+  onError: (error: Error) => void;
+}): QueueBackend {
+  const { redisUrl, prefix, role, onError } = options;
+  const redis = new Redis(redisUrl, {
+    ...CONNECTION[role],
+    retryStrategy: (attempt) => Math.min(50 * 2 ** attempt, 2_000) * (0.5 + Math.random() / 2),
+  });
+  redis.on('error', onError);
+  // The braces are a hash tag: on Redis Cluster all keys of a shard live on one node.
+  const keyspace = (shard: number) => `{${prefix}-${shard}}`;
+
+  return {
+    admission: createRedisAdmission(redis, keyspace),
+    createQueue(shard, queueOptions) {
+      const queue = new Queue(queueName(shard), { ...queueOptions, connection: redis, prefix: keyspace(shard) });
+      return queue.on('error', onError);
+    },
+    createWorker(shard, processor, workerOptions) {
+      const worker = new Worker(queueName(shard), processor, {
+        ...workerOptions,
+        connection: redis,
+        prefix: keyspace(shard),
+      });
+      return worker.on('error', onError);
+    },
+    async ping() {
+      await redis.ping();
+    },
+    check: () => checkRedis(redis),
+    close: async () => redis.disconnect(),
+  };
+}
+
+async function checkRedis(redis: Redis): Promise<void> {
+  if (redis.status !== 'ready') throw new Error(`Redis is not connected (${redis.status})`);
+  const memory = await redis.info('memory');
+  const policy = /^maxmemory_policy:(\S+)/m.exec(memory)?.[1];
+  if (policy !== undefined && policy !== 'noeviction') {
+    throw new Error(`Redis must have maxmemory-policy noeviction, not ${policy}: it may drop acknowledged entries`);
+  }
+}

@@ -1,0 +1,42 @@
+import { bool, cleanEnv, EnvMissingError, num, port, str, url, type ValidatorSpec } from 'envalid';
+
+export type EnvSpec = Record<string, ValidatorSpec<unknown>>;
+export type Env<Spec extends EnvSpec> = { [Name in keyof Spec]: Spec[Name] extends ValidatorSpec<infer T> ? T : never };
+
+/** All that is wrong with the environment, a line each; values are not among them, they may be secrets. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+}
+
+/** What every process needs to know of its stores. */
+export const STORE_ENV = {
+  NODE_ENV: str({ choices: ['development', 'test', 'production'], default: 'development', desc: 'where this runs' }),
+  DATABASE_URL: url({ desc: 'URL of PostgreSQL, such as postgresql://user:password@host:5432/opm' }),
+  REDIS_URL: url({ default: undefined, desc: 'URL of Redis, such as redis://host:6379; without it the queue is kept in PostgreSQL' }),
+  REDIS_PREFIX: str({ default: 'opm', desc: 'namespace of all keys on Redis' }),
+  QUEUE_SHARDS: num({ default: 1, desc: 'number of queues, the same for every process' }),
+  LOG_LEVEL: str({
+    choices: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
+    default: 'info',
+    desc: 'least severe level that is logged',
+  }),
+  INTERNAL_HOST: str({ default: undefined, desc: 'address of the internal port; all of them where it is not given' }),
+  SHUTDOWN_TIMEOUT_MS: num({ default: 15_000, desc: 'how long a process may drain after SIGTERM' }),
+};
+
+/** Reads the environment by its spec; an empty variable counts as not given. @throws ConfigError */
+export function parseEnv<Spec extends EnvSpec>(env: NodeJS.ProcessEnv, spec: Spec): Env<Spec> {
+  const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ''));
+  return cleanEnv(given, spec, {
+    reporter({ errors }) {
+      const lines = Object.entries(errors).map(([name, error]) => {
+        const { desc, choices } = spec[name] ?? {};
+        const expected = choices ? `one of ${choices.join(', ')}` : desc;
+        return `${name} ${error instanceof EnvMissingError ? 'is missing' : 'is not valid'}: ${expected ?? name}`;
+      });
+      if (lines.length > 0) throw new ConfigError(lines.join('\n'));
+    },
+  }) as Env<Spec>;
+}
+
+export { bool, num, port, str };

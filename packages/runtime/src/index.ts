@@ -1,0 +1,6 @@
+export { bool, ConfigError, type Env, type EnvSpec, num, parseEnv, port, STORE_ENV, str } from './env.js';
+export { checkAll, type Health } from './health.js';
+export { type InternalServer, serveInternal } from './internal-server.js';
+export { createLogger, type Logger } from './logger.js';
+export { createMetrics, type Metrics } from './metrics.js';
+export { type ProcessContext, runProcess } from './run-process.js';

@@ -1,0 +1,51 @@
+import { createServer, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { checkAll, type Health } from './health.js';
+import type { Metrics } from './metrics.js';
+
+export type InternalServer = {
+  port: number;
+  /** From now on `/readyz` answers 503, so that load balancers send no more requests here. */
+  setUnready(): void;
+  close(): Promise<void>;
+};
+
+/** `/livez`, `/readyz` and `/metrics`, on a port that partners do not reach. @throws the error of listen, EADDRINUSE say */
+export async function serveInternal(options: {
+  host?: string | undefined;
+  port: number;
+  health: Health;
+  metrics: Metrics;
+}): Promise<InternalServer> {
+  const { host, port, health, metrics } = options;
+  let closing = false;
+  const server = createServer(async ({ url }, response) => {
+    if (url === '/livez') return reply(response, 200, { live: true });
+    if (url === '/metrics') {
+      response.setHeader('content-type', metrics.contentType);
+      return response.end(await metrics.render());
+    }
+    if (url !== '/readyz') return reply(response, 404, { paths: ['/livez', '/readyz', '/metrics'] });
+    if (closing) return reply(response, 503, { ready: false, checks: { process: 'is shutting down' } });
+    const report = await checkAll(health);
+    return reply(response, report.ready ? 200 : 503, report);
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject).listen(port, host, resolve);
+  });
+  return {
+    port: (server.address() as AddressInfo).port,
+    setUnready: () => {
+      closing = true;
+    },
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
+  };
+}
+
+function reply(response: ServerResponse, status: number, body: object): void {
+  response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body));
+}

@@ -1,0 +1,31 @@
+import { type Logger, pino } from 'pino';
+
+export type { Logger };
+
+/** JSON lines on stdout. An error is logged by its names, codes and stack frames; never by what a partner sent. */
+export function createLogger({ name, level }: { name: string; level: string }): Logger {
+  return pino({
+    name,
+    level,
+    base: { name },
+    formatters: { level: (label) => ({ level: label }) },
+    timestamp: pino.stdTimeFunctions.isoTime,
+    serializers: { err: (error) => toLoggable(error) },
+  });
+}
+
+type LoggedError = Error & { code?: unknown; sqlState?: unknown };
+
+/** An error's details may quote a row (PostgreSQL's DETAIL does), so only what cannot is taken along. */
+function toLoggable(error: unknown, depth = 0): unknown {
+  if (!(error instanceof Error)) return { type: typeof error };
+  const { name, message, code, sqlState, stack, cause } = error as LoggedError;
+  return {
+    type: name,
+    message,
+    code,
+    sqlState,
+    stack: stack?.split('\n').filter((line) => /^\s+at /.test(line)).join('\n'),
+    cause: cause !== undefined && depth < 3 ? toLoggable(cause, depth + 1) : undefined,
+  };
+}

@@ -1,0 +1,75 @@
+import { createApiKey, hashApiKey } from '@opm/core';
+import type { PrismaClient } from './generated/client.js';
+import { toStoreError } from './store-error.js';
+
+/** A key as an operator may see it: `hint` is its first characters, the rest is known to its owner only. */
+export type StoredApiKey = {
+  keyId: number;
+  hint: string;
+  status: 'active' | 'expired' | 'revoked';
+  createdAt: Date;
+  expiresAt: Date | null;
+  revokedAt: Date | null;
+};
+
+export type ApiKeys = ReturnType<typeof createApiKeys>;
+
+const HINT_LENGTH = 'opm_'.length + 6;
+
+export function createApiKeys(prisma: PrismaClient) {
+  return {
+    /** The project of a key that is neither revoked nor expired, found by the key's SHA-256. */
+    async findProjectId(keyHash: Uint8Array<ArrayBuffer>): Promise<number | undefined> {
+      const key = await toStoreError(() =>
+        prisma.apiKey.findFirst({ where: { keyHash, ...isActive() }, select: { projectId: true } }),
+      );
+      return key?.projectId;
+    },
+
+    async list(projectId: number): Promise<StoredApiKey[]> {
+      const rows = await toStoreError(() => prisma.apiKey.findMany({ where: { projectId }, orderBy: { id: 'asc' } }));
+      return rows.map(({ id, hint, createdAt, expiresAt, revokedAt }) => ({
+        keyId: id,
+        hint,
+        status: revokedAt ? 'revoked' : expiresAt && expiresAt <= new Date() ? 'expired' : 'active',
+        createdAt,
+        expiresAt,
+        revokedAt,
+      }));
+    },
+
+    /** Issues a new key, shown here and never again; the ones before it end after the grace period. */
+    async rotate(projectId: number, { graceMs }: { graceMs: number }): Promise<{ apiKey: string; oldKeysEndAt: Date }> {
+      const apiKey = createApiKey();
+      const oldKeysEndAt = new Date(Date.now() + graceMs);
+      await toStoreError(() =>
+        prisma.$transaction([
+          prisma.apiKey.updateMany({
+            where: { projectId, revokedAt: null, OR: [{ expiresAt: null }, { expiresAt: { gt: oldKeysEndAt } }] },
+            data: { expiresAt: oldKeysEndAt },
+          }),
+          prisma.apiKey.create({ data: { projectId, ...toKeyRow(apiKey) } }),
+        ]),
+      );
+      return { apiKey, oldKeysEndAt };
+    },
+
+    /** Ends keys now: one of them, or all that the project has. Returns how many were active until now. */
+    async revoke(projectId: number, { keyId }: { keyId?: number | undefined } = {}): Promise<number> {
+      const { count } = await toStoreError(() =>
+        prisma.apiKey.updateMany({
+          where: { projectId, ...(keyId === undefined ? {} : { id: keyId }), ...isActive() },
+          data: { revokedAt: new Date() },
+        }),
+      );
+      return count;
+    },
+  };
+}
+
+/** What is stored of a key. */
+export function toKeyRow(apiKey: string) {
+  return { keyHash: new Uint8Array(hashApiKey(apiKey)), hint: apiKey.slice(0, HINT_LENGTH) };
+}
+
+const isActive = () => ({ revokedAt: null, OR: [{ expiresAt: null }, { expiresAt: { gt: new Date() } }] });

@@ -1,0 +1,48 @@
+import { PrismaPg } from '@prisma/adapter-pg';
+import { type ApiKeys, createApiKeys } from './api-keys.js';
+import { type Customers, createCustomers } from './customers.js';
+import { PrismaClient } from './generated/client.js';
+import { createProjects, type Projects } from './projects.js';
+import { toStoreError } from './store-error.js';
+
+export type StoreOptions = {
+  databaseUrl: string;
+  /** Connections in the pool. */
+  poolSize: number;
+  /** How long one statement may take. */
+  statementTimeoutMs: number;
+  /** How long to wait for a connection. */
+  connectTimeoutMs: number;
+  applicationName: string;
+};
+
+export type Store = {
+  projects: Projects;
+  apiKeys: ApiKeys;
+  customers: Customers;
+  /** Resolves when PostgreSQL answers. @throws StoreError */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+};
+
+/** Opens the store. It connects on first use; every method throws {@link StoreError} and nothing else of Prisma's. */
+export function createStore(options: StoreOptions): Store {
+  const adapter = new PrismaPg({
+    connectionString: options.databaseUrl,
+    max: options.poolSize,
+    connectionTimeoutMillis: options.connectTimeoutMs,
+    statement_timeout: options.statementTimeoutMs,
+    // The server's own timeout needs a server that answers; this one is for a connection that has gone silent.
+    query_timeout: options.statementTimeoutMs + 1_000,
+    application_name: options.applicationName,
+    options: '-c TimeZone=UTC', // the adapter shifts timestamps by anything else
+  });
+  const prisma = new PrismaClient({ adapter });
+  return {
+    projects: createProjects(prisma),
+    apiKeys: createApiKeys(prisma),
+    customers: createCustomers(prisma),
+    ping: () => toStoreError(() => prisma.$queryRaw`SELECT 1`.then(() => undefined)),
+    close: () => prisma.$disconnect(),
+  };
+}

@@ -1,0 +1,5 @@
+export { provisionServers, type TestServers } from './provision-servers.js';
+export { type ProcessExit, type ProcessOptions, startProcess, type TestProcess } from './start-process.js';
+export { createDatabase, createTestDatabase, type TestDatabase } from './test-database.js';
+export { testPrefix } from './test-prefix.js';
+export { type WaitOptions, waitFor } from './wait-for.js';

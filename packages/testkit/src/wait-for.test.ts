@@ -1,0 +1,26 @@
+import { describe, expect, test } from '@jest/globals';
+import { waitFor } from './wait-for.js';
+
+describe('waitFor', () => {
+  test('returns the value of the condition once it is truthy', async () => {
+    const answers = [undefined, 0, '', 'ready'];
+    await expect(waitFor(async () => answers.shift(), { description: 'an answer' })).resolves.toBe('ready');
+    expect(answers).toEqual([]);
+  });
+
+  test('keeps polling while the condition throws', async () => {
+    let calls = 0;
+    const condition = () => {
+      calls += 1;
+      if (calls < 3) throw new Error('not yet');
+      return calls;
+    };
+    await expect(waitFor(condition, { description: 'the third call' })).resolves.toBe(3);
+  });
+
+  test('names what it waited for, and why it did not come', async () => {
+    const cause = new Error('connection refused');
+    const waiting = waitFor(() => Promise.reject(cause), { description: 'the row', timeoutMs: 30 });
+    await expect(waiting).rejects.toMatchObject({ message: 'Waited 30 ms in vain for the row', cause });
+  });
+});
