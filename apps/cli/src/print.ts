@@ -12,7 +12,12 @@ export function toTable(rows: Record<string, unknown>[]): string[] {
   const names = Object.keys(first);
   const cells = [names, ...rows.map((row) => names.map((name) => toCell(row[name])))];
   const widths = names.map((_, column) => Math.max(...cells.map((row) => row[column]?.length ?? 0)));
-  return cells.map((row) => row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join('  ').trimEnd());
+  return cells.map((row) =>
+    row
+      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .join('  ')
+      .trimEnd(),
+  );
 }
 
 function toCell(value: unknown): string {

@@ -9,7 +9,9 @@ export async function findDatabaseUrl(env: NodeJS.ProcessEnv): Promise<string> {
   if (env.DATABASE_URL) return env.DATABASE_URL;
   const stack = await readStackFile(DEFAULT_DATA_DIR);
   if (stack) return stack.databaseUrl;
-  throw new UserError('no stack runs in ./.data and DATABASE_URL is not set: start one with `npm start`, or set DATABASE_URL');
+  throw new UserError(
+    'no stack runs in ./.data and DATABASE_URL is not set: start one with `npm start`, or set DATABASE_URL',
+  );
 }
 
 /** Opens the store for one command. What PostgreSQL says no to becomes one line. */

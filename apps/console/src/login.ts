@@ -33,7 +33,9 @@ export function requirePassword({ password, logger }: { password: string; logger
 
   async function isLocked(request: Request): Promise<boolean> {
     const window = await failures.getKey(addressOf(request));
-    return window?.resetTime !== undefined && window.resetTime > new Date() && window.totalHits >= WRONG_PASSWORDS_PER_MINUTE;
+    return (
+      window?.resetTime !== undefined && window.resetTime > new Date() && window.totalHits >= WRONG_PASSWORDS_PER_MINUTE
+    );
   }
 }
 

@@ -7,7 +7,7 @@ import { MASK, maskJobData } from './mask-job-data.js';
  * Every page the board may ask for, with what leaves its answer free of personal data.
  * A route that a later bull-board adds isn't served until someone has looked at what it shows and put it here.
  */
-export const MASKED_ANSWERS: Record<string, (body: any) => unknown> = {
+export const MASKED_ANSWERS: Record<string, (body: never) => unknown> = {
   '/api/queues': ({ queues }: ResponseSchemas['GetQueuesResponse']) => ({
     queues: queues.map((queue) => ({ ...queue, jobs: queue.jobs.map(maskJob) })),
   }),
@@ -92,7 +92,16 @@ function maskProgress(progress: AppJob['progress']): AppJob['progress'] {
   return typeof progress === 'number' || typeof progress === 'boolean' ? progress : MASK;
 }
 
-const JOB_OPTIONS = ['attempts', 'backoff', 'delay', 'lifo', 'priority', 'removeOnComplete', 'removeOnFail', 'timestamp'];
+const JOB_OPTIONS = [
+  'attempts',
+  'backoff',
+  'delay',
+  'lifo',
+  'priority',
+  'removeOnComplete',
+  'removeOnFail',
+  'timestamp',
+];
 
 function maskJobOptions(options: Record<string, unknown> | undefined): Record<string, unknown> {
   const given = JOB_OPTIONS.filter((name) => options?.[name] !== undefined);

@@ -27,10 +27,14 @@ describe('maskErrorMessage', () => {
 });
 
 describe('maskStackTrace', () => {
-  test('keeps the class and the places in the code, not the message', () => {
+  test('keeps the class and the places in the code, not what the message says', () => {
     const frame = '    at async Worker.processJob (file:///app/node_modules/bullmq/dist/esm/classes/worker.js:4:2)';
     const stackTrace = `StoreError: Key (customer_id)=(ada)\nada@example.com\n    at ada@example.com\n${frame}`;
     expect(maskStackTrace(stackTrace)).toBe(`StoreError: ${MASK}\n${frame}`);
+  });
+
+  test('keeps a message that is known to hold no value', () => {
+    expect(maskStackTrace('StoreError: deadlock detected')).toBe('StoreError: deadlock detected');
   });
 
   test('masks a trace that does not start with an error class', () => {

@@ -16,7 +16,7 @@ const HARMLESS_OPENINGS = [
   /^null value in column "\w+" of relation "\w+" violates not-null constraint/,
   /^duplicate key value violates unique constraint "\w+"/,
 ];
-const ERROR_CLASS = /^[A-Z]\w{0,60}(?:Error|Fault)(?=:|$)/m;
+const ERROR_HEAD = /^([A-Z][A-Za-z]{0,60}(?:Error|Fault|Chunk)): (.*)$/;
 const STACK_FRAME = /^ {4}at (?:[\w$.<>#[\] ]+ \()?(?:file:|node:|\/)[\w$@./:%+-]+:\d+:\d+\)?$/;
 
 /** What of an error's message is surely no one's data, such as an SQLSTATE. Postgres quotes values in the rest. */
@@ -28,9 +28,10 @@ export function maskErrorMessage(message: string): string {
   return MASK;
 }
 
-/** The error's class and the places in the code; the message between them is masked. */
+/** The error's class, what {@link maskErrorMessage} shows of its message, and the places in the code. */
 export function maskStackTrace(stackTrace: string): string {
-  const [errorClass] = ERROR_CLASS.exec(stackTrace.split('\n', 1)[0] ?? '') ?? [];
-  const frames = stackTrace.split('\n').filter((line) => STACK_FRAME.test(line));
-  return [errorClass ? `${errorClass}: ${MASK}` : MASK, ...frames].join('\n');
+  const [firstLine = '', ...lines] = stackTrace.split('\n');
+  const [, errorClass, message] = ERROR_HEAD.exec(firstLine) ?? [];
+  const head = errorClass && message !== undefined ? `${errorClass}: ${maskErrorMessage(message)}` : MASK;
+  return [head, ...lines.filter((line) => STACK_FRAME.test(line))].join('\n');
 }

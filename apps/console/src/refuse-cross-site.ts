@@ -5,8 +5,8 @@ import type { NextFunction, Request, Response } from 'express';
  * A request that names no site at all isn't a browser's and needs the password like any other.
  */
 export function refuseCrossSite(request: Request, response: Response, next: NextFunction): void {
-  if (request.method === 'GET' || request.method === 'HEAD' || isSameOrigin(request)) return next();
-  response.status(403).type('text').send('cross-site request refused\n');
+  if (request.method === 'GET' || request.method === 'HEAD' || isSameOrigin(request)) next();
+  else response.status(403).type('text').send('cross-site request refused\n');
 }
 
 function isSameOrigin(request: Request): boolean {

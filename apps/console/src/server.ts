@@ -9,7 +9,15 @@ export interface ConsoleServer {
 }
 
 /** Listens on `port` (0 picks a free one). Rejects with Node's error when it can't, such as EADDRINUSE. */
-export async function serveConsole({ app, port, host }: { app: RequestListener; port: number; host?: string }): Promise<ConsoleServer> {
+export async function serveConsole({
+  app,
+  port,
+  host,
+}: {
+  app: RequestListener;
+  port: number;
+  host?: string;
+}): Promise<ConsoleServer> {
   const server = createServer(app).listen(port, host);
   await once(server, 'listening');
   return {

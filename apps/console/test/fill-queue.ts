@@ -1,4 +1,11 @@
-import { type createPostgresBackend, FlowProducer, type Queue, UnrecoverableError, Worker, type WorkerOptions } from 'bullmq';
+import {
+  type createPostgresBackend,
+  FlowProducer,
+  type Queue,
+  UnrecoverableError,
+  Worker,
+  type WorkerOptions,
+} from 'bullmq';
 
 /** Values that no answer of the console may hold. */
 export const PERSONAL = {
@@ -27,7 +34,11 @@ export async function fillQueue(queue: Queue, factory?: typeof createPostgresBac
     await queue.add('chunk', CHUNK, { attempts: 2_147_483_647, backoff: { type: 'capped-exponential' } });
     const failed = await worker.getNextJob('token');
     await failed.log(`refused ${EVERYTHING}`);
-    await failed.moveToFailed(new UnrecoverableError(`refused (${EVERYTHING})\n    at ${PERSONAL.email}`), 'token', false);
+    await failed.moveToFailed(
+      new UnrecoverableError(`refused (${EVERYTHING})\n    at ${PERSONAL.email}`),
+      'token',
+      false,
+    );
 
     await queue.add('chunk', CHUNK, { delay: 3_600_000 });
     await queue.add(PERSONAL.email, { old: PERSONAL }, { deduplication: { id: PERSONAL.email } });

@@ -52,7 +52,10 @@ export function createAcceptEntry(deps: AcceptEntryDeps): AcceptEntry {
       }));
     } catch (error) {
       await queue.release(shard, projectId, admitted).catch((releaseError) => {
-        logger.warn({ err: releaseError, entries: entries.length }, 'claims could not be released: retries will be 202');
+        logger.warn(
+          { err: releaseError, entries: entries.length },
+          'claims could not be released: retries will be 202',
+        );
       });
       throw error;
     }

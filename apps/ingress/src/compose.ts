@@ -34,7 +34,10 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   onClose('queue', queue.close);
   health.queue = queue.check;
 
-  const unknown = metrics.counter('opm_existence_unknown_total', 'Entries answered 202 because PostgreSQL did not answer');
+  const unknown = metrics.counter(
+    'opm_existence_unknown_total',
+    'Entries answered 202 because PostgreSQL did not answer',
+  );
   const findExisting = createFindExisting({
     findExisting: store.customers.findExisting,
     onUnknown: (entries, error) => {

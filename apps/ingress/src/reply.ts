@@ -7,7 +7,9 @@ export type Reply = ReturnType<typeof createReply>;
 const JSON_TYPE = 'application/json; charset=utf-8';
 
 /** Bodies that never change, made once. */
-const BODIES = new Map<Answer, Buffer>(Object.values(ANSWERS).map((answer) => [answer, Buffer.from(JSON.stringify(answer))]));
+const BODIES = new Map<Answer, Buffer>(
+  Object.values(ANSWERS).map((answer) => [answer, Buffer.from(JSON.stringify(answer))]),
+);
 
 /** The only way to answer: every body is JSON, every answer is counted. */
 export function createReply(answers: AnswerCounter) {

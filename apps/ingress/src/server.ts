@@ -56,7 +56,11 @@ function answerUnreadable(error: NodeJS.ErrnoException, socket: Socket): void {
     socket.destroy();
     return;
   }
-  const [statusCode, reason, message] = UNREADABLE[error.code ?? ''] ?? [400, 'Bad Request', 'request must be valid HTTP'];
+  const [statusCode, reason, message] = UNREADABLE[error.code ?? ''] ?? [
+    400,
+    'Bad Request',
+    'request must be valid HTTP',
+  ];
   const body = JSON.stringify({ statusCode, error: reason, message });
   socket.end(
     `HTTP/1.1 ${statusCode} ${reason}\r\nconnection: close\r\ncontent-type: application/json; charset=utf-8\r\n` +

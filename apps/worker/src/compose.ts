@@ -48,5 +48,8 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
   health.queue = worker.check;
 
   worker.start();
-  logger.info({ queue: config.REDIS_URL ? 'redis' : 'postgres', concurrency: config.WORKER_CONCURRENCY }, 'taking jobs');
+  logger.info(
+    { queue: config.REDIS_URL ? 'redis' : 'postgres', concurrency: config.WORKER_CONCURRENCY },
+    'taking jobs',
+  );
 }

@@ -18,13 +18,19 @@ const toEntry = ({ version, given, erase }: Drawn): CustomerEntry =>
   erase
     ? { customerId: 'c', version, erase }
     : { customerId: 'c', version, fields: Object.fromEntries(given.map((field) => [field, `${field} at ${version}`])) };
-const states = entries.map((drawn) => [...foldEntries(drawn.map(toEntry)).values()][0] ?? toState(toEntry(drawn[0] as Drawn)));
+const states = entries.map(
+  (drawn) => [...foldEntries(drawn.map(toEntry)).values()][0] ?? toState(toEntry(drawn[0] as Drawn)),
+);
 
 describe('merging customers is', () => {
   // Three overlapping histories: a version may be in several of them, then it is the same entry in each.
   const one = fc.integer({ min: 1, max: 30 }).map((version) =>
     toState(
-      toEntry({ version, erase: version % 7 === 0, given: FIELDS.filter((_, i) => ((version * 11) >> i) % 2 === 1 || i === 0) }),
+      toEntry({
+        version,
+        erase: version % 7 === 0,
+        given: FIELDS.filter((_, i) => ((version * 11) >> i) % 2 === 1 || i === 0),
+      }),
     ),
   );
   const history = fc.array(one, { minLength: 1, maxLength: 8 }).map((list) => list.reduce(mergeCustomer));

@@ -41,7 +41,11 @@ export async function initialiseCluster({ account, binaries, layout, run }: Inst
   const locale = ['--encoding', 'UTF8', '--locale', 'C', '--locale-provider', 'builtin', '--builtin-locale', 'C.UTF-8'];
   const steps: [program: string, args: string[], input?: string][] = [
     [binaries.initdb, [...pgdata, ...credentials, ...locale, '--no-instructions']],
-    [binaries.postgres, ['--single', '-D', scratch.cluster, '-c', 'exit_on_error=on', 'postgres'], 'CREATE DATABASE opm'],
+    [
+      binaries.postgres,
+      ['--single', '-D', scratch.cluster, '-c', 'exit_on_error=on', 'postgres'],
+      'CREATE DATABASE opm',
+    ],
   ];
   for (const [program, args, input] of steps) {
     const { succeeded, output } = await run(program, args, input);

@@ -32,10 +32,7 @@ const START_TIMEOUT_S = '300';
 const STOP_TIMEOUT_S = '30';
 
 /** Starts the server, in a session of its own so that Ctrl-C does not reach it, and returns its port once it is ready. */
-export async function startServer(
-  installation: Installation,
-  postgresFlags: readonly string[],
-): Promise<number> {
+export async function startServer(installation: Installation, postgresFlags: readonly string[]): Promise<number> {
   const { binaries, layout, run } = installation;
   for (let attempt = 1; ; attempt++) {
     const port = await findFreePort();

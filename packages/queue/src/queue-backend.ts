@@ -45,7 +45,12 @@ export async function connectQueueBackend(
       ? createPostgresQueueBackend({ databaseUrl, role, onError })
       : createRedisQueueBackend({ redisUrl, prefix, role, onError });
   try {
-    await pRetry(() => backend.ping(), { retries: Number.POSITIVE_INFINITY, minTimeout: 50, maxTimeout: 2_000, signal });
+    await pRetry(() => backend.ping(), {
+      retries: Number.POSITIVE_INFINITY,
+      minTimeout: 50,
+      maxTimeout: 2_000,
+      signal,
+    });
   } catch (error) {
     await backend.close();
     throw error;

@@ -1,7 +1,11 @@
 import { expect, test } from '@jest/globals';
 import { num, parseEnv, port, STORE_ENV } from './env.js';
 
-const spec = { ...STORE_ENV, PORT: port({ default: 3000, desc: 'port for partners' }), LIMIT: num({ desc: 'a limit' }) };
+const spec = {
+  ...STORE_ENV,
+  PORT: port({ default: 3000, desc: 'port for partners' }),
+  LIMIT: num({ desc: 'a limit' }),
+};
 
 test('all problems are named at once, and no value is printed', () => {
   const read = () => parseEnv({ DATABASE_URL: 's3cret', PORT: '99999s3cret', LOG_LEVEL: 's3cret' }, spec);

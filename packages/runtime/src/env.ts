@@ -12,7 +12,10 @@ export class ConfigError extends Error {
 export const STORE_ENV = {
   NODE_ENV: str({ choices: ['development', 'test', 'production'], default: 'development', desc: 'where this runs' }),
   DATABASE_URL: url({ desc: 'URL of PostgreSQL, such as postgresql://user:password@host:5432/opm' }),
-  REDIS_URL: url({ default: undefined, desc: 'URL of Redis, such as redis://host:6379; without it the queue is kept in PostgreSQL' }),
+  REDIS_URL: url({
+    default: undefined,
+    desc: 'URL of Redis, such as redis://host:6379; without it the queue is kept in PostgreSQL',
+  }),
   REDIS_PREFIX: str({ default: 'opm', desc: 'namespace of all keys on Redis' }),
   QUEUE_SHARDS: num({ default: 1, desc: 'number of queues, the same for every process' }),
   LOG_LEVEL: str({

@@ -25,7 +25,10 @@ function toLoggable(error: unknown, depth = 0): unknown {
     message,
     code,
     sqlState,
-    stack: stack?.split('\n').filter((line) => /^\s+at /.test(line)).join('\n'),
+    stack: stack
+      ?.split('\n')
+      .filter((line) => /^\s+at /.test(line))
+      .join('\n'),
     cause: cause !== undefined && depth < 3 ? toLoggable(cause, depth + 1) : undefined,
   };
 }

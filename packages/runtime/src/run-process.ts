@@ -100,6 +100,7 @@ function readConfig<Spec extends EnvSpec>(name: string, env: NodeJS.ProcessEnv, 
 function toLine(error: unknown): string {
   const { code, port, message } = error as NodeJS.ErrnoException & { port?: number };
   if (code === 'EADDRINUSE') return `port ${port} is taken by another program; choose another one`;
-  if (code === 'EACCES' && port !== undefined) return `port ${port} may not be used by this user; choose one above 1023`;
+  if (code === 'EACCES' && port !== undefined)
+    return `port ${port} may not be used by this user; choose one above 1023`;
   return message;
 }

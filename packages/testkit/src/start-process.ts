@@ -46,9 +46,9 @@ export async function startProcess(options: ProcessOptions): Promise<TestProcess
       output += text;
     });
   }
-  const exited = once(child, 'close').then(([code, signal]): ProcessExit => ({ code, signal }));
   await once(child, 'spawn');
 
+  const exited = once(child, 'close').then(([code, signal]): ProcessExit => ({ code, signal }));
   const hasExited = () => child.exitCode !== null || child.signalCode !== null;
   const started: TestProcess = {
     pid: child.pid as number,
@@ -61,8 +61,9 @@ export async function startProcess(options: ProcessOptions): Promise<TestProcess
   };
 
   try {
-    await waitFor(() => hasExited() || isReady(options, output), { description: `${file} to be ready`, timeoutMs });
-    if (hasExited() && !(options.readyOutput?.test(output) ?? !options.readyUrl)) throw new Error(`${file} has exited`);
+    const findState = async () => (hasExited() ? 'exited' : (await isReady(options, output)) && 'ready');
+    const state = await waitFor(findState, { description: `${file} to be ready`, timeoutMs });
+    if (state === 'exited') throw new Error(`${file} has exited`);
   } catch (cause) {
     await started.stop('SIGKILL');
     throw new Error(`${file} did not become ready; it wrote:\n${output}`, { cause });

@@ -17,7 +17,9 @@ export function customersCommand(env: NodeJS.ProcessEnv): Command {
         store.customers.find((await findProject(store, projectName)).projectId, customerId),
       );
       if (!customer) {
-        throw new UserError(`project "${projectName}" has no customer "${customerId}" (an entry that is still queued is not stored yet)`);
+        throw new UserError(
+          `project "${projectName}" has no customer "${customerId}" (an entry that is still queued is not stored yet)`,
+        );
       }
       print(options, customer, toTable(Object.entries(customer).map(([column, value]) => ({ column, value }))));
     });

@@ -47,7 +47,8 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
         const { projectId } = await findProject(store, projectName);
         return store.apiKeys.revoke(projectId, { keyId: options.key });
       });
-      if (revoked === 0) throw new UserError(`project "${projectName}" has no such active key: see \`opm keys list ${projectName}\``);
+      if (revoked === 0)
+        throw new UserError(`project "${projectName}" has no such active key: see \`opm keys list ${projectName}\``);
       print(options, { revoked }, [`Revoked ${revoked} ${revoked === 1 ? 'key' : 'keys'}.`]);
     });
 
@@ -56,7 +57,8 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
 
 function parseDuration(text: string): number {
   const duration = ms(text as StringValue);
-  if (duration === undefined || !(duration >= 0)) throw new InvalidArgumentError('It must be a duration such as 30m, 24h or 7d.');
+  if (duration === undefined || !(duration >= 0))
+    throw new InvalidArgumentError('It must be a duration such as 30m, 24h or 7d.');
   return duration;
 }
 

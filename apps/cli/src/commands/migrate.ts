@@ -1,6 +1,6 @@
 import { Command } from 'commander';
-import { migrate } from '../stack/migrate.js';
 import { type PrintOptions, print } from '../print.js';
+import { migrate } from '../stack/migrate.js';
 import { findDatabaseUrl } from '../with-store.js';
 
 export function migrateCommand(env: NodeJS.ProcessEnv): Command {

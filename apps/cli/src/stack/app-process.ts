@@ -20,7 +20,15 @@ export async function startApp(name: string, env: NodeJS.ProcessEnv, internalPor
     // A group of its own: Ctrl-C reaches only this process, which then stops all in the right order.
     detached: true,
   });
-  child.stdout?.pipe(pretty({ ignore: 'pid,hostname,name', messageFormat: `${name}: {msg}`, translateTime: 'HH:MM:ss', singleLine: true, sync: true }));
+  child.stdout?.pipe(
+    pretty({
+      ignore: 'pid,hostname,name',
+      messageFormat: `${name}: {msg}`,
+      translateTime: 'HH:MM:ss',
+      singleLine: true,
+      sync: true,
+    }),
+  );
   child.stderr?.pipe(process.stderr, { end: false });
   const ended = once(child, 'exit').then(([code, signal]) => (signal ? `signal ${signal}` : `exit code ${code}`));
   await untilReady(name, child, internalPort);

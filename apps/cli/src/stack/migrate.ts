@@ -11,7 +11,8 @@ export async function migrate(databaseUrl: string): Promise<void> {
   await runPrisma(databaseUrl, 'deploy');
   // A schema engine that dies lets `deploy` end with exit code 0, so its word alone is not enough.
   const status = await runPrisma(databaseUrl, 'status');
-  if (!status.includes('Database schema is up to date!')) throw new UserError(`the migrations were not applied:\n${status}`);
+  if (!status.includes('Database schema is up to date!'))
+    throw new UserError(`the migrations were not applied:\n${status}`);
   await migrateQueue(databaseUrl);
 }
 

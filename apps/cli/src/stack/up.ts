@@ -36,7 +36,11 @@ export async function up(options: UpOptions, env: NodeJS.ProcessEnv): Promise<vo
       CONSOLE_PASSWORD: consolePassword,
     };
     const apps = [];
-    for (const [name, port] of [['console', 9402], ['worker', 9401], ['ingress', 9400]] as const) {
+    for (const [name, port] of [
+      ['console', 9402],
+      ['worker', 9401],
+      ['ingress', 9400],
+    ] as const) {
       const app = await startApp(name, appEnv, await getPort({ port, host: '127.0.0.1' }));
       releases.push(app.stop);
       apps.push(app);
@@ -56,7 +60,10 @@ export async function up(options: UpOptions, env: NodeJS.ProcessEnv): Promise<vo
 async function claim(dataDir: string, { host, port, consolePort }: UpOptions): Promise<void> {
   await mkdir(dataDir, { recursive: true });
   const running = await readStackFile(dataDir);
-  if (running) throw new UserError(`a stack runs in ${dataDir} already (process ${running.pid}); stop it, or choose another --data-dir`);
+  if (running)
+    throw new UserError(
+      `a stack runs in ${dataDir} already (process ${running.pid}); stop it, or choose another --data-dir`,
+    );
   await assertFree(host, port, '--port');
   await assertFree(host, consolePort, '--console-port');
 }

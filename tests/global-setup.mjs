@@ -1,0 +1,33 @@
+import { execFile } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { createDatabase, provisionServers } from '@opm/testkit';
+
+const OPM = fileURLToPath(new URL('../apps/cli/bin/opm.js', import.meta.url));
+
+/** One Postgres and one Redis for the run, with a migrated template that each test file's database is copied from. */
+export default async function globalSetup() {
+  const servers = await provisionServers();
+  globalThis.stopTestServers = servers.stop;
+  stopOnSignal(servers.stop);
+  try {
+    const template = await createDatabase({ adminUrl: servers.databaseUrl });
+    globalThis.stopTestServers = () => template.drop().finally(servers.stop);
+    await promisify(execFile)(process.execPath, [OPM, 'migrate'], {
+      env: { ...process.env, DATABASE_URL: template.url },
+    });
+    process.env.OPM_TEST_ADMIN_URL = servers.databaseUrl;
+    process.env.OPM_TEST_TEMPLATE = template.name;
+    process.env.OPM_TEST_REDIS_URL = servers.redisUrl;
+  } catch (error) {
+    await globalThis.stopTestServers();
+    throw error;
+  }
+}
+
+/** Jest skips its teardown on Ctrl-C, which does not reach Postgres by itself. */
+function stopOnSignal(stop) {
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+    process.once(signal, () => stop().finally(() => process.exit(1)));
+  }
+}

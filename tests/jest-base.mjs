@@ -1,0 +1,18 @@
+/** Tests run as real ES modules: sources compiled by swc, `@opm/*` from the packages' dist, as in production. */
+export function toJestConfig({ name, ...config }) {
+  return {
+    rootDir: new URL('..', import.meta.url).pathname,
+    testEnvironment: '<rootDir>/tests/leak-check-environment.mjs',
+    reporters: ['default', ['<rootDir>/tests/report.mjs', { outputFile: `.reports/${name}.json` }]],
+    extensionsToTreatAsEsm: ['.ts'],
+    transform: {
+      '^.+\\.ts$': [
+        '@swc/jest',
+        { jsc: { parser: { syntax: 'typescript' }, target: 'es2022' }, module: { type: 'es6' }, sourceMaps: 'inline' },
+      ],
+    },
+    // TypeScript sources import './x.js' for ./x.ts; anything that exists under its own name keeps it.
+    moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': ['$1.js', '$1.ts'] },
+    ...config,
+  };
+}

@@ -1,0 +1,19 @@
+import { mkdir, writeFile } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
+
+/** Writes {passed, failed, skipped} for CI to sum up. A file that could not run, or leaked, counts as one failure. */
+export default class Report {
+  constructor(globalConfig, { outputFile }) {
+    this.outputFile = resolve(globalConfig.rootDir, outputFile);
+  }
+
+  async onRunComplete(_contexts, results) {
+    const report = {
+      passed: results.numPassedTests,
+      failed: results.numFailedTests + results.numRuntimeErrorTestSuites,
+      skipped: results.numPendingTests + results.numTodoTests,
+    };
+    await mkdir(dirname(this.outputFile), { recursive: true });
+    await writeFile(this.outputFile, `${JSON.stringify(report)}\n`);
+  }
+}
