@@ -7,9 +7,10 @@ const OPM = fileURLToPath(new URL('../apps/cli/bin/opm.js', import.meta.url));
 
 /** One Postgres and one Redis for the run, with a migrated template that each test file's database is copied from. */
 export default async function globalSetup() {
-  const servers = await provisionServers();
+  const provisioning = provisionServers();
+  stopOnSignal(() => provisioning.then(({ stop }) => stop()));
+  const servers = await provisioning;
   globalThis.stopTestServers = servers.stop;
-  stopOnSignal(servers.stop);
   try {
     const template = await createDatabase({ adminUrl: servers.databaseUrl });
     globalThis.stopTestServers = () => template.drop().finally(servers.stop);
@@ -27,7 +28,11 @@ export default async function globalSetup() {
 
 /** Jest skips its teardown on Ctrl-C, which does not reach Postgres by itself. */
 function stopOnSignal(stop) {
+  let stopping;
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-    process.once(signal, () => stop().finally(() => process.exit(1)));
+    // Not once(): with no listener left, a library of Jest's would end the process before all is stopped.
+    process.on(signal, () => {
+      stopping ??= stop().finally(() => process.exit(1));
+    });
   }
 }

@@ -1,4 +1,5 @@
 /** Whether a file system or process call failed with one of these codes. */
 export function isErrno(error: unknown, ...codes: string[]): boolean {
-  return error instanceof Error && codes.includes((error as NodeJS.ErrnoException).code ?? '');
+  // Not instanceof Error: under Jest, Node's own errors come from another realm.
+  return codes.includes((error as NodeJS.ErrnoException | undefined)?.code ?? '');
 }

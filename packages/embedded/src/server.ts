@@ -76,8 +76,8 @@ async function identify(pid: number, cluster: string): Promise<'gone' | 'our ser
   // There pg_ctl signals through a named pipe that only a PostgreSQL has.
   if (process.platform === 'win32') return 'our server';
   const commandLine = await readCommandLine(pid);
-  if (commandLine.includes(cluster)) return 'our server';
-  return commandLine.includes('postgres') ? 'other server' : 'unrelated';
+  if (!/(^|\/)postgres(:| -)/.test(commandLine)) return 'unrelated';
+  return commandLine.includes(`-D ${cluster} `) ? 'our server' : 'other server';
 }
 
 /** NaN when the file is there but holds no number: a crash left it half-written. */

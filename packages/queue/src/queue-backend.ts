@@ -50,6 +50,7 @@ export async function connectQueueBackend(
       minTimeout: 50,
       maxTimeout: 2_000,
       signal,
+      onFailedAttempt: ({ error }) => onError(error),
     });
   } catch (error) {
     await backend.close();

@@ -1,4 +1,4 @@
-import { bool, cleanEnv, EnvMissingError, num, port, str, url, type ValidatorSpec } from 'envalid';
+import { bool, cleanEnv, EnvMissingError, makeValidator, str, type ValidatorSpec } from 'envalid';
 
 export type EnvSpec = Record<string, ValidatorSpec<unknown>>;
 export type Env<Spec extends EnvSpec> = { [Name in keyof Spec]: Spec[Name] extends ValidatorSpec<infer T> ? T : never };
@@ -8,23 +8,43 @@ export class ConfigError extends Error {
   override readonly name = 'ConfigError';
 }
 
+/** A whole number of at least one. */
+export const count = makeValidator((text) => parseWhole(text, 1, Number.MAX_SAFE_INTEGER));
+
+/** A port to listen on; 0 lets the system choose a free one. */
+export const port = makeValidator((text) => parseWhole(text, 0, 65_535));
+
+const urlOf = (...protocols: string[]) =>
+  makeValidator((text) => {
+    if (!URL.canParse(text) || !protocols.includes(new URL(text).protocol)) throw new Error('not such a URL');
+    return text;
+  });
+const postgresUrl = urlOf('postgresql:', 'postgres:');
+const redisUrl = urlOf('redis:', 'rediss:');
+
+function parseWhole(text: string, least: number, most: number): number {
+  const number = Number(text);
+  if (!/^\d+$/.test(text) || number < least || number > most) throw new Error('not in range');
+  return number;
+}
+
 /** What every process needs to know of its stores. */
 export const STORE_ENV = {
   NODE_ENV: str({ choices: ['development', 'test', 'production'], default: 'development', desc: 'where this runs' }),
-  DATABASE_URL: url({ desc: 'URL of PostgreSQL, such as postgresql://user:password@host:5432/opm' }),
-  REDIS_URL: url({
+  DATABASE_URL: postgresUrl({ desc: 'URL of PostgreSQL, such as postgresql://user:password@host:5432/opm' }),
+  REDIS_URL: redisUrl({
     default: undefined,
     desc: 'URL of Redis, such as redis://host:6379; without it the queue is kept in PostgreSQL',
   }),
   REDIS_PREFIX: str({ default: 'opm', desc: 'namespace of all keys on Redis' }),
-  QUEUE_SHARDS: num({ default: 1, desc: 'number of queues, the same for every process' }),
+  QUEUE_SHARDS: count({ default: 1, desc: 'number of queues, the same for every process' }),
   LOG_LEVEL: str({
     choices: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
     default: 'info',
     desc: 'least severe level that is logged',
   }),
   INTERNAL_HOST: str({ default: undefined, desc: 'address of the internal port; all of them where it is not given' }),
-  SHUTDOWN_TIMEOUT_MS: num({ default: 15_000, desc: 'how long a process may drain after SIGTERM' }),
+  SHUTDOWN_TIMEOUT_MS: count({ default: 15_000, desc: 'how long a process may drain after SIGTERM' }),
 };
 
 /** Reads the environment by its spec; an empty variable counts as not given. @throws ConfigError */
@@ -42,4 +62,4 @@ export function parseEnv<Spec extends EnvSpec>(env: NodeJS.ProcessEnv, spec: Spe
   }) as Env<Spec>;
 }
 
-export { bool, num, port, str };
+export { bool, str };

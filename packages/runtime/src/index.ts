@@ -1,4 +1,4 @@
-export { bool, ConfigError, type Env, type EnvSpec, num, parseEnv, port, STORE_ENV, str } from './env.js';
+export { bool, ConfigError, count, type Env, type EnvSpec, parseEnv, port, STORE_ENV, str } from './env.js';
 export { checkAll, type Health } from './health.js';
 export { type InternalServer, serveInternal } from './internal-server.js';
 export { createLogger, type Logger } from './logger.js';

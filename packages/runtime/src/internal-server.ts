@@ -5,8 +5,8 @@ import type { Metrics } from './metrics.js';
 
 export type InternalServer = {
   port: number;
-  /** From now on `/readyz` answers 503, so that load balancers send no more requests here. */
-  setUnready(): void;
+  /** Until this is called with undefined, `/readyz` answers 503 with the reason, so that load balancers send nothing here. */
+  setUnready(reason: string | undefined): void;
   close(): Promise<void>;
 };
 
@@ -18,7 +18,7 @@ export async function serveInternal(options: {
   metrics: Metrics;
 }): Promise<InternalServer> {
   const { host, port, health, metrics } = options;
-  let closing = false;
+  let unready: string | undefined = 'is starting';
   const server = createServer(async ({ url }, response) => {
     if (url === '/livez') return reply(response, 200, { live: true });
     if (url === '/metrics') {
@@ -26,7 +26,7 @@ export async function serveInternal(options: {
       return response.end(await metrics.render());
     }
     if (url !== '/readyz') return reply(response, 404, { paths: ['/livez', '/readyz', '/metrics'] });
-    if (closing) return reply(response, 503, { ready: false, checks: { process: 'is shutting down' } });
+    if (unready) return reply(response, 503, { ready: false, checks: { process: unready } });
     const report = await checkAll(health);
     return reply(response, report.ready ? 200 : 503, report);
   });
@@ -35,8 +35,8 @@ export async function serveInternal(options: {
   });
   return {
     port: (server.address() as AddressInfo).port,
-    setUnready: () => {
-      closing = true;
+    setUnready: (reason) => {
+      unready = reason;
     },
     close: () =>
       new Promise((resolve) => {

@@ -42,7 +42,7 @@ export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonE
   let internal: InternalServer | undefined;
 
   const close = async () => {
-    internal?.setUnready();
+    internal?.setUnready('is shutting down');
     abort.abort();
     for (const { what, release } of releases.reverse()) {
       try {
@@ -77,6 +77,7 @@ export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonE
       signal: abort.signal,
       onClose: (what, release) => releases.push({ what, release }),
     });
+    if (!abort.signal.aborted) internal.setUnready(undefined);
   } catch (error) {
     if (abort.signal.aborted) return;
     console.error(`${name}: ${toLine(error)}`);

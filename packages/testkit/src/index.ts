@@ -1,4 +1,6 @@
+export { BACKENDS, type Backend, type BackendName } from './backends.js';
 export { provisionServers, type TestServers } from './provision-servers.js';
+export { startApp, type TestApp } from './start-app.js';
 export { type ProcessExit, type ProcessOptions, startProcess, type TestProcess } from './start-process.js';
 export { createDatabase, createTestDatabase, type TestDatabase } from './test-database.js';
 export { testPrefix } from './test-prefix.js';

@@ -1,0 +1,92 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { BACKENDS, type Backend } from '@opm/testkit';
+import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
+
+describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
+  let backend: Backend;
+  let one: QueueBackend;
+  let other: QueueBackend;
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    const options = { signal: new AbortController().signal, onError: () => {} };
+    one = await connectQueueBackend({ ...backend, shards: 2 }, 'producer', options);
+    other = await connectQueueBackend({ ...backend, shards: 2 }, 'worker', options);
+  });
+  afterAll(async () => {
+    await one.close();
+    await other.close();
+    await backend.drop();
+  });
+
+  const present = (version: number) => ({ version, erased: false });
+  const admit = async (projectId: number, ...customerIds: string[]) =>
+    one.admission.admit(
+      0,
+      projectId,
+      customerIds.map((customerId) => ({ customerId })),
+    );
+
+  test('versions follow the clock and strictly increase, across ingresses', async () => {
+    const before = Date.now() * 1000;
+    const calls = Array.from({ length: 40 }, (_, i) =>
+      (i % 2 ? one : other).admission.admit(0, 1, [{ customerId: `v${i}` }, { customerId: `w${i}` }]),
+    );
+    const versions = (await Promise.all(calls)).flat().map(({ version }) => version);
+    expect(new Set(versions).size).toBe(80);
+    expect(Math.min(...versions)).toBeGreaterThan(before - 1_000_000);
+    expect(Math.max(...versions)).toBeLessThan(Date.now() * 1000 + 1_000_000);
+    const [next] = await admit(1, 'later');
+    expect(next?.version).toBeGreaterThan(Math.max(...versions));
+  });
+
+  test('an entry learns of the claim before it, also within one call, and of no other project', async () => {
+    const [a1, b1, a2] = await admit(2, 'a', 'b', 'a');
+    expect([a1?.previous, b1?.previous, a2?.previous]).toEqual([undefined, undefined, present(a1?.version ?? 0)]);
+    const [a3] = await other.admission.admit(0, 2, [{ customerId: 'a', erase: true }]);
+    expect(a3?.previous).toEqual(present(a2?.version ?? 0));
+    const [a4] = await admit(2, 'a');
+    expect(a4?.previous).toEqual({ version: a3?.version, erased: true });
+    expect((await admit(3, 'a'))[0]?.previous).toBeUndefined();
+  });
+
+  test('of many simultaneous first entries exactly one finds no claim', async () => {
+    const calls = Array.from({ length: 60 }, (_, i) =>
+      (i % 2 ? one : other).admission.admit(0, 4, [{ customerId: 'first' }]),
+    );
+    const firsts = (await Promise.all(calls)).flat().filter(({ previous }) => !previous);
+    expect(firsts).toHaveLength(1);
+  });
+
+  test('settling drops a claim that is persisted, and keeps one that a newer entry holds', async () => {
+    const [old] = await admit(5, 'a');
+    const [newer, b] = await admit(5, 'a', 'b');
+    await other.admission.settle(0, [
+      { projectId: 5, customerId: 'a', version: old?.version ?? 0 },
+      { projectId: 5, customerId: 'b', version: b?.version ?? 0 },
+    ]);
+    const [a, again] = await admit(5, 'a', 'b');
+    expect([a?.previous, again?.previous]).toEqual([present(newer?.version ?? 0), undefined]);
+  });
+
+  test('releasing takes a claim back, restores what it had replaced, and leaves newer claims alone', async () => {
+    const kept = await admit(6, 'kept');
+    const failed = await admit(6, 'kept', 'new', 'new', 'raced');
+    const [raced] = await other.admission.admit(0, 6, [{ customerId: 'raced' }]);
+    await one.admission.release(0, 6, failed);
+    const after = await admit(6, 'kept', 'new', 'raced');
+    expect(after.map(({ previous }) => previous)).toEqual([
+      present(kept[0]?.version ?? 0),
+      undefined,
+      present(raced?.version ?? 0),
+    ]);
+  });
+
+  test('any text can be a customer id', async () => {
+    const ids = ['{', '}', ':', '*', ' ', '😀', "';--", 'a'.repeat(255), '\\', '{}'];
+    const admitted = await admit(7, ...ids);
+    expect((await admit(7, ...ids)).map(({ previous }) => previous)).toEqual(
+      admitted.map(({ version }) => present(version)),
+    );
+  });
+});

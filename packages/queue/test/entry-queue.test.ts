@@ -1,0 +1,89 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { BACKENDS, type Backend, waitFor } from '@opm/testkit';
+import {
+  type Chunk,
+  createEntryQueue,
+  createEntryWorker,
+  type EntryQueue,
+  openDashboardQueues,
+  PoisonChunk,
+} from '../src/index.js';
+
+const chunkOf = (customerId: string): Chunk => ({
+  v: 1,
+  projectId: 1,
+  entries: [{ customerId, version: 1, fields: { email: 'a@example.com' } }],
+});
+const options = { signal: new AbortController().signal, onError: () => {} };
+
+describe.each(BACKENDS)('the entry queue on %s:', (_, createBackend) => {
+  let backend: Backend;
+  let queue: EntryQueue;
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    queue = await createEntryQueue({ ...backend, ...options, shards: 2 });
+  });
+  afterAll(async () => {
+    await queue.close();
+    await backend.drop();
+  });
+
+  const startWorker = async (process: (chunk: Chunk, context: { shard: number }) => Promise<void>) => {
+    const failed: string[] = [];
+    const retried: number[] = [];
+    const worker = await createEntryWorker({
+      ...backend,
+      ...options,
+      shards: 2,
+      concurrency: 10,
+      process,
+      onRetry: (_error, { attempt }) => retried.push(attempt),
+      onFailed: (error) => failed.push(error.message),
+    });
+    worker.start();
+    return { failed, retried, close: worker.close };
+  };
+
+  test('a chunk reaches a worker to the letter, with its shard, and leaves nothing behind', async () => {
+    const chunk = chunkOf('😀 "quoted" \\ é');
+    await queue.enqueue(1, chunk);
+    const taken: [Chunk, number][] = [];
+    const worker = await startWorker(async (data, { shard }) => void taken.push([data, shard]));
+    await waitFor(() => taken.length > 0, { description: 'the chunk' });
+    await worker.close();
+    expect(taken).toEqual([[chunk, 1]]);
+    const { queues, close } = await openDashboardQueues({ ...backend, ...options, shards: 2 });
+    const counts = await queues[1]?.getJobCounts();
+    await close();
+    expect(Object.values(counts ?? { none: 1 }).every((count) => count === 0)).toBe(true);
+  });
+
+  test('an error is retried until it is gone', async () => {
+    await queue.enqueue(0, chunkOf('retried'));
+    let attempts = 0;
+    const worker = await startWorker(async () => {
+      if (++attempts < 3) throw new Error('not now');
+    });
+    await waitFor(() => attempts === 3, { description: 'the third attempt' });
+    await worker.close();
+    expect(worker).toMatchObject({ retried: [1, 2], failed: [] });
+  });
+
+  test('poison and data that is no chunk fail at once and stay to be looked at', async () => {
+    const dashboard = await openDashboardQueues({ ...backend, ...options, shards: 2 });
+    await dashboard.queues[0]?.add('chunk', { v: 2, secret: 'jane@example.com' }, { attempts: 5 });
+    await queue.enqueue(0, chunkOf('poison'));
+    const worker = await startWorker(async () => {
+      throw new PoisonChunk('refused');
+    });
+    await waitFor(() => worker.failed.length === 2, { description: 'both failures' });
+    await worker.close();
+    expect(worker.failed.sort()).toEqual([
+      expect.stringMatching(/^job data is not a chunk: data must have required/),
+      'refused',
+    ]);
+    expect(await dashboard.queues[0]?.getFailedCount()).toBe(2);
+    await dashboard.close();
+  });
+});

@@ -1,0 +1,71 @@
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { hashApiKey } from '@opm/core';
+import { createTestDatabase, type TestDatabase } from '@opm/testkit';
+import pg from 'pg';
+import { createStore, isTransient, type Store } from '../src/index.js';
+
+let database: TestDatabase;
+let store: Store;
+const open = (databaseUrl: string) =>
+  createStore({
+    databaseUrl,
+    poolSize: 2,
+    connectTimeoutMs: 2_000,
+    statementTimeoutMs: 5_000,
+    applicationName: 'test',
+  });
+
+beforeAll(async () => {
+  database = await createTestDatabase();
+  store = open(database.url);
+});
+afterAll(async () => {
+  await store.close();
+  await database.drop();
+});
+
+const ownerOf = (apiKey: string) => store.apiKeys.findProjectId(new Uint8Array(hashApiKey(apiKey)));
+
+test('a key opens its own project, and only its hash is stored', async () => {
+  const { projectId, apiKey } = await store.projects.create('acme');
+  expect(await ownerOf(apiKey)).toBe(projectId);
+  const client = new pg.Client({ connectionString: database.url });
+  await client.connect();
+  const { rows } = await client.query('SELECT * FROM api_keys');
+  await client.end();
+  expect(rows[0].key_hash).toEqual(hashApiKey(apiKey));
+  expect(JSON.stringify(rows)).not.toContain(apiKey.slice(12));
+});
+
+test('a rotation leaves two keys until the grace period ends', async () => {
+  const { projectId, apiKey: old } = await store.projects.create('rotating');
+  const { apiKey } = await store.apiKeys.rotate(projectId, { graceMs: 60_000 });
+  expect([await ownerOf(old), await ownerOf(apiKey)]).toEqual([projectId, projectId]);
+  const { apiKey: last } = await store.apiKeys.rotate(projectId, { graceMs: 0 });
+  expect([await ownerOf(old), await ownerOf(apiKey), await ownerOf(last)]).toEqual([undefined, undefined, projectId]);
+  expect((await store.apiKeys.list(projectId)).map(({ status }) => status)).toEqual(['expired', 'expired', 'active']);
+});
+
+test('a revoked key ends at once, and the others stay', async () => {
+  const { projectId, apiKey: first } = await store.projects.create('revoking');
+  const { apiKey: second } = await store.apiKeys.rotate(projectId, { graceMs: 60_000 });
+  const [{ keyId } = { keyId: 0 }] = await store.apiKeys.list(projectId);
+  expect(await store.apiKeys.revoke(projectId, { keyId })).toBe(1);
+  expect([await ownerOf(first), await ownerOf(second)]).toEqual([undefined, projectId]);
+  expect(await store.apiKeys.revoke(projectId)).toBe(1);
+  expect(await ownerOf(second)).toBeUndefined();
+  expect(await store.apiKeys.revoke(projectId)).toBe(0);
+});
+
+test('a name that is taken is refused by name', async () => {
+  await store.projects.create('taken');
+  await expect(store.projects.create('taken')).rejects.toThrow('a project named "taken" exists already');
+});
+
+test('a server that cannot be reached is a transient error', async () => {
+  const away = open('postgresql://opm:opm@127.0.0.1:1/opm');
+  const error = await away.ping().catch((reason) => reason);
+  await away.close();
+  expect(error.name).toBe('StoreError');
+  expect(isTransient(error)).toBe(true);
+});

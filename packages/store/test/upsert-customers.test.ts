@@ -1,0 +1,160 @@
+import { afterAll, beforeAll, beforeEach, expect, test } from '@jest/globals';
+import { type CustomerEntry, FIELDS, foldEntries, isLive } from '@opm/core';
+import { createTestDatabase, type TestDatabase } from '@opm/testkit';
+import fc from 'fast-check';
+import pg from 'pg';
+import { createStore, type Store } from '../src/index.js';
+
+let database: TestDatabase;
+let store: Store;
+let client: pg.Client;
+
+beforeAll(async () => {
+  database = await createTestDatabase();
+  store = createStore({
+    databaseUrl: database.url,
+    poolSize: 4,
+    connectTimeoutMs: 5_000,
+    statementTimeoutMs: 30_000,
+    applicationName: 'test',
+  });
+  client = new pg.Client({ connectionString: database.url });
+  await client.connect();
+});
+afterAll(async () => {
+  await client.end();
+  await store.close();
+  await database.drop();
+});
+beforeEach(() => client.query('TRUNCATE customers'));
+
+const T0 = 1_764_000_000_000_000; // a version is a clock in microseconds
+type Row = Record<string, string | null>;
+
+const toRows = (projectId: number, entries: CustomerEntry[]) =>
+  [...foldEntries(entries)].map(([customerId, state]) => ({ projectId, customerId, state }));
+
+const readRows = async (projectId: number): Promise<Row[]> =>
+  (
+    await client.query<Row>(
+      `SELECT customer_id, email, phone, first_name, last_name, ip, email_version, phone_version, first_name_version,
+         last_name_version, ip_version, erased_version,
+         (extract(epoch FROM created_at) * 1000000)::bigint AS first_version,
+         (extract(epoch FROM updated_at) * 1000000)::bigint AS last_version
+       FROM customers WHERE project_id = $1 ORDER BY customer_id`,
+      [projectId],
+    )
+  ).rows;
+
+/** The rows that merging in memory calls for. */
+const expectedRows = (entries: CustomerEntry[]): Row[] =>
+  [...foldEntries(entries)]
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([customer_id, { fields, erasedVersion, firstVersion, lastVersion }]) => {
+      const [email, phone, firstName, lastName, ip] = FIELDS.map((field) => fields[field]);
+      return {
+        customer_id,
+        email: email?.value ?? null,
+        phone: phone?.value ?? null,
+        first_name: firstName?.value ?? null,
+        last_name: lastName?.value ?? null,
+        ip: ip?.value ?? null,
+        email_version: String(email?.version ?? 0),
+        phone_version: String(phone?.version ?? 0),
+        first_name_version: String(firstName?.version ?? 0),
+        last_name_version: String(lastName?.version ?? 0),
+        ip_version: String(ip?.version ?? 0),
+        erased_version: String(erasedVersion),
+        first_version: String(firstVersion),
+        last_version: String(lastVersion),
+      };
+    });
+
+test('the table is what merging calls for, whatever the order, the duplicates and the batches of the entries', async () => {
+  const text = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 20 });
+  const entry = fc
+    .record({
+      customerId: fc.constantFrom('7519', 'ß', "o'neill", 'a'),
+      fields: fc.oneof(
+        {
+          weight: 5,
+          arbitrary: fc.record(
+            { email: text, phone: text, firstName: text, lastName: text, ip: text },
+            { requiredKeys: [] },
+          ),
+        },
+        { weight: 1, arbitrary: fc.constant('erase' as const) },
+      ),
+    })
+    .map(({ customerId, fields }) => ({
+      customerId,
+      ...(fields === 'erase' ? { erase: true as const } : { fields: { phone: '+1', ...fields } }),
+    }));
+  const arrivals = fc.array(entry, { minLength: 1, maxLength: 12 }).chain((given) => {
+    const entries = given.map((one, i) => ({ ...one, version: T0 + i }));
+    return fc.record({
+      entries: fc.constant(entries),
+      order: fc.shuffledSubarray([...entries, ...entries], { minLength: entries.length * 2 }),
+      batchSize: fc.integer({ min: 1, max: 24 }),
+    });
+  });
+  let projectId = 0;
+  await fc.assert(
+    fc.asyncProperty(arrivals, async ({ entries, order, batchSize }) => {
+      projectId++;
+      for (let i = 0; i < order.length; i += batchSize) {
+        await store.customers.upsert(toRows(projectId, order.slice(i, i + batchSize)));
+      }
+      expect(await readRows(projectId)).toEqual(expectedRows(entries));
+      for (const [customerId, state] of foldEntries(entries)) {
+        expect((await store.customers.find(projectId, customerId)) !== undefined).toBe(isLive(state));
+        expect((await store.customers.findExisting(projectId, [customerId])).has(customerId)).toBe(isLive(state));
+      }
+    }),
+    { numRuns: 150 },
+  );
+});
+
+test('two workers that write the same customers at the same time neither deadlock nor lose a field', async () => {
+  const ids = Array.from({ length: 300 }, (_, i) => `customer ${i}`);
+  const batches = Array.from({ length: 12 }, (_, batch) =>
+    ids
+      .toSorted(() => (batch % 2 ? 1 : -1))
+      .map((customerId, i): CustomerEntry => {
+        return {
+          customerId,
+          version: T0 + batch * 1_000 + i,
+          fields: batch % 2 ? { phone: `+${batch}` } : { email: `${batch}@example.com` },
+        };
+      }),
+  );
+  await Promise.all(batches.map((entries) => store.customers.upsert(toRows(1, entries))));
+  expect(await readRows(1)).toEqual(expectedRows(batches.flat()));
+});
+
+test('an update of a stored customer is a HOT update', async () => {
+  const entries = Array.from({ length: 20 }, (_, i) => ({
+    customerId: String(i),
+    version: T0 + i,
+    fields: { email: 'a@example.com' },
+  }));
+  await store.customers.upsert(toRows(1, entries));
+  await store.customers.upsert(
+    toRows(
+      1,
+      entries.map((entry) => ({ ...entry, version: entry.version + 1_000, fields: { email: 'b@example.com' } })),
+    ),
+  );
+  const { rows } = await client.query('SELECT reloptions FROM pg_class WHERE relname = $1', ['customers']);
+  expect(rows[0].reloptions).toEqual(['fillfactor=80']);
+  // ctid keeps its page: the new version of each row found room beside the old one.
+  const { rows: pages } = await client.query('SELECT DISTINCT (ctid::text::point)[0] AS page FROM customers');
+  expect(pages).toEqual([{ page: 0 }]);
+});
+
+test('what PostgreSQL refuses is a StoreError with its SQLSTATE', async () => {
+  const rows = toRows(1, [{ customerId: 'a', version: T0, fields: { email: 'a\0b' } }]);
+  await expect(store.customers.upsert(rows)).rejects.toMatchObject({ name: 'StoreError', sqlState: '22021' });
+  const tooLarge = toRows(2 ** 40, [{ customerId: 'a', version: T0, fields: { email: 'a' } }]);
+  await expect(store.customers.upsert(tooLarge)).rejects.toMatchObject({ name: 'StoreError' });
+});

@@ -1,0 +1,164 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createStore, type Store } from '@opm/store';
+import { BACKENDS, type Backend, startApp, startProcess, type TestApp, waitFor } from '@opm/testkit';
+
+describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', (_, createBackend) => {
+  let backend: Backend;
+  let store: Store;
+  let apiKey: string;
+  let projectId: number;
+  let ingresses: TestApp[];
+  let workers: TestApp[];
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    store = createStore({
+      databaseUrl: backend.databaseUrl,
+      poolSize: 2,
+      connectTimeoutMs: 5_000,
+      statementTimeoutMs: 5_000,
+      applicationName: 'test',
+    });
+    ({ apiKey, projectId } = await store.projects.create('acme'));
+    ingresses = await Promise.all([startApp('ingress', backend.env), startApp('ingress', backend.env)]);
+    workers = await Promise.all([startApp('worker', backend.env), startApp('worker', backend.env)]);
+  });
+  afterAll(async () => {
+    const exits = await Promise.all([...ingresses, ...workers].map((app) => app.stop()));
+    expect(exits).toEqual(exits.map(() => ({ code: 0, signal: null })));
+    await store.close();
+    await backend.drop();
+  });
+
+  let turn = 0;
+  const post = async (entry: object): Promise<number> => {
+    const url = ingresses[turn++ % 2]?.url;
+    const response = await fetch(`${url}/entry`, {
+      method: 'POST',
+      headers: { 'x-api-key': apiKey },
+      body: JSON.stringify(entry),
+    });
+    await response.arrayBuffer();
+    return response.status;
+  };
+  const customer = (id: string) => store.customers.find(projectId, id);
+
+  test('an entry becomes a row, and an update merges into it', async () => {
+    expect(await post({ customerId: 7519, customerEmail: 'jane@example.com', customerFirstName: 'Jäne 😀' })).toBe(201);
+    expect(
+      await post({ customerId: '7519', customerPhone: '+41 44 000', customerEmail: null, customerIP: '::1' }),
+    ).toBe(202);
+    const row = await waitFor(async () => (await customer('7519'))?.phone && customer('7519'), {
+      description: 'the row',
+    });
+    expect(row).toMatchObject({
+      projectId,
+      customerId: '7519',
+      email: 'jane@example.com',
+      phone: '+41 44 000',
+      firstName: 'Jäne 😀',
+      lastName: null,
+      ip: '::1',
+    });
+    expect(row.createdAt.getTime()).toBeLessThanOrEqual(row.updatedAt.getTime());
+    expect(await post({ customerId: 7519, customerPhone: '+1' })).toBe(202);
+  });
+
+  test('of 200 simultaneous first posts of one customer exactly one is a 201', async () => {
+    for (let round = 0; round < 3; round++) {
+      const entries = Array.from({ length: 200 }, (_, i) => ({
+        customerId: `first ${round}`,
+        customerEmail: `${i}@example.com`,
+      }));
+      const statuses = await Promise.all(entries.map(post));
+      expect(statuses.filter((status) => status === 201)).toHaveLength(1);
+      expect(statuses.filter((status) => status === 202)).toHaveLength(199);
+    }
+  });
+
+  test('the last acknowledged entry of each customer wins, whichever ingress and worker took it', async () => {
+    const ids = Array.from({ length: 40 }, (_, i) => `ordered ${i}`);
+    await Promise.all(
+      ids.map(async (customerId) => {
+        for (let n = 1; n <= 10; n++) {
+          const status = await post({
+            customerId,
+            customerEmail: `${n}@example.com`,
+            ...(n === 3 ? { customerLastName: 'Doe' } : {}),
+          });
+          expect(status).toBe(n === 1 ? 201 : 202);
+        }
+      }),
+    );
+    for (const id of ids) {
+      const row = await waitFor(async () => (await customer(id))?.email === '10@example.com' && customer(id), {
+        description: id,
+      });
+      expect(row.lastName).toBe('Doe');
+    }
+  });
+
+  test('a worker that is killed loses nothing', async () => {
+    const ids = Array.from({ length: 300 }, (_, i) => `killed ${i}`);
+    const posts = Promise.all(ids.map((customerId) => post({ customerId, customerPhone: '+1' })));
+    await workers[0]?.stop('SIGKILL');
+    expect(new Set(await posts)).toEqual(new Set([201]));
+    workers[0] = await startApp('worker', backend.env);
+    const stored = () => store.customers.findExisting(projectId, ids);
+    // A job that the killed worker held is handed on when its lock of 30 s has ended.
+    await waitFor(async () => (await stored()).size === ids.length, { description: 'all rows', timeoutMs: 55_000 });
+  });
+
+  test('a worker that is told to end finishes what it has', async () => {
+    const ids = Array.from({ length: 300 }, (_, i) => `drained ${i}`);
+    const posts = Promise.all(ids.map((customerId) => post({ customerId, customerPhone: '+1' })));
+    expect(await workers[1]?.stop()).toEqual({ code: 0, signal: null });
+    expect(new Set(await posts)).toEqual(new Set([201]));
+    workers[1] = await startApp('worker', backend.env);
+    await waitFor(async () => (await store.customers.findExisting(projectId, ids)).size === ids.length, {
+      description: 'all rows',
+    });
+  });
+
+  test('an ingress that is told to end answers the requests that it has', async () => {
+    const leaving = await startApp('ingress', backend.env);
+    const posts = Array.from({ length: 50 }, (_, i) =>
+      fetch(`${leaving.url}/entry`, {
+        method: 'POST',
+        headers: { 'x-api-key': apiKey },
+        body: JSON.stringify({ customerId: `leaving ${i}`, customerPhone: '+1' }),
+      }).then(({ status }) => status),
+    );
+    await Promise.race(posts);
+    const exit = leaving.stop();
+    expect(new Set(await Promise.all(posts))).toEqual(new Set([201]));
+    expect(await exit).toEqual({ code: 0, signal: null });
+  });
+});
+
+test.each(['ingress', 'worker', 'console'])(
+  '%s names all that is wrong with its environment, and ends',
+  async (name) => {
+    const app = await startProcess({
+      file: `apps/${name}/dist/main.js`,
+      env: { DATABASE_URL: 'not-a-url', QUEUE_SHARDS: 'many', CONSOLE_PASSWORD: '' },
+    });
+    expect(await app.exited).toEqual({ code: 1, signal: null });
+    expect(app.output()).toContain(`${name}: DATABASE_URL is not valid: URL of PostgreSQL`);
+    expect(app.output()).toContain(`${name}: QUEUE_SHARDS is not valid: number of queues`);
+    expect(app.output()).not.toMatch(/not-a-url|many/);
+    if (name === 'console') expect(app.output()).toContain('console: CONSOLE_PASSWORD is missing');
+  },
+);
+
+test.each([
+  ['Redis', 'redis://127.0.0.1:1'],
+  ['PostgreSQL', ''],
+])('a process that waits for %s ends when it is told to', async (_, redisUrl) => {
+  const app = await startProcess({
+    file: 'apps/worker/dist/main.js',
+    env: { DATABASE_URL: 'postgresql://127.0.0.1:1/opm', REDIS_URL: redisUrl, INTERNAL_PORT: '0' },
+    readyOutput: /ECONNREFUSED/,
+  });
+  expect(await app.stop()).toEqual({ code: 0, signal: null });
+});
