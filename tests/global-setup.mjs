@@ -28,11 +28,8 @@ export default async function globalSetup() {
 
 /** Jest skips its teardown on Ctrl-C, which does not reach Postgres by itself. */
 function stopOnSignal(stop) {
-  let stopping;
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
     // Not once(): with no listener left, a library of Jest's would end the process before all is stopped.
-    process.on(signal, () => {
-      stopping ??= stop().finally(() => process.exit(1));
-    });
+    process.on(signal, () => stop().finally(() => process.exit(1)));
   }
 }

@@ -1,7 +1,9 @@
+import { fileURLToPath } from 'node:url';
+
 /** Tests run as real ES modules: sources compiled by swc, `@opm/*` from the packages' dist, as in production. */
 export function toJestConfig({ name, ...config }) {
   return {
-    rootDir: new URL('..', import.meta.url).pathname,
+    rootDir: fileURLToPath(new URL('..', import.meta.url)),
     testEnvironment: '<rootDir>/tests/leak-check-environment.mjs',
     // Has Jest use a worker even for a single file: its own process is too busy to tell a leak from its own timers.
     workerIdleMemoryLimit: '1GB',

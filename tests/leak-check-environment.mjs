@@ -16,6 +16,8 @@ export default class LeakCheckEnvironment extends TestEnvironment {
 
   async setup() {
     await super.setup();
+    // Node opens these on first use, which is nobody's leak: some library asks whether they are terminals.
+    void [process.stdin, process.stdout, process.stderr];
     this.baseline = countResources();
   }
 

@@ -35,7 +35,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps): AcceptEntry {
     const admitted = await queue.admit(shard, projectId, entries);
     try {
       // After the admission, or another ingress could slip in between; before the enqueue, or we could see our own row.
-      const unclaimed = admitted.filter(({ previous }) => !previous).map(({ customerId }) => customerId);
+      const unclaimed = admitted.filter(({ previous }) => !previous);
       const existing = await findExisting(projectId, unclaimed);
       const jobId = await queue.enqueue(shard, {
         v: 1,

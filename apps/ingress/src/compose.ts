@@ -16,12 +16,15 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     databaseUrl: config.DATABASE_URL,
     poolSize: config.DATABASE_POOL_SIZE,
     // Together the deadline of a look-up while a partner waits.
-    connectTimeoutMs: 500,
-    statementTimeoutMs: 500,
+    connectTimeoutMs: 1_000,
+    statementTimeoutMs: 1_000,
     applicationName: 'opm-ingress',
   });
   onClose('store', store.close);
   health.postgres = store.ping;
+
+  // Connecting and compiling the two queries of the hot path now keeps them out of the first partner's answer.
+  await Promise.allSettled([store.customers.findExisting(0, []), store.apiKeys.findProjectId(new Uint8Array(32))]);
 
   const queue = await createEntryQueue({
     databaseUrl: config.DATABASE_URL,

@@ -1,7 +1,7 @@
-import { FIELDS } from '@opm/core';
+import { FIELDS, type Version } from '@opm/core';
 import type { PrismaClient } from './generated/client.js';
 import { toStoreError } from './store-error.js';
-import { type CustomerRow, upsertCustomers } from './upsert-customers.js';
+import { type CustomerRow, toTime, upsertCustomers } from './upsert-customers.js';
 
 export type StoredCustomer = {
   projectId: number;
@@ -36,14 +36,27 @@ export function createCustomers(prisma: PrismaClient) {
       return customer ?? undefined;
     },
 
-    /** Which of these customers exist. */
-    async findExisting(projectId: number, customerIds: string[]): Promise<Set<string>> {
+    /**
+     * Which of these customers existed before the entry of that version; each customer at most once. A row may be
+     * younger than the question: a later entry can overtake the one that asks and be persisted first.
+     */
+    async findExisting(projectId: number, asked: { customerId: string; version: Version }[]): Promise<Set<string>> {
       const rows = await toStoreError(
         () => prisma.$queryRaw<{ id: string }[]>`
-          SELECT customer_id AS id
-          FROM customers
-          WHERE project_id = ${projectId} AND customer_id = ANY (${customerIds}::text[])
-            AND (email IS NOT NULL OR phone IS NOT NULL)`,
+          SELECT c.customer_id AS id
+          FROM unnest(
+            ${asked.map(({ customerId }) => customerId)}::text[],
+            ${asked.map(({ version }) => version)}::bigint[]
+          ) AS asked (customer_id, version)
+          JOIN customers c ON c.project_id = ${projectId} AND c.customer_id = asked.customer_id
+          WHERE (c.email IS NOT NULL OR c.phone IS NOT NULL) AND (
+            -- After an erasure created_at is the erasure's, and says nothing of when the new life began.
+            (c.created_at > ${toTime('c.erased_version')} AND c.created_at < ${toTime('asked.version')})
+            OR least(
+              nullif(c.email_version, 0), nullif(c.phone_version, 0), nullif(c.first_name_version, 0),
+              nullif(c.last_name_version, 0), nullif(c.ip_version, 0)
+            ) < asked.version
+          )`,
       );
       return new Set(rows.map(({ id }) => id));
     },

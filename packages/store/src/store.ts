@@ -33,7 +33,7 @@ export function createStore(options: StoreOptions): Store {
     connectionTimeoutMillis: options.connectTimeoutMs,
     statement_timeout: options.statementTimeoutMs,
     // The server's own timeout needs a server that answers; this one is for a connection that has gone silent.
-    query_timeout: options.statementTimeoutMs + 1_000,
+    query_timeout: options.statementTimeoutMs + 500,
     application_name: options.applicationName,
     options: '-c TimeZone=UTC', // the adapter shifts timestamps by anything else
   });

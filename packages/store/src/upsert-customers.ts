@@ -27,8 +27,7 @@ export async function upsertCustomers(prisma: PrismaClient, rows: CustomerRow[])
     )
     SELECT
       project_id, customer_id, ${NAMES}, ${VERSIONS}, erased_version,
-      'epoch'::timestamptz + first_version * interval '1 microsecond',
-      'epoch'::timestamptz + last_version * interval '1 microsecond'
+      ${toTime('first_version')}, ${toTime('last_version')}
     FROM unnest(
       ${column((row) => row.projectId)}::int[],
       ${column((row) => row.customerId)}::text[],
@@ -48,6 +47,11 @@ export async function upsertCustomers(prisma: PrismaClient, rows: CustomerRow[])
     WHERE ${CHANGES}`;
 }
 
+/** SQL for the time that a version stands for. @param version an SQL expression, never a value */
+export function toTime(version: string): Prisma.Sql {
+  return Prisma.raw(`('epoch'::timestamptz + ${version} * interval '1 microsecond')`);
+}
+
 const list = (pieces: string[], separator = ', ') => Prisma.raw(pieces.join(separator));
 const columns = FIELDS.map((field) => COLUMN[field]);
 
@@ -55,7 +59,7 @@ const NAMES = list(columns);
 const VERSIONS = list(columns.map((name) => `${name}_version`));
 
 const erased = 'greatest(stored.erased_version, excluded.erased_version)';
-const ERASED_AT = Prisma.raw(`'epoch'::timestamptz + ${erased} * interval '1 microsecond'`);
+const ERASED_AT = toTime(erased);
 
 const MERGED_FIELDS = list(
   columns.map((name) => {

@@ -46,6 +46,9 @@ const readRows = async (projectId: number): Promise<Row[]> =>
     )
   ).rows;
 
+const existing = (projectId: number, customerId: string, version: number) =>
+  store.customers.findExisting(projectId, [{ customerId, version }]);
+
 /** The rows that merging in memory calls for. */
 const expectedRows = (entries: CustomerEntry[]): Row[] =>
   [...foldEntries(entries)]
@@ -108,7 +111,7 @@ test('the table is what merging calls for, whatever the order, the duplicates an
       expect(await readRows(projectId)).toEqual(expectedRows(entries));
       for (const [customerId, state] of foldEntries(entries)) {
         expect((await store.customers.find(projectId, customerId)) !== undefined).toBe(isLive(state));
-        expect((await store.customers.findExisting(projectId, [customerId])).has(customerId)).toBe(isLive(state));
+        expect((await existing(projectId, customerId, T0 + 1_000)).has(customerId)).toBe(isLive(state));
       }
     }),
     { numRuns: 150 },
@@ -157,4 +160,18 @@ test('what PostgreSQL refuses is a StoreError with its SQLSTATE', async () => {
   await expect(store.customers.upsert(rows)).rejects.toMatchObject({ name: 'StoreError', sqlState: '22021' });
   const tooLarge = toRows(2 ** 40, [{ customerId: 'a', version: T0, fields: { email: 'a' } }]);
   await expect(store.customers.upsert(tooLarge)).rejects.toMatchObject({ name: 'StoreError' });
+});
+
+test('a customer existed before a version only if an older entry made the row', async () => {
+  const at = (n: number) => T0 + n;
+  const upsert = (...entries: CustomerEntry[]) => store.customers.upsert(toRows(1, entries));
+  const existed = async (customerId: string, n: number) => (await existing(1, customerId, at(n))).size === 1;
+  await upsert({ customerId: 'new', version: at(10), fields: { email: 'a@example.com' } });
+  expect([await existed('new', 9), await existed('new', 11)]).toEqual([false, true]);
+  await upsert({ customerId: 'new', version: at(20), fields: { email: 'b@example.com' } });
+  expect(await existed('new', 15)).toBe(true);
+  await upsert({ customerId: 'new', version: at(30), erase: true });
+  expect(await existed('new', 31)).toBe(false);
+  await upsert({ customerId: 'new', version: at(40), fields: { phone: '+1' } });
+  expect([await existed('new', 35), await existed('new', 41)]).toEqual([false, true]);
 });

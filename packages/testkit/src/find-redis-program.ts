@@ -52,7 +52,7 @@ async function denyServiceStart(): Promise<boolean> {
 }
 
 async function findOnPath(programs: readonly string[]): Promise<string | undefined> {
-  const directories = (process.env['PATH'] ?? '').split(delimiter).filter(Boolean);
+  const directories = (process.env.PATH ?? '').split(delimiter).filter(Boolean);
   for (const path of programs.flatMap((program) => directories.map((directory) => join(directory, program)))) {
     try {
       await access(path, constants.X_OK);

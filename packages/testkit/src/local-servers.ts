@@ -15,14 +15,20 @@ const REDIS_FLAGS = ['--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', 
 
 export async function startLocalPostgres(): Promise<Server> {
   const directory = await createTemporaryDirectory();
-  const postgres = await startEmbeddedPostgres({ dataDir: join(directory, 'postgres'), postgresFlags: POSTGRES_FLAGS });
-  return {
-    url: postgres.url,
-    stop: async () => {
-      await postgres.stop();
-      await removeDirectory(directory);
-    },
-  };
+  try {
+    const dataDir = join(directory, 'postgres');
+    const postgres = await startEmbeddedPostgres({ dataDir, postgresFlags: POSTGRES_FLAGS });
+    return {
+      url: postgres.url,
+      stop: async () => {
+        await postgres.stop();
+        await removeDirectory(directory);
+      },
+    };
+  } catch (error) {
+    await removeDirectory(directory);
+    throw error;
+  }
 }
 
 export async function startLocalRedis(): Promise<Server> {

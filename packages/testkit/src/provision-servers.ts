@@ -11,7 +11,7 @@ export interface TestServers {
   /** A role that may create databases. */
   databaseUrl: string;
   redisUrl: string;
-  /** Stops what was started here; servers that were given stay. */
+  /** Stops what was started here; servers that were given stay. Safe to call twice. */
   stop(): Promise<void>;
 }
 
@@ -20,11 +20,15 @@ export async function provisionServers(): Promise<TestServers> {
   const postgres = given('DATABASE_URL') ?? (await startPostgresContainer()) ?? (await startLocalPostgres());
   try {
     const redis = given('REDIS_URL') ?? (await startRedisContainer()) ?? (await startLocalRedis());
-    const stop = async () => {
-      await redis.stop();
-      await postgres.stop();
+    let stopped: Promise<void> | undefined;
+    return {
+      databaseUrl: postgres.url,
+      redisUrl: redis.url,
+      stop: () => {
+        stopped ??= redis.stop().finally(postgres.stop);
+        return stopped;
+      },
     };
-    return { databaseUrl: postgres.url, redisUrl: redis.url, stop };
   } catch (error) {
     await postgres.stop();
     throw error;

@@ -1,0 +1,139 @@
+import { readFileSync } from 'node:fs';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { FAULTS } from '@opm/contract';
+import { createStore, type Store } from '@opm/store';
+import { BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/testkit';
+
+const GUIDE = readFileSync(new URL('../docs/partners.md', import.meta.url), 'utf8');
+
+type Headers = Record<string, string>;
+type Example = {
+  title: string;
+  sent: { method: string; path: string; headers: Headers; body: string | undefined };
+  answered: { status: string; headers: Headers; body: string };
+};
+
+const examples = parseExamples(GUIDE);
+
+describe('what the partner guide says is what the program does:', () => {
+  let backend: Backend;
+  let store: Store;
+  let project: { projectId: number; apiKey: string };
+  let ingress: TestApp;
+  let worker: TestApp;
+
+  beforeAll(async () => {
+    const [, createBackend] = BACKENDS[0] as (typeof BACKENDS)[number];
+    backend = await createBackend();
+    store = createStore({
+      databaseUrl: backend.databaseUrl,
+      poolSize: 1,
+      connectTimeoutMs: 5_000,
+      statementTimeoutMs: 5_000,
+      applicationName: 'test',
+    });
+    project = await store.projects.create('acme');
+    [ingress, worker] = await Promise.all([startApp('ingress', backend.env), startApp('worker', backend.env)]);
+  });
+
+  afterAll(async () => {
+    await Promise.all([ingress?.stop(), worker?.stop()]);
+    await store?.close();
+    await backend?.drop();
+  });
+
+  test('no example is overlooked', () => {
+    const requests = GUIDE.match(/^ *curl /gm) ?? [];
+    expect(requests.length).toBeGreaterThan(10);
+    expect(examples).toHaveLength(requests.length);
+  });
+
+  test.each(examples)('$title', async ({ sent: { method, path, headers, body }, answered }) => {
+    const response = await fetch(ingress.url + path, {
+      method,
+      headers: mapValues(headers, (value) => value.replace('$OPM_KEY', project.apiKey)),
+      ...(body !== undefined && { body }),
+    });
+    expect({
+      status: `${response.status} ${response.statusText}`,
+      headers: mapValues(answered.headers, (_, name) => response.headers.get(name) ?? 'none'),
+      body: await response.text(),
+    }).toEqual(answered);
+  });
+
+  test('the customer is stored as shown', async () => {
+    const [, shown = ''] = /^```json\n(.*?)^```$/ms.exec(GUIDE) ?? [];
+    const expected = JSON.parse(shown);
+    const merged = async () => {
+      const customer = await store.customers.find(project.projectId, expected.customerId);
+      return customer?.email && customer.phone ? customer : undefined;
+    };
+    await expect(waitFor(merged, { description: 'both entries to be stored' })).resolves.toMatchObject(expected);
+  });
+
+  const rows = new Set(
+    Array.from(GUIDE.matchAll(/^\| (\d{3}) +\| `(.*?)` +\|/gm), ([, status, message]) => `${status} ${message}`),
+  );
+
+  test('every fault is in the table of statuses and messages', () => {
+    const { BODY_INVALID: _, ...faults } = FAULTS; // its message names a property, so the table describes it
+    for (const { statusCode, message } of Object.values(faults)) {
+      expect(rows).toContain(`${statusCode} ${message}`);
+    }
+  });
+
+  
+  test.each([
+    ['headers that are too large', '/ping', { 'x-large': 'x'.repeat(17_000) }, undefined],
+    ['a body that is too large', '/entry', {}, 'x'.repeat(17_000)],
+  ])('refuses %s as the table says', async (_, path, headers, body) => {
+    const response = await fetch(ingress.url + path, {
+      method: body ? 'POST' : 'GET',
+      headers: { ...headers, 'x-api-key': project.apiKey },
+      ...(body && { body }),
+    });
+    const { message } = (await response.json()) as { message: string };
+    expect(rows).toContain(`${response.status} ${message}`);
+  });
+});
+
+/** Each block of a curl command with the block of the answer that follows it. */
+function parseExamples(guide: string): Example[] {
+  const blocks = guide.matchAll(/^```sh\n(curl .*?)^```\n+^```http\n(.*?)^```$/gms);
+  return [...blocks].map(([, command = '', answer = '']) => {
+    const answered = parseAnswer(answer);
+    const sent = parseCommand(command.replaceAll('\\\n', ''));
+    return { title: `${sent.method} ${sent.path} ${sent.body ?? ''} → ${answered.status}`, sent, answered };
+  });
+}
+
+/** Knows the few options that the guide uses. @throws Error where there is anything else */
+function parseCommand(command: string): Example['sent'] {
+  const headers: Headers = {};
+  let [method, path, body]: [string?, string?, string?] = [];
+  const rest = command
+    .replace(/-X (\w+)/, (_, name) => take(() => (method = name)))
+    .replace(/"\$OPM_URL(\/[^"]*)"/, (_, given) => take(() => (path = given)))
+    .replace(/-H (["'])([\w-]+): (.*?)\1/g, (_, _quote, name, value) => take(() => (headers[name] = value)))
+    .replace(/-d '([^']*)'/, (_, given) => take(() => (body = given)));
+  if (path === undefined || !/^curl -i\s*$/.test(rest)) throw new Error(`not understood: ${rest || command}`);
+  // As curl does.
+  if (body !== undefined) headers['content-type'] ??= 'application/x-www-form-urlencoded';
+  return { method: method ?? (body === undefined ? 'GET' : 'POST'), path, headers, body };
+}
+
+function take(note: () => void): string {
+  note();
+  return '';
+}
+
+function parseAnswer(answer: string): Example['answered'] {
+  const [head = '', body = ''] = answer.trim().split('\n\n');
+  const [statusLine = '', ...lines] = head.split('\n');
+  const headers = Object.fromEntries(lines.map((line) => line.split(': ') as [string, string]));
+  return { status: statusLine.replace('HTTP/1.1 ', ''), headers, body };
+}
+
+function mapValues(headers: Headers, map: (value: string, name: string) => string): Headers {
+  return Object.fromEntries(Object.entries(headers).map(([name, value]) => [name, map(value, name)]));
+}
