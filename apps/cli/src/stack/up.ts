@@ -50,9 +50,9 @@ export async function up(options: UpOptions, env: NodeJS.ProcessEnv): Promise<vo
     const crashed = await Promise.race([told, crash]);
     if (crashed) throw new UserError(`${crashed}; stopping the others`);
   } finally {
-    say('stopping');
+    if (releases.length > 0) say('stopping');
     for (const release of releases.reverse()) await release();
-    say('stopped');
+    if (releases.length > 0) say('stopped');
   }
 }
 

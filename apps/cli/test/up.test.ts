@@ -1,0 +1,136 @@
+import { execFile } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { findFreePort } from '@opm/embedded';
+import { startProcess, type TestProcess, waitFor } from '@opm/testkit';
+
+const OPM = join(import.meta.dirname, '../bin/opm.js');
+// As on a new user's machine: no server is given.
+const env = { DATABASE_URL: '', REDIS_URL: '', CONSOLE_PASSWORD: '' };
+
+let cwd: string;
+let port: number;
+let consolePort: number;
+let stack: TestProcess | undefined;
+
+beforeAll(async () => {
+  cwd = await mkdtemp(join(tmpdir(), 'opm-up-'));
+  [port, consolePort] = [await findFreePort(), await findFreePort()];
+});
+afterAll(async () => {
+  await stack?.stop();
+  await rm(cwd, { recursive: true, force: true });
+});
+
+const up = () =>
+  startProcess({
+    file: OPM,
+    args: ['up', '--port', String(port), '--console-port', String(consolePort)],
+    cwd,
+    env,
+    readyOutput: /npx opm customers get demo 7519/,
+    timeoutMs: 45_000,
+  });
+
+type Outcome = { code: number; stdout: string; stderr: string };
+
+/** What a user sees of a command that is called where the stack runs. */
+const opm = (...args: string[]): Promise<Outcome> =>
+  promisify(execFile)(process.execPath, [OPM, ...args], { cwd, env: { ...process.env, ...env } }).then(
+    ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
+    ({ code, stdout, stderr }: Outcome) => ({ code, stdout, stderr }),
+  );
+const opmJson = async (...args: string[]) => JSON.parse((await opm(...args, '--json')).stdout);
+
+/** Sends the curl that was printed. */
+const sendPrintedEntry = async (output: string): Promise<number> => {
+  const [, url = ''] = /curl -i (\S+)/.exec(output) ?? [];
+  const [, apiKey = ''] = /x-api-key: (opm_\w+)/.exec(output) ?? [];
+  const [, body = ''] = /-d '(.+)'/.exec(output) ?? [];
+  return (await fetch(url, { method: 'POST', body, headers: { 'x-api-key': apiKey } })).status;
+};
+
+test('without a stack, a command says so in one line', async () => {
+  expect(await opm('customers', 'get', 'demo', '1')).toEqual({
+    code: 1,
+    stdout: '',
+    stderr:
+      'opm: no stack runs in ./.data and DATABASE_URL is not set: start one with `npm start`, or set DATABASE_URL\n',
+  });
+});
+
+test('a taken port is one clear line, and nothing is started', async () => {
+  const server = createServer();
+  await new Promise<void>((listening) => {
+    server.listen(port, '127.0.0.1', listening);
+  });
+  const result = await opm('up', '--port', String(port), '--console-port', String(consolePort));
+  await new Promise((closed) => server.close(closed));
+  expect(result).toEqual({
+    code: 1,
+    stdout: '',
+    stderr: `opm: port ${port} is taken by another program; choose another one with --port\n`,
+  });
+});
+
+test('opm up: what it prints works, a restart keeps everything, and no process is left behind', async () => {
+  stack = await up();
+  expect(await sendPrintedEntry(stack.output())).toBe(201);
+  expect(await sendPrintedEntry(stack.output())).toBe(202);
+  const row = await waitFor(async () => opmJson('customers', 'get', 'demo', '7519'), { description: 'the row' });
+  expect(row).toMatchObject({ customerId: '7519', email: 'jane@example.com', firstName: 'Jane', phone: null });
+
+  const password = /password (\S+)/.exec(stack.output())?.[1];
+  const dashboard = `http://127.0.0.1:${consolePort}/`;
+  expect((await fetch(dashboard)).status).toBe(401);
+  const authorization = `Basic ${Buffer.from(`me:${password}`).toString('base64')}`;
+  expect((await fetch(dashboard, { headers: { authorization } })).status).toBe(200);
+
+  expect(await opm('up', '--port', String(port))).toMatchObject({
+    code: 1,
+    stderr: expect.stringMatching(/^opm: a stack runs in .* already \(process \d+\)/),
+  });
+  expect(await stack.stop('SIGINT')).toEqual({ code: 0, signal: null });
+
+  const again = await up();
+  stack = again;
+  expect(await sendPrintedEntry(again.output())).toBe(202);
+  expect(await opmJson('customers', 'get', 'demo', '7519')).toMatchObject({ createdAt: row.createdAt });
+  await again.stop('SIGKILL');
+  // Its processes end by themselves, and the next start takes over the database that was left running.
+  await waitFor(
+    () =>
+      fetch(`http://127.0.0.1:${port}/ping`).then(
+        () => false,
+        () => true,
+      ),
+    { description: 'the end' },
+  );
+  stack = await up();
+  expect(await sendPrintedEntry(stack.output())).toBe(202);
+});
+
+test('projects and keys are made, listed, rotated and revoked', async () => {
+  const created = await opmJson('projects', 'create', 'acme');
+  expect(created).toEqual({ projectId: 2, name: 'acme', apiKey: expect.stringMatching(/^opm_\w{36}$/) });
+  expect(await opm('projects', 'create', 'acme')).toMatchObject({
+    code: 1,
+    stderr: 'opm: a project named "acme" exists already\n',
+  });
+  const { apiKey } = await opmJson('keys', 'rotate', 'acme', '--grace', '1h');
+  const ping = (key: string) =>
+    fetch(`http://127.0.0.1:${port}/ping`, { headers: { 'x-api-key': key } }).then(({ status }) => status);
+  expect([await ping(created.apiKey), await ping(apiKey)]).toEqual([200, 200]);
+  const keys = await opmJson('keys', 'list', 'acme');
+  expect(keys).toMatchObject([{ status: 'active', hint: created.apiKey.slice(0, 10) }, { status: 'active' }]);
+  expect(await opmJson('keys', 'revoke', 'acme', '--key', String(keys[0].keyId))).toEqual({ revoked: 1 });
+  await waitFor(async () => (await ping(created.apiKey)) === 401, { description: 'the revoked key to end' });
+  expect(await ping(apiKey)).toBe(200);
+  expect((await opm('keys', 'list', 'nobody')).stderr).toMatch(/^opm: there is no project "nobody"/);
+  expect((await opm('keys', 'rotate', 'acme', '--grace', 'soon')).code).toBe(1);
+  expect(await opmJson('migrate')).toEqual({ upToDate: true });
+});

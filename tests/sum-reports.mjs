@@ -1,0 +1,12 @@
+// Prints the sum of what the test runs reported: "N passed, N failed". A run without a report has failed.
+import { readFileSync } from 'node:fs';
+
+const reports = ['unit', 'integration'].map((name) => {
+  try {
+    return JSON.parse(readFileSync(new URL(`../.reports/${name}.json`, import.meta.url), 'utf8'));
+  } catch {
+    return { passed: 0, failed: 1 };
+  }
+});
+const sum = (key) => reports.reduce((total, report) => total + report[key], 0);
+console.log(`${sum('passed')} passed, ${sum('failed')} failed`);
