@@ -82,7 +82,6 @@ describe('what the partner guide says is what the program does:', () => {
     }
   });
 
-  
   test.each([
     ['headers that are too large', '/ping', { 'x-large': 'x'.repeat(17_000) }, undefined],
     ['a body that is too large', '/entry', {}, 'x'.repeat(17_000)],

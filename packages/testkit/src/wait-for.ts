@@ -6,6 +6,8 @@ export interface WaitOptions {
   timeoutMs?: number;
 }
 
+type Truthy<T> = Exclude<T, undefined | null | false | 0 | ''>;
+
 const POLL_INTERVAL_MS = 15;
 
 /**
@@ -15,13 +17,13 @@ const POLL_INTERVAL_MS = 15;
 export async function waitFor<T>(
   condition: () => T | Promise<T>,
   { description, timeoutMs = 10_000 }: WaitOptions,
-): Promise<NonNullable<T>> {
+): Promise<Truthy<T>> {
   const deadline = performance.now() + timeoutMs;
   for (;;) {
     let cause: unknown;
     try {
       const value = await condition();
-      if (value) return value;
+      if (value) return value as Truthy<T>;
     } catch (error) {
       cause = error;
     }
