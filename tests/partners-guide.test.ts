@@ -25,13 +25,7 @@ describe('what the partner guide says is what the program does:', () => {
   beforeAll(async () => {
     const [, createBackend] = BACKENDS[0] as (typeof BACKENDS)[number];
     backend = await createBackend();
-    store = createStore({
-      databaseUrl: backend.databaseUrl,
-      poolSize: 1,
-      connectTimeoutMs: 5_000,
-      statementTimeoutMs: 5_000,
-      applicationName: 'test',
-    });
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
     project = await store.projects.create('acme');
     [ingress, worker] = await Promise.all([startApp('ingress', backend.env), startApp('worker', backend.env)]);
   });

@@ -14,13 +14,7 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
 
   beforeAll(async () => {
     backend = await createBackend();
-    store = createStore({
-      databaseUrl: backend.databaseUrl,
-      poolSize: 2,
-      connectTimeoutMs: 5_000,
-      statementTimeoutMs: 5_000,
-      applicationName: 'test',
-    });
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
     ({ apiKey, projectId } = await store.projects.create('acme'));
     ingresses = await Promise.all([startApp('ingress', backend.env), startApp('ingress', backend.env)]);
     workers = await Promise.all([startApp('worker', backend.env), startApp('worker', backend.env)]);

@@ -16,13 +16,7 @@ export async function findDatabaseUrl(env: NodeJS.ProcessEnv): Promise<string> {
 
 /** Opens the store for one command. What PostgreSQL says no to becomes one line. */
 export async function withStore<T>(env: NodeJS.ProcessEnv, use: (store: Store) => Promise<T>): Promise<T> {
-  const store = createStore({
-    databaseUrl: await findDatabaseUrl(env),
-    poolSize: 1,
-    connectTimeoutMs: 5_000,
-    statementTimeoutMs: 30_000,
-    applicationName: 'opm-cli',
-  });
+  const store = createStore({ databaseUrl: await findDatabaseUrl(env), applicationName: 'opm-cli' });
   try {
     return await use(store);
   } catch (error) {

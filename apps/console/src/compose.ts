@@ -1,4 +1,4 @@
-import { openDashboardQueues } from '@opm/queue';
+import { openDashboardQueues, toQueueConfig } from '@opm/queue';
 import type { ProcessContext } from '@opm/runtime';
 import { createConsoleApp } from './app.js';
 import type { ConsoleConfig } from './config.js';
@@ -9,10 +9,7 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
   const { config, logger, health, signal, onClose } = context;
 
   const dashboard = await openDashboardQueues({
-    databaseUrl: config.DATABASE_URL,
-    redisUrl: config.REDIS_URL,
-    prefix: config.REDIS_PREFIX,
-    shards: config.QUEUE_SHARDS,
+    ...toQueueConfig(config),
     signal,
     onError: (error) => logger.warn({ err: error }, 'queue connection'),
   });

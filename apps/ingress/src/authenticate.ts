@@ -1,6 +1,5 @@
-import { createHash } from 'node:crypto';
 import { Fault } from '@opm/contract';
-import { isApiKey } from '@opm/core';
+import { hashApiKey, isApiKey } from '@opm/core';
 import { LRUCache } from 'lru-cache';
 
 /** The project of a key. @throws Fault KEY_UNKNOWN, or KEYS_UNAVAILABLE while PostgreSQL is away and the key is not cached */
@@ -18,26 +17,29 @@ const UNKNOWN = 0; // project ids start at 1
 export function createAuthenticate(deps: {
   findProjectId: (keyHash: Uint8Array<ArrayBuffer>) => Promise<number | undefined>;
 }): Authenticate {
+  let lastFailure: unknown;
   const projects = new LRUCache<string, number>({
     max: MAX_CACHED_KEYS,
     ttl: KEY_TTL_MS,
-    allowStaleOnFetchRejection: true,
+    // A key that has expired here stays until PostgreSQL has been asked again, and stays good where it cannot be.
+    noDeleteOnStaleGet: true,
     noDeleteOnFetchRejection: true,
-    fetchMethod: async (hash) => (await deps.findProjectId(new Uint8Array(Buffer.from(hash, 'base64')))) ?? UNKNOWN,
+    allowStaleOnFetchRejection: true,
+    async fetchMethod(hash) {
+      try {
+        return (await deps.findProjectId(new Uint8Array(Buffer.from(hash, 'base64')))) ?? UNKNOWN;
+      } catch (error) {
+        lastFailure = error;
+        throw error;
+      }
+    },
   });
   return async (apiKey) => {
     if (!isApiKey(apiKey)) throw new Fault('KEY_UNKNOWN');
-    const hash = createHash('sha256').update(apiKey).digest('base64');
-    const projectId = projects.get(hash) ?? (await fetchProject(hash));
+    const hash = hashApiKey(apiKey).toString('base64');
+    const projectId = projects.get(hash) ?? (await projects.fetch(hash));
+    if (projectId === undefined) throw new Fault('KEYS_UNAVAILABLE', { cause: lastFailure });
     if (projectId === UNKNOWN) throw new Fault('KEY_UNKNOWN');
     return projectId;
   };
-
-  async function fetchProject(hash: string): Promise<number> {
-    try {
-      return (await projects.fetch(hash)) ?? UNKNOWN;
-    } catch (cause) {
-      throw new Fault('KEYS_UNAVAILABLE', { cause });
-    }
-  }
 }

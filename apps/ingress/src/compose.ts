@@ -1,4 +1,4 @@
-import { createEntryQueue } from '@opm/queue';
+import { createEntryQueue, toQueueConfig } from '@opm/queue';
 import type { ProcessContext } from '@opm/runtime';
 import { createStore } from '@opm/store';
 import { createAcceptEntry } from './accept-entry.js';
@@ -27,10 +27,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   await Promise.allSettled([store.customers.findExisting(0, []), store.apiKeys.findProjectId(new Uint8Array(32))]);
 
   const queue = await createEntryQueue({
-    databaseUrl: config.DATABASE_URL,
-    redisUrl: config.REDIS_URL,
-    prefix: config.REDIS_PREFIX,
-    shards: config.QUEUE_SHARDS,
+    ...toQueueConfig(config),
     signal,
     onError: (error) => logger.warn({ err: error }, 'queue connection'),
   });

@@ -18,13 +18,7 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
 
   beforeAll(async () => {
     backend = await createBackend();
-    store = createStore({
-      databaseUrl: backend.databaseUrl,
-      poolSize: 1,
-      connectTimeoutMs: 5_000,
-      statementTimeoutMs: 5_000,
-      applicationName: 'test',
-    });
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
     ({ apiKey, projectId } = await store.projects.create('acme'));
     ingress = await startApp('ingress', backend.env);
   });

@@ -1,4 +1,4 @@
-import { createEntryWorker } from '@opm/queue';
+import { createEntryWorker, toQueueConfig } from '@opm/queue';
 import type { ProcessContext } from '@opm/runtime';
 import { createStore } from '@opm/store';
 import type { WorkerConfig } from './config.js';
@@ -20,10 +20,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
 
   const retries = metrics.counter('opm_job_retries_total', 'Jobs that are tried again');
   const worker = await createEntryWorker({
-    databaseUrl: config.DATABASE_URL,
-    redisUrl: config.REDIS_URL,
-    prefix: config.REDIS_PREFIX,
-    shards: config.QUEUE_SHARDS,
+    ...toQueueConfig(config),
     concurrency: config.WORKER_CONCURRENCY,
     process: (chunk, context) => persistChunk(chunk, context),
     onRetry: (error, { jobId, attempt }) => {

@@ -30,6 +30,8 @@ export type EntryWorker = Pick<Admission, 'settle'> & {
   close(): Promise<void>;
 };
 
+const SWEEP_INTERVAL_MS = 60 * 60 * 1_000;
+
 /** Waits for the store to answer once; from then on it recovers by itself. @throws the reason of the signal's abort */
 export async function createEntryWorker(options: EntryWorkerOptions): Promise<EntryWorker> {
   const { concurrency, process, onRetry, onFailed, signal, onError, ...config } = options;
@@ -43,13 +45,18 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
         else onRetry(error, { jobId, attempt: job?.attemptsMade ?? 0 });
       }),
   );
+  const sweep = () => void backend.admission.sweep().catch(onError);
+  let sweeping: NodeJS.Timeout | undefined;
   return {
     settle: backend.admission.settle,
     start() {
+      sweep();
+      sweeping = setInterval(sweep, SWEEP_INTERVAL_MS);
       for (const worker of workers) worker.run().catch(onError);
     },
     check: () => backend.check(),
     async close() {
+      clearInterval(sweeping);
       await Promise.all(workers.map((worker) => worker.close()));
       await backend.close();
     },

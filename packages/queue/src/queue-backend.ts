@@ -14,6 +14,21 @@ export type QueueConfig = {
   shards: number;
 };
 
+/** The queue's part of a process's environment. */
+export function toQueueConfig(env: {
+  DATABASE_URL: string;
+  REDIS_URL: string | undefined;
+  REDIS_PREFIX: string;
+  QUEUE_SHARDS: number;
+}): QueueConfig {
+  return {
+    databaseUrl: env.DATABASE_URL,
+    redisUrl: env.REDIS_URL,
+    prefix: env.REDIS_PREFIX,
+    shards: env.QUEUE_SHARDS,
+  };
+}
+
 /** A producer fails fast, because a partner waits; a worker waits, because an outage ends. */
 export type Role = 'producer' | 'worker' | 'dashboard';
 

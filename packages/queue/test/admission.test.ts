@@ -82,6 +82,12 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     ]);
   });
 
+  test('a sweep leaves claims whose time is not over', async () => {
+    const [claimed] = await admit(8, 'swept');
+    await one.admission.sweep();
+    expect((await admit(8, 'swept'))[0]?.previous).toEqual(present(claimed?.version ?? 0));
+  });
+
   test('any text can be a customer id', async () => {
     const ids = ['{', '}', ':', '*', ' ', '😀', "';--", 'a'.repeat(255), '\\', '{}'];
     const admitted = await admit(7, ...ids);

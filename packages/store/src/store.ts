@@ -7,13 +7,14 @@ import { toStoreError } from './store-error.js';
 
 export type StoreOptions = {
   databaseUrl: string;
-  /** Connections in the pool. */
-  poolSize: number;
-  /** How long one statement may take. */
-  statementTimeoutMs: number;
-  /** How long to wait for a connection. */
-  connectTimeoutMs: number;
+  /** What PostgreSQL lists these connections as. */
   applicationName: string;
+  /** Connections in the pool. */
+  poolSize?: number;
+  /** How long one statement may take. */
+  statementTimeoutMs?: number;
+  /** How long to wait for a connection. */
+  connectTimeoutMs?: number;
 };
 
 export type Store = {
@@ -27,14 +28,15 @@ export type Store = {
 
 /** Opens the store. It connects on first use; every method throws {@link StoreError} and nothing else of Prisma's. */
 export function createStore(options: StoreOptions): Store {
+  const { databaseUrl, applicationName, poolSize = 2, statementTimeoutMs = 30_000, connectTimeoutMs = 5_000 } = options;
   const adapter = new PrismaPg({
-    connectionString: options.databaseUrl,
-    max: options.poolSize,
-    connectionTimeoutMillis: options.connectTimeoutMs,
-    statement_timeout: options.statementTimeoutMs,
+    connectionString: databaseUrl,
+    max: poolSize,
+    connectionTimeoutMillis: connectTimeoutMs,
+    statement_timeout: statementTimeoutMs,
     // The server's own timeout needs a server that answers; this one is for a connection that has gone silent.
-    query_timeout: options.statementTimeoutMs + 500,
-    application_name: options.applicationName,
+    query_timeout: statementTimeoutMs + 500,
+    application_name: applicationName,
     options: '-c TimeZone=UTC', // the adapter shifts timestamps by anything else
   });
   const prisma = new PrismaClient({ adapter });

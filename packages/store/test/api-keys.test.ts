@@ -6,14 +6,7 @@ import { createStore, isTransient, type Store } from '../src/index.js';
 
 let database: TestDatabase;
 let store: Store;
-const open = (databaseUrl: string) =>
-  createStore({
-    databaseUrl,
-    poolSize: 2,
-    connectTimeoutMs: 2_000,
-    statementTimeoutMs: 5_000,
-    applicationName: 'test',
-  });
+const open = (databaseUrl: string) => createStore({ databaseUrl, connectTimeoutMs: 2_000, applicationName: 'test' });
 
 beforeAll(async () => {
   database = await createTestDatabase();

@@ -11,13 +11,7 @@ let client: pg.Client;
 
 beforeAll(async () => {
   database = await createTestDatabase();
-  store = createStore({
-    databaseUrl: database.url,
-    poolSize: 4,
-    connectTimeoutMs: 5_000,
-    statementTimeoutMs: 30_000,
-    applicationName: 'test',
-  });
+  store = createStore({ databaseUrl: database.url, poolSize: 4, applicationName: 'test' });
   client = new pg.Client({ connectionString: database.url });
   await client.connect();
 });

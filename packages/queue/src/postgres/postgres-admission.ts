@@ -51,5 +51,9 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
         ],
       });
     },
+
+    async sweep() {
+      await pool.query('DELETE FROM admission.claims WHERE expires_at < now()');
+    },
   };
 }

@@ -48,6 +48,8 @@ export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => 
         ...persisted.map(({ version }) => version),
       );
     },
+
+    async sweep() {}, // Redis expires them
   };
 }
 

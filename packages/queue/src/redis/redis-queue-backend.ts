@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { Queue, Worker } from 'bullmq';
 import { Redis, type RedisOptions } from 'ioredis';
 import type { QueueBackend, Role } from '../queue-backend.js';
@@ -45,6 +46,8 @@ export function createRedisQueueBackend(options: {
       return worker.on('error', onError);
     },
     async ping() {
+      // Rejects with the reason when the connection fails instead.
+      if (redis.status !== 'ready') await once(redis, 'ready', { signal: AbortSignal.timeout(2_000) });
       await redis.ping();
     },
     check: () => checkRedis(redis),
