@@ -9,7 +9,10 @@ import { upCommand } from './commands/up.js';
 export function buildProgram(env: NodeJS.ProcessEnv): Command {
   return new Command('opm')
     .description('Runs and operates OPM Partners API.')
-    .addHelpText('after', '\nWithout DATABASE_URL, commands talk to the stack that `opm up` runs in ./.data.')
+    .addHelpText(
+      'after',
+      '\nWithout DATABASE_URL, commands talk to the stack that `opm up` runs in ./.data, or in the folder OPM_DATA_DIR.',
+    )
     .showHelpAfterError()
     .addCommand(upCommand(env))
     .addCommand(migrateCommand(env))

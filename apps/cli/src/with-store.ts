@@ -2,15 +2,19 @@ import { createStore, type Project, type Store, StoreError } from '@opm/store';
 import { readStackFile } from './stack/stack-file.js';
 import { UserError } from './user-error.js';
 
-export const DEFAULT_DATA_DIR = '.data';
+/** Where `opm up` keeps its stack, and where the other commands look for one. */
+export function dataDirOf(env: NodeJS.ProcessEnv): string {
+  return env.OPM_DATA_DIR || '.data';
+}
 
-/** DATABASE_URL, else the database of the stack that runs in ./.data. @throws UserError where there is neither */
+/** DATABASE_URL, else the database of the stack that runs in the data folder. @throws UserError where there is neither */
 export async function findDatabaseUrl(env: NodeJS.ProcessEnv): Promise<string> {
   if (env.DATABASE_URL) return env.DATABASE_URL;
-  const stack = await readStackFile(DEFAULT_DATA_DIR);
+  const dataDir = dataDirOf(env);
+  const stack = await readStackFile(dataDir);
   if (stack) return stack.databaseUrl;
   throw new UserError(
-    'no stack runs in ./.data and DATABASE_URL is not set: start one with `npm start`, or set DATABASE_URL',
+    `no stack runs in ${dataDir} and DATABASE_URL is not set: start one with \`npm start\`, or set DATABASE_URL`,
   );
 }
 

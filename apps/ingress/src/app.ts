@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { Fault } from '@opm/contract';
 import type { Logger } from '@opm/runtime';
 import express, { type ErrorRequestHandler, type Express, type RequestHandler } from 'express';
 import type { AcceptEntry } from './accept-entry.js';
@@ -7,7 +8,6 @@ import { getPing } from './get-ping.js';
 import { postEntry } from './post-entry.js';
 import { type AnswerCounter, createReply, type Reply } from './reply.js';
 import { identifyProject, methodNotAllowed, requireProject, routeUnknown } from './routing.js';
-import { toFault } from './to-fault.js';
 
 export type IngressDeps = {
   authenticate: Authenticate;
@@ -44,7 +44,7 @@ const assignRequestId: RequestHandler = (request, response, next) => {
 function answerFault(reply: Reply, logger: Logger): ErrorRequestHandler {
   return (error, request, response, _next) => {
     if (request.destroyed && !request.complete) return; // the partner hung up in the middle of the body
-    const fault = toFault(error);
+    const fault = error instanceof Fault ? error : new Fault('INTERNAL', { cause: error });
     if (fault.code === 'INTERNAL' || fault.cause !== undefined) {
       const level = fault.code === 'INTERNAL' ? 'error' : 'warn';
       logger[level]({ requestId: response.getHeader('x-request-id'), err: fault.cause ?? fault }, fault.code);

@@ -21,7 +21,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     applicationName: 'opm-ingress',
   });
   onClose('store', store.close);
-  health.postgres = store.ping;
+  health.postgres = toleratingOutages(store.ping);
 
   // Connecting and compiling the two queries of the hot path now keeps them out of the first partner's answer.
   await Promise.allSettled([store.customers.findExisting(0, []), store.apiKeys.findProjectId(new Uint8Array(32))]);
@@ -63,4 +63,21 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   const server = await serveIngress({ app, host: config.HOST, port: config.PORT });
   onClose('server', server.close);
   logger.info({ port: server.port, queue: config.REDIS_URL ? 'redis' : 'postgres' }, 'accepting entries');
+}
+
+/**
+ * Without PostgreSQL no key can be looked up, so a fresh ingress is not ready; one that has run knows its partners' keys
+ * and goes on acknowledging: taking it out of service would turn an outage of PostgreSQL into one of the API.
+ */
+function toleratingOutages(ping: () => Promise<void>): () => Promise<string | void> {
+  let reached = false;
+  return async () => {
+    try {
+      await ping();
+      reached = true;
+    } catch (error) {
+      if (!reached) throw error;
+      return `away, entries are accepted all the same: ${(error as Error).message}`;
+    }
+  };
 }

@@ -1,7 +1,7 @@
 import { type CustomerEntry, foldEntries, GroupCommit } from '@opm/core';
 import { type Chunk, type EntryWorker, type Persisted, PoisonChunk } from '@opm/queue';
 import type { Logger } from '@opm/runtime';
-import { type Customers, isTransient } from '@opm/store';
+import { type Customers, isRefusal } from '@opm/store';
 
 /** Resolves when all entries of the chunk have their effect in PostgreSQL. Doing it twice changes nothing. */
 export type PersistChunk = (chunk: Chunk, context: { shard: number; jobId: string }) => Promise<void>;
@@ -33,8 +33,8 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
       await persist(shard, chunks);
       return chunks.map(() => undefined);
     } catch (error) {
-      if (isTransient(error)) throw error;
-      if (chunks.length === 1) return [error as Error];
+      if (!isRefusal(error)) throw error;
+      if (chunks.length === 1) return [error];
       const results: (void | Error)[] = [];
       for (const chunk of chunks) results.push(...(await persistTogether(shard, [chunk])));
       return results;

@@ -11,7 +11,6 @@ export const FAULTS = {
   MEDIA_TYPE_UNSUPPORTED: { statusCode: 415, error: 'Unsupported Media Type', message: 'body must be JSON' },
   ROUTE_UNKNOWN: { statusCode: 404, error: 'Not Found', message: 'route does not exist' },
   METHOD_NOT_ALLOWED: { statusCode: 405, error: 'Method Not Allowed', message: 'method is not allowed' },
-  URL_MALFORMED: { statusCode: 400, error: 'Bad Request', message: 'URL must be valid' },
   QUEUE_UNAVAILABLE: {
     statusCode: 503,
     error: 'Service Unavailable',

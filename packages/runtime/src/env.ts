@@ -30,7 +30,6 @@ function parseWhole(text: string, least: number, most: number): number {
 
 /** What every process needs to know of its stores. */
 export const STORE_ENV = {
-  NODE_ENV: str({ choices: ['development', 'test', 'production'], default: 'development', desc: 'where this runs' }),
   DATABASE_URL: postgresUrl({ desc: 'URL of PostgreSQL, such as postgresql://user:password@host:5432/opm' }),
   REDIS_URL: redisUrl({
     default: undefined,

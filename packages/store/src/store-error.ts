@@ -15,25 +15,17 @@ export class StoreError extends Error {
 type Codes = { sqlState?: string | undefined; prismaCode?: string | undefined };
 
 /**
- * SQLSTATE classes that say "not now" rather than "never"
+ * SQLSTATE classes that judge the data: cardinality, data exception, integrity constraint
  * (https://www.postgresql.org/docs/current/errcodes-appendix.html).
  */
-const TRANSIENT_SQL_STATES = [
-  /^08/, // connection exception
-  /^25006$/, // read-only: a standby after a failover
-  /^40/, // deadlock, serialization failure
-  /^53/, // insufficient resources
-  /^55P03$/, // lock not available
-  /^57/, // operator intervention, shutdown, statement timeout
-  /^58/, // system error
-];
+const REFUSALS = /^(21|22|23)/;
 
-/** Whether the same call may succeed later: lost connections, deadlocks, timeouts, a server that restarts. */
-export function isTransient(error: unknown): boolean {
-  if (!(error instanceof StoreError)) return false;
-  const { sqlState } = error;
-  // Without a SQLSTATE the server did not judge the statement: the connection failed or timed out.
-  return sqlState === undefined ? error.prismaCode !== 'P2002' : TRANSIENT_SQL_STATES.some((s) => s.test(sqlState));
+/**
+ * Whether PostgreSQL refused the data itself. Anything else (a lost connection, a deadlock, a wrong password, a table
+ * that is not there yet) says nothing of the data, and the same call may succeed later.
+ */
+export function isRefusal(error: unknown): error is StoreError {
+  return error instanceof StoreError && error.sqlState !== undefined && REFUSALS.test(error.sqlState);
 }
 
 /** Runs the call and translates what Prisma throws. */

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { hashApiKey } from '@opm/core';
 import { createTestDatabase, type TestDatabase } from '@opm/testkit';
 import pg from 'pg';
-import { createStore, isTransient, type Store } from '../src/index.js';
+import { createStore, isRefusal, type Store } from '../src/index.js';
 
 let database: TestDatabase;
 let store: Store;
@@ -55,10 +55,16 @@ test('a name that is taken is refused by name', async () => {
   await expect(store.projects.create('taken')).rejects.toThrow('a project named "taken" exists already');
 });
 
-test('a server that cannot be reached is a transient error', async () => {
-  const away = open('postgresql://opm:opm@127.0.0.1:1/opm');
-  const error = await away.ping().catch((reason) => reason);
-  await away.close();
-  expect(error.name).toBe('StoreError');
-  expect(isTransient(error)).toBe(true);
+test('a server that cannot be reached, a wrong password and a missing database refuse no data', async () => {
+  const wrongPassword = new URL(database.url);
+  wrongPassword.password = 'wrong';
+  const noDatabase = new URL(database.url);
+  noDatabase.pathname = 'none';
+  for (const url of ['postgresql://opm:opm@127.0.0.1:1/opm', wrongPassword.href, noDatabase.href]) {
+    const away = open(url);
+    const error = await away.ping().catch((reason) => reason);
+    await away.close();
+    expect(error.name).toBe('StoreError');
+    expect(isRefusal(error)).toBe(false);
+  }
 });

@@ -1,13 +1,13 @@
 import { Command, InvalidArgumentError } from 'commander';
 import { type UpOptions, up } from '../stack/up.js';
-import { DEFAULT_DATA_DIR } from '../with-store.js';
+import { dataDirOf } from '../with-store.js';
 
 export function upCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('up')
     .option('--port <port>', 'port for partners', parsePort, 3000)
     .option('--console-port <port>', 'port of the Bull dashboard', parsePort, 3001)
     .option('--host <address>', 'address to listen on', '127.0.0.1')
-    .option('--data-dir <folder>', 'where the embedded database is kept', DEFAULT_DATA_DIR)
+    .option('--data-dir <folder>', 'where the embedded database is kept', dataDirOf(env))
     .description('Run everything in this terminal: PostgreSQL, migrations, a demo project, ingress, worker, console.')
     .action((options: UpOptions) => up(options, env));
 }

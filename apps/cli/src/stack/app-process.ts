@@ -6,6 +6,8 @@ import { inRepository } from './repository.js';
 
 export type AppProcess = {
   name: string;
+  /** Where it answers /livez, /readyz and /metrics. */
+  internalPort: number;
   /** Resolves when the process has ended, with the reason. */
   ended: Promise<string>;
   /** SIGTERM, and resolves when the process has drained and ended. */
@@ -34,6 +36,7 @@ export async function startApp(name: string, env: NodeJS.ProcessEnv, internalPor
   await untilReady(name, child, internalPort);
   return {
     name,
+    internalPort,
     ended,
     async stop() {
       if (child.exitCode === null && child.signalCode === null) child.kill('SIGTERM');

@@ -4,8 +4,8 @@ import { resolve } from 'node:path';
 import { startEmbeddedPostgres } from '@opm/embedded';
 import getPort from 'get-port';
 import { UserError } from '../user-error.js';
-import { withStore } from '../with-store.js';
-import { startApp } from './app-process.js';
+import { dataDirOf, withStore } from '../with-store.js';
+import { type AppProcess, startApp } from './app-process.js';
 import { DEMO_PROJECT, type DemoSecrets, prepareDemo } from './demo.js';
 import { migrate } from './migrate.js';
 import { readStackFile, removeStackFile, writeStackFile } from './stack-file.js';
@@ -35,7 +35,7 @@ export async function up(options: UpOptions, env: NodeJS.ProcessEnv): Promise<vo
       CONSOLE_PORT: String(options.consolePort),
       CONSOLE_PASSWORD: consolePassword,
     };
-    const apps = [];
+    const apps: AppProcess[] = [];
     for (const [name, port] of [
       ['console', 9402],
       ['worker', 9401],
@@ -45,7 +45,7 @@ export async function up(options: UpOptions, env: NodeJS.ProcessEnv): Promise<vo
       releases.push(app.stop);
       apps.push(app);
     }
-    console.log(welcome(options, { ...secrets, consolePassword }));
+    console.log(welcome(options, apps, { ...secrets, consolePassword }));
     const crash = Promise.race(apps.map(async ({ name, ended }) => `${name} ended: ${await ended}`));
     const crashed = await Promise.race([told, crash]);
     if (crashed) throw new UserError(`${crashed}; stopping the others`);
@@ -95,15 +95,20 @@ async function startDatabase(dataDir: string, releases: (() => Promise<void>)[])
 function untilTold(): Promise<undefined> {
   return new Promise((told) => {
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => told(undefined));
+    process.stdout.on('error', () => told(undefined)); // whoever read it is gone
   });
 }
 
-function welcome({ host, port, consolePort }: UpOptions, { apiKey, consolePassword }: DemoSecrets): string {
+function welcome(options: UpOptions, apps: AppProcess[], { apiKey, consolePassword }: DemoSecrets): string {
+  const { host, port, consolePort, dataDir } = options;
+  const metrics = apps.map(({ name, internalPort }) => `${name} http://127.0.0.1:${internalPort}/metrics`);
+  const folder = dataDir === dataDirOf({}) ? '' : `OPM_DATA_DIR=${dataDir} `;
   return `
   OPM Partners API is running. Ctrl-C stops it.
 
     API        http://${host}:${port}
     Dashboard  http://${host}:${consolePort}   any user name, password ${consolePassword}
+    Metrics    ${metrics.join('\n               ')}
 
   Send a customer (201 the first time, 202 after that):
 
@@ -112,7 +117,7 @@ function welcome({ host, port, consolePort }: UpOptions, { apiKey, consolePasswo
 
   See the row:
 
-    npx opm customers get ${DEMO_PROJECT} 7519
+    ${folder}npx opm customers get ${DEMO_PROJECT} 7519
 `;
 }
 
