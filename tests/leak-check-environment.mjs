@@ -21,10 +21,15 @@ export default class LeakCheckEnvironment extends TestEnvironment {
     this.baseline = countResources();
   }
 
+  handleTestEvent({ name }) {
+    if (name === 'test_fn_failure' || name === 'hook_failure') this.hasFailed = true;
+  }
+
   async teardown() {
     const leaks = await waitForQuiet(this.baseline);
     await super.teardown();
-    if (leaks.length > 0) throw new Error(`${this.testPath} leaves open: ${leaks.join(', ')}`);
+    // A test that failed may well leave something open, and its own message says more.
+    if (leaks.length > 0 && !this.hasFailed) throw new Error(`${this.testPath} leaves open: ${leaks.join(', ')}`);
   }
 }
 

@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { customersCommand } from './commands/customers.js';
+import { deadLettersCommand } from './commands/dead-letters.js';
 import { keysCommand } from './commands/keys.js';
 import { migrateCommand } from './commands/migrate.js';
 import { projectsCommand } from './commands/projects.js';
@@ -18,5 +19,6 @@ export function buildProgram(env: NodeJS.ProcessEnv): Command {
     .addCommand(migrateCommand(env))
     .addCommand(projectsCommand(env))
     .addCommand(keysCommand(env))
-    .addCommand(customersCommand(env));
+    .addCommand(customersCommand(env))
+    .addCommand(deadLettersCommand(env));
 }

@@ -133,4 +133,6 @@ test('projects and keys are made, listed, rotated and revoked', async () => {
   expect((await opm('keys', 'list', 'nobody')).stderr).toMatch(/^opm: there is no project "nobody"/);
   expect((await opm('keys', 'rotate', 'acme', '--grace', 'soon')).code).toBe(1);
   expect(await opmJson('migrate')).toEqual({ upToDate: true });
+  expect(await opmJson('dead-letters', 'list', '--project', 'acme')).toEqual([]);
+  expect((await opm('dead-letters', 'show', '1')).stderr).toMatch(/^opm: there is no dead letter 1/);
 });

@@ -19,6 +19,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
   health.postgres = store.ping;
 
   const retries = metrics.counter('opm_job_retries_total', 'Jobs that are tried again');
+  const deadLettered = metrics.counter('opm_dead_letters_total', 'Entries that PostgreSQL refused', ['sqlState']);
   const worker = await createEntryWorker({
     ...toQueueConfig(config),
     concurrency: config.WORKER_CONCURRENCY,
@@ -27,18 +28,23 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
       retries.inc();
       logger.warn({ err: error, jobId, attempt }, 'job will be tried again');
     },
-    onFailed: (error, { jobId }) => logger.error({ err: error, jobId }, 'job failed for good'),
+    bury: async (data, error, { jobId }) => {
+      await store.deadLetters.add([{ payload: data, error: error.message }]);
+      deadLettered.inc({ sqlState: 'none' });
+      logger.error({ err: error, jobId }, 'job data is a dead letter');
+    },
     signal,
     onError: (error) => logger.warn({ err: error }, 'queue connection'),
   });
   const persistChunk = createPersistChunk({
     upsert: store.customers.upsert,
+    addDeadLetters: store.deadLetters.add,
     settle: worker.settle,
     maxChunks: config.STATEMENT_MAX_CHUNKS,
     maxInFlight: config.STATEMENTS_IN_FLIGHT,
     persisted: metrics.counter('opm_entries_persisted_total', 'Entries whose effect is in PostgreSQL'),
     statementRows: metrics.histogram('opm_statement_rows', 'Rows per upsert', [1, 10, 50, 100, 500, 1_000, 5_000]),
-    onUnsettled: (error) => logger.warn({ err: error }, 'claims could not be settled; they expire by themselves'),
+    deadLettered,
     logger,
   });
   onClose('worker', worker.close);

@@ -1,21 +1,17 @@
-import { type Job, UnrecoverableError } from 'bullmq';
+import type { Job } from 'bullmq';
 import type { Admission } from './admission.js';
 import { type Chunk, parseChunk } from './chunk.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 import { WORKER_OPTIONS } from './retry-policy.js';
 
-/** Thrown by `process` for what no retry can mend: the job goes to the failed ones at once. */
-export class PoisonChunk extends Error {
-  override readonly name = 'PoisonChunk';
-}
-
 export type EntryWorkerOptions = QueueConfig & {
   /** Jobs that are processed at the same time, per shard. */
   concurrency: number;
-  /** Resolves when the chunk is persisted. What it throws is retried with backoff, except {@link PoisonChunk}. */
+  /** Resolves when the chunk is persisted. What it throws is retried with backoff. */
   process: (chunk: Chunk, context: { shard: number; jobId: string }) => Promise<void>;
+  /** Takes data that is no chunk, which no retry can mend; the job is done when it resolves. */
+  bury: (data: unknown, error: Error, context: { jobId: string }) => Promise<void>;
   onRetry: (error: Error, context: { jobId: string; attempt: number }) => void;
-  onFailed: (error: Error, context: { jobId: string }) => void;
   signal: AbortSignal;
   onError: (error: Error) => void;
 };
@@ -34,17 +30,23 @@ const SWEEP_INTERVAL_MS = 60 * 60 * 1_000;
 
 /** Waits for the store to answer once; from then on it recovers by itself. @throws the reason of the signal's abort */
 export async function createEntryWorker(options: EntryWorkerOptions): Promise<EntryWorker> {
-  const { concurrency, process, onRetry, onFailed, signal, onError, ...config } = options;
+  const { concurrency, process, bury, onRetry, signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
   const workers = Array.from({ length: config.shards }, (_, shard) =>
     backend
-      .createWorker(shard, (job) => processJob(job, shard, process), { ...WORKER_OPTIONS, concurrency, autorun: false })
-      .on('failed', (job, error) => {
-        const jobId = job?.id ?? 'unknown';
-        if (error instanceof UnrecoverableError) onFailed(error, { jobId });
-        else onRetry(error, { jobId, attempt: job?.attemptsMade ?? 0 });
-      }),
+      .createWorker(shard, processJob(shard), { ...WORKER_OPTIONS, concurrency, autorun: false })
+      .on('failed', (job, error) => onRetry(error, { jobId: job?.id ?? 'unknown', attempt: job?.attemptsMade ?? 0 })),
   );
+
+  function processJob(shard: number) {
+    return async (job: Job): Promise<void> => {
+      const jobId = job.id ?? 'unknown';
+      const chunk = parseOrError(job.data);
+      if (chunk instanceof Error) await bury(job.data, chunk, { jobId });
+      else await process(chunk, { shard, jobId });
+    };
+  }
+
   const sweep = () => void backend.admission.sweep().catch(onError);
   let sweeping: NodeJS.Timeout | undefined;
   return {
@@ -63,20 +65,10 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
   };
 }
 
-async function processJob(job: Job, shard: number, process: EntryWorkerOptions['process']): Promise<void> {
-  const jobId = job.id ?? 'unknown';
+function parseOrError(data: unknown): Chunk | Error {
   try {
-    await process(parseJob(job), { shard, jobId });
+    return parseChunk(data);
   } catch (error) {
-    if (error instanceof PoisonChunk) throw new UnrecoverableError(error.message);
-    throw error;
-  }
-}
-
-function parseJob(job: Job): Chunk {
-  try {
-    return parseChunk(job.data);
-  } catch (error) {
-    throw new PoisonChunk((error as Error).message, { cause: error });
+    return error as Error;
   }
 }

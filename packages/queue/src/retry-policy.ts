@@ -2,7 +2,8 @@ import type { JobsOptions, WorkerOptions } from 'bullmq';
 
 /**
  * An acknowledged entry is never given up for an outage, so attempts are as good as unbounded (BullMQ's PostgreSQL
- * backend keeps them as a 32-bit integer). Finished jobs go at once; failed ones stay until an operator has seen them.
+ * backend keeps them as a 32-bit integer), and what no retry can mend is a dead letter. Finished jobs go at once; none
+ * should ever fail, and one that does stays until an operator has seen it.
  */
 export const JOB_OPTIONS: JobsOptions = {
   attempts: 2 ** 31 - 1,

@@ -15,10 +15,10 @@ export class StoreError extends Error {
 type Codes = { sqlState?: string | undefined; prismaCode?: string | undefined };
 
 /**
- * SQLSTATE classes that judge the data: cardinality, data exception, integrity constraint
+ * SQLSTATE classes that judge the data: cardinality, data exception, integrity constraint, limits (of an index row, say)
  * (https://www.postgresql.org/docs/current/errcodes-appendix.html).
  */
-const REFUSALS = /^(21|22|23)/;
+const REFUSALS = /^(21|22|23|54)/;
 
 /**
  * Whether PostgreSQL refused the data itself. Anything else (a lost connection, a deadlock, a wrong password, a table

@@ -1,6 +1,7 @@
 import { PrismaPg } from '@prisma/adapter-pg';
 import { type ApiKeys, createApiKeys } from './api-keys.js';
 import { type Customers, createCustomers } from './customers.js';
+import { createDeadLetters, type DeadLetters } from './dead-letters.js';
 import { PrismaClient } from './generated/client.js';
 import { createProjects, type Projects } from './projects.js';
 import { toStoreError } from './store-error.js';
@@ -21,6 +22,7 @@ export type Store = {
   projects: Projects;
   apiKeys: ApiKeys;
   customers: Customers;
+  deadLetters: DeadLetters;
   /** Resolves when PostgreSQL answers. @throws StoreError */
   ping(): Promise<void>;
   close(): Promise<void>;
@@ -44,6 +46,7 @@ export function createStore(options: StoreOptions): Store {
     projects: createProjects(prisma),
     apiKeys: createApiKeys(prisma),
     customers: createCustomers(prisma),
+    deadLetters: createDeadLetters(prisma),
     ping: () => toStoreError(() => prisma.$queryRaw`SELECT 1`.then(() => undefined)),
     close: () => prisma.$disconnect(),
   };

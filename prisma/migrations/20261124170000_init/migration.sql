@@ -49,7 +49,7 @@ CREATE TABLE "dead_letters" (
     "project_id" INTEGER,
     "customer_id" TEXT,
     "version" BIGINT,
-    "payload" JSONB NOT NULL,
+    "payload" JSON NOT NULL,
     "error" TEXT NOT NULL,
     "sql_state" TEXT,
     "created_at" TIMESTAMPTZ(6) NOT NULL DEFAULT CURRENT_TIMESTAMP,
@@ -67,13 +67,10 @@ CREATE UNIQUE INDEX "api_keys_key_hash_key" ON "api_keys"("key_hash");
 CREATE INDEX "api_keys_project_id_idx" ON "api_keys"("project_id");
 
 -- CreateIndex
-CREATE INDEX "dead_letters_project_id_created_at_idx" ON "dead_letters"("project_id", "created_at");
+CREATE INDEX "dead_letters_created_at_idx" ON "dead_letters"("created_at");
 
 -- CreateIndex
-CREATE INDEX "dead_letters_created_at_idx" ON "dead_letters"("created_at");
+CREATE UNIQUE INDEX "dead_letters_project_id_customer_id_version_key" ON "dead_letters"("project_id", "customer_id", "version");
 
 -- AddForeignKey
 ALTER TABLE "api_keys" ADD CONSTRAINT "api_keys_project_id_fkey" FOREIGN KEY ("project_id") REFERENCES "projects"("id") ON DELETE CASCADE ON UPDATE CASCADE;
-
--- AddForeignKey
-ALTER TABLE "dead_letters" ADD CONSTRAINT "dead_letters_project_id_fkey" FOREIGN KEY ("project_id") REFERENCES "projects"("id") ON DELETE SET NULL ON UPDATE CASCADE;

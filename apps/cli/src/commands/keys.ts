@@ -1,5 +1,6 @@
 import { Command, InvalidArgumentError } from 'commander';
 import ms, { type StringValue } from 'ms';
+import { parseWholeNumber } from '../parse-whole-number.js';
 import { type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
 import { findProject, withStore } from '../with-store.js';
@@ -39,7 +40,7 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
   keys
     .command('revoke')
     .argument('<project>')
-    .option('--key <id>', 'only this key, by its id from `opm keys list`; all active keys otherwise', parseId)
+    .option('--key <id>', 'only this key, by its id from `opm keys list`; all active keys otherwise', parseWholeNumber)
     .option('--json', 'print JSON')
     .description('End keys now.')
     .action(async (projectName: string, options: PrintOptions & { key?: number }) => {
@@ -60,9 +61,4 @@ function parseDuration(text: string): number {
   if (duration === undefined || !(duration >= 0))
     throw new InvalidArgumentError('It must be a duration such as 30m, 24h or 7d.');
   return duration;
-}
-
-function parseId(text: string): number {
-  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError('It must be a number.');
-  return Number(text);
 }

@@ -1,0 +1,72 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { type Chunk, createEntryQueue, type EntryQueue, openDashboardQueues } from '@opm/queue';
+import { createStore, type Store } from '@opm/store';
+import { BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/testkit';
+
+const options = { shards: 1, signal: new AbortController().signal, onError: () => {} };
+
+// U+0000 is what PostgreSQL's text cannot hold. The ingress refuses it; a chunk with it may come from anywhere else.
+// On BullMQ's own PostgreSQL backend a job's data cannot hold it either, so there an id that no index can hold stands in.
+const POISON = { Redis: { email: 'jane\0@example.com' }, PostgreSQL: undefined };
+
+describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
+  let backend: Backend;
+  let store: Store;
+  let queue: EntryQueue;
+  let worker: TestApp;
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    queue = await createEntryQueue({ ...backend, ...options });
+    worker = await startApp('worker', { ...backend.env, WORKER_CONCURRENCY: '100' });
+  });
+  afterAll(async () => {
+    expect(await worker.stop()).toEqual({ code: 0, signal: null });
+    await queue.close();
+    await store.close();
+    await backend.drop();
+  });
+
+  test('7 bad entries among 1,000 become dead letters, and the other 993 are rows', async () => {
+    const T0 = 1_764_000_000_000_000;
+    const bad = new Set([0, 13, 14, 500, 501, 777, 999]);
+    const randomId = () =>
+      Array.from({ length: 9_000 }, () => String.fromCodePoint(33 + Math.floor(Math.random() * 90))).join('');
+    const entries = Array.from({ length: 1_000 }, (_, i) => {
+      const entry = { customerId: `c${i}`, version: T0 + i, fields: { email: 'jane@example.com' } };
+      if (!bad.has(i)) return entry;
+      return POISON[name] ? { ...entry, fields: POISON[name] } : { ...entry, customerId: randomId() };
+    });
+    for (let i = 0; i < 1_000; i += 100) {
+      const chunk: Chunk = { v: 1, projectId: 1, entries: entries.slice(i, i + 100) };
+      await queue.enqueue(0, chunk);
+    }
+    const list = () => store.deadLetters.list({ projectId: 1, limit: 100 });
+    await waitFor(async () => (await list()).length === bad.size, { description: 'the dead letters' });
+    const good = entries.filter((_, i) => !bad.has(i)).map(({ customerId }) => ({ customerId, version: T0 + 10_000 }));
+    const stored = () => store.customers.findExisting(1, good);
+    await waitFor(async () => (await stored()).size === 993, { description: 'the rows' });
+
+    const letters = await list();
+    expect(letters.map(({ version }) => Number(version) - T0).sort((a, b) => a - b)).toEqual([...bad]);
+    const [letter] = letters;
+    expect(letter?.sqlState).toMatch(name === 'Redis' ? /^22021$/ : /^54000$/);
+    const whole = await store.deadLetters.find(letter?.deadLetterId ?? '0');
+    expect(whole?.payload).toEqual(entries[999]);
+  });
+
+  test('a job whose data is no chunk becomes a dead letter, and no job has failed', async () => {
+    const dashboard = await openDashboardQueues({ ...backend, ...options });
+    await dashboard.queues[0]?.add('chunk', { odd: ['data'] }, { removeOnComplete: true });
+    const list = () => store.deadLetters.list({ limit: 1 });
+    await waitFor(async () => (await list())[0]?.projectId === null, { description: 'the dead letter' });
+    expect((await list())[0]?.error).toMatch(/^job data is not a chunk/);
+    const counts = () => dashboard.queues[0]?.getJobCounts();
+    await waitFor(async () => Object.values((await counts()) ?? { none: 1 }).every((count) => count === 0), {
+      description: 'an empty queue',
+    });
+    await dashboard.close();
+    expect(worker.output()).not.toMatch(/jane|odd/);
+  });
+});
