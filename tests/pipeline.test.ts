@@ -111,7 +111,7 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
     // A job that the killed worker held is handed on when its lock of 30 s has ended.
     await waitFor(async () => (await findStored(ids)).size === ids.length, {
       description: 'all rows',
-      timeoutMs: 55_000,
+      timeoutMs: 90_000,
     });
   });
 

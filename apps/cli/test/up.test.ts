@@ -33,7 +33,7 @@ const up = () =>
     cwd,
     env,
     readyOutput: /npx opm customers get demo 7519/,
-    timeoutMs: 45_000,
+    timeoutMs: 90_000,
   });
 
 type Outcome = { code: number; stdout: string; stderr: string };
