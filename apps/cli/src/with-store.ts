@@ -12,7 +12,8 @@ export async function findDatabaseUrl(env: NodeJS.ProcessEnv): Promise<string> {
   if (env.DATABASE_URL) return env.DATABASE_URL;
   const dataDir = dataDirOf(env);
   const stack = await readStackFile(dataDir);
-  if (stack) return stack.databaseUrl;
+  if (stack?.databaseUrl) return stack.databaseUrl;
+  if (stack) throw new UserError(`the stack in ${dataDir} is still starting; try again in a moment`);
   throw new UserError(
     `no stack runs in ${dataDir} and DATABASE_URL is not set: start one with \`npm start\`, or set DATABASE_URL`,
   );

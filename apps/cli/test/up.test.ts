@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -75,6 +75,25 @@ test('a taken port is one clear line, and nothing is started', async () => {
     stdout: '',
     stderr: `opm: port ${port} is taken by another program; choose another one with --port\n`,
   });
+});
+
+test('what cannot work is one clear line too', async () => {
+  const args = ['up', '--port', String(port), '--console-port'];
+  expect((await opm(...args, String(port))).stderr).toBe(
+    `opm: --port and --console-port must differ, both are ${port}\n`,
+  );
+  const onFile = await opm(...args, String(consolePort), '--data-dir', OPM);
+  expect(onFile.stderr).toMatch(/^opm: --data-dir .* cannot be used: EEXIST.*\n$/);
+  expect(onFile.stdout).toBe('');
+});
+
+test('a stack file whose process number is another program’s now counts for nothing', async () => {
+  await mkdir(join(cwd, '.data'));
+  await writeFile(
+    join(cwd, '.data/stack.json'),
+    JSON.stringify({ pid: process.pid, databaseUrl: 'postgresql://none' }),
+  );
+  expect((await opm('projects', 'list')).stderr).toMatch(/^opm: no stack runs/);
 });
 
 test('opm up: what it prints works, a restart keeps everything, and no process is left behind', async () => {

@@ -1,6 +1,6 @@
-import type { Entry } from '@opm/contract';
-import { GroupCommit } from '@opm/core';
-import { type EntryQueue, shardOf } from '@opm/queue';
+import { type Entry, Fault } from '@opm/contract';
+import { type CustomerEntry, GroupCommit } from '@opm/core';
+import { type Admitted, type EntryQueue, shardOf } from '@opm/queue';
 import type { Logger } from '@opm/runtime';
 import type { FindExisting } from './find-existing.js';
 
@@ -20,6 +20,9 @@ export type AcceptEntryDeps = {
   logger: Logger;
 };
 
+/** Partners learn of a queue that hangs or is too slow within about a second: this, and the time-out of one call. */
+const MAX_WAIT_MS = 250;
+
 /** Concurrent entries of one project and shard become one chunk: one admission, one look-up, one job. */
 export function createAcceptEntry(deps: AcceptEntryDeps): AcceptEntry {
   const { queue, findExisting, shards, maxEntries, maxInFlight, chunkEntries, logger } = deps;
@@ -28,38 +31,45 @@ export function createAcceptEntry(deps: AcceptEntryDeps): AcceptEntry {
     commit: (lane, entries) => acceptChunk(Math.floor(lane / shards), lane % shards, entries),
     maxBatch: maxEntries,
     maxInFlight,
+    expiry: { maxWaitMs: MAX_WAIT_MS, toError: () => new Fault('QUEUE_UNAVAILABLE') },
   });
 
   async function acceptChunk(projectId: number, shard: number, entries: Entry[]): Promise<Verdict[]> {
     chunkEntries.observe(entries.length);
-    const admitted = await queue.admit(shard, projectId, entries);
+    let admitted: Admitted[] = [];
     try {
+      admitted = await queue.admit(shard, projectId, entries);
       // After the admission, or another ingress could slip in between; before the enqueue, or we could see our own row.
       const unclaimed = admitted.filter(({ previous }) => !previous);
       const existing = await findExisting(projectId, unclaimed);
-      const jobId = await queue.enqueue(shard, {
-        v: 1,
-        projectId,
-        entries: entries.map(({ customerId, fields }, i) => ({
-          customerId,
-          version: admitted[i]?.version ?? Number.NaN,
-          fields,
-        })),
-      });
+      const jobId = await queue.enqueue(shard, { v: 1, projectId, entries: toEntries(entries, admitted) });
       logger.debug({ jobId, projectId, shard, entries: entries.length }, 'chunk queued');
       return admitted.map(({ customerId, previous }) => ({
         existed: previous ? !previous.erased : (existing?.has(customerId) ?? true),
       }));
     } catch (error) {
-      await queue.release(shard, projectId, admitted).catch((releaseError) => {
-        logger.warn(
-          { err: releaseError, entries: entries.length },
-          'claims could not be released: retries will be 202',
-        );
-      });
+      const refused = { projectId, shard, entries: entries.length };
+      logger.warn({ ...refused, err: (error as Error).cause ?? error }, 'chunk was not accepted');
+      await release(projectId, shard, admitted);
       throw error;
     }
   }
 
+  async function release(projectId: number, shard: number, admitted: Admitted[]): Promise<void> {
+    if (admitted.length === 0) return;
+    await queue.release(shard, projectId, admitted).catch(() => {
+      logger.warn({ projectId, shard, entries: admitted.length }, 'claims could not be released: retries will be 202');
+    });
+  }
+
   return (projectId, entry) => chunks.run(projectId * shards + shardOf(projectId, entry.customerId, shards), entry);
+}
+
+/** Each entry with the version that it got. */
+function toEntries(entries: Entry[], admitted: Admitted[]): CustomerEntry[] {
+  return entries.map(({ customerId, fields }, i) => {
+    const version = admitted[i]?.version;
+    if (version === undefined) throw new Error('admission must answer for every entry');
+    return { customerId, version, fields };
+  });
 }

@@ -45,9 +45,9 @@ function answerFault(reply: Reply, logger: Logger): ErrorRequestHandler {
   return (error, request, response, _next) => {
     if (request.destroyed && !request.complete) return; // the partner hung up in the middle of the body
     const fault = error instanceof Fault ? error : new Fault('INTERNAL', { cause: error });
-    if (fault.code === 'INTERNAL' || fault.cause !== undefined) {
-      const level = fault.code === 'INTERNAL' ? 'error' : 'warn';
-      logger[level]({ requestId: response.getHeader('x-request-id'), err: fault.cause ?? fault }, fault.code);
+    // The cause of a 503 is logged where it is met: once per chunk or outage, not once per request.
+    if (fault.code === 'INTERNAL') {
+      logger.error({ requestId: response.getHeader('x-request-id'), err: fault.cause }, 'request failed');
     }
     if (response.headersSent) response.destroy();
     else reply.fault(response, fault);

@@ -1,6 +1,7 @@
 import { Fault } from '@opm/contract';
 import { hashApiKey, isApiKey } from '@opm/core';
 import { LRUCache } from 'lru-cache';
+import type { OutagePause } from './outage-pause.js';
 
 /** The project of a key. @throws Fault KEY_UNKNOWN, or KEYS_UNAVAILABLE while PostgreSQL is away and the key is not cached */
 export type Authenticate = (apiKey: string) => Promise<number>;
@@ -16,8 +17,9 @@ const UNKNOWN = 0; // project ids start at 1
  */
 export function createAuthenticate(deps: {
   findProjectId: (keyHash: Uint8Array<ArrayBuffer>) => Promise<number | undefined>;
+  pause: OutagePause;
 }): Authenticate {
-  let lastFailure: unknown;
+  const { findProjectId, pause } = deps;
   const projects = new LRUCache<string, number>({
     max: MAX_CACHED_KEYS,
     ttl: KEY_TTL_MS,
@@ -25,20 +27,21 @@ export function createAuthenticate(deps: {
     noDeleteOnStaleGet: true,
     noDeleteOnFetchRejection: true,
     allowStaleOnFetchRejection: true,
-    async fetchMethod(hash) {
-      try {
-        return (await deps.findProjectId(new Uint8Array(Buffer.from(hash, 'base64')))) ?? UNKNOWN;
-      } catch (error) {
-        lastFailure = error;
-        throw error;
-      }
-    },
+    fetchMethod: async (hash) =>
+      (await pause.run(() => findProjectId(new Uint8Array(Buffer.from(hash, 'base64'))))) ?? UNKNOWN,
   });
+
+  /** Undefined where only PostgreSQL could say. */
+  async function findProject(hash: string): Promise<number | undefined> {
+    const cached = projects.get(hash, { allowStale: pause.isActive });
+    if (cached !== undefined || pause.isActive) return cached;
+    return projects.fetch(hash).catch(() => undefined);
+  }
+
   return async (apiKey) => {
     if (!isApiKey(apiKey)) throw new Fault('KEY_UNKNOWN');
-    const hash = hashApiKey(apiKey).toString('base64');
-    const projectId = projects.get(hash) ?? (await projects.fetch(hash));
-    if (projectId === undefined) throw new Fault('KEYS_UNAVAILABLE', { cause: lastFailure });
+    const projectId = await findProject(hashApiKey(apiKey).toString('base64'));
+    if (projectId === undefined) throw new Fault('KEYS_UNAVAILABLE');
     if (projectId === UNKNOWN) throw new Fault('KEY_UNKNOWN');
     return projectId;
   };

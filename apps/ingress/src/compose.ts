@@ -6,6 +6,7 @@ import { createIngressApp } from './app.js';
 import { createAuthenticate } from './authenticate.js';
 import type { IngressConfig } from './config.js';
 import { createFindExisting } from './find-existing.js';
+import { OutagePause } from './outage-pause.js';
 import { serveIngress } from './server.js';
 
 /** The ingress, put together by hand: who gets what stands here and nowhere else. */
@@ -16,8 +17,8 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     databaseUrl: config.DATABASE_URL,
     poolSize: config.DATABASE_POOL_SIZE,
     // Together the deadline of a look-up while a partner waits.
-    connectTimeoutMs: 1_000,
-    statementTimeoutMs: 1_000,
+    connectTimeoutMs: 500,
+    statementTimeoutMs: 500,
     applicationName: 'opm-ingress',
   });
   onClose('store', store.close);
@@ -34,16 +35,17 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   onClose('queue', queue.close);
   health.queue = queue.check;
 
+  const pause = new OutagePause({
+    onFailure: (error) => logger.warn({ err: error }, 'PostgreSQL does not answer; going on without it'),
+  });
   const unknown = metrics.counter(
     'opm_existence_unknown_total',
     'Entries answered 202 because PostgreSQL did not answer',
   );
   const findExisting = createFindExisting({
     findExisting: store.customers.findExisting,
-    onUnknown: (entries, error) => {
-      unknown.inc(entries);
-      if (error) logger.warn({ err: error }, 'PostgreSQL does not answer: existence is unknown for a moment');
-    },
+    pause,
+    onUnknown: (entries) => unknown.inc(entries),
   });
   const acceptEntry = createAcceptEntry({
     queue,
@@ -55,7 +57,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     logger,
   });
   const app = createIngressApp({
-    authenticate: createAuthenticate({ findProjectId: store.apiKeys.findProjectId }),
+    authenticate: createAuthenticate({ findProjectId: store.apiKeys.findProjectId, pause }),
     acceptEntry,
     answers: metrics.counter('opm_answers_total', 'Answers by status', ['status']),
     logger,

@@ -6,7 +6,7 @@ import type { Authenticate } from './authenticate.js';
 export function identifyProject(authenticate: Authenticate): RequestHandler {
   return async (request, response, next) => {
     const apiKey = request.headers['x-api-key'];
-    if (apiKey !== undefined) response.locals.projectId = await authenticate(String(apiKey));
+    if (apiKey) response.locals.projectId = await authenticate(String(apiKey));
     next();
   };
 }

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { createServer } from 'node:http';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import type { Express } from 'express';
 
@@ -17,6 +17,7 @@ export async function serveIngress(options: {
 }): Promise<IngressServer> {
   const { app, host, port } = options;
   const server = createServer({
+    requireHostHeader: false, // Node would answer by itself, with an empty body
     headersTimeout: 5_000,
     requestTimeout: 10_000,
     connectionsCheckingInterval: 1_000,
@@ -24,10 +25,12 @@ export async function serveIngress(options: {
     keepAliveTimeout: 65_000,
   });
   let closing = false;
-  server.on('request', (request, response) => {
+  const handle = (request: IncomingMessage, response: ServerResponse) => {
     if (closing) response.setHeader('connection', 'close');
     app(request, response);
-  });
+  };
+  server.on('request', handle);
+  server.on('checkExpectation', handle); // an expectation that nobody knows may be ignored (RFC 9110, 10.1.1)
   server.on('clientError', answerUnreadable);
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject).listen(port, host, resolve);

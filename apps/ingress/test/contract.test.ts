@@ -71,8 +71,8 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
     });
 
     test('that is missing is a 401 that says so', async () => {
-      for (const init of [{}, { method: 'POST' }]) {
-        const response = await fetch(ingress.url + (init.method ? '/entry' : '/ping'), init);
+      for (const init of [{}, { method: 'POST' }, { headers: { 'x-api-key': '' } }]) {
+        const response = await fetch(ingress.url + ('method' in init ? '/entry' : '/ping'), init);
         expect([response.status, await response.json()]).toEqual([401, unauthorized('API key is required')]);
       }
     });

@@ -6,7 +6,7 @@ const RANDOM_LENGTH = 30; // log2(62^30) = 178 bits
 const CHECKSUM_LENGTH = 6; // 62^6 > 2^32
 
 /** `opm_`, 30 random base62 characters, and their CRC-32 as 6 more: a typo or a truncated key is known without a look-up. */
-export const API_KEY_PATTERN = /^opm_[0-9A-Za-z]{36}$/;
+const API_KEY_PATTERN = /^opm_[0-9A-Za-z]{36}$/;
 
 /** A new secret key. It is shown to its owner once; only {@link hashApiKey} of it is stored. */
 export function createApiKey(): string {

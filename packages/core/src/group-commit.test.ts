@@ -98,3 +98,24 @@ test('every call gets its own answer exactly once, and the bounds hold, whatever
     { numRuns: 50 },
   );
 });
+
+test('what has waited too long behind a call that hangs is rejected when that call ends', async () => {
+  const calls: (() => void)[] = [];
+  const group = new GroupCommit<string, number, number>({
+    commit: (_, items) => new Promise((resolve) => calls.push(() => resolve(items))),
+    maxBatch: 10,
+    maxInFlight: 1,
+    expiry: { maxWaitMs: 0, toError: () => new Error('too late') },
+  });
+  const hanging = group.run('a', 1);
+  await turn();
+  const waiting = Promise.allSettled([group.run('a', 2), group.run('b', 3)]);
+  await turn();
+  calls[0]?.();
+  expect(await hanging).toBe(1);
+  expect((await waiting).map(({ status }) => status)).toEqual(['rejected', 'rejected']);
+  const next = group.run('a', 4);
+  await turn();
+  calls[1]?.();
+  expect(await next).toBe(4);
+});

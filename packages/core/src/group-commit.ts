@@ -1,4 +1,11 @@
-type Waiting<Item, Result> = { item: Item; resolve: (result: Result) => void; reject: (error: unknown) => void };
+type Waiting<Item, Result> = {
+  item: Item;
+  since: number;
+  resolve: (result: Result) => void;
+  reject: (error: unknown) => void;
+};
+
+type Expiry = { maxWaitMs: number; toError: () => Error };
 
 /**
  * Turns concurrent calls into bulk calls: what arrives for one lane during one turn of the event loop, or while all
@@ -6,12 +13,14 @@ type Waiting<Item, Result> = { item: Item; resolve: (result: Result) => void; re
  * timers, so a lone call is not delayed. (Group commit as databases do it: DeWitt et al., SIGMOD 1984.)
  *
  * `commit` answers with one result per item, in order, or throws for all of them. Lanes take turns, and a lane costs
- * memory only while something waits in it.
+ * memory only while something waits in it. What has waited for longer than `expiry` when its turn could come is rejected:
+ * behind calls that hang, nobody waits for more than their time-out.
  */
 export class GroupCommit<Lane, Item, Result> {
   readonly #commit: (lane: Lane, items: Item[]) => Promise<Result[]>;
   readonly #maxBatch: number;
   readonly #maxInFlight: number;
+  readonly #expiry: Expiry | undefined;
   readonly #lanes = new Map<Lane, Waiting<Item, Result>[]>();
   #inFlight = 0;
   #scheduled = false;
@@ -20,25 +29,23 @@ export class GroupCommit<Lane, Item, Result> {
     commit: (lane: Lane, items: Item[]) => Promise<Result[]>;
     maxBatch: number;
     maxInFlight: number;
+    expiry?: Expiry;
   }) {
     this.#commit = options.commit;
     this.#maxBatch = options.maxBatch;
     this.#maxInFlight = options.maxInFlight;
+    this.#expiry = options.expiry;
   }
 
   /** Resolves with the item's own result, or rejects with what the bulk call threw. */
   run(lane: Lane, item: Item): Promise<Result> {
     return new Promise((resolve, reject) => {
+      const call = { item, since: performance.now(), resolve, reject };
       const waiting = this.#lanes.get(lane);
-      if (waiting) waiting.push({ item, resolve, reject });
-      else this.#lanes.set(lane, [{ item, resolve, reject }]);
+      if (waiting) waiting.push(call);
+      else this.#lanes.set(lane, [call]);
       this.#schedule();
     });
-  }
-
-  /** Bulk calls under way now. */
-  get inFlight(): number {
-    return this.#inFlight;
   }
 
   #schedule(): void {
@@ -66,7 +73,19 @@ export class GroupCommit<Lane, Item, Result> {
       for (const { reject } of waiting) reject(error);
     } finally {
       this.#inFlight--;
+      this.#rejectExpired();
       if (this.#lanes.size > 0) this.#schedule();
+    }
+  }
+
+  #rejectExpired(): void {
+    if (!this.#expiry) return;
+    const oldest = performance.now() - this.#expiry.maxWaitMs;
+    for (const [lane, waiting] of this.#lanes) {
+      const kept = waiting.findIndex(({ since }) => since >= oldest);
+      const expired = waiting.splice(0, kept < 0 ? waiting.length : kept);
+      for (const { reject } of expired) reject(this.#expiry.toError());
+      if (waiting.length === 0) this.#lanes.delete(lane);
     }
   }
 

@@ -1,4 +1,4 @@
-export { API_KEY_PATTERN, createApiKey, hashApiKey, isApiKey } from './api-key.js';
+export { createApiKey, hashApiKey, isApiKey } from './api-key.js';
 export { type CustomerEntry, type EntryFields, FIELDS, type Field, type Version } from './customer-entry.js';
 export { foldEntries } from './fold-entries.js';
 export { GroupCommit } from './group-commit.js';

@@ -1,4 +1,5 @@
 export { findFreePort } from './find-free-port.js';
+export { readCommandLine } from './process-table.js';
 export {
   type EmbeddedPostgres,
   type EmbeddedPostgresOptions,

@@ -1,5 +1,5 @@
 export type { Admission, Admitted, Persisted } from './admission.js';
-export { type Chunk, parseChunk } from './chunk.js';
+export type { Chunk } from './chunk.js';
 export { type DashboardQueues, openDashboardQueues } from './dashboard-queues.js';
 export { createEntryQueue, type EntryQueue, type EntryQueueOptions } from './entry-queue.js';
 export { createEntryWorker, type EntryWorker, type EntryWorkerOptions } from './entry-worker.js';

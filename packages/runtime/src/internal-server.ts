@@ -19,16 +19,21 @@ export async function serveInternal(options: {
 }): Promise<InternalServer> {
   const { host, port, health, metrics } = options;
   let unready: string | undefined = 'is starting';
-  const server = createServer(async ({ url }, response) => {
-    if (url === '/livez') return reply(response, 200, { live: true });
-    if (url === '/metrics') {
+  async function answer(path: string | undefined, response: ServerResponse): Promise<void> {
+    if (path === '/livez') return reply(response, 200, { live: true });
+    if (path === '/metrics') {
       response.setHeader('content-type', metrics.contentType);
-      return response.end(await metrics.render());
+      response.end(await metrics.render());
+      return;
     }
-    if (url !== '/readyz') return reply(response, 404, { paths: ['/livez', '/readyz', '/metrics'] });
+    if (path !== '/readyz') return reply(response, 404, { paths: ['/livez', '/readyz', '/metrics'] });
     if (unready) return reply(response, 503, { ready: false, checks: { process: unready } });
     const report = await checkAll(health);
-    return reply(response, report.ready ? 200 : 503, report);
+    reply(response, report.ready ? 200 : 503, report);
+  }
+  const server = createServer((request, response) => {
+    const [path] = (request.url ?? '').split('?');
+    answer(path, response).catch((error: Error) => reply(response, 500, { error: error.message }));
   });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject).listen(port, host, resolve);

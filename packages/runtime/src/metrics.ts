@@ -1,4 +1,4 @@
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { Counter, collectDefaultMetrics, Histogram, Registry } from 'prom-client';
 
 export type Metrics = ReturnType<typeof createMetrics>;
 
@@ -11,15 +11,6 @@ export function createMetrics({ process }: { process: string }) {
   return {
     counter: <L extends string>(name: string, help: string, labelNames: L[] = []) =>
       new Counter({ name, help, labelNames, registers }),
-    gauge: (name: string, help: string, collect: () => number) =>
-      new Gauge({
-        name,
-        help,
-        registers,
-        collect() {
-          this.set(collect());
-        },
-      }),
     histogram: (name: string, help: string, buckets: number[]) => new Histogram({ name, help, buckets, registers }),
     contentType: registry.contentType,
     render: () => registry.metrics(),

@@ -5,12 +5,20 @@ import { StoreError, toStoreError } from './store-error.js';
 
 export type Project = { projectId: number; name: string };
 
+/** Shown in one line, and typed on command lines. */
+const NAME = /^(?! )[^\p{Cc}\p{Cs}]{1,100}(?<! )$/u;
+
 export type Projects = ReturnType<typeof createProjects>;
 
 export function createProjects(prisma: PrismaClient) {
   return {
-    /** Creates the project and its first key, which is returned here and never again. @throws StoreError if the name is taken */
+    /** Creates the project and its first key, which is returned here and never again. @throws StoreError if the name is taken or unfit */
     async create(name: string): Promise<Project & { apiKey: string }> {
+      if (!NAME.test(name)) {
+        throw new StoreError(
+          'a project name must have 1 to 100 characters, no control characters and no spaces around it',
+        );
+      }
       const apiKey = createApiKey();
       try {
         const project = await toStoreError(() =>

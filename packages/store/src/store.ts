@@ -37,7 +37,7 @@ export function createStore(options: StoreOptions): Store {
     connectionTimeoutMillis: connectTimeoutMs,
     statement_timeout: statementTimeoutMs,
     // The server's own timeout needs a server that answers; this one is for a connection that has gone silent.
-    query_timeout: statementTimeoutMs + 500,
+    query_timeout: statementTimeoutMs,
     application_name: applicationName,
     options: '-c TimeZone=UTC', // the adapter shifts timestamps by anything else
   });

@@ -50,6 +50,10 @@ test('a revoked key ends at once, and the others stay', async () => {
   expect(await store.apiKeys.revoke(projectId)).toBe(0);
 });
 
+test.each(['', ' ', 'a\nb', ' a', 'a ', 'x'.repeat(101)])('the name %j is refused', async (name) => {
+  await expect(store.projects.create(name)).rejects.toThrow('a project name must have');
+});
+
 test('a name that is taken is refused by name', async () => {
   await store.projects.create('taken');
   await expect(store.projects.create('taken')).rejects.toThrow('a project named "taken" exists already');

@@ -18,7 +18,8 @@ export const BACKENDS: [BackendName, () => Promise<Backend>][] = [
   ['PostgreSQL', () => createBackend(undefined)],
 ];
 
-async function createBackend(redisUrl: string | undefined): Promise<Backend> {
+/** @param redisUrl without it the queue lives in PostgreSQL */
+export async function createBackend(redisUrl: string | undefined): Promise<Backend> {
   const database = await createTestDatabase();
   const prefix = testPrefix();
   return {

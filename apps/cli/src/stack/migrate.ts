@@ -13,7 +13,9 @@ export async function migrate(databaseUrl: string): Promise<void> {
   const status = await runPrisma(databaseUrl, 'status');
   if (!status.includes('Database schema is up to date!'))
     throw new UserError(`the migrations were not applied:\n${status}`);
-  await migrateQueue(databaseUrl);
+  await migrateQueue(databaseUrl).catch((error: Error) => {
+    throw new UserError(`the queue's tables could not be migrated: ${error.message}`);
+  });
 }
 
 async function runPrisma(databaseUrl: string, command: 'deploy' | 'status'): Promise<string> {

@@ -8,20 +8,29 @@ import { dataDirOf, withStore } from '../with-store.js';
 import { type AppProcess, startApp } from './app-process.js';
 import { DEMO_PROJECT, type DemoSecrets, prepareDemo } from './demo.js';
 import { migrate } from './migrate.js';
-import { readStackFile, removeStackFile, writeStackFile } from './stack-file.js';
+import { claimDataDir, removeStackFile, writeStackFile } from './stack-file.js';
 
 export type UpOptions = { port: number; consolePort: number; host: string; dataDir: string };
 
-/** Runs the whole stack until it is told to stop; everything started is stopped in reverse order, also when a start fails. */
+/** Runs the whole stack until it is told to stop. @throws UserError where the folder or a port is in use, before it starts anything */
 export async function up(options: UpOptions, env: NodeJS.ProcessEnv): Promise<void> {
   const dataDir = resolve(options.dataDir);
+  await claim(dataDir);
+  try {
+    await assertPortsFree(options);
+    await runStack(dataDir, options, env);
+  } finally {
+    await removeStackFile(dataDir);
+  }
+}
+
+/** Everything started is stopped in reverse order, also when a start fails. */
+async function runStack(dataDir: string, options: UpOptions, env: NodeJS.ProcessEnv): Promise<void> {
   const releases: (() => Promise<void>)[] = [];
   const told = untilTold();
   try {
-    await claim(dataDir, options);
     const databaseUrl = env.DATABASE_URL || (await startDatabase(dataDir, releases));
     await writeStackFile(dataDir, { pid: process.pid, databaseUrl });
-    releases.push(() => removeStackFile(dataDir));
     say('migrating the database');
     await migrate(databaseUrl);
     const secrets = await withStore({ DATABASE_URL: databaseUrl }, (store) => prepareDemo(store, dataDir));
@@ -50,20 +59,27 @@ export async function up(options: UpOptions, env: NodeJS.ProcessEnv): Promise<vo
     const crashed = await Promise.race([told, crash]);
     if (crashed) throw new UserError(`${crashed}; stopping the others`);
   } finally {
-    if (releases.length > 0) say('stopping');
+    say('stopping');
     for (const release of releases.reverse()) await release();
-    if (releases.length > 0) say('stopped');
+    say('stopped');
   }
 }
 
-/** @throws UserError where the folder or a port is in use, before anything is started */
-async function claim(dataDir: string, { host, port, consolePort }: UpOptions): Promise<void> {
-  await mkdir(dataDir, { recursive: true });
-  const running = await readStackFile(dataDir);
-  if (running)
-    throw new UserError(
-      `a stack runs in ${dataDir} already (process ${running.pid}); stop it, or choose another --data-dir`,
-    );
+async function claim(dataDir: string): Promise<void> {
+  try {
+    await mkdir(dataDir, { recursive: true });
+  } catch (error) {
+    throw new UserError(`--data-dir ${dataDir} cannot be used: ${(error as Error).message}`);
+  }
+  const running = await claimDataDir(dataDir);
+  if (!running) return;
+  throw new UserError(
+    `a stack runs in ${dataDir} already (process ${running.pid}); stop it, or choose another --data-dir`,
+  );
+}
+
+async function assertPortsFree({ host, port, consolePort }: UpOptions): Promise<void> {
+  if (port === consolePort) throw new UserError(`--port and --console-port must differ, both are ${port}`);
   await assertFree(host, port, '--port');
   await assertFree(host, consolePort, '--console-port');
 }
@@ -76,7 +92,7 @@ function assertFree(host: string, port: number, option: string): Promise<void> {
           new UserError(
             code === 'EADDRINUSE'
               ? `port ${port} is taken by another program; choose another one with ${option}`
-              : `cannot listen on ${host}:${port} (${code}); choose another one with ${option} or --host`,
+              : `cannot listen on ${host}:${port} (${code}); choose another ${code === 'EACCES' ? option : '--host'}`,
           ),
         ),
       )
@@ -86,7 +102,9 @@ function assertFree(host: string, port: number, option: string): Promise<void> {
 
 async function startDatabase(dataDir: string, releases: (() => Promise<void>)[]): Promise<string> {
   say(`starting PostgreSQL in ${dataDir}`);
-  const postgres = await startEmbeddedPostgres({ dataDir: `${dataDir}/postgres` });
+  const postgres = await startEmbeddedPostgres({ dataDir: `${dataDir}/postgres` }).catch((error: Error) => {
+    throw new UserError(error.message);
+  });
   releases.push(postgres.stop);
   return postgres.url;
 }
