@@ -88,7 +88,7 @@ test('what cannot work is one clear line too', async () => {
 });
 
 test('a stack file whose process number is another program’s now counts for nothing', async () => {
-  await mkdir(join(cwd, '.data'));
+  await mkdir(join(cwd, '.data'), { recursive: true });
   await writeFile(
     join(cwd, '.data/stack.json'),
     JSON.stringify({ pid: process.pid, databaseUrl: 'postgresql://none' }),
