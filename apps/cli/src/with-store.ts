@@ -35,6 +35,6 @@ export async function withStore<T>(env: NodeJS.ProcessEnv, use: (store: Store) =
 /** @throws UserError where there is no such project */
 export async function findProject(store: Store, name: string): Promise<Project> {
   const project = await store.projects.find(name);
-  if (!project) throw new UserError(`there is no project "${name}": create it with \`opm projects create ${name}\``);
+  if (!project) throw new UserError(`there is no project "${name}": see \`opm projects list\``);
   return project;
 }

@@ -26,7 +26,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     process: (chunk, context) => persistChunk(chunk, context),
     onRetry: (error, { jobId, attempt }) => {
       retries.inc();
-      logger.warn({ err: error, jobId, attempt }, 'job will be tried again');
+      logger.debug({ err: error, jobId, attempt }, 'job will be tried again');
     },
     bury: async (data, error, { jobId }) => {
       await store.deadLetters.add([{ payload: data, error: error.message }]);

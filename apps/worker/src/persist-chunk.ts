@@ -28,6 +28,8 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
 
   const statements = new GroupCommit<number, Chunk, void>({ commit: persistChunks, maxBatch: maxChunks, maxInFlight });
 
+  let isAway = false;
+
   async function persistChunks(shard: number, chunks: Chunk[]): Promise<void[]> {
     const entries = chunks.flatMap(({ projectId, entries }) => entries.map((entry) => ({ projectId, entry })));
     const refused = await persistOrBisect(entries);
@@ -45,14 +47,26 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
       const rows = foldByProject(entries);
       statementRows.observe(rows.length);
       await upsert(rows);
+      noteOutage(undefined);
       return [];
     } catch (error) {
-      if (!isRefusal(error)) throw error;
+      if (!isRefusal(error)) {
+        noteOutage(error);
+        throw error;
+      }
       const [only, ...others] = entries;
       if (only && others.length === 0) return [{ ...only, error }];
       const middle = entries.length >> 1;
       return [...(await persistOrBisect(entries.slice(0, middle))), ...(await persistOrBisect(entries.slice(middle)))];
     }
+  }
+
+  /** One line when statements begin to fail and one when they succeed again, not one per job. */
+  function noteOutage(error: unknown): void {
+    if ((error !== undefined) === isAway) return;
+    isAway = error !== undefined;
+    if (isAway) logger.warn({ err: error }, 'PostgreSQL does not take statements; their jobs are tried again');
+    else logger.info('PostgreSQL takes statements again');
   }
 
   async function bury(refused: Refused[]): Promise<void> {

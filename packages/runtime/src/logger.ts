@@ -1,17 +1,20 @@
-import { type Logger, pino } from 'pino';
+import { type Logger, type LoggerOptions, pino } from 'pino';
 
 export type { Logger };
 
 /** JSON lines on stdout. An error is logged by its names, codes and stack frames; never by what a partner sent. */
 export function createLogger({ name, level }: { name: string; level: string }): Logger {
-  return pino({
-    name,
+  const options: LoggerOptions = {
     level,
     base: { name },
     formatters: { level: (label) => ({ level: label }) },
     timestamp: pino.stdTimeFunctions.isoTime,
     serializers: { err: (error) => toLoggable(error) },
-  });
+  };
+  // Pino's own destination tries for ever, at exit, to write to a reader that is gone; a process that has lost the
+  // reader of its logs must still do its work and end when it is told to.
+  process.stdout.on('error', () => {});
+  return pino(options, { write: (line) => void process.stdout.write(line) });
 }
 
 type LoggedError = Error & { code?: unknown; sqlState?: unknown };

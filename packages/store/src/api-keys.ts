@@ -38,6 +38,13 @@ export function createApiKeys(prisma: PrismaClient) {
       }));
     },
 
+    /** Issues one more key, shown here and never again. */
+    async issue(projectId: number): Promise<string> {
+      const apiKey = createApiKey();
+      await toStoreError(() => prisma.apiKey.create({ data: { projectId, ...toKeyRow(apiKey) } }));
+      return apiKey;
+    },
+
     /** Issues a new key, shown here and never again; the ones before it end after the grace period. */
     async rotate(projectId: number, { graceMs }: { graceMs: number }): Promise<{ apiKey: string; oldKeysEndAt: Date }> {
       const apiKey = createApiKey();

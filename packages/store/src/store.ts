@@ -23,7 +23,7 @@ export type Store = {
   apiKeys: ApiKeys;
   customers: Customers;
   deadLetters: DeadLetters;
-  /** Resolves when PostgreSQL answers. @throws StoreError */
+  /** Resolves when PostgreSQL answers and has our tables. @throws StoreError */
   ping(): Promise<void>;
   close(): Promise<void>;
 };
@@ -47,7 +47,7 @@ export function createStore(options: StoreOptions): Store {
     apiKeys: createApiKeys(prisma),
     customers: createCustomers(prisma),
     deadLetters: createDeadLetters(prisma),
-    ping: () => toStoreError(() => prisma.$queryRaw`SELECT 1`.then(() => undefined)),
+    ping: () => toStoreError(() => prisma.$queryRaw`SELECT 1 FROM api_keys, customers LIMIT 0`.then(() => undefined)),
     close: () => prisma.$disconnect(),
   };
 }

@@ -1,4 +1,4 @@
-import { Command, InvalidArgumentError } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import ms, { type StringValue } from 'ms';
 import { parseWholeNumber } from '../parse-whole-number.js';
 import { type PrintOptions, print, toTable } from '../print.js';
@@ -23,7 +23,11 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
   keys
     .command('rotate')
     .argument('<project>')
-    .option('--grace <duration>', 'how long the old keys stay valid, such as 30m, 24h or 7d', parseDuration, ms('24h'))
+    .addOption(
+      new Option('--grace <duration>', 'how long the old keys stay valid, such as 30m, 24h or 7d')
+        .argParser(parseDuration)
+        .default(ms('24h'), '24h'),
+    )
     .option('--json', 'print JSON')
     .description('Issue a new key, which is shown this once; the old ones end after the grace period.')
     .action(async (projectName: string, options: PrintOptions & { grace: number }) => {
@@ -56,9 +60,13 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
   return keys;
 }
 
+const MAX_GRACE_MS = ms('365d');
+
 function parseDuration(text: string): number {
-  const duration = ms(text as StringValue);
-  if (duration === undefined || !(duration >= 0))
-    throw new InvalidArgumentError('It must be a duration such as 30m, 24h or 7d.');
+  // A bare number would be milliseconds, and is always meant to be something else.
+  const duration = /^\d+\s*[a-z]+$/i.test(text) ? ms(text as StringValue) : undefined;
+  if (duration === undefined || duration > MAX_GRACE_MS) {
+    throw new InvalidArgumentError('It must be a duration with its unit, such as 0s, 30m, 24h or 7d, up to 365d.');
+  }
   return duration;
 }

@@ -27,10 +27,11 @@ export async function up(options: UpOptions, env: NodeJS.ProcessEnv): Promise<vo
 /** Everything started is stopped in reverse order, also when a start fails. */
 async function runStack(dataDir: string, options: UpOptions, env: NodeJS.ProcessEnv): Promise<void> {
   const releases: (() => Promise<void>)[] = [];
-  const told = untilTold();
+  const { told, isTold } = listenForEnd();
   try {
     const databaseUrl = env.DATABASE_URL || (await startDatabase(dataDir, releases));
     await writeStackFile(dataDir, { pid: process.pid, databaseUrl });
+    if (isTold()) return;
     say('migrating the database');
     await migrate(databaseUrl);
     const secrets = await withStore({ DATABASE_URL: databaseUrl }, (store) => prepareDemo(store, dataDir));
@@ -50,6 +51,7 @@ async function runStack(dataDir: string, options: UpOptions, env: NodeJS.Process
       ['worker', 9401],
       ['ingress', 9400],
     ] as const) {
+      if (isTold()) return;
       const app = await startApp(name, appEnv, await getPort({ port, host: '127.0.0.1' }));
       releases.push(app.stop);
       apps.push(app);
@@ -109,12 +111,18 @@ async function startDatabase(dataDir: string, releases: (() => Promise<void>)[])
   return postgres.url;
 }
 
-/** Resolves at Ctrl-C and the like. */
-function untilTold(): Promise<undefined> {
-  return new Promise((told) => {
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => told(undefined));
-    process.stdout.on('error', () => told(undefined)); // whoever read it is gone
+/** `told` resolves at Ctrl-C and the like. */
+function listenForEnd(): { told: Promise<undefined>; isTold: () => boolean } {
+  let ended = false;
+  const told = new Promise<undefined>((resolve) => {
+    const end = () => {
+      ended = true;
+      resolve(undefined);
+    };
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, end);
+    process.stdout.on('error', end); // whoever read it is gone
   });
+  return { told, isTold: () => ended };
 }
 
 function welcome(options: UpOptions, apps: AppProcess[], { apiKey, consolePassword }: DemoSecrets): string {
