@@ -1,9 +1,8 @@
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { type IncomingMessage, request } from 'node:http';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { createStore, type Store } from '@opm/store';
-import { BACKENDS, type Backend, createBackend, startApp, startProcess, type TestApp, waitFor } from '@opm/testkit';
+import { BACKENDS, type Backend, startApp, startProcess, type TestApp, waitFor } from '@opm/testkit';
 
 describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', (_, createBackend) => {
   let backend: Backend;
@@ -176,18 +175,4 @@ test.each([
     readyOutput: /ECONNREFUSED/,
   });
   expect(await app.stop()).toEqual({ code: 0, signal: null });
-});
-
-test('a process whose log nobody reads any more ends when it is told to', async () => {
-  const { databaseUrl, drop } = await createBackend(undefined);
-  const child = spawn(process.execPath, ['apps/ingress/dist/main.js'], {
-    env: { ...process.env, DATABASE_URL: databaseUrl, REDIS_URL: '', PORT: '0', INTERNAL_PORT: '0' },
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  await once(child.stdout, 'data');
-  child.stdout.destroy();
-  const ended = once(child, 'exit');
-  child.kill('SIGTERM');
-  expect(await ended).toEqual([0, null]);
-  await drop();
 });

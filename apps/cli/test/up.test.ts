@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { findFreePort } from '@opm/embedded';
-import { startProcess, type TestProcess, waitFor } from '@opm/testkit';
+import { findChildren, isRunning, startProcess, type TestProcess, waitFor } from '@opm/testkit';
 
 const OPM = join(import.meta.dirname, '../bin/opm.js');
 // As on a new user's machine: no server is given.
@@ -119,16 +119,12 @@ test('opm up: what it prints works, a restart keeps everything, and no process i
   stack = again;
   expect(await sendPrintedEntry(again.output())).toBe(202);
   expect(await opmJson('customers', 'get', 'demo', '7519')).toMatchObject({ createdAt: row.createdAt });
+  const apps = await findChildren(again.pid);
   await again.stop('SIGKILL');
   // Its processes end by themselves, and the next start takes over the database that was left running.
-  await waitFor(
-    () =>
-      fetch(`http://127.0.0.1:${port}/ping`).then(
-        () => false,
-        () => true,
-      ),
-    { description: 'the end' },
-  );
+  const isEveryAppGone = async () => !(await Promise.all(apps.map(isRunning))).includes(true);
+  await waitFor(isEveryAppGone, { description: 'the end of its processes', timeoutMs: 30_000 });
+  await expect(fetch(`http://127.0.0.1:${port}/ping`)).rejects.toThrow('fetch failed');
   stack = await up();
   expect(await sendPrintedEntry(stack.output())).toBe(202);
 });

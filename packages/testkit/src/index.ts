@@ -1,4 +1,5 @@
 export { BACKENDS, type Backend, type BackendName, createBackend } from './backends.js';
+export { findChildren, isRunning } from './is-running.js';
 export { provisionServers, type TestServers } from './provision-servers.js';
 export { startApp, type TestApp } from './start-app.js';
 export { type ProcessExit, type ProcessOptions, startProcess, type TestProcess } from './start-process.js';

@@ -1,9 +1,9 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { findFreePort } from '@opm/embedded';
-import { startProcess, waitFor } from '@opm/testkit';
+import { isRunning, startProcess, waitFor } from '@opm/testkit';
 
 let directory: string;
 
@@ -64,15 +64,4 @@ async function script(source: string): Promise<string> {
   const file = join(directory, `script-${scripts}.mjs`);
   await writeFile(file, source);
   return file;
-}
-
-/** A killed process that nobody has reaped yet is a zombie: gone, though it still has its number. */
-async function isRunning(pid: number): Promise<boolean> {
-  try {
-    process.kill(pid, 0);
-  } catch {
-    return false;
-  }
-  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
-  return !/\) Z /.test(stat);
 }
