@@ -13,13 +13,12 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
   let store: Store;
   let ingress: TestApp;
   let apiKey: string;
-  let projectId: number;
   let nextId = 1;
 
   beforeAll(async () => {
     backend = await createBackend();
     store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
-    ({ apiKey, projectId } = await store.projects.create('acme'));
+    ({ apiKey } = await store.projects.create('acme'));
     ingress = await startApp('ingress', backend.env);
   });
   afterAll(async () => {
@@ -233,6 +232,5 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
   test('no log line holds what a partner sent, nor a key', () => {
     expect(ingress.output()).not.toMatch(/jane@example\.com/);
     expect(ingress.output()).not.toContain(apiKey);
-    expect(projectId).toBeGreaterThan(0);
   });
 });
