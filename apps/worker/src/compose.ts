@@ -1,8 +1,14 @@
-import { createEntryWorker, toQueueConfig } from '@opm/queue';
+import { createEntryWorker, startMaintenance, toQueueConfig } from '@opm/queue';
 import type { ProcessContext } from '@opm/runtime';
 import { createStore } from '@opm/store';
 import type { WorkerConfig } from './config.js';
+import { createMeasures } from './measures.js';
 import { createPersistChunk } from './persist-chunk.js';
+import { createStoreGate } from './store-gate.js';
+import { createUpsertEntries } from './upsert-entries.js';
+
+const HOUR_MS = 60 * 60 * 1_000;
+const DAY_MS = 24 * HOUR_MS;
 
 /** The worker, put together by hand: who gets what stands here and nowhere else. */
 export async function compose(context: ProcessContext<WorkerConfig>): Promise<void> {
@@ -10,41 +16,51 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
 
   const store = createStore({
     databaseUrl: config.DATABASE_URL,
-    poolSize: config.STATEMENTS_IN_FLIGHT + 1,
+    poolSize: config.STATEMENTS_IN_FLIGHT + 2, // a probe, and maintenance
     connectTimeoutMs: 5_000,
-    statementTimeoutMs: 15_000, // half of a job's lock, so that a slow statement ends before the job changes hands
+    statementTimeoutMs: 15_000,
     applicationName: 'opm-worker',
   });
   onClose('store', store.close);
   health.postgres = store.ping;
 
-  const retries = metrics.counter('opm_job_retries_total', 'Jobs that are tried again');
-  const deadLettered = metrics.counter('opm_dead_letters_total', 'Entries that PostgreSQL refused', ['sqlState']);
-  const worker = await createEntryWorker({
+  const queue = {
     ...toQueueConfig(config),
+    signal,
+    onError: (error: Error) => logger.warn({ err: error }, 'queue connection'),
+  };
+  const worker = await createEntryWorker({
+    ...queue,
     concurrency: config.WORKER_CONCURRENCY,
+    lockMs: config.JOB_LOCK_MS,
     process: (chunk, context) => persistChunk(chunk, context),
-    onRetry: (error, { jobId, attempt }) => {
-      retries.inc();
-      logger.debug({ err: error, jobId, attempt }, 'job will be tried again');
-    },
-    bury: async (data, error, { jobId }) => {
-      await store.deadLetters.add([{ payload: data, error: error.message }]);
-      deadLettered.inc({ sqlState: 'none' });
+    async bury(data, error, { jobId }) {
+      await gate(() => store.deadLetters.add([{ payload: data, error: error.message }]));
+      measures.onNoChunk();
       logger.error({ err: error, jobId }, 'job data is a dead letter');
     },
-    signal,
-    onError: (error) => logger.warn({ err: error }, 'queue connection'),
+    onPostponed: () => measures.onRetry('outage'),
+    onRetry(error, { jobId, attempt }) {
+      measures.onRetry('error');
+      logger.debug({ err: error, jobId, attempt }, 'job will be tried again');
+    },
   });
+  const measures = createMeasures(metrics, worker.backlog);
+  const gate = createStoreGate({ ping: store.ping, worker, logger, signal });
   const persistChunk = createPersistChunk({
-    upsert: store.customers.upsert,
+    gate,
+    upsert: createUpsertEntries({
+      upsert: store.customers.upsert,
+      onStatement: measures.onStatement,
+      onConflict: () => measures.onRetry('conflict'),
+    }),
     addDeadLetters: store.deadLetters.add,
     settle: worker.settle,
-    maxChunks: config.STATEMENT_MAX_CHUNKS,
+    maxRows: config.STATEMENT_MAX_ROWS,
     maxInFlight: config.STATEMENTS_IN_FLIGHT,
-    persisted: metrics.counter('opm_entries_persisted_total', 'Entries whose effect is in PostgreSQL'),
-    statementRows: metrics.histogram('opm_statement_rows', 'Rows per upsert', [1, 10, 50, 100, 500, 1_000, 5_000]),
-    deadLettered,
+    maxAttempts: config.JOB_MAX_ATTEMPTS,
+    onPersisted: measures.onPersisted,
+    onDeadLetter: measures.onRefused,
     logger,
   });
   onClose('worker', worker.close);
@@ -55,4 +71,17 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     { queue: config.REDIS_URL ? 'redis' : 'postgres', concurrency: config.WORKER_CONCURRENCY },
     'taking jobs',
   );
+
+  const maintenance = await startMaintenance({
+    ...queue,
+    tasks: {
+      'purge-tombstones': {
+        everyMs: HOUR_MS,
+        run: () => store.customers.purgeTombstones(new Date(Date.now() - config.TOMBSTONE_RETENTION_DAYS * DAY_MS)),
+      },
+    },
+    onDone: (task, result) => logger.info({ task, result }, 'maintenance done'),
+    onFailed: (task, error) => logger.warn({ task, err: error }, 'maintenance failed; it is due again'),
+  });
+  onClose('maintenance', maintenance.close);
 }

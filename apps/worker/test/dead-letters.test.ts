@@ -42,7 +42,7 @@ describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
       const chunk: Chunk = { v: 1, projectId: 1, entries: entries.slice(i, i + 100) };
       await queue.enqueue(0, chunk);
     }
-    const list = () => store.deadLetters.list({ projectId: 1, limit: 100 });
+    const list = () => store.deadLetters.list({ projectId: 1 }, { limit: 100 });
     await waitFor(async () => (await list()).length === bad.size, { description: 'the dead letters' });
     const good = entries.filter((_, i) => !bad.has(i)).map(({ customerId }) => ({ customerId, version: T0 + 10_000 }));
     const stored = () => store.customers.findExisting(1, good);
@@ -59,7 +59,7 @@ describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
   test('a job whose data is no chunk becomes a dead letter, and no job has failed', async () => {
     const dashboard = await openDashboardQueues({ ...backend, ...options });
     await dashboard.queues[0]?.add('chunk', { odd: ['data'] }, { removeOnComplete: true });
-    const list = () => store.deadLetters.list({ limit: 1 });
+    const list = () => store.deadLetters.list({}, { limit: 1 });
     await waitFor(async () => (await list())[0]?.projectId === null, { description: 'the dead letter' });
     expect((await list())[0]?.error).toMatch(/^job data is not a chunk/);
     const counts = () => dashboard.queues[0]?.getJobCounts();

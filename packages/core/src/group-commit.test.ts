@@ -119,3 +119,18 @@ test('what has waited too long behind a call that hangs is rejected when that ca
   calls[1]?.();
   expect(await next).toBe(4);
 });
+
+test('items that have a size fill a bulk call up to the limit, and one that is larger goes alone', async () => {
+  const calls: number[][] = [];
+  const group = new GroupCommit<string, number, number>({
+    commit: async (_lane, items) => {
+      calls.push(items);
+      return items;
+    },
+    sizeOf: (item) => item,
+    maxBatch: 10,
+    maxInFlight: 1,
+  });
+  await Promise.all([4, 6, 1, 9, 1, 25, 2].map((size) => group.run('a', size)));
+  expect(calls).toEqual([[4, 6], [1, 9], [1], [25], [2]]);
+});

@@ -9,8 +9,9 @@ type Expiry = { maxWaitMs: number; toError: () => Error };
 
 /**
  * Turns concurrent calls into bulk calls: what arrives for one lane during one turn of the event loop, or while all
- * `maxInFlight` bulk calls are under way, becomes one call of `commit` with at most `maxBatch` items. There are no
+ * `maxInFlight` bulk calls are under way, becomes one call of `commit` of at most `maxBatch` items. There are no
  * timers, so a lone call is not delayed. (Group commit as databases do it: DeWitt et al., SIGMOD 1984.)
+ * An item counts as one, or as what `sizeOf` says; one that is larger than `maxBatch` goes alone.
  *
  * `commit` answers with one result per item, in order, or throws for all of them. Lanes take turns, and a lane costs
  * memory only while something waits in it. What has waited for longer than `expiry` when its turn could come is rejected:
@@ -19,6 +20,7 @@ type Expiry = { maxWaitMs: number; toError: () => Error };
 export class GroupCommit<Lane, Item, Result> {
   readonly #commit: (lane: Lane, items: Item[]) => Promise<Result[]>;
   readonly #maxBatch: number;
+  readonly #sizeOf: (item: Item) => number;
   readonly #maxInFlight: number;
   readonly #expiry: Expiry | undefined;
   readonly #lanes = new Map<Lane, Waiting<Item, Result>[]>();
@@ -29,11 +31,13 @@ export class GroupCommit<Lane, Item, Result> {
     commit: (lane: Lane, items: Item[]) => Promise<Result[]>;
     maxBatch: number;
     maxInFlight: number;
+    sizeOf?: (item: Item) => number;
     expiry?: Expiry;
   }) {
     this.#commit = options.commit;
     this.#maxBatch = options.maxBatch;
     this.#maxInFlight = options.maxInFlight;
+    this.#sizeOf = options.sizeOf ?? (() => 1);
     this.#expiry = options.expiry;
   }
 
@@ -93,9 +97,19 @@ export class GroupCommit<Lane, Item, Result> {
   #takeBatch(): { lane: Lane; waiting: Waiting<Item, Result>[] } | undefined {
     for (const [lane, waiting] of this.#lanes) {
       this.#lanes.delete(lane);
-      if (waiting.length > this.#maxBatch) this.#lanes.set(lane, waiting.splice(this.#maxBatch));
+      const fitting = this.#countFitting(waiting);
+      if (fitting < waiting.length) this.#lanes.set(lane, waiting.splice(fitting));
       return { lane, waiting };
     }
     return undefined;
+  }
+
+  #countFitting(waiting: Waiting<Item, Result>[]): number {
+    let size = 0;
+    const surplus = waiting.findIndex(({ item }, i) => {
+      size += this.#sizeOf(item);
+      return size > this.#maxBatch && i > 0;
+    });
+    return surplus < 0 ? waiting.length : surplus;
   }
 }

@@ -20,8 +20,8 @@ export type Admission = {
   release(shard: number, projectId: number, admitted: Admitted[]): Promise<void>;
   /** Drops the claims of persisted entries, unless a newer entry holds them by now. */
   settle(shard: number, persisted: Persisted[]): Promise<void>;
-  /** Removes claims whose time to live is over, where the store does not do that by itself. */
-  sweep(): Promise<void>;
+  /** Removes claims whose time to live is over; absent where the store does that by itself. */
+  sweep?(): Promise<void>;
 };
 
 /** A partner's retry days later still finds the claim; a worker that was down for a weekend still settles it. */

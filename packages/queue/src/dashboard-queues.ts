@@ -1,5 +1,6 @@
 import type { Queue } from 'bullmq';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
+import { addressOf } from './shards.js';
 
 export type DashboardQueues = { queues: Queue[]; check(): Promise<void>; close(): Promise<void> };
 
@@ -10,7 +11,7 @@ export async function openDashboardQueues(
   const { signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'dashboard', { signal, onError });
   const queues = Array.from({ length: config.shards }, (_, shard) =>
-    backend.createQueue(shard, { skipMetasUpdate: true }),
+    backend.createQueue(addressOf(shard), { skipMetasUpdate: true }),
   );
   return {
     queues,

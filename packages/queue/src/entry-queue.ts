@@ -3,6 +3,7 @@ import type { Admission } from './admission.js';
 import type { Chunk } from './chunk.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 import { JOB_OPTIONS } from './retry-policy.js';
+import { addressOf } from './shards.js';
 
 export type EntryQueueOptions = QueueConfig & { signal: AbortSignal; onError: (error: Error) => void };
 
@@ -18,7 +19,7 @@ export type EntryQueue = Pick<Admission, 'admit' | 'release'> & {
 /** Waits for the store to answer once; from then on it recovers by itself. @throws the reason of the signal's abort */
 export async function createEntryQueue({ signal, onError, ...config }: EntryQueueOptions): Promise<EntryQueue> {
   const backend = await connectQueueBackend(config, 'producer', { signal, onError });
-  const queues = Array.from({ length: config.shards }, (_, shard) => backend.createQueue(shard));
+  const queues = Array.from({ length: config.shards }, (_, shard) => backend.createQueue(addressOf(shard)));
   const { admission } = backend;
   return {
     admit: (...call) => admission.admit(...call).catch(throwUnavailable),

@@ -1,16 +1,28 @@
-import type { Job } from 'bullmq';
+import { type Job, WaitingError } from 'bullmq';
+import pRetry from 'p-retry';
 import type { Admission } from './admission.js';
+import { type Backlog, readBacklog } from './backlog.js';
 import { type Chunk, parseChunk } from './chunk.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
-import { WORKER_OPTIONS } from './retry-policy.js';
+import { toWorkerOptions } from './retry-policy.js';
+import { addressOf } from './shards.js';
+
+export type JobContext = {
+  shard: number;
+  jobId: string /** From 1; jobs that were postponed do not count. */;
+  attempt: number;
+};
 
 export type EntryWorkerOptions = QueueConfig & {
   /** Jobs that are processed at the same time, per shard. */
   concurrency: number;
-  /** Resolves when the chunk is persisted. What it throws is retried with backoff. */
-  process: (chunk: Chunk, context: { shard: number; jobId: string }) => Promise<void>;
+  /** How long a job stays with a worker that gives no sign of life. */
+  lockMs: number;
+  /** Resolves when the chunk is persisted. What it throws is tried again with backoff; {@link Postponed} uses up no attempt. */
+  process: (chunk: Chunk, context: JobContext) => Promise<void>;
   /** Takes data that is no chunk, which no retry can mend; the job is done when it resolves. */
-  bury: (data: unknown, error: Error, context: { jobId: string }) => Promise<void>;
+  bury: (data: unknown, error: Error, context: JobContext) => Promise<void>;
+  onPostponed: () => void;
   onRetry: (error: Error, context: { jobId: string; attempt: number }) => void;
   signal: AbortSignal;
   onError: (error: Error) => void;
@@ -20,49 +32,82 @@ export type EntryWorkerOptions = QueueConfig & {
 export type EntryWorker = Pick<Admission, 'settle'> & {
   /** Takes jobs from now on. */
   start(): void;
+  /** Takes no more jobs until `resume`; those under way go on. */
+  pause(): void;
+  resume(): void;
+  backlog(): Promise<Backlog>;
   /** @throws Error that says what to change */
   check(): Promise<void>;
   /** Takes no more jobs and resolves when those under way are done. */
   close(): Promise<void>;
 };
 
-const SWEEP_INTERVAL_MS = 60 * 60 * 1_000;
+/** Thrown by `process` and `bury`: not now, and not this job's fault. The job goes back to where it came from. */
+export class Postponed extends Error {
+  override readonly name = 'Postponed';
+}
 
 /** Waits for the store to answer once; from then on it recovers by itself. @throws the reason of the signal's abort */
 export async function createEntryWorker(options: EntryWorkerOptions): Promise<EntryWorker> {
-  const { concurrency, process, bury, onRetry, signal, onError, ...config } = options;
+  const { concurrency, lockMs, process, bury, onPostponed, onRetry, signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
-  const workers = Array.from({ length: config.shards }, (_, shard) =>
+  const shards = Array.from({ length: config.shards }, (_, shard) => shard);
+  const queues = shards.map((shard) => backend.createQueue(addressOf(shard), { skipMetasUpdate: true }));
+  const workers = shards.map((shard) =>
     backend
-      .createWorker(shard, processJob(shard), { ...WORKER_OPTIONS, concurrency, autorun: false })
+      .createWorker(addressOf(shard), processJob(shard), toWorkerOptions({ concurrency, lockMs }))
       .on('failed', (job, error) => onRetry(error, { jobId: job?.id ?? 'unknown', attempt: job?.attemptsMade ?? 0 })),
   );
+  const closing = new AbortController();
 
   function processJob(shard: number) {
-    return async (job: Job): Promise<void> => {
-      const jobId = job.id ?? 'unknown';
+    return async (job: Job, token?: string): Promise<void> => {
+      const context = { shard, jobId: job.id ?? 'unknown', attempt: job.attemptsMade + 1 };
       const chunk = parseOrError(job.data);
-      if (chunk instanceof Error) await bury(job.data, chunk, { jobId });
-      else await process(chunk, { shard, jobId });
+      try {
+        if (chunk instanceof Error) await bury(job.data, chunk, context);
+        else await process(chunk, context);
+      } catch (error) {
+        if (!(error instanceof Postponed)) throw error;
+        onPostponed();
+        await giveBack(job, token, closing.signal);
+        throw new WaitingError(); // tells BullMQ that the job is not ours any more
+      }
     };
   }
 
-  const sweep = () => void backend.admission.sweep().catch(onError);
-  let sweeping: NodeJS.Timeout | undefined;
   return {
     settle: backend.admission.settle,
     start() {
-      sweep();
-      sweeping = setInterval(sweep, SWEEP_INTERVAL_MS);
       for (const worker of workers) worker.run().catch(onError);
     },
+    pause() {
+      for (const worker of workers) worker.pause(true).catch(onError);
+    },
+    resume() {
+      for (const worker of workers) worker.resume();
+    },
+    backlog: () => readBacklog(queues),
     check: () => backend.check(),
     async close() {
-      clearInterval(sweeping);
-      await Promise.all(workers.map((worker) => worker.close()));
+      closing.abort();
+      await Promise.all([...workers, ...queues].map((part) => part.close()));
       await backend.close();
     },
   };
+}
+
+/** Where the queue's store is away too, it waits for that. A job that is not ours any more is left alone. */
+async function giveBack(job: Job, token: string | undefined, signal: AbortSignal): Promise<void> {
+  const isOurs = (error: Error & { code?: unknown }) => typeof error.code !== 'number'; // BullMQ's own verdicts are numbers
+  await pRetry(() => job.moveToWait(token), {
+    retries: Number.POSITIVE_INFINITY,
+    minTimeout: 100,
+    maxTimeout: 2_000,
+    randomize: true,
+    signal,
+    shouldRetry: ({ error }) => isOurs(error),
+  }).catch(() => {}); // What could not be given back stalls, and then goes to another worker.
 }
 
 function parseOrError(data: unknown): Chunk | Error {

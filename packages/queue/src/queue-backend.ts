@@ -3,6 +3,7 @@ import pRetry from 'p-retry';
 import type { Admission } from './admission.js';
 import { createPostgresQueueBackend } from './postgres/postgres-queue-backend.js';
 import { createRedisQueueBackend } from './redis/redis-queue-backend.js';
+import type { QueueAddress } from './shards.js';
 
 export type QueueConfig = {
   /** Where the queue lives when there is no Redis. */
@@ -35,8 +36,8 @@ export type Role = 'producer' | 'worker' | 'dashboard';
 /** What the two stores have in common. Nothing outside this package knows which one it is. */
 export type QueueBackend = {
   admission: Admission;
-  createQueue(shard: number, options?: Partial<QueueOptions>): Queue;
-  createWorker(shard: number, processor: Worker['processFn'], options: Partial<WorkerOptions>): Worker;
+  createQueue(address: QueueAddress, options?: Partial<QueueOptions>): Queue;
+  createWorker(address: QueueAddress, processor: Worker['processFn'], options: Partial<WorkerOptions>): Worker;
   /** Resolves when the store answers. */
   ping(): Promise<void>;
   /** Resolves when the store answers and is set up to keep what it is given. @throws Error that says what to change */

@@ -1,30 +1,40 @@
 import type { JobsOptions, WorkerOptions } from 'bullmq';
 
 /**
- * An acknowledged entry is never given up for an outage, so attempts are as good as unbounded (BullMQ's PostgreSQL
- * backend keeps them as a 32-bit integer), and what no retry can mend is a dead letter. Finished jobs go at once; none
- * should ever fail, and one that does stays until an operator has seen it.
+ * An acknowledged entry is never given up, so attempts are as good as unbounded (BullMQ's PostgreSQL backend keeps them
+ * as a 32-bit integer): the worker makes a dead letter of what no retry mends, and if even that fails it tries again.
+ * Finished jobs go at once. None should ever fail; what fails all the same, by hand say, is kept within bounds.
  */
 export const JOB_OPTIONS: JobsOptions = {
   attempts: 2 ** 31 - 1,
   backoff: { type: 'capped-exponential' },
   removeOnComplete: true,
-  removeOnFail: false,
+  removeOnFail: { age: 30 * 24 * 60 * 60, count: 10_000 },
 };
 
 const FIRST_DELAY_MS = 250;
-const MAX_DELAY_MS = 30_000;
 
-/** Exponential, capped, with full-range jitter in the upper half, so that workers do not come back all at once. */
-export function retryDelayMs(attemptsMade: number, random = Math.random): number {
-  const delay = Math.min(FIRST_DELAY_MS * 2 ** Math.min(attemptsMade - 1, 20), MAX_DELAY_MS);
+/** Exponential, capped, the upper half of it random, so that workers do not come back all at once. @param attempt from 1 */
+export function retryDelayMs(
+  attempt: number,
+  { maxMs = 30_000, random = Math.random }: { maxMs?: number; random?: () => number } = {},
+): number {
+  const delay = Math.min(FIRST_DELAY_MS * 2 ** Math.min(attempt - 1, 20), maxMs);
   return Math.round(delay * (0.5 + random() / 2));
 }
 
-export const WORKER_OPTIONS: Partial<WorkerOptions> = {
-  lockDuration: 30_000,
-  stalledInterval: 15_000,
-  // A worker that dies again and again must not turn its jobs into failures: merging an entry twice changes nothing.
-  maxStalledCount: 2 ** 31 - 1,
-  settings: { backoffStrategy: (attemptsMade) => retryDelayMs(attemptsMade) },
-};
+/**
+ * A job whose worker died goes to another one when its lock has run out, at the next check: after 1.25 locks at most.
+ * Locks of living workers are renewed at half time, however long a job takes. A worker that dies again and again must
+ * not turn its jobs into failures, so they may stall as often as they like: merging an entry twice changes nothing.
+ */
+export function toWorkerOptions({ concurrency, lockMs }: { concurrency: number; lockMs: number }) {
+  return {
+    concurrency,
+    lockDuration: lockMs,
+    stalledInterval: lockMs / 4,
+    maxStalledCount: 2 ** 31 - 1,
+    settings: { backoffStrategy: (attemptsMade: number) => retryDelayMs(attemptsMade) },
+    autorun: false,
+  } satisfies Partial<WorkerOptions>;
+}

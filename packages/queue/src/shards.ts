@@ -5,7 +5,9 @@ export function shardOf(projectId: number, customerId: string, shards: number): 
   return shards === 1 ? 0 : crc32(`${projectId}:${customerId}`) % shards;
 }
 
-/** The name of a shard's BullMQ queue. */
-export function queueName(shard: number): string {
-  return `entries-${shard}`;
+/** A BullMQ queue; on Redis all keys with the same slot live on one node of a cluster. */
+export type QueueAddress = { name: string; slot: string };
+
+export function addressOf(shard: number): QueueAddress {
+  return { name: `entries-${shard}`, slot: String(shard) };
 }

@@ -1,6 +1,14 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { BACKENDS, type Backend, waitFor } from '@opm/testkit';
-import { type Chunk, createEntryQueue, createEntryWorker, type EntryQueue, openDashboardQueues } from '../src/index.js';
+import {
+  type Chunk,
+  createEntryQueue,
+  createEntryWorker,
+  type EntryQueue,
+  type EntryWorkerOptions,
+  openDashboardQueues,
+  Postponed,
+} from '../src/index.js';
 
 const chunkOf = (customerId: string): Chunk => ({
   v: 1,
@@ -22,20 +30,23 @@ describe.each(BACKENDS)('the entry queue on %s:', (_, createBackend) => {
     await backend.drop();
   });
 
-  const startWorker = async (process: (chunk: Chunk, context: { shard: number }) => Promise<void>) => {
+  const startWorker = async (process: EntryWorkerOptions['process']) => {
     const buried: [unknown, string][] = [];
     const retried: number[] = [];
+    const counts = { postponed: 0 };
     const worker = await createEntryWorker({
       ...backend,
       ...options,
       shards: 2,
       concurrency: 10,
+      lockMs: 20_000,
       process,
+      onPostponed: () => void counts.postponed++,
       onRetry: (_error, { attempt }) => retried.push(attempt),
       bury: async (data, error) => void buried.push([data, error.message]),
     });
     worker.start();
-    return { buried, retried, close: worker.close };
+    return { ...worker, buried, retried, counts };
   };
 
   test('a chunk reaches a worker to the letter, with its shard, and leaves nothing behind', async () => {
@@ -61,6 +72,32 @@ describe.each(BACKENDS)('the entry queue on %s:', (_, createBackend) => {
     await waitFor(() => attempts === 3, { description: 'the third attempt' });
     await worker.close();
     expect(worker).toMatchObject({ retried: [1, 2], buried: [] });
+  });
+
+  test('a job that is postponed goes back to the queue, uses up no attempt, and is processed after the pause', async () => {
+    await queue.enqueue(0, chunkOf('postponed'));
+    let isPaused = false;
+    const attempts: number[] = [];
+    const worker = await startWorker(async (_chunk, { attempt }) => {
+      attempts.push(attempt);
+      if (attempts.length > 1 && !isPaused) return;
+      isPaused = true;
+      worker.pause();
+      throw new Postponed();
+    });
+    const jobs = async () => (await worker.backlog()).jobs;
+    // BullMQ may take it once more, when it was waiting for a job already as it was paused.
+    await waitFor(async () => attempts.length > 0 && (await jobs()).waiting === 1, {
+      description: 'the job to be back',
+    });
+    expect((await worker.backlog()).oldestWaitingMs).toBeGreaterThan(0);
+    isPaused = false;
+    worker.resume();
+    await waitFor(async () => Object.values(await jobs()).every((count) => count === 0), { description: 'the end' });
+    expect((await worker.backlog()).oldestWaitingMs).toBe(0);
+    await worker.close();
+    expect(new Set(attempts)).toEqual(new Set([1]));
+    expect(worker).toMatchObject({ retried: [], counts: { postponed: attempts.length - 1 } });
   });
 
   test('data that is no chunk is buried with the reason, and leaves no failed job', async () => {

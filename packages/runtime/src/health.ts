@@ -1,3 +1,5 @@
+import { withTimeout } from './with-timeout.js';
+
 /**
  * Named checks that must hold for a process to be ready. A check throws an error that says what is wrong; it may resolve
  * with a note on what is wrong but no reason to send requests elsewhere.
@@ -20,16 +22,4 @@ export async function checkAll(health: Health, timeoutMs = 2_000): Promise<Healt
     }),
   );
   return { ready, checks: Object.fromEntries(results) };
-}
-
-async function withTimeout<T>(promise: Promise<T>, ms: number): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms);
-  });
-  try {
-    return await Promise.race([promise, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

@@ -1,6 +1,9 @@
-import { Counter, collectDefaultMetrics, Histogram, Registry } from 'prom-client';
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { withTimeout } from './with-timeout.js';
 
 export type Metrics = ReturnType<typeof createMetrics>;
+
+const READ_TIMEOUT_MS = 2_000;
 
 /** The metrics of one process, in Prometheus's format, with those of Node.js itself among them. */
 export function createMetrics({ process }: { process: string }) {
@@ -12,6 +15,21 @@ export function createMetrics({ process }: { process: string }) {
     counter: <L extends string>(name: string, help: string, labelNames: L[] = []) =>
       new Counter({ name, help, labelNames, registers }),
     histogram: (name: string, help: string, buckets: number[]) => new Histogram({ name, help, buckets, registers }),
+    /** Its values are read anew whenever metrics are rendered; what cannot be read in time is left out. */
+    gauge<L extends string>(
+      name: string,
+      help: string,
+      labelNames: L[],
+      read: () => Promise<[labels: Partial<Record<L, string>>, value: number][]>,
+    ): void {
+      async function collect(this: Gauge<L>): Promise<void> {
+        const values = await withTimeout(read(), READ_TIMEOUT_MS).catch(() => []);
+        this.reset();
+        if (values.length === 0) this.remove();
+        for (const [labels, value] of values) this.set(labels, value);
+      }
+      new Gauge({ name, help, labelNames, registers, collect });
+    },
     contentType: registry.contentType,
     render: () => registry.metrics(),
   };

@@ -1,4 +1,5 @@
 import { FIELDS, type Version } from '@opm/core';
+import { noteErasures, purgeTombstones } from './erasures.js';
 import type { PrismaClient } from './generated/client.js';
 import { toStoreError } from './store-error.js';
 import { type CustomerRow, toTime, upsertCustomers } from './upsert-customers.js';
@@ -27,7 +28,13 @@ const visible = Object.fromEntries(
 export function createCustomers(prisma: PrismaClient) {
   return {
     /** Merges the rows into the table with one statement; each (projectId, customerId) at most once. */
-    upsert: (rows: CustomerRow[]): Promise<void> => toStoreError(() => upsertCustomers(prisma, rows)),
+    async upsert(rows: CustomerRow[]): Promise<void> {
+      await toStoreError(() => upsertCustomers(prisma, rows));
+      await toStoreError(() => noteErasures(prisma, rows));
+    },
+
+    /** Deletes what is left of customers that were erased before that time. @returns how many */
+    purgeTombstones: (before: Date): Promise<number> => toStoreError(() => purgeTombstones(prisma, before)),
 
     async find(projectId: number, customerId: string): Promise<StoredCustomer | undefined> {
       const customer = await toStoreError(() =>

@@ -1,5 +1,5 @@
 import type { CustomerEntry } from '@opm/core';
-import type { PrismaClient } from './generated/client.js';
+import type { Prisma, PrismaClient } from './generated/client.js';
 import { toStoreError } from './store-error.js';
 
 /** What could not be persisted: an entry with its version, or, without `entry`, a job's data that is no chunk. */
@@ -22,7 +22,25 @@ export type StoredDeadLetter = {
   createdAt: Date;
 };
 
+export type WholeDeadLetter = StoredDeadLetter & { payload: unknown };
+
+/** Which letters are meant: those for which everything that is given holds. */
+export type DeadLetterFilter = {
+  deadLetterId?: string | undefined;
+  projectId?: number | undefined;
+  /** When it became a dead letter: from this time on, … */
+  since?: Date | undefined;
+  /** … and before this one. */
+  until?: Date | undefined;
+  /** A part of the error's text, in any case, or the SQLSTATE, or its class. */
+  error?: string | undefined;
+};
+
+export type DeadLetterCount = { projectId: number | null; sqlState: string | null; count: number };
+
 export type DeadLetters = ReturnType<typeof createDeadLetters>;
+
+const TAKE_TIMEOUT_MS = 30_000;
 
 export function createDeadLetters(prisma: PrismaClient) {
   return {
@@ -41,30 +59,95 @@ export function createDeadLetters(prisma: PrismaClient) {
     },
 
     /** The newest first, without their payloads. */
-    async list({ projectId, limit }: { projectId?: number | undefined; limit: number }): Promise<StoredDeadLetter[]> {
+    async list(filter: DeadLetterFilter, { limit }: { limit: number }): Promise<StoredDeadLetter[]> {
       const rows = await toStoreError(() =>
         prisma.deadLetter.findMany({
-          where: projectId === undefined ? {} : { projectId },
+          where: toWhere(filter),
           omit: { payload: true },
           orderBy: { id: 'desc' },
           take: limit,
         }),
       );
-      return rows.map(({ id, version, ...row }) => ({
-        deadLetterId: String(id),
-        ...row,
-        version: version === null ? null : String(version),
-      }));
+      return rows.map(toStored);
     },
 
     /** One of them, whole. */
-    async find(deadLetterId: string): Promise<(StoredDeadLetter & { payload: unknown }) | undefined> {
+    async find(deadLetterId: string): Promise<WholeDeadLetter | undefined> {
       const row = await toStoreError(() => prisma.deadLetter.findUnique({ where: { id: BigInt(deadLetterId) } }));
-      if (!row) return undefined;
-      const { id, version, ...rest } = row;
-      return { deadLetterId: String(id), ...rest, version: version === null ? null : String(version) };
+      return row ? toStored(row) : undefined;
+    },
+
+    /** How many there are, by project and SQLSTATE, the most first. */
+    async count(filter: DeadLetterFilter): Promise<DeadLetterCount[]> {
+      const groups = await toStoreError(() =>
+        prisma.deadLetter.groupBy({ by: ['projectId', 'sqlState'], where: toWhere(filter), _count: { id: true } }),
+      );
+      return groups
+        .map(({ projectId, sqlState, _count }) => ({ projectId, sqlState, count: _count.id }))
+        .toSorted((a, b) => b.count - a.count);
+    },
+
+    /** The oldest ones after `afterId`, whole. */
+    async page(filter: DeadLetterFilter, { afterId, limit }: { afterId: string; limit: number }) {
+      const rows = await toStoreError(() =>
+        prisma.deadLetter.findMany({
+          where: { AND: [toWhere(filter), { id: { gt: BigInt(afterId) } }] },
+          orderBy: { id: 'asc' },
+          take: limit,
+        }),
+      );
+      return rows.map(toStored) as WholeDeadLetter[];
+    },
+
+    /**
+     * Removes the letters once `hand` has passed them on; what it throws leaves them where they are. `hand` gets those
+     * that nobody else has taken. They are deleted before it is called, in a transaction that ends after it: a letter
+     * whose entry is refused once more meanwhile waits for that end, and is kept again instead of being a duplicate.
+     * @returns how many were passed on
+     */
+    take(deadLetterIds: string[], hand: (taken: Set<string>) => Promise<void>): Promise<number> {
+      return toStoreError(() =>
+        prisma.$transaction(
+          async (transaction) => {
+            const rows = await transaction.$queryRaw<{ id: bigint }[]>`
+              DELETE FROM dead_letters WHERE id = ANY(${deadLetterIds.map(BigInt)}::bigint[]) RETURNING id`;
+            if (rows.length > 0) await hand(new Set(rows.map(({ id }) => String(id))));
+            return rows.length;
+          },
+          { timeout: TAKE_TIMEOUT_MS, maxWait: TAKE_TIMEOUT_MS },
+        ),
+      );
+    },
+
+    /** Deletes them for good. @returns how many */
+    async discard(filter: DeadLetterFilter): Promise<number> {
+      const { count } = await toStoreError(() => prisma.deadLetter.deleteMany({ where: toWhere(filter) }));
+      return count;
     },
   };
+}
+
+function toWhere({ deadLetterId, projectId, since, until, error }: DeadLetterFilter): Prisma.DeadLetterWhereInput {
+  return {
+    ...(deadLetterId === undefined ? {} : { id: BigInt(deadLetterId) }),
+    ...(projectId === undefined ? {} : { projectId }),
+    ...(since || until ? { createdAt: { ...(since && { gte: since }), ...(until && { lt: until }) } } : {}),
+    ...(error === undefined
+      ? {}
+      : {
+          OR: [
+            { error: { contains: escapeLike(error), mode: 'insensitive' } },
+            { sqlState: { startsWith: escapeLike(error.toUpperCase()) } },
+          ],
+        }),
+  };
+}
+
+// Prisma's `contains` and `startsWith` are a LIKE that leaves its wildcards alone.
+const escapeLike = (text: string) => text.replace(/[\\%_]/g, '\\$&');
+
+function toStored<Row extends { id: bigint; version: bigint | null }>({ id, version, ...row }: Row) {
+  return { deadLetterId: String(id), ...row, version: version === null ? null : String(version) };
 }
 
 const MAX_INDEXED_LENGTH = 255;

@@ -1,6 +1,14 @@
 export type { ApiKeys, StoredApiKey } from './api-keys.js';
 export type { Customers, StoredCustomer } from './customers.js';
-export type { DeadLetter, DeadLetters, StoredDeadLetter } from './dead-letters.js';
+export type {
+  DeadLetter,
+  DeadLetterCount,
+  DeadLetterFilter,
+  DeadLetters,
+  StoredDeadLetter,
+  WholeDeadLetter,
+} from './dead-letters.js';
+export type { FailureKind } from './failure-kind.js';
 export type { Project, Projects } from './projects.js';
 export { createStore, type Store, type StoreOptions } from './store.js';
-export { isRefusal, StoreError } from './store-error.js';
+export { failureKindOf, StoreError } from './store-error.js';

@@ -1,43 +1,41 @@
+import { type FailureKind, toFailureKind } from './failure-kind.js';
+
 /** What PostgreSQL or the way to it refused. `sqlState` is its five-character code, where there was one. */
 export class StoreError extends Error {
   override readonly name = 'StoreError';
+  readonly kind: FailureKind;
   readonly sqlState: string | undefined;
-  /** Prisma's own code: P1001 cannot reach the server, P2002 unique constraint, … */
+  /** Prisma's own code: P2002 unique constraint, P2010 raw statement, … */
   readonly prismaCode: string | undefined;
 
-  constructor(message: string, { cause, sqlState, prismaCode }: ErrorOptions & Codes = {}) {
+  constructor(message: string, { cause, kind = 'unknown', sqlState, prismaCode }: ErrorOptions & Details = {}) {
     super(message, { cause });
+    this.kind = kind;
     this.sqlState = sqlState;
     this.prismaCode = prismaCode;
   }
 }
 
-type Codes = { sqlState?: string | undefined; prismaCode?: string | undefined };
+type Details = { kind?: FailureKind; sqlState?: string | undefined; prismaCode?: string | undefined };
 
-/**
- * SQLSTATE classes that judge the data: cardinality, data exception, integrity constraint, limits (of an index row, say)
- * (https://www.postgresql.org/docs/current/errcodes-appendix.html).
- */
-const REFUSALS = /^(21|22|23|54)/;
-
-/**
- * Whether PostgreSQL refused the data itself. Anything else (a lost connection, a deadlock, a wrong password, a table
- * that is not there yet) says nothing of the data, and the same call may succeed later.
- */
-export function isRefusal(error: unknown): error is StoreError {
-  return error instanceof StoreError && error.sqlState !== undefined && REFUSALS.test(error.sqlState);
+/** What to make of whatever was thrown; a foreign error is 'unknown'. */
+export function failureKindOf(error: unknown): FailureKind {
+  return error instanceof StoreError ? error.kind : 'unknown';
 }
 
-/** Runs the call and translates what Prisma throws. */
+/** Runs the call and translates what Prisma and its driver throw. */
 export async function toStoreError<T>(call: () => Promise<T>): Promise<T> {
   try {
     return await call();
   } catch (error) {
+    if (error instanceof StoreError) throw error;
     const { message, code, meta } = error as PrismaError;
     const cause = meta?.driverAdapterError?.cause;
+    const sqlState = cause?.originalCode ?? cause?.code;
     throw new StoreError(cause?.originalMessage ?? lastLine(message), {
       cause: error,
-      sqlState: cause?.originalCode ?? cause?.code,
+      kind: toFailureKind({ sqlState, driverKind: cause?.kind, message }),
+      sqlState,
       prismaCode: code,
     });
   }
@@ -46,7 +44,9 @@ export async function toStoreError<T>(call: () => Promise<T>): Promise<T> {
 type PrismaError = {
   message: string;
   code?: string;
-  meta?: { driverAdapterError?: { cause?: { originalCode?: string; code?: string; originalMessage?: string } } };
+  meta?: {
+    driverAdapterError?: { cause?: { kind?: string; originalCode?: string; code?: string; originalMessage?: string } };
+  };
 };
 
 // Prisma prefixes its messages with the invocation, over several lines; the last one says what happened.

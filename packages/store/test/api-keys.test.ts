@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { hashApiKey } from '@opm/core';
 import { createTestDatabase, type TestDatabase } from '@opm/testkit';
 import pg from 'pg';
-import { createStore, isRefusal, type Store } from '../src/index.js';
+import { createStore, failureKindOf, type Store } from '../src/index.js';
 
 let database: TestDatabase;
 let store: Store;
@@ -59,7 +59,7 @@ test('a name that is taken is refused by name', async () => {
   await expect(store.projects.create('taken')).rejects.toThrow('a project named "taken" exists already');
 });
 
-test('a server that cannot be reached, a wrong password and a missing database refuse no data', async () => {
+test('a server that cannot be reached, a wrong password and a missing database are outages, and say nothing of the data', async () => {
   const wrongPassword = new URL(database.url);
   wrongPassword.password = 'wrong';
   const noDatabase = new URL(database.url);
@@ -69,6 +69,6 @@ test('a server that cannot be reached, a wrong password and a missing database r
     const error = await away.ping().catch((reason) => reason);
     await away.close();
     expect(error.name).toBe('StoreError');
-    expect(isRefusal(error)).toBe(false);
+    expect(failureKindOf(error)).toBe('outage');
   }
 });

@@ -16,7 +16,7 @@ export function deadLettersCommand(env: NodeJS.ProcessEnv): Command {
     .action(async (options: PrintOptions & { project?: string; limit: number }) => {
       const list = await withStore(env, async (store) => {
         const project = options.project === undefined ? undefined : await findProject(store, options.project);
-        return store.deadLetters.list({ projectId: project?.projectId, limit: options.limit });
+        return store.deadLetters.list({ projectId: project?.projectId }, { limit: options.limit });
       });
       print(options, list, toTable(list));
     });

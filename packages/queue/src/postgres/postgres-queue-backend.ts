@@ -1,7 +1,6 @@
 import { createPostgresBackend, type Queue, type Worker, withBackend } from 'bullmq';
 import pg from 'pg';
 import type { QueueBackend, Role } from '../queue-backend.js';
-import { queueName } from '../shards.js';
 import { createPostgresAdmission } from './postgres-admission.js';
 
 const bullmq = withBackend(createPostgresBackend);
@@ -28,12 +27,12 @@ export function createPostgresQueueBackend(options: {
   };
   return {
     admission: createPostgresAdmission(pool),
-    createQueue(shard, queueOptions) {
-      const queue = new bullmq.Queue(queueName(shard), { ...queueOptions, connection });
+    createQueue({ name }, queueOptions) {
+      const queue = new bullmq.Queue(name, { ...queueOptions, connection });
       return queue.on('error', onError) as unknown as Queue;
     },
-    createWorker(shard, processor, workerOptions) {
-      const worker = new bullmq.Worker(queueName(shard), processor, { ...workerOptions, connection });
+    createWorker({ name }, processor, workerOptions) {
+      const worker = new bullmq.Worker(name, processor, { ...workerOptions, connection });
       return worker.on('error', onError) as unknown as Worker;
     },
     ping,

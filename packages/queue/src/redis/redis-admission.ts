@@ -48,8 +48,6 @@ export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => 
         ...persisted.map(({ version }) => version),
       );
     },
-
-    async sweep() {}, // Redis expires them
   };
 }
 

@@ -2,7 +2,6 @@ import { once } from 'node:events';
 import { Queue, Worker } from 'bullmq';
 import { Redis, type RedisOptions } from 'ioredis';
 import type { QueueBackend, Role } from '../queue-backend.js';
-import { queueName } from '../shards.js';
 import { createRedisAdmission } from './redis-admission.js';
 
 const CONNECTION: Record<Role, RedisOptions> = {
@@ -29,20 +28,16 @@ export function createRedisQueueBackend(options: {
   });
   redis.on('error', onError);
   // The braces are a hash tag: on Redis Cluster all keys of a shard live on one node.
-  const keyspace = (shard: number) => `{${prefix}-${shard}}`;
+  const keyspace = (slot: string | number) => `{${prefix}-${slot}}`;
 
   return {
     admission: createRedisAdmission(redis, keyspace),
-    createQueue(shard, queueOptions) {
-      const queue = new Queue(queueName(shard), { ...queueOptions, connection: redis, prefix: keyspace(shard) });
+    createQueue({ name, slot }, queueOptions) {
+      const queue = new Queue(name, { ...queueOptions, connection: redis, prefix: keyspace(slot) });
       return queue.on('error', onError);
     },
-    createWorker(shard, processor, workerOptions) {
-      const worker = new Worker(queueName(shard), processor, {
-        ...workerOptions,
-        connection: redis,
-        prefix: keyspace(shard),
-      });
+    createWorker({ name, slot }, processor, workerOptions) {
+      const worker = new Worker(name, processor, { ...workerOptions, connection: redis, prefix: keyspace(slot) });
       return worker.on('error', onError);
     },
     async ping() {

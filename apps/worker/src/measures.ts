@@ -1,0 +1,47 @@
+import type { Backlog } from '@opm/queue';
+import type { Metrics } from '@opm/runtime';
+import { type ProjectEntry, type Refused, reasonOf } from './project-entry.js';
+
+export type Measures = ReturnType<typeof createMeasures>;
+
+/** What the worker counts, in terms of what happens to it. */
+export function createMeasures(metrics: Metrics, readBacklog: () => Promise<Backlog>) {
+  const persisted = metrics.counter('opm_entries_persisted_total', 'Entries whose effect is in PostgreSQL');
+  const latency = metrics.histogram(
+    'opm_entry_persist_seconds',
+    'Time from the version of an entry, its acknowledgement, to its row',
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 60, 300, 3_600],
+  );
+  const rows = metrics.histogram('opm_statement_rows', 'Rows per upsert', [1, 10, 50, 100, 250, 500, 1_000, 2_500]);
+  const seconds = metrics.histogram(
+    'opm_statement_seconds',
+    'Time per upsert',
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15],
+  );
+  const deadLetters = metrics.counter('opm_dead_letters_total', 'Entries and jobs that became dead letters', [
+    'reason',
+  ]);
+  const retries = metrics.counter('opm_retries_total', 'Statements and jobs that are tried again', ['reason']);
+  metrics.gauge('opm_queue_jobs', 'Jobs in the queues of all shards', ['state'], async () =>
+    Object.entries((await readBacklog()).jobs).map(([state, jobs]) => [{ state }, jobs]),
+  );
+  metrics.gauge('opm_oldest_waiting_seconds', 'Age of the entries that are next in line', [], async () => [
+    [{}, (await readBacklog()).oldestWaitingMs / 1_000],
+  ]);
+
+  return {
+    onPersisted(entries: ProjectEntry[]): void {
+      persisted.inc(entries.length);
+      const now = Date.now();
+      // Versions are microseconds of the queue store's clock, which may be a little ahead of ours.
+      for (const { entry } of entries) latency.observe(Math.max(now - entry.version / 1_000, 0) / 1_000);
+    },
+    onStatement(statement: { rows: number; seconds: number }): void {
+      rows.observe(statement.rows);
+      seconds.observe(statement.seconds);
+    },
+    onRefused: ({ error }: Refused): void => deadLetters.inc({ reason: reasonOf(error) }),
+    onNoChunk: (): void => deadLetters.inc({ reason: 'no-chunk' }),
+    onRetry: (reason: 'conflict' | 'outage' | 'error'): void => retries.inc({ reason }),
+  };
+}

@@ -1,0 +1,22 @@
+import type { Queue } from 'bullmq';
+
+const STATES = ['waiting', 'prioritized', 'active', 'delayed', 'failed'] as const;
+
+/** What the queues hold, over all shards. */
+export type Backlog = {
+  jobs: Record<(typeof STATES)[number], number>;
+  /** Milliseconds since the job that is next in line was enqueued; 0 where none waits. */
+  oldestWaitingMs: number;
+};
+
+export async function readBacklog(queues: Queue[]): Promise<Backlog> {
+  const counts = await Promise.all(queues.map((queue) => queue.getJobCounts(...STATES)));
+  const heads = await Promise.all(queues.map((queue) => queue.getJobs(['waiting', 'prioritized'], 0, 0, true)));
+  const oldest = Math.min(...heads.flat().map(({ timestamp }) => timestamp), Date.now());
+  return {
+    jobs: Object.fromEntries(
+      STATES.map((state) => [state, counts.reduce((sum, count) => sum + (count[state] ?? 0), 0)]),
+    ) as Backlog['jobs'],
+    oldestWaitingMs: Date.now() - oldest,
+  };
+}
