@@ -87,16 +87,19 @@ export function createDeadLetters(prisma: PrismaClient) {
         .toSorted((a, b) => b.count - a.count);
     },
 
-    /** The oldest ones after `afterId`, whole. */
-    async page(filter: DeadLetterFilter, { afterId, limit }: { afterId: string; limit: number }) {
+    /** The oldest ones after `afterId` and up to `throughId`, whole. */
+    async page(
+      filter: DeadLetterFilter,
+      { afterId, throughId, limit }: { afterId: string; throughId: string; limit: number },
+    ): Promise<WholeDeadLetter[]> {
       const rows = await toStoreError(() =>
         prisma.deadLetter.findMany({
-          where: { AND: [toWhere(filter), { id: { gt: BigInt(afterId) } }] },
+          where: { AND: [toWhere(filter), { id: { gt: BigInt(afterId), lte: BigInt(throughId) } }] },
           orderBy: { id: 'asc' },
           take: limit,
         }),
       );
-      return rows.map(toStored) as WholeDeadLetter[];
+      return rows.map(toStored);
     },
 
     /**

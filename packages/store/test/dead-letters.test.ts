@@ -69,9 +69,9 @@ test('discarding deletes what the filter names and nothing else', async () => {
 });
 
 test('pages go through all letters once, the oldest first', async () => {
-  for (const customerId of ['a', 'b', 'c']) await add(customerId);
-  const first = await store.deadLetters.page({}, { afterId: '0', limit: 2 });
-  const second = await store.deadLetters.page({}, { afterId: first[1]?.deadLetterId ?? '', limit: 2 });
+  for (const customerId of ['a', 'b', 'c', 'd']) await add(customerId);
+  const first = await store.deadLetters.page({}, { afterId: '0', throughId: '3', limit: 2 });
+  const second = await store.deadLetters.page({}, { afterId: '2', throughId: '3', limit: 2 });
   expect([...first, ...second].map(({ payload }) => payload)).toEqual(['a', 'b', 'c'].map((id) => entryOf(id, T0)));
 });
 

@@ -1,5 +1,6 @@
-import { Command, InvalidArgumentError, Option } from 'commander';
-import ms, { type StringValue } from 'ms';
+import { Command, Option } from 'commander';
+import ms from 'ms';
+import { parseDuration } from '../parse-time.js';
 import { parseWholeNumber } from '../parse-whole-number.js';
 import { type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
@@ -58,15 +59,4 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
     });
 
   return keys;
-}
-
-const MAX_GRACE_MS = ms('365d');
-
-function parseDuration(text: string): number {
-  // A bare number would be milliseconds, and is always meant to be something else.
-  const duration = /^\d+\s*[a-z]+$/i.test(text) ? ms(text as StringValue) : undefined;
-  if (duration === undefined || duration > MAX_GRACE_MS) {
-    throw new InvalidArgumentError('It must be a duration with its unit, such as 0s, 30m, 24h or 7d, up to 365d.');
-  }
-  return duration;
 }

@@ -1,0 +1,72 @@
+import { type Chunk, type EntryQueue, parseChunk, shardOf } from '@opm/queue';
+import type { DeadLetterFilter, DeadLetters, WholeDeadLetter } from '@opm/store';
+import pThrottle from 'p-throttle';
+
+export type ReplayOptions = {
+  deadLetters: DeadLetters;
+  queue: Pick<EntryQueue, 'enqueue'>;
+  shards: number;
+  filter: DeadLetterFilter;
+  /** Letters per second at most. */
+  rate: number;
+  onProgress: (handled: number) => void;
+};
+
+/** `skipped` ones hold nothing that a worker could read, and stay. */
+export type Replayed = { replayed: number; skipped: number };
+
+const MAX_PAGE = 100;
+
+/**
+ * Sends letters through the queue once more, the oldest first, with the versions that they had: what is newer in the
+ * table stays. An entry that is refused again becomes a new letter, which this run leaves alone.
+ */
+export async function replay(options: ReplayOptions): Promise<Replayed> {
+  const { deadLetters, queue, shards, filter, rate, onProgress } = options;
+  const limit = Math.min(rate, MAX_PAGE);
+  const throttle = pThrottle({ limit: 1, interval: (limit / rate) * 1_000 });
+  const throughId = (await deadLetters.list(filter, { limit: 1 }))[0]?.deadLetterId ?? '0';
+  const total: Replayed = { replayed: 0, skipped: 0 };
+  let afterId = '0';
+
+  const replayPage = throttle(async (): Promise<boolean> => {
+    const page = await deadLetters.page(filter, { afterId, throughId, limit });
+    const readable = page.flatMap((letter) => toReadable(letter) ?? []);
+    const ids = readable.map(({ deadLetterId }) => deadLetterId);
+    total.replayed += await deadLetters.take(ids, async (taken) => {
+      const chunks = readable.filter(({ deadLetterId }) => taken.has(deadLetterId)).map(({ chunk }) => chunk);
+      for (const { shard, chunk } of mergeChunks(chunks, shards)) await queue.enqueue(shard, chunk);
+    });
+    total.skipped += page.length - readable.length;
+    afterId = page.at(-1)?.deadLetterId ?? afterId;
+    onProgress(page.length);
+    return page.length === limit;
+  });
+
+  while (await replayPage());
+  return total;
+}
+
+/** A letter without a project holds a whole job's data, which a newer version of the worker may be able to read. */
+function toReadable({ deadLetterId, projectId, payload }: WholeDeadLetter) {
+  try {
+    return { deadLetterId, chunk: parseChunk(projectId === null ? payload : { v: 1, projectId, entries: [payload] }) };
+  } catch {
+    return undefined;
+  }
+}
+
+/** One chunk per project and shard. */
+function mergeChunks(chunks: Chunk[], shards: number): { shard: number; chunk: Chunk }[] {
+  const merged = new Map<string, { shard: number; chunk: Chunk }>();
+  for (const { v, projectId, entries } of chunks) {
+    for (const entry of entries) {
+      const shard = shardOf(projectId, entry.customerId, shards);
+      const key = `${projectId}:${shard}`;
+      const known = merged.get(key);
+      if (known) known.chunk.entries.push(entry);
+      else merged.set(key, { shard, chunk: { v, projectId, entries: [entry] } });
+    }
+  }
+  return [...merged.values()];
+}
