@@ -1,4 +1,5 @@
 import { type CustomerState, FIELDS, type Field } from '@opm/core';
+import { toArrayLiteral } from './array-literal.js';
 import { Prisma, type PrismaClient } from './generated/client.js';
 
 export type CustomerRow = { projectId: number; customerId: string; state: CustomerState };
@@ -20,7 +21,7 @@ export async function upsertCustomers(prisma: PrismaClient, rows: CustomerRow[])
   if (rows.length === 0) return;
   // One order for all workers, so that two statements cannot wait for each other's rows.
   const sorted = rows.toSorted((a, b) => a.projectId - b.projectId || (a.customerId < b.customerId ? -1 : 1));
-  const column = <T>(pick: (row: CustomerRow) => T) => sorted.map(pick);
+  const column = (pick: (row: CustomerRow) => string | number | null) => toArrayLiteral(sorted.map(pick));
   await prisma.$executeRaw`
     INSERT INTO customers AS stored (
       project_id, customer_id, ${NAMES}, ${VERSIONS}, erased_version, created_at, updated_at
