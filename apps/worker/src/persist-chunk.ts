@@ -51,10 +51,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     if (refused.length > 0) await bury(refused);
     const guilty = new Set(refused.map(({ entry }) => entry));
     onPersisted(guilty.size === 0 ? entries : entries.filter(({ entry }) => !guilty.has(entry)));
-    await settle(
-      shard,
-      entries.map(({ projectId, entry: { customerId, version } }) => ({ projectId, customerId, version })),
-    ).catch((error) => {
+    await settle(shard, entries).catch((error) => {
       logger.warn({ err: error }, 'claims could not be settled; they expire by themselves');
     });
   }

@@ -1,6 +1,6 @@
 import { fileURLToPath } from 'node:url';
 import type { CustomerEntry } from '@opm/core';
-import { createEntryQueue, openDashboardQueues } from '@opm/queue';
+import { createEntryQueue, type EntryQueue, openDashboardQueues } from '@opm/queue';
 import { startApp, startProcess, type TestProcess, waitFor } from '@opm/testkit';
 import { Queue } from 'bullmq';
 import { Redis } from 'ioredis';
@@ -60,7 +60,7 @@ async function persistWithWorker(place: Place, entries: CustomerEntry[]): Promis
   if (!control) throw new Error('there is no queue');
   await control.pause();
   for (const some of slice([...slice(entries, CHUNK)], 50)) {
-    await Promise.all(some.map((chunk) => queue.enqueue(0, { v: 1, projectId: 1, entries: chunk })));
+    await Promise.all(some.map((chunk) => enqueueAsIngress(queue, chunk)));
   }
   const worker = await startApp('worker', environmentOf(place));
   const seconds = await timeDrain(control);
@@ -68,6 +68,13 @@ async function persistWithWorker(place: Place, entries: CustomerEntry[]): Promis
   await queue.close();
   await close();
   return seconds;
+}
+
+/** Versions and claims come from admission, so that there is something to settle. */
+async function enqueueAsIngress(queue: EntryQueue, chunk: CustomerEntry[]): Promise<void> {
+  const admitted = await queue.admit(0, 1, chunk);
+  const entries = chunk.map((entry, i) => ({ ...entry, version: admitted[i]?.version ?? 0 }));
+  await queue.enqueue(0, { v: 1, projectId: 1, entries });
 }
 
 async function persistWithTextbook(place: Place, entries: CustomerEntry[]): Promise<number> {

@@ -1,12 +1,14 @@
-import { type CustomerEntry, FIELDS, type Field, type Version } from './customer-entry.js';
+import { type CustomerEntry, type EntryFields, FIELDS, type Field, type Version } from './customer-entry.js';
 
 /**
  * A customer as a join-semilattice: a last-writer-wins register per field and a maximum for erasure.
- * `firstVersion` is the oldest version that is not forgotten, `lastVersion` the newest; they are the row's
- * created_at and updated_at. A field at or below `erasedVersion` is never present; 0 means never erased.
+ * `versions` says at which version each field was written, 0 where it is not there. `firstVersion` is the oldest version
+ * that is not forgotten, `lastVersion` the newest; they are the row's created_at and updated_at. A field at or below
+ * `erasedVersion` is never present; 0 means never erased.
  */
 export type CustomerState = {
-  fields: { [F in Field]?: { value: string; version: Version } };
+  fields: EntryFields;
+  versions: Record<Field, Version>;
   erasedVersion: Version;
   firstVersion: Version;
   lastVersion: Version;
@@ -21,33 +23,49 @@ export function mergeCustomer(a: CustomerState, b: CustomerState): CustomerState
   const erasedVersion = Math.max(a.erasedVersion, b.erasedVersion);
   const merged: CustomerState = {
     fields: {},
+    versions: { ...NO_VERSIONS },
     erasedVersion,
     // An erasure forgets the life before it, so a customer that came back dates from the erasure.
     firstVersion: Math.max(Math.min(a.firstVersion, b.firstVersion), erasedVersion),
     lastVersion: Math.max(a.lastVersion, b.lastVersion),
   };
   for (const field of FIELDS) {
-    const [ours, theirs] = [a.fields[field], b.fields[field]];
-    const winner = (ours?.version ?? 0) >= (theirs?.version ?? 0) ? ours : theirs;
-    if (winner && winner.version > erasedVersion) merged.fields[field] = winner;
+    const winner = a.versions[field] >= b.versions[field] ? a : b;
+    const value = winner.fields[field];
+    if (value === undefined || winner.versions[field] <= erasedVersion) continue;
+    merged.fields[field] = value;
+    merged.versions[field] = winner.versions[field];
   }
   return merged;
 }
 
-/** The state of a customer of whom only this entry is known. */
+const NO_VERSIONS = { email: 0, phone: 0, firstName: 0, lastName: 0, ip: 0 };
+
+/** The state of a customer of whom only this entry is known; it shares the entry's fields. */
 export function toState({ version, fields = {}, erase }: CustomerEntry): CustomerState {
-  const state: CustomerState = {
-    fields: {},
-    erasedVersion: erase ? version : 0,
+  if (erase) {
+    return {
+      fields: {},
+      versions: { ...NO_VERSIONS },
+      erasedVersion: version,
+      firstVersion: version,
+      lastVersion: version,
+    };
+  }
+  const versionOf = (field: Field) => (fields[field] === undefined ? 0 : version);
+  return {
+    fields,
+    versions: {
+      email: versionOf('email'),
+      phone: versionOf('phone'),
+      firstName: versionOf('firstName'),
+      lastName: versionOf('lastName'),
+      ip: versionOf('ip'),
+    },
+    erasedVersion: 0,
     firstVersion: version,
     lastVersion: version,
   };
-  if (erase) return state;
-  for (const field of FIELDS) {
-    const value = fields[field];
-    if (value !== undefined) state.fields[field] = { value, version };
-  }
-  return state;
 }
 
 /** Whether the customer exists: every entry gives an email or a phone, so a state without both is a tombstone. */

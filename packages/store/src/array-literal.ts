@@ -1,19 +1,17 @@
 /**
  * PostgreSQL's text form of a one-dimensional array (https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO).
- * As one string it passes Prisma as one value; as an array, every element costs a visit there and another one in pg.
+ * As one string it passes Prisma and pg as one value; as an array, each of them visits every element.
  */
-export function toArrayLiteral(values: (string | number | null)[]): string {
+export function toArrayLiteral<T>(items: T[], pick: (item: T) => string | number | undefined): string {
   let literal = '{';
-  for (const value of values) {
+  for (const item of items) {
     if (literal.length > 1) literal += ',';
+    const value = pick(item);
     literal += typeof value === 'string' ? quote(value) : (value ?? 'NULL');
   }
   return `${literal}}`;
 }
 
-const SPECIAL = /["\\]/;
-const SPECIALS = /["\\]/g;
-
 function quote(text: string): string {
-  return `"${SPECIAL.test(text) ? text.replace(SPECIALS, '\\$&') : text}"`;
+  return `"${text.includes('"') || text.includes('\\') ? text.replace(/["\\]/g, '\\$&') : text}"`;
 }

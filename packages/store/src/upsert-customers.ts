@@ -14,38 +14,54 @@ const COLUMN: Record<Field, string> = {
 
 /**
  * `mergeCustomer` as one statement over many rows: per field the higher version, the later erasure, nothing that the
- * erasure covers. Arrays keep it at 15 parameters and one plan for any number of rows; a row that the entries would
- * not change is not written.
+ * erasure covers. Arrays keep it at 15 parameters at most and two plans for any number of rows; a row that the entries
+ * would not change is not written.
  */
 export async function upsertCustomers(prisma: PrismaClient, rows: CustomerRow[]): Promise<void> {
   if (rows.length === 0) return;
   // One order for all workers, so that two statements cannot wait for each other's rows.
   const sorted = rows.toSorted((a, b) => a.projectId - b.projectId || (a.customerId < b.customerId ? -1 : 1));
-  const column = (pick: (row: CustomerRow) => string | number | null) => toArrayLiteral(sorted.map(pick));
+  const column = (pick: (row: CustomerRow) => string | number | undefined) => toArrayLiteral(sorted, pick);
+  const versions = sorted.every(isOneEntry) ? ONE_VERSION : ownVersions(column);
   await prisma.$executeRaw`
     INSERT INTO customers AS stored (
       project_id, customer_id, ${NAMES}, ${VERSIONS}, erased_version, created_at, updated_at
     )
     SELECT
-      project_id, customer_id, ${NAMES}, ${VERSIONS}, erased_version,
-      ${toTime('first_version')}, ${toTime('last_version')}
+      project_id, customer_id, ${NAMES}, ${versions.selected}, ${toTime('last_version')}
     FROM unnest(
       ${column((row) => row.projectId)}::int[],
       ${column((row) => row.customerId)}::text[],
-      ${Prisma.join(FIELDS.map((f) => Prisma.sql`${column((row) => row.state.fields[f]?.value ?? null)}::text[]`))},
-      ${Prisma.join(FIELDS.map((f) => Prisma.sql`${column((row) => row.state.fields[f]?.version ?? 0)}::bigint[]`))},
-      ${column((row) => row.state.erasedVersion)}::bigint[],
-      ${column((row) => row.state.firstVersion)}::bigint[],
-      ${column((row) => row.state.lastVersion)}::bigint[]
-    ) AS given (
-      project_id, customer_id, ${NAMES}, ${VERSIONS}, erased_version, first_version, last_version
-    )
+      ${Prisma.join(FIELDS.map((field) => Prisma.sql`${column((row) => row.state.fields[field])}::text[]`))},
+      ${column((row) => row.state.lastVersion)}::bigint[]${versions.arrays}
+    ) AS given (project_id, customer_id, ${NAMES}, last_version${versions.names})
     ON CONFLICT (project_id, customer_id) DO UPDATE SET
       ${MERGED_FIELDS},
       erased_version = greatest(stored.erased_version, excluded.erased_version),
       created_at = greatest(least(stored.created_at, excluded.created_at), ${ERASED_AT}),
       updated_at = greatest(stored.updated_at, excluded.updated_at)
     WHERE ${CHANGES}`;
+}
+
+/** Whether the row is what a single entry says, which most are: then all its versions are the same. */
+function isOneEntry({ state: { fields, versions, erasedVersion, firstVersion, lastVersion } }: CustomerRow): boolean {
+  return (
+    erasedVersion === 0 &&
+    firstVersion === lastVersion &&
+    FIELDS.every((field) => versions[field] === (fields[field] === undefined ? 0 : lastVersion))
+  );
+}
+
+function ownVersions(column: (pick: (row: CustomerRow) => number) => string) {
+  const versions = [
+    ...FIELDS.map((field) => column(({ state }) => state.versions[field])),
+    column(({ state }) => state.erasedVersion),
+    column(({ state }) => state.firstVersion),
+  ];
+  return {
+    ...OWN_VERSIONS,
+    arrays: Prisma.sql`, ${Prisma.join(versions.map((array) => Prisma.sql`${array}::bigint[]`))}`,
+  };
 }
 
 /** SQL for the time that a version stands for. @param version an SQL expression, never a value */
@@ -58,6 +74,18 @@ const columns = FIELDS.map((field) => COLUMN[field]);
 
 const NAMES = list(columns);
 const VERSIONS = list(columns.map((name) => `${name}_version`));
+
+const ONE_VERSION = {
+  arrays: Prisma.empty,
+  names: Prisma.empty,
+  selected: Prisma.sql`
+    ${list(columns.map((name) => `CASE WHEN ${name} IS NULL THEN 0 ELSE last_version END`))},
+    0, ${toTime('last_version')}`,
+};
+const OWN_VERSIONS = {
+  names: Prisma.sql`, ${VERSIONS}, erased_version, first_version`,
+  selected: Prisma.sql`${VERSIONS}, erased_version, ${toTime('first_version')}`,
+};
 
 const erased = 'greatest(stored.erased_version, excluded.erased_version)';
 const ERASED_AT = toTime(erased);

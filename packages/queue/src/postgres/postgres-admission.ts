@@ -46,8 +46,8 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
         values: [
           shard,
           persisted.map(({ projectId }) => projectId),
-          persisted.map(({ customerId }) => customerId),
-          persisted.map(({ version }) => version),
+          persisted.map(({ entry }) => entry.customerId),
+          persisted.map(({ entry }) => entry.version),
         ],
       });
     },

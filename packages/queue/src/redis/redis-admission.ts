@@ -44,8 +44,8 @@ export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => 
     async settle(shard, persisted) {
       await scripts.opmSettle(
         persisted.length,
-        ...persisted.map(({ projectId, customerId }) => claimKey(shard, projectId, customerId)),
-        ...persisted.map(({ version }) => version),
+        ...persisted.map(({ projectId, entry }) => claimKey(shard, projectId, entry.customerId)),
+        ...persisted.map(({ entry }) => entry.version),
       );
     },
   };
