@@ -35,25 +35,33 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   const { gate, upsert, addDeadLetters, settle, maxRows, maxInFlight, maxAttempts, onPersisted, onDeadLetter, logger } =
     deps;
 
+  const bounds = { sizeOf: ({ entries }: Chunk) => entries.length, maxBatch: maxRows, maxInFlight };
+
   const statements = new GroupCommit<number, Chunk, void>({
-    async commit(shard, chunks) {
-      await gate(() => persistChunks(shard, chunks, blamesData));
+    ...bounds,
+    async commit(_shard, chunks) {
+      await gate(() => persistChunks(chunks, blamesData));
       return chunks.map(() => undefined);
     },
-    sizeOf: ({ entries }) => entries.length,
-    maxBatch: maxRows,
-    maxInFlight,
   });
 
-  async function persistChunks(shard: number, chunks: Chunk[], blame: Blame): Promise<void> {
+  /** The chunks of a statement come here together, so there is one call for each; the next statement need not wait for it. */
+  const settlements = new GroupCommit<number, Chunk, void>({
+    ...bounds,
+    async commit(shard, chunks) {
+      await settle(shard, chunks.flatMap(toProjectEntries)).catch((error) => {
+        logger.warn({ err: error }, 'claims could not be settled; they expire by themselves');
+      });
+      return chunks.map(() => undefined);
+    },
+  });
+
+  async function persistChunks(chunks: Chunk[], blame: Blame): Promise<void> {
     const entries = chunks.flatMap(toProjectEntries);
     const refused = await upsertOrBisect(entries, blame);
     if (refused.length > 0) await bury(refused);
     const guilty = new Set(refused.map(({ entry }) => entry));
     onPersisted(guilty.size === 0 ? entries : entries.filter(({ entry }) => !guilty.has(entry)));
-    await settle(shard, entries).catch((error) => {
-      logger.warn({ err: error }, 'claims could not be settled; they expire by themselves');
-    });
   }
 
   /** Entries that are to blame are halved until the guilty ones stand alone; the others are persisted. */
@@ -82,8 +90,9 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
 
   return async (chunk, { shard, jobId, attempt }) => {
     // A job that keeps failing goes alone, so that its neighbours do not pay for it.
-    if (attempt >= maxAttempts) await gate(() => persistChunks(shard, [chunk], blamesAnything));
+    if (attempt >= maxAttempts) await gate(() => persistChunks([chunk], blamesAnything));
     else await statements.run(shard, chunk);
+    await settlements.run(shard, chunk);
     logger.debug({ jobId, projectId: chunk.projectId, entries: chunk.entries.length }, 'chunk persisted');
   };
 }
