@@ -70,19 +70,21 @@ test('entries arriving in any order, in any batches and any number of times sett
 });
 
 test('an older entry still sets the fields that the newer one left out', () => {
-  const { fields } = mergeCustomer(
+  const { fields, versions } = mergeCustomer(
     toState({ customerId: 'c', version: 2, fields: { email: 'new@example.com' } }),
     toState({ customerId: 'c', version: 1, fields: { email: 'old@example.com', phone: '+1' } }),
   );
-  expect(fields).toEqual({ email: { value: 'new@example.com', version: 2 }, phone: { value: '+1', version: 1 } });
+  expect(fields).toEqual({ email: 'new@example.com', phone: '+1' });
+  expect(versions).toEqual({ email: 2, phone: 1, firstName: 0, lastName: 0, ip: 0 });
 });
 
 test('an erasure clears what is older, leaves a tombstone, and a later entry re-creates the customer', () => {
   const before = toState({ customerId: 'c', version: 1, fields: { email: 'a@example.com', lastName: 'Doe' } });
   const erased = mergeCustomer(before, toState({ customerId: 'c', version: 2, erase: true }));
-  expect(erased).toEqual({ fields: {}, erasedVersion: 2, firstVersion: 2, lastVersion: 2 });
+  const versions = { email: 0, phone: 0, firstName: 0, lastName: 0, ip: 0 };
+  expect(erased).toEqual({ fields: {}, versions, erasedVersion: 2, firstVersion: 2, lastVersion: 2 });
   expect(isLive(erased)).toBe(false);
   const again = mergeCustomer(toState({ customerId: 'c', version: 3, fields: { phone: '+1' } }), erased);
-  expect(again.fields).toEqual({ phone: { value: '+1', version: 3 } });
+  expect(again).toMatchObject({ fields: { phone: '+1' }, versions: { ...versions, phone: 3 } });
   expect(isLive(again)).toBe(true);
 });
