@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import type { CustomerEntry } from '@opm/core';
 import { type Chunk, createEntryQueue, type EntryQueue, openDashboardQueues } from '@opm/queue';
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/testkit';
@@ -8,6 +9,10 @@ const options = { shards: 1, signal: new AbortController().signal, onError: () =
 // U+0000 is what PostgreSQL's text cannot hold. The ingress refuses it; a chunk with it may come from anywhere else.
 // On BullMQ's own PostgreSQL backend a job's data cannot hold it either, so there an id that no index can hold stands in.
 const POISON = { Redis: { email: 'jane\0@example.com' }, PostgreSQL: undefined };
+
+const T0 = 1_764_000_000_000_000;
+const randomId = () =>
+  Array.from({ length: 9_000 }, () => String.fromCodePoint(33 + Math.floor(Math.random() * 90))).join('');
 
 describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
   let backend: Backend;
@@ -28,11 +33,14 @@ describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
     await backend.drop();
   });
 
+  const countStored = async (projectId: number, entries: CustomerEntry[]) => {
+    const asked = entries.filter(({ customerId }) => customerId.length < 100);
+    const versioned = asked.map(({ customerId }) => ({ customerId, version: Number.MAX_SAFE_INTEGER }));
+    return (await store.customers.findExisting(projectId, versioned)).size;
+  };
+
   test('7 bad entries among 1,000 become dead letters, and the other 993 are rows', async () => {
-    const T0 = 1_764_000_000_000_000;
     const bad = new Set([0, 13, 14, 500, 501, 777, 999]);
-    const randomId = () =>
-      Array.from({ length: 9_000 }, () => String.fromCodePoint(33 + Math.floor(Math.random() * 90))).join('');
     const entries = Array.from({ length: 1_000 }, (_, i) => {
       const entry = { customerId: `c${i}`, version: T0 + i, fields: { email: 'jane@example.com' } };
       if (!bad.has(i)) return entry;
@@ -44,9 +52,7 @@ describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
     }
     const list = () => store.deadLetters.list({ projectId: 1 }, { limit: 100 });
     await waitFor(async () => (await list()).length === bad.size, { description: 'the dead letters' });
-    const good = entries.filter((_, i) => !bad.has(i)).map(({ customerId }) => ({ customerId, version: T0 + 10_000 }));
-    const stored = () => store.customers.findExisting(1, good);
-    await waitFor(async () => (await stored()).size === 993, { description: 'the rows' });
+    await waitFor(async () => (await countStored(1, entries)) === 993, { description: 'the rows' });
 
     const letters = await list();
     expect(letters.map(({ version }) => Number(version) - T0).sort((a, b) => a - b)).toEqual([...bad]);
@@ -54,6 +60,24 @@ describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
     expect(letter?.sqlState).toMatch(name === 'Redis' ? /^22021$/ : /^54000$/);
     const whole = await store.deadLetters.find(letter?.deadLetterId ?? '0');
     expect(whole?.payload).toEqual(entries[999]);
+  });
+
+  test('one bad entry among 1,000 is found with 20 statements or so', async () => {
+    const bad = POISON[name] ? { fields: POISON[name] } : { customerId: randomId() };
+    const entries = Array.from({ length: 1_000 }, (_, i) => ({
+      customerId: `one bad ${i}`,
+      version: T0 + i,
+      fields: { email: 'jane@example.com' },
+      ...(i === 617 && bad),
+    }));
+    const statements = () => worker.readMetric('opm_statement_rows_count');
+    const before = await statements();
+    await queue.enqueue(0, { v: 1, projectId: 2, entries });
+    await waitFor(async () => (await store.deadLetters.list({ projectId: 2 }, { limit: 2 })).length === 1, {
+      description: 'the dead letter',
+    });
+    await waitFor(async () => (await countStored(2, entries)) === 999, { description: 'the rows' });
+    expect((await statements()) - before).toBeLessThanOrEqual(21); // the whole, and two halves ten times
   });
 
   test('a job whose data is no chunk becomes a dead letter, and no job has failed', async () => {

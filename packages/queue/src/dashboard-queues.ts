@@ -1,18 +1,18 @@
 import type { Queue } from 'bullmq';
+import { MAINTENANCE } from './maintenance.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 import { addressOf } from './shards.js';
 
 export type DashboardQueues = { queues: Queue[]; check(): Promise<void>; close(): Promise<void> };
 
-/** The entry queues as the Bull dashboard wants them: for looking at, not for adding. */
+/** The entry queues, by shard, and after them the one for maintenance, as the Bull dashboard wants them: for looking at, not for adding. */
 export async function openDashboardQueues(
   options: QueueConfig & { signal: AbortSignal; onError: (error: Error) => void },
 ): Promise<DashboardQueues> {
   const { signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'dashboard', { signal, onError });
-  const queues = Array.from({ length: config.shards }, (_, shard) =>
-    backend.createQueue(addressOf(shard), { skipMetasUpdate: true }),
-  );
+  const shards = Array.from({ length: config.shards }, (_, shard) => addressOf(shard));
+  const queues = [...shards, MAINTENANCE].map((address) => backend.createQueue(address, { skipMetasUpdate: true }));
   return {
     queues,
     check: () => backend.check(),

@@ -11,7 +11,7 @@ export type MaintenanceOptions = QueueConfig & {
   onError: (error: Error) => void;
 };
 
-const MAINTENANCE = { name: 'maintenance', slot: 'maintenance' };
+export const MAINTENANCE = { name: 'maintenance', slot: 'maintenance' };
 const SWEEP_INTERVAL_MS = 60 * 60 * 1_000;
 
 /**

@@ -1,0 +1,143 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createEntryQueue, type EntryQueue, openDashboardQueues } from '@opm/queue';
+import { createStore, type Store } from '@opm/store';
+import { BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/testkit';
+import pg from 'pg';
+
+const options = { shards: 1, signal: new AbortController().signal, onError: () => {} };
+
+// What a statement meets is decided by a trigger, for the rows whose email asks for it.
+const TRIGGER = `
+  CREATE SEQUENCE tries;
+  CREATE FUNCTION meet_failure() RETURNS trigger LANGUAGE plpgsql AS $$
+  BEGIN
+    IF NEW.email = 'unknown@example.com' THEN RAISE 'nobody knows'; END IF;
+    IF NEW.email = 'deadlock@example.com' AND nextval('tries') <= 2 THEN
+      RAISE 'deadlock detected' USING ERRCODE = 'deadlock_detected';
+    END IF;
+    RETURN NEW;
+  END $$;
+  CREATE TRIGGER meet_failure BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION meet_failure()`;
+
+describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => {
+  let backend: Backend;
+  let store: Store;
+  let client: pg.Client;
+  let queue: EntryQueue;
+  let worker: TestApp;
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    client = new pg.Client({ connectionString: backend.databaseUrl });
+    await client.connect();
+    await client.query(TRIGGER);
+    queue = await createEntryQueue({ ...backend, ...options });
+    worker = await startApp('worker', { ...backend.env, JOB_MAX_ATTEMPTS: '3' });
+  });
+  afterAll(async () => {
+    expect(await worker.stop()).toEqual({ code: 0, signal: null });
+    await queue.close();
+    await client.end();
+    await store.close();
+    await backend.drop();
+  });
+
+  let version = Date.now() * 1_000;
+  const enqueue = (projectId: number, ...emails: string[]) =>
+    queue.enqueue(0, {
+      v: 1,
+      projectId,
+      entries: emails.map((email, i) => ({ customerId: `c${i}`, version: version++, fields: { email } })),
+    });
+  const find = (projectId: number, customerId: string) => store.customers.find(projectId, customerId);
+
+  test('a statement that lost a deadlock is sent again at once, and its job uses up no attempt', async () => {
+    await enqueue(1, 'jane@example.com', 'deadlock@example.com');
+    await waitFor(async () => (await find(1, 'c0')) && find(1, 'c1'), { description: 'the rows' });
+    expect(await worker.readMetric('opm_retries_total{reason="conflict"}')).toBe(2);
+    expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(0);
+  });
+
+  test('an entry that keeps failing for an unknown reason is a dead letter in the end, its neighbours are rows', async () => {
+    await enqueue(2, 'a@example.com', 'unknown@example.com', 'b@example.com');
+    const letters = () => store.deadLetters.list({ projectId: 2 }, { limit: 5 });
+    await waitFor(async () => (await letters()).length > 0, { description: 'the dead letter' });
+    expect(await letters()).toMatchObject([{ customerId: 'c1', error: 'nobody knows', sqlState: 'P0001' }]);
+    const rows = await Promise.all(['c0', 'c1', 'c2'].map((customerId) => find(2, customerId)));
+    expect(rows.map((row) => row?.email)).toEqual(['a@example.com', undefined, 'b@example.com']);
+    expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(2);
+    expect(await worker.readMetric('opm_dead_letters_total{reason="P0001"}')).toBe(1);
+
+    const { queues, close } = await openDashboardQueues({ ...backend, ...options });
+    const isEmpty = async () =>
+      Object.values((await queues[0]?.getJobCounts()) ?? { none: 1 }).every((jobs) => jobs === 0);
+    await waitFor(isEmpty, { description: 'an empty queue' });
+    await close();
+  });
+
+  test('while a table is missing no attempt is used up, it is logged once, and all is persisted once it is there', async () => {
+    const errors = await worker.readMetric('opm_retries_total{reason="error"}');
+    await client.query('ALTER TABLE customers RENAME TO hidden');
+    await enqueue(3, 'a@example.com');
+    await waitFor(async () => (await worker.readMetric('opm_retries_total{reason="outage"}')) > 0, {
+      description: 'the outage',
+    });
+    for (let i = 0; i < 20; i++) await enqueue(3, 'b@example.com');
+    const { queues, close } = await openDashboardQueues({ ...backend, ...options });
+    // None of them is taken: the newest would be active or gone.
+    await waitFor(async () => (await queues[0]?.getJobCounts('waiting'))?.waiting === 21, {
+      description: 'waiting jobs',
+    });
+    const jobs = (await queues[0]?.getJobs(['waiting'])) ?? [];
+    expect(jobs.map(({ attemptsMade }) => attemptsMade)).toEqual(jobs.map(() => 0));
+    expect(await worker.readMetric('opm_queue_jobs{state="waiting"}')).toBe(21);
+    expect(await worker.readMetric('opm_oldest_waiting_seconds')).toBeGreaterThan(0);
+    await close();
+
+    await client.query('ALTER TABLE hidden RENAME TO customers');
+    await waitFor(async () => (await find(3, 'c0'))?.email === 'b@example.com', {
+      description: 'the row',
+      timeoutMs: 30_000,
+    });
+    expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(errors);
+    const about = (text: string) => worker.output().split(text).length - 1;
+    await waitFor(() => about('resumed: PostgreSQL') === 1, { description: 'the end to be logged' });
+    expect(about('paused: PostgreSQL')).toBe(1);
+  });
+
+  test('what it does is measured: rows and time of statements, the time from acknowledgement to row', async () => {
+    const count = await worker.readMetric('opm_entry_persist_seconds_count');
+    await enqueue(4, 'a@example.com', 'b@example.com', 'c@example.com');
+    await waitFor(async () => (await worker.readMetric('opm_entry_persist_seconds_count')) === count + 3, {
+      description: 'three entries more',
+    });
+    expect(await worker.readMetric('opm_entries_persisted_total')).toBe(count + 3);
+    expect(await worker.readMetric('opm_entry_persist_seconds_sum')).toBeGreaterThan(0);
+    expect(await worker.readMetric('opm_statement_seconds_count')).toBe(
+      await worker.readMetric('opm_statement_rows_count'),
+    );
+  });
+
+  test('what an old erasure left behind is purged by a scheduled job', async () => {
+    const day = 24 * 60 * 60 * 1_000;
+    const erase = (customerId: string, daysAgo: number) =>
+      queue.enqueue(0, {
+        v: 1,
+        projectId: 5,
+        entries: [{ customerId, version: (Date.now() - daysAgo * day) * 1_000, erase: true }],
+      });
+    await erase('old', 31);
+    await erase('recent', 29);
+    const tombstones = async () =>
+      (await client.query('SELECT customer_id FROM customers WHERE project_id = 5')).rows.map(
+        ({ customer_id }) => customer_id,
+      );
+    await waitFor(async () => (await tombstones()).length === 2, { description: 'the tombstones' });
+    // The job of this hour has run when the worker started; this one is the same out of turn.
+    const { queues, close } = await openDashboardQueues({ ...backend, ...options });
+    await queues.find(({ name }) => name === 'maintenance')?.add('purge-tombstones', {}, { removeOnComplete: true });
+    await close();
+    await waitFor(async () => (await tombstones()).join() === 'recent', { description: 'the purge' });
+  });
+});
