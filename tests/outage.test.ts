@@ -1,11 +1,13 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { createApiKey } from '@opm/core';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '@opm/embedded';
+import { openDashboardQueues } from '@opm/queue';
 import { createStore } from '@opm/store';
-import { startApp, startProcess, type TestApp, testPrefix, waitFor } from '@opm/testkit';
+import { startApp, startProcess, startProxy, type TestApp, testPrefix, waitFor } from '@opm/testkit';
 
 // A PostgreSQL of its own, because the test stops it.
 let dataDir: string;
@@ -14,7 +16,8 @@ let redis: { REDIS_URL: string | undefined; REDIS_PREFIX: string };
 let apps: TestApp[];
 let apiKey: string;
 
-const start = () => startEmbeddedPostgres({ dataDir: join(dataDir, 'postgres'), postgresFlags: ['fsync=off'] });
+const start = (port?: number) =>
+  startEmbeddedPostgres({ dataDir: join(dataDir, 'postgres'), postgresFlags: ['fsync=off'], ...(port && { port }) });
 const useStore = async <T>(use: (store: ReturnType<typeof createStore>) => Promise<T>): Promise<T> => {
   const store = createStore({ databaseUrl: postgres.url, applicationName: 'test' });
   return use(store).finally(store.close);
@@ -40,41 +43,106 @@ afterAll(async () => {
   await rm(dataDir, { recursive: true, force: true });
 });
 
-test('while PostgreSQL is away entries are acknowledged, and they are rows once it is back', async () => {
-  const ingress = await startApp('ingress', { DATABASE_URL: postgres.url, ...redis });
-  apps.push(ingress);
-  const post = async (customerId: string, key = apiKey) => {
-    const response = await fetch(`${ingress.url}/entry`, {
-      method: 'POST',
-      headers: { 'x-api-key': key },
-      body: JSON.stringify({ customerId, customerPhone: '+1' }),
-    });
-    return { status: response.status, retryAfter: response.headers.get('retry-after'), body: await response.json() };
-  };
-  expect((await post('before')).status).toBe(201);
+const post = async (ingress: TestApp, customerId: string, key = apiKey) => {
+  const response = await fetch(`${ingress.url}/entry`, {
+    method: 'POST',
+    headers: { 'x-api-key': key },
+    body: JSON.stringify({ customerId, customerPhone: '+1' }),
+  });
+  return { status: response.status, retryAfter: response.headers.get('retry-after'), body: await response.json() };
+};
 
-  await postgres.stop();
-  // Long enough for the cached key to need a look-up, several times over.
-  const until = Date.now() + 3_500;
-  let posts = 0;
-  do {
-    // Whether the customer exists cannot be known, so it is not a 201.
-    expect((await post(`during ${posts++}`)).status).toBe(202);
-  } while (Date.now() < until);
-  expect((await post('before')).status).toBe(202);
-  expect(await post('x', createApiKey())).toEqual({
+const allStored = (ids: string[]) => {
+  const asked = ids.map((customerId) => ({ customerId, version: Number.MAX_SAFE_INTEGER }));
+  return useStore((store) =>
+    waitFor(async () => (await store.customers.findExisting(1, asked)).size === ids.length, {
+      description: 'all rows',
+      timeoutMs: 60_000,
+    }),
+  );
+};
+
+test('PostgreSQL stopped for 30 s under load: entries are acknowledged, no job is tried in vain, all become rows', async () => {
+  const ingress = await startApp('ingress', { DATABASE_URL: postgres.url, ...redis });
+  const worker = await startApp('worker', { DATABASE_URL: postgres.url, ...redis });
+  apps.push(ingress, worker);
+  expect((await post(ingress, 'before')).status).toBe(201);
+  const acknowledged = ['before'];
+  const postUntil = async (isOver: () => boolean, statuses: number[]) => {
+    while (!isOver()) {
+      const ids = Array.from({ length: 10 }, (_, i) => `${acknowledged.length + i}`);
+      const answers = await Promise.all(ids.map((id) => post(ingress, id)));
+      for (const { status } of answers) expect(statuses).toContain(status);
+      acknowledged.push(...ids);
+      await delay(20); // about 400 a second: load, not the most that goes
+    }
+  };
+
+  let isStopped = false;
+  const stopping = delay(300).then(() => postgres.stop());
+  // Before it is known to be away, an entry may be answered either way.
+  await Promise.all([stopping.then(() => (isStopped = true)), postUntil(() => isStopped, [201, 202])]);
+  const until = Date.now() + 30_000;
+  // Whether the customer exists cannot be known, so it is not a 201.
+  await postUntil(() => Date.now() > until, [202]);
+  expect((await post(ingress, 'before')).status).toBe(202);
+  expect(await post(ingress, 'x', createApiKey())).toEqual({
     status: 503,
     retryAfter: '1',
     body: { statusCode: 503, error: 'Service Unavailable', message: 'API key could not be checked, try again' },
   });
 
-  postgres = await start();
-  apps.push(await startApp('worker', { DATABASE_URL: postgres.url, ...redis }));
-  const ids = ['before', ...Array.from({ length: posts }, (_, i) => `during ${i}`)];
-  const asked = ids.map((customerId) => ({ customerId, version: Number.MAX_SAFE_INTEGER }));
-  await useStore((store) =>
-    waitFor(async () => (await store.customers.findExisting(1, asked)).size === ids.length, {
-      description: 'all rows',
-    }),
-  );
+  const dashboard = await openDashboardQueues({
+    databaseUrl: postgres.url,
+    redisUrl: redis.REDIS_URL,
+    prefix: redis.REDIS_PREFIX,
+    shards: 1,
+    signal: new AbortController().signal,
+    onError: () => {},
+  });
+  const [queue] = dashboard.queues;
+  expect(await queue?.getJobCounts('active', 'delayed', 'failed')).toEqual({ active: 0, delayed: 0, failed: 0 });
+  const waiting = (await queue?.getJobs(['waiting'])) ?? [];
+  expect(waiting.length).toBeGreaterThan(0);
+  expect(waiting.filter(({ attemptsMade }) => attemptsMade > 0)).toEqual([]);
+
+  postgres = await start(postgres.port);
+  await postUntil(() => worker.output().includes('resumed: PostgreSQL'), [201, 202]);
+  await allStored(acknowledged);
+  expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(0);
+  expect(await worker.readMetric('opm_dead_letters_total')).toBe(0);
+  expect(await queue?.getJobCounts('failed')).toEqual({ failed: 0 });
+  await dashboard.close();
+  // One line when it begins and one when it ends.
+  expect(worker.output().match(/"msg":"(paused|resumed)[^"]*"/g)).toHaveLength(2);
+  expect(worker.output().split('\n').length).toBeLessThan(10);
+});
+
+test('Redis gone and back: what was acknowledged becomes rows, and both processes go on by themselves', async () => {
+  const proxy = await startProxy(redis.REDIS_URL ?? '');
+  const env = { DATABASE_URL: postgres.url, REDIS_URL: proxy.url, REDIS_PREFIX: testPrefix() };
+  const ingress = await startApp('ingress', env);
+  const worker = await startApp('worker', env);
+  apps.push(ingress, worker);
+  const acknowledged: string[] = [];
+  const postSome = async (what: string) => {
+    const ids = Array.from({ length: 50 }, (_, i) => `${what} ${i}`);
+    const answers = await Promise.all(ids.map((id) => post(ingress, id)));
+    acknowledged.push(...ids.filter((_, i) => (answers[i]?.status ?? 0) < 300));
+    return new Set(answers.map(({ status }) => status));
+  };
+  for (let outage = 0; outage < 3; outage++) {
+    const racing = postSome(`racing ${outage}`);
+    await proxy.cut();
+    await racing;
+    expect(await postSome(`refused ${outage}`)).toEqual(new Set([503]));
+    await proxy.restore();
+    await waitFor(async () => (await post(ingress, `probe ${outage}`)).status === 201, { description: 'the ingress' });
+    expect(await postSome(`after ${outage}`)).toEqual(new Set([201]));
+  }
+  await allStored(acknowledged);
+  expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(0);
+  expect(await worker.stop()).toEqual({ code: 0, signal: null });
+  await ingress.stop();
+  await proxy.close();
 });

@@ -32,11 +32,16 @@ const START_TIMEOUT_S = '300';
 const STOP_TIMEOUT_S = '30';
 
 /** Starts the server, in a session of its own so that Ctrl-C does not reach it, and returns its port once it is ready. */
-export async function startServer(installation: Installation, postgresFlags: readonly string[]): Promise<number> {
+export async function startServer(
+  installation: Installation,
+  options: { port?: number; postgresFlags?: readonly string[] },
+): Promise<number> {
   const { binaries, layout, run } = installation;
   for (let attempt = 1; ; attempt++) {
-    const port = await findFreePort();
-    const flags = [...SETTINGS, `port=${port}`, ...postgresFlags].map((setting) => `-c ${setting}`).join(' ');
+    const port = options.port ?? (await findFreePort());
+    const flags = [...SETTINGS, `port=${port}`, ...(options.postgresFlags ?? [])]
+      .map((setting) => `-c ${setting}`)
+      .join(' ');
     const target = ['-D', layout.cluster, '-l', layout.logFile, '-o', flags];
     const { succeeded, output } = await run(binaries.pg_ctl, ['start', '-w', '-t', START_TIMEOUT_S, ...target]);
     if (succeeded) return port;

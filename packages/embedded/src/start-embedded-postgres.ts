@@ -9,6 +9,8 @@ import { startServer, stopServer } from './server.js';
 export interface EmbeddedPostgresOptions {
   /** Made on first use; holds the cluster, its password and its log, and nothing else. */
   dataDir: string;
+  /** A free one where it is not given. */
+  port?: number;
   /** Settings on top of the durable defaults, such as `fsync=off`. */
   postgresFlags?: readonly string[];
 }
@@ -22,7 +24,7 @@ export interface EmbeddedPostgres {
 }
 
 /**
- * Starts PostgreSQL on a free loopback port. A server that a killed process left on the data directory is stopped first,
+ * Starts PostgreSQL on a loopback port. A server that a killed process left on the data directory is stopped first,
  * so a caller that may run twice guards the directory itself. Throws one sentence with the end of the server's log.
  */
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
@@ -35,7 +37,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   if (await isInitialised(layout)) await stopServer(installation);
   else await initialiseCluster(installation);
 
-  const port = await startServer(installation, options.postgresFlags ?? []);
+  const port = await startServer(installation, options);
   const password = await readFile(layout.passwordFile, 'utf8');
   let stopped: Promise<void> | undefined;
   return {

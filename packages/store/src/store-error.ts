@@ -49,5 +49,8 @@ type PrismaError = {
   };
 };
 
-// Prisma prefixes its messages with the invocation, over several lines; the last one says what happened.
-const lastLine = (message: string) => message.trim().split('\n').at(-1) ?? message;
+/** Prisma prefixes its messages with the invocation, over several lines; the last one says what happened, or quotes it. */
+function lastLine(message: string): string {
+  const line = message.trim().split('\n').at(-1) ?? message;
+  return /^Raw query failed\. .*Message: `(.*)`$/.exec(line)?.[1] ?? line;
+}
