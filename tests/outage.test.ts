@@ -146,3 +146,31 @@ test('Redis gone and back: what was acknowledged becomes rows, and both processe
   await ingress.stop();
   await proxy.close();
 });
+
+test('with the queue on PostgreSQL too: gone and back, what was acknowledged becomes rows', async () => {
+  const env = { DATABASE_URL: postgres.url, REDIS_URL: '' };
+  const ingress = await startApp('ingress', env);
+  const worker = await startApp('worker', env);
+  apps.push(ingress, worker);
+  const acknowledged: string[] = [];
+  let round = 0;
+  const postSome = async () => {
+    const ids = Array.from({ length: 20 }, (_, i) => `on PostgreSQL ${round} ${i}`);
+    round++;
+    const answers = await Promise.all(ids.map((id) => post(ingress, id)));
+    acknowledged.push(...ids.filter((_, i) => (answers[i]?.status ?? 0) < 300));
+    return answers.map(({ status }) => status);
+  };
+  let isStopped = false;
+  const stopping = waitFor(() => acknowledged.length > 100, { description: 'some load' }).then(() => postgres.stop());
+  void stopping.then(() => (isStopped = true));
+  while (!isStopped) await postSome();
+  await stopping;
+  expect(new Set(await postSome())).toEqual(new Set([503]));
+
+  postgres = await start(postgres.port);
+  await waitFor(async () => (await postSome()).every((status) => status === 201), { description: 'the ingress' });
+  await allStored(acknowledged);
+  expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(0);
+  expect(await worker.readMetric('opm_dead_letters_total')).toBe(0);
+});
