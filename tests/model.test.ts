@@ -78,10 +78,10 @@ class Project {
 const entries = fc.array(
   fc
     .record({
-      customerId: fc.constantFrom('a', 'b', 'refused a', 'refused b'),
+      customerId: fc.constantFrom('a', 'refused a', 'refused b'),
       given: fc.subarray([...FIELDS], { minLength: 1 }),
       value: fc.string({ unit: 'grapheme', minLength: 1, maxLength: 5 }).filter((text) => !text.includes('\0')),
-      isErasure: fc.integer({ min: 0, max: 5 }).map((n) => n === 0),
+      isErasure: fc.integer({ min: 0, max: 2 }).map((n) => n === 0),
     })
     .map(({ customerId, given, value, isErasure }) =>
       isErasure
@@ -261,7 +261,7 @@ describe.each(BACKENDS)('two workers with the queue on %s:', (_, createBackend) 
       await fc.asyncModelRun(() => ({ model, real: project }), drawn);
       await project.check(model);
     });
-    await fc.assert(property, { numRuns: 12, endOnFailure: true, interruptAfterTimeLimit: 60_000 });
+    await fc.assert(property, { numRuns: 20, endOnFailure: true, interruptAfterTimeLimit: 60_000 });
     expect(runs).toBeGreaterThan(1);
   });
 });

@@ -108,7 +108,7 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
     await workers[0]?.stop('SIGKILL');
     expect(new Set(await posts)).toEqual(new Set([201]));
     workers[0] = await startApp('worker', backend.env);
-    // A job that the killed worker held is handed on when its lock of 30 s has ended.
+    // A job that the killed worker held is handed on when its lock has ended.
     await waitFor(async () => (await findStored(ids)).size === ids.length, {
       description: 'all rows',
       timeoutMs: 90_000,

@@ -119,6 +119,37 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     );
   });
 
+  test('a worker that is killed in the middle of a statement loses nothing: another one takes its jobs over', async () => {
+    const LOCK_MS = 2_000;
+    const another = await createBackend();
+    const env = { ...another.env, JOB_LOCK_MS: String(LOCK_MS) };
+    const locker = new pg.Client({ connectionString: another.databaseUrl });
+    await locker.connect();
+    const entries = await createEntryQueue({ ...another, ...options });
+    const killed = await startApp('worker', env);
+    await locker.query('BEGIN; LOCK TABLE customers IN ACCESS EXCLUSIVE MODE');
+    for (let i = 0; i < 5; i++) {
+      const entry = { customerId: `killed ${i}`, version: version++, fields: { email: 'a@example.com' } };
+      await entries.enqueue(0, { v: 1, projectId: 1, entries: [entry] });
+    }
+    await waitFor(async () => (await killed.readMetric('opm_queue_jobs{state="active"}')) === 5, {
+      description: 'the jobs',
+    });
+    await killed.stop('SIGKILL');
+    await locker.query('ROLLBACK');
+    await locker.query('TRUNCATE customers'); // the statement may have come through after its worker's end
+
+    const other = await startApp('worker', env);
+    const rows = async () => (await locker.query('SELECT FROM customers')).rowCount;
+    // Its locks run out, and the next check finds that.
+    await waitFor(async () => (await rows()) === 5, { description: 'the rows', timeoutMs: LOCK_MS * 1.25 + 5_000 });
+    expect(await other.readMetric('opm_queue_jobs{state="failed"}')).toBe(0);
+    await other.stop();
+    await entries.close();
+    await locker.end();
+    await another.drop();
+  });
+
   test('what an old erasure left behind is purged by a scheduled job', async () => {
     const day = 24 * 60 * 60 * 1_000;
     const erase = (customerId: string, daysAgo: number) =>

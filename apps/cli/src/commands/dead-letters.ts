@@ -68,7 +68,8 @@ function replayCommand(env: NodeJS.ProcessEnv): Command {
       if (options.dryRun) return dryRun(env, options, 'replayed');
       const { replayed, skipped } = await replayWithBar(env, options);
       const lines = [`Queued ${toLetters(replayed)} once more.`];
-      if (skipped > 0) lines.push(`${toLetters(skipped)} cannot be read as entries, and stay.`);
+      if (skipped === 1) lines.push('1 dead letter cannot be read as an entry, and stays.');
+      if (skipped > 1) lines.push(`${skipped} dead letters cannot be read as entries, and stay.`);
       print(options, { replayed, skipped }, lines);
     });
 }

@@ -1,0 +1,151 @@
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import type { CustomerEntry } from '@opm/core';
+import { createStore, type Store } from '@opm/store';
+import { BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/testkit';
+
+describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBackend) => {
+  let backend: Backend;
+  let store: Store;
+  let worker: TestApp;
+  let projectId: number;
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    ({ projectId } = await store.projects.create('acme'));
+    await store.projects.create('other');
+    worker = await startApp('worker', backend.env);
+  });
+  afterAll(async () => {
+    await worker.stop();
+    await store.close();
+    await backend.drop();
+  });
+
+  const T0 = 1_764_000_000_000_000;
+  const add = (entry: CustomerEntry, sqlState = '22021') =>
+    store.deadLetters.add([{ projectId, entry, payload: entry, error: 'refused for the test', sqlState }]);
+  const entryOf = (customerId: string, version: number, email = 'old@example.com'): CustomerEntry => ({
+    customerId,
+    version,
+    fields: { email },
+  });
+
+  type Outcome = { code: number; stdout: string; stderr: string };
+  const opm = (...args: string[]): Promise<Outcome> =>
+    promisify(execFile)(process.execPath, ['apps/cli/bin/opm.js', 'dead-letters', ...args], {
+      env: { ...process.env, ...backend.env },
+    }).then(
+      ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
+      ({ code, stdout, stderr }: Outcome) => ({ code, stdout, stderr }),
+    );
+  const opmJson = async (...args: string[]) => {
+    const { code, stdout, stderr } = await opm(...args, '--json');
+    if (code !== 0) throw new Error(stderr);
+    return JSON.parse(stdout);
+  };
+  const emailOf = async (customerId: string) => (await store.customers.find(projectId, customerId))?.email;
+
+  test('a letter that is replayed becomes a row, and never overwrites what is newer', async () => {
+    await add(entryOf('new', T0));
+    await add(entryOf('known', T0));
+    const known = entryOf('known', T0 + 1, 'newer@example.com');
+    const fields = {
+      fields: { email: 'newer@example.com' },
+      versions: { email: T0 + 1, phone: 0, firstName: 0, lastName: 0, ip: 0 },
+    };
+    const state = { ...fields, erasedVersion: 0, firstVersion: T0 + 1, lastVersion: T0 + 1 };
+    await store.customers.upsert([{ projectId, customerId: known.customerId, state }]);
+
+    expect(await opmJson('count', '--project', 'acme')).toEqual({
+      count: 2,
+      groups: [{ projectId, sqlState: '22021', count: 2 }],
+    });
+    expect(await opmJson('replay', '--dry-run')).toEqual({ dryRun: true, count: 2 });
+    expect(await opmJson('replay', '--project', 'other')).toEqual({ replayed: 0, skipped: 0 });
+    expect(await opmJson('count')).toMatchObject({ count: 2 });
+
+    expect(await opm('replay', '--project', 'acme')).toEqual({
+      code: 0,
+      stdout: 'Queued 2 dead letters once more.\n',
+      stderr: '',
+    });
+    await waitFor(async () => (await emailOf('new')) === 'old@example.com', { description: 'the row' });
+    expect(await emailOf('known')).toBe('newer@example.com');
+    expect(await opmJson('list')).toEqual([]);
+  });
+
+  test('a letter that is refused once more is a letter again, and the run ends', async () => {
+    const customerId = Array.from({ length: 9_000 }, () =>
+      String.fromCodePoint(33 + Math.floor(Math.random() * 90)),
+    ).join('');
+    const tooLong = { customerId, version: T0, fields: { email: 'a@example.com' } };
+    await add(tooLong, '54000');
+    expect(await opmJson('replay', '--error', '54')).toEqual({ replayed: 1, skipped: 0 });
+    await waitFor(async () => (await opmJson('count')).count === 1, { description: 'the letter' });
+    const [letter] = await opmJson('list');
+    expect((await opmJson('show', letter.deadLetterId)).payload).toEqual(tooLong);
+    expect(await opmJson('discard', '--id', letter.deadLetterId)).toEqual({ discarded: 1 });
+  });
+
+  test('any number of letters is replayed, and what no worker could read is skipped and stays', async () => {
+    for (let i = 0; i < 250; i++) await add(entryOf(`many ${i}`, T0 + i));
+    await store.deadLetters.add([{ payload: { odd: 1 }, error: 'job data is not a chunk' }]);
+    expect(await opmJson('replay', '--rate', '5000')).toEqual({ replayed: 250, skipped: 1 });
+    await waitFor(async () => (await emailOf('many 249')) && emailOf('many 0'), { description: 'the rows' });
+    expect(await opmJson('list')).toMatchObject([{ projectId: null, error: 'job data is not a chunk' }]);
+    expect(await opm('replay')).toMatchObject({
+      stdout: 'Queued 0 dead letters once more.\n1 dead letter cannot be read as an entry, and stays.\n',
+    });
+  });
+
+  test('letters are discarded only where it is said which', async () => {
+    expect(await opm('discard')).toEqual({
+      code: 1,
+      stdout: '',
+      stderr: 'opm: say which ones: --id, --project, --since, --until, --error, or --all for all of them\n',
+    });
+    await add(entryOf('kept', T0));
+    expect(await opmJson('discard', '--until', '1h', '--dry-run')).toEqual({ dryRun: true, count: 0 });
+    expect(await opmJson('discard', '--since', '1h', '--error', 'NOT A CHUNK', '--dry-run')).toMatchObject({
+      count: 1,
+    });
+    expect(await opmJson('discard', '--error', 'not a chunk')).toEqual({ discarded: 1 });
+    expect(await opmJson('discard', '--all')).toEqual({ discarded: 1 });
+  });
+
+  test('a queue that cannot be reached, or variables that are wrong, are one clear line, and no letter is lost', async () => {
+    await add(entryOf('kept', T0));
+    const withEnv = async (env: NodeJS.ProcessEnv) => {
+      const before = backend.env;
+      backend.env = { ...before, ...env };
+      const outcome = await opm('replay');
+      backend.env = before;
+      return outcome;
+    };
+    expect(await withEnv({ REDIS_URL: 'redis://127.0.0.1:1' })).toMatchObject({
+      code: 1,
+      stderr: 'opm: the queue cannot be reached: connect ECONNREFUSED 127.0.0.1:1\n',
+    });
+    expect(await withEnv({ QUEUE_SHARDS: 'two' })).toMatchObject({
+      code: 1,
+      stderr: 'opm: QUEUE_SHARDS is not valid: number of queues, the same for every process\n',
+    });
+    const wrong: [string, string, RegExp][] = [
+      ['--since', 'yesterday', /It must be a time such as/],
+      ['--until', '2026-13-01', /It must be a time such as/],
+      ['--rate', '0', /It must be at least 1/],
+      ['--id', 'x', /It must be a whole number/],
+      ['--project', 'none', /^opm: there is no project "none"/],
+    ];
+    for (const { code, stderr, message } of await Promise.all(
+      wrong.map(async ([option, value, message]) => ({ ...(await opm('replay', option, value)), message })),
+    )) {
+      expect(stderr).toMatch(message);
+      expect(code).toBe(1);
+    }
+    expect(await opmJson('discard', '--all')).toEqual({ discarded: 1 });
+  });
+});
