@@ -1,5 +1,5 @@
 import { openDashboardQueues, toQueueConfig } from '@opm/queue';
-import type { ProcessContext } from '@opm/runtime';
+import { createSparseWarning, type ProcessContext } from '@opm/runtime';
 import { createConsoleApp } from './app.js';
 import type { ConsoleConfig } from './config.js';
 import { serveConsole } from './server.js';
@@ -11,7 +11,7 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
   const dashboard = await openDashboardQueues({
     ...toQueueConfig(config),
     signal,
-    onError: (error) => logger.warn({ err: error }, 'queue connection'),
+    onError: createSparseWarning(logger, 'queue connection'),
   });
   onClose('queues', dashboard.close);
   health.queue = dashboard.check;

@@ -1,5 +1,5 @@
 import { createEntryQueue, toQueueConfig } from '@opm/queue';
-import type { ProcessContext } from '@opm/runtime';
+import { createSparseWarning, type ProcessContext } from '@opm/runtime';
 import { createStore } from '@opm/store';
 import { createAcceptEntry } from './accept-entry.js';
 import { createIngressApp } from './app.js';
@@ -30,7 +30,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   const queue = await createEntryQueue({
     ...toQueueConfig(config),
     signal,
-    onError: (error) => logger.warn({ err: error }, 'queue connection'),
+    onError: createSparseWarning(logger, 'queue connection'),
   });
   onClose('queue', queue.close);
   health.queue = queue.check;

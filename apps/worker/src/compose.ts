@@ -1,5 +1,5 @@
 import { createEntryWorker, startMaintenance, toQueueConfig } from '@opm/queue';
-import type { ProcessContext } from '@opm/runtime';
+import { createSparseWarning, type ProcessContext } from '@opm/runtime';
 import { createStore } from '@opm/store';
 import type { WorkerConfig } from './config.js';
 import { createMeasures } from './measures.js';
@@ -27,7 +27,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
   const queue = {
     ...toQueueConfig(config),
     signal,
-    onError: (error: Error) => logger.warn({ err: error }, 'queue connection'),
+    onError: createSparseWarning(logger, 'queue connection'),
   };
   const worker = await createEntryWorker({
     ...queue,

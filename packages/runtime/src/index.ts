@@ -4,3 +4,4 @@ export { type InternalServer, serveInternal } from './internal-server.js';
 export { createLogger, type Logger } from './logger.js';
 export { createMetrics, type Metrics } from './metrics.js';
 export { type ProcessContext, runProcess } from './run-process.js';
+export { createSparseWarning } from './sparse-warning.js';
