@@ -101,7 +101,15 @@ test('PostgreSQL stopped for 30 s under load: entries are acknowledged, no job i
     onError: () => {},
   });
   const [queue] = dashboard.queues;
-  expect(await queue?.getJobCounts('active', 'delayed', 'failed')).toEqual({ active: 0, delayed: 0, failed: 0 });
+  // A second worker meets the same, and may be told to end in the middle of it.
+  const leaving = await startApp('worker', { DATABASE_URL: postgres.url, ...redis });
+  apps.push(leaving);
+  await waitFor(() => leaving.output().includes('paused: PostgreSQL'), { description: 'the second worker to pause' });
+  expect(await leaving.stop()).toEqual({ code: 0, signal: null });
+
+  const noneTried = { active: 0, delayed: 0, failed: 0 };
+  await waitFor(async () => (await queue?.getJobCounts('active'))?.active === 0, { description: 'no active job' });
+  expect(await queue?.getJobCounts('active', 'delayed', 'failed')).toEqual(noneTried);
   const waiting = (await queue?.getJobs(['waiting'])) ?? [];
   expect(waiting.length).toBeGreaterThan(0);
   expect(waiting.filter(({ attemptsMade }) => attemptsMade > 0)).toEqual([]);
@@ -142,6 +150,7 @@ test('Redis gone and back: what was acknowledged becomes rows, and both processe
   }
   await allStored(acknowledged);
   expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(0);
+  expect(worker.output().split('\n').length).toBeLessThan(20); // three outages
   expect(await worker.stop()).toEqual({ code: 0, signal: null });
   await ingress.stop();
   await proxy.close();

@@ -58,7 +58,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
       .createWorker(addressOf(shard), processJob(shard), toWorkerOptions({ concurrency, lockMs }))
       .on('failed', (job, error) => onRetry(error, { jobId: job?.id ?? 'unknown', attempt: job?.attemptsMade ?? 0 })),
   );
-  const closing = new AbortController();
+  let isClosing = false;
 
   function processJob(shard: number) {
     return async (job: Job, token?: string): Promise<void> => {
@@ -70,7 +70,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
       } catch (error) {
         if (!(error instanceof Postponed)) throw error;
         onPostponed();
-        await giveBack(job, token, closing.signal);
+        await giveBack(job, token, () => isClosing);
         throw new WaitingError(); // tells BullMQ that the job is not ours any more
       }
     };
@@ -90,7 +90,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
     backlog: () => readBacklog(queues),
     check: () => backend.check(),
     async close() {
-      closing.abort();
+      isClosing = true;
       await Promise.all([...workers, ...queues].map((part) => part.close()));
       await backend.close();
     },
@@ -98,15 +98,14 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
 }
 
 /** Where the queue's store is away too, it waits for that. A job that is not ours any more is left alone. */
-async function giveBack(job: Job, token: string | undefined, signal: AbortSignal): Promise<void> {
+async function giveBack(job: Job, token: string | undefined, isClosing: () => boolean): Promise<void> {
   const isOurs = (error: Error & { code?: unknown }) => typeof error.code !== 'number'; // BullMQ's own verdicts are numbers
   await pRetry(() => job.moveToWait(token), {
     retries: Number.POSITIVE_INFINITY,
     minTimeout: 100,
     maxTimeout: 2_000,
     randomize: true,
-    signal,
-    shouldRetry: ({ error }) => isOurs(error),
+    shouldRetry: ({ error }) => isOurs(error) && !isClosing(),
   }).catch(() => {}); // What could not be given back stalls, and then goes to another worker.
 }
 
