@@ -5,7 +5,7 @@ import type { WorkerConfig } from './config.js';
 import { createMeasures } from './measures.js';
 import { createPersistChunk } from './persist-chunk.js';
 import { createStoreGate } from './store-gate.js';
-import { createUpsertEntries } from './upsert-entries.js';
+import { createUpsertChunks } from './upsert-chunks.js';
 
 const HOUR_MS = 60 * 60 * 1_000;
 const DAY_MS = 24 * HOUR_MS;
@@ -49,7 +49,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
   const gate = createStoreGate({ ping: store.ping, worker, logger, signal });
   const persistChunk = createPersistChunk({
     gate,
-    upsert: createUpsertEntries({
+    upsert: createUpsertChunks({
       upsert: store.customers.upsert,
       onStatement: measures.onStatement,
       onConflict: () => measures.onRetry('conflict'),

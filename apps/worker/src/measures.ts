@@ -1,6 +1,6 @@
-import type { Backlog } from '@opm/queue';
+import type { Backlog, Chunk } from '@opm/queue';
 import type { Metrics } from '@opm/runtime';
-import { type ProjectEntry, type Refused, reasonOf } from './project-entry.js';
+import { type Refused, reasonOf } from './refused.js';
 
 export type Measures = ReturnType<typeof createMeasures>;
 
@@ -30,11 +30,13 @@ export function createMeasures(metrics: Metrics, readBacklog: () => Promise<Back
   ]);
 
   return {
-    onPersisted(entries: ProjectEntry[]): void {
-      persisted.inc(entries.length);
+    onPersisted(chunks: Chunk[]): void {
       const now = Date.now();
-      // Versions are microseconds of the queue store's clock, which may be a little ahead of ours.
-      for (const { entry } of entries) latency.observe(Math.max(now - entry.version / 1_000, 0) / 1_000);
+      for (const { entries } of chunks) {
+        persisted.inc(entries.length);
+        // Versions are microseconds of the queue store's clock, which may be a little ahead of ours.
+        for (const { version } of entries) latency.observe(Math.max(now - version / 1_000, 0) / 1_000);
+      }
     },
     onStatement(statement: { rows: number; seconds: number }): void {
       rows.observe(statement.rows);

@@ -2,16 +2,16 @@ import { GroupCommit } from '@opm/core';
 import type { Chunk, EntryWorker, JobContext } from '@opm/queue';
 import type { Logger } from '@opm/runtime';
 import { type DeadLetters, failureKindOf } from '@opm/store';
-import { type ProjectEntry, type Refused, reasonOf, toDeadLetter, toProjectEntries } from './project-entry.js';
+import { type Refused, reasonOf, toDeadLetters, toSingles } from './refused.js';
 import type { StoreGate } from './store-gate.js';
-import type { UpsertEntries } from './upsert-entries.js';
+import type { UpsertChunks } from './upsert-chunks.js';
 
 /** Resolves when every entry of the chunk has its effect in PostgreSQL or is a dead letter. Doing it twice changes nothing. */
 export type PersistChunk = (chunk: Chunk, context: JobContext) => Promise<void>;
 
 export type PersistChunkDeps = {
   gate: StoreGate;
-  upsert: UpsertEntries;
+  upsert: UpsertChunks;
   addDeadLetters: DeadLetters['add'];
   settle: EntryWorker['settle'];
   /** Entries in one statement at most. */
@@ -20,7 +20,7 @@ export type PersistChunkDeps = {
   maxInFlight: number;
   /** From this attempt of a job on, entries are blamed for errors of any kind. */
   maxAttempts: number;
-  onPersisted: (entries: ProjectEntry[]) => void;
+  onPersisted: (chunks: Chunk[]) => void;
   onDeadLetter: (refused: Refused) => void;
   logger: Logger;
 };
@@ -49,7 +49,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   const settlements = new GroupCommit<number, Chunk, void>({
     ...bounds,
     async commit(shard, chunks) {
-      await settle(shard, chunks.flatMap(toProjectEntries)).catch((error) => {
+      await settle(shard, chunks).catch((error) => {
         logger.warn({ err: error }, 'claims could not be settled; they expire by themselves');
       });
       return chunks.map(() => undefined);
@@ -57,32 +57,31 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   });
 
   async function persistChunks(chunks: Chunk[], blame: Blame): Promise<void> {
-    const entries = chunks.flatMap(toProjectEntries);
-    const refused = await upsertOrBisect(entries, blame);
+    const refused = await upsertOrBisect(chunks, blame);
     if (refused.length > 0) await bury(refused);
-    const guilty = new Set(refused.map(({ entry }) => entry));
-    onPersisted(guilty.size === 0 ? entries : entries.filter(({ entry }) => !guilty.has(entry)));
   }
 
   /** Entries that are to blame are halved until the guilty ones stand alone; the others are persisted. */
-  async function upsertOrBisect(entries: ProjectEntry[], blame: Blame): Promise<Refused[]> {
+  async function upsertOrBisect(chunks: Chunk[], blame: Blame): Promise<Refused[]> {
     try {
-      await upsert(entries);
+      await upsert(chunks);
+      onPersisted(chunks);
       return [];
     } catch (error) {
       if (!blame(error)) throw error;
-      const [only, ...others] = entries;
-      if (only && others.length === 0) return [{ ...only, error: error as Error }];
-      const middle = entries.length >> 1;
+      const singles = toSingles(chunks);
+      const [only, ...others] = singles;
+      if (only && others.length === 0) return [{ chunk: only, error: error as Error }];
+      const middle = singles.length >> 1;
       return [
-        ...(await upsertOrBisect(entries.slice(0, middle), blame)),
-        ...(await upsertOrBisect(entries.slice(middle), blame)),
+        ...(await upsertOrBisect(singles.slice(0, middle), blame)),
+        ...(await upsertOrBisect(singles.slice(middle), blame)),
       ];
     }
   }
 
   async function bury(refused: Refused[]): Promise<void> {
-    await addDeadLetters(refused.map(toDeadLetter));
+    await addDeadLetters(refused.flatMap(toDeadLetters));
     for (const letter of refused) onDeadLetter(letter);
     const reasons = [...new Set(refused.map(({ error }) => reasonOf(error)))];
     logger.error({ entries: refused.length, reasons }, 'entries are dead letters: see `opm dead-letters list`');

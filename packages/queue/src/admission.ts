@@ -6,7 +6,8 @@ export type Claim = { version: Version; erased: boolean };
 /** What an entry got: its version, and the claim that it replaced, if any. */
 export type Admitted = { customerId: string; version: Version; previous: Claim | undefined };
 
-export type Persisted = { projectId: number; entry: { customerId: string; version: Version } };
+/** Entries of one project. */
+export type Persisted = { projectId: number; entries: { customerId: string; version: Version }[] };
 
 /**
  * Decides, in one atomic step per call, the version of each entry and who was first. Versions of a shard strictly

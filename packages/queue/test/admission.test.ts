@@ -63,8 +63,13 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     const [old] = await admit(5, 'a');
     const [newer, b] = await admit(5, 'a', 'b');
     await other.admission.settle(0, [
-      { projectId: 5, entry: { customerId: 'a', version: old?.version ?? 0 } },
-      { projectId: 5, entry: { customerId: 'b', version: b?.version ?? 0 } },
+      {
+        projectId: 5,
+        entries: [
+          { customerId: 'a', version: old?.version ?? 0 },
+          { customerId: 'b', version: b?.version ?? 0 },
+        ],
+      },
     ]);
     const [a, again] = await admit(5, 'a', 'b');
     expect([a?.previous, again?.previous]).toEqual([present(newer?.version ?? 0), undefined]);
@@ -73,10 +78,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
   test('settling takes any number of claims', async () => {
     const ids = Array.from({ length: 2_500 }, (_, i) => `many ${i}`);
     const admitted = await admit(8, ...ids);
-    await other.admission.settle(
-      0,
-      admitted.map((entry) => ({ projectId: 8, entry })),
-    );
+    await other.admission.settle(0, [{ projectId: 8, entries: admitted }]);
     expect((await admit(8, ...ids)).filter(({ previous }) => previous)).toEqual([]);
   });
 

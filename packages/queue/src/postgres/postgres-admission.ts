@@ -45,9 +45,9 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
         text: 'SELECT admission.settle($1, $2, $3, $4)',
         values: [
           shard,
-          persisted.map(({ projectId }) => projectId),
-          persisted.map(({ entry }) => entry.customerId),
-          persisted.map(({ entry }) => entry.version),
+          persisted.flatMap(({ projectId, entries }) => entries.map(() => projectId)),
+          persisted.flatMap(({ entries }) => entries.map(({ customerId }) => customerId)),
+          persisted.flatMap(({ entries }) => entries.map(({ version }) => version)),
         ],
       });
     },

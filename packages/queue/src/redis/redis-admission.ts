@@ -42,11 +42,11 @@ export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => 
     },
 
     async settle(shard, persisted) {
-      await scripts.opmSettle(
-        persisted.length,
-        ...persisted.map(({ projectId, entry }) => claimKey(shard, projectId, entry.customerId)),
-        ...persisted.map(({ entry }) => entry.version),
+      const keys = persisted.flatMap(({ projectId, entries }) =>
+        entries.map(({ customerId }) => claimKey(shard, projectId, customerId)),
       );
+      const versions = persisted.flatMap(({ entries }) => entries.map(({ version }) => version));
+      await scripts.opmSettle(keys.length, ...keys, ...versions);
     },
   };
 }

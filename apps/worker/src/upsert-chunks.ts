@@ -1,11 +1,11 @@
 import { type CustomerEntry, foldEntries } from '@opm/core';
+import type { Chunk } from '@opm/queue';
 import { type Customers, failureKindOf } from '@opm/store';
-import type { ProjectEntry } from './project-entry.js';
 
-/** Merges the entries into the table with one statement. @throws StoreError */
-export type UpsertEntries = (entries: ProjectEntry[]) => Promise<void>;
+/** Merges the chunks' entries into the table with one statement. @throws StoreError */
+export type UpsertChunks = (chunks: Chunk[]) => Promise<void>;
 
-export type UpsertEntriesDeps = {
+export type UpsertChunksDeps = {
   upsert: Customers['upsert'];
   onStatement: (statement: { rows: number; seconds: number }) => void;
   onConflict: () => void;
@@ -14,9 +14,9 @@ export type UpsertEntriesDeps = {
 const MAX_TRIES = 5;
 
 /** A statement that lost to a neighbour (a deadlock, a serialization failure) is sent again at once, a few times. */
-export function createUpsertEntries({ upsert, onStatement, onConflict }: UpsertEntriesDeps): UpsertEntries {
-  return async (entries) => {
-    const rows = foldByProject(entries);
+export function createUpsertChunks({ upsert, onStatement, onConflict }: UpsertChunksDeps): UpsertChunks {
+  return async (chunks) => {
+    const rows = toRows(chunks);
     for (let tries = 1; ; tries++) {
       const start = performance.now();
       try {
@@ -32,14 +32,14 @@ export function createUpsertEntries({ upsert, onStatement, onConflict }: UpsertE
 }
 
 /** One row per customer. */
-function foldByProject(entries: ProjectEntry[]) {
+function toRows(chunks: Chunk[]) {
   const byProject = new Map<number, CustomerEntry[]>();
-  for (const { projectId, entry } of entries) {
+  for (const { projectId, entries } of chunks) {
     const known = byProject.get(projectId);
-    if (known) known.push(entry);
-    else byProject.set(projectId, [entry]);
+    if (known) known.push(...entries);
+    else byProject.set(projectId, [...entries]);
   }
-  return [...byProject].flatMap(([projectId, ofProject]) =>
-    [...foldEntries(ofProject)].map(([customerId, state]) => ({ projectId, customerId, state })),
+  return [...byProject].flatMap(([projectId, entries]) =>
+    Array.from(foldEntries(entries), ([customerId, state]) => ({ projectId, customerId, state })),
   );
 }
