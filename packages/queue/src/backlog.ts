@@ -12,7 +12,8 @@ export type Backlog = {
 export async function readBacklog(queues: Queue[]): Promise<Backlog> {
   const counts = await Promise.all(queues.map((queue) => queue.getJobCounts(...STATES)));
   const heads = await Promise.all(queues.map((queue) => queue.getJobs(['waiting', 'prioritized'], 0, 0, true)));
-  const oldest = Math.min(...heads.flat().map(({ timestamp }) => timestamp), Date.now());
+  // A job may be gone between the two steps in which BullMQ reads it.
+  const oldest = Math.min(...heads.flat().flatMap((job) => job?.timestamp ?? []), Date.now());
   return {
     jobs: Object.fromEntries(
       STATES.map((state) => [state, counts.reduce((sum, count) => sum + (count[state] ?? 0), 0)]),

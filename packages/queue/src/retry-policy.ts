@@ -32,7 +32,7 @@ export function toWorkerOptions({ concurrency, lockMs }: { concurrency: number; 
   return {
     concurrency,
     lockDuration: lockMs,
-    stalledInterval: lockMs / 4,
+    stalledInterval: Math.ceil(lockMs / 4),
     maxStalledCount: 2 ** 31 - 1,
     settings: { backoffStrategy: (attemptsMade: number) => retryDelayMs(attemptsMade) },
     autorun: false,
