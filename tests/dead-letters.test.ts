@@ -83,7 +83,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     ).join('');
     const tooLong = { customerId, version: T0, fields: { email: 'a@example.com' } };
     await add(tooLong, '54000');
-    expect(await opmJson('replay', '--error', '54')).toEqual({ replayed: 1, skipped: 0 });
+    expect(await opmJson('replay', '--sql-state', '54')).toEqual({ replayed: 1, skipped: 0 });
     await waitFor(async () => (await opmJson('count')).count === 1, { description: 'the letter' });
     const [letter] = await opmJson('list');
     expect((await opmJson('show', letter.deadLetterId)).payload).toEqual(tooLong);
@@ -105,7 +105,8 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     expect(await opm('discard')).toEqual({
       code: 1,
       stdout: '',
-      stderr: 'opm: say which ones: --id, --project, --since, --until, --error, or --all for all of them\n',
+      stderr:
+        'opm: say which ones: --id, --project, --since, --until, --error, --sql-state, or --all for all of them\n',
     });
     await add(entryOf('kept', T0));
     expect(await opmJson('discard', '--until', '1h', '--dry-run')).toEqual({ dryRun: true, count: 0 });
@@ -138,6 +139,8 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
       ['--until', '2026-13-01', /It must be a time such as/],
       ['--rate', '0', /It must be at least 1/],
       ['--id', 'x', /It must be a whole number/],
+      ['--error', '', /It must not be empty/],
+      ['--sql-state', '2', /It must have 5 characters/],
       ['--project', 'none', /^opm: there is no project "none"/],
     ];
     for (const { code, stderr, message } of await Promise.all(

@@ -2,7 +2,9 @@ import { Command, InvalidArgumentError } from 'commander';
 import { type DrainOptions, drain } from './drain/drain.js';
 
 await new Command('bench')
-  .description('Measures the project side by side with its peers, on servers that it starts unless it is given some.')
+  .description(
+    'Measures the project side by side with its peers, on the servers of DATABASE_URL and REDIS_URL or, without, its own.',
+  )
   .addCommand(
     new Command('drain')
       .description('How long one worker process takes to persist a backlog: new customers, and the same ones again.')

@@ -5,6 +5,11 @@ export function print({ json }: PrintOptions, data: unknown, lines: string[]): v
   console.log(json ? JSON.stringify(data) : lines.join('\n'));
 }
 
+/** What partners send may hold anything, and a terminal obeys what it is sent. */
+function escapeControls(text: string): string {
+  return text.replace(/\p{Cc}/gu, (control) => `\\x${control.charCodeAt(0).toString(16).padStart(2, '0')}`);
+}
+
 /** Columns as wide as their widest cell; null and undefined are a dash. */
 export function toTable(rows: Record<string, unknown>[]): string[] {
   const [first] = rows;
@@ -22,5 +27,5 @@ export function toTable(rows: Record<string, unknown>[]): string[] {
 
 function toCell(value: unknown): string {
   if (value === null || value === undefined) return '-';
-  return value instanceof Date ? value.toISOString() : String(value);
+  return escapeControls(value instanceof Date ? value.toISOString() : String(value));
 }

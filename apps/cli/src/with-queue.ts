@@ -1,7 +1,8 @@
+import { Fault } from '@opm/contract';
 import { createEntryQueue, type EntryQueue, toQueueConfig } from '@opm/queue';
 import { ConfigError, parseEnv, STORE_ENV } from '@opm/runtime';
 import { UserError } from './user-error.js';
-import { findDatabaseUrl } from './with-store.js';
+import { findStores } from './with-store.js';
 
 const CONNECT_TIMEOUT_MS = 5_000;
 
@@ -10,10 +11,13 @@ export async function withQueue<T>(
   env: NodeJS.ProcessEnv,
   use: (queue: EntryQueue, shards: number) => Promise<T>,
 ): Promise<T> {
-  const config = readConfig({ ...env, DATABASE_URL: await findDatabaseUrl(env) });
+  const config = readConfig(await findStores(env));
   const queue = await openQueue(config);
   try {
     return await use(queue, config.shards);
+  } catch (error) {
+    if (error instanceof Fault) throw new UserError(`the queue does not answer: ${(error.cause as Error).message}`);
+    throw error;
   } finally {
     await queue.close();
   }

@@ -7,12 +7,15 @@ export function dataDirOf(env: NodeJS.ProcessEnv): string {
   return env.OPM_DATA_DIR || '.data';
 }
 
-/** DATABASE_URL, else the database of the stack that runs in the data folder. @throws UserError where there is neither */
-export async function findDatabaseUrl(env: NodeJS.ProcessEnv): Promise<string> {
-  if (env.DATABASE_URL) return env.DATABASE_URL;
+/**
+ * The environment where it has a DATABASE_URL, else with the database and the queue of the stack that runs in the data
+ * folder. @throws UserError where there is neither
+ */
+export async function findStores(env: NodeJS.ProcessEnv): Promise<NodeJS.ProcessEnv & { DATABASE_URL: string }> {
+  if (env.DATABASE_URL) return { ...env, DATABASE_URL: env.DATABASE_URL };
   const dataDir = dataDirOf(env);
   const stack = await readStackFile(dataDir);
-  if (stack?.databaseUrl) return stack.databaseUrl;
+  if (stack?.databaseUrl) return { ...env, ...stack.queueEnv, DATABASE_URL: stack.databaseUrl };
   if (stack) throw new UserError(`the stack in ${dataDir} is still starting; try again in a moment`);
   throw new UserError(
     `no stack runs in ${dataDir} and DATABASE_URL is not set: start one with \`npm start\`, or set DATABASE_URL`,
@@ -21,7 +24,7 @@ export async function findDatabaseUrl(env: NodeJS.ProcessEnv): Promise<string> {
 
 /** Opens the store for one command. What PostgreSQL says no to becomes one line. */
 export async function withStore<T>(env: NodeJS.ProcessEnv, use: (store: Store) => Promise<T>): Promise<T> {
-  const store = createStore({ databaseUrl: await findDatabaseUrl(env), applicationName: 'opm-cli' });
+  const store = createStore({ databaseUrl: (await findStores(env)).DATABASE_URL, applicationName: 'opm-cli' });
   try {
     return await use(store);
   } catch (error) {

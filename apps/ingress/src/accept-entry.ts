@@ -1,7 +1,7 @@
 import { type Entry, Fault } from '@opm/contract';
 import { type CustomerEntry, GroupCommit } from '@opm/core';
 import { type Admitted, type EntryQueue, shardOf } from '@opm/queue';
-import type { Logger } from '@opm/runtime';
+import { createSparseWarning, type Logger } from '@opm/runtime';
 import type { FindExisting } from './find-existing.js';
 
 /** Resolves once the entry is queued durably. @throws Fault QUEUE_UNAVAILABLE: it was not accepted, sending it again is safe */
@@ -27,6 +27,8 @@ const MAX_WAIT_MS = 250;
 export function createAcceptEntry(deps: AcceptEntryDeps): AcceptEntry {
   const { queue, findExisting, shards, maxEntries, maxInFlight, chunkEntries, logger } = deps;
 
+  const warnRefused = createSparseWarning(logger, 'entries are not accepted');
+
   const chunks = new GroupCommit<number, Entry, Verdict>({
     commit: (lane, entries) => acceptChunk(Math.floor(lane / shards), lane % shards, entries),
     maxBatch: maxEntries,
@@ -48,8 +50,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps): AcceptEntry {
         existed: previous ? !previous.erased : (existing?.has(customerId) ?? true),
       }));
     } catch (error) {
-      const refused = { projectId, shard, entries: entries.length };
-      logger.warn({ ...refused, err: (error as Error).cause ?? error }, 'chunk was not accepted');
+      warnRefused(((error as Error).cause ?? error) as Error);
       await release(projectId, shard, admitted);
       throw error;
     }

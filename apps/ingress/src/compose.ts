@@ -79,7 +79,7 @@ function toleratingOutages(ping: () => Promise<void>): () => Promise<string | vo
       reached = true;
     } catch (error) {
       if (!reached) throw error;
-      return `away, entries are accepted all the same: ${(error as Error).message}`;
+      return `away; with the queue on Redis entries are accepted all the same: ${(error as Error).message}`;
     }
   };
 }

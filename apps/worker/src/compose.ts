@@ -29,6 +29,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     signal,
     onError: createSparseWarning(logger, 'queue connection'),
   };
+  const warnRetry = createSparseWarning(logger, 'jobs failed for a reason that says nothing; they are tried again');
   const worker = await createEntryWorker({
     ...queue,
     concurrency: config.WORKER_CONCURRENCY,
@@ -42,11 +43,12 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     onPostponed: () => measures.onRetry('outage'),
     onRetry(error, { jobId, attempt }) {
       measures.onRetry('error');
-      logger.debug({ err: error, jobId, attempt }, 'job will be tried again');
+      warnRetry(error);
+      logger.debug({ jobId, attempt }, 'job will be tried again');
     },
   });
   const measures = createMeasures(metrics, worker.backlog);
-  const gate = createStoreGate({ ping: store.ping, worker, logger, signal });
+  const gate = createStoreGate({ ping: store.ping, worker, logger, signal, onPaused: measures.onPaused });
   const persistChunk = createPersistChunk({
     gate,
     upsert: createUpsertChunks({

@@ -1,17 +1,46 @@
-import { count, type Env, port, STORE_ENV } from '@opm/runtime';
+import { countBetween, type Env, port, STORE_ENV } from '@opm/runtime';
+
+const HOUR_MS = 60 * 60 * 1_000;
 
 export const WORKER_ENV = {
   ...STORE_ENV,
   INTERNAL_PORT: port({ default: 9401, desc: 'port of /livez, /readyz and /metrics' }),
-  WORKER_CONCURRENCY: count({ default: 50, desc: 'jobs under way at the same time, per shard' }),
-  STATEMENT_MAX_ROWS: count({ default: 1_000, desc: 'entries in one upsert at most; a larger chunk goes alone' }),
-  STATEMENTS_IN_FLIGHT: count({ default: 2, desc: 'upserts under way at the same time' }),
-  JOB_LOCK_MS: count({ default: 20_000, desc: 'how long a job stays with a worker that gives no sign of life' }),
-  JOB_MAX_ATTEMPTS: count({
-    default: 8,
-    desc: 'attempts before entries that fail for unknown reasons are dead letters',
+  WORKER_CONCURRENCY: countBetween(
+    1,
+    10_000,
+  )({
+    default: 50,
+    desc: 'jobs under way at the same time, per shard, 1 to 10000',
   }),
-  TOMBSTONE_RETENTION_DAYS: count({ default: 30, desc: 'how long the traces of erased customers are kept' }),
+  STATEMENT_MAX_ROWS: countBetween(
+    1,
+    50_000,
+  )({
+    default: 1_000,
+    desc: 'entries in one upsert at most, 1 to 50000; a larger chunk goes alone',
+  }),
+  STATEMENTS_IN_FLIGHT: countBetween(1, 100)({ default: 2, desc: 'upserts under way at the same time, 1 to 100' }),
+  JOB_LOCK_MS: countBetween(
+    1_000,
+    HOUR_MS,
+  )({
+    default: 20_000,
+    desc: 'how long a job stays with a worker that gives no sign of life, 1000 to 3600000',
+  }),
+  JOB_MAX_ATTEMPTS: countBetween(
+    1,
+    1_000,
+  )({
+    default: 8,
+    desc: 'attempts before entries that fail for unknown reasons are dead letters, 1 to 1000',
+  }),
+  TOMBSTONE_RETENTION_DAYS: countBetween(
+    1,
+    36_500,
+  )({
+    default: 30,
+    desc: 'how long the traces of erased customers are kept, 1 to 36500',
+  }),
 };
 
 export type WorkerConfig = Env<typeof WORKER_ENV>;

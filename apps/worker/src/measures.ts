@@ -21,15 +21,25 @@ export function createMeasures(metrics: Metrics, readBacklog: () => Promise<Back
   const deadLetters = metrics.counter('opm_dead_letters_total', 'Entries and jobs that became dead letters', [
     'reason',
   ]);
+  for (const reason of ['no-chunk', 'unknown']) deadLetters.inc({ reason }, 0);
   const retries = metrics.counter('opm_retries_total', 'Statements and jobs that are tried again', ['reason']);
+  // Series that are there from the start, so that the first increase is one.
+  for (const reason of ['conflict', 'outage', 'error']) retries.inc({ reason }, 0);
+  metrics.gauge('opm_worker_paused', '1 while PostgreSQL takes no statements of this worker', [], async () => [
+    [{}, isPaused ? 1 : 0],
+  ]);
   metrics.gauge('opm_queue_jobs', 'Jobs in the queues of all shards', ['state'], async () =>
     Object.entries((await readBacklog()).jobs).map(([state, jobs]) => [{ state }, jobs]),
   );
-  metrics.gauge('opm_oldest_waiting_seconds', 'Age of the entries that are next in line', [], async () => [
+  metrics.gauge('opm_oldest_waiting_seconds', 'Age of the job that is next in line', [], async () => [
     [{}, (await readBacklog()).oldestWaitingMs / 1_000],
   ]);
 
+  let isPaused = false;
   return {
+    onPaused: (paused: boolean): void => {
+      isPaused = paused;
+    },
     onPersisted(chunks: Chunk[]): void {
       const now = Date.now();
       for (const { entries } of chunks) {

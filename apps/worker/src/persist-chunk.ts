@@ -84,7 +84,11 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     await addDeadLetters(refused.flatMap(toDeadLetters));
     for (const letter of refused) onDeadLetter(letter);
     const reasons = [...new Set(refused.map(({ error }) => reasonOf(error)))];
-    logger.error({ entries: refused.length, reasons }, 'entries are dead letters: see `opm dead-letters list`');
+    const projects = [...new Set(refused.map(({ chunk }) => chunk.projectId))];
+    logger.error(
+      { entries: refused.length, projects, reasons },
+      'entries are dead letters: see `opm dead-letters list`',
+    );
   }
 
   return async (chunk, { shard, jobId, attempt }) => {
@@ -92,6 +96,6 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     if (attempt >= maxAttempts) await gate(() => persistChunks([chunk], blamesAnything));
     else await statements.run(shard, chunk);
     await settlements.run(shard, chunk);
-    logger.debug({ jobId, projectId: chunk.projectId, entries: chunk.entries.length }, 'chunk persisted');
+    logger.debug({ jobId, projectId: chunk.projectId, entries: chunk.entries.length }, 'chunk done');
   };
 }

@@ -11,6 +11,8 @@ export type StoreGateDeps = {
   ping: () => Promise<void>;
   worker: { pause(): void; resume(): void };
   logger: Logger;
+  /** Hears when an outage begins and ends. */
+  onPaused: (isPaused: boolean) => void;
   /** Ends the probing. */
   signal: AbortSignal;
 };
@@ -22,7 +24,7 @@ const MAX_PROBE_DELAY_MS = 10_000;
  * delays until it answers, the worker takes jobs again, and the first statement that succeeds ends it. A server that
  * answers probes but takes no statements (a table is missing, say) is probed less and less, and logged once.
  */
-export function createStoreGate({ ping, worker, logger, signal }: StoreGateDeps): StoreGate {
+export function createStoreGate({ ping, worker, logger, onPaused, signal }: StoreGateDeps): StoreGate {
   let isClosed = false;
   let probes = 0;
   let isOutage = false;
@@ -44,8 +46,11 @@ export function createStoreGate({ ping, worker, logger, signal }: StoreGateDeps)
     if (isClosed) return; // statements that were under way together fail together
     isClosed = true;
     worker.pause();
-    if (!isOutage) logger.warn({ err: error }, 'paused: PostgreSQL does not take statements');
-    isOutage = true;
+    if (!isOutage) {
+      isOutage = true;
+      onPaused(true);
+      logger.warn({ err: error }, 'paused: PostgreSQL does not take statements');
+    }
     probe().catch(() => {}); // aborted: the process ends
   }
 
@@ -53,6 +58,7 @@ export function createStoreGate({ ping, worker, logger, signal }: StoreGateDeps)
     if (!isOutage || isClosed) return;
     isOutage = false;
     probes = 0;
+    onPaused(false);
     logger.info('resumed: PostgreSQL takes statements again');
   }
 

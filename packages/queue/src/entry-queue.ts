@@ -11,6 +11,8 @@ export type EntryQueueOptions = QueueConfig & { signal: AbortSignal; onError: (e
 export type EntryQueue = Pick<Admission, 'admit' | 'release'> & {
   /** Resolves once the chunk is stored: then, and not before, its partners may be answered. Returns the job's id. */
   enqueue(shard: number, chunk: Chunk): Promise<string>;
+  /** The names of the queues that no worker process takes jobs from at present. */
+  findIdle(): Promise<string[]>;
   /** @throws Error that says what to change */
   check(): Promise<void>;
   close(): Promise<void>;
@@ -27,6 +29,10 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
     async enqueue(shard, chunk) {
       const job = await queueOf(queues, shard).add('chunk', chunk, JOB_OPTIONS).catch(throwUnavailable);
       return job.id ?? '';
+    },
+    async findIdle() {
+      const counts = await Promise.all(queues.map((queue) => queue.getWorkersCount())).catch(throwUnavailable);
+      return queues.filter((_, shard) => counts[shard] === 0).map(({ name }) => name);
     },
     check: () => backend.check(),
     async close() {

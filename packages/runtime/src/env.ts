@@ -11,6 +11,9 @@ export class ConfigError extends Error {
 /** A whole number of at least one. */
 export const count = makeValidator((text) => parseWhole(text, 1, Number.MAX_SAFE_INTEGER));
 
+/** A whole number in a range, both ends included. */
+export const countBetween = (least: number, most: number) => makeValidator((text) => parseWhole(text, least, most));
+
 /** A port to listen on; 0 lets the system choose a free one. */
 export const port = makeValidator((text) => parseWhole(text, 0, 65_535));
 

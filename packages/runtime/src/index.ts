@@ -1,4 +1,15 @@
-export { bool, ConfigError, count, type Env, type EnvSpec, parseEnv, port, STORE_ENV, str } from './env.js';
+export {
+  bool,
+  ConfigError,
+  count,
+  countBetween,
+  type Env,
+  type EnvSpec,
+  parseEnv,
+  port,
+  STORE_ENV,
+  str,
+} from './env.js';
 export { checkAll, type Health } from './health.js';
 export { type InternalServer, serveInternal } from './internal-server.js';
 export { createLogger, type Logger } from './logger.js';

@@ -32,8 +32,10 @@ export type DeadLetterFilter = {
   since?: Date | undefined;
   /** … and before this one. */
   until?: Date | undefined;
-  /** A part of the error's text, in any case, or the SQLSTATE, or its class. */
+  /** A part of the error's text, in upper or lower case. */
   error?: string | undefined;
+  /** A SQLSTATE, or what it begins with. */
+  sqlState?: string | undefined;
 };
 
 export type DeadLetterCount = { projectId: number | null; sqlState: string | null; count: number };
@@ -130,19 +132,20 @@ export function createDeadLetters(prisma: PrismaClient) {
   };
 }
 
-function toWhere({ deadLetterId, projectId, since, until, error }: DeadLetterFilter): Prisma.DeadLetterWhereInput {
+function toWhere({
+  deadLetterId,
+  projectId,
+  since,
+  until,
+  error,
+  sqlState,
+}: DeadLetterFilter): Prisma.DeadLetterWhereInput {
   return {
     ...(deadLetterId === undefined ? {} : { id: BigInt(deadLetterId) }),
     ...(projectId === undefined ? {} : { projectId }),
     ...(since || until ? { createdAt: { ...(since && { gte: since }), ...(until && { lt: until }) } } : {}),
-    ...(error === undefined
-      ? {}
-      : {
-          OR: [
-            { error: { contains: escapeLike(error), mode: 'insensitive' } },
-            { sqlState: { startsWith: escapeLike(error.toUpperCase()) } },
-          ],
-        }),
+    ...(error === undefined ? {} : { error: { contains: escapeLike(error), mode: 'insensitive' } }),
+    ...(sqlState === undefined ? {} : { sqlState: { startsWith: escapeLike(sqlState) } }),
   };
 }
 

@@ -49,11 +49,12 @@ test('letters are found by id, project, time, error text and SQLSTATE, and by al
   expect(await listed({ since: new Date('2026-11-20T12:00:00Z') })).toEqual([null, 'b', 'a']);
   expect(await listed({ since: new Date('2026-11-20T12:00:01Z') })).toEqual([null, 'b']);
   expect(await listed({ error: 'too LONG' })).toEqual(['b']);
-  expect(await listed({ error: '22021' })).toEqual(['a']);
+  expect(await listed({ error: '22021' })).toEqual([]);
+  expect(await listed({ sqlState: '22021' })).toEqual(['a']);
   expect(await listed({ error: '%' })).toEqual([]);
   expect(await listed({ deadLetterId: '1' })).toEqual(['a']);
   expect(await listed({ deadLetterId: '1', projectId: 2 })).toEqual([]);
-  expect(await store.deadLetters.count({ error: '2' })).toEqual(
+  expect(await store.deadLetters.count({ sqlState: '22' })).toEqual(
     expect.arrayContaining([
       { projectId: 1, sqlState: '22021', count: 1 },
       { projectId: 2, sqlState: '22001', count: 1 },

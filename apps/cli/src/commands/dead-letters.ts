@@ -1,8 +1,10 @@
+import { Fault } from '@opm/contract';
+import type { EntryQueue } from '@opm/queue';
 import { SingleBar } from 'cli-progress';
 import { Command, InvalidArgumentError } from 'commander';
 import { addFilterOptions, type FilterOptions, hasFilter, toFilter } from '../dead-letters/filter-options.js';
-import { type Replayed, replay } from '../dead-letters/replay.js';
-import { parseWholeNumber } from '../parse-whole-number.js';
+import { type Replayed, ReplayInterrupted, replay } from '../dead-letters/replay.js';
+import { parseBigId, parseWholeNumber } from '../parse-whole-number.js';
 import { type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
 import { withQueue } from '../with-queue.js';
@@ -22,7 +24,7 @@ function listCommand(env: NodeJS.ProcessEnv): Command {
   return addFilterOptions(new Command('list'))
     .option('--limit <n>', 'how many at most', parseWholeNumber, 50)
     .option('--json', 'print JSON')
-    .description('List them, the newest first, without what partners sent.')
+    .description('List them, the newest first, without their payloads.')
     .action(async (options: PrintOptions & FilterOptions & { limit: number }) => {
       const list = await withStore(env, async (store) =>
         store.deadLetters.list(await toFilter(store, options), { limit: options.limit }),
@@ -33,11 +35,11 @@ function listCommand(env: NodeJS.ProcessEnv): Command {
 
 function showCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('show')
-    .argument('<id>', 'from `opm dead-letters list`', parseWholeNumber)
+    .argument('<id>', 'from `opm dead-letters list`', parseBigId)
     .option('--json', 'print JSON')
-    .description('Show one with all that the partner sent.')
-    .action(async (id: number, options: PrintOptions) => {
-      const letter = await withStore(env, (store) => store.deadLetters.find(String(id)));
+    .description('Show one with its payload: all that the partner sent.')
+    .action(async (id: string, options: PrintOptions) => {
+      const letter = await withStore(env, (store) => store.deadLetters.find(id));
       if (!letter) throw new UserError(`there is no dead letter ${id}: see \`opm dead-letters list\``);
       const rows = Object.entries(letter).map(([column, value]) => ({
         column,
@@ -62,27 +64,33 @@ function replayCommand(env: NodeJS.ProcessEnv): Command {
   return addFilterOptions(new Command('replay'))
     .option('--rate <n>', 'letters per second at most', parseRate, 200)
     .option('--dry-run', 'only count them')
+    .option('--force', 'also when no worker takes jobs at present')
     .option('--json', 'print JSON')
-    .description('Queue them once more, with the versions that they had: newer data stays.')
-    .action(async (options: PrintOptions & FilterOptions & { rate: number; dryRun?: true }) => {
-      if (options.dryRun) return dryRun(env, options, 'replayed');
-      const { replayed, skipped } = await replayWithBar(env, options);
+    .description('Queue them once more, with the versions that they had: newer data stays. Ctrl-C ends it cleanly.')
+    .addHelpText('after', 'Without a running stack it needs the variables of the workers: DATABASE_URL, REDIS_URL, …')
+    .action(async (options: PrintOptions & FilterOptions & ReplayFlags) => {
+      if (options.dryRun) return dryRun(env, options, 'replayed, those among them that can be read as entries');
+      const { replayed, skipped, isStopped } = await replayWithBar(env, options);
       const lines = [`Queued ${toLetters(replayed)} once more.`];
       if (skipped === 1) lines.push('1 dead letter cannot be read as an entry, and stays.');
       if (skipped > 1) lines.push(`${skipped} dead letters cannot be read as entries, and stay.`);
-      print(options, { replayed, skipped }, lines);
+      if (isStopped) lines.push('Stopped; the others are dead letters still.');
+      print(options, { replayed, skipped, ...(isStopped && { isStopped }) }, lines);
+      if (isStopped) process.exitCode = 130;
     });
 }
 
 function discardCommand(env: NodeJS.ProcessEnv): Command {
   return addFilterOptions(new Command('discard'))
-    .option('--all', 'all of them, where no other option says which')
+    .option('--all', 'all of them, where no filter is given')
     .option('--dry-run', 'only count them')
     .option('--json', 'print JSON')
     .description('Delete them for good.')
     .action(async (options: PrintOptions & FilterOptions & { all?: true; dryRun?: true }) => {
       if (!options.all && !hasFilter(options)) {
-        throw new UserError('say which ones: --id, --project, --since, --until, --error, or --all for all of them');
+        throw new UserError(
+          'say which ones: --id, --project, --since, --until, --error, --sql-state, or --all for all of them',
+        );
       }
       if (options.dryRun) return dryRun(env, options, 'discarded');
       const discarded = await withStore(env, async (store) =>
@@ -98,20 +106,61 @@ async function dryRun(env: NodeJS.ProcessEnv, options: PrintOptions & FilterOpti
   print(options, { dryRun: true, count }, [`${toLetters(count)} would be ${what}.`]);
 }
 
+type ReplayFlags = { rate: number; dryRun?: true; force?: true };
+
 /** The bar is drawn on stderr, and only on a terminal. */
-async function replayWithBar(env: NodeJS.ProcessEnv, options: FilterOptions & { rate: number }): Promise<Replayed> {
+async function replayWithBar(
+  env: NodeJS.ProcessEnv,
+  options: FilterOptions & ReplayFlags,
+): Promise<Replayed & { isStopped: boolean }> {
   return withStore(env, async (store) => {
     const filter = await toFilter(store, options);
     const total = sum(await store.deadLetters.count(filter));
-    const bar = new SingleBar({ format: '[{bar}] {value} of {total}, {eta_formatted} left', hideCursor: true });
     return withQueue(env, async (queue, shards) => {
+      if (!options.force) await assertWorked(queue);
+      const stop = new AbortController();
+      const onInterrupt = () => stop.abort();
+      process.once('SIGINT', onInterrupt);
+      const bar = new SingleBar({ format: '[{bar}] {value} of {total}, {eta_formatted} left', etaBuffer: 50 });
       bar.start(total, 0);
-      const onProgress = (handled: number) => bar.increment(handled);
-      return replay({ deadLetters: store.deadLetters, queue, shards, filter, rate: options.rate, onProgress }).finally(
-        () => bar.stop(),
-      );
+      try {
+        const done = await replay({
+          deadLetters: store.deadLetters,
+          queue,
+          shards,
+          filter,
+          rate: options.rate,
+          onProgress: (handled) => bar.increment(handled),
+          signal: stop.signal,
+        });
+        return { ...done, isStopped: stop.signal.aborted };
+      } catch (error) {
+        if (!(error instanceof ReplayInterrupted)) throw error;
+        throw new UserError(
+          `${toReason(error.cause)}; ${toLetters(error.done.replayed)} had been queued, the others are dead letters still`,
+        );
+      } finally {
+        bar.stop();
+        process.off('SIGINT', onInterrupt);
+      }
     });
   });
+}
+
+/** Entries that nobody reads would be neither rows nor dead letters. */
+async function assertWorked(queue: EntryQueue): Promise<void> {
+  const idle = await queue.findIdle();
+  if (idle.length === 0) return;
+  throw new UserError(
+    `no worker takes jobs from ${idle.join(', ')}: set REDIS_URL, REDIS_PREFIX and QUEUE_SHARDS as the workers have them, ` +
+      'start one, or say --force',
+  );
+}
+
+/** What the queue says to a partner is of no use to an operator; its cause is. */
+function toReason(error: unknown): string {
+  const { message, cause } = error as Error;
+  return cause instanceof Fault ? `the queue does not answer: ${(cause.cause as Error).message}` : message;
 }
 
 const sum = (groups: { count: number }[]): number => groups.reduce((total, { count }) => total + count, 0);

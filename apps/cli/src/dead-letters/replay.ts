@@ -10,19 +10,33 @@ export type ReplayOptions = {
   /** Letters per second at most. */
   rate: number;
   onProgress: (handled: number) => void;
+  /** Ends it after the letters that are under way. */
+  signal: AbortSignal;
 };
 
 /** `skipped` ones hold nothing that a worker could read, and stay. */
 export type Replayed = { replayed: number; skipped: number };
+
+/** Something was away in the middle of it; what was not replayed before is a dead letter still. */
+export class ReplayInterrupted extends Error {
+  override readonly name = 'ReplayInterrupted';
+  constructor(
+    readonly done: Replayed,
+    cause: unknown,
+  ) {
+    super('replaying was interrupted', { cause });
+  }
+}
 
 const MAX_PAGE = 100;
 
 /**
  * Sends letters through the queue once more, the oldest first, with the versions that they had: what is newer in the
  * table stays. An entry that is refused again becomes a new letter, which this run leaves alone.
+ * @throws ReplayInterrupted
  */
 export async function replay(options: ReplayOptions): Promise<Replayed> {
-  const { deadLetters, queue, shards, filter, rate, onProgress } = options;
+  const { deadLetters, queue, shards, filter, rate, onProgress, signal } = options;
   const limit = Math.min(rate, MAX_PAGE);
   const throttle = pThrottle({ limit: 1, interval: (limit / rate) * 1_000 });
   const throughId = (await deadLetters.list(filter, { limit: 1 }))[0]?.deadLetterId ?? '0';
@@ -43,8 +57,12 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
     return page.length === limit;
   });
 
-  while (await replayPage());
-  return total;
+  try {
+    while (!signal.aborted && (await replayPage()));
+    return total;
+  } catch (cause) {
+    throw new ReplayInterrupted(total, cause);
+  }
 }
 
 /** A letter without a project holds a whole job's data, which a newer version of the worker may be able to read. */

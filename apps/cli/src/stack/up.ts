@@ -8,7 +8,7 @@ import { dataDirOf, withStore } from '../with-store.js';
 import { type AppProcess, startApp } from './app-process.js';
 import { DEMO_PROJECT, type DemoSecrets, prepareDemo } from './demo.js';
 import { migrate } from './migrate.js';
-import { claimDataDir, removeStackFile, writeStackFile } from './stack-file.js';
+import { claimDataDir, removeStackFile, toQueueEnv, writeStackFile } from './stack-file.js';
 
 export type UpOptions = { port: number; consolePort: number; host: string; dataDir: string };
 
@@ -30,7 +30,7 @@ async function runStack(dataDir: string, options: UpOptions, env: NodeJS.Process
   const { told, isTold } = listenForEnd();
   try {
     const databaseUrl = env.DATABASE_URL || (await startDatabase(dataDir, releases));
-    await writeStackFile(dataDir, { pid: process.pid, databaseUrl });
+    await writeStackFile(dataDir, { pid: process.pid, databaseUrl, queueEnv: toQueueEnv(env) });
     if (isTold()) return;
     say('migrating the database');
     await migrate(databaseUrl);
