@@ -3,7 +3,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { CustomerEntry } from '@opm/core';
 import { createStore, type Store } from '@opm/store';
-import { BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/testkit';
+import { BACKENDS, type Backend, startApp, startProcess, type TestApp, waitFor } from '@opm/testkit';
 
 describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBackend) => {
   let backend: Backend;
@@ -101,6 +101,22 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     });
   });
 
+  test('a replay that is told to end stops between letters, and none of them is lost', async () => {
+    for (let i = 0; i < 20; i++) await add(entryOf(`stopped ${i}`, T0 + i));
+    const replay = await startProcess({
+      file: 'apps/cli/bin/opm.js',
+      args: ['dead-letters', 'replay', '--rate', '2', '--json'],
+      env: backend.env,
+    });
+    const letters = () => store.deadLetters.list({ projectId }, { limit: 100 });
+    await waitFor(async () => (await letters()).length < 20, { description: 'the first letters to be replayed' });
+    expect(await replay.stop('SIGINT')).toEqual({ code: 130, signal: null });
+    const { replayed, isStopped } = JSON.parse(replay.output());
+    expect([replayed, isStopped]).toEqual([20 - (await letters()).length, true]);
+    expect(replayed).toBeLessThan(20);
+    expect(await opmJson('discard', '--project', 'acme')).toEqual({ discarded: 20 - replayed });
+  });
+
   test('letters are discarded only where it is said which', async () => {
     expect(await opm('discard')).toEqual({
       code: 1,
@@ -129,6 +145,10 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     expect(await withEnv({ REDIS_URL: 'redis://127.0.0.1:1' })).toMatchObject({
       code: 1,
       stderr: 'opm: the queue cannot be reached: connect ECONNREFUSED 127.0.0.1:1\n',
+    });
+    expect(await withEnv({ QUEUE_SHARDS: '3' })).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/^opm: no worker takes jobs from entries-1, entries-2: set REDIS_URL, /),
     });
     expect(await withEnv({ QUEUE_SHARDS: 'two' })).toMatchObject({
       code: 1,
