@@ -16,9 +16,10 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
 
   const store = createStore({
     databaseUrl: config.DATABASE_URL,
-    poolSize: config.STATEMENTS_IN_FLIGHT + 2, // a probe, and maintenance
+    poolSize: config.STATEMENTS_IN_FLIGHT + 3, // one job alone, a probe, maintenance
     connectTimeoutMs: 5_000,
     statementTimeoutMs: 15_000,
+    lockTimeoutMs: 5_000,
     applicationName: 'opm-worker',
   });
   onClose('store', store.close);
@@ -35,8 +36,8 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     concurrency: config.WORKER_CONCURRENCY,
     lockMs: config.JOB_LOCK_MS,
     process: (chunk, context) => persistChunk(chunk, context),
-    async bury(data, error, { jobId }) {
-      await gate(() => store.deadLetters.add([{ payload: data, error: error.message }]));
+    async bury(data, error, { jobId, start }) {
+      await gate.runAlone(start, () => store.deadLetters.add([{ payload: data, error: error.message }]));
       measures.onNoChunk();
       logger.error({ err: error, jobId }, 'job data is a dead letter');
     },

@@ -31,8 +31,8 @@ export function createMeasures(metrics: Metrics, readBacklog: () => Promise<Back
   metrics.gauge('opm_queue_jobs', 'Jobs in the queues of all shards', ['state'], async () =>
     Object.entries((await readBacklog()).jobs).map(([state, jobs]) => [{ state }, jobs]),
   );
-  metrics.gauge('opm_oldest_waiting_seconds', 'Age of the job that is next in line', [], async () => [
-    [{}, (await readBacklog()).oldestWaitingMs / 1_000],
+  metrics.gauge('opm_oldest_waiting_seconds', 'Age of the oldest job that is not done', [], async () => [
+    [{}, (await readBacklog()).oldestMs / 1_000],
   ]);
 
   let isPaused = false;

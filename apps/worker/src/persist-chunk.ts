@@ -25,10 +25,11 @@ export type PersistChunkDeps = {
   logger: Logger;
 };
 
+type Suspect = { chunk: Chunk; attempt: number; start: number };
 type Blame = (error: unknown) => boolean;
 
 const blamesData: Blame = (error) => failureKindOf(error) === 'refusal';
-const blamesAnything: Blame = (error) => failureKindOf(error) !== 'outage';
+const blamesAnything: Blame = (error) => !['outage', 'blocked'].includes(failureKindOf(error));
 
 /** Chunks of jobs that run at the same time become one statement, after folding the entries of each customer. */
 export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
@@ -37,12 +38,23 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
 
   const bounds = { sizeOf: ({ entries }: Chunk) => entries.length, maxBatch: maxRows, maxInFlight };
 
-  const statements = new GroupCommit<number, Chunk, void>({
+  /** Whether the statement was persisted; if not, some of its chunks are to blame. */
+  const statements = new GroupCommit<number, Chunk, boolean>({
     ...bounds,
     async commit(_shard, chunks) {
-      await gate(() => persistChunks(chunks, blamesData));
-      return chunks.map(() => undefined);
+      const isPersisted = await gate.run(() => upsertUnlessRefused(chunks));
+      return chunks.map(() => isPersisted);
     },
+  });
+
+  /** What has failed before, or is being halved, goes alone and one at a time, so that nobody waits behind it. */
+  const suspects = new GroupCommit<string, Suspect, void>({
+    async commit(_jobId, [suspect]) {
+      if (suspect) await gate.runAlone(suspect.start, () => persistAlone(suspect));
+      return [undefined];
+    },
+    maxBatch: 1,
+    maxInFlight: 1,
   });
 
   /** The chunks of a statement come here together, so there is one call for each; the next statement need not wait for it. */
@@ -56,8 +68,19 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     },
   });
 
-  async function persistChunks(chunks: Chunk[], blame: Blame): Promise<void> {
-    const refused = await upsertOrBisect(chunks, blame);
+  async function upsertUnlessRefused(chunks: Chunk[]): Promise<boolean> {
+    try {
+      await upsert(chunks);
+    } catch (error) {
+      if (blamesData(error)) return false;
+      throw error;
+    }
+    onPersisted(chunks);
+    return true;
+  }
+
+  async function persistAlone({ chunk, attempt }: Suspect): Promise<void> {
+    const refused = await upsertOrBisect([chunk], attempt >= maxAttempts ? blamesAnything : blamesData);
     if (refused.length > 0) await bury(refused);
   }
 
@@ -91,10 +114,9 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     );
   }
 
-  return async (chunk, { shard, jobId, attempt }) => {
-    // A job that keeps failing goes alone, so that its neighbours do not pay for it.
-    if (attempt >= maxAttempts) await gate(() => persistChunks([chunk], blamesAnything));
-    else await statements.run(shard, chunk);
+  return async (chunk, { shard, jobId, attempt, start }) => {
+    const isPersisted = start === 1 && (await statements.run(shard, chunk));
+    if (!isPersisted) await suspects.run(jobId, { chunk, attempt, start });
     await settlements.run(shard, chunk);
     logger.debug({ jobId, projectId: chunk.projectId, entries: chunk.entries.length }, 'chunk done');
   };

@@ -11,6 +11,7 @@ const TRIGGER = `
   CREATE SEQUENCE tries;
   CREATE FUNCTION meet_failure() RETURNS trigger LANGUAGE plpgsql AS $$
   BEGIN
+    IF NEW.email = 'state@example.com' THEN RAISE 'not now' USING ERRCODE = 'object_not_in_prerequisite_state'; END IF;
     IF NEW.email = 'unknown@example.com' THEN RAISE 'nobody knows'; END IF;
     IF NEW.email = 'deadlock@example.com' AND nextval('tries') <= 2 THEN
       RAISE 'deadlock detected' USING ERRCODE = 'deadlock_detected';
@@ -104,6 +105,44 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     const about = (text: string) => worker.output().split(text).length - 1;
     await waitFor(() => about('resumed: PostgreSQL') === 1, { description: 'the end to be logged' });
     expect(about('paused: PostgreSQL')).toBe(1);
+  });
+
+  test('a customer whose row somebody holds keeps nobody else waiting, and is persisted when the row is free', async () => {
+    await enqueue(6, 'first@example.com');
+    await waitFor(() => find(6, 'c0'), { description: 'the row' });
+    await client.query("BEGIN; UPDATE customers SET ip = '::1' WHERE project_id = 6");
+    await enqueue(6, 'held@example.com');
+    for (let i = 0; i < 200; i++) await enqueue(7, `${i}@example.com`);
+    const last = () => find(7, 'c0');
+    await waitFor(async () => (await last())?.email === '199@example.com', {
+      description: 'the others',
+      timeoutMs: 30_000,
+    });
+    expect((await find(6, 'c0'))?.email).toBe('first@example.com');
+    await client.query('COMMIT');
+    await waitFor(async () => (await find(6, 'c0'))?.email === 'held@example.com', {
+      description: 'the row',
+      timeoutMs: 40_000,
+    });
+    expect(await worker.readMetric('opm_worker_paused')).toBe(0);
+  });
+
+  test('an entry that looks like an outage, though others get through, keeps nobody else waiting', async () => {
+    const errors = await worker.readMetric('opm_retries_total{reason="error"}');
+    await enqueue(8, 'state@example.com');
+    for (let i = 0; i < 200; i++) await enqueue(9, `${i}@example.com`);
+    await waitFor(async () => (await find(9, 'c0'))?.email === '199@example.com', {
+      description: 'the others',
+      timeoutMs: 30_000,
+    });
+    expect(await find(8, 'c0')).toBeUndefined();
+    await waitFor(async () => (await worker.readMetric('opm_worker_paused')) === 0, {
+      description: 'the end of the pause',
+    });
+    await client.query('ALTER TABLE customers DISABLE TRIGGER meet_failure');
+    await waitFor(() => find(8, 'c0'), { description: 'the row', timeoutMs: 40_000 });
+    await client.query('ALTER TABLE customers ENABLE TRIGGER meet_failure');
+    expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(errors);
   });
 
   test('what it does is measured: rows and time of statements, the time from acknowledgement to row', async () => {

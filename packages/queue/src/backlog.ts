@@ -5,19 +5,21 @@ const STATES = ['waiting', 'prioritized', 'active', 'delayed', 'failed'] as cons
 /** What the queues hold, over all shards. */
 export type Backlog = {
   jobs: Record<(typeof STATES)[number], number>;
-  /** Milliseconds since the job that is next in line was enqueued; 0 where none waits. */
-  oldestWaitingMs: number;
+  /** Milliseconds since the oldest of the jobs that come next in each state was enqueued; 0 where there is none. */
+  oldestMs: number;
 };
 
 export async function readBacklog(queues: Queue[]): Promise<Backlog> {
   const counts = await Promise.all(queues.map((queue) => queue.getJobCounts(...STATES)));
-  const heads = await Promise.all(queues.map((queue) => queue.getJobs(['waiting', 'prioritized'], 0, 0, true)));
+  const heads = await Promise.all(
+    queues.map((queue) => queue.getJobs(['waiting', 'prioritized', 'active', 'delayed'], 0, 0, true)),
+  );
   // A job may be gone between the two steps in which BullMQ reads it.
   const oldest = Math.min(...heads.flat().flatMap((job) => job?.timestamp ?? []), Date.now());
   return {
     jobs: Object.fromEntries(
       STATES.map((state) => [state, counts.reduce((sum, count) => sum + (count[state] ?? 0), 0)]),
     ) as Backlog['jobs'],
-    oldestWaitingMs: Date.now() - oldest,
+    oldestMs: Date.now() - oldest,
   };
 }

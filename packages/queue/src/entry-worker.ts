@@ -3,14 +3,18 @@ import pRetry from 'p-retry';
 import type { Admission } from './admission.js';
 import { type Backlog, readBacklog } from './backlog.js';
 import { type Chunk, parseChunk } from './chunk.js';
+import { closeWorkers } from './close-workers.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 import { toWorkerOptions } from './retry-policy.js';
 import { addressOf } from './shards.js';
 
 export type JobContext = {
   shard: number;
-  jobId: string /** From 1; jobs that were postponed do not count. */;
+  jobId: string;
+  /** From 1; a job that was postponed has used up none. */
   attempt: number;
+  /** From 1; how often a worker has begun with it, this time included. */
+  start: number;
 };
 
 export type EntryWorkerOptions = QueueConfig & {
@@ -42,9 +46,18 @@ export type EntryWorker = Pick<Admission, 'settle'> & {
   close(): Promise<void>;
 };
 
-/** Thrown by `process` and `bury`: not now, and not this job's fault. The job goes back to where it came from. */
+/**
+ * Thrown by `process` and `bury`: not now, and it does not count. The job goes back to where it came from, at once or,
+ * with `delayMs`, after that time.
+ */
 export class Postponed extends Error {
   override readonly name = 'Postponed';
+  readonly delayMs: number;
+
+  constructor(message: string, { cause, delayMs = 0 }: ErrorOptions & { delayMs?: number } = {}) {
+    super(message, { cause });
+    this.delayMs = delayMs;
+  }
 }
 
 /** Waits for the store to answer once; from then on it recovers by itself. @throws the reason of the signal's abort */
@@ -62,7 +75,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
 
   function processJob(shard: number) {
     return async (job: Job, token?: string): Promise<void> => {
-      const context = { shard, jobId: job.id ?? 'unknown', attempt: job.attemptsMade + 1 };
+      const context = { shard, jobId: job.id ?? 'unknown', attempt: job.attemptsMade + 1, start: job.attemptsStarted };
       const chunk = parseOrError(job.data);
       try {
         if (chunk instanceof Error) await bury(job.data, chunk, context);
@@ -70,7 +83,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
       } catch (error) {
         if (!(error instanceof Postponed)) throw error;
         onPostponed();
-        await giveBack(job, token, () => isClosing);
+        await giveBack(job, token, error, () => isClosing);
         throw new WaitingError(); // tells BullMQ that the job is not ours any more
       }
     };
@@ -91,16 +104,23 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
     check: () => backend.check(),
     async close() {
       isClosing = true;
-      await Promise.all([...workers, ...queues].map((part) => part.close()));
+      await closeWorkers(backend, workers);
+      await Promise.all(queues.map((queue) => queue.close()));
       await backend.close();
     },
   };
 }
 
 /** Where the queue's store is away too, it waits for that. A job that is not ours any more is left alone. */
-async function giveBack(job: Job, token: string | undefined, isClosing: () => boolean): Promise<void> {
+async function giveBack(
+  job: Job,
+  token: string | undefined,
+  { delayMs }: Postponed,
+  isClosing: () => boolean,
+): Promise<void> {
   const isOurs = (error: Error & { code?: unknown }) => typeof error.code !== 'number'; // BullMQ's own verdicts are numbers
-  await pRetry(() => job.moveToWait(token), {
+  const move = () => (delayMs > 0 ? job.moveToDelayed(Date.now() + delayMs, token) : job.moveToWait(token));
+  await pRetry(async () => void (await move()), {
     retries: Number.POSITIVE_INFINITY,
     minTimeout: 100,
     maxTimeout: 2_000,

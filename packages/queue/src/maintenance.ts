@@ -1,3 +1,4 @@
+import { closeWorkers } from './close-workers.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 
 /** Work that is due once per period, however many processes there are. Doing it twice must change nothing. */
@@ -38,7 +39,8 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
   worker.run().catch(onError);
   return {
     async close() {
-      await Promise.all([worker.close(), queue.close()]);
+      await closeWorkers(backend, [worker]);
+      await queue.close();
       await backend.close();
     },
   };

@@ -83,21 +83,38 @@ describe.each(BACKENDS)('the entry queue on %s:', (_, createBackend) => {
       if (attempts.length > 1 && !isPaused) return;
       isPaused = true;
       worker.pause();
-      throw new Postponed();
+      throw new Postponed('not now');
     });
     const jobs = async () => (await worker.backlog()).jobs;
     // BullMQ may take it once more, when it was waiting for a job already as it was paused.
     await waitFor(async () => attempts.length > 0 && (await jobs()).waiting === 1, {
       description: 'the job to be back',
     });
-    expect((await worker.backlog()).oldestWaitingMs).toBeGreaterThan(0);
+    expect((await worker.backlog()).oldestMs).toBeGreaterThan(0);
     isPaused = false;
     worker.resume();
     await waitFor(async () => Object.values(await jobs()).every((count) => count === 0), { description: 'the end' });
-    expect((await worker.backlog()).oldestWaitingMs).toBe(0);
+    expect((await worker.backlog()).oldestMs).toBe(0);
     await worker.close();
     expect(new Set(attempts)).toEqual(new Set([1]));
     expect(worker).toMatchObject({ retried: [], counts: { postponed: attempts.length - 1 } });
+  });
+
+  test('a job that is postponed for a while is begun again after that, and uses up no attempt', async () => {
+    await queue.enqueue(0, chunkOf('later'));
+    const begun: [attempt: number, start: number, at: number][] = [];
+    const worker = await startWorker(async (_chunk, { attempt, start }) => {
+      begun.push([attempt, start, Date.now()]);
+      if (begun.length === 1) throw new Postponed('not now', { delayMs: 300 });
+    });
+    await waitFor(() => begun.length === 2, { description: 'the second start' });
+    await worker.close();
+    expect(begun.map(([attempt, start]) => [attempt, start])).toEqual([
+      [1, 1],
+      [1, 2],
+    ]);
+    expect((begun[1]?.[2] ?? 0) - (begun[0]?.[2] ?? 0)).toBeGreaterThanOrEqual(290);
+    expect(worker).toMatchObject({ retried: [], counts: { postponed: 1 } });
   });
 
   test('data that is no chunk is buried with the reason, and leaves no failed job', async () => {

@@ -13,13 +13,14 @@ export function createSparseWarning(
 ): (error: Error) => void {
   const known = new Map<string, { loggedAt: number; leftOut: number }>();
   return (error) => {
-    const last = known.get(error.message);
+    const kind = error.message.replace(/\d+/g, '#'); // jobs and ports are numbered
+    const last = known.get(kind);
     if (last && now() - last.loggedAt < intervalMs) {
       last.leftOut++;
       return;
     }
     logger.warn({ err: error, ...(last?.leftOut && { leftOut: last.leftOut }) }, message);
     if (known.size >= MAX_KNOWN) known.clear();
-    known.set(error.message, { loggedAt: now(), leftOut: 0 });
+    known.set(kind, { loggedAt: now(), leftOut: 0 });
   };
 }

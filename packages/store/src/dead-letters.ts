@@ -1,4 +1,5 @@
 import type { CustomerEntry } from '@opm/core';
+import { toArrayLiteral } from './array-literal.js';
 import type { Prisma, PrismaClient } from './generated/client.js';
 import { toStoreError } from './store-error.js';
 
@@ -46,18 +47,31 @@ const TAKE_TIMEOUT_MS = 30_000;
 
 export function createDeadLetters(prisma: PrismaClient) {
   return {
-    /** Keeps them; an entry that is there already, because its job was handed on, is kept once. */
+    /**
+     * Keeps them with one statement; an entry that is there already, because its job was handed on, is kept once, and
+     * one that has been erased meanwhile not at all.
+     */
     async add(letters: DeadLetter[]): Promise<void> {
-      for (const { projectId = null, entry, payload, error, sqlState = null } of letters) {
-        const customerId = toIndexed(entry?.customerId);
-        const json = JSON.stringify(payload) ?? 'null';
-        await toStoreError(
-          () => prisma.$executeRaw`
-            INSERT INTO dead_letters (project_id, customer_id, version, payload, error, sql_state)
-            VALUES (${projectId}, ${customerId}, ${entry?.version ?? null}::bigint, ${json}::json, ${error}, ${sqlState})
-            ON CONFLICT DO NOTHING`,
-        );
-      }
+      const column = (pick: (letter: DeadLetter) => string | number | undefined) => toArrayLiteral(letters, pick);
+      await toStoreError(
+        () => prisma.$executeRaw`
+          INSERT INTO dead_letters (project_id, customer_id, version, payload, error, sql_state)
+          SELECT project_id, customer_id, version, payload, error, sql_state
+          FROM unnest(
+            ${column(({ projectId }) => projectId)}::int[],
+            ${column(({ entry }) => toIndexed(entry?.customerId))}::text[],
+            ${column(({ entry }) => entry?.version)}::bigint[],
+            ${column(({ payload }) => JSON.stringify(payload) ?? 'null')}::json[],
+            ${column(({ error }) => error)}::text[],
+            ${column(({ sqlState }) => sqlState)}::text[]
+          ) AS given (project_id, customer_id, version, payload, error, sql_state)
+          WHERE NOT EXISTS (
+            SELECT FROM erasures AS erased
+            WHERE erased.project_id = given.project_id AND erased.customer_id = given.customer_id
+              AND erased.version >= given.version
+          )
+          ON CONFLICT DO NOTHING`,
+      );
     },
 
     /** The newest first, without their payloads. */
@@ -114,6 +128,8 @@ export function createDeadLetters(prisma: PrismaClient) {
       return toStoreError(() =>
         prisma.$transaction(
           async (transaction) => {
+            // Where this process freezes in the middle, nobody else waits for its letters for long.
+            await transaction.$executeRaw`SET LOCAL idle_in_transaction_session_timeout = '10s'`;
             const rows = await transaction.$queryRaw<{ id: bigint }[]>`
               DELETE FROM dead_letters WHERE id = ANY(${deadLetterIds.map(BigInt)}::bigint[]) RETURNING id`;
             if (rows.length > 0) await hand(new Set(rows.map(({ id }) => String(id))));
@@ -159,7 +175,7 @@ function toStored<Row extends { id: bigint; version: bigint | null }>({ id, vers
 const MAX_INDEXED_LENGTH = 255;
 
 /** The customer may be what was refused: an id that no column and no index can hold stands in the payload only. */
-function toIndexed(customerId = ''): string | null {
+function toIndexed(customerId = ''): string | undefined {
   const holdable = customerId.length <= MAX_INDEXED_LENGTH && customerId.isWellFormed() && !customerId.includes('\0');
-  return customerId !== '' && holdable ? customerId : null;
+  return customerId !== '' && holdable ? customerId : undefined;
 }

@@ -14,13 +14,15 @@ test.each([
   ['42P01', 'outage'], // no such table
   ['53100', 'outage'], // disk full
   ['53300', 'outage'],
-  ['57014', 'outage'], // statement timeout
+  ['57014', 'blocked'], // statement timeout
+  ['55P03', 'blocked'], // lock timeout
+  ['55000', 'outage'],
   ['57P01', 'outage'], // shutdown
   ['58030', 'outage'],
   ['P0001', 'unknown'], // raised by a trigger
   ['XX000', 'unknown'],
 ])('SQLSTATE %s is of the kind %s', (sqlState, kind) => {
-  expect(toFailureKind({ sqlState, driverKind: 'postgres', message: '' })).toBe(kind);
+  expect(toFailureKind({ sqlState, driverKind: 'postgres', codes: ['P2010'], message: '' })).toBe(kind);
 });
 
 test.each([
@@ -30,8 +32,7 @@ test.each([
   [undefined, 'Connection terminated due to connection timeout', 'outage'],
   [undefined, 'Query read timeout', 'outage'],
   [undefined, 'timeout exceeded when trying to connect', 'outage'],
-  [undefined, 'read ECONNRESET', 'outage'],
   [undefined, "Cannot read properties of undefined (reading 'fields')", 'unknown'],
 ])('without a SQLSTATE, driver kind %s with "%s" is of the kind %s', (driverKind, message, kind) => {
-  expect(toFailureKind({ sqlState: undefined, driverKind, message })).toBe(kind);
+  expect(toFailureKind({ sqlState: undefined, driverKind, codes: ['P2010'], message })).toBe(kind);
 });

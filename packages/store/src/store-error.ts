@@ -32,9 +32,10 @@ export async function toStoreError<T>(call: () => Promise<T>): Promise<T> {
     const { message, code, meta } = error as PrismaError;
     const cause = meta?.driverAdapterError?.cause;
     const sqlState = cause?.originalCode ?? cause?.code;
-    throw new StoreError(cause?.originalMessage ?? lastLine(message), {
+    const text = cause?.originalMessage ?? (lastLine(message) || code || 'unknown error');
+    throw new StoreError(text, {
       cause: error,
-      kind: toFailureKind({ sqlState, driverKind: cause?.kind, message }),
+      kind: toFailureKind({ sqlState, driverKind: cause?.kind, codes: findCodes(error), message: text }),
       sqlState,
       prismaCode: code,
     });
@@ -48,6 +49,14 @@ type PrismaError = {
     driverAdapterError?: { cause?: { kind?: string; originalCode?: string; code?: string; originalMessage?: string } };
   };
 };
+
+/** The codes of an error and of what it stands for: a host with several addresses fails with an AggregateError, for one. */
+function findCodes(error: unknown, depth = 0): string[] {
+  if (!(error instanceof Object) || depth > 3) return [];
+  const { code, cause, errors = [] } = error as { code?: unknown; cause?: unknown; errors?: unknown[] };
+  const inner = [cause, ...errors].flatMap((it) => findCodes(it, depth + 1));
+  return typeof code === 'string' ? [code, ...inner] : inner;
+}
 
 /** Prisma prefixes its messages with the invocation, over several lines; the last one says what happened, or quotes it. */
 function lastLine(message: string): string {

@@ -14,6 +14,8 @@ export type StoreOptions = {
   poolSize?: number;
   /** How long one statement may take. */
   statementTimeoutMs?: number;
+  /** How long a statement may wait for a lock; as long as it may take, where it is not given. */
+  lockTimeoutMs?: number;
   /** How long to wait for a connection. */
   connectTimeoutMs?: number;
 };
@@ -31,6 +33,7 @@ export type Store = {
 /** Opens the store. It connects on first use; every method throws {@link StoreError} and nothing else of Prisma's. */
 export function createStore(options: StoreOptions): Store {
   const { databaseUrl, applicationName, poolSize = 2, statementTimeoutMs = 30_000, connectTimeoutMs = 5_000 } = options;
+  const { lockTimeoutMs = 0 } = options;
   const adapter = new PrismaPg({
     connectionString: databaseUrl,
     max: poolSize,
@@ -39,7 +42,8 @@ export function createStore(options: StoreOptions): Store {
     // The server's own timeout needs a server that answers; this one is for a connection that has gone silent.
     query_timeout: statementTimeoutMs,
     application_name: applicationName,
-    options: '-c TimeZone=UTC', // the adapter shifts timestamps by anything else
+    // The adapter shifts timestamps by any other time zone.
+    options: `-c TimeZone=UTC -c lock_timeout=${lockTimeoutMs}`,
   });
   const prisma = new PrismaClient({ adapter });
   return {
@@ -47,7 +51,10 @@ export function createStore(options: StoreOptions): Store {
     apiKeys: createApiKeys(prisma),
     customers: createCustomers(prisma),
     deadLetters: createDeadLetters(prisma),
-    ping: () => toStoreError(() => prisma.$queryRaw`SELECT 1 FROM api_keys, customers LIMIT 0`.then(() => undefined)),
+    ping: () =>
+      toStoreError(() =>
+        prisma.$queryRaw`SELECT 1 FROM api_keys, customers, dead_letters, erasures LIMIT 0`.then(() => undefined),
+      ),
     close: () => prisma.$disconnect(),
   };
 }

@@ -116,6 +116,18 @@ test('an erasure forgets the older dead letters of its customer', async () => {
   ]);
 });
 
+test('an entry that is refused after its customer was erased is not kept, one that is newer is', async () => {
+  await upsert({ customerId: 'a', version: T0 + 1, erase: true });
+  await add('a', { version: T0 });
+  await add('a', { version: T0 + 2 });
+  await add('a', { version: T0, projectId: 2 });
+  const letters = await store.deadLetters.list({}, { limit: 10 });
+  expect(letters.map(({ projectId, version }) => [projectId, Number(version)])).toEqual([
+    [2, T0],
+    [1, T0 + 2],
+  ]);
+});
+
 test('purging removes old tombstones, and neither recent ones nor customers that came back', async () => {
   const erased = (customerId: string, version: number) => upsert({ customerId, version, erase: true });
   await erased('old', T0);
@@ -124,7 +136,11 @@ test('purging removes old tombstones, and neither recent ones nor customers that
   await upsert(entryOf('back', T0 + 1));
   await erased('twice', T0);
   await erased('twice', T0 + 10_000);
-  await add('old', { version: T0 - 1 }); // its job was slower than the erasure's
+  // As an older version of this program kept it: its job was slower than the erasure's.
+  await client.query(
+    "INSERT INTO dead_letters (project_id, customer_id, version, payload, error) VALUES (1, 'old', $1, '{}', 'x')",
+    [T0 - 1],
+  );
   await add('back', { version: T0 + 2 });
 
   expect(await store.customers.purgeTombstones(new Date((T0 + 5_000) / 1_000))).toBe(1);

@@ -7,7 +7,7 @@ const bullmq = withBackend(createPostgresBackend);
 
 const CONNECTION = {
   producer: { max: 4, connectionTimeoutMillis: 1_000, statement_timeout: 1_000, query_timeout: 1_000 },
-  worker: { max: 4, connectionTimeoutMillis: 10_000 },
+  worker: { max: 4, connectionTimeoutMillis: 10_000, query_timeout: 30_000, keepAliveInitialDelayMillis: 10_000 },
   dashboard: { max: 2, connectionTimeoutMillis: 5_000 },
 } satisfies Record<Role, pg.PoolConfig>;
 

@@ -11,7 +11,8 @@ const CONNECTION: Record<Role, RedisOptions> = {
     connectTimeout: 1_000,
     commandTimeout: 1_000,
   },
-  worker: { maxRetriesPerRequest: null },
+  // BullMQ waits for jobs with calls of 10 s at most; a connection that is silent for longer is dead, though it looks open.
+  worker: { maxRetriesPerRequest: null, socketTimeout: 30_000, keepAlive: 10_000 },
   dashboard: { maxRetriesPerRequest: 1, commandTimeout: 10_000 },
 };
 
