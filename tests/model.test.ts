@@ -19,10 +19,13 @@ const keyOf = ({ customerId, version }: CustomerEntry) => `${customerId} ${versi
 const isRefused = ({ isRefusing }: Model, { customerId }: CustomerEntry) =>
   isRefusing && customerId.startsWith('refused');
 
+const isErased = ({ merged }: Model, { customerId, version }: CustomerEntry) =>
+  [...merged.values()].some((known) => known.erase && known.customerId === customerId && known.version >= version);
+
 function take(model: Model, { entries }: Chunk): void {
   for (const entry of entries) {
     if (isRefused(model, entry)) {
-      model.letters.set(keyOf(entry), entry);
+      if (!isErased(model, entry)) model.letters.set(keyOf(entry), entry);
       continue;
     }
     model.merged.set(keyOf(entry), entry);
