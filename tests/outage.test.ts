@@ -150,10 +150,17 @@ test('Redis gone and back: what was acknowledged becomes rows, and both processe
   }
   await allStored(acknowledged);
   expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(0);
+
+  // A connection that was lost without a word looks open for ever.
+  proxy.swallow();
+  await waitFor(async () => (await post(ingress, 'after the silence')).status === 201, { description: 'the ingress' });
+  expect(await postSome('silence')).toEqual(new Set([201]));
+  await allStored(acknowledged);
+
   expect(worker.output().split('\n').length).toBeLessThan(20); // three outages
+  await proxy.cut();
   expect(await worker.stop()).toEqual({ code: 0, signal: null });
-  await ingress.stop();
-  await proxy.close();
+  expect(await ingress.stop()).toEqual({ code: 0, signal: null });
 });
 
 test('with the queue on PostgreSQL too: gone and back, what was acknowledged becomes rows', async () => {

@@ -8,6 +8,8 @@ export interface Proxy {
   /** Ends all connections and refuses new ones. */
   cut(): Promise<void>;
   restore(): Promise<void>;
+  /** Swallows what comes over the present connections, which stay open; new ones work. */
+  swallow(): void;
   close(): Promise<void>;
 }
 
@@ -44,5 +46,8 @@ export async function startProxy(serverUrl: string): Promise<Proxy> {
   const url = new URL(serverUrl);
   url.hostname = '127.0.0.1';
   url.port = String(port);
-  return { url: url.href, cut, restore: () => listen(port), close: cut };
+  const swallow = () => {
+    for (const socket of sockets) socket.unpipe().resume();
+  };
+  return { url: url.href, cut, restore: () => listen(port), swallow, close: cut };
 }

@@ -4,16 +4,18 @@ import { Redis, type RedisOptions } from 'ioredis';
 import type { QueueBackend, Role } from '../queue-backend.js';
 import { createRedisAdmission } from './redis-admission.js';
 
+/** A connection that was lost without a word looks open for ever: `socketTimeout` ends one that owes an answer for that long. */
 const CONNECTION: Record<Role, RedisOptions> = {
   producer: {
     enableOfflineQueue: false,
     maxRetriesPerRequest: 0,
     connectTimeout: 1_000,
     commandTimeout: 1_000,
+    socketTimeout: 1_500,
   },
-  // BullMQ waits for jobs with calls of 10 s at most; a connection that is silent for longer is dead, though it looks open.
-  worker: { maxRetriesPerRequest: null, socketTimeout: 30_000, keepAlive: 10_000 },
-  dashboard: { maxRetriesPerRequest: 1, commandTimeout: 10_000 },
+  // BullMQ waits for jobs with calls that take 10 s at most.
+  worker: { maxRetriesPerRequest: null, socketTimeout: 30_000 },
+  dashboard: { maxRetriesPerRequest: 1, commandTimeout: 10_000, socketTimeout: 10_000 },
 };
 
 export function createRedisQueueBackend(options: {
