@@ -31,6 +31,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     onError: createSparseWarning(logger, 'queue connection'),
   };
   const warnRetry = createSparseWarning(logger, 'jobs failed for a reason that says nothing; they are tried again');
+  const warnNoChunk = createSparseWarning(logger, 'job data became a dead letter: see `opm dead-letters count`');
   const worker = await createEntryWorker({
     ...queue,
     concurrency: config.WORKER_CONCURRENCY,
@@ -39,7 +40,8 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     async bury(data, error, { jobId, start }) {
       await gate.runAlone(start, () => store.deadLetters.add([{ payload: data, error: error.message }]));
       measures.onNoChunk();
-      logger.error({ err: error, jobId }, 'job data is a dead letter');
+      warnNoChunk(error);
+      logger.debug({ jobId }, 'job data is a dead letter');
     },
     onPostponed: () => measures.onRetry('outage'),
     onRetry(error, { jobId, attempt }) {

@@ -1,6 +1,6 @@
 import { GroupCommit } from '@opm/core';
 import type { Chunk, EntryWorker, JobContext } from '@opm/queue';
-import type { Logger } from '@opm/runtime';
+import { createSparseWarning, type Logger } from '@opm/runtime';
 import { type DeadLetters, failureKindOf } from '@opm/store';
 import { type Refused, reasonOf, toDeadLetters, toSingles } from './refused.js';
 import type { StoreGate } from './store-gate.js';
@@ -36,6 +36,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   const { gate, upsert, addDeadLetters, settle, maxRows, maxInFlight, maxAttempts, onPersisted, onDeadLetter, logger } =
     deps;
 
+  const warnRefused = createSparseWarning(logger, 'entries became dead letters: see `opm dead-letters count`');
   const bounds = { sizeOf: ({ entries }: Chunk) => entries.length, maxBatch: maxRows, maxInFlight };
 
   /** Whether the statement was persisted; if not, some of its chunks are to blame. */
@@ -106,12 +107,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   async function bury(refused: Refused[]): Promise<void> {
     await addDeadLetters(refused.flatMap(toDeadLetters));
     for (const letter of refused) onDeadLetter(letter);
-    const reasons = [...new Set(refused.map(({ error }) => reasonOf(error)))];
-    const projects = [...new Set(refused.map(({ chunk }) => chunk.projectId))];
-    logger.error(
-      { entries: refused.length, projects, reasons },
-      'entries are dead letters: see `opm dead-letters list`',
-    );
+    for (const { error } of refused) warnRefused(new Error(`reason: ${reasonOf(error)}`));
   }
 
   return async (chunk, { shard, jobId, attempt, start }) => {

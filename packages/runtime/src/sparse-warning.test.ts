@@ -21,8 +21,14 @@ test('the same error is logged once per interval, with how often it was left out
   expect(lines).toEqual([{ err: error }, { err: error, leftOut: 3 }, { err: error, leftOut: 3 }]);
 });
 
+test('errors that differ in the number of their job alone are the same', () => {
+  const { lines, warn } = createRecorder();
+  for (let i = 0; i < 10; i++) warn(new Error(`could not renew lock for job ${i}`));
+  expect(lines).toHaveLength(1);
+});
+
 test('another error is logged at once, and memory is bounded', () => {
   const { lines, warn } = createRecorder();
-  for (let i = 0; i < 1_000; i++) warn(new Error('x'.repeat(i)));
+  for (let i = 0; i < 1_000; i++) warn(new Error(`error ${i}`));
   expect(lines).toHaveLength(1_000);
 });
