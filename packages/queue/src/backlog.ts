@@ -15,11 +15,12 @@ export async function readBacklog(queues: Queue[]): Promise<Backlog> {
     queues.map((queue) => queue.getJobs(['waiting', 'prioritized', 'active', 'delayed'], 0, 0, true)),
   );
   // A job may be gone between the two steps in which BullMQ reads it.
-  const oldest = Math.min(...heads.flat().flatMap((job) => job?.timestamp ?? []), Date.now());
+  const now = Date.now();
+  const oldest = Math.min(...heads.flat().flatMap((job) => job?.timestamp ?? []), now);
   return {
     jobs: Object.fromEntries(
       STATES.map((state) => [state, counts.reduce((sum, count) => sum + (count[state] ?? 0), 0)]),
     ) as Backlog['jobs'],
-    oldestMs: Date.now() - oldest,
+    oldestMs: now - oldest,
   };
 }

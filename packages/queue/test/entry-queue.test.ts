@@ -1,10 +1,11 @@
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { BACKENDS, type Backend, waitFor } from '@opm/testkit';
 import {
   type Chunk,
   createEntryQueue,
   createEntryWorker,
   type EntryQueue,
+  type EntryWorker,
   type EntryWorkerOptions,
   openDashboardQueues,
   Postponed,
@@ -30,6 +31,10 @@ describe.each(BACKENDS)('the entry queue on %s:', (_, createBackend) => {
     await backend.drop();
   });
 
+  // A worker that a failed test left open would take the jobs of the next one.
+  const started: EntryWorker[] = [];
+  afterEach(() => Promise.all(started.splice(0).map((worker) => worker.close())));
+
   const startWorker = async (process: EntryWorkerOptions['process']) => {
     const buried: [unknown, string][] = [];
     const retried: number[] = [];
@@ -46,6 +51,7 @@ describe.each(BACKENDS)('the entry queue on %s:', (_, createBackend) => {
       bury: async (data, error) => void buried.push([data, error.message]),
     });
     worker.start();
+    started.push(worker);
     return { ...worker, buried, retried, counts };
   };
 
