@@ -42,7 +42,7 @@ export type EntryWorker = Pick<Admission, 'settle'> & {
   backlog(): Promise<Backlog>;
   /** @throws Error that says what to change */
   check(): Promise<void>;
-  /** Takes no more jobs and resolves when those under way are done. */
+  /** Takes no more jobs and resolves when those under way are done. Safe to call twice. */
   close(): Promise<void>;
 };
 
@@ -72,6 +72,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
       .on('failed', (job, error) => onRetry(error, { jobId: job?.id ?? 'unknown', attempt: job?.attemptsMade ?? 0 })),
   );
   let isClosing = false;
+  let closed: Promise<void> | undefined;
 
   function processJob(shard: number) {
     return async (job: Job, token?: string): Promise<void> => {
@@ -89,6 +90,13 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
     };
   }
 
+  async function close(): Promise<void> {
+    isClosing = true;
+    await closeWorkers(backend, workers);
+    await Promise.all(queues.map((queue) => queue.close()));
+    await backend.close();
+  }
+
   return {
     settle: backend.admission.settle,
     start() {
@@ -102,11 +110,9 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
     },
     backlog: () => readBacklog(queues),
     check: () => backend.check(),
-    async close() {
-      isClosing = true;
-      await closeWorkers(backend, workers);
-      await Promise.all(queues.map((queue) => queue.close()));
-      await backend.close();
+    close() {
+      closed ??= close();
+      return closed;
     },
   };
 }
