@@ -26,6 +26,7 @@ export type EntryWorkerOptions = QueueConfig & {
   process: (chunk: Chunk, context: JobContext) => Promise<void>;
   /** Takes data that is no chunk, which no retry can mend; the job is done when it resolves. */
   bury: (data: unknown, error: Error, context: JobContext) => Promise<void>;
+  /** Hears of jobs that come back through no fault of theirs. */
   onPostponed: () => void;
   onRetry: (error: Error, context: { jobId: string; attempt: number }) => void;
   signal: AbortSignal;
@@ -66,10 +67,15 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
   const shards = Array.from({ length: config.shards }, (_, shard) => shard);
   const queues = shards.map((shard) => backend.createQueue(addressOf(shard), { skipMetasUpdate: true }));
+  // BullMQ also fails a job that it could not report as done, because the queue's store went away: not its entries' fault.
+  const thrown = new WeakSet<Error>();
   const workers = shards.map((shard) =>
     backend
       .createWorker(addressOf(shard), processJob(shard), toWorkerOptions({ concurrency, lockMs }))
-      .on('failed', (job, error) => onRetry(error, { jobId: job?.id ?? 'unknown', attempt: job?.attemptsMade ?? 0 })),
+      .on('failed', (job, error) => {
+        if (thrown.has(error)) onRetry(error, { jobId: job?.id ?? 'unknown', attempt: job?.attemptsMade ?? 0 });
+        else onPostponed();
+      }),
   );
   let isClosing = false;
   let closed: Promise<void> | undefined;
@@ -82,7 +88,10 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
         if (chunk instanceof Error) await bury(job.data, chunk, context);
         else await process(chunk, context);
       } catch (error) {
-        if (!(error instanceof Postponed)) throw error;
+        if (!(error instanceof Postponed)) {
+          thrown.add(error as Error);
+          throw error;
+        }
         onPostponed();
         await giveBack(job, token, error, () => isClosing);
         throw new WaitingError(); // tells BullMQ that the job is not ours any more
