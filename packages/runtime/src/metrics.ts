@@ -25,7 +25,7 @@ export function createMetrics({ process }: { process: string }) {
       async function collect(this: Gauge<L>): Promise<void> {
         const values = await withTimeout(read(), READ_TIMEOUT_MS).catch(() => []);
         this.reset();
-        if (values.length === 0) this.remove();
+        if (labelNames.length === 0) this.remove(); // a reset removes series with labels, and makes the one without them 0
         for (const [labels, value] of values) this.set(labels, value);
       }
       new Gauge({ name, help, labelNames, registers, collect });
