@@ -2,8 +2,6 @@ import type { Backlog, Chunk } from '@opm/queue';
 import type { Metrics } from '@opm/runtime';
 import { type Refused, reasonOf } from './refused.js';
 
-export type Measures = ReturnType<typeof createMeasures>;
-
 /** What the worker counts, in terms of what happens to it. */
 export function createMeasures(metrics: Metrics, readBacklog: () => Promise<Backlog>) {
   const persisted = metrics.counter('opm_entries_persisted_total', 'Entries whose effect is in PostgreSQL');
@@ -25,14 +23,22 @@ export function createMeasures(metrics: Metrics, readBacklog: () => Promise<Back
   const retries = metrics.counter('opm_retries_total', 'Statements and jobs that are tried again', ['reason']);
   // Series that are there from the start, so that the first increase is one.
   for (const reason of ['conflict', 'outage', 'error']) retries.inc({ reason }, 0);
+  // The gauges of one scrape are read together, so one look at the queues serves them all.
+  let reading: Promise<Backlog> | undefined;
+  const readOnce = () => {
+    reading ??= readBacklog().finally(() => {
+      reading = undefined;
+    });
+    return reading;
+  };
   metrics.gauge('opm_worker_paused', '1 while PostgreSQL takes no statements of this worker', [], async () => [
     [{}, isPaused ? 1 : 0],
   ]);
   metrics.gauge('opm_queue_jobs', 'Jobs in the queues of all shards', ['state'], async () =>
-    Object.entries((await readBacklog()).jobs).map(([state, jobs]) => [{ state }, jobs]),
+    Object.entries((await readOnce()).jobs).map(([state, jobs]) => [{ state }, jobs]),
   );
   metrics.gauge('opm_oldest_waiting_seconds', 'Age of the oldest job that is not done', [], async () => [
-    [{}, (await readBacklog()).oldestMs / 1_000],
+    [{}, (await readOnce()).oldestMs / 1_000],
   ]);
 
   let isPaused = false;
