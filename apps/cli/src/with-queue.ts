@@ -16,11 +16,16 @@ export async function withQueue<T>(
   try {
     return await use(queue, config.shards);
   } catch (error) {
-    if (error instanceof Fault) throw new UserError(`the queue does not answer: ${(error.cause as Error).message}`);
+    if (error instanceof Fault) throw new UserError(toOperatorText(error));
     throw error;
   } finally {
     await queue.close();
   }
+}
+
+/** What the fault says is meant for a partner; an operator can use its cause. */
+export function toOperatorText({ cause }: Fault): string {
+  return `the queue does not answer: ${(cause as Error).message}`;
 }
 
 function readConfig(env: NodeJS.ProcessEnv) {

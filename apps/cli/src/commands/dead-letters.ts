@@ -7,7 +7,7 @@ import { type Replayed, ReplayInterrupted, replay } from '../dead-letters/replay
 import { parseBigId, parseWholeNumber } from '../parse-whole-number.js';
 import { type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
-import { withQueue } from '../with-queue.js';
+import { toOperatorText, withQueue } from '../with-queue.js';
 import { withStore } from '../with-store.js';
 
 export function deadLettersCommand(env: NodeJS.ProcessEnv): Command {
@@ -54,8 +54,7 @@ function countCommand(env: NodeJS.ProcessEnv): Command {
     .option('--json', 'print JSON')
     .description('Count them, by project and SQLSTATE.')
     .action(async (options: PrintOptions & FilterOptions) => {
-      const groups = await withStore(env, async (store) => store.deadLetters.count(await toFilter(store, options)));
-      const count = sum(groups);
+      const { count, groups } = await countLetters(env, options);
       print(options, { count, groups }, [...toTable(groups), '', toLetters(count)]);
     });
 }
@@ -100,9 +99,13 @@ function discardCommand(env: NodeJS.ProcessEnv): Command {
     });
 }
 
-async function dryRun(env: NodeJS.ProcessEnv, options: PrintOptions & FilterOptions, what: string): Promise<void> {
+async function countLetters(env: NodeJS.ProcessEnv, options: FilterOptions) {
   const groups = await withStore(env, async (store) => store.deadLetters.count(await toFilter(store, options)));
-  const count = sum(groups);
+  return { count: sum(groups), groups };
+}
+
+async function dryRun(env: NodeJS.ProcessEnv, options: PrintOptions & FilterOptions, what: string): Promise<void> {
+  const { count } = await countLetters(env, options);
   print(options, { dryRun: true, count }, [`${toLetters(count)} would be ${what}.`]);
 }
 
@@ -157,10 +160,9 @@ async function assertWorked(queue: EntryQueue): Promise<void> {
   );
 }
 
-/** What the queue says to a partner is of no use to an operator; its cause is. */
 function toReason(error: unknown): string {
   const { message, cause } = error as Error;
-  return cause instanceof Fault ? `the queue does not answer: ${(cause.cause as Error).message}` : message;
+  return cause instanceof Fault ? toOperatorText(cause) : message;
 }
 
 const sum = (groups: { count: number }[]): number => groups.reduce((total, { count }) => total + count, 0);
