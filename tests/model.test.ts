@@ -59,7 +59,7 @@ class Project {
 
   async post(drawn: { customerId: string; fields?: object; erase?: true }[]): Promise<Chunk> {
     const { projectId } = this;
-    const admitted = await this.stack.queue.admit(0, projectId, drawn);
+    const { admitted } = await this.stack.queue.admit(0, projectId, drawn);
     const entries = drawn.map((entry, i) => ({ ...entry, version: admitted[i]?.version ?? 0 }));
     const chunk: Chunk = { v: 1, projectId, entries };
     await this.enqueue(chunk);

@@ -4,7 +4,10 @@ import { type Admitted, type EntryQueue, shardOf } from '@opm/queue';
 import { createSparseWarning, type Logger } from '@opm/runtime';
 import type { FindExisting } from './find-existing.js';
 
-/** Resolves once the entry is queued durably. @throws Fault QUEUE_UNAVAILABLE: it was not accepted, sending it again is safe */
+/**
+ * Resolves once the entry is queued durably.
+ * @throws Fault QUEUE_UNAVAILABLE or OVERLOADED: it was not accepted, sending it again is safe
+ */
 export type AcceptEntry = (projectId: number, entry: Entry) => Promise<Verdict>;
 
 /** Whether the customer was known before this entry: the difference between 202 and 201. */
@@ -16,7 +19,10 @@ export type AcceptEntryDeps = {
   shards: number;
   maxEntries: number;
   maxInFlight: number;
-  chunkEntries: { observe(entries: number): void };
+  /** Entries that may wait for their acknowledgement at the same time. */
+  maxPending: number;
+  onChunk: (entries: number) => void;
+  onShed: (reason: 'in-flight') => void;
   logger: Logger;
 };
 
@@ -24,8 +30,8 @@ export type AcceptEntryDeps = {
 const MAX_WAIT_MS = 250;
 
 /** Concurrent entries of one project and shard become one chunk: one admission, one look-up, one job. */
-export function createAcceptEntry(deps: AcceptEntryDeps): AcceptEntry {
-  const { queue, findExisting, shards, maxEntries, maxInFlight, chunkEntries, logger } = deps;
+export function createAcceptEntry(deps: AcceptEntryDeps) {
+  const { queue, findExisting, shards, maxEntries, maxInFlight, maxPending, onChunk, onShed, logger } = deps;
 
   const warnRefused = createSparseWarning(logger, 'entries are not accepted');
 
@@ -37,14 +43,19 @@ export function createAcceptEntry(deps: AcceptEntryDeps): AcceptEntry {
   });
 
   async function acceptChunk(projectId: number, shard: number, entries: Entry[]): Promise<Verdict[]> {
-    chunkEntries.observe(entries.length);
     let admitted: Admitted[] = [];
     try {
-      admitted = await queue.admit(shard, projectId, entries);
+      const admittance = await queue.admit(shard, projectId, entries);
+      admitted = admittance.admitted;
       // After the admission, or another ingress could slip in between; before the enqueue, or we could see our own row.
       const unclaimed = admitted.filter(({ previous }) => !previous);
       const existing = await findExisting(projectId, unclaimed);
-      const jobId = await queue.enqueue(shard, { v: 1, projectId, entries: toEntries(entries, admitted) });
+      const jobId = await queue.enqueue(
+        shard,
+        { v: 1, projectId, entries: toEntries(entries, admitted) },
+        admittance.backlog,
+      );
+      onChunk(entries.length);
       logger.debug({ jobId, projectId, shard, entries: entries.length }, 'chunk queued');
       return admitted.map(({ customerId, previous }) => ({
         existed: previous ? !previous.erased : (existing?.has(customerId) ?? true),
@@ -63,7 +74,14 @@ export function createAcceptEntry(deps: AcceptEntryDeps): AcceptEntry {
     });
   }
 
-  return (projectId, entry) => chunks.run(projectId * shards + shardOf(projectId, entry.customerId, shards), entry);
+  const acceptEntry: AcceptEntry = (projectId, entry) => {
+    if (chunks.pending >= maxPending) {
+      onShed('in-flight');
+      throw new Fault('OVERLOADED');
+    }
+    return chunks.run(projectId * shards + shardOf(projectId, entry.customerId, shards), entry);
+  };
+  return { acceptEntry, pending: () => chunks.pending, chunksInFlight: () => chunks.inFlight };
 }
 
 /** Each entry with the version that it got. */

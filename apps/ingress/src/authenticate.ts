@@ -1,48 +1,99 @@
 import { Fault } from '@opm/contract';
-import { hashApiKey, isApiKey } from '@opm/core';
+import { GroupCommit, hashApiKey, isApiKey } from '@opm/core';
 import { LRUCache } from 'lru-cache';
 import type { OutagePause } from './outage-pause.js';
 
-/** The project of a key. @throws Fault KEY_UNKNOWN, or KEYS_UNAVAILABLE while PostgreSQL is away and the key is not cached */
-export type Authenticate = (apiKey: string) => Promise<number>;
+export type Authenticator = {
+  /**
+   * The project of a key, at once where the key is cached.
+   * @param address whom unknown keys are counted for
+   * @throws Fault KEY_UNKNOWN, TOO_MANY_UNKNOWN_KEYS, or KEYS_UNAVAILABLE while PostgreSQL is away and the key is not cached
+   */
+  authenticate(apiKey: string, address: () => string): number | Promise<number>;
+  close(): void;
+};
+
+export type AuthenticatorDeps = {
+  /** By the keys' SHA-256 in hex. */
+  findProjectIds: (keyHashes: string[]) => Promise<Map<string, number>>;
+  pause: OutagePause;
+  unknownKeys: UnknownKeys;
+};
+
+/** Counts the unknown keys of each address. */
+export type UnknownKeys = { isLimited(address: string): Promise<boolean>; count(address: string): void };
 
 const MAX_CACHED_KEYS = 10_000;
-/** A revoked key ends everywhere within this time. */
+/** A revoked key ends everywhere within this time: no answer of PostgreSQL is trusted for longer. */
 const KEY_TTL_MS = 1_000;
-const UNKNOWN = 0; // project ids start at 1
+const REFRESH_INTERVAL_MS = 400;
+const UNKNOWN_TTL_MS = 10_000;
+
+type KnownKey = { projectId: number; checkedAt: number; isBusy: boolean };
 
 /**
- * Looks keys up by their SHA-256 through a small cache, so a busy key costs PostgreSQL one look-up a second. While
- * PostgreSQL is away, keys that are cached stay good: acknowledging does not depend on it.
+ * Knows keys by their SHA-256. All keys in use are looked up again together, twice a second and in the background, so
+ * no partner waits for that; a key that is new here, or was not used for a while, is looked up when it comes. While
+ * PostgreSQL is away, keys that were good stay good: acknowledging does not depend on it.
  */
-export function createAuthenticate(deps: {
-  findProjectId: (keyHash: Uint8Array<ArrayBuffer>) => Promise<number | undefined>;
-  pause: OutagePause;
-}): Authenticate {
-  const { findProjectId, pause } = deps;
-  const projects = new LRUCache<string, number>({
-    max: MAX_CACHED_KEYS,
-    ttl: KEY_TTL_MS,
-    // A key that has expired here stays until PostgreSQL has been asked again, and stays good where it cannot be.
-    noDeleteOnStaleGet: true,
-    noDeleteOnFetchRejection: true,
-    allowStaleOnFetchRejection: true,
-    fetchMethod: async (hash) =>
-      (await pause.run(() => findProjectId(new Uint8Array(Buffer.from(hash, 'base64'))))) ?? UNKNOWN,
+export function createAuthenticator({ findProjectIds, pause, unknownKeys }: AuthenticatorDeps): Authenticator {
+  const known = new LRUCache<string, KnownKey>({ max: MAX_CACHED_KEYS });
+  const unknown = new LRUCache<string, true>({ max: MAX_CACHED_KEYS, ttl: UNKNOWN_TTL_MS });
+
+  const lookUps = new GroupCommit<'all', string, number | undefined>({
+    async commit(_, hashes) {
+      const checkedAt = performance.now();
+      const found = await pause.run(() => findProjectIds(hashes));
+      return hashes.map((hash) => note(hash, found.get(hash), checkedAt));
+    },
+    maxBatch: 1_000,
+    maxInFlight: 2,
   });
 
-  /** Undefined where only PostgreSQL could say. */
-  async function findProject(hash: string): Promise<number | undefined> {
-    const cached = projects.get(hash, { allowStale: pause.isActive });
-    if (cached !== undefined || pause.isActive) return cached;
-    return projects.fetch(hash).catch(() => undefined);
+  function note(hash: string, projectId: number | undefined, checkedAt: number): number | undefined {
+    if (projectId === undefined) {
+      known.delete(hash);
+      unknown.set(hash, true);
+    } else {
+      unknown.delete(hash);
+      known.set(hash, { projectId, checkedAt, isBusy: false });
+    }
+    return projectId;
   }
 
-  return async (apiKey) => {
-    if (!isApiKey(apiKey)) throw new Fault('KEY_UNKNOWN');
-    const projectId = await findProject(hashApiKey(apiKey).toString('base64'));
-    if (projectId === undefined) throw new Fault('KEYS_UNAVAILABLE');
-    if (projectId === UNKNOWN) throw new Fault('KEY_UNKNOWN');
-    return projectId;
+  async function lookUp(hash: string, address: string): Promise<number> {
+    const stale = known.get(hash);
+    if (!stale && (await unknownKeys.isLimited(address))) throw new Fault('TOO_MANY_UNKNOWN_KEYS');
+    const projectId = await lookUps.run('all', hash).catch((cause) => {
+      if (!stale) throw new Fault('KEYS_UNAVAILABLE', { cause });
+      return stale.projectId;
+    });
+    if (projectId !== undefined) return projectId;
+    unknownKeys.count(address);
+    throw new Fault('KEY_UNKNOWN');
+  }
+
+  async function refresh(): Promise<void> {
+    const busy = [...known].filter(([, key]) => key.isBusy);
+    for (const [, key] of busy) key.isBusy = false;
+    await Promise.all(busy.map(([hash]) => lookUps.run('all', hash)));
+  }
+  const timer = setInterval(() => {
+    if (!pause.isActive) refresh().catch(() => {}); // the pause has heard of it
+  }, REFRESH_INTERVAL_MS);
+
+  return {
+    authenticate(apiKey, address) {
+      const hash = hashApiKey(apiKey);
+      const key = known.get(hash);
+      if (key && (performance.now() - key.checkedAt < KEY_TTL_MS || pause.isActive)) {
+        key.isBusy = true;
+        return key.projectId;
+      }
+      if (!isApiKey(apiKey) || unknown.has(hash)) throw new Fault('KEY_UNKNOWN');
+      if (pause.isActive) throw new Fault('KEYS_UNAVAILABLE');
+      return lookUp(hash, address());
+    },
+    close: () => clearInterval(timer),
   };
 }

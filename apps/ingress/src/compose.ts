@@ -3,11 +3,14 @@ import { createSparseWarning, type ProcessContext } from '@opm/runtime';
 import { createStore } from '@opm/store';
 import { createAcceptEntry } from './accept-entry.js';
 import { createIngressApp } from './app.js';
-import { createAuthenticate } from './authenticate.js';
+import { createAuthenticator } from './authenticate.js';
 import type { IngressConfig } from './config.js';
 import { createFindExisting } from './find-existing.js';
+import { createMeasures } from './measures.js';
 import { OutagePause } from './outage-pause.js';
+import { createOverload } from './overload.js';
 import { serveIngress } from './server.js';
+import { createUnknownKeys } from './unknown-keys.js';
 
 /** The ingress, put together by hand: who gets what stands here and nowhere else. */
 export async function compose(context: ProcessContext<IngressConfig>): Promise<void> {
@@ -25,7 +28,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   health.postgres = toleratingOutages(store.ping);
 
   // Connecting and compiling the two queries of the hot path now keeps them out of the first partner's answer.
-  await Promise.allSettled([store.customers.findExisting(0, []), store.apiKeys.findProjectId(new Uint8Array(32))]);
+  await Promise.allSettled([store.customers.findExisting(0, []), store.apiKeys.findProjectIds(['00'])]);
 
   const queue = await createEntryQueue({
     ...toQueueConfig(config),
@@ -38,31 +41,52 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   const pause = new OutagePause({
     onFailure: (error) => logger.warn({ err: error }, 'PostgreSQL does not answer; going on without it'),
   });
-  const unknown = metrics.counter(
-    'opm_existence_unknown_total',
-    'Entries answered 202 because PostgreSQL did not answer',
-  );
+  const measures = createMeasures(metrics);
   const findExisting = createFindExisting({
     findExisting: store.customers.findExisting,
     pause,
-    onUnknown: (entries) => unknown.inc(entries),
+    onUnknown: measures.onExistenceUnknown,
   });
-  const acceptEntry = createAcceptEntry({
+  const { acceptEntry, pending, chunksInFlight } = createAcceptEntry({
     queue,
     findExisting,
     shards: config.QUEUE_SHARDS,
     maxEntries: config.CHUNK_MAX_ENTRIES,
     maxInFlight: config.CHUNKS_IN_FLIGHT,
-    chunkEntries: metrics.histogram('opm_chunk_entries', 'Entries per chunk', [1, 2, 5, 10, 20, 50, 100, 200]),
+    maxPending: config.PENDING_MAX_ENTRIES,
+    onChunk: measures.onChunk,
+    onShed: measures.onShed,
     logger,
   });
+  const overload = createOverload({
+    load: queue.load,
+    maxBacklog: config.BACKLOG_MAX_ENTRIES,
+    maxEventLoopDelayMs: config.EVENT_LOOP_MAX_DELAY_MS,
+    onShed: measures.onShed,
+    logger,
+  });
+  onClose('overload', overload.close);
+  measures.watch({ backlog: () => overload.backlog, chunksInFlight, pending });
+
+  const unknownKeys = createUnknownKeys();
+  onClose('unknown keys', unknownKeys.close);
+  const authenticator = createAuthenticator({ findProjectIds: store.apiKeys.findProjectIds, pause, unknownKeys });
+  onClose('authenticator', authenticator.close);
+
   const app = createIngressApp({
-    authenticate: createAuthenticate({ findProjectId: store.apiKeys.findProjectId, pause }),
+    authenticator,
+    overload,
     acceptEntry,
-    answers: metrics.counter('opm_answers_total', 'Answers by status', ['status']),
+    trustedProxies: config.TRUSTED_PROXIES,
+    measures,
     logger,
   });
-  const server = await serveIngress({ app, host: config.HOST, port: config.PORT });
+  const server = await serveIngress({
+    app,
+    host: config.HOST,
+    port: config.PORT,
+    maxConnections: config.MAX_CONNECTIONS,
+  });
   onClose('server', server.close);
   logger.info({ port: server.port, queue: config.REDIS_URL ? 'redis' : 'postgres' }, 'accepting entries');
 }

@@ -1,4 +1,4 @@
-import { count, type Env, port, STORE_ENV, str } from '@opm/runtime';
+import { count, countBetween, type Env, port, STORE_ENV, str } from '@opm/runtime';
 
 export const INGRESS_ENV = {
   ...STORE_ENV,
@@ -7,6 +7,23 @@ export const INGRESS_ENV = {
   INTERNAL_PORT: port({ default: 9400, desc: 'port of /livez, /readyz and /metrics' }),
   CHUNK_MAX_ENTRIES: count({ default: 200, desc: 'entries in one job at most' }),
   CHUNKS_IN_FLIGHT: count({ default: 4, desc: 'chunks on their way into the queue at the same time' }),
+  PENDING_MAX_ENTRIES: count({
+    default: 5_000,
+    desc: 'entries that may wait for their acknowledgement at the same time',
+  }),
+  BACKLOG_MAX_ENTRIES: count({ default: 1_000_000, desc: 'entries in the queues above which no more are accepted' }),
+  EVENT_LOOP_MAX_DELAY_MS: count({
+    default: 200,
+    desc: 'milliseconds by which the event loop may usually be late; above that no entries are accepted',
+  }),
+  MAX_CONNECTIONS: count({ default: 10_000, desc: 'connections of partners at the same time' }),
+  TRUSTED_PROXIES: countBetween(
+    0,
+    10,
+  )({
+    default: 0,
+    desc: 'proxies in front, 0 to 10, that say in X-Forwarded-For where a request comes from',
+  }),
   DATABASE_POOL_SIZE: count({ default: 4, desc: 'connections to PostgreSQL for look-ups' }),
 };
 

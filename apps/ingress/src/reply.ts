@@ -1,34 +1,44 @@
-import type { ServerResponse } from 'node:http';
 import { ANSWERS, type Answer, FAULTS, type Fault } from '@opm/contract';
+import { createSparseWarning, type Logger } from '@opm/runtime';
+import type { Response } from 'express';
+import type { Measures } from './measures.js';
+import { requestIdOf } from './request-id.js';
 
-export type AnswerCounter = { inc(labels: { status: number }): void };
 export type Reply = ReturnType<typeof createReply>;
 
 const JSON_TYPE = 'application/json; charset=utf-8';
+const SLOW_MS = 1_000;
 
-/** Bodies that never change, made once. */
-const BODIES = new Map<Answer, Buffer>(
-  Object.values(ANSWERS).map((answer) => [answer, Buffer.from(JSON.stringify(answer))]),
-);
+/** Bodies that never change, made once. Strings and not buffers: Node sends these with the headers as one piece. */
+const BODIES = new Map<Answer, string>(Object.values(ANSWERS).map((answer) => [answer, JSON.stringify(answer)]));
 
-/** The only way to answer: every body is JSON, every answer is counted. */
-export function createReply(answers: AnswerCounter) {
-  function send(response: ServerResponse, status: number, body: Buffer): void {
-    answers.inc({ status });
-    response.statusCode = status;
-    response.setHeader('content-type', JSON_TYPE);
-    response.setHeader('content-length', body.length);
+/** The only way to answer: every body is JSON, every answer is counted and timed. */
+export function createReply({ measures, logger }: { measures: Measures; logger: Logger }) {
+  const warnSlow = createSparseWarning(logger, 'slow request');
+
+  /** @returns milliseconds since the request's headers were read */
+  function send(response: Response, status: number, body: string): number {
+    const requestId = requestIdOf(response);
+    const length = Buffer.byteLength(body);
+    // One flat list, because Node keeps headers that are set one by one in an object of their own first.
+    response.writeHead(status, ['x-request-id', requestId, 'content-type', JSON_TYPE, 'content-length', length]);
     response.end(body);
+    const ms = performance.now() - response.locals.startedAt;
+    if (ms > SLOW_MS) warnSlow(new Error(`answered after more than ${SLOW_MS} ms`), { requestId, status, ms });
+    measures.onAnswer(response.req.route?.path ?? 'none', status);
+    return ms;
   }
+
   return {
-    answer(response: ServerResponse, answer: Answer): void {
-      send(response, answer.statusCode, BODIES.get(answer) ?? Buffer.from(JSON.stringify(answer)));
+    answer(response: Response, answer: Answer): void {
+      const ms = send(response, answer.statusCode, BODIES.get(answer) ?? JSON.stringify(answer));
+      if (answer !== ANSWERS.pong) measures.onAck(ms / 1_000);
     },
-    fault(response: ServerResponse, fault: Fault): void {
+    fault(response: Response, fault: Fault): void {
       const entry = FAULTS[fault.code];
       if ('retryAfterSeconds' in entry) response.setHeader('retry-after', entry.retryAfterSeconds);
       const { statusCode, error } = entry;
-      send(response, statusCode, Buffer.from(JSON.stringify({ statusCode, error, message: fault.message })));
+      send(response, statusCode, JSON.stringify({ statusCode, error, message: fault.message }));
     },
   };
 }

@@ -1,13 +1,25 @@
 import { Fault } from '@opm/contract';
 import type { RequestHandler } from 'express';
-import type { Authenticate } from './authenticate.js';
+import type { Authenticator } from './authenticate.js';
+
+export const startClock: RequestHandler = (_request, response, next) => {
+  response.locals.startedAt = performance.now();
+  next();
+};
 
 /** Checks the key where one is given: a wrong key is a 401 on any route, known or not. */
-export function identifyProject(authenticate: Authenticate): RequestHandler {
-  return async (request, response, next) => {
+export function identifyProject({ authenticate }: Pick<Authenticator, 'authenticate'>): RequestHandler {
+  return (request, response, next) => {
     const apiKey = request.headers['x-api-key'];
-    if (apiKey) response.locals.projectId = await authenticate(String(apiKey));
-    next();
+    if (!apiKey) return next();
+    const project = authenticate(String(apiKey), () => request.ip ?? '');
+    if (typeof project === 'number') return proceed(project);
+    project.then(proceed, next);
+
+    function proceed(projectId: number): void {
+      response.locals.projectId = projectId;
+      next();
+    }
   };
 }
 

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import type { Express } from 'express';
+import { toHttpClasses } from './express-classes.js';
 
 export type IngressServer = {
   port: number;
@@ -14,9 +15,11 @@ export async function serveIngress(options: {
   app: Express;
   host?: string | undefined;
   port: number;
+  maxConnections: number;
 }): Promise<IngressServer> {
-  const { app, host, port } = options;
+  const { app, host, port, maxConnections } = options;
   const server = createServer({
+    ...toHttpClasses(app),
     requireHostHeader: false, // Node would answer by itself, with an empty body
     headersTimeout: 5_000,
     requestTimeout: 10_000,
@@ -24,6 +27,8 @@ export async function serveIngress(options: {
     // Longer than the 60 s of common load balancers, which otherwise send into a connection that is just closing.
     keepAliveTimeout: 65_000,
   });
+  server.maxConnections = maxConnections;
+  server.timeout = 75_000; // whoever does not read what we answer
   let closing = false;
   const handle = (request: IncomingMessage, response: ServerResponse) => {
     if (closing) response.setHeader('connection', 'close');

@@ -72,9 +72,9 @@ async function persistWithWorker(place: Place, entries: CustomerEntry[]): Promis
 
 /** Versions and claims come from admission, so that there is something to settle. */
 async function enqueueAsIngress(queue: EntryQueue, chunk: CustomerEntry[]): Promise<void> {
-  const admitted = await queue.admit(0, 1, chunk);
+  const { admitted, backlog } = await queue.admit(0, 1, chunk);
   const entries = chunk.map((entry, i) => ({ ...entry, version: admitted[i]?.version ?? 0 }));
-  await queue.enqueue(0, { v: 1, projectId: 1, entries });
+  await queue.enqueue(0, { v: 1, projectId: 1, entries }, backlog);
 }
 
 async function persistWithTextbook(place: Place, entries: CustomerEntry[]): Promise<number> {

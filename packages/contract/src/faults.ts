@@ -23,6 +23,24 @@ export const FAULTS = {
     message: 'API key could not be checked, try again',
     retryAfterSeconds: 1,
   },
+  QUEUE_FULL: {
+    statusCode: 503,
+    error: 'Service Unavailable',
+    message: 'entry was not accepted, too many are waiting, try again',
+    retryAfterSeconds: 5,
+  },
+  OVERLOADED: {
+    statusCode: 503,
+    error: 'Service Unavailable',
+    message: 'entry was not accepted, too many requests at once, try again',
+    retryAfterSeconds: 1,
+  },
+  TOO_MANY_UNKNOWN_KEYS: {
+    statusCode: 429,
+    error: 'Too Many Requests',
+    message: 'too many API keys that do not exist, try again',
+    retryAfterSeconds: 10,
+  },
   INTERNAL: { statusCode: 500, error: 'Internal Server Error', message: 'something went wrong' },
 } as const;
 

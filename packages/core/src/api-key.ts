@@ -1,4 +1,4 @@
-import { createHash, randomInt } from 'node:crypto';
+import { hash, randomInt } from 'node:crypto';
 import { crc32 } from 'node:zlib';
 
 const BASE62 = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
@@ -19,9 +19,9 @@ export function isApiKey(text: string): boolean {
   return API_KEY_PATTERN.test(text) && text.endsWith(checksum(text.slice(4, 4 + RANDOM_LENGTH)));
 }
 
-/** SHA-256 of the key: 32 bytes. Keys carry 178 random bits, so a slow or salted hash would add nothing. */
-export function hashApiKey(key: string): Buffer {
-  return createHash('sha256').update(key).digest();
+/** SHA-256 of the key, in hex: 64 digits. Keys carry 178 random bits, so a slow or salted hash would add nothing. */
+export function hashApiKey(key: string): string {
+  return hash('sha256', key, 'hex');
 }
 
 function checksum(text: string): string {

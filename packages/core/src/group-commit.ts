@@ -24,6 +24,7 @@ export class GroupCommit<Lane, Item, Result> {
   readonly #maxInFlight: number;
   readonly #expiry: Expiry | undefined;
   readonly #lanes = new Map<Lane, Waiting<Item, Result>[]>();
+  #pending = 0;
   #inFlight = 0;
   #scheduled = false;
 
@@ -41,8 +42,19 @@ export class GroupCommit<Lane, Item, Result> {
     this.#expiry = options.expiry;
   }
 
+  /** Items that wait or are under way. */
+  get pending(): number {
+    return this.#pending;
+  }
+
+  /** Bulk calls under way. */
+  get inFlight(): number {
+    return this.#inFlight;
+  }
+
   /** Resolves with the item's own result, or rejects with what the bulk call threw. */
   run(lane: Lane, item: Item): Promise<Result> {
+    this.#pending++;
     return new Promise((resolve, reject) => {
       const call = { item, since: performance.now(), resolve, reject };
       const waiting = this.#lanes.get(lane);
@@ -77,6 +89,7 @@ export class GroupCommit<Lane, Item, Result> {
       for (const { reject } of waiting) reject(error);
     } finally {
       this.#inFlight--;
+      this.#pending -= waiting.length;
       this.#rejectExpired();
       if (this.#lanes.size > 0) this.#schedule();
     }
@@ -88,6 +101,7 @@ export class GroupCommit<Lane, Item, Result> {
     for (const [lane, waiting] of this.#lanes) {
       const kept = waiting.findIndex(({ since }) => since >= oldest);
       const expired = waiting.splice(0, kept < 0 ? waiting.length : kept);
+      this.#pending -= expired.length;
       for (const { reject } of expired) reject(this.#expiry.toError());
       if (waiting.length === 0) this.#lanes.delete(lane);
     }

@@ -6,6 +6,9 @@ export type Claim = { version: Version; erased: boolean };
 /** What an entry got: its version, and the claim that it replaced, if any. */
 export type Admitted = { customerId: string; version: Version; previous: Claim | undefined };
 
+/** `backlog` is the number of the project's entries that wait in this shard, these included. */
+export type Admittance = { admitted: Admitted[]; backlog: number };
+
 /** Entries of one project. */
 export type Persisted = { projectId: number; entries: { customerId: string; version: Version }[] };
 
@@ -16,11 +19,19 @@ export type Persisted = { projectId: number; entries: { customerId: string; vers
  */
 export type Admission = {
   /** One result per customer, in order; a customer may occur more than once. */
-  admit(shard: number, projectId: number, customers: { customerId: string; erase?: true }[]): Promise<Admitted[]>;
+  admit(shard: number, projectId: number, customers: { customerId: string; erase?: true }[]): Promise<Admittance>;
+  /** Adds entries that keep the versions that they have, such as dead letters, to the backlog. @returns the project's */
+  readmit(shard: number, projectId: number, entries: number): Promise<number>;
   /** Takes back what was admitted but not enqueued, and restores what it had replaced. */
   release(shard: number, projectId: number, admitted: Admitted[]): Promise<void>;
-  /** Drops the claims of persisted entries, unless a newer entry holds them by now. */
+  /** Drops the claims of persisted entries, unless a newer entry holds them by now, and takes them off the backlog. */
   settle(shard: number, persisted: Persisted[]): Promise<void>;
+  /**
+   * Entries of all projects that wait in the shard. It may be off by those of a process that was killed, until
+   * `resetBacklog` is called while the shard's queue is empty.
+   */
+  countBacklog(shard: number): Promise<number>;
+  resetBacklog(shard: number): Promise<void>;
   /** Removes claims whose time to live is over; absent where the store does that by itself. */
   sweep?(): Promise<void>;
 };

@@ -1,16 +1,26 @@
 import { Fault } from '@opm/contract';
 import type { Admission } from './admission.js';
 import type { Chunk } from './chunk.js';
+import { toPriority } from './priority.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 import { JOB_OPTIONS } from './retry-policy.js';
 import { addressOf } from './shards.js';
 
 export type EntryQueueOptions = QueueConfig & { signal: AbortSignal; onError: (error: Error) => void };
 
+/** How full the queue is: entries of all projects and shards, and the part of its store's memory that is in use, 0 to 1. */
+export type QueueLoad = { entries: number; memory: number };
+
 /** The producer's side. Each call fails within about a second when the store is away: Fault QUEUE_UNAVAILABLE. */
 export type EntryQueue = Pick<Admission, 'admit' | 'release'> & {
-  /** Resolves once the chunk is stored: then, and not before, its partners may be answered. Returns the job's id. */
-  enqueue(shard: number, chunk: Chunk): Promise<string>;
+  /**
+   * Resolves once the chunk is stored: then, and not before, its partners may be answered. Returns the job's id.
+   * @param backlog of the project, this chunk included: the longer, the later is its turn; 0 where it is not given
+   */
+  enqueue(shard: number, chunk: Chunk, backlog?: number): Promise<string>;
+  /** Stores a chunk whose entries keep their versions. Returns the job's id. */
+  requeue(shard: number, chunk: Chunk): Promise<string>;
+  load(): Promise<QueueLoad>;
   /** The names of the queues that no worker process takes jobs from at present. */
   findIdle(): Promise<string[]>;
   /** @throws Error that says what to change */
@@ -23,12 +33,27 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
   const backend = await connectQueueBackend(config, 'producer', { signal, onError });
   const queues = Array.from({ length: config.shards }, (_, shard) => backend.createQueue(addressOf(shard)));
   const { admission } = backend;
+
+  async function enqueue(shard: number, chunk: Chunk, backlog = 0): Promise<string> {
+    const options = { ...JOB_OPTIONS, priority: toPriority(backlog) };
+    const job = await queueOf(queues, shard).add('chunk', chunk, options).catch(throwUnavailable);
+    return job.id ?? '';
+  }
+
   return {
     admit: (...call) => admission.admit(...call).catch(throwUnavailable),
     release: (...call) => admission.release(...call).catch(throwUnavailable),
-    async enqueue(shard, chunk) {
-      const job = await queueOf(queues, shard).add('chunk', chunk, JOB_OPTIONS).catch(throwUnavailable);
-      return job.id ?? '';
+    enqueue,
+    async requeue(shard, chunk) {
+      const { projectId, entries } = chunk;
+      return enqueue(shard, chunk, await admission.readmit(shard, projectId, entries.length).catch(throwUnavailable));
+    },
+    async load() {
+      const [memory, ...backlogs] = await Promise.all([
+        backend.memoryUse(),
+        ...queues.map((_, shard) => admission.countBacklog(shard)),
+      ]).catch(throwUnavailable);
+      return { entries: backlogs.reduce((sum, entries) => sum + entries, 0), memory };
     },
     async findIdle() {
       const counts = await Promise.all(queues.map((queue) => queue.getWorkersCount())).catch(throwUnavailable);

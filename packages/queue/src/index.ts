@@ -1,8 +1,8 @@
-export type { Admission, Admitted, Persisted } from './admission.js';
+export type { Admission, Admittance, Admitted, Persisted } from './admission.js';
 export type { Backlog } from './backlog.js';
 export { type Chunk, parseChunk } from './chunk.js';
 export { type DashboardQueues, openDashboardQueues } from './dashboard-queues.js';
-export { createEntryQueue, type EntryQueue, type EntryQueueOptions } from './entry-queue.js';
+export { createEntryQueue, type EntryQueue, type EntryQueueOptions, type QueueLoad } from './entry-queue.js';
 export {
   createEntryWorker,
   type EntryWorker,

@@ -42,6 +42,8 @@ export type QueueBackend = {
   ping(): Promise<void>;
   /** Resolves when the store answers and is set up to keep what it is given. @throws Error that says what to change */
   check(): Promise<void>;
+  /** The part of the memory that the store may use which is in use, 0 to 1; 0 where it has no limit. */
+  memoryUse(): Promise<number>;
   close(): Promise<void>;
 };
 

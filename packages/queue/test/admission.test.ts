@@ -3,6 +3,8 @@ import { BACKENDS, type Backend, createBackend } from '@opm/testkit';
 import pg from 'pg';
 import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
 
+type Customer = { customerId: string; erase?: true };
+
 describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
   let backend: Backend;
   let one: QueueBackend;
@@ -21,17 +23,15 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
   });
 
   const present = (version: number) => ({ version, erased: false });
-  const admit = async (projectId: number, ...customerIds: string[]) =>
-    one.admission.admit(
-      0,
-      projectId,
-      customerIds.map((customerId) => ({ customerId })),
-    );
+  const admitOn = async ({ admission }: QueueBackend, projectId: number, ...customers: Customer[]) =>
+    (await admission.admit(0, projectId, customers)).admitted;
+  const admit = (projectId: number, ...customerIds: string[]) =>
+    admitOn(one, projectId, ...customerIds.map((customerId) => ({ customerId })));
 
   test('versions follow the clock and strictly increase, across ingresses', async () => {
     const before = Date.now() * 1000;
     const calls = Array.from({ length: 40 }, (_, i) =>
-      (i % 2 ? one : other).admission.admit(0, 1, [{ customerId: `v${i}` }, { customerId: `w${i}` }]),
+      admitOn(i % 2 ? one : other, 1, { customerId: `v${i}` }, { customerId: `w${i}` }),
     );
     const versions = (await Promise.all(calls)).flat().map(({ version }) => version);
     expect(new Set(versions).size).toBe(80);
@@ -44,7 +44,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
   test('an entry learns of the claim before it, also within one call, and of no other project', async () => {
     const [a1, b1, a2] = await admit(2, 'a', 'b', 'a');
     expect([a1?.previous, b1?.previous, a2?.previous]).toEqual([undefined, undefined, present(a1?.version ?? 0)]);
-    const [a3] = await other.admission.admit(0, 2, [{ customerId: 'a', erase: true }]);
+    const [a3] = await admitOn(other, 2, { customerId: 'a', erase: true });
     expect(a3?.previous).toEqual(present(a2?.version ?? 0));
     const [a4] = await admit(2, 'a');
     expect(a4?.previous).toEqual({ version: a3?.version, erased: true });
@@ -52,9 +52,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
   });
 
   test('of many simultaneous first entries exactly one finds no claim', async () => {
-    const calls = Array.from({ length: 60 }, (_, i) =>
-      (i % 2 ? one : other).admission.admit(0, 4, [{ customerId: 'first' }]),
-    );
+    const calls = Array.from({ length: 60 }, (_, i) => admitOn(i % 2 ? one : other, 4, { customerId: 'first' }));
     const firsts = (await Promise.all(calls)).flat().filter(({ previous }) => !previous);
     expect(firsts).toHaveLength(1);
   });
@@ -85,7 +83,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
   test('releasing takes a claim back, restores what it had replaced, and leaves newer claims alone', async () => {
     const kept = await admit(6, 'kept');
     const failed = await admit(6, 'kept', 'new', 'new', 'raced');
-    const [raced] = await other.admission.admit(0, 6, [{ customerId: 'raced' }]);
+    const [raced] = await admitOn(other, 6, { customerId: 'raced' });
     await one.admission.release(0, 6, failed);
     const after = await admit(6, 'kept', 'new', 'raced');
     expect(after.map(({ previous }) => previous)).toEqual([
@@ -93,6 +91,36 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
       undefined,
       present(raced?.version ?? 0),
     ]);
+  });
+
+  test('a project’s backlog counts what is admitted until it is settled or released, per shard, and never below zero', async () => {
+    const add = (admission: QueueBackend['admission'], projectId: number, count: number, shard = 1) =>
+      admission.admit(
+        shard,
+        projectId,
+        Array.from({ length: count }, (_, i) => ({ customerId: `backlog ${i}` })),
+      );
+    const first = await add(one.admission, 9, 3);
+    const second = await add(other.admission, 9, 2);
+    const foreign = await add(one.admission, 10, 5);
+    expect([first.backlog, second.backlog, foreign.backlog]).toEqual([3, 5, 5]);
+    expect(await one.admission.countBacklog(1)).toBe(10);
+
+    await one.admission.release(1, 9, second.admitted);
+    expect((await add(one.admission, 9, 1)).backlog).toBe(4);
+    expect(await one.admission.readmit(1, 9, 6)).toBe(10);
+    const both = [
+      { projectId: 9, entries: first.admitted },
+      { projectId: 10, entries: foreign.admitted },
+    ];
+    await other.admission.settle(1, both);
+    expect(await one.admission.countBacklog(1)).toBe(7);
+    for (let i = 0; i < 3; i++) await other.admission.settle(1, both);
+    expect(await one.admission.countBacklog(1)).toBe(0);
+    expect((await add(one.admission, 9, 1)).backlog).toBe(1);
+
+    await one.admission.resetBacklog(1);
+    expect(await one.admission.countBacklog(1)).toBe(0);
   });
 
   test('any text can be a customer id', async () => {

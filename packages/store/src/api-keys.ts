@@ -18,12 +18,15 @@ const HINT_LENGTH = 'opm_'.length + 6;
 
 export function createApiKeys(prisma: PrismaClient) {
   return {
-    /** The project of a key that is neither revoked nor expired, found by the key's SHA-256. */
-    async findProjectId(keyHash: Uint8Array<ArrayBuffer>): Promise<number | undefined> {
-      const key = await toStoreError(() =>
-        prisma.apiKey.findFirst({ where: { keyHash, ...isActive() }, select: { projectId: true } }),
+    /** The projects of those keys that are neither revoked nor expired, by the keys' SHA-256 in hex. */
+    async findProjectIds(keyHashes: string[]): Promise<Map<string, number>> {
+      const keys = await toStoreError(() =>
+        prisma.apiKey.findMany({
+          where: { keyHash: { in: keyHashes.map(toBytes) }, ...isActive() },
+          select: { keyHash: true, projectId: true },
+        }),
       );
-      return key?.projectId;
+      return new Map(keys.map(({ keyHash, projectId }) => [Buffer.from(keyHash).toString('hex'), projectId]));
     },
 
     async list(projectId: number): Promise<StoredApiKey[]> {
@@ -76,7 +79,9 @@ export function createApiKeys(prisma: PrismaClient) {
 
 /** What is stored of a key. */
 export function toKeyRow(apiKey: string) {
-  return { keyHash: new Uint8Array(hashApiKey(apiKey)), hint: apiKey.slice(0, HINT_LENGTH) };
+  return { keyHash: toBytes(hashApiKey(apiKey)), hint: apiKey.slice(0, HINT_LENGTH) };
 }
+
+const toBytes = (hex: string): Uint8Array<ArrayBuffer> => new Uint8Array(Buffer.from(hex, 'hex'));
 
 const isActive = () => ({ revokedAt: null, OR: [{ expiresAt: null }, { expiresAt: { gt: new Date() } }] });

@@ -1,4 +1,6 @@
 import { FIELDS, type Version } from '@opm/core';
+import type pg from 'pg';
+import { toArrayLiteral } from './array-literal.js';
 import { noteErasures, purgeTombstones } from './erasures.js';
 import type { PrismaClient } from './generated/client.js';
 import { toStoreError } from './store-error.js';
@@ -25,7 +27,20 @@ const visible = Object.fromEntries(
   (['projectId', 'customerId', ...FIELDS, 'createdAt', 'updatedAt'] as const).map((column) => [column, true]),
 ) as { [Column in keyof StoredCustomer]: true };
 
-export function createCustomers(prisma: PrismaClient) {
+const FIND_EXISTING = `
+  SELECT c.customer_id
+  FROM unnest($2::text[], $3::bigint[]) AS asked (customer_id, version)
+  JOIN customers c ON c.project_id = $1 AND c.customer_id = asked.customer_id
+  WHERE (c.email IS NOT NULL OR c.phone IS NOT NULL) AND (
+    -- After an erasure created_at is the erasure's, and says nothing of when the new life began.
+    (c.created_at > ${toTime('c.erased_version').sql} AND c.created_at < ${toTime('asked.version').sql})
+    OR least(
+      nullif(c.email_version, 0), nullif(c.phone_version, 0), nullif(c.first_name_version, 0),
+      nullif(c.last_name_version, 0), nullif(c.ip_version, 0)
+    ) < asked.version
+  )`;
+
+export function createCustomers(prisma: PrismaClient, pool: pg.Pool) {
   return {
     /** Merges the rows into the table with one statement; each (projectId, customerId) at most once. */
     async upsert(rows: CustomerRow[]): Promise<void> {
@@ -45,27 +60,17 @@ export function createCustomers(prisma: PrismaClient) {
 
     /**
      * Which of these customers existed before the entry of that version; each customer at most once. A row may be
-     * younger than the question: a later entry can overtake the one that asks and be persisted first.
+     * younger than the question: a later entry can overtake the one that asks and be persisted first. It goes past Prisma,
+     * because a partner waits for it.
      */
     async findExisting(projectId: number, asked: { customerId: string; version: Version }[]): Promise<Set<string>> {
-      const rows = await toStoreError(
-        () => prisma.$queryRaw<{ id: string }[]>`
-          SELECT c.customer_id AS id
-          FROM unnest(
-            ${asked.map(({ customerId }) => customerId)}::text[],
-            ${asked.map(({ version }) => version)}::bigint[]
-          ) AS asked (customer_id, version)
-          JOIN customers c ON c.project_id = ${projectId} AND c.customer_id = asked.customer_id
-          WHERE (c.email IS NOT NULL OR c.phone IS NOT NULL) AND (
-            -- After an erasure created_at is the erasure's, and says nothing of when the new life began.
-            (c.created_at > ${toTime('c.erased_version')} AND c.created_at < ${toTime('asked.version')})
-            OR least(
-              nullif(c.email_version, 0), nullif(c.phone_version, 0), nullif(c.first_name_version, 0),
-              nullif(c.last_name_version, 0), nullif(c.ip_version, 0)
-            ) < asked.version
-          )`,
+      const ids = toArrayLiteral(asked, ({ customerId }) => customerId);
+      const versions = toArrayLiteral(asked, ({ version }) => version);
+      const query = { name: 'find-existing', text: FIND_EXISTING, rowMode: 'array' as const };
+      const { rows } = await toStoreError(() =>
+        pool.query<[id: string]>({ ...query, values: [projectId, ids, versions] }),
       );
-      return new Set(rows.map(({ id }) => id));
+      return new Set(rows.flat());
     },
   };
 }

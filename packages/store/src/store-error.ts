@@ -1,3 +1,4 @@
+import pg from 'pg';
 import { type FailureKind, toFailureKind } from './failure-kind.js';
 
 /** What PostgreSQL or the way to it refused. `sqlState` is its five-character code, where there was one. */
@@ -23,7 +24,7 @@ export function failureKindOf(error: unknown): FailureKind {
   return error instanceof StoreError ? error.kind : 'unknown';
 }
 
-/** Runs the call and translates what Prisma and its driver throw. */
+/** Runs the call and translates what Prisma, its driver or pg itself throws. */
 export async function toStoreError<T>(call: () => Promise<T>): Promise<T> {
   try {
     return await call();
@@ -31,13 +32,13 @@ export async function toStoreError<T>(call: () => Promise<T>): Promise<T> {
     if (error instanceof StoreError) throw error;
     const { message, code, meta } = error as PrismaError;
     const cause = meta?.driverAdapterError?.cause;
-    const sqlState = cause?.originalCode ?? cause?.code;
+    const sqlState = error instanceof pg.DatabaseError ? code : (cause?.originalCode ?? cause?.code);
     const text = cause?.originalMessage ?? (lastLine(message) || code || 'unknown error');
     throw new StoreError(text, {
       cause: error,
       kind: toFailureKind({ sqlState, driverKind: cause?.kind, codes: findCodes(error), message: text }),
       sqlState,
-      prismaCode: code,
+      prismaCode: error instanceof pg.DatabaseError ? undefined : code,
     });
   }
 }

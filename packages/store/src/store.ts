@@ -1,4 +1,5 @@
 import { PrismaPg } from '@prisma/adapter-pg';
+import pg from 'pg';
 import { type ApiKeys, createApiKeys } from './api-keys.js';
 import { type Customers, createCustomers } from './customers.js';
 import { createDeadLetters, type DeadLetters } from './dead-letters.js';
@@ -34,7 +35,7 @@ export type Store = {
 export function createStore(options: StoreOptions): Store {
   const { databaseUrl, applicationName, poolSize = 2, statementTimeoutMs = 30_000, connectTimeoutMs = 5_000 } = options;
   const { lockTimeoutMs = 0 } = options;
-  const adapter = new PrismaPg({
+  const pool = new pg.Pool({
     connectionString: databaseUrl,
     max: poolSize,
     connectionTimeoutMillis: connectTimeoutMs,
@@ -45,11 +46,11 @@ export function createStore(options: StoreOptions): Store {
     // The adapter shifts timestamps by any other time zone.
     options: `-c TimeZone=UTC -c lock_timeout=${lockTimeoutMs}`,
   });
-  const prisma = new PrismaClient({ adapter });
+  const prisma = new PrismaClient({ adapter: new PrismaPg(pool, { disposeExternalPool: true }) });
   return {
     projects: createProjects(prisma),
     apiKeys: createApiKeys(prisma),
-    customers: createCustomers(prisma),
+    customers: createCustomers(prisma, pool),
     deadLetters: createDeadLetters(prisma),
     ping: () =>
       toStoreError(() =>

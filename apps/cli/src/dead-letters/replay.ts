@@ -4,7 +4,7 @@ import pThrottle from 'p-throttle';
 
 export type ReplayOptions = {
   deadLetters: DeadLetters;
-  queue: Pick<EntryQueue, 'enqueue'>;
+  queue: Pick<EntryQueue, 'requeue'>;
   shards: number;
   filter: DeadLetterFilter;
   /** Letters per second at most. */
@@ -49,7 +49,7 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
     const ids = readable.map(({ deadLetterId }) => deadLetterId);
     total.replayed += await deadLetters.take(ids, async (taken) => {
       const chunks = readable.filter(({ deadLetterId }) => taken.has(deadLetterId)).map(({ chunk }) => chunk);
-      for (const { shard, chunk } of mergeChunks(chunks, shards)) await queue.enqueue(shard, chunk);
+      for (const { shard, chunk } of mergeChunks(chunks, shards)) await queue.requeue(shard, chunk);
     });
     total.skipped += page.length - readable.length;
     afterId = page.at(-1)?.deadLetterId ?? afterId;

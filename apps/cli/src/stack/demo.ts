@@ -25,7 +25,8 @@ export async function prepareDemo(store: Store, dataDir: string): Promise<DemoSe
 
 async function keepKey(store: Store, projectId: number | undefined, apiKey: string | undefined) {
   if (projectId === undefined || apiKey === undefined) return undefined;
-  const owner = await store.apiKeys.findProjectId(new Uint8Array(hashApiKey(apiKey)));
+  const keyHash = hashApiKey(apiKey);
+  const owner = (await store.apiKeys.findProjectIds([keyHash])).get(keyHash);
   return owner === projectId ? apiKey : undefined;
 }
 

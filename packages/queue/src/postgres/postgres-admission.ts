@@ -1,7 +1,12 @@
 import type pg from 'pg';
 import { type Admission, CLAIM_TTL_MS } from '../admission.js';
 
-type AdmittedRow = { version: string; previous_version: string | null; previous_erased: boolean | null };
+type AdmittedRow = {
+  version: string;
+  previous_version: string | null;
+  previous_erased: boolean | null;
+  backlog: string | null;
+};
 
 /** The functions of the migration `admission`, called. */
 export function createPostgresAdmission(pool: pg.Pool): Admission {
@@ -9,7 +14,10 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
     async admit(shard, projectId, customers) {
       const { rows } = await pool.query<AdmittedRow>({
         name: 'admit',
-        text: 'SELECT * FROM admission.admit($1, $2, $3, $4, $5)',
+        // The backlog is read as it was before this statement.
+        text: `
+          SELECT *, (SELECT entries FROM admission.backlogs WHERE shard = $1 AND project_id = $2) AS backlog
+          FROM admission.admit($1, $2, $3, $4, $5)`,
         values: [
           shard,
           projectId,
@@ -18,7 +26,7 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
           `${CLAIM_TTL_MS} milliseconds`,
         ],
       });
-      return rows.map(({ version, previous_version, previous_erased }, i) => ({
+      const admitted = rows.map(({ version, previous_version, previous_erased }, i) => ({
         customerId: customers[i]?.customerId ?? '',
         version: Number(version),
         previous:
@@ -26,6 +34,16 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
             ? undefined
             : { version: Number(previous_version), erased: previous_erased === true },
       }));
+      return { admitted, backlog: Number(rows[0]?.backlog ?? 0) + customers.length };
+    },
+
+    async readmit(shard, projectId, entries) {
+      const { rows } = await pool.query('SELECT admission.count_up($1, $2, $3) AS backlog', [
+        shard,
+        projectId,
+        entries,
+      ]);
+      return Number(rows[0].backlog);
     },
 
     async release(shard, projectId, admitted) {
@@ -50,6 +68,16 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
           persisted.flatMap(({ entries }) => entries.map(({ version }) => version)),
         ],
       });
+    },
+
+    async countBacklog(shard) {
+      const text = 'SELECT coalesce(sum(entries), 0) AS backlog FROM admission.backlogs WHERE shard = $1';
+      const { rows } = await pool.query({ name: 'count-backlog', text, values: [shard] });
+      return Number(rows[0].backlog);
+    },
+
+    async resetBacklog(shard) {
+      await pool.query('DELETE FROM admission.backlogs WHERE shard = $1', [shard]);
     },
 
     async sweep() {

@@ -37,6 +37,7 @@ export function createPostgresQueueBackend(options: {
     },
     ping,
     check: ping,
+    memoryUse: async () => 0,
     close: () => pool.end(),
   };
 }

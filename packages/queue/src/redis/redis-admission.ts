@@ -3,8 +3,8 @@ import { type Admission, CLAIM_TTL_MS, type Claim } from '../admission.js';
 import { ADMIT, RELEASE, SETTLE } from './admission-scripts.js';
 
 type Scripts = {
-  opmAdmit(keyCount: number, ...keysAndArguments: (string | number)[]): Promise<[number, ...(string | null)[]]>;
-  opmRelease(keyCount: number, ...keysAndArguments: string[]): Promise<void>;
+  opmAdmit(keyCount: number, ...keysAndArguments: (string | number)[]): Promise<[number, number, ...(string | null)[]]>;
+  opmRelease(keyCount: number, ...keysAndArguments: (string | number)[]): Promise<void>;
   opmSettle(keyCount: number, ...keysAndArguments: (string | number)[]): Promise<void>;
 };
 
@@ -15,27 +15,35 @@ export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => 
   const scripts = redis as unknown as Scripts;
   const claimKey = (shard: number, projectId: number, customerId: string) =>
     `${keyspace(shard)}:claim:${projectId}:${customerId}`;
+  const backlogKey = (shard: number) => `${keyspace(shard)}:backlog`;
 
   return {
     async admit(shard, projectId, customers) {
-      const [base, ...replaced] = await scripts.opmAdmit(
-        customers.length + 1,
+      const [base, backlog, ...replaced] = await scripts.opmAdmit(
+        customers.length + 2,
         `${keyspace(shard)}:version`,
+        backlogKey(shard),
         ...customers.map(({ customerId }) => claimKey(shard, projectId, customerId)),
+        projectId,
         CLAIM_TTL_MS,
         customers.map(({ erase }) => (erase ? 'e' : 'p')).join(''),
       );
-      return customers.map(({ customerId }, i) => ({
+      const admitted = customers.map(({ customerId }, i) => ({
         customerId,
         version: base + i,
         previous: parseMark(replaced[i] ?? null),
       }));
+      return { admitted, backlog };
     },
+
+    readmit: (shard, projectId, entries) => redis.hincrby(backlogKey(shard), String(projectId), entries),
 
     async release(shard, projectId, admitted) {
       await scripts.opmRelease(
-        admitted.length,
+        admitted.length + 1,
+        backlogKey(shard),
         ...admitted.map(({ customerId }) => claimKey(shard, projectId, customerId)),
+        projectId,
         ...admitted.map(({ version }) => String(version)),
         ...admitted.map(({ previous }) => (previous ? toMark(previous) : '')),
       );
@@ -46,7 +54,17 @@ export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => 
         entries.map(({ customerId }) => claimKey(shard, projectId, customerId)),
       );
       const versions = persisted.flatMap(({ entries }) => entries.map(({ version }) => version));
-      await scripts.opmSettle(keys.length, ...keys, ...versions);
+      const counts = persisted.flatMap(({ projectId, entries }) => [projectId, entries.length]);
+      await scripts.opmSettle(keys.length + 1, backlogKey(shard), ...keys, ...versions, ...counts);
+    },
+
+    async countBacklog(shard) {
+      const counts = await redis.hvals(backlogKey(shard));
+      return counts.reduce((sum, count) => sum + Number(count), 0);
+    },
+
+    async resetBacklog(shard) {
+      await redis.del(backlogKey(shard));
     },
   };
 }

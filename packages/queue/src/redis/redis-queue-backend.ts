@@ -49,8 +49,16 @@ export function createRedisQueueBackend(options: {
       await redis.ping();
     },
     check: () => checkRedis(redis),
+    memoryUse: () => readMemoryUse(redis),
     close: async () => redis.disconnect(),
   };
+}
+
+async function readMemoryUse(redis: Redis): Promise<number> {
+  const memory = await redis.info('memory');
+  const bytes = (name: string) => Number(new RegExp(`^${name}:(\\d+)`, 'm').exec(memory)?.[1] ?? 0);
+  const limit = bytes('maxmemory');
+  return limit === 0 ? 0 : bytes('used_memory') / limit;
 }
 
 async function checkRedis(redis: Redis): Promise<void> {

@@ -1,0 +1,37 @@
+import type { Metrics } from '@opm/runtime';
+
+export type Measures = ReturnType<typeof createMeasures>;
+
+/** What the ingress counts, in terms of what happens to it. */
+export function createMeasures(metrics: Metrics) {
+  const answers = metrics.counter('opm_answers_total', 'Answers by route and status', ['route', 'status']);
+  const ackSeconds = metrics.histogram(
+    'opm_ack_seconds',
+    'Time from the headers of an entry to its acknowledgement',
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5],
+  );
+  const chunkEntries = metrics.histogram('opm_chunk_entries', 'Entries per chunk', [1, 2, 5, 10, 20, 50, 100, 200]);
+  const unknown = metrics.counter(
+    'opm_existence_unknown_total',
+    'Entries answered 202 because PostgreSQL did not answer',
+  );
+  const shed = metrics.counter('opm_shed_total', 'Entries turned away because there was too much to do', ['reason']);
+  // Series that are there from the start, so that the first increase is one.
+  for (const reason of ['backlog', 'memory', 'event-loop', 'in-flight']) shed.inc({ reason }, 0);
+
+  return {
+    onAnswer: (route: string, status: number): void => answers.inc({ route, status }),
+    onAck: (seconds: number): void => ackSeconds.observe(seconds),
+    onChunk: (entries: number): void => chunkEntries.observe(entries),
+    onExistenceUnknown: (entries: number): void => unknown.inc(entries),
+    onShed: (reason: string): void => shed.inc({ reason }),
+    /** Reads at each scrape what changes all the time. */
+    watch(read: { backlog: () => number; chunksInFlight: () => number; pending: () => number }): void {
+      const gauge = (name: string, help: string, value: () => number) =>
+        metrics.gauge(name, help, [], async () => [[{}, value()]]);
+      gauge('opm_backlog_entries', 'Entries that wait in the queues of all shards', read.backlog);
+      gauge('opm_chunks_in_flight', 'Chunks on their way into the queue', read.chunksInFlight);
+      gauge('opm_pending_entries', 'Entries that wait for their acknowledgement', read.pending);
+    },
+  };
+}

@@ -1,0 +1,91 @@
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { Fault, type FaultCode } from '@opm/contract';
+import type { QueueLoad } from '@opm/queue';
+import type { Logger } from '@opm/runtime';
+
+export type Overload = {
+  /** @throws Fault QUEUE_FULL or OVERLOADED while no more entries are to be accepted */
+  check(): void;
+  /** Entries that wait, as they were counted last. */
+  readonly backlog: number;
+  close(): void;
+};
+
+export type OverloadDeps = {
+  load: () => Promise<QueueLoad>;
+  maxBacklog: number;
+  maxEventLoopDelayMs: number;
+  /** Hears of every entry that is turned away. */
+  onShed: (reason: Reason) => void;
+  logger: Logger;
+};
+
+type Reason = 'backlog' | 'memory' | 'event-loop';
+
+const FAULT: Record<Reason, FaultCode> = {
+  backlog: 'QUEUE_FULL',
+  memory: 'QUEUE_FULL',
+  'event-loop': 'OVERLOADED',
+};
+
+const SAMPLE_INTERVAL_MS = 250;
+const TICK_MS = 20;
+/** Workers need memory to take jobs out, too. */
+const MAX_MEMORY_USE = 0.9;
+
+/**
+ * Turns entries away before they make things worse for those that are under way. What it goes by is sampled four times a
+ * second, so that a request costs one look at a variable.
+ */
+export function createOverload(deps: OverloadDeps): Overload {
+  const { load, maxBacklog, maxEventLoopDelayMs, onShed, logger } = deps;
+  const eventLoop = monitorEventLoopDelay({ resolution: TICK_MS });
+  eventLoop.enable();
+  let last: QueueLoad = { entries: 0, memory: 0 };
+  let reason: Reason | undefined;
+  let isSampling = false;
+
+  async function sample(): Promise<void> {
+    const delayMs = eventLoop.percentile(50) / 1e6 - TICK_MS; // it reports the time between two ticks
+    eventLoop.reset();
+    // While the queue does not answer, entries are refused where they meet it.
+    last = await load().catch(() => ({ entries: 0, memory: 0 }));
+    note(findReason(delayMs));
+  }
+
+  function findReason(delayMs: number): Reason | undefined {
+    if (last.entries >= maxBacklog) return 'backlog';
+    if (last.memory >= MAX_MEMORY_USE) return 'memory';
+    return delayMs > maxEventLoopDelayMs ? 'event-loop' : undefined;
+  }
+
+  function note(now: Reason | undefined): void {
+    if (now === reason) return;
+    if (now) logger.warn({ reason: now, ...last }, 'too much to do: no entries are accepted');
+    else logger.info({ reason, ...last }, 'entries are accepted again');
+    reason = now;
+  }
+
+  const timer = setInterval(() => {
+    if (isSampling) return;
+    isSampling = true;
+    void sample().finally(() => {
+      isSampling = false;
+    });
+  }, SAMPLE_INTERVAL_MS);
+
+  return {
+    check() {
+      if (reason === undefined) return;
+      onShed(reason);
+      throw new Fault(FAULT[reason]);
+    },
+    get backlog() {
+      return last.entries;
+    },
+    close() {
+      clearInterval(timer);
+      eventLoop.disable();
+    },
+  };
+}
