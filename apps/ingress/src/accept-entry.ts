@@ -1,7 +1,7 @@
 import { type Entry, Fault } from '@opm/contract';
 import { type CustomerEntry, GroupCommit } from '@opm/core';
 import { type Admitted, type EntryQueue, shardOf } from '@opm/queue';
-import { createSparseWarning, type Logger } from '@opm/runtime';
+import { createSparseWarning, type Logger, withTimeout } from '@opm/runtime';
 import type { FindExisting } from './find-existing.js';
 
 /**
@@ -26,8 +26,9 @@ export type AcceptEntryDeps = {
   logger: Logger;
 };
 
-/** Partners learn of a queue that hangs or is too slow within about a second: this, and the time-out of one call. */
+/** Together a second, after which partners know that the queue hangs or is too slow: for a chunk's turn, and for the chunk. */
 const MAX_WAIT_MS = 250;
+const CHUNK_TIMEOUT_MS = 750;
 
 /** Concurrent entries of one project and shard become one chunk: one admission, one look-up, one job. */
 export function createAcceptEntry(deps: AcceptEntryDeps) {
@@ -36,7 +37,8 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   const warnRefused = createSparseWarning(logger, 'entries are not accepted');
 
   const chunks = new GroupCommit<number, Entry, Verdict>({
-    commit: (lane, entries) => acceptChunk(Math.floor(lane / shards), lane % shards, entries),
+    commit: (lane, entries) =>
+      withTimeout(acceptChunk(Math.floor(lane / shards), lane % shards, entries), CHUNK_TIMEOUT_MS).catch(refuse),
     maxBatch: maxEntries,
     maxInFlight,
     expiry: { maxWaitMs: MAX_WAIT_MS, toError: () => new Fault('QUEUE_UNAVAILABLE') },
@@ -61,10 +63,15 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
         existed: previous ? !previous.erased : (existing?.has(customerId) ?? true),
       }));
     } catch (error) {
-      warnRefused(((error as Error).cause ?? error) as Error);
       await release(projectId, shard, admitted);
       throw error;
     }
+  }
+
+  /** Its cause is logged here, once for all of the chunk's requests. */
+  function refuse(error: Error): never {
+    warnRefused((error.cause as Error | undefined) ?? error);
+    throw error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
   }
 
   async function release(projectId: number, shard: number, admitted: Admitted[]): Promise<void> {

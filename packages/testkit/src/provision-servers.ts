@@ -19,7 +19,7 @@ export interface TestServers {
 export async function provisionServers(): Promise<TestServers> {
   const postgres = given('DATABASE_URL') ?? (await startPostgresContainer()) ?? (await startLocalPostgres());
   try {
-    const redis = given('REDIS_URL') ?? (await startRedisContainer()) ?? (await startLocalRedis());
+    const redis = given('REDIS_URL') ?? (await startRedis());
     let stopped: Promise<void> | undefined;
     return {
       databaseUrl: postgres.url,
@@ -33,6 +33,11 @@ export async function provisionServers(): Promise<TestServers> {
     await postgres.stop();
     throw error;
   }
+}
+
+/** A Redis of one's own, for what would hurt others on a shared one. */
+export async function startRedis(): Promise<Server> {
+  return (await startRedisContainer()) ?? startLocalRedis();
 }
 
 function given(name: string): Server | undefined {

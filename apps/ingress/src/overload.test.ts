@@ -1,0 +1,58 @@
+import { expect, test } from '@jest/globals';
+import { createLogger } from '@opm/runtime';
+import { createOverload, type OverloadDeps } from './overload.js';
+
+const start = (deps: Partial<OverloadDeps> = {}) =>
+  createOverload({
+    load: async () => ({ entries: 0, memory: 0 }),
+    maxBacklog: 10,
+    maxEventLoopDelayMs: 30,
+    onShed: () => {},
+    logger: createLogger({ name: 'test', level: 'silent' }),
+    ...deps,
+  });
+
+const isShedding = ({ check }: ReturnType<typeof createOverload>): boolean => {
+  try {
+    check();
+    return false;
+  } catch {
+    return true;
+  }
+};
+const turn = () => new Promise((resolve) => setImmediate(resolve));
+/** Keeps the event loop as busy as many requests would: with one turn after the other. */
+const blockFor = (ms: number) => {
+  const end = performance.now() + ms;
+  while (performance.now() < end);
+};
+
+test('an event loop that is late again and again turns entries away until it is on time', async () => {
+  const shed: string[] = [];
+  const overload = start({ onShed: (reason) => shed.push(reason) });
+  try {
+    expect(isShedding(overload)).toBe(false);
+    for (let turns = 0; turns < 100 && !isShedding(overload); turns++) {
+      blockFor(100);
+      await turn();
+    }
+    expect(shed).toEqual(['event-loop']);
+    while (isShedding(overload)) await turn();
+  } finally {
+    overload.close();
+  }
+});
+
+test('a queue that cannot be asked sheds nothing: who turns to it learns for himself', async () => {
+  let load: () => Promise<{ entries: number; memory: number }> = async () => ({ entries: 10, memory: 0 });
+  const overload = start({ load: () => load() });
+  try {
+    while (!isShedding(overload)) await turn();
+    load = () => Promise.reject(new Error('away'));
+    while (isShedding(overload)) await turn();
+    load = async () => ({ entries: 0, memory: 0.9 });
+    while (!isShedding(overload)) await turn();
+  } finally {
+    overload.close();
+  }
+});

@@ -1,0 +1,163 @@
+import { once } from 'node:events';
+import { request as createRequest, createServer } from 'node:http';
+import { type AddressInfo, connect } from 'node:net';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { waitFor } from '@opm/testkit';
+import express, { type ErrorRequestHandler, type Express } from 'express';
+import { type IngressServer, serveIngress } from '../src/server.js';
+
+// What Express promises must hold under our server as it does under Node's own: every request goes to both.
+
+const closed: string[] = [];
+const hanging: string[] = [];
+
+function createApp(): Express {
+  const app = express();
+  app.set('trust proxy', 1);
+  app.use((request, response, next) => {
+    response.locals.seen = request.path;
+    response.on('close', () => closed.push(`${request.url} ${response.writableFinished}`));
+    next();
+  });
+  app.get('/get', (request, response) => {
+    const { ip, protocol, hostname, query, path, originalUrl, fresh, xhr, subdomains } = request;
+    response.json({
+      ip,
+      protocol,
+      hostname,
+      query,
+      path,
+      originalUrl,
+      fresh,
+      xhr,
+      subdomains,
+      agent: request.get('User-Agent'),
+    });
+  });
+  app.get('/negotiate', (_request, response) => {
+    response
+      .vary('accept')
+      .format({ json: () => response.json({ is: 'json' }), html: () => response.send('<p>html</p>') });
+  });
+  app.get('/params/:id', (request, response) =>
+    response.status(203).send(`${request.params.id} ${response.locals.seen}`),
+  );
+  app.get('/redirect', (_request, response) => response.redirect(307, '/get'));
+  app.get('/headers', (_request, response) => {
+    response.set('x-one', '1').append('x-many', 'a').append('x-many', 'b').cookie('c', 'v').links({ next: '/n' });
+    response.type('text').send('ok');
+  });
+  app.get('/status', (_request, response) => response.sendStatus(204));
+  app.get('/stream', (_request, response, next) => {
+    pipeline(Readable.from(['a', 'b', 'c']), response).catch(next);
+  });
+  app.post('/json', express.json(), (request, response) =>
+    response.json({ got: request.body, is: request.is('json') }),
+  );
+  app.post('/echo', (request, response) => request.pipe(response.status(201)));
+  app.get('/throw', () => {
+    throw new Error('thrown');
+  });
+  app.get('/reject', async () => {
+    throw new Error('rejected');
+  });
+  app.get('/hang', ({ url }) => void hanging.push(url));
+  app.use(
+    '/mounted',
+    express.Router().get('/inner', (request, response) => response.json([request.baseUrl, request.url])),
+  );
+  const answerError: ErrorRequestHandler = (error, _request, response, _next) => {
+    response.status(418).json({ error: error.message });
+  };
+  app.use(answerError);
+  return app;
+}
+
+let ours: IngressServer;
+let plain: ReturnType<typeof createServer>;
+let ports: [ours: number, plain: number];
+
+beforeAll(async () => {
+  ours = await serveIngress({ app: createApp(), host: '127.0.0.1', port: 0, maxConnections: 100 });
+  plain = createServer({ keepAliveTimeout: 65_000 }, createApp()).listen(0, '127.0.0.1');
+  await once(plain, 'listening');
+  ports = [ours.port, (plain.address() as AddressInfo).port];
+});
+afterAll(async () => {
+  plain.close();
+  plain.closeAllConnections();
+  await ours.close();
+});
+
+const ask = async (port: number, path: string, { method = 'GET', headers = {}, body }: RequestInit = {}) => {
+  const sent = createRequest({
+    host: '127.0.0.1',
+    port,
+    path,
+    method,
+    headers: { ...headers, host: 'api.example.com' } as never,
+  });
+  sent.end(body);
+  const [response] = await once(sent, 'response');
+  let text = '';
+  for await (const part of response.setEncoding('utf8')) text += part;
+  const { date, etag, ...rest } = response.headers;
+  return { status: response.statusCode, headers: rest, text, dated: date !== undefined, tagged: etag !== undefined };
+};
+
+test.each<[what: string, path: string, init: RequestInit]>([
+  [
+    'what a request says of itself',
+    '/get?a=1&b=2',
+    { headers: { 'user-agent': 'test', 'x-forwarded-for': '203.0.113.7', 'x-forwarded-proto': 'https' } },
+  ],
+  ['HEAD', '/get', { method: 'HEAD' }],
+  ['OPTIONS', '/get', { method: 'OPTIONS' }],
+  ['one type of two', '/negotiate', { headers: { accept: 'text/html' } }],
+  ['the other type', '/negotiate', { headers: { accept: 'application/json' } }],
+  ['a type that is not there', '/negotiate', { headers: { accept: 'image/png' } }],
+  ['a parameter', '/params/%C3%A4%20b', {}],
+  ['a malformed parameter', '/params/%', {}],
+  ['a redirect', '/redirect', {}],
+  ['headers of all kinds', '/headers', {}],
+  ['an answer without a body', '/status', {}],
+  ['a stream', '/stream', {}],
+  ['a JSON body', '/json', { method: 'POST', body: '{"a":[1]}', headers: { 'content-type': 'application/json' } }],
+  ['a malformed body', '/json', { method: 'POST', body: '{"a":', headers: { 'content-type': 'application/json' } }],
+  ['a large body, piped back', '/echo', { method: 'POST', body: 'x'.repeat(200_000) }],
+  ['a handler that throws', '/throw', {}],
+  ['a handler that rejects', '/reject', {}],
+  ['a mounted router', '/mounted/inner?x', {}],
+  ['an unknown route', '/nowhere', {}],
+])('%s is answered as under Node’s own classes', async (_, path, init) => {
+  const [answer, expected] = await Promise.all(ports.map((port) => ask(port, path, init)));
+  expect(answer).toEqual(expected);
+});
+
+test('a request that is aborted ends its response, unfinished', async () => {
+  for (const port of ports) {
+    closed.length = 0;
+    hanging.length = 0;
+    const socket = connect(port, '127.0.0.1');
+    socket.write('GET /hang HTTP/1.1\r\nhost: x\r\n\r\n');
+    await waitFor(() => hanging.length > 0, { description: 'the request' });
+    socket.destroy();
+    await waitFor(() => closed.includes('/hang false'), { description: 'the response to close' });
+  }
+});
+
+test('requests that are sent at once over one connection are answered in order', async () => {
+  for (const port of ports) {
+    const socket = connect(port, '127.0.0.1').setEncoding('utf8');
+    let text = '';
+    socket.on('data', (part: string) => {
+      text += part;
+    });
+    socket.write(['a', 'b', 'c'].map((id) => `GET /params/${id} HTTP/1.1\r\nhost: x\r\n\r\n`).join(''));
+    await waitFor(() => text.includes('c /params/c'), { description: 'three answers' });
+    expect(text.match(/\w \/params\/\w/g)).toEqual(['a /params/a', 'b /params/b', 'c /params/c']);
+    socket.destroy();
+  }
+});

@@ -1,0 +1,164 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createStore } from '@opm/store';
+import {
+  BACKENDS,
+  type Backend,
+  createBackend,
+  type Server,
+  startApp,
+  startProxy,
+  startRedis,
+  type TestApp,
+  waitFor,
+} from '@opm/testkit';
+import { Redis } from 'ioredis';
+
+type Answer = { status: number; retryAfter: string | null; message: string };
+
+const TOO_MANY_WAITING: Answer = {
+  status: 503,
+  retryAfter: '5',
+  message: 'entry was not accepted, too many are waiting, try again',
+};
+const TOO_MANY_AT_ONCE: Answer = {
+  status: 503,
+  retryAfter: '1',
+  message: 'entry was not accepted, too many requests at once, try again',
+};
+const UNAVAILABLE: Answer = { status: 503, retryAfter: '1', message: 'entry was not accepted, try again' };
+const CREATED: Answer = { status: 201, retryAfter: null, message: 'OK - Created' };
+
+let next = 1;
+const createPost =
+  (ingress: TestApp, apiKey: string) =>
+  async (customerId = `customer ${next++}`) => {
+    const response = await fetch(`${ingress.url}/entry`, {
+      method: 'POST',
+      headers: { 'x-api-key': apiKey },
+      body: JSON.stringify({ customerId, customerPhone: '+1' }),
+      // Twice what is promised, so that a busy machine does not count.
+      signal: AbortSignal.timeout(2_000),
+    });
+    const { message } = (await response.json()) as { message: string };
+    return { status: response.status, retryAfter: response.headers.get('retry-after'), message };
+  };
+
+async function createProject(databaseUrl: string): Promise<string> {
+  const store = createStore({ databaseUrl, applicationName: 'test' });
+  const { apiKey } = await store.projects.create('acme').finally(store.close);
+  return apiKey;
+}
+
+describe.each(BACKENDS)('with the queue on %s:', (_, createPlace) => {
+  let backend: Backend;
+  let apiKey: string;
+
+  beforeAll(async () => {
+    backend = await createPlace();
+    apiKey = await createProject(backend.databaseUrl);
+  });
+  afterAll(() => backend.drop());
+
+  test('above the limit of the backlog nothing is accepted, and below it everything is, by itself', async () => {
+    const ingress = await startApp('ingress', { ...backend.env, BACKLOG_MAX_ENTRIES: '20' });
+    const post = createPost(ingress, apiKey);
+    for (let i = 0; i < 20; i++) expect(await post()).toEqual(CREATED);
+    await waitFor(async () => (await post()).status === 503, { description: 'the limit to be seen' });
+    expect(await post()).toEqual(TOO_MANY_WAITING);
+    expect(await ingress.readMetric('opm_backlog_entries')).toBeGreaterThanOrEqual(20);
+    expect(await ingress.readMetric('opm_shed_total{reason="backlog"}')).toBeGreaterThanOrEqual(2);
+
+    const worker = await startApp('worker', backend.env);
+    await waitFor(async () => (await post()).status === 201, { description: 'entries to be accepted again' });
+    await waitFor(async () => (await ingress.readMetric('opm_backlog_entries')) === 0, { description: 'no backlog' });
+    // One line when it begins and one when it ends.
+    expect(ingress.output().match(/"reason":"backlog"/g)).toHaveLength(2);
+    await Promise.all([ingress.stop(), worker.stop()]);
+  });
+
+  test('above the limit of entries under way the others are turned away, and their retries are accepted', async () => {
+    const ingress = await startApp('ingress', {
+      ...backend.env,
+      PENDING_MAX_ENTRIES: '2',
+      CHUNKS_IN_FLIGHT: '1',
+      CHUNK_MAX_ENTRIES: '1',
+    });
+    const post = createPost(ingress, apiKey);
+    const ids = Array.from({ length: 40 }, (_, i) => `at once ${i}`);
+    const answers = await Promise.all(ids.map((id) => post(id)));
+    const refused = ids.filter((_, i) => answers[i]?.status === 503);
+    expect(refused.length).toBeGreaterThan(0);
+    for (const answer of answers) expect([CREATED, TOO_MANY_AT_ONCE]).toContainEqual(answer);
+    expect(await ingress.readMetric('opm_shed_total{reason="in-flight"}')).toBe(refused.length);
+    for (const id of refused) expect(await post(id)).toEqual(CREATED);
+    await ingress.stop();
+  });
+});
+
+describe('with a Redis of its own:', () => {
+  let redis: Server;
+  let control: Redis;
+  let proxy: Awaited<ReturnType<typeof startProxy>>;
+  let backend: Backend;
+  let ingress: TestApp;
+  let post: ReturnType<typeof createPost>;
+
+  beforeAll(async () => {
+    redis = await startRedis();
+    control = new Redis(redis.url);
+    proxy = await startProxy(redis.url);
+    backend = await createBackend(proxy.url);
+    ingress = await startApp('ingress', backend.env);
+    post = createPost(ingress, await createProject(backend.databaseUrl));
+  });
+  afterAll(async () => {
+    await ingress.stop();
+    await backend.drop();
+    await proxy.close();
+    control.disconnect();
+    await redis.stop();
+  });
+
+  const claims = () => control.keys('*:claim:*');
+
+  test('a Redis that is out of memory is a 503 that leaves no claim, and afterwards the retry is a 201', async () => {
+    expect(await post()).toEqual(CREATED);
+    const before = await claims();
+    await control.config('SET', 'maxmemory', '1mb');
+    for (let i = 0; i < 3; i++) expect(await post('refused')).toMatchObject({ status: 503 });
+    expect(await claims()).toEqual(before);
+    await waitFor(async () => (await post('refused')).message === TOO_MANY_WAITING.message, {
+      description: 'the full memory to be seen',
+    });
+    await control.config('SET', 'maxmemory', '0');
+    await waitFor(async () => (await post('refused')).status === 201, { description: 'the retry to be accepted' });
+  });
+
+  test('a Redis that lets the admission in but not the job is a 503 that takes its claims back', async () => {
+    const before = await claims();
+    // BullMQ's list of waiting jobs is no list any more: what adds a job fails, what admits it does not.
+    const wait = `{${backend.prefix}-0}:entries-0:wait`;
+    await control.rename(wait, `${wait}:kept`);
+    await control.set(wait, 'in the way');
+    for (let i = 0; i < 3; i++) expect(await post('no job')).toEqual(UNAVAILABLE);
+    expect((await claims()).toSorted()).toEqual(before.toSorted());
+    await control.rename(`${wait}:kept`, wait);
+    expect(await post('no job')).toEqual(CREATED);
+    expect(await post('no job')).toMatchObject({ status: 202 });
+  });
+
+  test('a Redis that hangs is a 503 within a second, for everyone, and it recovers by itself', async () => {
+    await control.call('CLIENT', 'PAUSE', '4000', 'ALL');
+    const answers = await Promise.all(Array.from({ length: 50 }, () => post()));
+    for (const answer of answers) expect(answer).toEqual(UNAVAILABLE);
+    await waitFor(async () => (await post()).status === 201, { description: 'the ingress to recover' });
+  });
+
+  test('a Redis that is gone is a 503 at once, and back, it is used again', async () => {
+    await proxy.cut();
+    const answers = await Promise.all(Array.from({ length: 50 }, () => post()));
+    for (const answer of answers) expect(answer).toEqual(UNAVAILABLE);
+    await proxy.restore();
+    await waitFor(async () => (await post()).status === 201, { description: 'the ingress to recover' });
+  });
+});
