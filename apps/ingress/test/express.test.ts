@@ -161,3 +161,25 @@ test('requests that are sent at once over one connection are answered in order',
     socket.destroy();
   }
 });
+
+test('a client that is slow with its headers or its body, or says nothing at all, is told so and cut', async () => {
+  const beginnings = [
+    'GET /get HTTP/1.1\r\nhost',
+    'POST /json HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"a"',
+    '',
+  ];
+  const answers = beginnings.map(async (beginning) => {
+    const socket = connect(ours.port, '127.0.0.1').setEncoding('utf8');
+    let text = '';
+    socket.on('data', (part: string) => {
+      text += part;
+    });
+    socket.write(beginning);
+    await once(socket, 'close');
+    return text;
+  });
+  for (const text of await Promise.all(answers)) {
+    expect(text).toMatch(/^HTTP\/1.1 408 Request Timeout\r\n/);
+    expect(text).toMatch(/"message":"request must arrive within 10 seconds"}$/);
+  }
+});

@@ -1,0 +1,84 @@
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
+import { createApiKey } from '@opm/core';
+import { createStore, type Store } from '@opm/store';
+import { type Backend, createBackend, startApp, startProxy, type TestApp } from '@opm/testkit';
+
+let backend: Backend;
+let store: Store;
+let postgres: Awaited<ReturnType<typeof startProxy>>;
+let apiKey: string;
+let ingresses: TestApp[];
+
+beforeAll(async () => {
+  backend = await createBackend(process.env.OPM_TEST_REDIS_URL);
+  store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+  postgres = await startProxy(backend.databaseUrl);
+  ({ apiKey } = await store.projects.create('acme'));
+});
+afterAll(async () => {
+  await postgres.close();
+  await store.close();
+  await backend.drop();
+});
+// Each test starts with addresses that nothing is held against.
+beforeEach(async () => {
+  const env = { ...backend.env, DATABASE_URL: postgres.url, TRUSTED_PROXIES: '1' };
+  ingresses = await Promise.all([startApp('ingress', env), startApp('ingress', env)]);
+});
+afterEach(() => Promise.all(ingresses.map((ingress) => ingress.stop())));
+
+const ping = async (key: string, { ingress = ingresses[0], address = '203.0.113.1' } = {}) => {
+  const response = await fetch(`${ingress?.url}/ping`, { headers: { 'x-api-key': key, 'x-forwarded-for': address } });
+  const { message } = (await response.json()) as { message: string };
+  return { status: response.status, retryAfter: response.headers.get('retry-after'), message };
+};
+const OK = { status: 200, retryAfter: null, message: 'pong' };
+const UNKNOWN = { status: 401, retryAfter: null, message: 'API key does not exist' };
+const LIMITED = { status: 429, retryAfter: '10', message: 'too many API keys that do not exist, try again' };
+
+test('a key that is revoked or rotated away ends in every ingress within a second, however busy it is', async () => {
+  const rotating = await store.projects.create('rotating');
+  for (const end of [
+    () => store.apiKeys.rotate(rotating.projectId, { graceMs: 0 }).then(({ apiKey }) => apiKey),
+    () => store.apiKeys.revoke(rotating.projectId).then(() => undefined),
+  ]) {
+    const old = rotating.apiKey;
+    for (const ingress of ingresses) expect(await ping(old, { ingress })).toEqual(OK);
+    const successor = await end();
+    const ended = Date.now();
+    for (const ingress of ingresses) {
+      while ((await ping(old, { ingress })).status === 200);
+      expect(await ping(old, { ingress })).toEqual(UNKNOWN);
+    }
+    expect(Date.now() - ended).toBeLessThan(1_500); // half a second for a busy machine
+    if (successor) {
+      expect(await ping(successor)).toEqual(OK);
+      rotating.apiKey = successor;
+    }
+  }
+});
+
+test('who tries keys gets to try twenty; keys that are known go on, and so do other addresses', async () => {
+  expect(await ping(apiKey)).toEqual(OK);
+  const tried = Array.from({ length: 20 }, createApiKey);
+  for (const key of tried) expect(await ping(key)).toEqual(UNKNOWN);
+  expect(await ping(createApiKey())).toEqual(LIMITED);
+  const { apiKey: unseen } = await store.projects.create('unseen');
+  expect(await ping(unseen)).toEqual(LIMITED);
+
+  expect(await ping(apiKey)).toEqual(OK);
+  expect(await ping(String(tried[0]))).toEqual(UNKNOWN);
+  expect(await ping('no key at all')).toEqual(UNKNOWN);
+  expect(await ping(unseen, { address: '203.0.113.2' })).toEqual(OK);
+});
+
+test('a key that is known to be wrong costs PostgreSQL nothing: it is a 401 even while that is away', async () => {
+  const wrong = createApiKey();
+  expect(await ping(wrong)).toEqual(UNKNOWN);
+  expect(await ping(apiKey)).toEqual(OK);
+  await postgres.cut();
+  for (let i = 0; i < 20; i++) expect(await ping(wrong)).toEqual(UNKNOWN);
+  expect(await ping(createApiKey())).toMatchObject({ status: 503, message: 'API key could not be checked, try again' });
+  expect(await ping(apiKey)).toEqual(OK);
+  await postgres.restore();
+});
