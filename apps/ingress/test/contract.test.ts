@@ -219,6 +219,20 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
     expect(ingress.output().slice(before)).toBe('');
   });
 
+  test('answers are counted by route and status, acknowledgements timed, chunks measured', async () => {
+    const read = (metric: string) => ingress.readMetric(metric);
+    const before = [await read('opm_answers_total{route="/entry",status="201"}'), await read('opm_ack_seconds_count')];
+    expect((await post(fresh())).status).toBe(201);
+    expect((await call('/nowhere')).status).toBe(404);
+    const after = [await read('opm_answers_total{route="/entry",status="201"}'), await read('opm_ack_seconds_count')];
+    expect(after).toEqual(before.map((count) => count + 1));
+    expect(await read('opm_answers_total{route="none",status="404"}')).toBeGreaterThan(0);
+    expect(await read('opm_answers_total{route="/ping",status="200"}')).toBeGreaterThan(0);
+    expect(await read('opm_chunk_entries_count')).toBeGreaterThan(0);
+    expect(await read('opm_chunks_in_flight')).toBe(0);
+    expect(await read('opm_pending_entries')).toBe(0);
+  });
+
   test('no log line holds what a partner sent, nor a key', () => {
     expect(ingress.output()).not.toMatch(/jane@example\.com/);
     expect(ingress.output()).not.toContain(apiKey);

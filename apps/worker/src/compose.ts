@@ -16,7 +16,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
 
   const store = createStore({
     databaseUrl: config.DATABASE_URL,
-    poolSize: config.STATEMENTS_IN_FLIGHT + 3, // one job alone, a probe, maintenance
+    poolSize: 2 * config.STATEMENTS_IN_FLIGHT + 3, // short and long backlogs; one job alone, a probe, maintenance
     connectTimeoutMs: 5_000,
     statementTimeoutMs: 15_000,
     lockTimeoutMs: 5_000,

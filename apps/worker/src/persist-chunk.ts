@@ -40,13 +40,17 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   const bounds = { sizeOf: ({ entries }: Chunk) => entries.length, maxBatch: maxRows, maxInFlight };
 
   /** Whether the statement was persisted; if not, some of its chunks are to blame. */
-  const statements = new GroupCommit<number, Chunk, boolean>({
-    ...bounds,
-    async commit(_shard, chunks) {
-      const isPersisted = await gate.run(() => upsertUnlessRefused(chunks));
-      return chunks.map(() => isPersisted);
-    },
-  });
+  const createStatements = () =>
+    new GroupCommit<number, Chunk, boolean>({
+      ...bounds,
+      async commit(_shard, chunks) {
+        const isPersisted = await gate.run(() => upsertUnlessRefused(chunks));
+        return chunks.map(() => isPersisted);
+      },
+    });
+
+  /** Projects with little to do need not wait for the statements of those with much. */
+  const statements = { ofShortBacklogs: createStatements(), ofLongBacklogs: createStatements() };
 
   /** What has failed before, or is being halved, goes alone and one at a time, so that nobody waits behind it. */
   const suspects = new GroupCommit<string, Suspect, void>({
@@ -110,8 +114,9 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     for (const { error } of refused) warnRefused(new Error(`reason: ${reasonOf(error)}`));
   }
 
-  return async (chunk, { shard, jobId, attempt, start }) => {
-    const isPersisted = start === 1 && (await statements.run(shard, chunk));
+  return async (chunk, { shard, jobId, attempt, start, priority }) => {
+    const { ofShortBacklogs, ofLongBacklogs } = statements;
+    const isPersisted = start === 1 && (await (priority === 0 ? ofShortBacklogs : ofLongBacklogs).run(shard, chunk));
     if (!isPersisted) await suspects.run(jobId, { chunk, attempt, start });
     await settlements.run(shard, chunk);
     logger.debug({ jobId, projectId: chunk.projectId, entries: chunk.entries.length }, 'chunk done');

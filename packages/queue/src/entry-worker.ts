@@ -15,6 +15,8 @@ export type JobContext = {
   attempt: number;
   /** From 1; how often a worker has begun with it, this time included. */
   start: number;
+  /** 0 for the jobs that come first; the larger, the longer was its project's backlog. */
+  priority: number;
 };
 
 export type EntryWorkerOptions = QueueConfig & {
@@ -82,7 +84,8 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
 
   function processJob(shard: number) {
     return async (job: Job, token?: string): Promise<void> => {
-      const context = { shard, jobId: job.id ?? 'unknown', attempt: job.attemptsMade + 1, start: job.attemptsStarted };
+      const { id: jobId = 'unknown', attemptsMade, attemptsStarted: start, priority } = job;
+      const context = { shard, jobId, attempt: attemptsMade + 1, start, priority };
       const chunk = parseOrError(job.data);
       try {
         if (chunk instanceof Error) await bury(job.data, chunk, context);

@@ -1,6 +1,6 @@
 import { expect, test } from '@jest/globals';
 import { BACKENDS, waitFor } from '@opm/testkit';
-import { startMaintenance } from '../src/index.js';
+import { createEntryQueue, startMaintenance } from '../src/index.js';
 
 const options = { shards: 1, signal: new AbortController().signal, onError: () => {} };
 
@@ -34,5 +34,33 @@ test.each(BACKENDS)(
     // Runs stand on the period's grid: the fourth is at least two whole periods after the first.
     expect((runs[3] ?? 0) - (runs[0] ?? startedAt)).toBeGreaterThan(2_000);
     expect(failures).toEqual(['count: not now']);
+  },
+);
+
+test.each(BACKENDS)(
+  'on %s a backlog of which nothing is in the queue is forgotten, and one that is there is not',
+  async (_, createBackend) => {
+    const backend = await createBackend();
+    const queue = await createEntryQueue({ ...backend, ...options, shards: 2 });
+    // Admitted by an ingress that was killed before it could enqueue them.
+    await queue.admit(0, 1, [{ customerId: 'lost' }]);
+    const { admitted, backlog } = await queue.admit(1, 1, [{ customerId: 'waiting' }]);
+    const entries = admitted.map(({ customerId, version }) => ({ customerId, version, fields: { phone: '+1' } }));
+    await queue.enqueue(1, { v: 1, projectId: 1, entries }, backlog);
+    expect((await queue.load()).entries).toBe(2);
+    const done: string[] = [];
+    const maintenance = await startMaintenance({
+      ...backend,
+      ...options,
+      shards: 2,
+      tasks: {},
+      onDone: (task) => done.push(task),
+      onFailed: () => {},
+    });
+    await waitFor(() => done.includes('reset-backlogs'), { description: 'the task' });
+    expect((await queue.load()).entries).toBe(1);
+    await maintenance.close();
+    await queue.close();
+    await backend.drop();
   },
 );

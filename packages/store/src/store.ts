@@ -46,6 +46,7 @@ export function createStore(options: StoreOptions): Store {
     // The adapter shifts timestamps by any other time zone.
     options: `-c TimeZone=UTC -c lock_timeout=${lockTimeoutMs}`,
   });
+  pool.on('error', () => {}); // an idle connection was lost: the pool has dropped it, and opens another when it needs one
   const prisma = new PrismaClient({ adapter: new PrismaPg(pool, { disposeExternalPool: true }) });
   return {
     projects: createProjects(prisma),

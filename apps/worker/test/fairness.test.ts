@@ -1,0 +1,58 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createEntryQueue, type EntryQueue, openDashboardQueues } from '@opm/queue';
+import { createStore, type Store } from '@opm/store';
+import { BACKENDS, type Backend, startApp, waitFor } from '@opm/testkit';
+
+const BACKLOG = 10_000;
+const CHUNK = 100;
+
+describe.each(BACKENDS)('with the queue on %s:', (_, createBackend) => {
+  let backend: Backend;
+  let store: Store;
+  let queue: EntryQueue;
+  const options = { shards: 1, signal: new AbortController().signal, onError: () => {} };
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    queue = await createEntryQueue({ ...backend, ...options });
+  });
+  afterAll(async () => {
+    await queue.close();
+    await store.close();
+    await backend.drop();
+  });
+
+  const enqueueAsIngress = async (projectId: number, customerIds: string[]) => {
+    const customers = customerIds.map((customerId) => ({ customerId }));
+    const { admitted, backlog } = await queue.admit(0, projectId, customers);
+    const entries = admitted.map(({ customerId, version }) => ({ customerId, version, fields: { phone: '+1' } }));
+    await queue.enqueue(0, { v: 1, projectId, entries }, backlog);
+  };
+  const countStored = async (projectId: number, customerIds: string[]) => {
+    const asked = customerIds.map((customerId) => ({ customerId, version: Number.MAX_SAFE_INTEGER }));
+    return (await store.customers.findExisting(projectId, asked)).size;
+  };
+
+  test('a project with little to do does not wait behind one with much, which is done in the end too', async () => {
+    const much = Array.from({ length: BACKLOG }, (_, i) => `much ${i}`);
+    for (let i = 0; i < BACKLOG; i += CHUNK) await enqueueAsIngress(1, much.slice(i, i + CHUNK));
+    await enqueueAsIngress(2, ['little']);
+    expect((await queue.load()).entries).toBe(BACKLOG + 1);
+
+    // Few at a time, so that the order in which jobs are taken is the order in which they are done.
+    const worker = await startApp('worker', { ...backend.env, WORKER_CONCURRENCY: '2', STATEMENT_MAX_ROWS: '100' });
+    await waitFor(async () => (await countStored(2, ['little'])) === 1, { description: 'the little one' });
+    expect(await countStored(1, much)).toBeLessThan(BACKLOG / 2);
+    await waitFor(async () => (await countStored(1, much)) === BACKLOG, { description: 'all', timeoutMs: 60_000 });
+    await waitFor(async () => (await queue.load()).entries === 0, { description: 'no backlog' });
+    expect(await worker.stop()).toEqual({ code: 0, signal: null });
+  });
+
+  test('a small backlog is no backlog: its jobs have no priority, whatever other projects do', async () => {
+    await enqueueAsIngress(3, ['a']);
+    const { queues, close } = await openDashboardQueues({ ...backend, ...options });
+    expect(await queues[0]?.getJobCounts('waiting', 'prioritized')).toEqual({ waiting: 1, prioritized: 0 });
+    await close();
+  });
+});
