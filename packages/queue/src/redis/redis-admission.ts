@@ -13,8 +13,10 @@ export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => 
   redis.defineCommand('opmRelease', { lua: RELEASE });
   redis.defineCommand('opmSettle', { lua: SETTLE });
   const scripts = redis as unknown as Scripts;
-  const claimKey = (shard: number, projectId: number, customerId: string) =>
-    `${keyspace(shard)}:claim:${projectId}:${customerId}`;
+  const claimKeys = (shard: number, projectId: number, customers: { customerId: string }[]) => {
+    const prefix = `${keyspace(shard)}:claim:${projectId}:`;
+    return customers.map(({ customerId }) => prefix + customerId);
+  };
   const backlogKey = (shard: number) => `${keyspace(shard)}:backlog`;
 
   return {
@@ -23,7 +25,7 @@ export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => 
         customers.length + 2,
         `${keyspace(shard)}:version`,
         backlogKey(shard),
-        ...customers.map(({ customerId }) => claimKey(shard, projectId, customerId)),
+        ...claimKeys(shard, projectId, customers),
         projectId,
         CLAIM_TTL_MS,
         customers.map(({ erase }) => (erase ? 'e' : 'p')).join(''),
@@ -42,7 +44,7 @@ export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => 
       await scripts.opmRelease(
         admitted.length + 1,
         backlogKey(shard),
-        ...admitted.map(({ customerId }) => claimKey(shard, projectId, customerId)),
+        ...claimKeys(shard, projectId, admitted),
         projectId,
         ...admitted.map(({ version }) => String(version)),
         ...admitted.map(({ previous }) => (previous ? toMark(previous) : '')),
@@ -50,9 +52,7 @@ export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => 
     },
 
     async settle(shard, persisted) {
-      const keys = persisted.flatMap(({ projectId, entries }) =>
-        entries.map(({ customerId }) => claimKey(shard, projectId, customerId)),
-      );
+      const keys = persisted.flatMap(({ projectId, entries }) => claimKeys(shard, projectId, entries));
       const versions = persisted.flatMap(({ entries }) => entries.map(({ version }) => version));
       const counts = persisted.flatMap(({ projectId, entries }) => [projectId, entries.length]);
       await scripts.opmSettle(keys.length + 1, backlogKey(shard), ...keys, ...versions, ...counts);
