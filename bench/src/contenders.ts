@@ -48,13 +48,13 @@ export async function startProject(place: Place): Promise<Target & Pick<TestApp,
   const store = createStore({ databaseUrl: place.databaseUrl, applicationName: 'bench' });
   const { apiKey } = await store.projects.create('bench').finally(store.close);
   const { url, readMetric, stop } = await startApp('ingress', environmentOf(place));
-  place.onEnd(stop);
+  endWith(place, stop);
   return { url, apiKey, readMetric };
 }
 
 export async function startProjectWorker(place: Place): Promise<TestProcess> {
   const worker = await startApp('worker', environmentOf(place));
-  place.onEnd(worker.stop);
+  endWith(place, worker.stop);
   return worker;
 }
 
@@ -64,7 +64,7 @@ export async function startTextbookWorker(place: Place): Promise<TestProcess> {
     env: environmentOf(place),
     readyOutput: /ready/,
   });
-  place.onEnd(worker.stop);
+  endWith(place, worker.stop);
   return worker;
 }
 
@@ -72,10 +72,15 @@ function startPeer(file: string): Contender['start'] {
   return async (place) => {
     const env = { ...environmentOf(place), API_KEY: PEER_KEY };
     const peer = await startProcess({ file: locatePeer(file), env, readyOutput: /listening on \d+/ });
-    place.onEnd(peer.stop);
+    endWith(place, peer.stop);
     const [, port] = /listening on (\d+)/.exec(peer.output()) ?? [];
     return { url: `http://127.0.0.1:${port}`, apiKey: PEER_KEY };
   };
+}
+
+/** At once: nothing of the place is kept, so nothing needs to end well. */
+function endWith(place: Place, stop: TestProcess['stop']): void {
+  place.onEnd(() => stop('SIGKILL'));
 }
 
 const locatePeer = (file: string) => fileURLToPath(new URL(`../peers/${file}`, import.meta.url));

@@ -30,7 +30,7 @@ export function medianRatio(values: number[], bases: number[]): number {
 
 /** The one that is compared with the others, whose ratio to each stands in the last column. */
 export function toRateTable(results: Result[], compared: string, unit: string): string {
-  return toTable(
+  const table = toTable(
     ['', 'contender', `#${unit}`, '#range', `#${compared} ÷ it`],
     results.map(({ contender, what, perSecond }) => [
       what,
@@ -40,6 +40,12 @@ export function toRateTable(results: Result[], compared: string, unit: string): 
       medianRatio(runsOf(results, compared, what), perSecond).toFixed(2),
     ]),
   );
+  return withRounds(table, results[0]?.perSecond.length ?? 0);
+}
+
+/** What the figures of a table are. */
+export function withRounds(table: string, rounds: number): string {
+  return `${table}\n\n${rounds === 1 ? 'One round.' : `Medians of ${rounds} rounds.`}`;
 }
 
 /** Where the runs are kept. @throws Error where there is no such result */

@@ -26,14 +26,20 @@ const OPM = fileURLToPath(new URL('../../apps/cli/bin/opm.js', import.meta.url))
 
 /** The servers of DATABASE_URL and REDIS_URL, else containers, else local ones, as the tests have them. */
 export async function startServers(): Promise<Servers> {
-  const { databaseUrl, redisUrl, stop } = await provisionServers();
-  const releases: Release[] = [stop];
-  const releaseDownTo = async (count: number) => {
-    while (releases.length > count) await releases.pop()?.().catch(console.error);
+  const provisioning = provisionServers();
+  const releases: Release[] = [async () => (await provisioning).stop()];
+  let releasing = Promise.resolve();
+  // One after the other, or the end of the process could overtake what is still being released.
+  const releaseDownTo = (count: number) => {
+    releasing = releasing.then(async () => {
+      while (releases.length > count) await releases.pop()?.().catch(console.error);
+    });
+    return releasing;
   };
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     process.once(signal, () => releaseDownTo(0).finally(() => process.exit(1)));
   }
+  const { databaseUrl, redisUrl } = await provisioning;
   return {
     databaseUrl,
     redisUrl,
@@ -56,8 +62,13 @@ export async function startServers(): Promise<Servers> {
 }
 
 async function removeKeys(redisUrl: string, prefix: string): Promise<void> {
-  // Ctrl-C in a terminal reaches a Redis of our own too; then there is nothing to remove.
-  const redis = new Redis(redisUrl, { retryStrategy: () => null }).on('error', () => {});
+  const redis = new Redis(redisUrl, { lazyConnect: true, retryStrategy: () => null }).on('error', () => {});
+  // Ctrl-C in a terminal reaches a Redis of our own, too, and then there is nothing to remove.
+  const isThere = await redis.connect().then(
+    () => true,
+    () => false,
+  );
+  if (!isThere) return;
   // The project's keys stand in braces, those of the peers do not.
   for (const match of [`{${prefix}-*`, `${prefix}:*`]) {
     for await (const keys of redis.scanStream({ match, count: 1_000 })) {

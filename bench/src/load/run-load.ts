@@ -22,6 +22,7 @@ export type Stream = Load & { connections: number; ids: string; thinkMs?: number
 /** What the ids of stored customers begin with; ten digits follow. */
 export const KNOWN_IDS = 'known-';
 export const CONNECTIONS = 100;
+const WARM_UP_SECONDS = 2;
 
 let runs = 0;
 
@@ -37,13 +38,16 @@ export async function runLoad(load: Load): Promise<LoadResult> {
   return result;
 }
 
-/** Runs of new customers never share one, not even with an earlier benchmark on the same database. */
-const toIds = ({ customers }: Load) => (customers === 'new' ? `new-${Date.now().toString(36)}-${runs++}-` : KNOWN_IDS);
+/** No two runs of new customers share one. */
+const toIds = ({ customers }: Load) => (customers === 'new' ? `new${runs++}-` : KNOWN_IDS);
 
 /** wrk, being written in C, takes little of the processor that it shares with the contenders; autocannon takes half. */
 async function send(stream: Stream): Promise<Measured> {
   return (await hasWrk()) ? loadWithWrk(stream) : loadWithAutocannon(stream);
 }
+
+/** Lets the target compile what is hot. */
+export const warmUp = (target: Target) => runLoad({ target, seconds: WARM_UP_SECONDS, customers: 'new' });
 
 /** How the report names the generator. */
 export const describeGenerator = async () => ((await hasWrk()) ? 'wrk' : 'autocannon');

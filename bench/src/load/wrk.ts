@@ -19,14 +19,10 @@ export async function hasWrk(): Promise<boolean> {
 
 /** Each connection sends, waits for the answer and thinks. A short run without enough thinking shows how long answers take. */
 async function findThinkMs(stream: Stream & { rate?: number }): Promise<number> {
-  const { connections, rate = 1 } = stream;
+  const { connections, customers, rate = 1 } = stream;
   const periodMs = (connections / rate) * 1_000;
-  const { requests, seconds } = await runWrk({
-    ...stream,
-    seconds: PROBE_SECONDS,
-    ids: `${stream.ids}p`,
-    thinkMs: periodMs,
-  });
+  const ids = customers === 'new' ? `${stream.ids}probe-` : stream.ids;
+  const { requests, seconds } = await runWrk({ ...stream, seconds: PROBE_SECONDS, ids, thinkMs: periodMs });
   const answerMs = (connections / (requests / seconds)) * 1_000 - periodMs;
   return Math.max(periodMs - answerMs, 0.5);
 }

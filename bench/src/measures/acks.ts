@@ -1,6 +1,6 @@
 import { bare, type Contender, fastify, project, synchronous, textbook } from '../contenders.js';
 import { fillCustomers } from '../customers.js';
-import { runLoad } from '../load/run-load.js';
+import { warmUp } from '../load/run-load.js';
 import { medianRatio, type Report, type Result, runsOf, toRateTable, toWhole, type Verdict } from '../report.js';
 import type { Servers } from '../servers.js';
 import { runCounted } from './run-counted.js';
@@ -9,7 +9,6 @@ export type AcksOptions = { seconds: number; rounds: number; known: number };
 
 const CONTENDERS = [bare, fastify, textbook, synchronous, project];
 const WHATS = ['new', 'updates'] as const;
-const WARM_UP_SECONDS = 1;
 
 /** How many entries each contender acknowledges per second. No worker runs: it is the acknowledgement that is measured. */
 export async function measureAcks(servers: Servers, { seconds, rounds, known }: AcksOptions): Promise<Report> {
@@ -21,7 +20,7 @@ export async function measureAcks(servers: Servers, { seconds, rounds, known }: 
       await servers.inFreshPlace(async (place) => {
         await fillCustomers(place.databaseUrl, known);
         const target = await contender.start(place);
-        await runLoad({ target, seconds: WARM_UP_SECONDS, customers: 'new' });
+        await warmUp(target);
         for (const what of WHATS) {
           const load = { target, seconds, customers: what === 'new' ? what : { known } };
           const { requests, seconds: took } = await runCounted(place, load, contender.countAccepted[what]);

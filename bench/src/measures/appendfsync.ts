@@ -1,7 +1,7 @@
 import { waitFor } from '@opm/testkit';
 import { Redis } from 'ioredis';
 import { project } from '../contenders.js';
-import { runLoad } from '../load/run-load.js';
+import { warmUp } from '../load/run-load.js';
 import { medianRatio, type Report, type Result, runsOf, toRateTable, toWhole, type Verdict } from '../report.js';
 import type { Servers } from '../servers.js';
 import { runCounted } from './run-counted.js';
@@ -38,7 +38,7 @@ async function compare(servers: Servers, redis: Redis, { seconds, rounds }: Appe
       await redis.config('SET', 'appendfsync', policy);
       await servers.inFreshPlace(async (place) => {
         const target = await project.start(place);
-        await runLoad({ target, seconds: 1, customers: 'new' });
+        await warmUp(target);
         const run = await runCounted(place, { target, seconds, customers: 'new' }, project.countAccepted.new);
         perSecond.push(run.requests / run.seconds);
         console.log(`round ${round}: appendfsync ${policy}: ${toWhole(run.requests / run.seconds)} acks/s`);

@@ -1,11 +1,9 @@
 import { bare, project } from '../contenders.js';
-import { type LoadResult, runLoad } from '../load/run-load.js';
-import { median, medianRatio, type Report, toTable, toWhole } from '../report.js';
+import { type LoadResult, runLoad, warmUp } from '../load/run-load.js';
+import { median, medianRatio, type Report, toTable, toWhole, withRounds } from '../report.js';
 import type { Servers } from '../servers.js';
 
 export type LatencyOptions = { seconds: number; rounds: number };
-
-const WARM_UP_SECONDS = 1;
 
 /** How long an acknowledgement takes at half of what the project can do, next to the bare peer at that same rate. */
 export async function measureLatency(servers: Servers, { seconds, rounds }: LatencyOptions): Promise<Report> {
@@ -15,7 +13,8 @@ export async function measureLatency(servers: Servers, { seconds, rounds }: Late
     await servers.inFreshPlace(async (place) => {
       const target = await project.start(place);
       const peer = await bare.start(place);
-      for (const it of [target, peer]) await runLoad({ target: it, seconds: WARM_UP_SECONDS, customers: 'new' });
+      await warmUp(target);
+      await warmUp(peer);
       const most = await runLoad({ target, seconds, customers: 'new' });
       const ourRun = await runLoad({ target, seconds, customers: 'new', rate: rateOf(most) / 2 });
       const bareRun = await runLoad({ target: peer, seconds, customers: 'new', rate: rateOf(ourRun) });
@@ -32,9 +31,9 @@ export async function measureLatency(servers: Servers, { seconds, rounds }: Late
     );
   return {
     name: 'latency',
-    tables: toTable(
-      ['contender', '#acks/s', '#p50 ms', '#p99 ms'],
-      [toRow(project.name, ours), toRow(bare.name, bares)],
+    tables: withRounds(
+      toTable(['contender', '#acks/s', '#p50 ms', '#p99 ms'], [toRow(project.name, ours), toRow(bare.name, bares)]),
+      rounds,
     ),
     verdicts: [
       { measure: 'p50 of the ack at half load ÷ p99 of bare', expected: { atMost: 3 }, measured: ratioOf('p50Ms') },

@@ -8,14 +8,16 @@ export type RedisBytesOptions = { entries: number };
 
 /** What an entry that waits takes of Redis. No worker runs. */
 export async function measureRedisBytes(servers: Servers, { entries }: RedisBytesOptions): Promise<Report> {
-  const [theirs, ours] = [await fill(servers, textbook, entries), await fill(servers, project, entries)];
+  // In this order: what a Redis that has been full has not given back yet is in the peer's favour.
+  const ours = await fill(servers, project, entries);
+  const theirs = await fill(servers, textbook, entries);
   return {
     name: 'redis-bytes',
     tables: toTable(
       ['contender', '#entries waiting', '#bytes per entry'],
       [
-        [textbook.name, toWhole(theirs.entries), toWhole(theirs.bytes)],
         [project.name, toWhole(ours.entries), toWhole(ours.bytes)],
+        [textbook.name, toWhole(theirs.entries), toWhole(theirs.bytes)],
       ],
     ),
     verdicts: [

@@ -3,7 +3,7 @@ import { project, type Target } from '../contenders.js';
 import { countCustomers, fillCustomers } from '../customers.js';
 import { makeEntries } from '../drain/entries.js';
 import { persistWithWorker } from '../drain/persist-with-worker.js';
-import { KNOWN_IDS, runLoad } from '../load/run-load.js';
+import { KNOWN_IDS, warmUp } from '../load/run-load.js';
 import { medianRatio, type Report, type Result, runsOf, toRateTable, toWhole } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 import { runCounted } from './run-counted.js';
@@ -49,7 +49,7 @@ async function fill(place: Place, stored: number): Promise<Side> {
   console.log(`filling: ${name}`);
   await fillCustomers(place.databaseUrl, stored);
   const target = await project.start(place);
-  await runLoad({ target, seconds: 1, customers: 'new' });
+  await warmUp(target);
   return { name, place, target, stored };
 }
 

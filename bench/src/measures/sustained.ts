@@ -2,7 +2,7 @@ import { type Contender, project, startProjectWorker, synchronous } from '../con
 import { countCustomers } from '../customers.js';
 import { runLoad } from '../load/run-load.js';
 import { openProjectQueue, waitUntilEmpty } from '../queues.js';
-import { median, medianRatio, type Report, toTable, toWhole } from '../report.js';
+import { median, medianRatio, type Report, toTable, toWhole, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 
 export type SustainedOptions = { seconds: number; rounds: number };
@@ -26,12 +26,15 @@ export async function measureSustained(servers: Servers, { seconds, rounds }: Su
   const [ours, theirs] = [runs.project.map(toFigure), runs.synchronous.map(toFigure)];
   return {
     name: 'sustained',
-    tables: toTable(
-      ['contender', '#acks/s', '#rows/s', '#both/s', `#${project.name} ÷ it`],
-      [
-        [...toCells(project.name, runs.project), '1.00'],
-        [...toCells(synchronous.name, runs.synchronous), medianRatio(ours, theirs).toFixed(2)],
-      ],
+    tables: withRounds(
+      toTable(
+        ['contender', '#acks/s', '#rows/s', '#both/s', `#${project.name} ÷ it`],
+        [
+          [...toCells(project.name, runs.project), '1.00'],
+          [...toCells(synchronous.name, runs.synchronous), medianRatio(ours, theirs).toFixed(2)],
+        ],
+      ),
+      rounds,
     ),
     verdicts: [
       {
