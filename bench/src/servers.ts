@@ -37,7 +37,8 @@ export async function startServers(): Promise<Servers> {
     return releasing;
   };
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.once(signal, () => releaseDownTo(0).finally(() => process.exit(1)));
+    // Not `once`: signal-exit, which comes with testcontainers, ends the process at once where it finds no other listener.
+    process.on(signal, () => releaseDownTo(0).finally(() => process.exit(1)));
   }
   const { databaseUrl, redisUrl } = await provisioning;
   return {

@@ -35,8 +35,9 @@ function fill(servers: Servers, contender: Contender, entries: number): Promise<
     const target = await contender.start(place);
     const before = await readUsedMemory(place.redisUrl);
     await loadUntil(target, entries);
+    const after = await readUsedMemory(place.redisUrl); // before the counting, which takes memory for its answers
     const waiting = (await contender.countAccepted.new?.(place)) ?? 0;
-    const bytes = ((await readUsedMemory(place.redisUrl)) - before) / waiting;
+    const bytes = (after - before) / waiting;
     console.log(`${contender.name}: ${waiting} entries wait, ${Math.round(bytes)} bytes each`);
     return { entries: waiting, bytes };
   });
