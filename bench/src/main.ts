@@ -1,19 +1,37 @@
 import { Command, InvalidArgumentError } from 'commander';
-import { type DrainOptions, drain } from './drain/drain.js';
+import { NAMED_MEASURES, type NamedMeasure } from './named-measures.js';
+import { runMeasures } from './run-measures.js';
 
-await new Command('bench')
+const bench = new Command('bench')
   .description(
     'Measures the project side by side with its peers, on the servers of DATABASE_URL and REDIS_URL or, without, its own.',
   )
-  .addCommand(
-    new Command('drain')
-      .description('How long one worker process takes to persist a backlog: new customers, and the same ones again.')
-      .option('--entries <n>', 'entries in the backlog', parseCount, 300_000)
-      .option('--textbook-entries <n>', 'entries for the textbook worker, which is slow', parseCount, 30_000)
-      .option('--rounds <n>', 'how often everything is measured; medians are reported', parseCount, 3)
-      .action((options: DrainOptions) => drain(options)),
-  )
-  .parseAsync();
+  .option('--no-write', 'leave bench/README.md as it is')
+  .action(({ write }: { write: boolean }) =>
+    runMeasures(
+      NAMED_MEASURES.flatMap((measure) => measure.withValues()),
+      { write, summarize: true },
+    ),
+  );
+
+for (const measure of NAMED_MEASURES) bench.addCommand(toCommand(measure));
+await bench.parseAsync();
+
+function toCommand({ name, description, settings, withValues }: NamedMeasure): Command {
+  const command = new Command(name)
+    .description(description)
+    .option('--write', 'put what is found into bench/README.md', false);
+  for (const [setting, [value, help]] of Object.entries(settings)) {
+    command.option(`--${toKebab(setting)} <n>`, help, parseCount, value);
+  }
+  return command.action(({ write, ...values }: { write: boolean } & Record<string, number>) =>
+    runMeasures(withValues(values), { write, summarize: false }),
+  );
+}
+
+function toKebab(camel: string): string {
+  return camel.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
 
 function parseCount(text: string): number {
   if (!/^[1-9]\d{0,7}$/.test(text)) throw new InvalidArgumentError('It must be a whole number from 1 to 99999999.');

@@ -4,50 +4,72 @@ import { promisify } from 'node:util';
 import { createDatabase, provisionServers, testPrefix } from '@opm/testkit';
 import { Redis } from 'ioredis';
 
-export type Place = { databaseUrl: string; redisUrl: string; prefix: string };
+export type Place = {
+  databaseUrl: string;
+  redisUrl: string;
+  prefix: string;
+  /** Is run when the place is given up, the last one first, also at Ctrl-C. */
+  onEnd(release: Release): void;
+};
 
 export type Servers = {
+  databaseUrl: string;
+  redisUrl: string;
   /** Runs with a fresh, migrated database and a prefix that nobody else uses on Redis. Nothing is left of either. */
   inFreshPlace<T>(run: (place: Place) => Promise<T>): Promise<T>;
   stop(): Promise<void>;
 };
 
+type Release = () => Promise<unknown>;
+
 const OPM = fileURLToPath(new URL('../../apps/cli/bin/opm.js', import.meta.url));
 
 /** The servers of DATABASE_URL and REDIS_URL, else containers, else local ones, as the tests have them. */
 export async function startServers(): Promise<Servers> {
-  const servers = await provisionServers();
-  let clear = async () => {};
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.once(signal, () => {
-      clear()
-        .finally(servers.stop)
-        .finally(() => process.exit(1));
+  const provisioning = provisionServers();
+  const releases: Release[] = [async () => (await provisioning).stop()];
+  let releasing = Promise.resolve();
+  // One after the other, or the end of the process could overtake what is still being released.
+  const releaseDownTo = (count: number) => {
+    releasing = releasing.then(async () => {
+      while (releases.length > count) await releases.pop()?.().catch(console.error);
     });
+    return releasing;
+  };
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    // Not `once`: signal-exit, which comes with testcontainers, ends the process at once where it finds no other listener.
+    process.on(signal, () => releaseDownTo(0).finally(() => process.exit(1)));
   }
+  const { databaseUrl, redisUrl } = await provisioning;
   return {
+    databaseUrl,
+    redisUrl,
     async inFreshPlace(run) {
-      const database = await createDatabase({ adminUrl: servers.databaseUrl });
+      const before = releases.length;
       const prefix = testPrefix();
-      clear = async () => {
-        await database.drop();
-        await removeKeys(servers.redisUrl, prefix);
-      };
       try {
+        const database = await createDatabase({ adminUrl: databaseUrl });
+        releases.push(database.drop, () => removeKeys(redisUrl, prefix));
         const env = { ...process.env, DATABASE_URL: database.url };
         await promisify(execFile)(process.execPath, [OPM, 'migrate'], { env });
-        return await run({ databaseUrl: database.url, redisUrl: servers.redisUrl, prefix });
+        const onEnd = (release: Release) => void releases.push(release);
+        return await run({ databaseUrl: database.url, redisUrl, prefix, onEnd });
       } finally {
-        await clear();
-        clear = async () => {};
+        await releaseDownTo(before);
       }
     },
-    stop: servers.stop,
+    stop: () => releaseDownTo(0),
   };
 }
 
 async function removeKeys(redisUrl: string, prefix: string): Promise<void> {
-  const redis = new Redis(redisUrl);
+  const redis = new Redis(redisUrl, { lazyConnect: true, retryStrategy: () => null }).on('error', () => {});
+  // Ctrl-C in a terminal reaches a Redis of our own, too, and then there is nothing to remove.
+  const isThere = await redis.connect().then(
+    () => true,
+    () => false,
+  );
+  if (!isThere) return;
   // The project's keys stand in braces, those of the peers do not.
   for (const match of [`{${prefix}-*`, `${prefix}:*`]) {
     for await (const keys of redis.scanStream({ match, count: 1_000 })) {

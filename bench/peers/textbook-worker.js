@@ -1,17 +1,16 @@
-import type { CustomerEntry } from '@opm/core';
 import { PrismaPg } from '@prisma/adapter-pg';
 import { Worker } from 'bullmq';
 import { Redis } from 'ioredis';
-import { PrismaClient } from '../../../packages/store/dist/generated/client.js';
+import { PrismaClient } from '../../packages/store/dist/generated/client.js';
 
 // The worker that everyone writes first: one job per entry, one upsert per job.
-const { DATABASE_URL: connectionString = '', REDIS_URL = '', REDIS_PREFIX = '' } = process.env;
+const { DATABASE_URL: connectionString, REDIS_URL, REDIS_PREFIX: prefix } = process.env;
 const prisma = new PrismaClient({ adapter: new PrismaPg({ connectionString, max: 10 }) });
 const connection = new Redis(REDIS_URL, { maxRetriesPerRequest: null });
 
-const worker = new Worker<CustomerEntry>(
+const worker = new Worker(
   'textbook',
-  async ({ data: { customerId, fields = {}, version } }) => {
+  async ({ data: { customerId, fields, version } }) => {
     const now = new Date(version / 1_000);
     await prisma.customer.upsert({
       where: { projectId_customerId: { projectId: 1, customerId } },
@@ -19,7 +18,7 @@ const worker = new Worker<CustomerEntry>(
       update: { ...fields, updatedAt: now },
     });
   },
-  { connection, prefix: REDIS_PREFIX, concurrency: 50, removeOnComplete: { count: 0 } },
+  { connection, prefix, concurrency: 50, removeOnComplete: { count: 0 } },
 );
 await worker.waitUntilReady();
 console.log('ready');

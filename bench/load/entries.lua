@@ -1,0 +1,51 @@
+-- wrk script: POST /entry with all five fields. Arguments: API key, what the ids begin with, the number of customers that
+-- the entries are about (0: each is about a new one), and the mean think time of a connection in ms (0: none).
+local threads = 0
+
+function setup(thread)
+  thread:set('number', threads)
+  threads = threads + 1
+end
+
+function init(args)
+  local key, ids, customers, think_ms = args[1], args[2], tonumber(args[3]), tonumber(args[4])
+  local requests = number * 1e9
+  math.randomseed(os.time() + number)
+
+  -- All ids have the same length, so all requests do, and building one is joining strings.
+  local parts = { to_head(key, #to_body(ids, string.format('%010d', 0))), '' }
+  function request()
+    requests = requests + 1
+    local customer = customers > 0 and math.random(customers) or requests
+    parts[2] = to_body(ids, string.format('%010d', customer))
+    return table.concat(parts)
+  end
+
+  if think_ms > 0 then
+    -- Spread evenly around the mean, so that the connections do not march in step.
+    function delay()
+      return math.floor(math.random() * 2 * think_ms + 0.5)
+    end
+  end
+end
+
+function to_head(key, length)
+  return 'POST /entry HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: ' .. key
+    .. '\r\ncontent-type: application/json\r\ncontent-length: ' .. length .. '\r\n\r\n'
+end
+
+function to_body(ids, n)
+  return '{"customerId":"' .. ids .. n .. '","customerEmail":"customer.' .. n .. '@example.com","customerPhone":"+49 30 ' .. n
+    .. '","customerFirstName":"First","customerLastName":"Last ' .. n .. '","customerIP":"203.0.113.7"}'
+end
+
+-- wrk counts as a status error what is above 399; none of the contenders redirects.
+function done(summary, latency)
+  local errors = summary.errors
+  print(string.format(
+    '{"requests":%d,"seconds":%.6f,"refused":%d,"socketErrors":%d,"p50Ms":%.3f,"p99Ms":%.3f}',
+    summary.requests, summary.duration / 1e6, errors.status,
+    errors.connect + errors.read + errors.write + errors.timeout,
+    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3
+  ))
+end

@@ -1,0 +1,104 @@
+import { fileURLToPath } from 'node:url';
+import { createStore } from '@opm/store';
+import { startApp, startProcess, type TestApp, type TestProcess } from '@opm/testkit';
+import { countCustomers } from './customers.js';
+import { countWaiting, type OpenQueue, openProjectQueue, openTextbookQueue } from './queues.js';
+import type { Place } from './servers.js';
+
+/** Where to send entries. */
+export type Target = { url: string; apiKey: string };
+
+/** A program that answers POST /entry. */
+export type Contender = {
+  name: string;
+  start(place: Place): Promise<Target>;
+  /** Entries that it has accepted, where something can be counted. */
+  countAccepted: { new?: Count; updates?: Count };
+};
+
+export type Count = (place: Place) => Promise<number>;
+
+const PEER_KEY = 'opm_peer';
+
+export const project: Contender = {
+  name: 'this project',
+  start: startProject,
+  countAccepted: countQueued(openProjectQueue),
+};
+
+export const bare: Contender = { name: 'bare', start: startPeer('bare.js'), countAccepted: {} };
+
+export const fastify: Contender = { name: 'fastify', start: startPeer('fastify.js'), countAccepted: {} };
+
+export const textbook: Contender = {
+  name: 'textbook',
+  start: startPeer('textbook.js'),
+  countAccepted: countQueued(openTextbookQueue),
+};
+
+/** Its updates overwrite one another, and leave nothing to count. */
+export const synchronous: Contender = {
+  name: 'synchronous',
+  start: startPeer('synchronous.js'),
+  countAccepted: { new: ({ databaseUrl }) => countCustomers(databaseUrl) },
+};
+
+/** The ingress, with the key of a project that is made for it: the first of its database. */
+export async function startProject(place: Place): Promise<Target & Pick<TestApp, 'readMetric'>> {
+  const store = createStore({ databaseUrl: place.databaseUrl, applicationName: 'bench' });
+  const { apiKey } = await store.projects.create('bench').finally(store.close);
+  const { url, readMetric, stop } = await startApp('ingress', environmentOf(place));
+  endWith(place, stop);
+  return { url, apiKey, readMetric };
+}
+
+export async function startProjectWorker(place: Place): Promise<TestProcess> {
+  const worker = await startApp('worker', environmentOf(place));
+  endWith(place, worker.stop);
+  return worker;
+}
+
+export async function startTextbookWorker(place: Place): Promise<TestProcess> {
+  const worker = await startProcess({
+    file: locatePeer('textbook-worker.js'),
+    env: environmentOf(place),
+    readyOutput: /ready/,
+  });
+  endWith(place, worker.stop);
+  return worker;
+}
+
+function startPeer(file: string): Contender['start'] {
+  return async (place) => {
+    const env = { ...environmentOf(place), API_KEY: PEER_KEY };
+    const peer = await startProcess({ file: locatePeer(file), env, readyOutput: /listening on \d+/ });
+    endWith(place, peer.stop);
+    const [, port] = /listening on (\d+)/.exec(peer.output()) ?? [];
+    return { url: `http://127.0.0.1:${port}`, apiKey: PEER_KEY };
+  };
+}
+
+/** At once: nothing of the place is kept, so nothing needs to end well. */
+function endWith(place: Place, stop: TestProcess['stop']): void {
+  place.onEnd(() => stop('SIGKILL'));
+}
+
+const locatePeer = (file: string) => fileURLToPath(new URL(`../peers/${file}`, import.meta.url));
+
+/** As in production, but with room for any backlog: what is measured is accepting, not refusing. */
+const environmentOf = ({ databaseUrl, redisUrl, prefix }: Place): NodeJS.ProcessEnv => ({
+  NODE_ENV: 'production',
+  LOG_LEVEL: 'info',
+  DATABASE_URL: databaseUrl,
+  REDIS_URL: redisUrl,
+  REDIS_PREFIX: prefix,
+  BACKLOG_MAX_ENTRIES: '100000000',
+});
+
+function countQueued(open: (place: Place) => Promise<OpenQueue>): Contender['countAccepted'] {
+  const count: Count = async (place) => {
+    const queue = await open(place);
+    return countWaiting(queue).finally(queue.close);
+  };
+  return { new: count, updates: count };
+}

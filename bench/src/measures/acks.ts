@@ -1,0 +1,47 @@
+import { bare, type Contender, fastify, project, synchronous, textbook } from '../contenders.js';
+import { fillCustomers } from '../customers.js';
+import { warmUp } from '../load/run-load.js';
+import { medianRatio, type Report, type Result, runsOf, toRateTable, toWhole, type Verdict } from '../report.js';
+import type { Servers } from '../servers.js';
+import { runCounted } from './run-counted.js';
+
+export type AcksOptions = { seconds: number; rounds: number; known: number };
+
+const CONTENDERS = [bare, fastify, textbook, synchronous, project];
+const WHATS = ['new', 'updates'] as const;
+
+/** How many entries each contender acknowledges per second. No worker runs: it is the acknowledgement that is measured. */
+export async function measureAcks(servers: Servers, { seconds, rounds, known }: AcksOptions): Promise<Report> {
+  const results = WHATS.flatMap((what) =>
+    CONTENDERS.map(({ name }): Result => ({ contender: name, what, perSecond: [] })),
+  );
+  for (let round = 1; round <= rounds; round++) {
+    for (const contender of CONTENDERS) {
+      await servers.inFreshPlace(async (place) => {
+        await fillCustomers(place.databaseUrl, known);
+        const target = await contender.start(place);
+        await warmUp(target);
+        for (const what of WHATS) {
+          const load = { target, seconds, customers: what === 'new' ? what : { known } };
+          const { requests, seconds: took } = await runCounted(place, load, contender.countAccepted[what]);
+          runsOf(results, contender.name, what).push(requests / took);
+          console.log(`round ${round}: ${contender.name}, ${what}: ${toWhole(requests / took)} acks/s`);
+        }
+      });
+    }
+  }
+  return { name: 'acks', tables: toRateTable(results, project.name, 'acks/s'), verdicts: judge(results) };
+}
+
+function judge(results: Result[]): Verdict[] {
+  const ratio = (what: string, peer: Contender) =>
+    medianRatio(runsOf(results, project.name, what), runsOf(results, peer.name, what));
+  return [
+    { measure: 'acks/s, new customers ÷ bare', expected: { atLeast: 0.55 }, measured: ratio('new', bare) },
+    { measure: 'acks/s, updates ÷ bare', expected: { atLeast: 0.6 }, measured: ratio('updates', bare) },
+    { measure: 'acks/s, new customers ÷ textbook', expected: { atLeast: 5 }, measured: ratio('new', textbook) },
+    { measure: 'acks/s, updates ÷ textbook', expected: { atLeast: 5 }, measured: ratio('updates', textbook) },
+    { measure: 'acks/s, new customers ÷ synchronous', expected: { atLeast: 25 }, measured: ratio('new', synchronous) },
+    { measure: 'acks/s, updates ÷ synchronous', expected: { atLeast: 25 }, measured: ratio('updates', synchronous) },
+  ];
+}

@@ -1,0 +1,62 @@
+import { waitFor } from '@opm/testkit';
+import { Redis } from 'ioredis';
+import { project } from '../contenders.js';
+import { warmUp } from '../load/run-load.js';
+import { medianRatio, type Report, type Result, runsOf, toRateTable, toWhole, type Verdict } from '../report.js';
+import type { Servers } from '../servers.js';
+import { runCounted } from './run-counted.js';
+
+export type AppendfsyncOptions = { seconds: number; rounds: number };
+
+const WHAT = 'new';
+const POLICIES = ['everysec', 'always'] as const;
+
+/** What it costs to have each entry on disk before it is acknowledged, instead of within a second. */
+export async function measureAppendfsync(servers: Servers, options: AppendfsyncOptions): Promise<Report> {
+  const name = 'appendfsync';
+  const asked: Omit<Verdict, 'measured'> = {
+    measure: 'acks/s with appendfsync always ÷ everysec',
+    expected: { atLeast: 0.5 },
+  };
+  if (process.env.REDIS_URL) {
+    const tables = 'Not measured: the settings of the Redis in `REDIS_URL` are not ours to change.';
+    return { name, tables, verdicts: [{ ...asked, measured: undefined }] };
+  }
+  const results = await withAppendOnlyFile(servers.redisUrl, (redis) => compare(servers, redis, options));
+  const [everysec = [], always = []] = POLICIES.map((policy) => runsOf(results, policy, WHAT));
+  return {
+    name,
+    tables: toRateTable(results, 'always', 'acks/s'),
+    verdicts: [{ ...asked, measured: medianRatio(always, everysec) }],
+  };
+}
+
+async function compare(servers: Servers, redis: Redis, { seconds, rounds }: AppendfsyncOptions): Promise<Result[]> {
+  const results = POLICIES.map((policy): Result => ({ contender: policy, what: WHAT, perSecond: [] }));
+  for (let round = 1; round <= rounds; round++) {
+    for (const { contender: policy, perSecond } of results) {
+      await redis.config('SET', 'appendfsync', policy);
+      await servers.inFreshPlace(async (place) => {
+        const target = await project.start(place);
+        await warmUp(target);
+        const run = await runCounted(place, { target, seconds, customers: 'new' }, project.countAccepted.new);
+        perSecond.push(run.requests / run.seconds);
+        console.log(`round ${round}: appendfsync ${policy}: ${toWhole(run.requests / run.seconds)} acks/s`);
+      });
+    }
+  }
+  return results;
+}
+
+/** The server is the benchmark's own; it starts without a file. */
+async function withAppendOnlyFile<T>(redisUrl: string, run: (redis: Redis) => Promise<T>): Promise<T> {
+  const redis = new Redis(redisUrl).on('error', () => {});
+  try {
+    await redis.config('SET', 'appendonly', 'yes');
+    const isWritten = async () => /^aof_rewrite_in_progress:0/m.test(await redis.info('persistence'));
+    await waitFor(isWritten, { description: 'the append-only file' });
+    return await run(redis);
+  } finally {
+    await redis.config('SET', 'appendonly', 'no').finally(() => redis.disconnect());
+  }
+}

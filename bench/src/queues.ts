@@ -1,0 +1,49 @@
+import { openDashboardQueues, parseChunk } from '@opm/queue';
+import { waitFor } from '@opm/testkit';
+import { type Job, Queue } from 'bullmq';
+import { Redis } from 'ioredis';
+import type { Place } from './servers.js';
+
+/** A contender's queue, seen from outside. */
+export type OpenQueue = { queue: Queue; entriesOf(job: Job): number; close(): Promise<void> };
+
+const PAGE = 500;
+
+export async function openProjectQueue(place: Place): Promise<OpenQueue> {
+  const signal = new AbortController().signal;
+  const { queues, close } = await openDashboardQueues({ ...place, shards: 1, signal, onError: console.error });
+  const [queue] = queues;
+  if (!queue) throw new Error('there is no queue');
+  return { queue, entriesOf: ({ data }) => parseChunk(data).entries.length, close };
+}
+
+export async function openTextbookQueue({ redisUrl, prefix }: Place): Promise<OpenQueue> {
+  const connection = new Redis(redisUrl, { maxRetriesPerRequest: null });
+  const queue = new Queue('textbook', { connection, prefix });
+  return {
+    queue,
+    entriesOf: () => 1,
+    async close() {
+      await queue.close();
+      connection.disconnect();
+    },
+  };
+}
+
+/** Reads every waiting job, because what a contender says of itself proves nothing. */
+export async function countWaiting({ queue, entriesOf }: OpenQueue): Promise<number> {
+  let entries = 0;
+  for (let first = 0; ; first += PAGE) {
+    const jobs = await queue.getJobs(['waiting', 'prioritized'], first, first + PAGE - 1, true);
+    if (jobs.length === 0) return entries;
+    for (const job of jobs) entries += entriesOf(job);
+  }
+}
+
+export async function waitUntilEmpty({ queue }: OpenQueue): Promise<void> {
+  const isEmpty = async () =>
+    Object.values(await queue.getJobCounts('waiting', 'active', 'delayed', 'prioritized')).every(
+      (count) => count === 0,
+    );
+  await waitFor(isEmpty, { description: 'an empty queue', timeoutMs: 900_000 });
+}
