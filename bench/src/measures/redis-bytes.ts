@@ -1,6 +1,7 @@
 import { Redis } from 'ioredis';
 import { type Contender, project, textbook } from '../contenders.js';
 import { loadUntil } from '../load/load-until.js';
+import { warmUp } from '../load/run-load.js';
 import { type Report, toTable, toWhole } from '../report.js';
 import type { Servers } from '../servers.js';
 
@@ -8,13 +9,12 @@ export type RedisBytesOptions = { entries: number };
 
 /** What an entry that waits takes of Redis. No worker runs. */
 export async function measureRedisBytes(servers: Servers, { entries }: RedisBytesOptions): Promise<Report> {
-  // In this order: what a Redis that has been full has not given back yet is in the peer's favour.
   const ours = await fill(servers, project, entries);
   const theirs = await fill(servers, textbook, entries);
   return {
     name: 'redis-bytes',
     tables: toTable(
-      ['contender', '#entries waiting', '#bytes per entry'],
+      ['contender', '#entries added', '#bytes per entry'],
       [
         [project.name, toWhole(ours.entries), toWhole(ours.bytes)],
         [textbook.name, toWhole(theirs.entries), toWhole(theirs.bytes)],
@@ -33,13 +33,15 @@ export async function measureRedisBytes(servers: Servers, { entries }: RedisByte
 function fill(servers: Servers, contender: Contender, entries: number): Promise<{ entries: number; bytes: number }> {
   return servers.inFreshPlace(async (place) => {
     const target = await contender.start(place);
+    // Redis frees what reading an earlier queue has cost only when scripts run again.
+    const { requests: warmed } = await warmUp(target);
     const before = await readUsedMemory(place.redisUrl);
-    await loadUntil(target, entries);
-    const after = await readUsedMemory(place.redisUrl); // before the counting, which takes memory for its answers
+    const sent = await loadUntil(target, entries);
+    const bytes = ((await readUsedMemory(place.redisUrl)) - before) / sent;
     const waiting = (await contender.countAccepted.new?.(place)) ?? 0;
-    const bytes = (after - before) / waiting;
-    console.log(`${contender.name}: ${waiting} entries wait, ${Math.round(bytes)} bytes each`);
-    return { entries: waiting, bytes };
+    if (waiting < warmed + sent) throw new Error(`${warmed + sent} entries were acknowledged, but ${waiting} wait`);
+    console.log(`${contender.name}: ${toWhole(sent)} entries, ${toWhole(bytes)} bytes each`);
+    return { entries: sent, bytes };
   });
 }
 
