@@ -9,7 +9,7 @@ import type { Overload } from './overload.js';
 import { postEntry } from './post-entry.js';
 import { createReply, type Reply } from './reply.js';
 import { requestIdOf } from './request-id.js';
-import { identifyProject, methodNotAllowed, requireProject, routeUnknown, startClock } from './routing.js';
+import { methodNotAllowed, refuseWrongKey, requireProject, routeUnknown } from './routing.js';
 
 export type IngressDeps = {
   authenticator: Pick<Authenticator, 'authenticate'>;
@@ -28,12 +28,13 @@ export function createIngressApp(deps: IngressDeps): Express {
   const app = express();
   app.disable('x-powered-by').disable('etag').set('trust proxy', trustedProxies);
 
-  const identify = [startClock, identifyProject(authenticator)];
-  // The hot path comes first: every layer of the router in front of it would cost more than its own handlers do.
-  app.post('/entry', identify, requireProject, postEntry({ overload, acceptEntry, reply }));
-  app.use(identify);
+  const authenticated = requireProject(authenticator);
+  // The hot path comes first: each layer of the router in front of it would cost as much as a handler of its own.
+  app.post('/entry', authenticated, postEntry({ overload, acceptEntry, reply }));
+  app.get('/ping', authenticated, getPing({ reply }));
+  app.use(refuseWrongKey(authenticator));
   app.all('/entry', methodNotAllowed('POST'));
-  app.route('/ping').get(requireProject, getPing({ reply })).all(methodNotAllowed('GET, HEAD'));
+  app.all('/ping', methodNotAllowed('GET, HEAD'));
   app.use(routeUnknown);
   app.use(answerFault(reply, logger));
   return app;

@@ -1,17 +1,20 @@
 import { Fault } from '@opm/contract';
 import { GroupCommit, hashApiKey, isApiKey } from '@opm/core';
+import type { Request } from 'express';
 import { LRUCache } from 'lru-cache';
 import type { OutagePause } from './outage-pause.js';
 
 export type Authenticator = {
   /**
-   * The project of a key, at once where the key is cached.
-   * @param address whom unknown keys are counted for
+   * The project of the key that a request gives, at once where the key is cached.
    * @throws Fault KEY_UNKNOWN, TOO_MANY_UNKNOWN_KEYS, or KEYS_UNAVAILABLE while PostgreSQL is away and the key is not cached
    */
-  authenticate(apiKey: string, address: () => string): number | Promise<number>;
+  authenticate(apiKey: string, from: Asker): number | Promise<number>;
   close(): void;
 };
+
+/** A request: its connection, and the address that unknown keys are counted for. */
+export type Asker = Pick<Request, 'socket' | 'ip'>;
 
 export type AuthenticatorDeps = {
   /** By the keys' SHA-256 in hex. */
@@ -50,6 +53,16 @@ export function createAuthenticator({ findProjectIds, pause, unknownKeys }: Auth
     maxInFlight: 2,
   });
 
+  /** A connection gives the same key with each request: its hash is worked out once, and goes with the connection. */
+  const lastOf = new WeakMap<Asker['socket'], { apiKey: string; hash: string }>();
+  function hashOf(apiKey: string, { socket }: Asker): string {
+    const last = lastOf.get(socket);
+    if (last?.apiKey === apiKey) return last.hash;
+    const hash = hashApiKey(apiKey);
+    lastOf.set(socket, { apiKey, hash });
+    return hash;
+  }
+
   function note(hash: string, projectId: number | undefined, checkedAt: number): number | undefined {
     if (projectId === undefined) {
       known.delete(hash);
@@ -83,8 +96,8 @@ export function createAuthenticator({ findProjectIds, pause, unknownKeys }: Auth
   }, REFRESH_INTERVAL_MS);
 
   return {
-    authenticate(apiKey, address) {
-      const hash = hashApiKey(apiKey);
+    authenticate(apiKey, from) {
+      const hash = hashOf(apiKey, from);
       const key = known.get(hash);
       if (key && (performance.now() - key.checkedAt < KEY_TTL_MS || pause.isActive)) {
         key.isBusy = true;
@@ -92,7 +105,7 @@ export function createAuthenticator({ findProjectIds, pause, unknownKeys }: Auth
       }
       if (!isApiKey(apiKey) || unknown.has(hash)) throw new Fault('KEY_UNKNOWN');
       if (pause.isActive) throw new Fault('KEYS_UNAVAILABLE');
-      return lookUp(hash, address());
+      return lookUp(hash, from.ip ?? '');
     },
     close: () => clearInterval(timer),
   };

@@ -1,22 +1,26 @@
 import { IncomingMessage, type ServerOptions, ServerResponse } from 'node:http';
 import type { Express } from 'express';
 
+/** What is known of a request while it is answered, in Express's `response.locals`. */
+export type RequestContext = {
+  /** When its headers had been read, in ms as `performance.now()` has it. */
+  startedAt: number;
+  projectId: number | undefined;
+  requestId: string | undefined;
+};
+
 /**
- * Classes for `http.createServer` whose prototypes are Express's from the start. Express gives these prototypes to every
- * request and response, and where they have others, V8 throws away what it has optimised for both: that costs more than
- * all the rest of Express. With these it changes nothing.
+ * Classes for `http.createServer` whose prototypes are the app's from the start. Express gives its own prototypes to
+ * every request and response that has others, and then V8 throws away what it has optimised for both: that costs more
+ * than all the rest of Express. They extend Node's classes, and do not just call them, so that V8 makes room in each
+ * object for the properties of these; without, objects outgrow what V8 keeps fast.
  */
 export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessage' | 'ServerResponse'> {
-  function Request(this: IncomingMessage, ...given: unknown[]) {
-    Reflect.apply(IncomingMessage as unknown as Constructor, this, given);
+  class Request extends IncomingMessage {}
+  class Response<R extends IncomingMessage> extends ServerResponse<R> {
+    locals: RequestContext = { startedAt: performance.now(), projectId: undefined, requestId: undefined };
   }
-  function Response(this: ServerResponse, ...given: unknown[]) {
-    Reflect.apply(ServerResponse as unknown as Constructor, this, given);
-  }
-  Request.prototype = app.request;
-  Response.prototype = app.response;
-  return { IncomingMessage: Request, ServerResponse: Response } as object;
+  app.request = Object.setPrototypeOf(Request.prototype, app.request);
+  app.response = Object.setPrototypeOf(Response.prototype, app.response);
+  return { IncomingMessage: Request, ServerResponse: Response };
 }
-
-/** Node's own classes can be called as functions, which their types do not say. */
-type Constructor = (...given: unknown[]) => void;

@@ -4,8 +4,8 @@ export type Measures = ReturnType<typeof createMeasures>;
 
 /** What the ingress counts, in terms of what happens to it. */
 export function createMeasures(metrics: Metrics) {
-  const answers = metrics.counter('opm_answers_total', 'Answers by route and status', ['route', 'status']);
-  const ackSeconds = metrics.histogram(
+  const answers = metrics.hotCounter('opm_answers_total', 'Answers by route and status', ['route', 'status']);
+  const ackSeconds = metrics.hotHistogram(
     'opm_ack_seconds',
     'Time from the headers of an entry to its acknowledgement',
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5],
@@ -20,7 +20,7 @@ export function createMeasures(metrics: Metrics) {
   for (const reason of ['backlog', 'memory', 'event-loop', 'in-flight']) shed.inc({ reason }, 0);
 
   return {
-    onAnswer: (route: string, status: number): void => answers.inc({ route, status }),
+    onAnswer: (route: string, status: number): void => answers.inc(route, status),
     onAck: (seconds: number): void => ackSeconds.observe(seconds),
     onChunk: (entries: number): void => chunkEntries.observe(entries),
     onExistenceUnknown: (entries: number): void => unknown.inc(entries),

@@ -2,17 +2,12 @@ import { Fault } from '@opm/contract';
 import type { RequestHandler } from 'express';
 import type { Authenticator } from './authenticate.js';
 
-export const startClock: RequestHandler = (_request, response, next) => {
-  response.locals.startedAt = performance.now();
-  next();
-};
-
-/** Checks the key where one is given: a wrong key is a 401 on any route, known or not. */
-export function identifyProject({ authenticate }: Pick<Authenticator, 'authenticate'>): RequestHandler {
+/** Lets requests with a good key pass, and remembers whose it is. */
+export function requireProject({ authenticate }: Pick<Authenticator, 'authenticate'>): RequestHandler {
   return (request, response, next) => {
     const apiKey = request.headers['x-api-key'];
-    if (!apiKey) return next();
-    const project = authenticate(String(apiKey), () => request.ip ?? '');
+    if (!apiKey) throw new Fault('KEY_MISSING');
+    const project = authenticate(String(apiKey), request);
     if (typeof project === 'number') return proceed(project);
     project.then(proceed, next);
 
@@ -23,10 +18,11 @@ export function identifyProject({ authenticate }: Pick<Authenticator, 'authentic
   };
 }
 
-export const requireProject: RequestHandler = (_request, response, next) => {
-  if (response.locals.projectId === undefined) throw new Fault('KEY_MISSING');
-  next();
-};
+/** Where no key is needed, a wrong one is a 401 all the same. */
+export function refuseWrongKey(authenticator: Pick<Authenticator, 'authenticate'>): RequestHandler {
+  const requireOwner = requireProject(authenticator);
+  return (request, response, next) => (request.headers['x-api-key'] ? requireOwner(request, response, next) : next());
+}
 
 export function methodNotAllowed(allowed: string): RequestHandler {
   return (_request, response) => {

@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo, Socket } from 'node:net';
 import type { Express } from 'express';
 import { toHttpClasses } from './express-classes.js';
+import { endIdleConnections } from './idle-connections.js';
 
 export type IngressServer = {
   port: number;
@@ -10,7 +11,10 @@ export type IngressServer = {
   close(): Promise<void>;
 };
 
-/** Slow clients are cut: 5 s for the headers, 10 s for the whole request. @throws the error of listen */
+/** Longer than the 60 s of common load balancers, which otherwise send into a connection that is just closing. */
+const IDLE_MS = 65_000;
+
+/** Slow clients are cut: 5 s for the headers, 10 s for the whole request, 65 s between two or for an answer. @throws the error of listen */
 export async function serveIngress(options: {
   app: Express;
   host?: string | undefined;
@@ -24,11 +28,10 @@ export async function serveIngress(options: {
     headersTimeout: 5_000,
     requestTimeout: 10_000,
     connectionsCheckingInterval: 1_000,
-    // Longer than the 60 s of common load balancers, which otherwise send into a connection that is just closing.
-    keepAliveTimeout: 65_000,
+    keepAliveTimeout: 0, // see endIdleConnections
   });
   server.maxConnections = maxConnections;
-  server.timeout = 75_000; // whoever does not read what we answer
+  const stopWatching = endIdleConnections(server, IDLE_MS);
   let closing = false;
   const handle = (request: IncomingMessage, response: ServerResponse) => {
     if (closing) response.setHeader('connection', 'close');
@@ -48,6 +51,7 @@ export async function serveIngress(options: {
         const sweep = setInterval(() => server.closeIdleConnections(), 50);
         server.close(() => {
           clearInterval(sweep);
+          stopWatching();
           resolve();
         });
       }),

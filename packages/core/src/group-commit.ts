@@ -84,7 +84,7 @@ export class GroupCommit<Lane, Item, Result> {
         waiting.map(({ item }) => item),
       );
       if (results.length !== waiting.length) throw new Error('commit must answer with one result per item');
-      for (const [i, { resolve }] of waiting.entries()) resolve(results[i] as Result);
+      waiting.forEach(({ resolve }, i) => resolve(results[i] as Result));
     } catch (error) {
       for (const { reject } of waiting) reject(error);
     } finally {

@@ -1,4 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { createHotCounter, createHotHistogram } from './hot-metrics.js';
 import { withTimeout } from './with-timeout.js';
 
 export type Metrics = ReturnType<typeof createMetrics>;
@@ -15,6 +16,11 @@ export function createMetrics({ process }: { process: string }) {
     counter: <L extends string>(name: string, help: string, labelNames: L[] = []) =>
       new Counter({ name, help, labelNames, registers }),
     histogram: (name: string, help: string, buckets: number[]) => new Histogram({ name, help, buckets, registers }),
+    /** Like `counter` and `histogram`, for what happens with every request. */
+    hotCounter: <L extends string>(name: string, help: string, labelNames: [L, L]) =>
+      createHotCounter({ name, help, registry }, labelNames),
+    hotHistogram: (name: string, help: string, bounds: number[]) =>
+      createHotHistogram({ name, help, registry }, bounds),
     /** Its values are read anew whenever metrics are rendered; what cannot be read in time is left out. */
     gauge<L extends string>(
       name: string,
