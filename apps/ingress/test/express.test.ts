@@ -81,7 +81,7 @@ let ports: [ours: number, plain: number];
 
 beforeAll(async () => {
   ours = await serveIngress({ app: createApp(), host: '127.0.0.1', port: 0, maxConnections: 100 });
-  plain = createServer({ keepAliveTimeout: 65_000 }, createApp()).listen(0, '127.0.0.1');
+  plain = createServer({ keepAliveTimeout: 0 }, createApp()).listen(0, '127.0.0.1');
   await once(plain, 'listening');
   ports = [ours.port, (plain.address() as AddressInfo).port];
 });

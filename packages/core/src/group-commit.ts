@@ -84,7 +84,7 @@ export class GroupCommit<Lane, Item, Result> {
         waiting.map(({ item }) => item),
       );
       if (results.length !== waiting.length) throw new Error('commit must answer with one result per item');
-      waiting.forEach(({ resolve }, i) => resolve(results[i] as Result));
+      for (let i = 0; i < waiting.length; i++) waiting[i]?.resolve(results[i] as Result);
     } catch (error) {
       for (const { reject } of waiting) reject(error);
     } finally {
