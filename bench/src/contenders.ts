@@ -52,7 +52,7 @@ export async function startProject(place: Place): Promise<Target & Pick<TestApp,
   return { url, apiKey, readMetric };
 }
 
-export async function startProjectWorker(place: Place): Promise<TestProcess> {
+export async function startProjectWorker(place: Place): Promise<TestApp> {
   const worker = await startApp('worker', environmentOf(place));
   endWith(place, worker.stop);
   return worker;

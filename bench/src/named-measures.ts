@@ -1,6 +1,7 @@
 import { measureDrain } from './drain/drain.js';
 import { measureAcks } from './measures/acks.js';
 import { measureAppendfsync } from './measures/appendfsync.js';
+import { measureFairness } from './measures/fairness.js';
 import { measureLatency } from './measures/latency.js';
 import { measureMemory } from './measures/memory.js';
 import { measureRedisBytes } from './measures/redis-bytes.js';
@@ -52,6 +53,12 @@ export const NAMED_MEASURES: NamedMeasure[] = [
     description: 'How many entries per second are acknowledged and become rows meanwhile, with one worker.',
     settings: { seconds: [60, 'of load'], rounds: [1, 'how often everything is measured; medians are reported'] },
     measures: [measureSustained],
+  }),
+  define({
+    name: 'fairness',
+    description: 'How long the entries of a project take while another one has a million waiting.',
+    settings: { backlog: [1_000_000, 'entries of the other project'], samples: [200, 'entries that are timed'] },
+    measures: [measureFairness],
   }),
   define({
     name: 'memory',

@@ -24,9 +24,9 @@ type Release = () => Promise<unknown>;
 
 const OPM = fileURLToPath(new URL('../../apps/cli/bin/opm.js', import.meta.url));
 
-/** The servers of DATABASE_URL and REDIS_URL, else containers, else local ones, as the tests have them. */
+/** The servers of DATABASE_URL and REDIS_URL, else containers, else local ones; ours keep what they are given, as in production. */
 export async function startServers(): Promise<Servers> {
-  const provisioning = provisionServers();
+  const provisioning = provisionServers({ postgresFlags: [] });
   const releases: Release[] = [async () => (await provisioning).stop()];
   let releasing = Promise.resolve();
   // One after the other, or the end of the process could overtake what is still being released.
@@ -41,6 +41,7 @@ export async function startServers(): Promise<Servers> {
     process.on(signal, () => releaseDownTo(0).finally(() => process.exit(1)));
   }
   const { databaseUrl, redisUrl } = await provisioning;
+  if (!process.env.REDIS_URL) await writeToDisk(redisUrl);
   return {
     databaseUrl,
     redisUrl,
@@ -60,6 +61,14 @@ export async function startServers(): Promise<Servers> {
     },
     stop: () => releaseDownTo(0),
   };
+}
+
+/** Within a second, as most have it. */
+async function writeToDisk(redisUrl: string): Promise<void> {
+  const redis = new Redis(redisUrl);
+  await redis.config('SET', 'appendonly', 'yes');
+  await redis.config('SET', 'appendfsync', 'everysec');
+  redis.disconnect();
 }
 
 async function removeKeys(redisUrl: string, prefix: string): Promise<void> {

@@ -4,9 +4,13 @@ const T0 = Date.now() * 1_000;
 
 /** Distinct customers with all fields; each pass gives the same customers newer versions and other values. */
 export function makeEntries(count: number, pass: number): CustomerEntry[] {
-  return Array.from({ length: count }, (_, i) => ({
+  return Array.from({ length: count }, (_, i) => makeEntry(i, T0 + pass * count + i, pass));
+}
+
+export function makeEntry(i: number, version: number, pass = 0): CustomerEntry {
+  return {
     customerId: `customer-${i}`,
-    version: T0 + pass * count + i,
+    version,
     fields: {
       email: `customer.${i}.${pass}@example.com`,
       phone: `+49 30 ${pass} ${i}`,
@@ -14,7 +18,7 @@ export function makeEntries(count: number, pass: number): CustomerEntry[] {
       lastName: `Last ${pass} ${i}`,
       ip: `10.${(i >> 16) & 255}.${(i >> 8) & 255}.${i & 255}`,
     },
-  }));
+  };
 }
 
 export function* slice<T>(items: T[], size: number): Generator<T[]> {

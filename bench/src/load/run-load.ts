@@ -22,7 +22,7 @@ export type Stream = Load & { connections: number; ids: string; thinkMs?: number
 /** What the ids of stored customers begin with; ten digits follow. */
 export const KNOWN_IDS = 'known-';
 export const CONNECTIONS = 100;
-const WARM_UP_SECONDS = 2;
+const WARM_UP_SECONDS = 5;
 
 let runs = 0;
 

@@ -1,4 +1,3 @@
-import { waitFor } from '@opm/testkit';
 import { Redis } from 'ioredis';
 import { project } from '../contenders.js';
 import { warmUp } from '../load/run-load.js';
@@ -22,7 +21,7 @@ export async function measureAppendfsync(servers: Servers, options: AppendfsyncO
     const tables = 'Not measured: the settings of the Redis in `REDIS_URL` are not ours to change.';
     return { name, tables, verdicts: [{ ...asked, measured: undefined }] };
   }
-  const results = await withAppendOnlyFile(servers.redisUrl, (redis) => compare(servers, redis, options));
+  const results = await withConfig(servers.redisUrl, (redis) => compare(servers, redis, options));
   const [everysec = [], always = []] = POLICIES.map((policy) => runsOf(results, policy, WHAT));
   return {
     name,
@@ -48,15 +47,12 @@ async function compare(servers: Servers, redis: Redis, { seconds, rounds }: Appe
   return results;
 }
 
-/** The server is the benchmark's own; it starts without a file. */
-async function withAppendOnlyFile<T>(redisUrl: string, run: (redis: Redis) => Promise<T>): Promise<T> {
+/** Of the benchmark's own Redis, which writes everysec otherwise. */
+async function withConfig<T>(redisUrl: string, run: (redis: Redis) => Promise<T>): Promise<T> {
   const redis = new Redis(redisUrl).on('error', () => {});
   try {
-    await redis.config('SET', 'appendonly', 'yes');
-    const isWritten = async () => /^aof_rewrite_in_progress:0/m.test(await redis.info('persistence'));
-    await waitFor(isWritten, { description: 'the append-only file' });
     return await run(redis);
   } finally {
-    await redis.config('SET', 'appendonly', 'no').finally(() => redis.disconnect());
+    await redis.config('SET', 'appendfsync', 'everysec').finally(() => redis.disconnect());
   }
 }

@@ -6,10 +6,10 @@ const REDIS_IMAGE = 'redis:8';
 /** A registry out of reach may never answer; a local server is there in a second. */
 const START_TIMEOUT_MS = 60_000;
 
-export function startPostgresContainer(): Promise<Server | undefined> {
+export function startPostgresContainer(postgresFlags: readonly string[]): Promise<Server | undefined> {
   return tryContainer(POSTGRES_IMAGE, async () => {
     const { PostgreSqlContainer } = await import('@testcontainers/postgresql');
-    const settings = ['-c', 'fsync=off', '-c', 'max_connections=200'];
+    const settings = ['max_connections=200', ...postgresFlags].flatMap((flag) => ['-c', flag]);
     const container = await new PostgreSqlContainer(POSTGRES_IMAGE).withCommand(['postgres', ...settings]).start();
     return toServer(container.getConnectionUri(), container);
   });

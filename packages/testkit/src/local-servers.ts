@@ -9,15 +9,13 @@ import { findRedisProgram } from './find-redis-program.js';
 import type { Server } from './provision-servers.js';
 import { waitFor } from './wait-for.js';
 
-/** Nothing survives the run, so nothing needs to reach the disk. */
-const POSTGRES_FLAGS = ['fsync=off', 'synchronous_commit=off', 'full_page_writes=off'];
 const REDIS_FLAGS = ['--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--maxmemory-policy', 'noeviction'];
 
-export async function startLocalPostgres(): Promise<Server> {
+export async function startLocalPostgres(postgresFlags: readonly string[]): Promise<Server> {
   const directory = await createTemporaryDirectory();
   try {
     const dataDir = join(directory, 'postgres');
-    const postgres = await startEmbeddedPostgres({ dataDir, postgresFlags: POSTGRES_FLAGS });
+    const postgres = await startEmbeddedPostgres({ dataDir, postgresFlags });
     return {
       url: postgres.url,
       stop: async () => {

@@ -15,9 +15,16 @@ export interface TestServers {
   stop(): Promise<void>;
 }
 
-/** Real servers: those of DATABASE_URL and REDIS_URL, else containers, else local processes; each decided on its own. */
-export async function provisionServers(): Promise<TestServers> {
-  const postgres = given('DATABASE_URL') ?? (await startPostgresContainer()) ?? (await startLocalPostgres());
+/** Nothing survives a run of the tests, so nothing needs to reach the disk. */
+const FORGETFUL = ['fsync=off', 'synchronous_commit=off', 'full_page_writes=off'];
+
+/**
+ * Real servers: those of DATABASE_URL and REDIS_URL, else containers, else local processes; each decided on its own.
+ * @param postgresFlags settings of a PostgreSQL that is started here; unless given, it is one for tests
+ */
+export async function provisionServers({ postgresFlags = FORGETFUL } = {}): Promise<TestServers> {
+  const postgres =
+    given('DATABASE_URL') ?? (await startPostgresContainer(postgresFlags)) ?? (await startLocalPostgres(postgresFlags));
   try {
     const redis = given('REDIS_URL') ?? (await startRedis());
     let stopped: Promise<void> | undefined;

@@ -1,0 +1,126 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { EntryQueue } from '@opm/queue';
+import { createStore } from '@opm/store';
+import type { TestApp } from '@opm/testkit';
+import pg from 'pg';
+import { startProject, startProjectWorker, type Target } from '../contenders.js';
+import { makeEntry } from '../drain/entries.js';
+import { stopCleanly } from '../drain/time-drain.js';
+import { CHUNK, createProducer, enqueueAsIngress } from '../producer.js';
+import { type Report, toTable, toWhole } from '../report.js';
+import type { Place, Servers } from '../servers.js';
+
+export type FairnessOptions = { backlog: number; samples: number };
+
+/** Milliseconds from the answer of an entry until its row can be read, sorted. */
+type Delays = number[];
+
+const WARM_UP_SAMPLES = 100;
+/** Until the worker that has just been started is at full speed. */
+const WARM_UP_MS = 2_000;
+
+/** What a project with little to do notices of another one with very much. */
+export function measureFairness(servers: Servers, { backlog, samples }: FairnessOptions): Promise<Report> {
+  return servers.inFreshPlace(async (place) => {
+    const quiet = await startProject(place);
+    const busyId = await createBusyProject(place);
+    const producer = await createProducer(place);
+    const client = new pg.Client({ connectionString: place.databaseUrl });
+    await client.connect();
+    const takeSample = createSampler(quiet, client);
+
+    let worker = await startProjectWorker(place);
+    for (let i = 0; i < WARM_UP_SAMPLES; i++) await takeSample();
+    const alone = await takeSamples(takeSample, samples);
+    await stopCleanly(worker);
+
+    console.log(`filling: ${toWhole(backlog)} entries of another project`);
+    await fill(producer, busyId, backlog);
+    worker = await startProjectWorker(place);
+    for (const start = performance.now(); performance.now() - start < WARM_UP_MS; ) await takeSample();
+    const beside = await takeSamples(takeSample, samples);
+    const left = (await producer.load()).entries;
+    if (left === 0) throw new Error('the other project was done too early: give it a larger --backlog');
+    const statementMs = await readStatementMs(worker);
+    await producer.close();
+    await client.end();
+
+    const limitMs = 2 * percentile(alone, 0.99) + statementMs;
+    return {
+      name: 'fairness',
+      tables: toTable(
+        ['the other project', '#samples', '#p50 ms', '#p99 ms'],
+        [
+          ['has nothing to do', ...toCells(alone)],
+          [`has ${toWhole(backlog)} entries waiting, ${toWhole(left)} in the end`, ...toCells(beside)],
+        ],
+      ),
+      verdicts: [
+        {
+          measure: `p99 from ack to row beside a backlog ÷ (twice that without + a statement of ${statementMs.toFixed(0)} ms)`,
+          expected: { atMost: 1 },
+          measured: percentile(beside, 0.99) / limitMs,
+        },
+      ],
+    };
+  });
+}
+
+async function createBusyProject({ databaseUrl }: Place): Promise<number> {
+  const store = createStore({ databaseUrl, applicationName: 'bench' });
+  const { projectId } = await store.projects.create('busy').finally(store.close);
+  return projectId;
+}
+
+async function fill(producer: EntryQueue, projectId: number, count: number): Promise<void> {
+  let next = 0;
+  const fillChunks = async () => {
+    while (next < count) {
+      const chunk = Array.from({ length: Math.min(CHUNK, count - next) }, () => makeEntry(next++, 0));
+      await enqueueAsIngress(producer, projectId, chunk);
+    }
+  };
+  await Promise.all(Array.from({ length: 20 }, fillChunks));
+}
+
+/** Sends an entry and looks for its row every millisecond. */
+function createSampler({ url, apiKey }: Target, client: pg.Client): () => Promise<number> {
+  let next = 0;
+  const isStored = async (customerId: string) => {
+    const text = 'SELECT FROM customers WHERE project_id = 1 AND customer_id = $1';
+    const { rowCount } = await client.query({ name: 'is-stored', text, values: [customerId] });
+    return rowCount === 1;
+  };
+  return async () => {
+    const customerId = `quiet-${next++}`;
+    const response = await fetch(`${url}/entry`, {
+      method: 'POST',
+      headers: { 'x-api-key': apiKey },
+      body: JSON.stringify({ customerId, customerEmail: 'jane@example.com' }),
+    });
+    await response.arrayBuffer();
+    if (!response.ok) throw new Error(`the entry was answered ${response.status}`);
+    const start = performance.now();
+    while (!(await isStored(customerId))) await delay(1);
+    return performance.now() - start;
+  };
+}
+
+async function takeSamples(takeSample: () => Promise<number>, count: number): Promise<Delays> {
+  const delays: Delays = [];
+  while (delays.length < count) delays.push(await takeSample());
+  return delays.sort((a, b) => a - b);
+}
+
+const percentile = (sorted: Delays, part: number) => sorted[Math.floor(sorted.length * part)] ?? Number.NaN;
+
+const toCells = (delays: Delays) => [
+  toWhole(delays.length),
+  percentile(delays, 0.5).toFixed(1),
+  percentile(delays, 0.99).toFixed(1),
+];
+
+async function readStatementMs({ readMetric }: Pick<TestApp, 'readMetric'>): Promise<number> {
+  const seconds = await readMetric('opm_statement_seconds_sum');
+  return (seconds / (await readMetric('opm_statement_seconds_count'))) * 1_000;
+}

@@ -1,0 +1,18 @@
+import type { CustomerEntry } from '@opm/core';
+import { createEntryQueue, type EntryQueue } from '@opm/queue';
+import type { Place } from './servers.js';
+
+/** As many as the ingress puts into one job at most. */
+export const CHUNK = 200;
+
+/** The project's queue, as the ingress has it. */
+export function createProducer(place: Place): Promise<EntryQueue> {
+  return createEntryQueue({ ...place, shards: 1, signal: new AbortController().signal, onError: console.error });
+}
+
+/** Versions, claims and priority come from admission, so that it is as if the ingress had done it. */
+export async function enqueueAsIngress(queue: EntryQueue, projectId: number, chunk: CustomerEntry[]): Promise<void> {
+  const { admitted, backlog } = await queue.admit(0, projectId, chunk);
+  const entries = chunk.map((entry, i) => ({ ...entry, version: admitted[i]?.version ?? 0 }));
+  await queue.enqueue(0, { v: 1, projectId, entries }, backlog);
+}
