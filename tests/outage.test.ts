@@ -53,9 +53,9 @@ const post = async (ingress: TestApp, customerId: string, key = apiKey) => {
 };
 
 const allStored = (ids: string[]) => {
-  const asked = ids.map((customerId) => ({ customerId, version: Number.MAX_SAFE_INTEGER }));
+  const asked = ids.map((customerId) => ({ projectId: 1, customerId, version: Number.MAX_SAFE_INTEGER }));
   return useStore((store) =>
-    waitFor(async () => (await store.customers.findExisting(1, asked)).size === ids.length, {
+    waitFor(async () => (await store.customers.findExisting(asked)).size === ids.length, {
       description: 'all rows',
       timeoutMs: 60_000,
     }),

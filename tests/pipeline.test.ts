@@ -39,8 +39,7 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
   };
   const findStored = (ids: string[]) =>
     store.customers.findExisting(
-      projectId,
-      ids.map((customerId) => ({ customerId, version: Number.MAX_SAFE_INTEGER })),
+      ids.map((customerId) => ({ projectId, customerId, version: Number.MAX_SAFE_INTEGER })),
     );
   const customer = (id: string) => store.customers.find(projectId, id);
 

@@ -18,31 +18,46 @@ export type AcceptEntryDeps = {
   findExisting: FindExisting;
   shards: number;
   maxEntries: number;
+  /** Chunks of one project and shard on their way at the same time. */
   maxInFlight: number;
   /** Entries that may wait for their acknowledgement at the same time. */
   maxPending: number;
   onChunk: (entries: number) => void;
-  onShed: (reason: 'in-flight') => void;
+  onShed: (reason: 'in-flight' | 'waited') => void;
   logger: Logger;
 };
 
 /** Together a second, after which partners know that the queue hangs or is too slow: for a chunk's turn, and for the chunk. */
 const MAX_WAIT_MS = 250;
 const CHUNK_TIMEOUT_MS = 750;
+/** Of all projects and shards, which wait for their stores and not for the processor. */
+const MAX_CHUNKS_IN_FLIGHT = 64;
 
 /** Concurrent entries of one project and shard become one chunk: one admission, one look-up, one job. */
 export function createAcceptEntry(deps: AcceptEntryDeps) {
   const { queue, findExisting, shards, maxEntries, maxInFlight, maxPending, onChunk, onShed, logger } = deps;
 
   const warnRefused = createSparseWarning(logger, 'entries are not accepted');
+  /** One project's entries of one shard. */
+  const toLane = (projectId: number, shard: number) => projectId * shards + shard;
+  const fromLane = (lane: number) => ({ projectId: Math.floor(lane / shards), shard: lane % shards });
 
   const chunks = new GroupCommit<number, Entry, Verdict>({
-    commit: (lane, entries) =>
-      withTimeout(acceptChunk(Math.floor(lane / shards), lane % shards, entries), CHUNK_TIMEOUT_MS).catch(refuse),
+    commit(lane, entries) {
+      const { projectId, shard } = fromLane(lane);
+      return withTimeout(acceptChunk(projectId, shard, entries), CHUNK_TIMEOUT_MS).catch(refuse);
+    },
     maxBatch: maxEntries,
-    maxInFlight,
-    expiry: { maxWaitMs: MAX_WAIT_MS, toError: () => new Fault('QUEUE_UNAVAILABLE') },
+    maxInFlight: MAX_CHUNKS_IN_FLIGHT,
+    maxInFlightPerLane: maxInFlight,
+    expiry: { maxWaitMs: MAX_WAIT_MS, toError: turnAway },
   });
+
+  function turnAway(): Fault {
+    onShed('waited');
+    warnRefused(new Error(`entries waited for more than ${MAX_WAIT_MS} ms for their turn`));
+    return new Fault('OVERLOADED');
+  }
 
   async function acceptChunk(projectId: number, shard: number, entries: Entry[]): Promise<Verdict[]> {
     let admitted: Admitted[] = [];
@@ -51,7 +66,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       admitted = admittance.admitted;
       // After the admission, or another ingress could slip in between; before the enqueue, or we could see our own row.
       const unclaimed = admitted.filter(({ previous }) => !previous);
-      const existing = await findExisting(projectId, unclaimed);
+      const existing = await findExisting({ projectId, asked: unclaimed });
       const jobId = await queue.enqueue(
         shard,
         { v: 1, projectId, entries: toEntries(entries, admitted) },
@@ -86,7 +101,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       onShed('in-flight');
       throw new Fault('OVERLOADED');
     }
-    return chunks.run(projectId * shards + shardOf(projectId, entry.customerId, shards), entry);
+    return chunks.run(toLane(projectId, shardOf(projectId, entry.customerId, shards)), entry);
   };
   return { acceptEntry, pending: () => chunks.pending, chunksInFlight: () => chunks.inFlight };
 }

@@ -30,6 +30,9 @@ const MAX_CACHED_KEYS = 10_000;
 /** A revoked key ends everywhere within this time: no answer of PostgreSQL is trusted for longer. */
 const KEY_TTL_MS = 1_000;
 const REFRESH_INTERVAL_MS = 400;
+/** Keys that nobody uses at the moment are looked up again, too: they would be good while PostgreSQL is away. */
+const REFRESH_ALL_EVERY = 25;
+const FORGET_AFTER_MS = 10 * 60 * 1_000;
 const UNKNOWN_TTL_MS = 10_000;
 
 type KnownKey = { projectId: number; checkedAt: number; isBusy: boolean };
@@ -37,14 +40,15 @@ type KnownKey = { projectId: number; checkedAt: number; isBusy: boolean };
 /**
  * Knows keys by their SHA-256. All keys in use are looked up again together, twice a second and in the background, so
  * no partner waits for that; a key that is new here, or was not used for a while, is looked up when it comes. While
- * PostgreSQL is away, keys that were good stay good: acknowledging does not depend on it.
+ * PostgreSQL is away, keys that were good within the ten seconds before stay good: acknowledging does not depend on it.
  */
 export function createAuthenticator({ findProjectIds, pause, unknownKeys }: AuthenticatorDeps): Authenticator {
-  const known = new LRUCache<string, KnownKey>({ max: MAX_CACHED_KEYS });
+  const known = new LRUCache<string, KnownKey>({ max: MAX_CACHED_KEYS, ttl: FORGET_AFTER_MS });
   const unknown = new LRUCache<string, true>({ max: MAX_CACHED_KEYS, ttl: UNKNOWN_TTL_MS });
 
   const lookUps = new GroupCommit<'all', string, number | undefined>({
     async commit(_, hashes) {
+      if (pause.isActive) throw new Fault('KEYS_UNAVAILABLE');
       const checkedAt = performance.now();
       const found = await pause.run(() => findProjectIds(hashes));
       return hashes.map((hash) => note(hash, found.get(hash), checkedAt));
@@ -78,7 +82,7 @@ export function createAuthenticator({ findProjectIds, pause, unknownKeys }: Auth
     const stale = known.get(hash);
     if (!stale && (await unknownKeys.isLimited(address))) throw new Fault('TOO_MANY_UNKNOWN_KEYS');
     const projectId = await lookUps.run('all', hash).catch((cause) => {
-      if (!stale) throw new Fault('KEYS_UNAVAILABLE', { cause });
+      if (!stale || !pause.isActive) throw new Fault('KEYS_UNAVAILABLE', { cause });
       return stale.projectId;
     });
     if (projectId !== undefined) return projectId;
@@ -86,13 +90,16 @@ export function createAuthenticator({ findProjectIds, pause, unknownKeys }: Auth
     throw new Fault('KEY_UNKNOWN');
   }
 
-  async function refresh(): Promise<void> {
-    const busy = [...known].filter(([, key]) => key.isBusy);
-    for (const [, key] of busy) key.isBusy = false;
-    await Promise.all(busy.map(([hash]) => lookUps.run('all', hash)));
+  async function refresh(isDue: (key: KnownKey) => boolean): Promise<void> {
+    const due = [...known].filter(([, key]) => isDue(key));
+    await Promise.all(due.map(([hash]) => lookUps.run('all', hash)));
   }
+  let round = 0;
   const timer = setInterval(() => {
-    if (!pause.isActive) refresh().catch(() => {}); // the pause has heard of it
+    round++;
+    if (pause.isActive) return;
+    const isDue = round % REFRESH_ALL_EVERY === 0 ? () => true : ({ isBusy }: KnownKey) => isBusy;
+    refresh(isDue).catch(() => {}); // the pause has heard of it
   }, REFRESH_INTERVAL_MS);
 
   return {

@@ -28,7 +28,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   health.postgres = toleratingOutages(store.ping);
 
   // Connecting and compiling the two queries of the hot path now keeps them out of the first partner's answer.
-  await Promise.allSettled([store.customers.findExisting(0, []), store.apiKeys.findProjectIds(['00'])]);
+  await Promise.allSettled([store.customers.findExisting([]), store.apiKeys.findProjectIds(['00'])]);
 
   const queue = await createEntryQueue({
     ...toQueueConfig(config),
@@ -38,13 +38,16 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   onClose('queue', queue.close);
   health.queue = queue.check;
 
-  const pause = new OutagePause({
-    onFailure: (error) => logger.warn({ err: error }, 'PostgreSQL does not answer; going on without it'),
-  });
+  // One for each of the two, because one table may be slow while the other is not.
+  const createPause = (what: string) =>
+    new OutagePause({
+      onFailure: (error) => logger.warn({ err: error, what }, 'PostgreSQL does not answer; going on without it'),
+    });
   const measures = createMeasures(metrics);
   const findExisting = createFindExisting({
     findExisting: store.customers.findExisting,
-    pause,
+    maxInFlight: config.DATABASE_POOL_SIZE,
+    pause: createPause('customers'),
     onUnknown: measures.onExistenceUnknown,
   });
   const { acceptEntry, pending, chunksInFlight } = createAcceptEntry({
@@ -70,7 +73,11 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
 
   const unknownKeys = createUnknownKeys();
   onClose('unknown keys', unknownKeys.close);
-  const authenticator = createAuthenticator({ findProjectIds: store.apiKeys.findProjectIds, pause, unknownKeys });
+  const authenticator = createAuthenticator({
+    findProjectIds: store.apiKeys.findProjectIds,
+    pause: createPause('API keys'),
+    unknownKeys,
+  });
   onClose('authenticator', authenticator.close);
 
   const app = createIngressApp({

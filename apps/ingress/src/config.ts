@@ -1,3 +1,4 @@
+import { MAX_CHUNK_ENTRIES } from '@opm/queue';
 import { count, countBetween, type Env, port, STORE_ENV, str } from '@opm/runtime';
 
 export const INGRESS_ENV = {
@@ -5,8 +6,17 @@ export const INGRESS_ENV = {
   HOST: str({ default: undefined, desc: 'address to listen on; all of them where it is not given' }),
   PORT: port({ default: 3000, desc: 'port for partners, 0 to 65535' }),
   INTERNAL_PORT: port({ default: 9400, desc: 'port of /livez, /readyz and /metrics' }),
-  CHUNK_MAX_ENTRIES: count({ default: 200, desc: 'entries in one job at most' }),
-  CHUNKS_IN_FLIGHT: count({ default: 4, desc: 'chunks on their way into the queue at the same time' }),
+  CHUNK_MAX_ENTRIES: countBetween(
+    1,
+    MAX_CHUNK_ENTRIES,
+  )({
+    default: 200,
+    desc: `entries in one job at most, 1 to ${MAX_CHUNK_ENTRIES}`,
+  }),
+  CHUNKS_IN_FLIGHT: count({
+    default: 4,
+    desc: 'chunks of one project and shard on their way into the queue at the same time',
+  }),
   PENDING_MAX_ENTRIES: count({
     default: 5_000,
     desc: 'entries that may wait for their acknowledgement at the same time',

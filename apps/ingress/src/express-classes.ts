@@ -3,8 +3,8 @@ import type { Express } from 'express';
 
 /** What is known of a request while it is answered, in Express's `response.locals`. */
 export type RequestContext = {
-  /** When its headers had been read, in ms as `performance.now()` has it. */
-  startedAt: number;
+  /** When it had been read: its headers, or its body where there is one. In ms as `performance.now()` has it. */
+  receivedAt: number;
   projectId: number | undefined;
   requestId: string | undefined;
 };
@@ -18,7 +18,7 @@ export type RequestContext = {
 export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessage' | 'ServerResponse'> {
   class Request extends IncomingMessage {}
   class Response<R extends IncomingMessage> extends ServerResponse<R> {
-    locals: RequestContext = { startedAt: performance.now(), projectId: undefined, requestId: undefined };
+    locals: RequestContext = { receivedAt: performance.now(), projectId: undefined, requestId: undefined };
   }
   app.request = Object.setPrototypeOf(Request.prototype, app.request);
   app.response = Object.setPrototypeOf(Response.prototype, app.response);

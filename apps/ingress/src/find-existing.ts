@@ -1,24 +1,52 @@
-import type { Version } from '@opm/core';
+import { GroupCommit, type Version } from '@opm/core';
+import { withTimeout } from '@opm/runtime';
 import type { OutagePause } from './outage-pause.js';
 
-type Asked = { customerId: string; version: Version }[];
+/** Customers of one project. */
+type Question = { projectId: number; asked: { customerId: string; version: Version }[] };
+type Asked = { projectId: number; customerId: string; version: Version };
 
 /** Which of these customers existed before these versions; undefined where PostgreSQL does not say so in time. */
-export type FindExisting = (projectId: number, asked: Asked) => Promise<Set<string> | undefined>;
+export type FindExisting = (question: Question) => Promise<Set<string> | undefined>;
 
-/** Acknowledging must not depend on PostgreSQL: a look-up that fails is an answer too, counted by `onUnknown`. */
+/** Well within what a chunk may take, so that a PostgreSQL that is slow costs a partner the 201 and not the acknowledgement. */
+const TIMEOUT_MS = 200;
+const MAX_ASKED = 1_000;
+
+/**
+ * Acknowledging must not depend on PostgreSQL: a look-up that fails is an answer too, counted by `onUnknown`. Chunks of
+ * any projects that ask at the same time are looked up together.
+ */
 export function createFindExisting(deps: {
-  findExisting: (projectId: number, asked: Asked) => Promise<Set<string>>;
+  findExisting: (asked: Asked[]) => Promise<Set<number>>;
+  maxInFlight: number;
   pause: OutagePause;
   onUnknown: (entries: number) => void;
 }): FindExisting {
-  const { findExisting, pause, onUnknown } = deps;
-  return async (projectId, asked) => {
-    if (asked.length === 0) return new Set();
-    const existing = pause.isActive
-      ? undefined
-      : await pause.run(() => findExisting(projectId, asked)).catch(() => undefined);
-    if (!existing) onUnknown(asked.length);
+  const { findExisting, maxInFlight, pause, onUnknown } = deps;
+
+  const lookUps = new GroupCommit<'all', Question, Set<string>>({
+    async commit(_, questions) {
+      const all = questions.flatMap(({ projectId, asked }) =>
+        asked.map(({ customerId, version }): Asked => ({ projectId, customerId, version })),
+      );
+      const places = await pause.run(() => withTimeout(findExisting(all), TIMEOUT_MS));
+      let first = 0;
+      return questions.map(({ asked }) => {
+        const existing = asked.filter((_asked, i) => places.has(first + i));
+        first += asked.length;
+        return new Set(existing.map(({ customerId }) => customerId));
+      });
+    },
+    maxBatch: MAX_ASKED,
+    sizeOf: ({ asked }) => asked.length,
+    maxInFlight,
+  });
+
+  return async (question) => {
+    if (question.asked.length === 0) return new Set();
+    const existing = pause.isActive ? undefined : await lookUps.run('all', question).catch(() => undefined);
+    if (!existing) onUnknown(question.asked.length);
     return existing;
   };
 }

@@ -7,7 +7,7 @@ export function createMeasures(metrics: Metrics) {
   const answers = metrics.hotCounter('opm_answers_total', 'Answers by route and status', ['route', 'status']);
   const ackSeconds = metrics.hotHistogram(
     'opm_ack_seconds',
-    'Time from the headers of an entry to its acknowledgement',
+    'Time from an entry’s last byte to its acknowledgement',
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5],
   );
   const chunkEntries = metrics.histogram('opm_chunk_entries', 'Entries per chunk', [1, 2, 5, 10, 20, 50, 100, 200]);
@@ -17,7 +17,7 @@ export function createMeasures(metrics: Metrics) {
   );
   const shed = metrics.counter('opm_shed_total', 'Entries turned away because there was too much to do', ['reason']);
   // Series that are there from the start, so that the first increase is one.
-  for (const reason of ['backlog', 'memory', 'event-loop', 'in-flight']) shed.inc({ reason }, 0);
+  for (const reason of ['backlog', 'memory', 'event-loop', 'in-flight', 'waited']) shed.inc({ reason }, 0);
 
   return {
     onAnswer: (route: string, status: number): void => answers.inc(route, status),

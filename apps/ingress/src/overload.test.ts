@@ -43,12 +43,24 @@ test('an event loop that is late again and again turns entries away until it is 
   }
 });
 
-test('a queue that cannot be asked sheds nothing: who turns to it learns for himself', async () => {
+test('what is known of the queue holds until it says something else, also while it cannot be asked', async () => {
   let load: () => Promise<{ entries: number; memory: number }> = async () => ({ entries: 10, memory: 0 });
-  const overload = start({ load: () => load() });
+  let calls = 0;
+  const overload = start({
+    load: () => {
+      calls++;
+      return load();
+    },
+  });
+  const passCalls = async (more: number) => {
+    for (const until = calls + more; calls < until; ) await turn();
+  };
   try {
     while (!isShedding(overload)) await turn();
     load = () => Promise.reject(new Error('away'));
+    await passCalls(3);
+    expect(isShedding(overload)).toBe(true);
+    load = async () => ({ entries: 9, memory: 0 });
     while (isShedding(overload)) await turn();
     load = async () => ({ entries: 0, memory: 0.9 });
     while (!isShedding(overload)) await turn();

@@ -43,13 +43,23 @@ export function createOverload(deps: OverloadDeps): Overload {
   eventLoop.enable();
   let last: QueueLoad = { entries: 0, memory: 0 };
   let reason: Reason | undefined;
-  let isSampling = false;
+  let isLoading = false;
 
-  async function sample(): Promise<void> {
+  function sample(): void {
+    if (!isLoading) {
+      isLoading = true;
+      // A queue that does not answer is met by those who turn to it; what was known of it stays until it does.
+      load()
+        .then((now) => {
+          last = now;
+        })
+        .catch(() => {})
+        .finally(() => {
+          isLoading = false;
+        });
+    }
     const delayMs = eventLoop.percentile(50) / 1e6 - TICK_MS; // it reports the time between two ticks
     eventLoop.reset();
-    // While the queue does not answer, entries are refused where they meet it.
-    last = await load().catch(() => ({ entries: 0, memory: 0 }));
     note(findReason(delayMs));
   }
 
@@ -66,13 +76,7 @@ export function createOverload(deps: OverloadDeps): Overload {
     reason = now;
   }
 
-  const timer = setInterval(() => {
-    if (isSampling) return;
-    isSampling = true;
-    void sample().finally(() => {
-      isSampling = false;
-    });
-  }, SAMPLE_INTERVAL_MS);
+  const timer = setInterval(sample, SAMPLE_INTERVAL_MS);
 
   return {
     check() {

@@ -17,7 +17,8 @@ export function postEntry(deps: {
     readJson(request, accept, next);
 
     function accept(body: unknown): void {
-      acceptEntry(response.locals.projectId, parseEntry(body)).then(answer, next);
+      response.locals.receivedAt = performance.now();
+      acceptEntry(response.locals.projectId, parseEntry(body)).then(answer).catch(next);
     }
     function answer({ existed }: { existed: boolean }): void {
       reply.answer(response, existed ? ANSWERS.updateAccepted : ANSWERS.created);

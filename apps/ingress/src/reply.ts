@@ -1,5 +1,5 @@
 import { ANSWERS, type Answer, FAULTS, type Fault } from '@opm/contract';
-import { createSparseWarning, type Logger } from '@opm/runtime';
+import type { Logger } from '@opm/runtime';
 import type { Response } from 'express';
 import type { Measures } from './measures.js';
 import { requestIdOf } from './request-id.js';
@@ -8,23 +8,30 @@ export type Reply = ReturnType<typeof createReply>;
 
 const JSON_TYPE = 'application/json; charset=utf-8';
 const SLOW_MS = 1_000;
+/** Not more than ten lines a second: when one request is slow, they all are. */
+const SLOW_LOG_INTERVAL_MS = 100;
 
 /** Bodies that never change, made once. Strings and not buffers: Node sends these with the headers as one piece. */
 const BODIES = new Map<Answer, string>(Object.values(ANSWERS).map((answer) => [answer, JSON.stringify(answer)]));
 
 /** The only way to answer: every body is JSON, every answer is counted and timed. */
 export function createReply({ measures, logger }: { measures: Measures; logger: Logger }) {
-  const warnSlow = createSparseWarning(logger, 'slow request');
+  let slowLoggedAt = 0;
+  function logSlow(slow: { requestId: string; status: number; ms: number }): void {
+    if (performance.now() - slowLoggedAt < SLOW_LOG_INTERVAL_MS) return;
+    slowLoggedAt = performance.now();
+    logger.warn(slow, 'slow request');
+  }
 
-  /** @returns milliseconds since the request's headers were read */
+  /** @returns milliseconds since the request was read */
   function send(response: Response, status: number, body: string): number {
     const requestId = requestIdOf(response);
     const length = Buffer.byteLength(body);
     // One flat list, because Node keeps headers that are set one by one in an object of their own first.
     response.writeHead(status, ['x-request-id', requestId, 'content-type', JSON_TYPE, 'content-length', length]);
     response.end(body);
-    const ms = performance.now() - response.locals.startedAt;
-    if (ms > SLOW_MS) warnSlow(new Error(`answered after more than ${SLOW_MS} ms`), { requestId, status, ms });
+    const ms = performance.now() - response.locals.receivedAt;
+    if (ms > SLOW_MS) logSlow({ requestId, status, ms: Math.round(ms) });
     measures.onAnswer(response.req.route?.path ?? 'none', status);
     return ms;
   }

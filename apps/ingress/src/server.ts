@@ -3,7 +3,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo, Socket } from 'node:net';
 import type { Express } from 'express';
 import { toHttpClasses } from './express-classes.js';
-import { endIdleConnections } from './idle-connections.js';
+import { watchConnections } from './watch-connections.js';
 
 export type IngressServer = {
   port: number;
@@ -13,6 +13,7 @@ export type IngressServer = {
 
 /** Longer than the 60 s of common load balancers, which otherwise send into a connection that is just closing. */
 const IDLE_MS = 65_000;
+const REQUEST_TIMEOUT_MS = 10_000;
 
 /** Slow clients are cut: 5 s for the headers, 10 s for the whole request, 65 s between two or for an answer. @throws the error of listen */
 export async function serveIngress(options: {
@@ -26,12 +27,12 @@ export async function serveIngress(options: {
     ...toHttpClasses(app),
     requireHostHeader: false, // Node would answer by itself, with an empty body
     headersTimeout: 5_000,
-    requestTimeout: 10_000,
+    requestTimeout: REQUEST_TIMEOUT_MS,
     connectionsCheckingInterval: 1_000,
-    keepAliveTimeout: 0, // see endIdleConnections
+    keepAliveTimeout: 0, // see watchConnections
   });
   server.maxConnections = maxConnections;
-  const stopWatching = endIdleConnections(server, IDLE_MS);
+  const connections = watchConnections(server, IDLE_MS);
   let closing = false;
   const handle = (request: IncomingMessage, response: ServerResponse) => {
     if (closing) response.setHeader('connection', 'close');
@@ -48,10 +49,14 @@ export async function serveIngress(options: {
     close: () =>
       new Promise((resolve) => {
         closing = true;
+        connections.endSilent();
+        // Node does not watch over the time of requests any more once it is closing.
+        const deadline = setTimeout(() => server.closeAllConnections(), REQUEST_TIMEOUT_MS);
         const sweep = setInterval(() => server.closeIdleConnections(), 50);
         server.close(() => {
           clearInterval(sweep);
-          stopWatching();
+          clearTimeout(deadline);
+          connections.stop();
           resolve();
         });
       }),

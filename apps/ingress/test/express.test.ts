@@ -183,3 +183,20 @@ test('a client that is slow with its headers or its body, or says nothing at all
     expect(text).toMatch(/"message":"request must arrive within 10 seconds"}$/);
   }
 });
+
+test('a server that is told to end ends at once those that have not said a word, and in ten seconds the others', async () => {
+  const leaving = await serveIngress({ app: createApp(), host: '127.0.0.1', port: 0, maxConnections: 100 });
+  const [silent, halfWay] = [connect(leaving.port, '127.0.0.1'), connect(leaving.port, '127.0.0.1')];
+  const ended = [silent, halfWay].map((socket) => once(socket, 'close'));
+  for (const socket of [silent, halfWay]) {
+    socket.on('error', () => {});
+    await once(socket, 'connect');
+  }
+  halfWay.write('GET /get HTTP/1.1\r\nhost: ');
+  // Its connection is accepted after the other two, and the half request has been read by then.
+  expect((await ask(leaving.port, '/status')).status).toBe(204);
+  const closed = leaving.close();
+  await ended[0];
+  expect(halfWay.closed).toBe(false);
+  await Promise.all([...ended, closed]);
+});

@@ -1,7 +1,8 @@
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
 import { createApiKey } from '@opm/core';
 import { createStore, type Store } from '@opm/store';
-import { type Backend, createBackend, startApp, startProxy, type TestApp } from '@opm/testkit';
+import { type Backend, createBackend, startApp, startProxy, type TestApp, waitFor } from '@opm/testkit';
+import pg from 'pg';
 
 let backend: Backend;
 let store: Store;
@@ -70,6 +71,37 @@ test('who tries keys gets to try twenty; keys that are known go on, and so do ot
   expect(await ping(String(tried[0]))).toEqual(UNKNOWN);
   expect(await ping('no key at all')).toEqual(UNKNOWN);
   expect(await ping(unseen, { address: '203.0.113.2' })).toEqual(OK);
+});
+
+test('a key that was revoked while nobody used it is not good again because the customers cannot be looked up', async () => {
+  const idle = await store.projects.create('idle');
+  expect(await ping(idle.apiKey)).toEqual(OK);
+  await store.apiKeys.revoke(idle.projectId);
+  const client = new pg.Client({ connectionString: backend.databaseUrl });
+  await client.connect();
+  await client.query('BEGIN');
+  await client.query('LOCK TABLE customers IN ACCESS EXCLUSIVE MODE');
+  const post = async () => {
+    const body = JSON.stringify({ customerId: 'looked up in vain', customerPhone: '+1' });
+    const response = await fetch(`${ingresses[0]?.url}/entry`, {
+      method: 'POST',
+      headers: { 'x-api-key': apiKey },
+      body,
+    });
+    await response.arrayBuffer();
+    return response.status;
+  };
+  // A customer of whom nothing is known is accepted all the same, and as an update, for nobody knows better.
+  expect(await post()).toBe(202);
+  expect(await ingresses[0]?.readMetric('opm_existence_unknown_total')).toBe(1);
+  await waitFor(async () => (await ping(idle.apiKey)).status === 401, {
+    description: 'the key to end',
+    timeoutMs: 1_500,
+  });
+  expect(await post()).toBe(202);
+  expect(await ping(idle.apiKey)).toEqual(UNKNOWN);
+  await client.query('ROLLBACK');
+  await client.end();
 });
 
 test('a key that is known to be wrong costs PostgreSQL nothing: it is a 401 even while that is away', async () => {

@@ -35,8 +35,8 @@ describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
 
   const countStored = async (projectId: number, entries: CustomerEntry[]) => {
     const asked = entries.filter(({ customerId }) => customerId.length < 100);
-    const versioned = asked.map(({ customerId }) => ({ customerId, version: Number.MAX_SAFE_INTEGER }));
-    return (await store.customers.findExisting(projectId, versioned)).size;
+    const versioned = asked.map(({ customerId }) => ({ projectId, customerId, version: Number.MAX_SAFE_INTEGER }));
+    return (await store.customers.findExisting(versioned)).size;
   };
 
   test('7 bad entries among 1,000 become dead letters, and the other 993 are rows', async () => {

@@ -30,8 +30,8 @@ describe.each(BACKENDS)('with the queue on %s:', (_, createBackend) => {
     await queue.enqueue(0, { v: 1, projectId, entries }, backlog);
   };
   const countStored = async (projectId: number, customerIds: string[]) => {
-    const asked = customerIds.map((customerId) => ({ customerId, version: Number.MAX_SAFE_INTEGER }));
-    return (await store.customers.findExisting(projectId, asked)).size;
+    const asked = customerIds.map((customerId) => ({ projectId, customerId, version: Number.MAX_SAFE_INTEGER }));
+    return (await store.customers.findExisting(asked)).size;
   };
 
   test('a project with little to do does not wait behind one with much, which is done in the end too', async () => {

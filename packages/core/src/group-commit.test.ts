@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { GroupCommit } from './group-commit.js';
 
 /** A commit whose bulk calls end when the test says so. */
-function createRecorder(maxBatch = 3, maxInFlight = 1) {
+function createRecorder(maxBatch = 3, maxInFlight = 1, maxInFlightPerLane = maxInFlight) {
   const calls: { lane: string; items: number[]; end: (error?: Error) => void }[] = [];
   const group = new GroupCommit<string, number, number>({
     commit: (lane, items) =>
@@ -12,6 +12,7 @@ function createRecorder(maxBatch = 3, maxInFlight = 1) {
       }),
     maxBatch,
     maxInFlight,
+    maxInFlightPerLane,
   });
   return { calls, group };
 }
@@ -54,6 +55,24 @@ test('what waits while the bulk calls are under way is batched up to the limit, 
     ['b', [6]],
     ['a', [5]],
   ]);
+});
+
+test('a lane that has all its bulk calls under way keeps no other lane waiting', async () => {
+  const { calls, group } = createRecorder(1, 3, 1);
+  const results = Promise.all([group.run('a', 1), group.run('a', 2), group.run('b', 3)]);
+  await turn();
+  expect(calls.map(({ lane, items }) => [lane, items])).toEqual([
+    ['a', [1]],
+    ['b', [3]],
+  ]);
+  expect([group.pending, group.inFlight]).toEqual([3, 2]);
+  calls[0]?.end();
+  await turn();
+  await turn();
+  expect(calls[2]).toMatchObject({ lane: 'a', items: [2] });
+  for (const { end } of calls) end();
+  expect(await results).toEqual([10, 20, 30]);
+  expect([group.pending, group.inFlight]).toEqual([0, 0]);
 });
 
 test('a bulk call that fails rejects its own items only', async () => {

@@ -5,6 +5,8 @@ type Waiting<Item, Result> = {
   reject: (error: unknown) => void;
 };
 
+type Batch<Lane, Item, Result> = { lane: Lane; waiting: Waiting<Item, Result>[] };
+
 type Expiry = { maxWaitMs: number; toError: () => Error };
 
 /**
@@ -12,6 +14,8 @@ type Expiry = { maxWaitMs: number; toError: () => Error };
  * `maxInFlight` bulk calls are under way, becomes one call of `commit` of at most `maxBatch` items. There are no
  * timers, so a lone call is not delayed. (Group commit as databases do it: DeWitt et al., SIGMOD 1984.)
  * An item counts as one, or as what `sizeOf` says; one that is larger than `maxBatch` goes alone.
+ *
+ * With `maxInFlightPerLane` a lane has so many of the bulk calls under way at most, however many there may be in all.
  *
  * `commit` answers with one result per item, in order, or throws for all of them. Lanes take turns, and a lane costs
  * memory only while something waits in it. What has waited for longer than `expiry` when its turn could come is rejected:
@@ -22,8 +26,10 @@ export class GroupCommit<Lane, Item, Result> {
   readonly #maxBatch: number;
   readonly #sizeOf: (item: Item) => number;
   readonly #maxInFlight: number;
+  readonly #maxInFlightPerLane: number;
   readonly #expiry: Expiry | undefined;
   readonly #lanes = new Map<Lane, Waiting<Item, Result>[]>();
+  readonly #inFlightOf = new Map<Lane, number>();
   #pending = 0;
   #inFlight = 0;
   #scheduled = false;
@@ -32,12 +38,14 @@ export class GroupCommit<Lane, Item, Result> {
     commit: (lane: Lane, items: Item[]) => Promise<Result[]>;
     maxBatch: number;
     maxInFlight: number;
+    maxInFlightPerLane?: number;
     sizeOf?: (item: Item) => number;
     expiry?: Expiry;
   }) {
     this.#commit = options.commit;
     this.#maxBatch = options.maxBatch;
     this.#maxInFlight = options.maxInFlight;
+    this.#maxInFlightPerLane = options.maxInFlightPerLane ?? options.maxInFlight;
     this.#sizeOf = options.sizeOf ?? (() => 1);
     this.#expiry = options.expiry;
   }
@@ -69,15 +77,17 @@ export class GroupCommit<Lane, Item, Result> {
     this.#scheduled = true;
     setImmediate(() => {
       this.#scheduled = false;
-      while (this.#inFlight < this.#maxInFlight && this.#lanes.size > 0) void this.#commitNext();
+      while (this.#inFlight < this.#maxInFlight) {
+        const batch = this.#takeBatch();
+        if (!batch) return;
+        void this.#commitBatch(batch);
+      }
     });
   }
 
-  async #commitNext(): Promise<void> {
-    const batch = this.#takeBatch();
-    if (!batch) return;
-    const { lane, waiting } = batch;
+  async #commitBatch({ lane, waiting }: Batch<Lane, Item, Result>): Promise<void> {
     this.#inFlight++;
+    this.#inFlightOf.set(lane, (this.#inFlightOf.get(lane) ?? 0) + 1);
     try {
       const results = await this.#commit(
         lane,
@@ -89,6 +99,9 @@ export class GroupCommit<Lane, Item, Result> {
       for (const { reject } of waiting) reject(error);
     } finally {
       this.#inFlight--;
+      const left = (this.#inFlightOf.get(lane) ?? 0) - 1;
+      if (left > 0) this.#inFlightOf.set(lane, left);
+      else this.#inFlightOf.delete(lane);
       this.#pending -= waiting.length;
       this.#rejectExpired();
       if (this.#lanes.size > 0) this.#schedule();
@@ -107,9 +120,10 @@ export class GroupCommit<Lane, Item, Result> {
     }
   }
 
-  /** The head of the lane that has waited longest; what is left of it goes to the end of the line. */
-  #takeBatch(): { lane: Lane; waiting: Waiting<Item, Result>[] } | undefined {
+  /** The head of the lane that has waited longest, of those that may; what is left of it goes to the end of the line. */
+  #takeBatch(): Batch<Lane, Item, Result> | undefined {
     for (const [lane, waiting] of this.#lanes) {
+      if ((this.#inFlightOf.get(lane) ?? 0) >= this.#maxInFlightPerLane) continue;
       this.#lanes.delete(lane);
       const fitting = this.#countFitting(waiting);
       if (fitting < waiting.length) this.#lanes.set(lane, waiting.splice(fitting));

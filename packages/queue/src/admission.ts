@@ -15,7 +15,7 @@ export type Persisted = { projectId: number; entries: { customerId: string; vers
 /**
  * Decides, in one atomic step per call, the version of each entry and who was first. Versions of a shard strictly
  * increase and follow the server's clock in microseconds, so they survive the loss of what is kept here.
- * Claims exist for entries in flight only; a time to live sweeps what a crash left behind.
+ * Claims exist for entries in flight only; what a crash left behind is swept.
  */
 export type Admission = {
   /** One result per customer, in order; a customer may occur more than once. */
@@ -27,13 +27,13 @@ export type Admission = {
   /** Drops the claims of persisted entries, unless a newer entry holds them by now, and takes them off the backlog. */
   settle(shard: number, persisted: Persisted[]): Promise<void>;
   /**
-   * Entries of all projects that wait in the shard. It may be off by those of a process that was killed, until
-   * `resetBacklog` is called while the shard's queue is empty.
+   * Entries of all projects that wait in the shard. It may be too large by those of a process that was killed, or of a
+   * call that its caller had given up, until `limitBacklog` is called with what there can be at most of any project.
    */
   countBacklog(shard: number): Promise<number>;
-  resetBacklog(shard: number): Promise<void>;
-  /** Removes claims whose time to live is over; absent where the store does that by itself. */
-  sweep?(): Promise<void>;
+  limitBacklog(shard: number, maxEntries: number): Promise<void>;
+  /** Removes claims whose time is over, of the shard at least. */
+  sweep(shard: number): Promise<void>;
 };
 
 /** A partner's retry days later still finds the claim; a worker that was down for a weekend still settles it. */

@@ -1,6 +1,9 @@
 import { type CustomerEntry, FIELDS } from '@opm/core';
 import { Ajv } from 'ajv';
 
+/** What one job may hold. */
+export const MAX_CHUNK_ENTRIES = 1_000;
+
 /** The data of one job: entries of one project, all of the same shard, in version order. */
 export type Chunk = { v: 1; projectId: number; entries: CustomerEntry[] };
 

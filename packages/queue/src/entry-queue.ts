@@ -45,8 +45,14 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
     release: (...call) => admission.release(...call).catch(throwUnavailable),
     enqueue,
     async requeue(shard, chunk) {
-      const { projectId, entries } = chunk;
-      return enqueue(shard, chunk, await admission.readmit(shard, projectId, entries.length).catch(throwUnavailable));
+      const count = (entries: number) => admission.readmit(shard, chunk.projectId, entries).catch(throwUnavailable);
+      const backlog = await count(chunk.entries.length);
+      try {
+        return await enqueue(shard, chunk, backlog);
+      } catch (error) {
+        await count(-chunk.entries.length).catch(() => {}); // a scheduled job mends what this cannot
+        throw error;
+      }
     },
     async load() {
       const [memory, ...backlogs] = await Promise.all([

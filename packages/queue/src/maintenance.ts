@@ -1,3 +1,4 @@
+import { MAX_CHUNK_ENTRIES } from './chunk.js';
 import { closeWorkers } from './close-workers.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 import { addressOf } from './shards.js';
@@ -15,31 +16,29 @@ export type MaintenanceOptions = QueueConfig & {
 
 export const MAINTENANCE = { name: 'maintenance', slot: 'maintenance' };
 const SWEEP_INTERVAL_MS = 60 * 60 * 1_000;
-const RESET_INTERVAL_MS = 10 * 60 * 1_000;
+const LIMIT_INTERVAL_MS = 60 * 1_000;
 
 /**
  * Runs the tasks as scheduled BullMQ jobs: one of the processes that do this gets each. A task that fails is due again
- * in its next period. Adds the queue's own tasks: resetting the backlogs of shards that are empty, and the sweeping of
- * expired claims, where its store needs one.
+ * in its next period. Adds the queue's own tasks: correcting the backlogs, and sweeping claims whose time is over.
  */
 export async function startMaintenance(options: MaintenanceOptions): Promise<{ close(): Promise<void> }> {
   const { onDone, onFailed, signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
-  const sweep = backend.admission.sweep;
   const tasks: Record<string, MaintenanceTask> = {
     ...options.tasks,
-    'reset-backlogs': { everyMs: RESET_INTERVAL_MS, run: resetBacklogs },
-    ...(sweep && { 'sweep-claims': { everyMs: SWEEP_INTERVAL_MS, run: sweep } }),
+    'limit-backlogs': { everyMs: LIMIT_INTERVAL_MS, run: limitBacklogs },
+    'sweep-claims': { everyMs: SWEEP_INTERVAL_MS, run: sweepClaims },
   };
 
   const queue = backend.createQueue(MAINTENANCE);
   const entryQueues = Array.from({ length: config.shards }, (_, shard) =>
     backend.createQueue(addressOf(shard), { skipMetasUpdate: true }),
   );
-  async function resetBacklogs(): Promise<void> {
+  async function limitBacklogs(): Promise<void> {
     for (const [shard, entryQueue] of entryQueues.entries()) {
       const jobs = await entryQueue.getJobCountByTypes('waiting', 'prioritized', 'active', 'delayed');
-      if (jobs === 0) await backend.admission.resetBacklog(shard);
+      await backend.admission.limitBacklog(shard, jobs * MAX_CHUNK_ENTRIES);
     }
   }
   const worker = backend
@@ -49,6 +48,10 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
     const opts = { removeOnComplete: true, removeOnFail: { count: 100 } };
     await queue.upsertJobScheduler(name, { every: everyMs }, { name, opts });
   }
+  async function sweepClaims(): Promise<void> {
+    for (const shard of entryQueues.keys()) await backend.admission.sweep(shard);
+  }
+
   worker.run().catch(onError);
   return {
     async close() {

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { BACKENDS, type Backend, createBackend } from '@opm/testkit';
+import { Redis } from 'ioredis';
 import pg from 'pg';
 import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
 
@@ -119,7 +120,10 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect(await one.admission.countBacklog(1)).toBe(0);
     expect((await add(one.admission, 9, 1)).backlog).toBe(1);
 
-    await one.admission.resetBacklog(1);
+    await add(one.admission, 10, 5);
+    await one.admission.limitBacklog(1, 3);
+    expect(await one.admission.countBacklog(1)).toBe(4);
+    await one.admission.limitBacklog(1, 0);
     expect(await one.admission.countBacklog(1)).toBe(0);
   });
 
@@ -144,10 +148,34 @@ test('on PostgreSQL a sweep removes claims whose time is over, and no others', a
   await admission.admit(0, 1, [{ customerId: 'old' }]);
   await client.query("UPDATE admission.claims SET expires_at = now() - interval '1 second'");
   await admission.admit(0, 1, [{ customerId: 'current' }]);
-  await admission.sweep?.();
+  await admission.sweep(0);
   const { rows } = await client.query('SELECT customer_id FROM admission.claims');
   await client.end();
   await close();
   await backend.drop();
   expect(rows).toEqual([{ customer_id: 'current' }]);
+});
+
+test('on Redis too', async () => {
+  const backend = await createBackend(process.env.OPM_TEST_REDIS_URL);
+  const signal = new AbortController().signal;
+  const options = { signal, onError: () => {} };
+  const { admission, close } = await connectQueueBackend({ ...backend, shards: 1 }, 'worker', options);
+  const redis = new Redis(String(backend.redisUrl));
+  const claims = async () => {
+    const hashes = await redis.keys(`{${backend.prefix}-0}:claims:*`);
+    const fields = await Promise.all(
+      hashes.map(async (hash) => (await redis.hkeys(hash)).map((field) => ({ hash, field }))),
+    );
+    return fields.flat();
+  };
+  await admission.admit(0, 1, [{ customerId: 'old' }]);
+  const weekAndDayAgo = (Date.now() - 8 * 24 * 60 * 60 * 1_000) * 1_000;
+  for (const { hash, field } of await claims()) await redis.hset(hash, field, 2 * weekAndDayAgo);
+  await admission.admit(0, 1, [{ customerId: 'current' }]);
+  await admission.sweep(0);
+  expect((await claims()).map(({ field }) => field)).toEqual(['1:current']);
+  redis.disconnect();
+  await close();
+  await backend.drop();
 });

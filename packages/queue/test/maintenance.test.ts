@@ -38,7 +38,7 @@ test.each(BACKENDS)(
 );
 
 test.each(BACKENDS)(
-  'on %s a backlog of which nothing is in the queue is forgotten, and one that is there is not',
+  'on %s a backlog that cannot be in the queue is corrected, and one that can be is not',
   async (_, createBackend) => {
     const backend = await createBackend();
     const queue = await createEntryQueue({ ...backend, ...options, shards: 2 });
@@ -57,7 +57,7 @@ test.each(BACKENDS)(
       onDone: (task) => done.push(task),
       onFailed: () => {},
     });
-    await waitFor(() => done.includes('reset-backlogs'), { description: 'the task' });
+    await waitFor(() => done.includes('limit-backlogs'), { description: 'the task' });
     expect((await queue.load()).entries).toBe(1);
     await maintenance.close();
     await queue.close();

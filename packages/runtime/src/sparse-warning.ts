@@ -10,16 +10,16 @@ export function createSparseWarning(
   logger: Pick<Logger, 'warn'>,
   message: string,
   { intervalMs = 60_000, now = Date.now }: { intervalMs?: number; now?: () => number } = {},
-): (error: Error, details?: object) => void {
+): (error: Error) => void {
   const known = new Map<string, { loggedAt: number; leftOut: number }>();
-  return (error, details) => {
+  return (error) => {
     const kind = error.message.replace(/\bjob \d+/g, 'job #');
     const last = known.get(kind);
     if (last && now() - last.loggedAt < intervalMs) {
       last.leftOut++;
       return;
     }
-    logger.warn({ err: error, ...details, ...(last?.leftOut && { leftOut: last.leftOut }) }, message);
+    logger.warn({ err: error, ...(last?.leftOut && { leftOut: last.leftOut }) }, message);
     if (known.size >= MAX_KNOWN) known.clear();
     known.set(kind, { loggedAt: now(), leftOut: 0 });
   };

@@ -27,10 +27,13 @@ const visible = Object.fromEntries(
   (['projectId', 'customerId', ...FIELDS, 'createdAt', 'updatedAt'] as const).map((column) => [column, true]),
 ) as { [Column in keyof StoredCustomer]: true };
 
+/** Whether a customer existed before this version. */
+export type Asked = { projectId: number; customerId: string; version: Version };
+
 const FIND_EXISTING = `
-  SELECT c.customer_id
-  FROM unnest($2::text[], $3::bigint[]) AS asked (customer_id, version)
-  JOIN customers c ON c.project_id = $1 AND c.customer_id = asked.customer_id
+  SELECT asked.place::int
+  FROM unnest($1::int[], $2::text[], $3::bigint[]) WITH ORDINALITY AS asked (project_id, customer_id, version, place)
+  JOIN customers c ON c.project_id = asked.project_id AND c.customer_id = asked.customer_id
   WHERE (c.email IS NOT NULL OR c.phone IS NOT NULL) AND (
     -- After an erasure created_at is the erasure's, and says nothing of when the new life began.
     (c.created_at > ${toTime('c.erased_version').sql} AND c.created_at < ${toTime('asked.version').sql})
@@ -59,18 +62,19 @@ export function createCustomers(prisma: PrismaClient, pool: pg.Pool) {
     },
 
     /**
-     * Which of these customers existed before the entry of that version; each customer at most once. A row may be
+     * Which of these customers existed before the entry of that version, by their places in the list. A row may be
      * younger than the question: a later entry can overtake the one that asks and be persisted first. It goes past Prisma,
      * because a partner waits for it.
      */
-    async findExisting(projectId: number, asked: { customerId: string; version: Version }[]): Promise<Set<string>> {
+    async findExisting(asked: Asked[]): Promise<Set<number>> {
+      const projectIds = toArrayLiteral(asked, ({ projectId }) => projectId);
       const ids = toArrayLiteral(asked, ({ customerId }) => customerId);
       const versions = toArrayLiteral(asked, ({ version }) => version);
       const query = { name: 'find-existing', text: FIND_EXISTING, rowMode: 'array' as const };
       const { rows } = await toStoreError(() =>
-        pool.query<[id: string]>({ ...query, values: [projectId, ids, versions] }),
+        pool.query<[place: number]>({ ...query, values: [projectIds, ids, versions] }),
       );
-      return new Set(rows.flat());
+      return new Set(rows.map(([place]) => place - 1));
     },
   };
 }

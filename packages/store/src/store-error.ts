@@ -38,10 +38,12 @@ export async function toStoreError<T>(call: () => Promise<T>): Promise<T> {
       cause: error,
       kind: toFailureKind({ sqlState, driverKind: cause?.kind, codes: findCodes(error), message: text }),
       sqlState,
-      prismaCode: error instanceof pg.DatabaseError ? undefined : code,
+      prismaCode: code !== undefined && PRISMA_CODE.test(code) ? code : undefined,
     });
   }
 }
+
+const PRISMA_CODE = /^P\d{4}$/;
 
 type PrismaError = {
   message: string;

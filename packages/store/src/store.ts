@@ -57,6 +57,9 @@ export function createStore(options: StoreOptions): Store {
       toStoreError(() =>
         prisma.$queryRaw`SELECT 1 FROM api_keys, customers, dead_letters, erasures LIMIT 0`.then(() => undefined),
       ),
-    close: () => prisma.$disconnect(),
+    async close() {
+      await prisma.$disconnect();
+      if (!pool.ended) await pool.end(); // Prisma ends it only where it was used itself
+    },
   };
 }

@@ -76,8 +76,11 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
       return Number(rows[0].backlog);
     },
 
-    async resetBacklog(shard) {
-      await pool.query('DELETE FROM admission.backlogs WHERE shard = $1', [shard]);
+    async limitBacklog(shard, maxEntries) {
+      await pool.query('UPDATE admission.backlogs SET entries = $2 WHERE shard = $1 AND entries > $2', [
+        shard,
+        maxEntries,
+      ]);
     },
 
     async sweep() {

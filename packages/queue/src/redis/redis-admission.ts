@@ -1,34 +1,49 @@
+import { crc32 } from 'node:zlib';
 import type { Redis } from 'ioredis';
 import { type Admission, CLAIM_TTL_MS, type Claim } from '../admission.js';
-import { ADMIT, RELEASE, SETTLE } from './admission-scripts.js';
+import { ADMIT, LIMIT_BACKLOG, RELEASE, SETTLE, SWEEP } from './admission-scripts.js';
 
+type Script<Answer> = (keyCount: number, ...keysAndArguments: (string | number)[]) => Promise<Answer>;
 type Scripts = {
-  opmAdmit(keyCount: number, ...keysAndArguments: (string | number)[]): Promise<[number, number, ...(string | null)[]]>;
-  opmRelease(keyCount: number, ...keysAndArguments: (string | number)[]): Promise<void>;
-  opmSettle(keyCount: number, ...keysAndArguments: (string | number)[]): Promise<void>;
+  opmAdmit: Script<[base: number, backlog: number, ...replaced: (string | null)[]]>;
+  opmRelease: Script<void>;
+  opmSettle: Script<void>;
+  opmLimitBacklog: Script<void>;
+  opmSweep: Script<void>;
 };
+
+/** Per shard. Up to about a million claims their hashes stay so small that Redis packs them. */
+const HASHES = 16_384;
+const SWEPT_AT_ONCE = 256;
 
 export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => string): Admission {
   redis.defineCommand('opmAdmit', { lua: ADMIT });
   redis.defineCommand('opmRelease', { lua: RELEASE });
   redis.defineCommand('opmSettle', { lua: SETTLE });
+  redis.defineCommand('opmLimitBacklog', { lua: LIMIT_BACKLOG });
+  redis.defineCommand('opmSweep', { lua: SWEEP });
   const scripts = redis as unknown as Scripts;
-  const claimKeys = (shard: number, projectId: number, customers: { customerId: string }[]) => {
-    const prefix = `${keyspace(shard)}:claim:${projectId}:`;
-    return customers.map(({ customerId }) => prefix + customerId);
-  };
   const backlogKey = (shard: number) => `${keyspace(shard)}:backlog`;
+  const claimsKey = (shard: number) => `${keyspace(shard)}:claims:`;
+
+  /** Where the customers' claims are: the keys of their hashes, and their fields in these. */
+  function locate(shard: number, projectId: number, customers: { customerId: string }[]) {
+    const prefix = claimsKey(shard);
+    const fields = customers.map(({ customerId }) => `${projectId}:${customerId}`);
+    return { keys: fields.map((field) => prefix + (crc32(field) % HASHES)), fields };
+  }
 
   return {
     async admit(shard, projectId, customers) {
+      const { keys, fields } = locate(shard, projectId, customers);
       const [base, backlog, ...replaced] = await scripts.opmAdmit(
-        customers.length + 2,
+        keys.length + 2,
         `${keyspace(shard)}:version`,
         backlogKey(shard),
-        ...claimKeys(shard, projectId, customers),
+        ...keys,
         projectId,
-        CLAIM_TTL_MS,
         customers.map(({ erase }) => (erase ? 'e' : 'p')).join(''),
+        ...fields,
       );
       const admitted = customers.map(({ customerId }, i) => ({
         customerId,
@@ -41,21 +56,29 @@ export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => 
     readmit: (shard, projectId, entries) => redis.hincrby(backlogKey(shard), String(projectId), entries),
 
     async release(shard, projectId, admitted) {
+      const { keys, fields } = locate(shard, projectId, admitted);
       await scripts.opmRelease(
-        admitted.length + 1,
+        keys.length + 1,
         backlogKey(shard),
-        ...claimKeys(shard, projectId, admitted),
+        ...keys,
         projectId,
-        ...admitted.map(({ version }) => String(version)),
+        ...fields,
+        ...admitted.map(({ version }) => version),
         ...admitted.map(({ previous }) => (previous ? toMark(previous) : '')),
       );
     },
 
     async settle(shard, persisted) {
-      const keys = persisted.flatMap(({ projectId, entries }) => claimKeys(shard, projectId, entries));
-      const versions = persisted.flatMap(({ entries }) => entries.map(({ version }) => version));
-      const counts = persisted.flatMap(({ projectId, entries }) => [projectId, entries.length]);
-      await scripts.opmSettle(keys.length + 1, backlogKey(shard), ...keys, ...versions, ...counts);
+      const located = persisted.map(({ projectId, entries }) => locate(shard, projectId, entries));
+      const keys = located.flatMap((it) => it.keys);
+      await scripts.opmSettle(
+        keys.length + 1,
+        backlogKey(shard),
+        ...keys,
+        ...located.flatMap(({ fields }) => fields),
+        ...persisted.flatMap(({ entries }) => entries.map(({ version }) => version)),
+        ...persisted.flatMap(({ projectId, entries }) => [projectId, entries.length]),
+      );
     },
 
     async countBacklog(shard) {
@@ -63,14 +86,25 @@ export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => 
       return counts.reduce((sum, count) => sum + Number(count), 0);
     },
 
-    async resetBacklog(shard) {
-      await redis.del(backlogKey(shard));
+    async limitBacklog(shard, maxEntries) {
+      await scripts.opmLimitBacklog(1, backlogKey(shard), maxEntries);
+    },
+
+    async sweep(shard) {
+      const oldest = toMark({ version: (Date.now() - CLAIM_TTL_MS) * 1_000, erased: false });
+      for (let first = 0; first < HASHES; first += SWEPT_AT_ONCE) {
+        const hashes = Array.from({ length: SWEPT_AT_ONCE }, (_, i) => claimsKey(shard) + (first + i));
+        await Promise.all(hashes.map((key) => scripts.opmSweep(1, key, oldest)));
+      }
     },
   };
 }
 
-/** A claim as it is stored: its version, and `p` for present or `e` for erased. */
-const toMark = ({ version, erased }: Claim) => `${version}${erased ? 'e' : 'p'}`;
+/** A claim as it is stored: see the scripts. */
+const toMark = ({ version, erased }: Claim): string => String(2 * version + (erased ? 1 : 0));
 
-const parseMark = (mark: string | null): Claim | undefined =>
-  mark === null ? undefined : { version: Number(mark.slice(0, -1)), erased: mark.endsWith('e') };
+function parseMark(mark: string | null): Claim | undefined {
+  if (mark === null) return undefined;
+  const erased = Number(mark) % 2;
+  return { version: (Number(mark) - erased) / 2, erased: erased === 1 };
+}

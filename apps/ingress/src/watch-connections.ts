@@ -6,9 +6,8 @@ const CHECK_INTERVAL_MS = 5_000;
 /**
  * Ends connections over which nothing has moved for that long: idle ones, and those of clients that do not read their
  * answers. Node's own time-outs would set two timers for each request.
- * @returns how to stop it
  */
-export function endIdleConnections(server: Server, idleMs: number): () => void {
+export function watchConnections(server: Server, idleMs: number): { endSilent(): void; stop(): void } {
   const seen = new Map<Socket, { bytes: number; since: number }>();
   server.on('connection', (socket: Socket) => {
     seen.set(socket, { bytes: 0, since: performance.now() });
@@ -22,5 +21,11 @@ export function endIdleConnections(server: Server, idleMs: number): () => void {
       else if (now - last.since >= idleMs) socket.destroy();
     }
   }, CHECK_INTERVAL_MS);
-  return () => clearInterval(timer);
+  return {
+    /** Ends those that have not said a word yet: balancers keep some in stock. */
+    endSilent() {
+      for (const socket of seen.keys()) if (socket.bytesRead === 0) socket.destroy();
+    },
+    stop: () => clearInterval(timer),
+  };
 }
