@@ -17,7 +17,16 @@ export async function runMeasures(measures: Measure[], options: { write: boolean
   let machine: string;
   try {
     machine = await describeMachine(servers);
-    for (const measure of measures) reports.push(await measure(servers));
+    for (const measure of measures) {
+      // One that fails leaves its section as it was, and does not cost the others theirs.
+      await measure(servers).then(
+        (report) => reports.push(report),
+        (error) => {
+          console.error(error);
+          process.exitCode = 1;
+        },
+      );
+    }
   } finally {
     await servers.stop();
   }
