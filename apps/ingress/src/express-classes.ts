@@ -1,13 +1,16 @@
 import { IncomingMessage, type ServerOptions, ServerResponse } from 'node:http';
-import type { Express } from 'express';
+import type { Express, Response as ExpressResponse } from 'express';
 
 /** What is known of a request while it is answered, in Express's `response.locals`. */
 export type RequestContext = {
   /** When it had been read: its headers, or its body where there is one. In ms as `performance.now()` has it. */
   receivedAt: number;
-  projectId: number | undefined;
+  /** 0 until the key has been checked. */
+  projectId: number;
   requestId: string | undefined;
 };
+
+export const contextOf = (response: ExpressResponse) => response.locals as RequestContext;
 
 /**
  * Classes for `http.createServer` whose prototypes are the app's from the start. Express gives its own prototypes to
@@ -18,7 +21,7 @@ export type RequestContext = {
 export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessage' | 'ServerResponse'> {
   class Request extends IncomingMessage {}
   class Response<R extends IncomingMessage> extends ServerResponse<R> {
-    locals: RequestContext = { receivedAt: performance.now(), projectId: undefined, requestId: undefined };
+    locals: RequestContext = { receivedAt: performance.now(), projectId: 0, requestId: undefined };
   }
   app.request = Object.setPrototypeOf(Request.prototype, app.request);
   app.response = Object.setPrototypeOf(Response.prototype, app.response);

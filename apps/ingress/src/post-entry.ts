@@ -1,6 +1,7 @@
 import { ANSWERS, parseEntry } from '@opm/contract';
 import type { RequestHandler } from 'express';
 import type { AcceptEntry } from './accept-entry.js';
+import { contextOf } from './express-classes.js';
 import type { Overload } from './overload.js';
 import { readJson } from './read-json.js';
 import type { Reply } from './reply.js';
@@ -17,8 +18,9 @@ export function postEntry(deps: {
     readJson(request, accept, next);
 
     function accept(body: unknown): void {
-      response.locals.receivedAt = performance.now();
-      acceptEntry(response.locals.projectId, parseEntry(body)).then(answer).catch(next);
+      const context = contextOf(response);
+      context.receivedAt = performance.now();
+      acceptEntry(context.projectId, parseEntry(body)).then(answer).catch(next);
     }
     function answer({ existed }: { existed: boolean }): void {
       reply.answer(response, existed ? ANSWERS.updateAccepted : ANSWERS.created);

@@ -1,6 +1,7 @@
 import { ANSWERS, type Answer, FAULTS, type Fault } from '@opm/contract';
 import type { Logger } from '@opm/runtime';
 import type { Response } from 'express';
+import { contextOf } from './express-classes.js';
 import type { Measures } from './measures.js';
 import { requestIdOf } from './request-id.js';
 
@@ -30,7 +31,7 @@ export function createReply({ measures, logger }: { measures: Measures; logger: 
     // One flat list, because Node keeps headers that are set one by one in an object of their own first.
     response.writeHead(status, ['x-request-id', requestId, 'content-type', JSON_TYPE, 'content-length', length]);
     response.end(body);
-    const ms = performance.now() - response.locals.receivedAt;
+    const ms = performance.now() - contextOf(response).receivedAt;
     if (ms > SLOW_MS) logSlow({ requestId, status, ms: Math.round(ms) });
     measures.onAnswer(response.req.route?.path ?? 'none', status);
     return ms;

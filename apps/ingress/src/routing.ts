@@ -1,6 +1,7 @@
 import { Fault } from '@opm/contract';
 import type { RequestHandler } from 'express';
 import type { Authenticator } from './authenticate.js';
+import { contextOf } from './express-classes.js';
 
 /** Lets requests with a good key pass, and remembers whose it is. */
 export function requireProject({ authenticate }: Pick<Authenticator, 'authenticate'>): RequestHandler {
@@ -12,7 +13,7 @@ export function requireProject({ authenticate }: Pick<Authenticator, 'authentica
     project.then(proceed, next);
 
     function proceed(projectId: number): void {
-      response.locals.projectId = projectId;
+      contextOf(response).projectId = projectId;
       next();
     }
   };
