@@ -63,9 +63,10 @@ export async function startServers(): Promise<Servers> {
   };
 }
 
-/** Within a second, as most have it. */
+/** Within a second, as most have it; the file is not rewritten meanwhile, which would come at a moment of its own. */
 async function writeToDisk(redisUrl: string): Promise<void> {
   const redis = new Redis(redisUrl);
+  await redis.config('SET', 'auto-aof-rewrite-percentage', '0');
   await redis.config('SET', 'appendonly', 'yes');
   await redis.config('SET', 'appendfsync', 'everysec');
   redis.disconnect();

@@ -1,3 +1,4 @@
+import { hash } from 'node:crypto';
 import { PrismaPg } from '@prisma/adapter-pg';
 import pg from 'pg';
 import { type ApiKeys, createApiKeys } from './api-keys.js';
@@ -6,6 +7,7 @@ import { createDeadLetters, type DeadLetters } from './dead-letters.js';
 import { PrismaClient } from './generated/client.js';
 import { createProjects, type Projects } from './projects.js';
 import { toStoreError } from './store-error.js';
+import { isUpsert } from './upsert-customers.js';
 
 export type StoreOptions = {
   databaseUrl: string;
@@ -47,7 +49,8 @@ export function createStore(options: StoreOptions): Store {
     options: `-c TimeZone=UTC -c lock_timeout=${lockTimeoutMs}`,
   });
   pool.on('error', () => {}); // an idle connection was lost: the pool has dropped it, and opens another when it needs one
-  const prisma = new PrismaClient({ adapter: new PrismaPg(pool, { disposeExternalPool: true }) });
+  const adapter = new PrismaPg(pool, { disposeExternalPool: true, statementNameGenerator: ({ sql }) => toName(sql) });
+  const prisma = new PrismaClient({ adapter });
   return {
     projects: createProjects(prisma),
     apiKeys: createApiKeys(prisma),
@@ -62,4 +65,12 @@ export function createStore(options: StoreOptions): Store {
       if (!pool.ended) await pool.end(); // Prisma ends it only where it was used itself
     },
   };
+}
+
+/**
+ * PostgreSQL plans a statement that has a name once per connection. The upsert's plan takes longer than writing its rows
+ * where they are few; other statements are rare, or have more shapes than a connection should remember.
+ */
+function toName(sql: string): string {
+  return isUpsert(sql) ? hash('sha1', sql) : '';
 }

@@ -43,6 +43,8 @@ export async function upsertCustomers(prisma: PrismaClient, rows: CustomerRow[])
     WHERE ${CHANGES}`;
 }
 
+export const isUpsert = (sql: string): boolean => sql.trimStart().startsWith('INSERT INTO customers AS stored');
+
 /** Whether the row is what a single entry says, which most are: then all its versions are the same. */
 function isOneEntry({ state: { fields, versions, erasedVersion, firstVersion, lastVersion } }: CustomerRow): boolean {
   return (
