@@ -27,6 +27,10 @@ export function measureFairness(servers: Servers, { backlog, samples }: Fairness
     const producer = await createProducer(place);
     const client = new pg.Client({ connectionString: place.databaseUrl });
     await client.connect();
+    place.onEnd(async () => {
+      await client.end();
+      await producer.close();
+    });
     const takeSample = createSampler(quiet, client);
 
     let worker = await startProjectWorker(place);
@@ -42,8 +46,6 @@ export function measureFairness(servers: Servers, { backlog, samples }: Fairness
     const left = (await producer.load()).entries;
     if (left === 0) throw new Error('the other project was done too early: give it a larger --backlog');
     const statementMs = await readStatementMs(worker);
-    await producer.close();
-    await client.end();
 
     const limitMs = 2 * percentile(alone, 0.99) + statementMs;
     return {
