@@ -40,6 +40,10 @@ export async function startServers(): Promise<Servers> {
     // Not `once`: signal-exit, which comes with testcontainers, ends the process at once where it finds no other listener.
     process.on(signal, () => releaseDownTo(0).finally(() => process.exit(1)));
   }
+  process.on('uncaughtException', (error) => {
+    console.error(error);
+    releaseDownTo(0).finally(() => process.exit(1));
+  });
   const { databaseUrl, redisUrl } = await provisioning;
   if (!process.env.REDIS_URL) await writeToDisk(redisUrl);
   return {
