@@ -1,13 +1,15 @@
+import { execFile } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { createApiKey } from '@opm/core';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '@opm/embedded';
 import { openDashboardQueues } from '@opm/queue';
 import { createStore } from '@opm/store';
-import { startApp, startProcess, startProxy, type TestApp, testPrefix, waitFor } from '@opm/testkit';
+import { startApp, startProxy, type TestApp, testPrefix, waitFor } from '@opm/testkit';
 
 // A PostgreSQL of its own, because the test stops it.
 let dataDir: string;
@@ -28,13 +30,8 @@ beforeAll(async () => {
   dataDir = await mkdtemp(join(tmpdir(), 'opm-outage-'));
   postgres = await start();
   redis = { REDIS_URL: process.env.OPM_TEST_REDIS_URL, REDIS_PREFIX: testPrefix() };
-  const migration = await startProcess({
-    file: 'apps/cli/bin/opm.js',
-    args: ['migrate'],
-    env: { DATABASE_URL: postgres.url },
-    readyOutput: /up to date/,
-  });
-  await migration.exited;
+  const env = { ...process.env, DATABASE_URL: postgres.url };
+  await promisify(execFile)(process.execPath, ['apps/cli/bin/opm.js', 'migrate'], { env });
   ({ apiKey } = await useStore((store) => store.projects.create('acme')));
 });
 afterAll(async () => {
