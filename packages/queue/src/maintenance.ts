@@ -1,4 +1,3 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { MAX_CHUNK_ENTRIES } from './chunk.js';
 import { closeWorkers } from './close-workers.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
@@ -17,7 +16,6 @@ export type MaintenanceOptions = QueueConfig & {
 
 export const MAINTENANCE = { name: 'maintenance', slot: 'maintenance' };
 const SWEEP_INTERVAL_MS = 60 * 60 * 1_000;
-const CLOSE_TIMEOUT_MS = 4_000;
 const LIMIT_INTERVAL_MS = 60 * 1_000;
 
 /**
@@ -57,12 +55,8 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
   worker.run().catch(onError);
   return {
     async close() {
-      const closeAll = async () => {
-        await closeWorkers(backend, [worker]);
-        await Promise.all([queue, ...entryQueues].map((each) => each.close()));
-      };
-      // Where the store is away in the middle of a task, that might be for ever; what is not done is due again.
-      await Promise.race([closeAll().catch(onError), delay(CLOSE_TIMEOUT_MS, undefined, { ref: false })]);
+      await closeWorkers(backend, [worker]);
+      await Promise.all([queue, ...entryQueues].map((each) => each.close()));
       await backend.close();
     },
   };

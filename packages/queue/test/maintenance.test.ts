@@ -1,6 +1,6 @@
 import { expect, test } from '@jest/globals';
-import { BACKENDS, waitFor } from '@opm/testkit';
-import { createEntryQueue, startMaintenance } from '../src/index.js';
+import { BACKENDS, createBackend, startProxy, waitFor } from '@opm/testkit';
+import { createEntryQueue, createEntryWorker, startMaintenance } from '../src/index.js';
 
 const options = { shards: 1, signal: new AbortController().signal, onError: () => {} };
 
@@ -64,3 +64,25 @@ test.each(BACKENDS)(
     await backend.drop();
   },
 );
+
+test('with a Redis that goes away at that very moment, workers and maintenance close all the same', async () => {
+  const proxy = await startProxy(String(process.env.OPM_TEST_REDIS_URL));
+  const backend = await createBackend(proxy.url);
+  const place = { ...backend, ...options };
+  const maintenance = await startMaintenance({ ...place, tasks: {}, onDone: () => {}, onFailed: () => {} });
+  const worker = await createEntryWorker({
+    ...place,
+    concurrency: 1,
+    lockMs: 20_000,
+    process: async () => {},
+    bury: async () => {},
+    onPostponed: () => {},
+    onRetry: () => {},
+  });
+  worker.start();
+  await worker.check();
+  await proxy.cut();
+  // Neither ends as long as it waits for Redis.
+  await Promise.all([maintenance.close(), worker.close()]);
+  await backend.drop();
+});
