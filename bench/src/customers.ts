@@ -1,5 +1,5 @@
-import pg from 'pg';
 import { KNOWN_IDS } from './load/run-load.js';
+import { query } from './query.js';
 
 /** Customers as they are once their entries are persisted and settled: rows of project 1, and no claims. */
 export async function fillCustomers(databaseUrl: string, count: number): Promise<void> {
@@ -20,14 +20,4 @@ export async function fillCustomers(databaseUrl: string, count: number): Promise
 export async function countCustomers(databaseUrl: string): Promise<number> {
   const [row] = await query<{ count: number }>(databaseUrl, 'SELECT count(*)::int AS count FROM customers');
   return row?.count ?? 0;
-}
-
-async function query<Row extends pg.QueryResultRow>(databaseUrl: string, statement: string): Promise<Row[]> {
-  const client = new pg.Client({ connectionString: databaseUrl });
-  await client.connect();
-  try {
-    return (await client.query<Row>(statement)).rows;
-  } finally {
-    await client.end();
-  }
 }

@@ -1,8 +1,8 @@
 import { cpus } from 'node:os';
-import { Redis } from 'ioredis';
-import pg from 'pg';
 import { describeGenerator } from './load/run-load.js';
+import { query } from './query.js';
 import type { Servers } from './servers.js';
+import { withRedis } from './with-redis.js';
 
 /** What figures depend on, in one line. */
 export async function describeMachine({ databaseUrl, redisUrl }: Servers): Promise<string> {
@@ -18,15 +18,12 @@ export async function describeMachine({ databaseUrl, redisUrl }: Servers): Promi
   return parts.join(', ');
 }
 
-async function readPostgresVersion(connectionString: string): Promise<string> {
-  const client = new pg.Client({ connectionString });
-  await client.connect();
-  const { rows } = await client.query('SHOW server_version').finally(() => client.end());
-  return rows[0].server_version.split(' ')[0];
+async function readPostgresVersion(databaseUrl: string): Promise<string> {
+  const [row] = await query<{ server_version: string }>(databaseUrl, 'SHOW server_version');
+  return row?.server_version.split(' ')[0] ?? 'of unknown version';
 }
 
 async function readRedisVersion(redisUrl: string): Promise<string> {
-  const redis = new Redis(redisUrl);
-  const info = await redis.info('server').finally(() => redis.disconnect());
+  const info = await withRedis(redisUrl, (redis) => redis.info('server'));
   return /^redis_version:(\S+)/m.exec(info)?.[1] ?? 'of unknown version';
 }

@@ -56,7 +56,7 @@ export const NAMED_MEASURES: NamedMeasure[] = [
   }),
   define({
     name: 'fairness',
-    description: 'How long the entries of a project take while another one has a million waiting.',
+    description: 'How long the entries of a project take while another one has very many waiting.',
     settings: { backlog: [2_000_000, 'entries of the other project'], samples: [200, 'entries that are timed'] },
     measures: [measureFairness],
   }),

@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { createDatabase, provisionServers, testPrefix } from '@opm/testkit';
 import { Redis } from 'ioredis';
+import { withRedis } from './with-redis.js';
 
 export type Place = {
   databaseUrl: string;
@@ -68,12 +69,12 @@ export async function startServers(): Promise<Servers> {
 }
 
 /** Within a second, as most have it; the file is not rewritten meanwhile, which would come at a moment of its own. */
-async function writeToDisk(redisUrl: string): Promise<void> {
-  const redis = new Redis(redisUrl);
-  await redis.config('SET', 'auto-aof-rewrite-percentage', '0');
-  await redis.config('SET', 'appendonly', 'yes');
-  await redis.config('SET', 'appendfsync', 'everysec');
-  redis.disconnect();
+function writeToDisk(redisUrl: string): Promise<void> {
+  return withRedis(redisUrl, async (redis) => {
+    await redis.config('SET', 'auto-aof-rewrite-percentage', '0');
+    await redis.config('SET', 'appendonly', 'yes');
+    await redis.config('SET', 'appendfsync', 'everysec');
+  });
 }
 
 async function removeKeys(redisUrl: string, prefix: string): Promise<void> {

@@ -19,7 +19,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   const store = createStore({
     databaseUrl: config.DATABASE_URL,
     poolSize: config.DATABASE_POOL_SIZE,
-    // Together the deadline of a look-up while a partner waits.
+    // A look-up that its partner does not wait for any more must not keep its connection for long.
     connectTimeoutMs: 500,
     statementTimeoutMs: 500,
     applicationName: 'opm-ingress',

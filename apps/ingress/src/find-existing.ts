@@ -1,10 +1,10 @@
-import { GroupCommit, type Version } from '@opm/core';
+import { GroupCommit } from '@opm/core';
 import { withTimeout } from '@opm/runtime';
+import type { Asked } from '@opm/store';
 import type { OutagePause } from './outage-pause.js';
 
 /** Customers of one project. */
-type Question = { projectId: number; asked: { customerId: string; version: Version }[] };
-type Asked = { projectId: number; customerId: string; version: Version };
+type Question = { projectId: number; asked: Omit<Asked, 'projectId'>[] };
 
 /** Which of these customers existed before these versions; undefined where PostgreSQL does not say so in time. */
 export type FindExisting = (question: Question) => Promise<Set<string> | undefined>;

@@ -67,7 +67,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     ...bounds,
     async commit(shard, chunks) {
       await settle(shard, chunks).catch((error) => {
-        logger.warn({ err: error }, 'claims could not be settled; they expire by themselves');
+        logger.warn({ err: error }, 'claims could not be settled; they are swept after days');
       });
       return chunks.map(() => undefined);
     },

@@ -1,5 +1,5 @@
 import type { CustomerEntry } from '@opm/core';
-import pg from 'pg';
+import { query } from '../query.js';
 import { type Report, type Result, runsOf, toRateTable } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 import { writeAtCeiling } from './ceiling.js';
@@ -46,11 +46,7 @@ export async function measureDrain(servers: Servers, options: DrainOptions): Pro
 
 /** A fast answer that is wrong counts for nothing. */
 async function assertRows(databaseUrl: string, count: number, pass: number): Promise<void> {
-  const client = new pg.Client({ connectionString: databaseUrl });
-  await client.connect();
-  const { rows } = await client.query('SELECT count(*)::int AS count FROM customers WHERE email LIKE $1', [
-    `%.${pass}@example.com`,
-  ]);
-  await client.end();
-  if (rows[0].count !== count) throw new Error(`${rows[0].count} rows are right, not ${count}`);
+  const text = 'SELECT count(*)::int AS count FROM customers WHERE email LIKE $1';
+  const [row] = await query<{ count: number }>(databaseUrl, text, [`%.${pass}@example.com`]);
+  if (row?.count !== count) throw new Error(`${row?.count} rows are right, not ${count}`);
 }

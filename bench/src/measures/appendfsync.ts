@@ -1,8 +1,9 @@
-import { Redis } from 'ioredis';
+import type { Redis } from 'ioredis';
 import { project } from '../contenders.js';
 import { warmUp } from '../load/run-load.js';
 import { medianRatio, type Report, type Result, runsOf, toRateTable, toWhole, type Verdict } from '../report.js';
 import type { Servers } from '../servers.js';
+import { withRedis } from '../with-redis.js';
 import { runCounted } from './run-counted.js';
 
 export type AppendfsyncOptions = { seconds: number; rounds: number };
@@ -21,7 +22,9 @@ export async function measureAppendfsync(servers: Servers, options: AppendfsyncO
     const tables = 'Not measured: the settings of the Redis in `REDIS_URL` are not ours to change.';
     return { name, tables, verdicts: [{ ...asked, measured: undefined }] };
   }
-  const results = await withConfig(servers.redisUrl, (redis) => compare(servers, redis, options));
+  const results = await withRedis(servers.redisUrl, (redis) =>
+    compare(servers, redis, options).finally(() => redis.config('SET', 'appendfsync', 'everysec')),
+  );
   const [everysec = [], always = []] = POLICIES.map((policy) => runsOf(results, policy, WHAT));
   return {
     name,
@@ -45,14 +48,4 @@ async function compare(servers: Servers, redis: Redis, { seconds, rounds }: Appe
     }
   }
   return results;
-}
-
-/** Of the benchmark's own Redis, which writes everysec otherwise. */
-async function withConfig<T>(redisUrl: string, run: (redis: Redis) => Promise<T>): Promise<T> {
-  const redis = new Redis(redisUrl).on('error', () => {});
-  try {
-    return await run(redis);
-  } finally {
-    await redis.config('SET', 'appendfsync', 'everysec').finally(() => redis.disconnect());
-  }
 }

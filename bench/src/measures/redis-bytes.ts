@@ -1,9 +1,9 @@
-import { Redis } from 'ioredis';
 import { type Contender, project, textbook } from '../contenders.js';
 import { loadUntil } from '../load/load-until.js';
 import { warmUp } from '../load/run-load.js';
 import { type Report, toTable, toWhole } from '../report.js';
 import type { Servers } from '../servers.js';
+import { withRedis } from '../with-redis.js';
 
 export type RedisBytesOptions = { entries: number };
 
@@ -46,7 +46,6 @@ function fill(servers: Servers, contender: Contender, entries: number): Promise<
 }
 
 async function readUsedMemory(redisUrl: string): Promise<number> {
-  const redis = new Redis(redisUrl);
-  const info = await redis.info('memory').finally(() => redis.disconnect());
+  const info = await withRedis(redisUrl, (redis) => redis.info('memory'));
   return Number(/^used_memory:(\d+)/m.exec(info)?.[1]);
 }

@@ -1,7 +1,7 @@
 import type { Queue } from 'bullmq';
 import { MAINTENANCE } from './maintenance.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
-import { addressOf } from './shards.js';
+import { toAddresses } from './shards.js';
 
 export type DashboardQueues = { queues: Queue[]; check(): Promise<void>; close(): Promise<void> };
 
@@ -11,8 +11,8 @@ export async function openDashboardQueues(
 ): Promise<DashboardQueues> {
   const { signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'dashboard', { signal, onError });
-  const shards = Array.from({ length: config.shards }, (_, shard) => addressOf(shard));
-  const queues = [...shards, MAINTENANCE].map((address) => backend.createQueue(address, { skipMetasUpdate: true }));
+  const addresses = [...toAddresses(config.shards), MAINTENANCE];
+  const queues = addresses.map((address) => backend.createQueue(address, { skipMetasUpdate: true }));
   return {
     queues,
     check: () => backend.check(),

@@ -4,7 +4,7 @@ import type { Chunk } from './chunk.js';
 import { toPriority } from './priority.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 import { JOB_OPTIONS } from './retry-policy.js';
-import { addressOf } from './shards.js';
+import { toAddresses } from './shards.js';
 
 export type EntryQueueOptions = QueueConfig & { signal: AbortSignal; onError: (error: Error) => void };
 
@@ -31,7 +31,7 @@ export type EntryQueue = Pick<Admission, 'admit' | 'release'> & {
 /** Waits for the store to answer once; from then on it recovers by itself. @throws the reason of the signal's abort */
 export async function createEntryQueue({ signal, onError, ...config }: EntryQueueOptions): Promise<EntryQueue> {
   const backend = await connectQueueBackend(config, 'producer', { signal, onError });
-  const queues = Array.from({ length: config.shards }, (_, shard) => backend.createQueue(addressOf(shard)));
+  const queues = toAddresses(config.shards).map((address) => backend.createQueue(address));
   const { admission } = backend;
 
   async function enqueue(shard: number, chunk: Chunk, backlog = 0): Promise<string> {

@@ -6,7 +6,7 @@ import { type Chunk, parseChunk } from './chunk.js';
 import { closeWorkers } from './close-workers.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 import { toWorkerOptions } from './retry-policy.js';
-import { addressOf } from './shards.js';
+import { toAddresses } from './shards.js';
 
 export type JobContext = {
   shard: number;
@@ -67,13 +67,13 @@ export class Postponed extends Error {
 export async function createEntryWorker(options: EntryWorkerOptions): Promise<EntryWorker> {
   const { concurrency, lockMs, process, bury, onPostponed, onRetry, signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
-  const shards = Array.from({ length: config.shards }, (_, shard) => shard);
-  const queues = shards.map((shard) => backend.createQueue(addressOf(shard), { skipMetasUpdate: true }));
+  const addresses = toAddresses(config.shards);
+  const queues = addresses.map((address) => backend.createQueue(address, { skipMetasUpdate: true }));
   // BullMQ also fails a job that it could not report as done, because the queue's store went away: not its entries' fault.
   const thrown = new WeakSet<Error>();
-  const workers = shards.map((shard) =>
+  const workers = addresses.map((address, shard) =>
     backend
-      .createWorker(addressOf(shard), processJob(shard), toWorkerOptions({ concurrency, lockMs }))
+      .createWorker(address, processJob(shard), toWorkerOptions({ concurrency, lockMs }))
       .on('failed', (job, error) => {
         if (thrown.has(error)) onRetry(error, { jobId: job?.id ?? 'unknown', attempt: job?.attemptsMade ?? 0 });
         else onPostponed();

@@ -1,7 +1,7 @@
 import { MAX_CHUNK_ENTRIES } from './chunk.js';
 import { closeWorkers } from './close-workers.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
-import { addressOf } from './shards.js';
+import { toAddresses } from './shards.js';
 
 /** Work that is due once per period, however many processes there are. Doing it twice must change nothing. */
 export type MaintenanceTask = { everyMs: number; run: () => Promise<unknown> };
@@ -25,22 +25,27 @@ const LIMIT_INTERVAL_MS = 60 * 1_000;
 export async function startMaintenance(options: MaintenanceOptions): Promise<{ close(): Promise<void> }> {
   const { onDone, onFailed, signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
-  const tasks: Record<string, MaintenanceTask> = {
-    ...options.tasks,
-    'limit-backlogs': { everyMs: LIMIT_INTERVAL_MS, run: limitBacklogs },
-    'sweep-claims': { everyMs: SWEEP_INTERVAL_MS, run: sweepClaims },
-  };
-
   const queue = backend.createQueue(MAINTENANCE);
-  const entryQueues = Array.from({ length: config.shards }, (_, shard) =>
-    backend.createQueue(addressOf(shard), { skipMetasUpdate: true }),
+  const entryQueues = toAddresses(config.shards).map((address) =>
+    backend.createQueue(address, { skipMetasUpdate: true }),
   );
+
   async function limitBacklogs(): Promise<void> {
     for (const [shard, entryQueue] of entryQueues.entries()) {
       const jobs = await entryQueue.getJobCountByTypes('waiting', 'prioritized', 'active', 'delayed');
       await backend.admission.limitBacklog(shard, jobs * MAX_CHUNK_ENTRIES);
     }
   }
+
+  async function sweepClaims(): Promise<void> {
+    for (const shard of entryQueues.keys()) await backend.admission.sweep(shard);
+  }
+
+  const tasks: Record<string, MaintenanceTask> = {
+    ...options.tasks,
+    'limit-backlogs': { everyMs: LIMIT_INTERVAL_MS, run: limitBacklogs },
+    'sweep-claims': { everyMs: SWEEP_INTERVAL_MS, run: sweepClaims },
+  };
   const worker = backend
     .createWorker(MAINTENANCE, async ({ name }) => onDone(name, await tasks[name]?.run()), { autorun: false })
     .on('failed', (job, error) => onFailed(job?.name ?? 'unknown', error));
@@ -48,10 +53,6 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
     const opts = { removeOnComplete: true, removeOnFail: { count: 100 } };
     await queue.upsertJobScheduler(name, { every: everyMs }, { name, opts });
   }
-  async function sweepClaims(): Promise<void> {
-    for (const shard of entryQueues.keys()) await backend.admission.sweep(shard);
-  }
-
   worker.run().catch(onError);
   return {
     async close() {

@@ -8,6 +8,7 @@ export function shardOf(projectId: number, customerId: string, shards: number): 
 /** A BullMQ queue; on Redis all keys with the same slot live on one node of a cluster. */
 export type QueueAddress = { name: string; slot: string };
 
-export function addressOf(shard: number): QueueAddress {
-  return { name: `entries-${shard}`, slot: String(shard) };
+/** Where the entries of each shard are queued. */
+export function toAddresses(shards: number): QueueAddress[] {
+  return Array.from({ length: shards }, (_, shard) => ({ name: `entries-${shard}`, slot: String(shard) }));
 }

@@ -1,5 +1,5 @@
 export type { ApiKeys, StoredApiKey } from './api-keys.js';
-export type { Customers, StoredCustomer } from './customers.js';
+export type { Asked, Customers, StoredCustomer } from './customers.js';
 export type {
   DeadLetter,
   DeadLetterCount,

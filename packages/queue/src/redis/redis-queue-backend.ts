@@ -55,17 +55,22 @@ export function createRedisQueueBackend(options: {
 }
 
 async function readMemoryUse(redis: Redis): Promise<number> {
-  const memory = await redis.info('memory');
-  const bytes = (name: string) => Number(new RegExp(`^${name}:(\\d+)`, 'm').exec(memory)?.[1] ?? 0);
-  const limit = bytes('maxmemory');
-  return limit === 0 ? 0 : bytes('used_memory') / limit;
+  const memory = await readMemory(redis);
+  const limit = Number(memory('maxmemory') ?? 0);
+  return limit === 0 ? 0 : Number(memory('used_memory')) / limit;
 }
 
 async function checkRedis(redis: Redis): Promise<void> {
   if (redis.status !== 'ready') throw new Error(`Redis is not connected (${redis.status})`);
-  const memory = await redis.info('memory');
-  const policy = /^maxmemory_policy:(\S+)/m.exec(memory)?.[1];
+  const memory = await readMemory(redis);
+  const policy = memory('maxmemory_policy');
   if (policy !== undefined && policy !== 'noeviction') {
     throw new Error(`Redis must have maxmemory-policy noeviction, not ${policy}: it may drop acknowledged entries`);
   }
+}
+
+/** What Redis says of its memory, by name; undefined for what it leaves out, as some hosted ones do. */
+async function readMemory(redis: Redis): Promise<(name: string) => string | undefined> {
+  const info = await redis.info('memory');
+  return (name) => new RegExp(`^${name}:(\\S+)`, 'm').exec(info)?.[1];
 }
