@@ -1,3 +1,4 @@
+import { ConfigError, parseEnv, STORE_ENV } from '@opm/runtime';
 import { createStore, type Project, type Store, StoreError } from '@opm/store';
 import { readStackFile } from './stack/stack-file.js';
 import { UserError } from './user-error.js';
@@ -12,7 +13,7 @@ export function dataDirOf(env: NodeJS.ProcessEnv): string {
  * folder. @throws UserError where there is neither
  */
 export async function findStores(env: NodeJS.ProcessEnv): Promise<NodeJS.ProcessEnv & { DATABASE_URL: string }> {
-  if (env.DATABASE_URL) return { ...env, DATABASE_URL: env.DATABASE_URL };
+  if (env.DATABASE_URL) return { ...env, DATABASE_URL: readDatabaseUrl(env) };
   const dataDir = dataDirOf(env);
   const stack = await readStackFile(dataDir);
   if (stack?.databaseUrl) return { ...env, ...stack.queueEnv, DATABASE_URL: stack.databaseUrl };
@@ -20,6 +21,16 @@ export async function findStores(env: NodeJS.ProcessEnv): Promise<NodeJS.Process
   throw new UserError(
     `no stack runs in ${dataDir} and DATABASE_URL is not set: start one with \`npm start\`, or set DATABASE_URL`,
   );
+}
+
+/** @throws UserError where it is missing or not such a URL */
+export function readDatabaseUrl(env: NodeJS.ProcessEnv): string {
+  try {
+    return parseEnv(env, { DATABASE_URL: STORE_ENV.DATABASE_URL }).DATABASE_URL;
+  } catch (error) {
+    if (error instanceof ConfigError) throw new UserError(error.message);
+    throw error;
+  }
 }
 
 /** Opens the store for one command. What PostgreSQL says no to becomes one line. */

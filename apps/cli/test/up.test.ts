@@ -1,16 +1,14 @@
-import { execFile } from 'node:child_process';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { findFreePort } from '@opm/embedded';
-import { findChildren, isRunning, startProcess, type TestProcess, waitFor } from '@opm/testkit';
+import { findChildren, isRunning, runOpm, startProcess, type TestProcess, waitFor } from '@opm/testkit';
 
 const OPM = join(import.meta.dirname, '../bin/opm.js');
 // As on a new user's machine: no server is given.
-const env = { DATABASE_URL: '', REDIS_URL: '', CONSOLE_PASSWORD: '' };
+const env = { DATABASE_URL: '', REDIS_URL: '', CONSOLE_PASSWORD: '', OPM_URL: '', OPM_KEY: '' };
 
 let cwd: string;
 let port: number;
@@ -36,14 +34,8 @@ const up = () =>
     timeoutMs: 90_000,
   });
 
-type Outcome = { code: number; stdout: string; stderr: string };
-
 /** What a user sees of a command that is called where the stack runs. */
-const opm = (...args: string[]): Promise<Outcome> =>
-  promisify(execFile)(process.execPath, [OPM, ...args], { cwd, env: { ...process.env, ...env } }).then(
-    ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
-    ({ code, stdout, stderr }: Outcome) => ({ code, stdout, stderr }),
-  );
+const opm = (...args: string[]) => runOpm(args, env, { cwd });
 const opmJson = async (...args: string[]) => JSON.parse((await opm(...args, '--json')).stdout);
 
 /** Sends the curl that was printed. */
@@ -53,6 +45,10 @@ const sendPrintedEntry = async (output: string): Promise<number> => {
   const [, body = ''] = /-d '(.+)'/.exec(output) ?? [];
   return (await fetch(url, { method: 'POST', body, headers: { 'x-api-key': apiKey } })).status;
 };
+
+test('opm --version prints its version', async () => {
+  expect(await opm('--version')).toEqual({ code: 0, stdout: '0.1.0\n', stderr: '' });
+});
 
 test('without a stack, a command says so in one line', async () => {
   expect(await opm('customers', 'get', 'demo', '1')).toEqual({
@@ -123,10 +119,17 @@ test('opm up: what it prints works, a restart keeps everything, and no process i
   await again.stop('SIGKILL');
   // Its processes end by themselves, and the next start takes over the database that was left running.
   const isEveryAppGone = async () => !(await Promise.all(apps.map(isRunning))).includes(true);
-  await waitFor(isEveryAppGone, { description: 'the end of its processes', timeoutMs: 30_000 });
+  await waitFor(isEveryAppGone, { description: 'the end of its processes' });
   await expect(fetch(`http://127.0.0.1:${port}/ping`)).rejects.toThrow('fetch failed');
   stack = await up();
   expect(await sendPrintedEntry(stack.output())).toBe(202);
+});
+
+test('a burst needs neither address nor key where a stack runs', async () => {
+  const result = await opmJson('burst', '--entries', '300', '--batch', '10');
+  expect(result).toMatchObject({ url: `http://127.0.0.1:${port}`, sent: 300, unanswered: 0, stored: { missing: [] } });
+  expect(result.accepted + result.refused).toBe(300);
+  expect(await opmJson('customers', 'get', 'demo', result.customerId)).toMatchObject({ firstName: 'First' });
 });
 
 test('projects and keys are made, listed, rotated and revoked', async () => {
@@ -154,4 +157,41 @@ test('projects and keys are made, listed, rotated and revoked', async () => {
   expect(await opmJson('migrate')).toEqual({ upToDate: true });
   expect(await opmJson('dead-letters', 'list', '--project', 'acme')).toEqual([]);
   expect((await opm('dead-letters', 'show', '1')).stderr).toMatch(/^opm: there is no dead letter 1/);
+});
+
+test('a project is limited and set free again, and the list says so', async () => {
+  const { projectId, apiKey } = await opmJson('projects', 'create', 'limited');
+  const post = async () => {
+    const body = '{"customerId":1,"customerPhone":"+1"}';
+    const url = `http://127.0.0.1:${port}/entry`;
+    return (await fetch(url, { method: 'POST', headers: { 'x-api-key': apiKey }, body })).status;
+  };
+  const limits = (...options: string[]) => opmJson('projects', 'limits', 'limited', ...options);
+  const project = { projectId, name: 'limited' };
+  expect(await limits('--rate', '1', '--burst', '2')).toEqual({ ...project, rate: 1, burst: 2 });
+  expect(await limits()).toEqual({ ...project, rate: 1, burst: 2 });
+  expect((await opm('projects', 'limits', 'limited')).stdout).toBe(
+    'Project limited may send 1 entries a second, and 2 at once.\n',
+  );
+  expect(await opmJson('projects', 'list')).toContainEqual({ ...project, rate: 1, burst: 2 });
+  await waitFor(async () => (await post()) === 429, { description: 'the limit to be in force' });
+  expect(await limits('--none')).toEqual({ ...project, rate: null, burst: null });
+  expect((await opm('projects', 'list')).stdout).toMatch(/limited +- +-$/m);
+  await waitFor(async () => (await post()) === 202, { description: 'the limit to be gone' });
+
+  for (const options of [
+    ['--rate', '1'],
+    ['--burst', '1'],
+    ['--none', '--rate', '1', '--burst', '1'],
+  ]) {
+    expect((await opm('projects', 'limits', 'limited', ...options)).stderr).toBe(
+      'opm: give --rate and --burst, or --none\n',
+    );
+  }
+  expect((await opm('projects', 'limits', 'limited', '--rate', '0', '--burst', '1')).stderr).toBe(
+    'opm: rate and burst must be whole numbers from 1 to 1000000\n',
+  );
+  expect((await opm('projects', 'limits', 'limited', '--rate', '-1', '--burst', '1')).stderr).toMatch(
+    /It must be a whole number/,
+  );
 });

@@ -1,29 +1,40 @@
-import { type Entry, Fault } from '@opm/contract';
-import { type CustomerEntry, GroupCommit } from '@opm/core';
-import { type Admitted, type EntryQueue, shardOf } from '@opm/queue';
-import { createSparseWarning, type Logger, withTimeout } from '@opm/runtime';
+import { Fault } from '@opm/contract';
+import { type CustomerEntry, GroupCommit, withTimeout } from '@opm/core';
+import type { Admitted, EntryQueue } from '@opm/queue';
+import { createSparseWarning, type Logger } from '@opm/runtime';
 import type { FindExisting } from './find-existing.js';
+import type { Lanes } from './lanes.js';
+
+/** What a partner says of a customer: the entry of a POST, or an erasure. */
+export type Said = Omit<CustomerEntry, 'version'>;
 
 /**
  * Resolves once the entry is queued durably.
  * @throws Fault QUEUE_UNAVAILABLE or OVERLOADED: it was not accepted, sending it again is safe
  */
-export type AcceptEntry = (projectId: number, entry: Entry) => Promise<Verdict>;
+export type AcceptEntry = (projectId: number, entry: Said) => Promise<Verdict>;
 
-/** Whether the customer was known before this entry: the difference between 202 and 201. */
+/**
+ * The same for at most as many entries as a chunk holds: what became of each, in order. Those of one customer apply in
+ * their order.
+ * @throws Fault OVERLOADED for all of them
+ */
+export type AcceptEntries = (projectId: number, entries: Said[]) => Promise<(Verdict | Fault)[]>;
+
+/** Whether the customer was known before this entry: the difference between 202 and 201, or 404 for an erasure. */
 export type Verdict = { existed: boolean };
 
 export type AcceptEntryDeps = {
   queue: Pick<EntryQueue, 'admit' | 'release' | 'enqueue'>;
   findExisting: FindExisting;
-  shards: number;
+  lanes: Lanes;
   maxEntries: number;
   /** Chunks of one project and shard on their way at the same time. */
   maxInFlight: number;
   /** Entries that may wait for their acknowledgement at the same time. */
   maxPending: number;
   onChunk: (entries: number) => void;
-  onShed: (reason: 'in-flight' | 'waited') => void;
+  onShed: (reason: 'in-flight' | 'waited', entries?: number) => void;
   logger: Logger;
 };
 
@@ -35,16 +46,13 @@ const MAX_CHUNKS_IN_FLIGHT = 64;
 
 /** Concurrent entries of one project and shard become one chunk: one admission, one look-up, one job. */
 export function createAcceptEntry(deps: AcceptEntryDeps) {
-  const { queue, findExisting, shards, maxEntries, maxInFlight, maxPending, onChunk, onShed, logger } = deps;
+  const { queue, findExisting, lanes, maxEntries, maxInFlight, maxPending, onChunk, onShed, logger } = deps;
 
   const warnRefused = createSparseWarning(logger, 'entries are not accepted');
-  /** One project's entries of one shard. */
-  const toLane = (projectId: number, shard: number) => projectId * shards + shard;
-  const fromLane = (lane: number) => ({ projectId: Math.floor(lane / shards), shard: lane % shards });
 
-  const chunks = new GroupCommit<number, Entry, Verdict>({
+  const chunks = new GroupCommit<number, Said, Verdict>({
     commit(lane, entries) {
-      const { projectId, shard } = fromLane(lane);
+      const { projectId, shard } = lanes.fromLane(lane);
       return withTimeout(acceptChunk(projectId, shard, entries), CHUNK_TIMEOUT_MS).catch(refuse);
     },
     maxBatch: maxEntries,
@@ -59,7 +67,8 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     return new Fault('OVERLOADED');
   }
 
-  async function acceptChunk(projectId: number, shard: number, entries: Entry[]): Promise<Verdict[]> {
+  async function acceptChunk(projectId: number, shard: number, entries: Said[]): Promise<Verdict[]> {
+    const deadline = performance.now() + CHUNK_TIMEOUT_MS;
     let admitted: Admitted[] = [];
     try {
       const admittance = await queue.admit(shard, projectId, entries);
@@ -67,6 +76,8 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       // After the admission, or another ingress could slip in between; before the enqueue, or we could see our own row.
       const unclaimed = admitted.filter(({ previous }) => !previous);
       const existing = await findExisting({ projectId, asked: unclaimed });
+      // Its partners have been told by now that it was not accepted, and may have sent something newer.
+      if (performance.now() > deadline) throw new Fault('QUEUE_UNAVAILABLE');
       const jobId = await queue.enqueue(
         shard,
         { v: 1, projectId, entries: toEntries(entries, admitted) },
@@ -96,21 +107,32 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     });
   }
 
+  function checkPending(entries: number): void {
+    if (chunks.pending < maxPending) return;
+    onShed('in-flight', entries);
+    throw new Fault('OVERLOADED');
+  }
+
   const acceptEntry: AcceptEntry = (projectId, entry) => {
-    if (chunks.pending >= maxPending) {
-      onShed('in-flight');
-      throw new Fault('OVERLOADED');
-    }
-    return chunks.run(toLane(projectId, shardOf(projectId, entry.customerId, shards)), entry);
+    checkPending(1);
+    return chunks.run(lanes.toLane(projectId, entry.customerId), entry);
   };
-  return { acceptEntry, pending: () => chunks.pending, chunksInFlight: () => chunks.inFlight };
+
+  const acceptEntries: AcceptEntries = async (projectId, entries) => {
+    checkPending(entries.length);
+    // Together per lane: two admissions that are under way at the same time may be decided in either order.
+    const calls = entries.map((entry) => ({ lane: lanes.toLane(projectId, entry.customerId), item: entry }));
+    const outcomes = await chunks.runAll(calls);
+    return outcomes.map((outcome) => ('result' in outcome ? outcome.result : (outcome.error as Fault)));
+  };
+  return { acceptEntry, acceptEntries, pending: () => chunks.pending, chunksInFlight: () => chunks.inFlight };
 }
 
 /** Each entry with the version that it got. */
-function toEntries(entries: Entry[], admitted: Admitted[]): CustomerEntry[] {
-  return entries.map(({ customerId, fields }, i) => {
+function toEntries(entries: Said[], admitted: Admitted[]): CustomerEntry[] {
+  return entries.map((entry, i) => {
     const version = admitted[i]?.version;
     if (version === undefined) throw new Error('admission must answer for every entry');
-    return { customerId, version, fields };
+    return { ...entry, version };
   });
 }

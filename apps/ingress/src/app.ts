@@ -1,20 +1,32 @@
 import { Fault } from '@opm/contract';
 import type { Logger } from '@opm/runtime';
 import express, { type ErrorRequestHandler, type Express } from 'express';
-import type { AcceptEntry } from './accept-entry.js';
+import type { AnswerOnce } from './answer-once.js';
 import type { Authenticator } from './authenticate.js';
+import { deleteEntry } from './delete-entry.js';
+import type { FindCustomer } from './find-customer.js';
+import { getDocs } from './get-docs.js';
+import { getEntry } from './get-entry.js';
+import { getOpenApi } from './get-openapi.js';
 import { getPing } from './get-ping.js';
 import type { Measures } from './measures.js';
 import type { Overload } from './overload.js';
+import { postEntries } from './post-entries.js';
 import { postEntry } from './post-entry.js';
+import type { RateLimiter } from './rate-limiter.js';
 import { createReply, type Reply } from './reply.js';
+import { createReplyOnce } from './reply-once.js';
 import { requestIdOf } from './request-id.js';
-import { methodNotAllowed, refuseWrongKey, requireProject, routeUnknown } from './routing.js';
+import { methodNotAllowed, refusePath, refuseWrongKey, requireProject, routeUnknown } from './routing.js';
 
 export type IngressDeps = {
   authenticator: Pick<Authenticator, 'authenticate'>;
   overload: Pick<Overload, 'check'>;
-  acceptEntry: AcceptEntry;
+  rateLimiter: RateLimiter;
+  answerOnce: AnswerOnce;
+  /** Entries that `acceptEntries` takes at once. */
+  groupSize: number;
+  findCustomer: FindCustomer;
   /** Proxies in front of us whose word on the client's address we take. */
   trustedProxies: number;
   measures: Measures;
@@ -23,19 +35,42 @@ export type IngressDeps = {
 
 /** The partner's API. A key that is given is checked before anything else, on any route. */
 export function createIngressApp(deps: IngressDeps): Express {
-  const { authenticator, overload, acceptEntry, trustedProxies, measures, logger } = deps;
+  const {
+    authenticator,
+    overload,
+    rateLimiter,
+    answerOnce,
+    groupSize,
+    findCustomer,
+    trustedProxies,
+    measures,
+    logger,
+  } = deps;
+  const { acceptEntry } = rateLimiter;
   const reply = createReply({ measures, logger });
+  const replyOnce = createReplyOnce({ answerOnce, reply });
   const app = express();
   app.disable('x-powered-by').disable('etag').set('trust proxy', trustedProxies);
 
   const authenticated = requireProject(authenticator);
   // The hot path comes first: each layer of the router in front of it would cost as much as a handler of its own.
-  app.post('/entry', authenticated, postEntry({ overload, acceptEntry, reply }));
+  app.post('/entry', authenticated, postEntry({ overload, acceptEntry, reply, replyOnce }));
+  const { onShed } = measures;
+  app.post('/entries', authenticated, postEntries({ overload, rateLimiter, groupSize, onShed, reply, replyOnce }));
   app.get('/ping', authenticated, getPing({ reply }));
+  app.get('/entry/:customerId', authenticated, getEntry({ findCustomer, reply }));
+  app.delete('/entry/:customerId', authenticated, deleteEntry({ overload, acceptEntry, reply, replyOnce }));
   app.use(refuseWrongKey(authenticator));
+  const docs = getDocs({ measures });
+  app.get('/openapi.json', getOpenApi({ reply }));
+  app.get('/docs', docs).get('/docs/:file', docs);
   app.all('/entry', methodNotAllowed('POST'));
+  app.all('/entries', methodNotAllowed('POST'));
+  app.all('/entry/:customerId', methodNotAllowed('GET, HEAD, DELETE'));
   app.all('/ping', methodNotAllowed('GET, HEAD'));
+  for (const path of ['/openapi.json', '/docs', '/docs/:file']) app.all(path, methodNotAllowed('GET, HEAD'));
   app.use(routeUnknown);
+  app.use(refusePath(authenticated));
   app.use(answerFault(reply, logger));
   return app;
 }

@@ -1,15 +1,16 @@
 import { Fault } from '@opm/contract';
 import { GroupCommit, hashApiKey, isApiKey } from '@opm/core';
+import type { KeyOwner } from '@opm/store';
 import type { Request } from 'express';
 import { LRUCache } from 'lru-cache';
 import type { OutagePause } from './outage-pause.js';
 
 export type Authenticator = {
   /**
-   * The project of the key that a request gives, at once where the key is cached.
+   * Whose the key is that a request gives, at once where the key is cached.
    * @throws Fault KEY_UNKNOWN, TOO_MANY_UNKNOWN_KEYS, or KEYS_UNAVAILABLE while PostgreSQL is away and the key is not cached
    */
-  authenticate(apiKey: string, from: Asker): number | Promise<number>;
+  authenticate(apiKey: string, from: Asker): KeyOwner | Promise<KeyOwner>;
   close(): void;
 };
 
@@ -18,16 +19,20 @@ export type Asker = Pick<Request, 'socket' | 'ip'>;
 
 export type AuthenticatorDeps = {
   /** By the keys' SHA-256 in hex. */
-  findProjectIds: (keyHashes: string[]) => Promise<Map<string, number>>;
+  findOwners: (keyHashes: string[]) => Promise<Map<string, KeyOwner>>;
   pause: OutagePause;
   unknownKeys: UnknownKeys;
 };
 
 /** Counts the unknown keys of each address. */
-export type UnknownKeys = { isLimited(address: string): Promise<boolean>; count(address: string): void };
+export type UnknownKeys = {
+  /** For which the address may try no more of them; 0 where it may. */
+  secondsLeft(address: string): Promise<number>;
+  count(address: string): void;
+};
 
 const MAX_CACHED_KEYS = 10_000;
-/** A revoked key ends everywhere within this time: no answer of PostgreSQL is trusted for longer. */
+/** A revoked key ends everywhere within this time, and a limit changes: no answer of PostgreSQL is trusted for longer. */
 const KEY_TTL_MS = 1_000;
 const REFRESH_INTERVAL_MS = 400;
 /** Keys that nobody uses at the moment are looked up again, too: they would be good while PostgreSQL is away. */
@@ -35,22 +40,22 @@ const REFRESH_ALL_EVERY = 25;
 const FORGET_AFTER_MS = 10 * 60 * 1_000;
 const UNKNOWN_TTL_MS = 10_000;
 
-type KnownKey = { projectId: number; checkedAt: number; isBusy: boolean };
+type KnownKey = KeyOwner & { checkedAt: number; isBusy: boolean };
 
 /**
  * Knows keys by their SHA-256. All keys in use are looked up again together, twice a second and in the background, so
  * no partner waits for that; a key that is new here, or was not used for a while, is looked up when it comes. While
  * PostgreSQL is away, keys that were good within the ten seconds before stay good: acknowledging does not depend on it.
  */
-export function createAuthenticator({ findProjectIds, pause, unknownKeys }: AuthenticatorDeps): Authenticator {
+export function createAuthenticator({ findOwners, pause, unknownKeys }: AuthenticatorDeps): Authenticator {
   const known = new LRUCache<string, KnownKey>({ max: MAX_CACHED_KEYS, ttl: FORGET_AFTER_MS });
   const unknown = new LRUCache<string, true>({ max: MAX_CACHED_KEYS, ttl: UNKNOWN_TTL_MS });
 
-  const lookUps = new GroupCommit<'all', string, number | undefined>({
+  const lookUps = new GroupCommit<'all', string, KeyOwner | undefined>({
     async commit(_, hashes) {
       if (pause.isActive) throw new Fault('KEYS_UNAVAILABLE');
       const checkedAt = performance.now();
-      const found = await pause.run(() => findProjectIds(hashes));
+      const found = await pause.run(() => findOwners(hashes));
       return hashes.map((hash) => note(hash, found.get(hash), checkedAt));
     },
     maxBatch: 1_000,
@@ -67,25 +72,26 @@ export function createAuthenticator({ findProjectIds, pause, unknownKeys }: Auth
     return hash;
   }
 
-  function note(hash: string, projectId: number | undefined, checkedAt: number): number | undefined {
-    if (projectId === undefined) {
+  function note(hash: string, owner: KeyOwner | undefined, checkedAt: number): KeyOwner | undefined {
+    if (owner === undefined) {
       known.delete(hash);
       unknown.set(hash, true);
     } else {
       unknown.delete(hash);
-      known.set(hash, { projectId, checkedAt, isBusy: false });
+      known.set(hash, { ...owner, checkedAt, isBusy: false });
     }
-    return projectId;
+    return owner;
   }
 
-  async function lookUp(hash: string, address: string): Promise<number> {
+  async function lookUp(hash: string, address: string): Promise<KeyOwner> {
     const stale = known.get(hash);
-    if (!stale && (await unknownKeys.isLimited(address))) throw new Fault('TOO_MANY_UNKNOWN_KEYS');
-    const projectId = await lookUps.run('all', hash).catch((cause) => {
+    const retryAfterSeconds = stale ? 0 : await unknownKeys.secondsLeft(address);
+    if (retryAfterSeconds > 0) throw new Fault('TOO_MANY_UNKNOWN_KEYS', { retryAfterSeconds });
+    const owner = await lookUps.run('all', hash).catch((cause) => {
       if (!stale || !pause.isActive) throw new Fault('KEYS_UNAVAILABLE', { cause });
-      return stale.projectId;
+      return stale;
     });
-    if (projectId !== undefined) return projectId;
+    if (owner) return owner;
     unknownKeys.count(address);
     throw new Fault('KEY_UNKNOWN');
   }
@@ -108,7 +114,7 @@ export function createAuthenticator({ findProjectIds, pause, unknownKeys }: Auth
       const key = known.get(hash);
       if (key && (performance.now() - key.checkedAt < KEY_TTL_MS || pause.isActive)) {
         key.isBusy = true;
-        return key.projectId;
+        return key;
       }
       if (!isApiKey(apiKey) || unknown.has(hash)) throw new Fault('KEY_UNKNOWN');
       if (pause.isActive) throw new Fault('KEYS_UNAVAILABLE');

@@ -2,13 +2,17 @@ import { createEntryQueue, toQueueConfig } from '@opm/queue';
 import { createSparseWarning, type ProcessContext } from '@opm/runtime';
 import { createStore } from '@opm/store';
 import { createAcceptEntry } from './accept-entry.js';
+import { createAnswerOnce } from './answer-once.js';
 import { createIngressApp } from './app.js';
 import { createAuthenticator } from './authenticate.js';
-import type { IngressConfig } from './config.js';
+import { type IngressConfig, MAX_LOOKUP_TIMEOUT_MS } from './config.js';
+import { createFindCustomer } from './find-customer.js';
 import { createFindExisting } from './find-existing.js';
+import { createLanes } from './lanes.js';
 import { createMeasures } from './measures.js';
 import { OutagePause } from './outage-pause.js';
 import { createOverload } from './overload.js';
+import { createRateLimiter } from './rate-limiter.js';
 import { serveIngress } from './server.js';
 import { createUnknownKeys } from './unknown-keys.js';
 
@@ -20,15 +24,15 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     databaseUrl: config.DATABASE_URL,
     poolSize: config.DATABASE_POOL_SIZE,
     // A look-up that its partner does not wait for any more must not keep its connection for long.
-    connectTimeoutMs: 500,
-    statementTimeoutMs: 500,
+    connectTimeoutMs: MAX_LOOKUP_TIMEOUT_MS,
+    statementTimeoutMs: MAX_LOOKUP_TIMEOUT_MS,
     applicationName: 'opm-ingress',
   });
   onClose('store', store.close);
   health.postgres = toleratingOutages(store.ping);
 
   // Connecting and compiling the two queries of the hot path now keeps them out of the first partner's answer.
-  await Promise.allSettled([store.customers.findExisting([]), store.apiKeys.findProjectIds(['00'])]);
+  await Promise.allSettled([store.customers.findExisting([]), store.apiKeys.findOwners(['00'])]);
 
   const queue = await createEntryQueue({
     ...toQueueConfig(config),
@@ -38,28 +42,53 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   onClose('queue', queue.close);
   health.queue = queue.check;
 
-  // One for each of the two, because one table may be slow while the other is not.
+  // One for each of these, because one table may be slow while the other is not.
   const createPause = (what: string) =>
     new OutagePause({
       onFailure: (error) => logger.warn({ err: error, what }, 'PostgreSQL does not answer; going on without it'),
     });
   const measures = createMeasures(metrics);
+  const lanes = createLanes(config.QUEUE_SHARDS);
   const findExisting = createFindExisting({
     findExisting: store.customers.findExisting,
     maxInFlight: config.DATABASE_POOL_SIZE,
+    timeoutMs: config.LOOKUP_TIMEOUT_MS,
     pause: createPause('customers'),
     onUnknown: measures.onExistenceUnknown,
   });
-  const { acceptEntry, pending, chunksInFlight } = createAcceptEntry({
+  const { acceptEntry, acceptEntries, pending, chunksInFlight } = createAcceptEntry({
     queue,
     findExisting,
-    shards: config.QUEUE_SHARDS,
+    lanes,
     maxEntries: config.CHUNK_MAX_ENTRIES,
     maxInFlight: config.CHUNKS_IN_FLIGHT,
     maxPending: config.PENDING_MAX_ENTRIES,
     onChunk: measures.onChunk,
     onShed: measures.onShed,
     logger,
+  });
+  const rateLimiter = createRateLimiter({
+    acceptEntry,
+    acceptEntries,
+    lease: queue.lease,
+    maxPending: config.PENDING_MAX_ENTRIES,
+    onLease: measures.onLease,
+    onShed: measures.onShed,
+    logger,
+  });
+  const answerOnce = createAnswerOnce({
+    idempotency: queue.idempotency,
+    lanes,
+    maxPending: config.PENDING_MAX_ENTRIES,
+    onShed: measures.onShed,
+    logger,
+  });
+  const findCustomer = createFindCustomer({
+    readClaims: queue.readClaims,
+    findMany: store.customers.findMany,
+    lanes,
+    maxInFlight: Math.ceil(config.DATABASE_POOL_SIZE / 2),
+    pause: createPause('reading customers'),
   });
   const overload = createOverload({
     load: queue.load,
@@ -74,7 +103,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   const unknownKeys = createUnknownKeys();
   onClose('unknown keys', unknownKeys.close);
   const authenticator = createAuthenticator({
-    findProjectIds: store.apiKeys.findProjectIds,
+    findOwners: store.apiKeys.findOwners,
     pause: createPause('API keys'),
     unknownKeys,
   });
@@ -83,7 +112,10 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   const app = createIngressApp({
     authenticator,
     overload,
-    acceptEntry,
+    rateLimiter,
+    answerOnce,
+    groupSize: config.CHUNK_MAX_ENTRIES,
+    findCustomer,
     trustedProxies: config.TRUSTED_PROXIES,
     measures,
     logger,
@@ -93,6 +125,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     host: config.HOST,
     port: config.PORT,
     maxConnections: config.MAX_CONNECTIONS,
+    closeDelayMs: config.SHUTDOWN_DELAY_MS,
   });
   onClose('server', server.close);
   logger.info({ port: server.port, queue: config.REDIS_URL ? 'redis' : 'postgres' }, 'accepting entries');

@@ -1,6 +1,8 @@
 import { MAX_CHUNK_ENTRIES } from '@opm/queue';
 import { count, countBetween, type Env, port, STORE_ENV, str } from '@opm/runtime';
 
+export const MAX_LOOKUP_TIMEOUT_MS = 500;
+
 export const INGRESS_ENV = {
   ...STORE_ENV,
   HOST: str({ default: undefined, desc: 'address to listen on; all of them where it is not given' }),
@@ -27,12 +29,26 @@ export const INGRESS_ENV = {
     desc: 'milliseconds by which the event loop may usually be late; above that no entries are accepted',
   }),
   MAX_CONNECTIONS: count({ default: 10_000, desc: 'connections of partners at the same time' }),
+  SHUTDOWN_DELAY_MS: countBetween(
+    0,
+    600_000,
+  )({
+    default: 100,
+    desc: 'milliseconds, 0 to 600000, for which requests are still taken after SIGTERM, while unready',
+  }),
   TRUSTED_PROXIES: countBetween(
     0,
     10,
   )({
     default: 0,
     desc: 'proxies in front, 0 to 10, that say in X-Forwarded-For where a request comes from',
+  }),
+  LOOKUP_TIMEOUT_MS: countBetween(
+    1,
+    MAX_LOOKUP_TIMEOUT_MS,
+  )({
+    default: 200,
+    desc: `milliseconds, 1 to ${MAX_LOOKUP_TIMEOUT_MS}, in which PostgreSQL has to say whether a customer is known; after that the answer is 202`,
   }),
   DATABASE_POOL_SIZE: count({ default: 4, desc: 'connections to PostgreSQL for look-ups' }),
 };

@@ -1,12 +1,14 @@
 import { IncomingMessage, type ServerOptions, ServerResponse } from 'node:http';
 import type { Express, Response as ExpressResponse } from 'express';
+import type { Sender } from './rate-limiter.js';
 
-/** What is known of a request while it is answered, in Express's `response.locals`. */
-export type RequestContext = {
+/**
+ * What is known of a request while it is answered, in Express's `response.locals`. Its sender's project is 0 until the key
+ * has been checked.
+ */
+export type RequestContext = Sender & {
   /** When it had been read: its headers, or its body where there is one. In ms as `performance.now()` has it. */
   receivedAt: number;
-  /** 0 until the key has been checked. */
-  projectId: number;
   requestId: string | undefined;
 };
 
@@ -21,7 +23,13 @@ export const contextOf = (response: ExpressResponse) => response.locals as Reque
 export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessage' | 'ServerResponse'> {
   class Request extends IncomingMessage {}
   class Response<R extends IncomingMessage> extends ServerResponse<R> {
-    locals: RequestContext = { receivedAt: performance.now(), projectId: 0, requestId: undefined };
+    locals: RequestContext = {
+      receivedAt: performance.now(),
+      projectId: 0,
+      limit: undefined,
+      lease: undefined,
+      requestId: undefined,
+    };
   }
   app.request = Object.setPrototypeOf(Request.prototype, app.request);
   app.response = Object.setPrototypeOf(Response.prototype, app.response);

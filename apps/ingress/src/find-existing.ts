@@ -1,5 +1,4 @@
-import { GroupCommit } from '@opm/core';
-import { withTimeout } from '@opm/runtime';
+import { GroupCommit, withTimeout } from '@opm/core';
 import type { Asked } from '@opm/store';
 import type { OutagePause } from './outage-pause.js';
 
@@ -9,8 +8,6 @@ type Question = { projectId: number; asked: Omit<Asked, 'projectId'>[] };
 /** Which of these customers existed before these versions; undefined where PostgreSQL does not say so in time. */
 export type FindExisting = (question: Question) => Promise<Set<string> | undefined>;
 
-/** Well within what a chunk may take, so that a PostgreSQL that is slow costs a partner the 201 and not the acknowledgement. */
-const TIMEOUT_MS = 200;
 const MAX_ASKED = 1_000;
 
 /**
@@ -20,17 +17,19 @@ const MAX_ASKED = 1_000;
 export function createFindExisting(deps: {
   findExisting: (asked: Asked[]) => Promise<Set<number>>;
   maxInFlight: number;
+  /** Well within what a chunk may take, so that a PostgreSQL that is slow costs a partner the 201 and not the acknowledgement. */
+  timeoutMs: number;
   pause: OutagePause;
   onUnknown: (entries: number) => void;
 }): FindExisting {
-  const { findExisting, maxInFlight, pause, onUnknown } = deps;
+  const { findExisting, maxInFlight, timeoutMs, pause, onUnknown } = deps;
 
   const lookUps = new GroupCommit<'all', Question, Set<string>>({
     async commit(_, questions) {
       const all = questions.flatMap(({ projectId, asked }) =>
         asked.map(({ customerId, version }): Asked => ({ projectId, customerId, version })),
       );
-      const places = await pause.run(() => withTimeout(findExisting(all), TIMEOUT_MS));
+      const places = await pause.run(() => withTimeout(findExisting(all), timeoutMs));
       let first = 0;
       return questions.map(({ asked }) => {
         const existing = asked.filter((_asked, i) => places.has(first + i));

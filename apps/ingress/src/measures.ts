@@ -15,16 +15,23 @@ export function createMeasures(metrics: Metrics) {
     'opm_existence_unknown_total',
     'Entries answered 202 because PostgreSQL did not answer',
   );
-  const shed = metrics.counter('opm_shed_total', 'Entries turned away because there was too much to do', ['reason']);
+  const shed = metrics.counter(
+    'opm_shed_total',
+    'Entries turned away because there was too much to do, or more than a project may send',
+    ['reason'],
+  );
+  const leases = metrics.counter('opm_token_leases_total', 'Calls to the queue’s store for tokens of limited projects');
   // Series that are there from the start, so that the first increase is one.
-  for (const reason of ['backlog', 'memory', 'event-loop', 'in-flight', 'waited']) shed.inc({ reason }, 0);
+  for (const reason of ['backlog', 'memory', 'event-loop', 'in-flight', 'waited', 'rate-limit'])
+    shed.inc({ reason }, 0);
 
   return {
     onAnswer: (route: string, status: number): void => answers.inc(route, status),
     onAck: (seconds: number): void => ackSeconds.observe(seconds),
     onChunk: (entries: number): void => chunkEntries.observe(entries),
     onExistenceUnknown: (entries: number): void => unknown.inc(entries),
-    onShed: (reason: string): void => shed.inc({ reason }),
+    onLease: (): void => leases.inc(),
+    onShed: (reason: string, entries = 1): void => shed.inc({ reason }, entries),
     /** Reads at each scrape what changes all the time. */
     watch(read: { backlog: () => number; chunksInFlight: () => number; pending: () => number }): void {
       const gauge = (name: string, help: string, value: () => number) =>

@@ -1,29 +1,44 @@
-import { ANSWERS, parseEntry } from '@opm/contract';
+import { ANSWERS, parseEntry, parseJson } from '@opm/contract';
 import type { RequestHandler } from 'express';
-import type { AcceptEntry } from './accept-entry.js';
-import { contextOf } from './express-classes.js';
+import type { Verdict } from './accept-entry.js';
+import { contextOf, type RequestContext } from './express-classes.js';
 import type { Overload } from './overload.js';
-import { readJson } from './read-json.js';
+import type { RateLimiter } from './rate-limiter.js';
+import { readBody } from './read-body.js';
 import type { Reply } from './reply.js';
+import { findIdempotencyKey, type ReplyOnce } from './reply-once.js';
+
+/** Of what queues one entry, or one erasure. */
+export type EntryDeps = {
+  overload: Pick<Overload, 'check'>;
+  acceptEntry: RateLimiter['acceptEntry'];
+  reply: Reply;
+  replyOnce: ReplyOnce;
+};
 
 /** POST /entry. The answer promises that the entry is queued durably, not that it is in PostgreSQL yet. */
-export function postEntry(deps: {
-  overload: Pick<Overload, 'check'>;
-  acceptEntry: AcceptEntry;
-  reply: Reply;
-}): RequestHandler {
-  const { overload, acceptEntry, reply } = deps;
+export function postEntry(deps: EntryDeps): RequestHandler {
+  const { overload, acceptEntry, reply, replyOnce } = deps;
+  const queue = (context: RequestContext, body: Buffer) => acceptEntry(context, parseEntry(parseJson(body)));
+
   return (request, response, next) => {
     overload.check();
-    readJson(request, accept, next);
+    const key = findIdempotencyKey(request);
+    readBody(request, accept, next);
 
-    function accept(body: unknown): void {
+    function accept(body: Buffer): void {
       const context = contextOf(response);
       context.receivedAt = performance.now();
-      acceptEntry(context.projectId, parseEntry(body)).then(answer).catch(next);
+      if (key === undefined) queue(context, body).then(answer).catch(next);
+      else {
+        const act = async () => toAnswer(await queue(context, body));
+        replyOnce(request, response, { key, body }, act).catch(next);
+      }
     }
-    function answer({ existed }: { existed: boolean }): void {
-      reply.answer(response, existed ? ANSWERS.updateAccepted : ANSWERS.created);
+    function answer(verdict: Verdict): void {
+      reply.answer(response, toAnswer(verdict));
     }
   };
 }
+
+const toAnswer = ({ existed }: Verdict) => (existed ? ANSWERS.updateAccepted : ANSWERS.created);

@@ -1,8 +1,7 @@
 import { randomUUID } from 'node:crypto';
+import { REQUEST_ID } from '@opm/contract';
 import type { Response } from 'express';
 import { contextOf } from './express-classes.js';
-
-const SANE = /^[\w.:~+/=-]{1,128}$/;
 
 /** What ties an answer to our logs: the caller's own id where it is sane, else a new one; the same however often it is asked. */
 export function requestIdOf(response: Response): string {
@@ -12,5 +11,5 @@ export function requestIdOf(response: Response): string {
 }
 
 function newRequestId(given: string | string[] | undefined): string {
-  return typeof given === 'string' && SANE.test(given) ? given : randomUUID();
+  return typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID();
 }

@@ -1,5 +1,6 @@
 import { Fault } from '@opm/contract';
-import type { RequestHandler } from 'express';
+import type { KeyOwner } from '@opm/store';
+import type { ErrorRequestHandler, RequestHandler } from 'express';
 import type { Authenticator } from './authenticate.js';
 import { contextOf } from './express-classes.js';
 
@@ -8,12 +9,14 @@ export function requireProject({ authenticate }: Pick<Authenticator, 'authentica
   return (request, response, next) => {
     const apiKey = request.headers['x-api-key'];
     if (!apiKey) throw new Fault('KEY_MISSING');
-    const project = authenticate(String(apiKey), request);
-    if (typeof project === 'number') return proceed(project);
-    project.then(proceed, next);
+    const owner = authenticate(String(apiKey), request);
+    if (!(owner instanceof Promise)) return proceed(owner);
+    owner.then(proceed, next);
 
-    function proceed(projectId: number): void {
-      contextOf(response).projectId = projectId;
+    function proceed({ projectId, limit }: KeyOwner): void {
+      const context = contextOf(response);
+      context.projectId = projectId;
+      context.limit = limit;
       next();
     }
   };
@@ -29,6 +32,14 @@ export function methodNotAllowed(allowed: string): RequestHandler {
   return (_request, response) => {
     response.setHeader('allow', allowed);
     throw new Fault('METHOD_NOT_ALLOWED');
+  };
+}
+
+/** A path that cannot be decoded: Express finds that out before any handler could check the key. */
+export function refusePath(authenticated: RequestHandler): ErrorRequestHandler {
+  return (error, request, response, next) => {
+    if (!(error instanceof URIError)) return next(error);
+    return authenticated(request, response, (fault) => next(fault ?? new Fault('PATH_MALFORMED')));
   };
 }
 

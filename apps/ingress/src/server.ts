@@ -1,13 +1,19 @@
 import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+import { FAULTS, type FaultCode } from '@opm/contract';
 import type { Express } from 'express';
 import { toHttpClasses } from './express-classes.js';
 import { watchConnections } from './watch-connections.js';
+import { watchRequests } from './watch-requests.js';
 
 export type IngressServer = {
   port: number;
-  /** Stops accepting, and resolves when the requests under way are answered. */
+  /**
+   * For `closeDelayMs` goes on as before, but each answer ends its connection: so a client that is busy loses none in the
+   * middle of a request. Then stops accepting, ends what is idle, and resolves when the requests under way are answered.
+   */
   close(): Promise<void>;
 };
 
@@ -21,8 +27,9 @@ export async function serveIngress(options: {
   host?: string | undefined;
   port: number;
   maxConnections: number;
+  closeDelayMs: number;
 }): Promise<IngressServer> {
-  const { app, host, port, maxConnections } = options;
+  const { app, host, port, maxConnections, closeDelayMs } = options;
   const server = createServer({
     ...toHttpClasses(app),
     requireHostHeader: false, // Node would answer by itself, with an empty body
@@ -33,55 +40,65 @@ export async function serveIngress(options: {
   });
   server.maxConnections = maxConnections;
   const connections = watchConnections(server, IDLE_MS);
+  const requests = watchRequests();
   let closing = false;
-  const handle = (request: IncomingMessage, response: ServerResponse) => {
+  const handle = (request: IncomingMessage, response: ServerResponse<IncomingMessage>) => {
+    if (!requests.take(request, response)) return;
+    request.url = toPath(request.url ?? '/');
     if (closing) response.setHeader('connection', 'close');
     app(request, response);
   };
   server.on('request', handle);
   server.on('checkExpectation', handle); // an expectation that nobody knows may be ignored (RFC 9110, 10.1.1)
-  server.on('clientError', answerUnreadable);
+  server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
+    if (error.code === 'ECONNRESET' || !socket.writable || !requests.mayAnswer(socket)) socket.destroy();
+    else answerUnreadable(error, socket);
+  });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject).listen(port, host, resolve);
   });
+  const stopAccepting = () =>
+    new Promise<void>((resolve) => {
+      connections.endSilent();
+      // Node does not watch over the time of requests any more once it is closing.
+      const deadline = setTimeout(() => server.closeAllConnections(), REQUEST_TIMEOUT_MS);
+      const sweep = setInterval(() => server.closeIdleConnections(), 50);
+      server.close(() => {
+        clearInterval(sweep);
+        clearTimeout(deadline);
+        connections.stop();
+        resolve();
+      });
+    });
   return {
     port: (server.address() as AddressInfo).port,
-    close: () =>
-      new Promise((resolve) => {
-        closing = true;
-        connections.endSilent();
-        // Node does not watch over the time of requests any more once it is closing.
-        const deadline = setTimeout(() => server.closeAllConnections(), REQUEST_TIMEOUT_MS);
-        const sweep = setInterval(() => server.closeIdleConnections(), 50);
-        server.close(() => {
-          clearInterval(sweep);
-          clearTimeout(deadline);
-          connections.stop();
-          resolve();
-        });
-      }),
+    async close() {
+      closing = true;
+      await delay(closeDelayMs);
+      await stopAccepting();
+    },
   };
 }
 
-const UNREADABLE: Record<string, [number, string, string]> = {
-  HPE_HEADER_OVERFLOW: [431, 'Request Header Fields Too Large', 'headers must not be larger than 16 KiB'],
-  ERR_HTTP_REQUEST_TIMEOUT: [408, 'Request Timeout', 'request must arrive within 10 seconds'],
+/** A request may name a whole URL. For what is none, Express would answer by itself, with a page of HTML. */
+function toPath(target: string): string {
+  if (target.startsWith('/')) return target;
+  if (!URL.canParse(target)) return '/';
+  const { pathname, search } = new URL(target);
+  return pathname + search;
+}
+
+const UNREADABLE: Record<string, FaultCode> = {
+  HPE_HEADER_OVERFLOW: 'HEADERS_TOO_LARGE',
+  ERR_HTTP_REQUEST_TIMEOUT: 'REQUEST_TOO_SLOW',
 };
 
 /** What cannot be read as HTTP never reaches Express; it gets a JSON body all the same, and its connection ends. */
-function answerUnreadable(error: NodeJS.ErrnoException, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || !socket.writable) {
-    socket.destroy();
-    return;
-  }
-  const [statusCode, reason, message] = UNREADABLE[error.code ?? ''] ?? [
-    400,
-    'Bad Request',
-    'request must be valid HTTP',
-  ];
-  const body = JSON.stringify({ statusCode, error: reason, message });
+function answerUnreadable({ code = '' }: NodeJS.ErrnoException, socket: Socket): void {
+  const { statusCode, error, message } = FAULTS[UNREADABLE[code] ?? 'HTTP_INVALID'];
+  const body = JSON.stringify({ statusCode, error, message });
   socket.end(
-    `HTTP/1.1 ${statusCode} ${reason}\r\nx-request-id: ${randomUUID()}\r\nconnection: close\r\ncontent-type: application/json; charset=utf-8\r\n` +
+    `HTTP/1.1 ${statusCode} ${error}\r\nx-request-id: ${randomUUID()}\r\nconnection: close\r\ncontent-type: application/json; charset=utf-8\r\n` +
       `content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
   );
 }

@@ -9,9 +9,10 @@ export function createUnknownKeys(): UnknownKeys & { close(): void } {
   const counts = new MemoryStore();
   counts.init({ windowMs: WINDOW_MS } as Options);
   return {
-    async isLimited(address) {
-      const window = await counts.get(ipKeyGenerator(address));
-      return window !== undefined && window.totalHits >= MAX_UNKNOWN_KEYS && (window.resetTime ?? 0) > new Date();
+    async secondsLeft(address) {
+      const { totalHits = 0, resetTime } = (await counts.get(ipKeyGenerator(address))) ?? {};
+      if (totalHits < MAX_UNKNOWN_KEYS || !resetTime) return 0;
+      return Math.max(0, Math.ceil((resetTime.getTime() - Date.now()) / 1_000));
     },
     count(address) {
       void counts.increment(ipKeyGenerator(address));

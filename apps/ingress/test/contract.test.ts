@@ -1,6 +1,8 @@
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { toOpenApiDocument } from '@opm/contract';
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, startApp, type TestApp } from '@opm/testkit';
 
@@ -180,6 +182,17 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
     }
   });
 
+  test('the OpenAPI document is there without a key, but not with a wrong one', async () => {
+    const response = await fetch(`${ingress.url}/openapi.json`);
+    expect([response.status, response.headers.get('content-type')]).toEqual([200, 'application/json; charset=utf-8']);
+    const { version } = JSON.parse(readFileSync('apps/ingress/package.json', 'utf8'));
+    expect(await response.json()).toEqual(toOpenApiDocument({ version }));
+    const wrong = await call('/openapi.json', { headers: { 'x-api-key': 'wrong' } });
+    expect([wrong.status, await wrong.json()]).toEqual([401, unauthorized('API key does not exist')]);
+    const other = await call('/openapi.json', { method: 'POST' });
+    expect([other.status, other.headers.get('allow')]).toEqual([405, 'GET, HEAD']);
+  });
+
   test('every answer carries a request id: the caller’s own where it is sane, else a new one', async () => {
     const own = await call('/ping', { headers: { 'x-request-id': 'req-1.a:b' } });
     expect(own.headers.get('x-request-id')).toBe('req-1.a:b');
@@ -194,6 +207,7 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
     for (const [bytes, status] of [
       ['rubbish\r\n\r\n', 400],
       [`GET /ping HTTP/1.1\r\nx: ${'x'.repeat(20_000)}\r\n\r\n`, 431],
+      ['GET http://[ HTTP/1.1\r\nconnection: close\r\n\r\n', 404],
     ] as const) {
       const socket = connect(Number(port), '127.0.0.1').setEncoding('utf8');
       let answer = '';

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { request as createRequest, createServer } from 'node:http';
-import { type AddressInfo, connect } from 'node:net';
+import { type AddressInfo, connect, type Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
@@ -80,7 +80,7 @@ let plain: ReturnType<typeof createServer>;
 let ports: [ours: number, plain: number];
 
 beforeAll(async () => {
-  ours = await serveIngress({ app: createApp(), host: '127.0.0.1', port: 0, maxConnections: 100 });
+  ours = await serveIngress({ app: createApp(), host: '127.0.0.1', port: 0, maxConnections: 100, closeDelayMs: 0 });
   plain = createServer({ keepAliveTimeout: 0 }, createApp()).listen(0, '127.0.0.1');
   await once(plain, 'listening');
   ports = [ours.port, (plain.address() as AddressInfo).port];
@@ -162,6 +162,38 @@ test('requests that are sent at once over one connection are answered in order',
   }
 });
 
+/** All that comes back over a connection of ours until it ends. */
+async function readAll(...writes: string[]): Promise<string> {
+  const socket = connect(ours.port, '127.0.0.1').setEncoding('utf8');
+  let text = '';
+  socket.on('data', (part: string) => {
+    text += part;
+    socket.write(writes.shift() ?? '');
+  });
+  socket.on('error', () => {});
+  socket.write(writes.shift() ?? '');
+  await once(socket, 'close');
+  return text;
+}
+
+test('what cannot be read is not answered in front of a request that is under way, nor after an answer to the same', async () => {
+  expect(await readAll('GET /hang HTTP/1.1\r\nhost: x\r\n\r\nrubbish\r\n\r\n')).toBe('');
+  const halfWay = 'GET /status HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n';
+  const answered = await readAll(halfWay, 'rubbish\r\n\r\n');
+  expect(answered.match(/HTTP\/1.1 \d+/g)).toEqual(['HTTP/1.1 204']);
+  const next = await readAll('GET /status HTTP/1.1\r\nhost: x\r\n\r\n', 'rubbish\r\n\r\n');
+  expect(next.match(/HTTP\/1.1 \d+/g)).toEqual(['HTTP/1.1 204', 'HTTP/1.1 400']);
+});
+
+test('100 requests may wait for their answers over one connection; one more ends it', async () => {
+  hanging.length = 0;
+  expect(await readAll('GET /hang HTTP/1.1\r\nhost: x\r\n\r\n'.repeat(1_000))).toBe('');
+  expect(hanging).toHaveLength(100);
+  const last = 'GET /status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n';
+  const answers = await readAll('GET /status HTTP/1.1\r\nhost: x\r\n\r\n'.repeat(99) + last);
+  expect(answers.match(/HTTP\/1.1 204/g)).toHaveLength(100);
+});
+
 test('a client that is slow with its headers or its body, or says nothing at all, is told so and cut', async () => {
   const beginnings = [
     'GET /get HTTP/1.1\r\nhost',
@@ -184,8 +216,33 @@ test('a client that is slow with its headers or its body, or says nothing at all
   }
 });
 
+test('a server that is told to end takes requests for a while, and each answer ends its connection', async () => {
+  const options = { app: createApp(), host: '127.0.0.1', port: 0, maxConnections: 100, closeDelayMs: 1_000 };
+  const leaving = await serveIngress(options);
+  const get = async (socket: Socket) => {
+    socket.write('GET /status HTTP/1.1\r\nhost: api.example.com\r\n\r\n');
+    const [answer] = await once(socket, 'data');
+    return String(answer);
+  };
+  const known = connect(leaving.port, '127.0.0.1');
+  const ended = once(known, 'close');
+  expect(await get(known)).toMatch(/^HTTP\/1.1 204 .*connection: keep-alive/is);
+  const closed = leaving.close();
+  expect(await get(known)).toMatch(/^HTTP\/1.1 204 .*connection: close/is);
+  await ended;
+  expect(await get(connect(leaving.port, '127.0.0.1'))).toMatch(/^HTTP\/1.1 204 .*connection: close/is);
+  await closed;
+  await expect(once(connect(leaving.port, '127.0.0.1'), 'connect')).rejects.toThrow('ECONNREFUSED');
+});
+
 test('a server that is told to end ends at once those that have not said a word, and in ten seconds the others', async () => {
-  const leaving = await serveIngress({ app: createApp(), host: '127.0.0.1', port: 0, maxConnections: 100 });
+  const leaving = await serveIngress({
+    app: createApp(),
+    host: '127.0.0.1',
+    port: 0,
+    maxConnections: 100,
+    closeDelayMs: 0,
+  });
   const [silent, halfWay] = [connect(leaving.port, '127.0.0.1'), connect(leaving.port, '127.0.0.1')];
   const ended = [silent, halfWay].map((socket) => once(socket, 'close'));
   for (const socket of [silent, halfWay]) {

@@ -35,7 +35,11 @@ const ping = async (key: string, { ingress = ingresses[0], address = '203.0.113.
 };
 const OK = { status: 200, retryAfter: null, message: 'pong' };
 const UNKNOWN = { status: 401, retryAfter: null, message: 'API key does not exist' };
-const LIMITED = { status: 429, retryAfter: '10', message: 'too many API keys that do not exist, try again' };
+const LIMITED = {
+  status: 429,
+  retryAfter: expect.stringMatching(/^([1-9]|10)$/),
+  message: 'too many API keys that do not exist, try again',
+};
 
 test('a key that is revoked or rotated away ends in every ingress within a second, however busy it is', async () => {
   const rotating = await store.projects.create('rotating');
@@ -71,6 +75,24 @@ test('who tries keys gets to try twenty; keys that are known go on, and so do ot
   expect(await ping(String(tried[0]))).toEqual(UNKNOWN);
   expect(await ping('no key at all')).toEqual(UNKNOWN);
   expect(await ping(unseen, { address: '203.0.113.2' })).toEqual(OK);
+});
+
+test('who has tried too many keys is told how long to wait, and is let in after that', async () => {
+  const { apiKey: unseen } = await store.projects.create('waiting');
+  for (let i = 0; i < 20; i++) await ping(createApiKey());
+  const first = await ping(unseen);
+  const told = performance.now() + Number(first.retryAfter) * 1_000;
+  expect(first.status).toBe(429);
+  let last = { ...first, sentAt: 0 };
+  const isLetIn = async () => {
+    const sentAt = performance.now();
+    const answer = await ping(unseen);
+    if (answer.status === 429) last = { ...answer, sentAt };
+    return answer.status === 200;
+  };
+  await waitFor(isLetIn, { description: 'the key to be let in' });
+  expect(last.sentAt).toBeLessThan(told);
+  expect(Number(last.retryAfter)).toBeLessThan(Number(first.retryAfter));
 });
 
 test('a key that was revoked while nobody used it is not good again because the customers cannot be looked up', async () => {

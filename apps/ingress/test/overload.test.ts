@@ -76,20 +76,6 @@ describe.each(BACKENDS)('with the queue on %s:', (_, createPlace) => {
     await Promise.all([ingress.stop(), worker.stop()]);
   });
 
-  test('many projects at once are all accepted: none takes the chunks that another one needs', async () => {
-    const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
-    const projects = await Promise.all(Array.from({ length: 40 }, (_, i) => store.projects.create(`partner ${i}`)));
-    await store.close();
-    const ingress = await startApp('ingress', { ...backend.env, QUEUE_SHARDS: '3' });
-    const posts = projects.flatMap(({ apiKey: key }) => {
-      const post = createPost(ingress, key);
-      return Array.from({ length: 10 }, (_, i) => post(`one of ten ${i}`));
-    });
-    for (const answer of await Promise.all(posts)) expect(answer).toEqual(CREATED);
-    expect(await ingress.readMetric('opm_shed_total{reason="waited"}')).toBe(0);
-    await ingress.stop();
-  });
-
   test('above the limit of entries under way the others are turned away, and their retries are accepted', async () => {
     const ingress = await startApp('ingress', {
       ...backend.env,
@@ -162,6 +148,28 @@ describe('with a Redis of its own:', () => {
     await control.rename(`${wait}:kept`, wait);
     expect(await post('no job')).toEqual(CREATED);
     expect(await post('no job')).toMatchObject({ status: 202 });
+  });
+
+  test('what a slow Redis admits after its partner was told 503 is not queued, and the retry is a 201', async () => {
+    const waiting = () => control.llen(`{${backend.prefix}-0}:entries-0:wait`);
+    const before = [await claims(), await waiting()];
+    proxy.delay(400); // each way: longer than a chunk may take, not too long for the command
+    expect(await post('too late')).toEqual(UNAVAILABLE);
+    await waitFor(async () => (await claims()).includes('1:too late'), { description: 'the admission' });
+    await waitFor(async () => !(await claims()).includes('1:too late'), { description: 'the claim to be released' });
+    proxy.delay(0);
+    expect([await claims(), await waiting()]).toEqual(before);
+    await waitFor(async () => (await post('too late')).status === 201, { description: 'the retry to be accepted' });
+  });
+
+  test('many projects at once are all accepted: none waits for the chunks of another one, however long those take', async () => {
+    const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    const projects = await Promise.all(Array.from({ length: 40 }, (_, i) => store.projects.create(`partner ${i}`)));
+    await store.close();
+    await control.call('CLIENT', 'PAUSE', '300', 'ALL'); // longer than a chunk may wait for its turn, not too long for a chunk
+    const answers = await Promise.all(projects.map(({ apiKey }) => createPost(ingress, apiKey)()));
+    for (const answer of answers) expect(answer).toEqual(CREATED);
+    expect(await ingress.readMetric('opm_shed_total{reason="waited"}')).toBe(0);
   });
 
   test('a Redis that hangs is a 503 within a second, for everyone, and it recovers by itself', async () => {

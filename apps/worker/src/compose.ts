@@ -77,7 +77,8 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     'taking jobs',
   );
 
-  const maintenance = await startMaintenance({
+  // Nobody waits for it: jobs can be taken while the master of its own queue is away.
+  const maintenance = startMaintenance({
     ...queue,
     tasks: {
       'purge-tombstones': {
@@ -85,8 +86,10 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
         run: () => store.customers.purgeTombstones(new Date(Date.now() - config.TOMBSTONE_RETENTION_DAYS * DAY_MS)),
       },
     },
-    onDone: (task, result) => logger.info({ task, result }, 'maintenance done'),
+    onDone: (task, result) => logger[result ? 'info' : 'debug']({ task, result }, 'maintenance done'),
     onFailed: (task, error) => logger.warn({ task, err: error }, 'maintenance failed; it is due again'),
+  }).catch((error) => {
+    if (!signal.aborted) throw error;
   });
-  onClose('maintenance', maintenance.close);
+  onClose('maintenance', async () => (await maintenance)?.close());
 }

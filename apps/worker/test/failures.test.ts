@@ -97,10 +97,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     await close();
 
     await client.query('ALTER TABLE hidden RENAME TO customers');
-    await waitFor(async () => (await find(3, 'c0'))?.email === 'b@example.com', {
-      description: 'the row',
-      timeoutMs: 30_000,
-    });
+    await waitFor(async () => (await find(3, 'c0'))?.email === 'b@example.com', { description: 'the row' });
     expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(errors);
     const about = (text: string) => worker.output().split(text).length - 1;
     await waitFor(() => about('resumed: PostgreSQL') === 1, { description: 'the end to be logged' });
@@ -114,16 +111,10 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     await enqueue(6, 'held@example.com');
     for (let i = 0; i < 200; i++) await enqueue(7, `${i}@example.com`);
     const last = () => find(7, 'c0');
-    await waitFor(async () => (await last())?.email === '199@example.com', {
-      description: 'the others',
-      timeoutMs: 30_000,
-    });
+    await waitFor(async () => (await last())?.email === '199@example.com', { description: 'the others' });
     expect((await find(6, 'c0'))?.email).toBe('first@example.com');
     await client.query('COMMIT');
-    await waitFor(async () => (await find(6, 'c0'))?.email === 'held@example.com', {
-      description: 'the row',
-      timeoutMs: 40_000,
-    });
+    await waitFor(async () => (await find(6, 'c0'))?.email === 'held@example.com', { description: 'the row' });
     expect(await worker.readMetric('opm_worker_paused')).toBe(0);
   });
 
@@ -131,16 +122,13 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     const errors = await worker.readMetric('opm_retries_total{reason="error"}');
     await enqueue(8, 'state@example.com');
     for (let i = 0; i < 200; i++) await enqueue(9, `${i}@example.com`);
-    await waitFor(async () => (await find(9, 'c0'))?.email === '199@example.com', {
-      description: 'the others',
-      timeoutMs: 30_000,
-    });
+    await waitFor(async () => (await find(9, 'c0'))?.email === '199@example.com', { description: 'the others' });
     expect(await find(8, 'c0')).toBeUndefined();
     await waitFor(async () => (await worker.readMetric('opm_worker_paused')) === 0, {
       description: 'the end of the pause',
     });
     await client.query('ALTER TABLE customers DISABLE TRIGGER meet_failure');
-    await waitFor(() => find(8, 'c0'), { description: 'the row', timeoutMs: 40_000 });
+    await waitFor(() => find(8, 'c0'), { description: 'the row' });
     await client.query('ALTER TABLE customers ENABLE TRIGGER meet_failure');
     expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(errors);
   });

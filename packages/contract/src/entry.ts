@@ -36,6 +36,8 @@ const FIELD_OF_PROPERTY: Record<Exclude<keyof typeof entrySchema.properties, 'cu
   customerIP: 'ip',
 };
 
+export const NOT_STORABLE = 'must not contain U+0000 or unpaired surrogates';
+
 const ajv = new Ajv({ allowUnionTypes: true });
 ajv.addKeyword({
   keyword: 'storable',
@@ -43,13 +45,14 @@ ajv.addKeyword({
   schemaType: 'boolean',
   // PostgreSQL's text holds neither: U+0000 ends a C string, and an unpaired surrogate has no UTF-8.
   validate: (_: true, value: string) => !value.includes('\0') && value.isWellFormed(),
-  error: { message: 'must not contain U+0000 or unpaired surrogates' },
+  error: { message: NOT_STORABLE },
 });
+const isCustomerId = ajv.compile<string>(entrySchema.properties.customerId);
 const isEntryBody = ajv.compile<{ customerId: string | number } & Record<string, unknown>>(entrySchema);
 
 /** Reads a parsed JSON body. @throws Fault BODY_INVALID, which names the first property that is wrong */
 export function parseEntry(body: unknown): Entry {
-  if (!isEntryBody(body)) throw new Fault('BODY_INVALID', { message: toMessage(isEntryBody.errors?.[0]) });
+  if (!isEntryBody(body)) throw new Fault('BODY_INVALID', { message: toMessage('body', isEntryBody.errors?.[0]) });
   const fields: EntryFields = {};
   for (const [property, field] of FIELD_ENTRIES) {
     const value = body[property];
@@ -63,8 +66,15 @@ export function parseEntry(body: unknown): Entry {
   return { customerId: String(body.customerId), fields };
 }
 
-const FIELD_ENTRIES = Object.entries(FIELD_OF_PROPERTY) as [string, Field][];
+/** The customer that a path names, decoded; the rules are those of the body. @throws Fault PATH_INVALID */
+export function parseCustomerId(customerId: unknown): string {
+  if (isCustomerId(customerId)) return customerId;
+  throw new Fault('PATH_INVALID', { message: toMessage('path/customerId', isCustomerId.errors?.[0]) });
+}
 
-function toMessage(error: ErrorObject | undefined): string {
-  return `body${error?.instancePath ?? ''} ${error?.message ?? 'is invalid'}`;
+/** Each property that is a field of the customer, with its name there. */
+export const FIELD_ENTRIES = Object.entries(FIELD_OF_PROPERTY) as [string, Field][];
+
+function toMessage(what: string, error: ErrorObject | undefined): string {
+  return `${what}${error?.instancePath ?? ''} ${error?.message ?? 'is invalid'}`;
 }

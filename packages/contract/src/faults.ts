@@ -1,5 +1,8 @@
+import { LIMITS, toSize } from './limits.js';
+
 /**
- * Everything that can go wrong, as a partner sees it. `retryAfterSeconds` marks what is worth sending again.
+ * Everything that can go wrong, as a partner sees it. `retryAfterSeconds` marks what is worth sending again, and says when
+ * where the fault itself does not.
  * A code is never reused for another meaning.
  */
 export const FAULTS = {
@@ -7,7 +10,43 @@ export const FAULTS = {
   KEY_UNKNOWN: { statusCode: 401, error: 'Unauthorized', message: 'API key does not exist' },
   BODY_MALFORMED: { statusCode: 400, error: 'Bad Request', message: 'body must be valid JSON' },
   BODY_INVALID: { statusCode: 400, error: 'Bad Request', message: 'body is invalid' },
-  BODY_TOO_LARGE: { statusCode: 413, error: 'Payload Too Large', message: 'body must not be larger than 16 KiB' },
+  BODY_TOO_LARGE: {
+    statusCode: 413,
+    error: 'Payload Too Large',
+    message: `body must not be larger than ${toSize(LIMITS.entryBytes)}`,
+  },
+  BATCH_TOO_LARGE: {
+    statusCode: 413,
+    error: 'Payload Too Large',
+    message: `body must not be larger than ${toSize(LIMITS.batchBytes)}`,
+  },
+  BATCH_TOO_LONG: {
+    statusCode: 413,
+    error: 'Payload Too Large',
+    message: `body must not have more than ${LIMITS.batchEntries} entries`,
+  },
+  BATCH_EMPTY: { statusCode: 400, error: 'Bad Request', message: 'body must have at least one entry' },
+  IDEMPOTENCY_KEY_INVALID: {
+    statusCode: 400,
+    error: 'Bad Request',
+    message: 'idempotency key must have 1 to 255 visible ASCII characters',
+  },
+  IDEMPOTENCY_KEY_REPEATED: { statusCode: 400, error: 'Bad Request', message: 'idempotency key must be given once' },
+  IDEMPOTENCY_KEY_IN_USE: {
+    statusCode: 409,
+    error: 'Conflict',
+    message: 'first request with this idempotency key is not answered yet, try again',
+    retryAfterSeconds: 1,
+  },
+  IDEMPOTENCY_KEY_REUSED: {
+    statusCode: 422,
+    error: 'Unprocessable Entity',
+    message: 'idempotency key belongs to another request',
+  },
+  PATH_MALFORMED: { statusCode: 400, error: 'Bad Request', message: 'path must be percent-encoded UTF-8' },
+  PATH_INVALID: { statusCode: 400, error: 'Bad Request', message: 'path is invalid' },
+  CUSTOMER_UNKNOWN: { statusCode: 404, error: 'Not Found', message: 'customer does not exist' },
+  CUSTOMER_ERASED: { statusCode: 404, error: 'Not Found', message: 'customer is being erased' },
   MEDIA_TYPE_UNSUPPORTED: { statusCode: 415, error: 'Unsupported Media Type', message: 'body must be JSON' },
   ROUTE_UNKNOWN: { statusCode: 404, error: 'Not Found', message: 'route does not exist' },
   METHOD_NOT_ALLOWED: { statusCode: 405, error: 'Method Not Allowed', message: 'method is not allowed' },
@@ -21,6 +60,12 @@ export const FAULTS = {
     statusCode: 503,
     error: 'Service Unavailable',
     message: 'API key could not be checked, try again',
+    retryAfterSeconds: 1,
+  },
+  CUSTOMERS_UNAVAILABLE: {
+    statusCode: 503,
+    error: 'Service Unavailable',
+    message: 'customer could not be read, try again',
     retryAfterSeconds: 1,
   },
   QUEUE_FULL: {
@@ -41,19 +86,41 @@ export const FAULTS = {
     message: 'too many API keys that do not exist, try again',
     retryAfterSeconds: 10,
   },
+  HTTP_INVALID: { statusCode: 400, error: 'Bad Request', message: 'request must be valid HTTP' },
+  HEADERS_TOO_LARGE: {
+    statusCode: 431,
+    error: 'Request Header Fields Too Large',
+    message: 'headers must not be larger than 16 KiB',
+  },
+  REQUEST_TOO_SLOW: { statusCode: 408, error: 'Request Timeout', message: 'request must arrive within 10 seconds' },
+  RATE_LIMITED: {
+    statusCode: 429,
+    error: 'Too Many Requests',
+    message: 'entry was not accepted, your rate limit is reached, try again after the seconds in retry-after',
+    retryAfterSeconds: 1,
+  },
   INTERNAL: { statusCode: 500, error: 'Internal Server Error', message: 'something went wrong' },
 } as const;
 
 export type FaultCode = keyof typeof FAULTS;
 
+/** Seconds after which it is worth sending again; 0 for what is not. */
+export function retryAfterOf(code: FaultCode): number {
+  const fault = FAULTS[code];
+  return 'retryAfterSeconds' in fault ? fault.retryAfterSeconds : 0;
+}
+
 /** An error with a public message and a private `cause`; the edge turns it into a status and logs the cause once. */
 export class Fault extends Error {
   override readonly name = 'Fault';
   readonly code: FaultCode;
+  /** 0 for what is not worth sending again. */
+  readonly retryAfterSeconds: number;
 
-  /** @param message replaces the public message of the table, for faults that name a field */
-  constructor(code: FaultCode, { cause, message = FAULTS[code].message }: { cause?: unknown; message?: string } = {}) {
-    super(message, { cause });
+  /** @param details `message` and `retryAfterSeconds` replace those of the table, for faults that name a field or a time */
+  constructor(code: FaultCode, details: { cause?: unknown; message?: string; retryAfterSeconds?: number } = {}) {
+    super(details.message ?? FAULTS[code].message, { cause: details.cause });
     this.code = code;
+    this.retryAfterSeconds = details.retryAfterSeconds ?? retryAfterOf(code);
   }
 }

@@ -1,3 +1,10 @@
 export { ANSWERS, type Answer } from './answers.js';
-export { type Entry, entrySchema, parseEntry } from './entry.js';
+export { type CustomerAnswer, toCustomerAnswer } from './customer-answer.js';
+export { type Entry, entrySchema, parseCustomerId, parseEntry } from './entry.js';
 export { FAULTS, Fault, type FaultCode } from './faults.js';
+export { parseIdempotencyKey } from './idempotency-key.js';
+export { LIMITS } from './limits.js';
+export { toOpenApiDocument } from './openapi/to-openapi-document.js';
+export { parseJson } from './parse-json.js';
+export { REQUEST_ID } from './request-id.js';
+export { isBlank, splitLines } from './split-lines.js';

@@ -153,3 +153,28 @@ test('items that have a size fill a bulk call up to the limit, and one that is l
   await Promise.all([4, 6, 1, 9, 1, 25, 2].map((size) => group.run('a', size)));
   expect(calls).toEqual([[4, 6], [1, 9], [1], [25], [2]]);
 });
+
+test('items that are given together share one bulk call, in order, and one fate', async () => {
+  const { calls, group } = createRecorder();
+  const runAll = (...items: number[]) => group.runAll(items.map((item) => ({ lane: 'a', item })));
+  const hanging = group.run('a', 1);
+  await turn();
+  const answers = Promise.all([
+    group.run('a', 2),
+    runAll(3, 4, 5),
+    runAll(6, 7),
+    group.run('a', 8),
+    runAll(9, 10, 11, 12),
+    runAll(),
+  ]);
+  for (let i = 0; i < 6; i++) {
+    calls[i]?.end(i === 2 ? new Error('failed') : undefined);
+    await turn();
+    await turn();
+  }
+  await hanging;
+  const results = (...numbers: number[]) => numbers.map((result) => ({ result }));
+  const failed = { error: new Error('failed') };
+  expect(await answers).toEqual([20, [failed, failed, failed], results(60, 70), 80, results(90, 100, 110, 120), []]);
+  expect(calls.map(({ items }) => items)).toEqual([[1], [2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [12]]);
+});

@@ -1,11 +1,16 @@
 type Waiting<Item, Result> = {
   item: Item;
   since: number;
+  /** Never in another bulk call than the one before it. */
+  isJoined: boolean;
   resolve: (result: Result) => void;
   reject: (error: unknown) => void;
 };
 
 type Batch<Lane, Item, Result> = { lane: Lane; waiting: Waiting<Item, Result>[] };
+
+/** What a call got: its result, or the error. */
+export type Outcome<Result> = { result: Result; error?: undefined } | { error: unknown };
 
 type Expiry = { maxWaitMs: number; toError: () => Error };
 
@@ -62,14 +67,40 @@ export class GroupCommit<Lane, Item, Result> {
 
   /** Resolves with the item's own result, or rejects with what the bulk call threw. */
   run(lane: Lane, item: Item): Promise<Result> {
-    this.#pending++;
     return new Promise((resolve, reject) => {
-      const call = { item, since: performance.now(), resolve, reject };
-      const waiting = this.#lanes.get(lane);
-      if (waiting) waiting.push(call);
-      else this.#lanes.set(lane, [call]);
-      this.#schedule();
+      this.#add(lane, { item, since: performance.now(), isJoined: false, resolve, reject });
     });
+  }
+
+  /**
+   * The same for each call, with one promise for all: it resolves with what each got, in order. Those of one lane share one
+   * bulk call, in order, where they fit into one.
+   */
+  runAll(calls: { lane: Lane; item: Item }[]): Promise<Outcome<Result>[]> {
+    const since = performance.now();
+    const lanes = new Set<Lane>();
+    const outcomes = new Array<Outcome<Result>>(calls.length);
+    let open = calls.length;
+    return new Promise((done) => {
+      for (const [i, { lane, item }] of calls.entries()) {
+        const settle = (outcome: Outcome<Result>) => {
+          outcomes[i] = outcome;
+          if (--open === 0) done(outcomes);
+        };
+        const resolve = (result: Result) => settle({ result });
+        this.#add(lane, { item, since, isJoined: lanes.has(lane), resolve, reject: (error) => settle({ error }) });
+        lanes.add(lane);
+      }
+      if (open === 0) done(outcomes);
+    });
+  }
+
+  #add(lane: Lane, call: Waiting<Item, Result>): void {
+    this.#pending++;
+    const waiting = this.#lanes.get(lane);
+    if (waiting) waiting.push(call);
+    else this.#lanes.set(lane, [call]);
+    this.#schedule();
   }
 
   #schedule(): void {
@@ -138,6 +169,9 @@ export class GroupCommit<Lane, Item, Result> {
       size += this.#sizeOf(item);
       return size > this.#maxBatch && i > 0;
     });
-    return surplus < 0 ? waiting.length : surplus;
+    if (surplus < 0) return waiting.length;
+    let start = surplus;
+    while (waiting[start]?.isJoined) start--;
+    return start > 0 ? start : surplus;
   }
 }

@@ -3,3 +3,5 @@ export { type CustomerEntry, type EntryFields, FIELDS, type Field, type Version 
 export { foldEntries } from './fold-entries.js';
 export { GroupCommit } from './group-commit.js';
 export { type CustomerState, isLive, mergeCustomer, toState } from './merge-customer.js';
+export type { RateLimit } from './rate-limit.js';
+export { withTimeout } from './with-timeout.js';

@@ -52,15 +52,16 @@ export function toState({ version, fields = {}, erase }: CustomerEntry): Custome
       lastVersion: version,
     };
   }
-  const versionOf = (field: Field) => (fields[field] === undefined ? 0 : version);
+  const { email, phone, firstName, lastName, ip } = fields;
   return {
     fields,
+    // One by one, for this is done for every entry.
     versions: {
-      email: versionOf('email'),
-      phone: versionOf('phone'),
-      firstName: versionOf('firstName'),
-      lastName: versionOf('lastName'),
-      ip: versionOf('ip'),
+      email: email === undefined ? 0 : version,
+      phone: phone === undefined ? 0 : version,
+      firstName: firstName === undefined ? 0 : version,
+      lastName: lastName === undefined ? 0 : version,
+      ip: ip === undefined ? 0 : version,
     },
     erasedVersion: 0,
     firstVersion: version,

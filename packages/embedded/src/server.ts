@@ -31,11 +31,16 @@ const PASSING_TROUBLE = /could not bind|could not create any TCP\/IP sockets|sti
 const START_TIMEOUT_S = '300';
 const STOP_TIMEOUT_S = '30';
 
-/** Starts the server, in a session of its own so that Ctrl-C does not reach it, and returns its port once it is ready. */
+export interface RunningServer {
+  port: number;
+  pid: number;
+}
+
+/** Starts the server, in a session of its own so that Ctrl-C does not reach it, and resolves once it is ready. */
 export async function startServer(
   installation: Installation,
   options: { port?: number; postgresFlags?: readonly string[] },
-): Promise<number> {
+): Promise<RunningServer> {
   const { binaries, layout, run } = installation;
   for (let attempt = 1; ; attempt++) {
     const port = options.port ?? (await findFreePort());
@@ -44,7 +49,7 @@ export async function startServer(
       .join(' ');
     const target = ['-D', layout.cluster, '-l', layout.logFile, '-o', flags];
     const { succeeded, output } = await run(binaries.pg_ctl, ['start', '-w', '-t', START_TIMEOUT_S, ...target]);
-    if (succeeded) return port;
+    if (succeeded) return { port, pid: (await readPid(pidFileOf(layout))) ?? Number.NaN };
 
     const log = await readLastLines(layout.logFile, 6);
     if (attempt === MAX_ATTEMPTS || !PASSING_TROUBLE.test(log)) {
@@ -57,7 +62,7 @@ export async function startServer(
 
 /** Stops whatever server runs on the data directory, and clears a pid file that would keep the next from starting. */
 export async function stopServer({ binaries, layout, run }: Installation): Promise<void> {
-  const pidFile = join(layout.cluster, 'postmaster.pid');
+  const pidFile = pidFileOf(layout);
   const pid = await readPid(pidFile);
   if (pid === undefined) return;
 
@@ -84,6 +89,8 @@ async function identify(pid: number, cluster: string): Promise<'gone' | 'our ser
   if (!/(^|\/)postgres(:| -)/.test(commandLine)) return 'unrelated';
   return commandLine.includes(`-D ${cluster} `) ? 'our server' : 'other server';
 }
+
+const pidFileOf = ({ cluster }: Layout) => join(cluster, 'postmaster.pid');
 
 /** NaN when the file is there but holds no number: a crash left it half-written. */
 async function readPid(pidFile: string): Promise<number | undefined> {

@@ -19,6 +19,8 @@ export interface EmbeddedPostgres {
   /** The database `opm`, as its owner `opm`, who is the superuser too. */
   url: string;
   port: number;
+  /** Of the process whose children do the work. */
+  pid: number;
   /** Ends all sessions and returns once the server is gone. Safe to call twice, or after a crash. */
   stop(): Promise<void>;
 }
@@ -37,12 +39,13 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   if (await isInitialised(layout)) await stopServer(installation);
   else await initialiseCluster(installation);
 
-  const port = await startServer(installation, options);
+  const { port, pid } = await startServer(installation, options);
   const password = await readFile(layout.passwordFile, 'utf8');
   let stopped: Promise<void> | undefined;
   return {
     url: `postgresql://opm:${password}@127.0.0.1:${port}/opm`,
     port,
+    pid,
     stop: () => {
       stopped ??= stopServer(installation);
       return stopped;

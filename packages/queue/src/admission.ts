@@ -20,6 +20,8 @@ export type Persisted = { projectId: number; entries: { customerId: string; vers
 export type Admission = {
   /** One result per customer, in order; a customer may occur more than once. */
   admit(shard: number, projectId: number, customers: { customerId: string; erase?: true }[]): Promise<Admittance>;
+  /** The customers' claims, in order. */
+  readClaims(shard: number, projectId: number, customers: { customerId: string }[]): Promise<(Claim | undefined)[]>;
   /** Adds entries that keep the versions that they have, such as dead letters, to the backlog. @returns the project's */
   readmit(shard: number, projectId: number, entries: number): Promise<number>;
   /** Takes back what was admitted but not enqueued, and restores what it had replaced. */
@@ -32,8 +34,8 @@ export type Admission = {
    */
   countBacklog(shard: number): Promise<number>;
   limitBacklog(shard: number, maxEntries: number): Promise<void>;
-  /** Removes claims whose time is over, of the shard at least. */
-  sweep(shard: number): Promise<void>;
+  /** Removes claims that are older, of the shard at least. */
+  sweep(shard: number, olderThanMs: number): Promise<void>;
 };
 
 /** A partner's retry days later still finds the claim; a worker that was down for a weekend still settles it. */

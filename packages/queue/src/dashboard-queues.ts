@@ -1,9 +1,9 @@
 import type { Queue } from 'bullmq';
 import { MAINTENANCE } from './maintenance.js';
-import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
+import { connectQueueBackend, type QueueBackend, type QueueConfig } from './queue-backend.js';
 import { toAddresses } from './shards.js';
 
-export type DashboardQueues = { queues: Queue[]; check(): Promise<void>; close(): Promise<void> };
+export type DashboardQueues = Pick<QueueBackend, 'check' | 'close'> & { queues: Queue[] };
 
 /** The entry queues, by shard, and after them the one for maintenance, as the Bull dashboard wants them: for looking at, not for adding. */
 export async function openDashboardQueues(
@@ -12,13 +12,10 @@ export async function openDashboardQueues(
   const { signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'dashboard', { signal, onError });
   const addresses = [...toAddresses(config.shards), MAINTENANCE];
-  const queues = addresses.map((address) => backend.createQueue(address, { skipMetasUpdate: true }));
+  const queues = await Promise.all(addresses.map((address) => backend.openQueue(address, { skipMetasUpdate: true })));
   return {
     queues,
     check: () => backend.check(),
-    async close() {
-      await Promise.all(queues.map((queue) => queue.close()));
-      await backend.close();
-    },
+    close: () => backend.close(),
   };
 }

@@ -1,10 +1,12 @@
 import { Fault } from '@opm/contract';
 import type { Admission } from './admission.js';
 import type { Chunk } from './chunk.js';
+import type { Idempotency } from './idempotency.js';
 import { toPriority } from './priority.js';
-import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
+import { connectQueueBackend, type QueueBackend, type QueueConfig } from './queue-backend.js';
 import { JOB_OPTIONS } from './retry-policy.js';
 import { toAddresses } from './shards.js';
+import type { TokenBuckets } from './token-buckets.js';
 
 export type EntryQueueOptions = QueueConfig & { signal: AbortSignal; onError: (error: Error) => void };
 
@@ -12,7 +14,9 @@ export type EntryQueueOptions = QueueConfig & { signal: AbortSignal; onError: (e
 export type QueueLoad = { entries: number; memory: number };
 
 /** The producer's side. Each call fails within about a second when the store is away: Fault QUEUE_UNAVAILABLE. */
-export type EntryQueue = Pick<Admission, 'admit' | 'release'> & {
+export type EntryQueue = Pick<Admission, 'admit' | 'release' | 'readClaims'> & {
+  idempotency: Pick<Idempotency, 'begin' | 'end'>;
+  lease: TokenBuckets['lease'];
   /**
    * Resolves once the chunk is stored: then, and not before, its partners may be answered. Returns the job's id.
    * @param backlog of the project, this chunk included: the longer, the later is its turn; 0 where it is not given
@@ -23,16 +27,17 @@ export type EntryQueue = Pick<Admission, 'admit' | 'release'> & {
   load(): Promise<QueueLoad>;
   /** The names of the queues that no worker process takes jobs from at present. */
   findIdle(): Promise<string[]>;
-  /** @throws Error that says what to change */
-  check(): Promise<void>;
+  check: QueueBackend['check'];
   close(): Promise<void>;
 };
 
 /** Waits for the store to answer once; from then on it recovers by itself. @throws the reason of the signal's abort */
 export async function createEntryQueue({ signal, onError, ...config }: EntryQueueOptions): Promise<EntryQueue> {
   const backend = await connectQueueBackend(config, 'producer', { signal, onError });
-  const queues = toAddresses(config.shards).map((address) => backend.createQueue(address));
-  const { admission } = backend;
+  const queues = await Promise.all(toAddresses(config.shards).map((address) => backend.openQueue(address)));
+  const { admission, buckets, idempotency } = backend;
+  /** Entries per shard. One whose master is away keeps its last count, so that the others' limit stays in force. */
+  const backlogs = queues.map(() => 0);
 
   async function enqueue(shard: number, chunk: Chunk, backlog = 0): Promise<string> {
     const options = { ...JOB_OPTIONS, priority: toPriority(backlog) };
@@ -43,6 +48,12 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
   return {
     admit: (...call) => admission.admit(...call).catch(throwUnavailable),
     release: (...call) => admission.release(...call).catch(throwUnavailable),
+    readClaims: (...call) => admission.readClaims(...call).catch(throwUnavailable),
+    idempotency: {
+      begin: (...call) => idempotency.begin(...call).catch(throwUnavailable),
+      end: (...call) => idempotency.end(...call).catch(throwUnavailable),
+    },
+    lease: (...call) => buckets.lease(...call).catch(throwUnavailable),
     enqueue,
     async requeue(shard, chunk) {
       const count = (entries: number) => admission.readmit(shard, chunk.projectId, entries).catch(throwUnavailable);
@@ -55,10 +66,10 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
       }
     },
     async load() {
-      const [memory, ...backlogs] = await Promise.all([
-        backend.memoryUse(),
-        ...queues.map((_, shard) => admission.countBacklog(shard)),
-      ]).catch(throwUnavailable);
+      const counting = backlogs.map(async (_, shard) => {
+        backlogs[shard] = await admission.countBacklog(shard);
+      });
+      const [memory] = await Promise.all([backend.memoryUse(), Promise.allSettled(counting)]).catch(throwUnavailable);
       return { entries: backlogs.reduce((sum, entries) => sum + entries, 0), memory };
     },
     async findIdle() {
@@ -66,10 +77,7 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
       return queues.filter((_, shard) => counts[shard] === 0).map(({ name }) => name);
     },
     check: () => backend.check(),
-    async close() {
-      await Promise.all(queues.map((queue) => queue.close()));
-      await backend.close();
-    },
+    close: () => backend.close(),
   };
 }
 

@@ -4,7 +4,7 @@ import type { Admission } from './admission.js';
 import { type Backlog, readBacklog } from './backlog.js';
 import { type Chunk, parseChunk } from './chunk.js';
 import { closeWorkers } from './close-workers.js';
-import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
+import { connectQueueBackend, type QueueBackend, type QueueConfig } from './queue-backend.js';
 import { toWorkerOptions } from './retry-policy.js';
 import { toAddresses } from './shards.js';
 
@@ -43,8 +43,7 @@ export type EntryWorker = Pick<Admission, 'settle'> & {
   pause(): void;
   resume(): void;
   backlog(): Promise<Backlog>;
-  /** @throws Error that says what to change */
-  check(): Promise<void>;
+  check: QueueBackend['check'];
   /** Takes no more jobs and resolves when those under way are done. Safe to call twice. */
   close(): Promise<void>;
 };
@@ -68,17 +67,20 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
   const { concurrency, lockMs, process, bury, onPostponed, onRetry, signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
   const addresses = toAddresses(config.shards);
-  const queues = addresses.map((address) => backend.createQueue(address, { skipMetasUpdate: true }));
+  const queues = await Promise.all(addresses.map((address) => backend.openQueue(address, { skipMetasUpdate: true })));
   // BullMQ also fails a job that it could not report as done, because the queue's store went away: not its entries' fault.
   const thrown = new WeakSet<Error>();
-  const workers = addresses.map((address, shard) =>
-    backend
-      .createWorker(address, processJob(shard), toWorkerOptions({ concurrency, lockMs }))
-      .on('failed', (job, error) => {
-        if (thrown.has(error)) onRetry(error, { jobId: job?.id ?? 'unknown', attempt: job?.attemptsMade ?? 0 });
-        else onPostponed();
-      }),
+  const workers = await Promise.all(
+    addresses.map((address, shard) =>
+      backend.openWorker(address, processJob(shard), toWorkerOptions({ concurrency, lockMs })),
+    ),
   );
+  for (const worker of workers) {
+    worker.on('failed', (job, error) => {
+      if (thrown.has(error)) onRetry(error, { jobId: job?.id ?? 'unknown', attempt: job?.attemptsMade ?? 0 });
+      else onPostponed();
+    });
+  }
   let isClosing = false;
   let closed: Promise<void> | undefined;
 
@@ -105,7 +107,6 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
   async function close(): Promise<void> {
     isClosing = true;
     await closeWorkers(backend, workers);
-    await Promise.all(queues.map((queue) => queue.close()));
     await backend.close();
   }
 

@@ -1,4 +1,4 @@
-export type { Admission, Admittance, Admitted, Persisted } from './admission.js';
+export type { Admission, Admittance, Admitted, Claim, Persisted } from './admission.js';
 export type { Backlog } from './backlog.js';
 export { type Chunk, MAX_CHUNK_ENTRIES, parseChunk } from './chunk.js';
 export { type DashboardQueues, openDashboardQueues } from './dashboard-queues.js';
@@ -10,8 +10,11 @@ export {
   type JobContext,
   Postponed,
 } from './entry-worker.js';
+export type { Ended, Idempotency, KeptAnswer, KeyedRequest, Known } from './idempotency.js';
 export { startMaintenance } from './maintenance.js';
+export { isPooled } from './postgres/is-pooled.js';
 export { migrateQueue } from './postgres/migrate-queue.js';
 export { type QueueConfig, toQueueConfig } from './queue-backend.js';
 export { retryDelayMs } from './retry-policy.js';
 export { shardOf } from './shards.js';
+export type { LeaseCall, Leased, TokenBuckets } from './token-buckets.js';

@@ -1,3 +1,5 @@
+import type { Job } from 'bullmq';
+import { CLAIM_TTL_MS } from './admission.js';
 import { MAX_CHUNK_ENTRIES } from './chunk.js';
 import { closeWorkers } from './close-workers.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
@@ -16,48 +18,56 @@ export type MaintenanceOptions = QueueConfig & {
 
 export const MAINTENANCE = { name: 'maintenance', slot: 'maintenance' };
 const SWEEP_INTERVAL_MS = 60 * 60 * 1_000;
-const LIMIT_INTERVAL_MS = 60 * 1_000;
+const CLEAR_INTERVAL_MS = 30 * 1_000;
+/** No ingress enqueues what it has admitted so long ago. */
+const ORPHAN_AGE_MS = 30 * 1_000;
 
 /**
  * Runs the tasks as scheduled BullMQ jobs: one of the processes that do this gets each. A task that fails is due again
- * in its next period. Adds the queue's own tasks: correcting the backlogs, and sweeping claims whose time is over.
+ * in its next period. Adds the queue's own tasks: correcting the backlogs, and sweeping claims and idempotency keys whose
+ * time is over.
  */
 export async function startMaintenance(options: MaintenanceOptions): Promise<{ close(): Promise<void> }> {
   const { onDone, onFailed, signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
-  const queue = backend.createQueue(MAINTENANCE);
-  const entryQueues = toAddresses(config.shards).map((address) =>
-    backend.createQueue(address, { skipMetasUpdate: true }),
+  const queue = await backend.openQueue(MAINTENANCE);
+  const entryQueues = await Promise.all(
+    toAddresses(config.shards).map((address) => backend.openQueue(address, { skipMetasUpdate: true })),
   );
 
-  async function limitBacklogs(): Promise<void> {
+  /** Processes that were killed leave entries that are counted as waiting, and claims without an entry. */
+  async function clearLeftovers(): Promise<void> {
+    let waiting = 0;
     for (const [shard, entryQueue] of entryQueues.entries()) {
       const jobs = await entryQueue.getJobCountByTypes('waiting', 'prioritized', 'active', 'delayed');
       await backend.admission.limitBacklog(shard, jobs * MAX_CHUNK_ENTRIES);
+      waiting += jobs;
     }
+    if (waiting === 0) await sweepClaims(ORPHAN_AGE_MS);
   }
 
-  async function sweepClaims(): Promise<void> {
-    for (const shard of entryQueues.keys()) await backend.admission.sweep(shard);
+  async function sweepClaims(olderThanMs: number): Promise<void> {
+    for (const shard of entryQueues.keys()) await backend.admission.sweep(shard, olderThanMs);
   }
 
   const tasks: Record<string, MaintenanceTask> = {
     ...options.tasks,
-    'limit-backlogs': { everyMs: LIMIT_INTERVAL_MS, run: limitBacklogs },
-    'sweep-claims': { everyMs: SWEEP_INTERVAL_MS, run: sweepClaims },
+    'clear-leftovers': { everyMs: CLEAR_INTERVAL_MS, run: clearLeftovers },
+    'sweep-claims': { everyMs: SWEEP_INTERVAL_MS, run: () => sweepClaims(CLAIM_TTL_MS) },
+    'sweep-idempotency-keys': { everyMs: SWEEP_INTERVAL_MS, run: () => backend.idempotency.sweep() },
   };
-  const worker = backend
-    .createWorker(MAINTENANCE, async ({ name }) => onDone(name, await tasks[name]?.run()), { autorun: false })
-    .on('failed', (job, error) => onFailed(job?.name ?? 'unknown', error));
+  const runTask = async ({ name }: Job) => onDone(name, await tasks[name]?.run());
+  const worker = await backend.openWorker(MAINTENANCE, runTask, { autorun: false });
+  worker.on('failed', (job, error) => onFailed(job?.name ?? 'unknown', error));
   for (const [name, { everyMs }] of Object.entries(tasks)) {
     const opts = { removeOnComplete: true, removeOnFail: { count: 100 } };
-    await queue.upsertJobScheduler(name, { every: everyMs }, { name, opts });
+    // A master that must have a replica, and has none now, is there and refuses it.
+    await backend.persist(() => queue.upsertJobScheduler(name, { every: everyMs }, { name, opts }));
   }
   worker.run().catch(onError);
   return {
     async close() {
       await closeWorkers(backend, [worker]);
-      await Promise.all([queue, ...entryQueues].map((each) => each.close()));
       await backend.close();
     },
   };

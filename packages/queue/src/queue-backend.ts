@@ -1,14 +1,19 @@
+import { once } from 'node:events';
 import type { Queue, QueueOptions, Worker, WorkerOptions } from 'bullmq';
 import pRetry from 'p-retry';
 import type { Admission } from './admission.js';
+import type { Idempotency } from './idempotency.js';
 import { createPostgresQueueBackend } from './postgres/postgres-queue-backend.js';
 import { createRedisQueueBackend } from './redis/redis-queue-backend.js';
 import type { QueueAddress } from './shards.js';
+import type { TokenBuckets } from './token-buckets.js';
 
 export type QueueConfig = {
   /** Where the queue lives when there is no Redis. */
   databaseUrl: string;
   redisUrl?: string | undefined;
+  /** Replicas of Redis that must have what a producer writes before it is answered; 0 unless given. */
+  minReplicas?: number;
   /** Namespace of all keys on Redis; on PostgreSQL the database is the namespace. */
   prefix: string;
   /** Number of queues `entries-0 … n-1`. */
@@ -19,12 +24,14 @@ export type QueueConfig = {
 export function toQueueConfig(env: {
   DATABASE_URL: string;
   REDIS_URL: string | undefined;
+  REDIS_MIN_REPLICAS: number;
   REDIS_PREFIX: string;
   QUEUE_SHARDS: number;
 }): QueueConfig {
   return {
     databaseUrl: env.DATABASE_URL,
     redisUrl: env.REDIS_URL,
+    minReplicas: env.REDIS_MIN_REPLICAS,
     prefix: env.REDIS_PREFIX,
     shards: env.QUEUE_SHARDS,
   };
@@ -36,19 +43,38 @@ export type Role = 'producer' | 'worker' | 'dashboard';
 /** What the two stores have in common. Nothing outside this package knows which one it is. */
 export type QueueBackend = {
   admission: Admission;
-  createQueue(address: QueueAddress, options?: Partial<QueueOptions>): Queue;
-  createWorker(address: QueueAddress, processor: Worker['processFn'], options: Partial<WorkerOptions>): Worker;
+  idempotency: Idempotency;
+  buckets: TokenBuckets;
+  /** Resolves when BullMQ has its connection. @throws the reason of the signal's abort */
+  openQueue(address: QueueAddress, options?: Partial<QueueOptions>): Promise<Queue>;
+  openWorker(address: QueueAddress, processor: Worker['processFn'], options: WorkerOptionsGiven): Promise<Worker>;
+  /** Tries until it succeeds; `onError` hears of what fails. @throws the reason of the signal's abort */
+  persist<T>(attempt: () => Promise<T>): Promise<T>;
   /** Resolves when the store answers. */
   ping(): Promise<void>;
-  /** Resolves when the store answers and is set up to keep what it is given. @throws Error that says what to change */
-  check(): Promise<void>;
+  /**
+   * Resolves when the store answers and is set up to keep what it is given, with a word where a part of it does not answer.
+   * @throws Error that says what to change
+   */
+  check(): Promise<string | void>;
   /** The part of the memory that the store may use which is in use, 0 to 1; 0 where it has no limit. */
   memoryUse(): Promise<number>;
+  /** With all queues and workers that were opened. Safe to call twice. */
   close(): Promise<void>;
 };
 
+type WorkerOptionsGiven = Omit<WorkerOptions, 'connection' | 'prefix'>;
+
+/** A store as its own file makes it: queues and workers of it may never get a connection. */
+export type Store = Omit<QueueBackend, 'openQueue' | 'openWorker' | 'persist'> & {
+  createQueue(address: QueueAddress, options?: Partial<QueueOptions>): Queue;
+  createWorker(address: QueueAddress, processor: Worker['processFn'], options: WorkerOptionsGiven): Worker;
+};
+
+const OPEN_TIMEOUT_MS = 10_000;
+
 /**
- * Opens the store and waits until it answers: BullMQ remembers a first connection that failed and never tries again.
+ * Opens the store and waits until it answers; from then on what is opened recovers by itself.
  * @param onError hears of lost connections and the like, which mend themselves
  * @throws the reason of the signal's abort
  */
@@ -57,22 +83,66 @@ export async function connectQueueBackend(
   role: Role,
   { signal, onError }: { signal: AbortSignal; onError: (error: Error) => void },
 ): Promise<QueueBackend> {
-  const { databaseUrl, redisUrl, prefix } = config;
-  const backend =
+  const { databaseUrl, redisUrl, minReplicas = 0, prefix } = config;
+  const { createQueue, createWorker, ...store } =
     redisUrl === undefined
       ? createPostgresQueueBackend({ databaseUrl, role, onError })
-      : createRedisQueueBackend({ redisUrl, prefix, role, onError });
-  try {
-    await pRetry(() => backend.ping(), {
-      retries: Number.POSITIVE_INFINITY,
-      minTimeout: 50,
-      maxTimeout: 2_000,
-      signal,
-      onFailedAttempt: ({ error }) => onError(error),
-    });
-  } catch (error) {
-    await backend.close();
-    throw error;
+      : createRedisQueueBackend({ redisUrl, minReplicas, prefix, role, onError });
+
+  const opened = new Set<Queue | Worker>();
+  let closed: Promise<void> | undefined;
+
+  function close(): Promise<void> {
+    closed ??= Promise.all([...opened].map((it) => it.close(true))).then(() => store.close());
+    return closed;
   }
-  return backend;
+
+  async function persist<T>(attempt: () => Promise<T>): Promise<T> {
+    try {
+      return await pRetry(attempt, {
+        retries: Number.POSITIVE_INFINITY,
+        minTimeout: 50,
+        maxTimeout: 2_000,
+        signal,
+        onFailedAttempt: ({ error }) => onError(error),
+      });
+    } catch (error) {
+      await close();
+      throw error;
+    }
+  }
+
+  /** BullMQ remembers a first connection that failed and never tries again, so one that failed is thrown away. */
+  function open<T extends Queue | Worker>(create: () => T): Promise<T> {
+    return persist(async () => {
+      const candidate = create();
+      try {
+        await waitForOpening(candidate.waitUntilReady(), signal);
+      } catch (cause) {
+        await candidate.close(true).catch(onError);
+        throw new Error(`${candidate.name} could not be opened: ${(cause as Error).message}`, { cause });
+      }
+      opened.add(candidate);
+      return candidate;
+    });
+  }
+
+  await persist(store.ping);
+  return {
+    ...store,
+    openQueue: (address, options) => open(() => createQueue(address, options)),
+    openWorker: (address, processor, options) => open(() => createWorker(address, processor, options)),
+    persist,
+    close,
+  };
+}
+
+async function waitForOpening(opening: Promise<unknown>, signal: AbortSignal): Promise<void> {
+  const tooLate = AbortSignal.any([signal, AbortSignal.timeout(OPEN_TIMEOUT_MS)]);
+  const late = new AbortController();
+  try {
+    await Promise.race([opening, once(tooLate, 'abort', { signal: late.signal }).then(() => tooLate.throwIfAborted())]);
+  } finally {
+    late.abort();
+  }
 }

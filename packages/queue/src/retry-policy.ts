@@ -13,6 +13,8 @@ export const JOB_OPTIONS: JobsOptions = {
 };
 
 const FIRST_DELAY_MS = 250;
+/** Until a worker whose queue refused the connection asks again; BullMQ's own is 15 s, which entries would wait after an outage. */
+const RECONNECT_DELAY_MS = 1_000;
 
 /** Exponential, capped, the upper half of it random, so that workers do not come back all at once. @param attempt from 1 */
 export function retryDelayMs(
@@ -34,6 +36,7 @@ export function toWorkerOptions({ concurrency, lockMs }: { concurrency: number; 
     lockDuration: lockMs,
     stalledInterval: Math.ceil(lockMs / 4),
     maxStalledCount: 2 ** 31 - 1,
+    runRetryDelay: RECONNECT_DELAY_MS,
     settings: { backoffStrategy: (attemptsMade: number) => retryDelayMs(attemptsMade) },
     autorun: false,
   } satisfies Partial<WorkerOptions>;

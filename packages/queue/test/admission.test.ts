@@ -1,7 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { BACKENDS, type Backend, createBackend } from '@opm/testkit';
-import { Redis } from 'ioredis';
-import pg from 'pg';
+import { BACKENDS, type Backend, waitFor } from '@opm/testkit';
 import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
 
 type Customer = { customerId: string; erase?: true };
@@ -127,6 +125,14 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect(await one.admission.countBacklog(1)).toBe(0);
   });
 
+  test('claims are read as they are, in the order that they are asked for', async () => {
+    const [a, b] = await admitOn(one, 11, { customerId: 'a' }, { customerId: 'b', erase: true });
+    const ids = ['b', 'none', 'a', 'b'].map((customerId) => ({ customerId }));
+    const erased = { version: b?.version, erased: true };
+    expect(await other.admission.readClaims(0, 11, ids)).toEqual([erased, undefined, present(a?.version ?? 0), erased]);
+    expect(await other.admission.readClaims(0, 12, ids)).toEqual(ids.map(() => undefined));
+  });
+
   test('any text can be a customer id', async () => {
     const ids = ['{', '}', ':', '*', ' ', '😀', "';--", 'a'.repeat(255), '\\', '{}'];
     const admitted = await admit(7, ...ids);
@@ -136,46 +142,34 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
   });
 });
 
-test('on PostgreSQL a sweep removes claims whose time is over, and no others', async () => {
-  const backend = await createBackend(undefined);
-  const signal = new AbortController().signal;
-  const { admission, close } = await connectQueueBackend({ ...backend, shards: 1 }, 'worker', {
-    signal,
-    onError: () => {},
-  });
-  const client = new pg.Client({ connectionString: backend.databaseUrl });
-  await client.connect();
-  await admission.admit(0, 1, [{ customerId: 'old' }]);
-  await client.query("UPDATE admission.claims SET expires_at = now() - interval '1 second'");
-  await admission.admit(0, 1, [{ customerId: 'current' }]);
-  await admission.sweep(0);
-  const { rows } = await client.query('SELECT customer_id FROM admission.claims');
-  await client.end();
-  await close();
-  await backend.drop();
-  expect(rows).toEqual([{ customer_id: 'current' }]);
-});
+test.each(BACKENDS)('on %s a sweep removes claims that are older, and no others', async (_, createBackend) => {
+  const backend = await createBackend();
+  const options = { signal: new AbortController().signal, onError: () => {} };
+  const { admission, close } = await connectQueueBackend({ ...backend, shards: 2 }, 'worker', options);
+  const countClaims = async (shard: number, ...ids: string[]) =>
+    (
+      await admission.admit(
+        shard,
+        1,
+        ids.map((customerId) => ({ customerId })),
+      )
+    ).admitted.filter(({ previous }) => previous).length;
 
-test('on Redis too', async () => {
-  const backend = await createBackend(process.env.OPM_TEST_REDIS_URL);
-  const signal = new AbortController().signal;
-  const options = { signal, onError: () => {} };
-  const { admission, close } = await connectQueueBackend({ ...backend, shards: 1 }, 'worker', options);
-  const redis = new Redis(String(backend.redisUrl));
-  const claims = async () => {
-    const hashes = await redis.keys(`{${backend.prefix}-0}:claims:*`);
-    const fields = await Promise.all(
-      hashes.map(async (hash) => (await redis.hkeys(hash)).map((field) => ({ hash, field }))),
-    );
-    return fields.flat();
-  };
-  await admission.admit(0, 1, [{ customerId: 'old' }]);
-  const weekAndDayAgo = (Date.now() - 8 * 24 * 60 * 60 * 1_000) * 1_000;
-  for (const { hash, field } of await claims()) await redis.hset(hash, field, 2 * weekAndDayAgo);
+  const old = Array.from({ length: 2_000 }, (_, i) => `old ${i}`);
+  const [first] = (
+    await admission.admit(
+      0,
+      1,
+      old.map((customerId) => ({ customerId })),
+    )
+  ).admitted;
+  const ageMs = () => Date.now() - (first?.version ?? 0) / 1_000;
+  await waitFor(() => ageMs() > 1_000, { description: 'the claims to be a second old' });
   await admission.admit(0, 1, [{ customerId: 'current' }]);
-  await admission.sweep(0);
-  expect((await claims()).map(({ field }) => field)).toEqual(['1:current']);
-  redis.disconnect();
+  await admission.sweep(0, 60_000);
+  expect(await countClaims(0, 'current', 'old 0')).toBe(2);
+  await admission.sweep(0, 900);
+  expect(await countClaims(0, 'current', ...old.slice(1))).toBe(1);
   await close();
   await backend.drop();
 });

@@ -1,6 +1,20 @@
-import { expect, test } from '@jest/globals';
-import { BACKENDS, createBackend, startProxy, waitFor } from '@opm/testkit';
-import { createEntryQueue, createEntryWorker, startMaintenance } from '../src/index.js';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import {
+  BACKENDS,
+  type Backend,
+  createBackend,
+  query,
+  startLocalRedis,
+  startProxy,
+  waitFor,
+  withRedis,
+} from '@opm/testkit';
+import { Redis } from 'ioredis';
+import pg from 'pg';
+import { createEntryQueue, createEntryWorker, type EntryQueue, startMaintenance } from '../src/index.js';
 
 const options = { shards: 1, signal: new AbortController().signal, onError: () => {} };
 
@@ -37,17 +51,51 @@ test.each(BACKENDS)(
   },
 );
 
-test.each(BACKENDS)(
-  'on %s a backlog that cannot be in the queue is corrected, and one that can be is not',
-  async (_, createBackend) => {
-    const backend = await createBackend();
-    const queue = await createEntryQueue({ ...backend, ...options, shards: 2 });
-    // Admitted by an ingress that was killed before it could enqueue them.
-    await queue.admit(0, 1, [{ customerId: 'lost' }]);
-    const { admitted, backlog } = await queue.admit(1, 1, [{ customerId: 'waiting' }]);
-    const entries = admitted.map(({ customerId, version }) => ({ customerId, version, fields: { phone: '+1' } }));
-    await queue.enqueue(1, { v: 1, projectId: 1, entries }, backlog);
-    expect((await queue.load()).entries).toBe(2);
+test('with the queue on PostgreSQL idempotency keys whose time is over are removed, and others stay', async () => {
+  const backend = await createBackend(undefined);
+  const queue = await createEntryQueue({ ...backend, ...options });
+  const toRequest = (id: string) => ({ id, fingerprint: id, token: id });
+  await queue.idempotency.begin(0, [toRequest('over')], 1);
+  await queue.idempotency.begin(0, [toRequest('kept')], 60_000);
+  const maintenance = await startMaintenance({
+    ...backend,
+    ...options,
+    tasks: {},
+    onDone: () => {},
+    onFailed: () => {},
+  });
+  const isSwept = async () => {
+    const rows = await query(backend.databaseUrl, 'SELECT id FROM admission.idempotency_keys');
+    return rows.length < 2 && rows;
+  };
+  expect(await waitFor(isSwept, { description: 'the removal' })).toEqual([{ id: 'kept' }]);
+  await maintenance.close();
+  await queue.close();
+  await backend.drop();
+});
+
+describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createBackend) => {
+  let backend: Backend;
+  let queue: EntryQueue;
+  beforeEach(async () => {
+    backend = await createBackend();
+    queue = await createEntryQueue({ ...backend, ...options, shards: 2 });
+  });
+  afterEach(async () => {
+    await queue.close();
+    await backend.drop();
+  });
+
+  const admitOne = async (shard: number, customerId: string) => {
+    const { admitted, backlog } = await queue.admit(shard, 1, [{ customerId }]);
+    return { previous: admitted[0]?.previous, version: admitted[0]?.version ?? 0, backlog };
+  };
+  const enqueueOne = async (shard: number, customerId: string) => {
+    const { version, backlog } = await admitOne(shard, customerId);
+    const entries = [{ customerId, version, fields: { phone: '+1' } }];
+    await queue.enqueue(shard, { v: 1, projectId: 1, entries }, backlog);
+  };
+  const clearLeftovers = async () => {
     const done: string[] = [];
     const maintenance = await startMaintenance({
       ...backend,
@@ -57,15 +105,55 @@ test.each(BACKENDS)(
       onDone: (task) => done.push(task),
       onFailed: () => {},
     });
-    await waitFor(() => done.includes('limit-backlogs'), { description: 'the task' });
-    expect((await queue.load()).entries).toBe(1);
+    await waitFor(() => done.includes('clear-leftovers'), { description: 'the task' });
     await maintenance.close();
-    await queue.close();
-    await backend.drop();
-  },
-);
+  };
+
+  test('a backlog that cannot be in the queue is corrected, and one that can be is not', async () => {
+    await admitOne(0, 'lost');
+    await enqueueOne(1, 'waiting');
+    expect((await queue.load()).entries).toBe(2);
+    await clearLeftovers();
+    expect((await queue.load()).entries).toBe(1);
+  });
+
+  test('claims of half a minute ago go when no entry waits, and younger ones stay', async () => {
+    await admitOne(0, 'orphan');
+    await ageClaims(backend, 31_000);
+    await admitOne(0, 'young');
+    await clearLeftovers();
+    expect((await admitOne(0, 'orphan')).previous).toBeUndefined();
+    expect((await admitOne(0, 'young')).previous).toBeDefined();
+  });
+
+  test('claims stay when an entry waits: they may be its own', async () => {
+    await enqueueOne(1, 'waiting');
+    await admitOne(0, 'orphan');
+    await ageClaims(backend, 31_000);
+    await clearLeftovers();
+    expect((await admitOne(0, 'orphan')).previous).toBeDefined();
+    expect((await admitOne(1, 'waiting')).previous).toBeDefined();
+  });
+});
+
+/** As if they had been made earlier. */
+async function ageClaims({ redisUrl, prefix, databaseUrl }: Backend, ageMs: number): Promise<void> {
+  if (redisUrl === undefined) {
+    const client = new pg.Client({ connectionString: databaseUrl });
+    await client.connect();
+    await client.query('UPDATE admission.claims SET version = version - $1::bigint', [ageMs * 1_000]);
+    return client.end();
+  }
+  const redis = new Redis(redisUrl);
+  for (const hash of await redis.keys(`{${prefix}-*}:claims:*`)) {
+    for (const field of await redis.hkeys(hash)) await redis.hincrby(hash, field, -2 * ageMs * 1_000);
+  }
+  redis.disconnect();
+}
 
 test('with a Redis that goes away at that very moment, workers and maintenance close all the same', async () => {
+  const countTimers = () => process.getActiveResourcesInfo().filter((type) => type === 'Timeout').length;
+  const before = countTimers();
   const proxy = await startProxy(String(process.env.OPM_TEST_REDIS_URL));
   const backend = await createBackend(proxy.url);
   const place = { ...backend, ...options };
@@ -84,5 +172,33 @@ test('with a Redis that goes away at that very moment, workers and maintenance c
   await proxy.cut();
   // Neither ends as long as it waits for Redis.
   await Promise.all([maintenance.close(), worker.close()]);
+  // BullMQ leaves a timer of 11 s behind a wait for jobs that it abandons.
+  await waitFor(() => countTimers() <= before, { description: 'that timer to end', timeoutMs: 20_000 });
   await backend.drop();
+});
+
+test('on a master that lacks its replica maintenance starts when that is there, and not before', async () => {
+  const directory = await mkdtemp(join(tmpdir(), 'opm-maintenance-'));
+  const redis = await startLocalRedis({ directory, flags: ['--min-replicas-to-write', '1'] });
+  const errors: string[] = [];
+  const done: string[] = [];
+  const starting = startMaintenance({
+    ...options,
+    databaseUrl: '',
+    redisUrl: redis.url,
+    prefix: 'opm',
+    tasks: {},
+    onDone: (task) => done.push(task),
+    onFailed: () => {},
+    onError: ({ message }) => errors.push(message),
+  });
+  const isRefused = () => errors.filter((message) => message.includes('NOREPLICAS')).length > 2;
+  await Promise.race([starting, waitFor(isRefused, { description: 'the refusals' })]);
+  expect(done).toEqual([]);
+  await withRedis(redis.url, (client) => client.config('SET', 'min-replicas-to-write', '0'));
+  const maintenance = await starting;
+  await waitFor(() => done.includes('clear-leftovers'), { description: 'the task' });
+  await maintenance.close();
+  await redis.stop();
+  await rm(directory, { recursive: true, force: true, maxRetries: 5 });
 });

@@ -7,6 +7,8 @@ const spec = {
   LIMIT: count({ desc: 'a limit' }),
 };
 
+const ENCODING = 'in its user and password anything but letters and digits is percent-encoded, @ as %40';
+
 test('all problems are named at once, and no value is printed', () => {
   const read = () =>
     parseEnv(
@@ -21,8 +23,8 @@ test('all problems are named at once, and no value is printed', () => {
     );
   expect(read).toThrow(
     [
-      'DATABASE_URL is not valid: URL of PostgreSQL, such as postgresql://user:password@host:5432/opm',
-      'REDIS_URL is not valid: URL of Redis, such as redis://host:6379; without it the queue is kept in PostgreSQL',
+      `DATABASE_URL is not valid: URL of PostgreSQL, such as postgresql://user:password@host:5432/opm; ${ENCODING}`,
+      `REDIS_URL is not valid: URL of Redis, such as redis://host:6379, or of several nodes of a Redis Cluster with commas between them, without which the queue is kept in PostgreSQL; ${ENCODING}`,
       'QUEUE_SHARDS is not valid: number of queues, the same for every process',
       'LOG_LEVEL is not valid: one of fatal, error, warn, info, debug, trace, silent',
       'PORT is not valid: port for partners',
@@ -31,7 +33,35 @@ test('all problems are named at once, and no value is printed', () => {
   );
 });
 
+test('several nodes of a Redis Cluster are taken where their credentials are the same', () => {
+  const read = (...urls: string[]) =>
+    parseEnv({ DATABASE_URL: 'postgresql://localhost/opm', LIMIT: '5', REDIS_URL: urls.join(',') }, spec).REDIS_URL;
+  const urls = ['redis://u:p@a:7000', 'redis://u:p@b:7001'];
+  expect(read(...urls)).toBe(urls.join(','));
+  for (const other of ['redis://u:q@b:7001', 'redis://b:7001', 'rediss://u:p@b:7001', 'http://b', 'b:7001', '']) {
+    expect(() => read('redis://u:p@a:7000', other)).toThrow(/^REDIS_URL is not valid/);
+  }
+});
+
 test('defaults apply, and an empty variable counts as not given', () => {
   const env = parseEnv({ DATABASE_URL: 'postgresql://localhost/opm', REDIS_URL: '', LIMIT: '5' }, spec);
   expect(env).toMatchObject({ PORT: 3000, LIMIT: 5, QUEUE_SHARDS: 1, REDIS_URL: undefined });
+});
+
+test.each(['p/w', 'p?w', 'p#w', '1/w', '1?w', '1#w', 'p%w', 'p%8w', 'p%ffw', '%', 'p w', 'p\tw', 'a@b/w', 'a@1#w'])(
+  'a URL whose password %p is not percent-encoded is refused, by its name alone',
+  (password) => {
+    const urls = { DATABASE_URL: `postgresql://opm:${password}@host:5432/opm`, REDIS_URL: `redis://:${password}@host` };
+    const read = () => parseEnv({ ...urls, LIMIT: '1' }, spec);
+    const names = ['DATABASE_URL', 'REDIS_URL'];
+    expect(read).toThrow(
+      new RegExp(`^${names.map((name) => `${name} is not valid: [^\\n]*; ${ENCODING}`).join('\\n')}$`),
+    );
+  },
+);
+
+test('a URL may have any password that is percent-encoded', () => {
+  const password = encodeURIComponent('p@ss:w/o?r#d%&+ ü%zz');
+  const urls = { DATABASE_URL: `postgres://a%40b:${password}@[::1]/opm?sslmode=verify-full&sslrootcert=/etc/ca.crt` };
+  expect(parseEnv({ ...urls, REDIS_URL: `rediss://u:${password}@host:6379/1`, LIMIT: '1' }, spec)).toMatchObject(urls);
 });

@@ -19,11 +19,36 @@ export const port = makeValidator((text) => parseWhole(text, 0, 65_535));
 
 const urlOf = (...protocols: string[]) =>
   makeValidator((text) => {
-    if (!URL.canParse(text) || !protocols.includes(new URL(text).protocol)) throw new Error('not such a URL');
+    assertUrl(text, protocols);
     return text;
   });
+
+function assertUrl(text: string, protocols: string[]): URL {
+  if (!URL.canParse(text) || !protocols.includes(new URL(text).protocol)) throw new Error('not such a URL');
+  if (!isEncoded(text)) throw new Error('not percent-encoded');
+  return new URL(text);
+}
+
+/** Whether a password that was not percent-encoded has cut nothing of the URL off, and each % in it is that of an encoding. */
+function isEncoded(text: string): boolean {
+  const { username, password, pathname, search } = new URL(text);
+  try {
+    decodeURIComponent(username + password + pathname);
+  } catch {
+    return false;
+  }
+  return !/[\s#]/.test(text) && !`${pathname}${search}`.includes('@');
+}
+
 const postgresUrl = urlOf('postgresql:', 'postgres:');
-const redisUrl = urlOf('redis:', 'rediss:');
+
+/** One URL, or those of some nodes of a cluster, which take the same credentials. */
+const redisUrl = makeValidator((text) => {
+  const nodes = text.split(',').map((url) => assertUrl(url, ['redis:', 'rediss:']));
+  const [first, ...others] = nodes.map(({ protocol, username, password }) => `${protocol} ${username} ${password}`);
+  if (others.some((other) => other !== first)) throw new Error('not the same credentials');
+  return text;
+});
 
 function parseWhole(text: string, least: number, most: number): number {
   const number = Number(text);
@@ -31,13 +56,21 @@ function parseWhole(text: string, least: number, most: number): number {
   return number;
 }
 
+const ENCODING = 'in its user and password anything but letters and digits is percent-encoded, @ as %40';
+
 /** What every process needs to know of its stores. */
 export const STORE_ENV = {
-  DATABASE_URL: postgresUrl({ desc: 'URL of PostgreSQL, such as postgresql://user:password@host:5432/opm' }),
+  DATABASE_URL: postgresUrl({
+    desc: `URL of PostgreSQL, such as postgresql://user:password@host:5432/opm; ${ENCODING}`,
+  }),
   REDIS_URL: redisUrl({
     default: undefined,
-    desc: 'URL of Redis, such as redis://host:6379; without it the queue is kept in PostgreSQL',
+    desc: `URL of Redis, such as redis://host:6379, or of several nodes of a Redis Cluster with commas between them, without which the queue is kept in PostgreSQL; ${ENCODING}`,
   }),
+  REDIS_MIN_REPLICAS: countBetween(
+    0,
+    100,
+  )({ default: 0, desc: 'replicas of Redis that must have an entry before it is acknowledged, 0 to 100' }),
   REDIS_PREFIX: str({ default: 'opm', desc: 'namespace of all keys on Redis' }),
   QUEUE_SHARDS: count({ default: 1, desc: 'number of queues, the same for every process' }),
   LOG_LEVEL: str({

@@ -1,4 +1,4 @@
-import { withTimeout } from './with-timeout.js';
+import { withTimeout } from '@opm/core';
 
 /**
  * Named checks that must hold for a process to be ready. A check throws an error that says what is wrong; it may resolve

@@ -16,4 +16,3 @@ export { createLogger, type Logger } from './logger.js';
 export { createMetrics, type Metrics } from './metrics.js';
 export { type ProcessContext, runProcess } from './run-process.js';
 export { createSparseWarning } from './sparse-warning.js';
-export { withTimeout } from './with-timeout.js';

@@ -1,6 +1,6 @@
+import { withTimeout } from '@opm/core';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import { createHotCounter, createHotHistogram } from './hot-metrics.js';
-import { withTimeout } from './with-timeout.js';
 
 export type Metrics = ReturnType<typeof createMetrics>;
 

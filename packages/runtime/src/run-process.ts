@@ -21,7 +21,8 @@ type CommonEnv = { LOG_LEVEL: string; INTERNAL_PORT: number; INTERNAL_HOST: stri
 
 /**
  * The life of a process: read the environment, serve the internal port, start; on SIGTERM or SIGINT turn unready,
- * release everything in reverse order and exit 0, or 1 if that takes longer than SHUTDOWN_TIMEOUT_MS.
+ * release everything in reverse order and exit 0, or 1 if that takes longer than SHUTDOWN_TIMEOUT_MS. An error that nobody
+ * handled ends it in the same way, with exit code 1.
  * What goes wrong at the start is one clear line on stderr and exit code 1.
  */
 export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonEnv]: EnvSpec[string] }>(options: {
@@ -54,6 +55,10 @@ export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonE
   };
 
   closeWithGrace({ delay: common.SHUTDOWN_TIMEOUT_MS, logger: false }, async ({ signal, err }) => {
+    // Must not cut off what is under way. BullMQ, for one, has no ear for its PostgreSQL connections while it closes them.
+    for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
+      process.removeAllListeners(event).on(event, (error) => logger.error({ err: error }, 'nobody handled an error'));
+    }
     if (err) logger.fatal({ err }, 'stopping after an error that nobody handled');
     else logger.info({ signal }, 'stopping');
     await close();

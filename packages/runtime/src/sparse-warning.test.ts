@@ -23,8 +23,11 @@ test('the same error is logged once per interval, with how often it was left out
 
 test('errors that differ in the number of their job alone are the same', () => {
   const { lines, warn } = createRecorder();
-  for (let i = 0; i < 10; i++) warn(new Error(`could not renew lock for job ${i}`));
-  expect(lines).toHaveLength(1);
+  for (let i = 0; i < 10; i++) {
+    warn(new Error(`could not renew lock for job ${i}`));
+    warn(new Error(`Job ${i} is not in the active state. moveToFinished`));
+  }
+  expect(lines).toHaveLength(2);
 });
 
 test('another error is logged at once, and memory is bounded', () => {

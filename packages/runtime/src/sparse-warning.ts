@@ -13,7 +13,7 @@ export function createSparseWarning(
 ): (error: Error) => void {
   const known = new Map<string, { loggedAt: number; leftOut: number }>();
   return (error) => {
-    const kind = error.message.replace(/\bjob \d+/g, 'job #');
+    const kind = error.message.replace(/\bjob \d+/gi, 'job #');
     const last = known.get(kind);
     if (last && now() - last.loggedAt < intervalMs) {
       last.leftOut++;

@@ -1,5 +1,6 @@
-import { createApiKey, hashApiKey } from '@opm/core';
+import { createApiKey, hashApiKey, type RateLimit } from '@opm/core';
 import type { PrismaClient } from './generated/client.js';
+import { toRateLimit } from './projects.js';
 import { toStoreError } from './store-error.js';
 
 /** A key as an operator may see it: `hint` is its first characters, the rest is known to its owner only. */
@@ -12,21 +13,27 @@ export type StoredApiKey = {
   revokedAt: Date | null;
 };
 
+/** The project that a key opens, and its limit where it has one. */
+export type KeyOwner = { projectId: number; limit: RateLimit | undefined };
+
 export type ApiKeys = ReturnType<typeof createApiKeys>;
+
+type OwnerRow = { keyHash: string; projectId: number; rate: number | null; burst: number | null };
 
 const HINT_LENGTH = 'opm_'.length + 6;
 
 export function createApiKeys(prisma: PrismaClient) {
   return {
-    /** The projects of those keys that are neither revoked nor expired, by the keys' SHA-256 in hex. */
-    async findProjectIds(keyHashes: string[]): Promise<Map<string, number>> {
-      const keys = await toStoreError(() =>
-        prisma.apiKey.findMany({
-          where: { keyHash: { in: keyHashes.map(toBytes) }, ...isActive() },
-          select: { keyHash: true, projectId: true },
-        }),
+    /** Whose those keys are that are neither revoked nor expired, by the keys' SHA-256 in hex. One query. */
+    async findOwners(keyHashes: string[]): Promise<Map<string, KeyOwner>> {
+      const owners = await toStoreError(
+        () => prisma.$queryRaw<OwnerRow[]>`
+          SELECT encode(k.key_hash, 'hex') AS "keyHash", p.id AS "projectId", p.rate, p.burst
+          FROM api_keys k JOIN projects p ON p.id = k.project_id
+          WHERE k.key_hash IN (SELECT decode(hash, 'hex') FROM unnest(${keyHashes}::text[]) AS hash)
+            AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())`,
       );
-      return new Map(keys.map(({ keyHash, projectId }) => [Buffer.from(keyHash).toString('hex'), projectId]));
+      return new Map(owners.map(({ keyHash, projectId, ...row }) => [keyHash, { projectId, limit: toRateLimit(row) }]));
     },
 
     async list(projectId: number): Promise<StoredApiKey[]> {

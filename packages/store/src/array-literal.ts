@@ -3,13 +3,11 @@
  * As one string it passes Prisma and pg as one value; as an array, each of them visits every element.
  */
 export function toArrayLiteral<T>(items: T[], pick: (item: T) => string | number | undefined): string {
-  let literal = '{';
-  for (const item of items) {
-    if (literal.length > 1) literal += ',';
+  const values = items.map((item) => {
     const value = pick(item);
-    literal += typeof value === 'string' ? quote(value) : (value ?? 'NULL');
-  }
-  return `${literal}}`;
+    return typeof value === 'string' ? quote(value) : (value ?? 'NULL');
+  });
+  return `{${values.join(',')}}`;
 }
 
 function quote(text: string): string {

@@ -27,23 +27,32 @@ const visible = Object.fromEntries(
   (['projectId', 'customerId', ...FIELDS, 'createdAt', 'updatedAt'] as const).map((column) => [column, true]),
 ) as { [Column in keyof StoredCustomer]: true };
 
-/** Whether a customer existed before this version. */
+/** Whether a customer existed, or may have existed, before this version. */
 export type Asked = { projectId: number; customerId: string; version: Version };
 
 const FIND_EXISTING = `
   SELECT asked.place::int
   FROM unnest($1::int[], $2::text[], $3::bigint[]) WITH ORDINALITY AS asked (project_id, customer_id, version, place)
   JOIN customers c ON c.project_id = asked.project_id AND c.customer_id = asked.customer_id
-  WHERE (c.email IS NOT NULL OR c.phone IS NOT NULL) AND (
+  WHERE ((c.email IS NOT NULL OR c.phone IS NOT NULL) AND (
     -- After an erasure created_at is the erasure's, and says nothing of when the new life began.
     (c.created_at > ${toTime('c.erased_version').sql} AND c.created_at < ${toTime('asked.version').sql})
     OR least(
       nullif(c.email_version, 0), nullif(c.phone_version, 0), nullif(c.first_name_version, 0),
       nullif(c.last_name_version, 0), nullif(c.ip_version, 0)
     ) < asked.version
-  )`;
+  ))
+  -- Of one who was ever erased, a row that is newer than the question does not tell: rather no 201 than a second one.
+  OR (c.erased_version > 0 AND c.updated_at > ${toTime('asked.version').sql})`;
 
 export function createCustomers(prisma: PrismaClient, pool: pg.Pool) {
+  async function findMany(projectId: number, customerIds: string[]): Promise<Map<string, StoredCustomer>> {
+    const customers = await toStoreError(() =>
+      prisma.customer.findMany({ where: { projectId, customerId: { in: customerIds }, ...isLive }, select: visible }),
+    );
+    return new Map(customers.map((customer) => [customer.customerId, customer]));
+  }
+
   return {
     /** Merges the rows into the table with one statement; each (projectId, customerId) at most once. */
     async upsert(rows: CustomerRow[]): Promise<void> {
@@ -55,11 +64,22 @@ export function createCustomers(prisma: PrismaClient, pool: pg.Pool) {
     purgeTombstones: (before: Date): Promise<number> => toStoreError(() => purgeTombstones(prisma, before)),
 
     async find(projectId: number, customerId: string): Promise<StoredCustomer | undefined> {
-      const customer = await toStoreError(() =>
-        prisma.customer.findFirst({ where: { projectId, customerId, ...isLive }, select: visible }),
-      );
-      return customer ?? undefined;
+      return (await findMany(projectId, [customerId])).get(customerId);
     },
+
+    /** Those of these customers that there are, by their ids. */
+    findMany,
+
+    /** The next ones after that id; ids are in the order of the table's collation. */
+    page: (projectId: number, { afterId, limit }: { afterId: string; limit: number }): Promise<StoredCustomer[]> =>
+      toStoreError(() =>
+        prisma.customer.findMany({
+          where: { projectId, customerId: { gt: afterId }, ...isLive },
+          orderBy: { customerId: 'asc' },
+          take: limit,
+          select: visible,
+        }),
+      ),
 
     /**
      * Which of these customers existed before the entry of that version, by their places in the list. A row may be

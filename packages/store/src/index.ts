@@ -1,4 +1,4 @@
-export type { ApiKeys, StoredApiKey } from './api-keys.js';
+export type { ApiKeys, KeyOwner, StoredApiKey } from './api-keys.js';
 export type { Asked, Customers, StoredCustomer } from './customers.js';
 export type {
   DeadLetter,
@@ -9,6 +9,6 @@ export type {
   WholeDeadLetter,
 } from './dead-letters.js';
 export type { FailureKind } from './failure-kind.js';
-export type { Project, Projects } from './projects.js';
+export type { ListedProject, Project, Projects } from './projects.js';
 export { createStore, type Store, type StoreOptions } from './store.js';
 export { failureKindOf, StoreError } from './store-error.js';

@@ -1,12 +1,17 @@
-import { createApiKey } from '@opm/core';
+import { createApiKey, type RateLimit } from '@opm/core';
 import { toKeyRow } from './api-keys.js';
 import type { PrismaClient } from './generated/client.js';
 import { StoreError, toStoreError } from './store-error.js';
 
 export type Project = { projectId: number; name: string };
 
+export type ListedProject = Project & { [Part in keyof RateLimit]: number | null };
+
 /** Shown in one line, and typed on command lines. */
 const NAME = /^(?! )[^\p{Cc}\p{Cs}]{1,100}(?<! )$/u;
+
+/** The same as in the table's constraint. */
+const MAX_LIMIT = 1_000_000;
 
 export type Projects = ReturnType<typeof createProjects>;
 
@@ -36,9 +41,25 @@ export function createProjects(prisma: PrismaClient) {
       return project ? { projectId: project.id, name } : undefined;
     },
 
-    async list(): Promise<Project[]> {
+    /** In the order in which they were created; a project without a limit has `null` twice. */
+    async list(): Promise<ListedProject[]> {
       const projects = await toStoreError(() => prisma.project.findMany({ orderBy: { id: 'asc' } }));
-      return projects.map(({ id, name }) => ({ projectId: id, name }));
+      return projects.map(({ id, name, rate, burst }) => ({ projectId: id, name, rate, burst }));
+    },
+
+    /** Sets the project's limit, or removes it. @throws StoreError if it is out of range */
+    async setLimit(projectId: number, limit: RateLimit | undefined): Promise<void> {
+      const parts = Object.values(limit ?? {});
+      if (!parts.every((part) => Number.isInteger(part) && part >= 1 && part <= MAX_LIMIT)) {
+        throw new StoreError(`rate and burst must be whole numbers from 1 to ${MAX_LIMIT}`);
+      }
+      const data = limit ?? { rate: null, burst: null };
+      await toStoreError(() => prisma.project.update({ where: { id: projectId }, data }));
     },
   };
+}
+
+/** A project's limit from its columns. */
+export function toRateLimit({ rate, burst }: Pick<ListedProject, 'rate' | 'burst'>): RateLimit | undefined {
+  return rate === null || burst === null ? undefined : { rate, burst };
 }

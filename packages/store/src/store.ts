@@ -58,7 +58,9 @@ export function createStore(options: StoreOptions): Store {
     deadLetters: createDeadLetters(prisma),
     ping: () =>
       toStoreError(() =>
-        prisma.$queryRaw`SELECT 1 FROM api_keys, customers, dead_letters, erasures LIMIT 0`.then(() => undefined),
+        prisma.$queryRaw`SELECT projects.rate FROM projects, api_keys, customers, dead_letters, erasures LIMIT 0`.then(
+          () => undefined,
+        ),
       ),
     async close() {
       await prisma.$disconnect();

@@ -45,13 +45,9 @@ export async function upsertCustomers(prisma: PrismaClient, rows: CustomerRow[])
 
 export const isUpsert = (sql: string): boolean => sql.trimStart().startsWith('INSERT INTO customers AS stored');
 
-/** Whether the row is what a single entry says, which most are: then all its versions are the same. */
-function isOneEntry({ state: { fields, versions, erasedVersion, firstVersion, lastVersion } }: CustomerRow): boolean {
-  return (
-    erasedVersion === 0 &&
-    firstVersion === lastVersion &&
-    FIELDS.every((field) => versions[field] === (fields[field] === undefined ? 0 : lastVersion))
-  );
+/** Whether the row is what a single entry says, which most are: then all its fields have the same version. */
+function isOneEntry({ state: { erasedVersion, firstVersion, lastVersion } }: CustomerRow): boolean {
+  return erasedVersion === 0 && firstVersion === lastVersion;
 }
 
 function ownVersions(column: (pick: (row: CustomerRow) => number) => string) {

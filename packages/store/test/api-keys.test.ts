@@ -19,7 +19,7 @@ afterAll(async () => {
 
 const ownerOf = async (apiKey: string) => {
   const keyHash = hashApiKey(apiKey);
-  return (await store.apiKeys.findProjectIds([hashApiKey('another'), keyHash])).get(keyHash);
+  return (await store.apiKeys.findOwners([hashApiKey('another'), keyHash])).get(keyHash)?.projectId;
 };
 
 test('a key opens its own project, and only its hash is stored', async () => {

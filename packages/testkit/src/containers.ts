@@ -1,16 +1,23 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { TEST_RUN_LABEL, testRunId } from './left-containers.js';
 import type { Server } from './provision-servers.js';
 
 const POSTGRES_IMAGE = 'postgres:17';
 const REDIS_IMAGE = 'redis:8';
 /** A registry out of reach may never answer; a local server is there in a second. */
 const START_TIMEOUT_MS = 60_000;
+/** Where there is no other server to take, a busy machine has its time. */
+const PATIENT_TIMEOUT_MS = 300_000;
 
 export function startPostgresContainer(postgresFlags: readonly string[]): Promise<Server | undefined> {
   return tryContainer(POSTGRES_IMAGE, async () => {
     const { PostgreSqlContainer } = await import('@testcontainers/postgresql');
     const settings = ['max_connections=200', ...postgresFlags].flatMap((flag) => ['-c', flag]);
-    const container = await new PostgreSqlContainer(POSTGRES_IMAGE).withCommand(['postgres', ...settings]).start();
+    const container = await new PostgreSqlContainer(POSTGRES_IMAGE)
+      .withCommand(['postgres', ...settings])
+      .withLabels({ [TEST_RUN_LABEL]: testRunId() })
+      .withStartupTimeout(PATIENT_TIMEOUT_MS)
+      .start();
     return toServer(container.getConnectionUri(), container);
   });
 }
@@ -18,14 +25,20 @@ export function startPostgresContainer(postgresFlags: readonly string[]): Promis
 export function startRedisContainer(): Promise<Server | undefined> {
   return tryContainer(REDIS_IMAGE, async () => {
     const { RedisContainer } = await import('@testcontainers/redis');
-    const container = await new RedisContainer(REDIS_IMAGE).start();
+    const container = await new RedisContainer(REDIS_IMAGE)
+      .withLabels({ [TEST_RUN_LABEL]: testRunId() })
+      .withStartupTimeout(PATIENT_TIMEOUT_MS)
+      .start();
     return toServer(container.getConnectionUrl(), container);
   });
 }
 
 /** Undefined where there is no Docker engine, or where it cannot get or run the image; only the latter is worth a line. */
 async function tryContainer(image: string, start: () => Promise<Server>): Promise<Server | undefined> {
+  // What its reaper does is done by removeLeftContainers, without one more image to pull that gets Docker's socket.
+  process.env.TESTCONTAINERS_RYUK_DISABLED ??= 'true';
   const starting = start();
+  if (areContainersDemanded()) return starting;
   const timeout = new AbortController();
   try {
     return await Promise.race([starting, rejectAfter(START_TIMEOUT_MS, timeout.signal)]);
@@ -40,6 +53,12 @@ async function tryContainer(image: string, start: () => Promise<Server>): Promis
   } finally {
     timeout.abort();
   }
+}
+
+/** @throws Error where OPM_TEST_SERVERS says what nobody knows: the tests would run, and prove something else */
+export function areContainersDemanded({ OPM_TEST_SERVERS } = process.env): boolean {
+  if (!OPM_TEST_SERVERS || OPM_TEST_SERVERS === 'containers') return OPM_TEST_SERVERS === 'containers';
+  throw new Error(`OPM_TEST_SERVERS is "${OPM_TEST_SERVERS}"; it can be "containers", or left out`);
 }
 
 async function rejectAfter(timeoutMs: number, signal: AbortSignal): Promise<never> {

@@ -1,5 +1,5 @@
-import { startPostgresContainer, startRedisContainer } from './containers.js';
-import { startLocalPostgres, startLocalRedis } from './local-servers.js';
+import { areContainersDemanded, startPostgresContainer, startRedisContainer } from './containers.js';
+import { startTemporaryPostgres, startTemporaryRedis } from './local-servers.js';
 
 /** A server for the time of a test run. */
 export interface Server {
@@ -20,11 +20,14 @@ const FORGETFUL = ['fsync=off', 'synchronous_commit=off', 'full_page_writes=off'
 
 /**
  * Real servers: those of DATABASE_URL and REDIS_URL, else containers, else local processes; each decided on its own.
+ * With OPM_TEST_SERVERS=containers these it must be: rejects where there is no Docker engine that can run them.
  * @param postgresFlags settings of a PostgreSQL that is started here; unless given, it is one for tests
  */
 export async function provisionServers({ postgresFlags = FORGETFUL } = {}): Promise<TestServers> {
   const postgres =
-    given('DATABASE_URL') ?? (await startPostgresContainer(postgresFlags)) ?? (await startLocalPostgres(postgresFlags));
+    given('DATABASE_URL') ??
+    (await startPostgresContainer(postgresFlags)) ??
+    (await startTemporaryPostgres(postgresFlags));
   try {
     const redis = given('REDIS_URL') ?? (await startRedis());
     let stopped: Promise<void> | undefined;
@@ -44,10 +47,10 @@ export async function provisionServers({ postgresFlags = FORGETFUL } = {}): Prom
 
 /** A Redis of one's own, for what would hurt others on a shared one. */
 export async function startRedis(): Promise<Server> {
-  return (await startRedisContainer()) ?? startLocalRedis();
+  return (await startRedisContainer()) ?? startTemporaryRedis();
 }
 
 function given(name: string): Server | undefined {
   const url = process.env[name];
-  return url ? { url, stop: async () => {} } : undefined;
+  return url && !areContainersDemanded() ? { url, stop: async () => {} } : undefined;
 }

@@ -1,13 +1,15 @@
 import { fileURLToPath } from 'node:url';
 import { findFreePort } from '@opm/embedded';
-import { startProcess, type TestProcess } from './start-process.js';
+import { type ProcessOptions, startProcess, type TestProcess } from './start-process.js';
 
 export interface TestApp extends TestProcess {
   /** Where it listens, such as http://127.0.0.1:12345; empty for the worker, which does not. */
   url: string;
-  /** Reads one of its metrics, by name and labels as they are rendered, without the label `process`; 0 where it is not there. */
+  /** Reads one of its metrics, by name and labels as they are rendered, without the label `process`; 0 where it is not there. Rejects where nothing comes for 30 s. */
   readMetric(name: string): Promise<number>;
 }
+
+export type StartOptions = Pick<ProcessOptions, 'timeoutMs' | 'detached'>;
 
 const READY = {
   ingress: /"msg":"accepting entries"/,
@@ -15,9 +17,16 @@ const READY = {
   console: /"msg":"dashboard is up"/,
 };
 
-/** Runs one of the apps as its own process, as built, on free loopback ports. */
-export async function startApp(name: keyof typeof READY, env: NodeJS.ProcessEnv): Promise<TestApp> {
-  const internalPort = await findFreePort();
+const METRICS_TIMEOUT_MS = 30_000;
+
+export type AppName = keyof typeof READY;
+
+/** Where the ingresses listen that were started here. */
+export const ingressOrigins = new Set<string>();
+
+/** Runs one of the apps as its own process, as built, on loopback ports that are free unless they are given. */
+export async function startApp(name: AppName, env: NodeJS.ProcessEnv, options?: StartOptions): Promise<TestApp> {
+  const internalPort = env.INTERNAL_PORT ?? (await findFreePort());
   const app = await startProcess({
     file: fileURLToPath(new URL(`../../../apps/${name}/dist/main.js`, import.meta.url)),
     env: {
@@ -30,13 +39,18 @@ export async function startApp(name: keyof typeof READY, env: NodeJS.ProcessEnv)
       ...env,
     },
     readyOutput: READY[name],
+    ...options,
   });
   const port = /"port":(\d+)/.exec(app.output())?.[1];
+  const url = port ? `http://127.0.0.1:${port}` : '';
+  if (name === 'ingress') ingressOrigins.add(url);
   return {
     ...app,
-    url: port ? `http://127.0.0.1:${port}` : '',
+    url,
     async readMetric(metric) {
-      const response = await fetch(`http://127.0.0.1:${internalPort}/metrics`);
+      const response = await fetch(`http://127.0.0.1:${internalPort}/metrics`, {
+        signal: AbortSignal.timeout(METRICS_TIMEOUT_MS),
+      });
       const lines = (await response.text())
         .replaceAll(/,?process="\w+"/g, '')
         .replaceAll('{}', '')

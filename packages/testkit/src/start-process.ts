@@ -14,6 +14,8 @@ export interface ProcessOptions {
   /** … once the output matches, or, with neither, at once. */
   readyOutput?: RegExp;
   timeoutMs?: number;
+  /** Ctrl-C in the terminal does not reach it. */
+  detached?: boolean;
 }
 
 export interface ProcessExit {
@@ -34,9 +36,10 @@ export interface TestProcess {
 const LEASH = `process.on('disconnect', () => process.kill(process.pid, 'SIGKILL')); process.channel.unref();`;
 
 export async function startProcess(options: ProcessOptions): Promise<TestProcess> {
-  const { file, args = [], env, cwd, timeoutMs = 15_000 } = options;
+  const { file, args = [], env, cwd, timeoutMs = 60_000, detached = false } = options;
   const child = spawn(process.execPath, ['--import', `data:text/javascript,${LEASH}`, file, ...args], {
     cwd,
+    detached,
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
   });

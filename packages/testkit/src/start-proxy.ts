@@ -1,25 +1,37 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { Transform } from 'node:stream';
 
 /** A way to a server that can be cut, so that an outage needs no server of its own. */
-export interface Proxy {
+export interface TcpProxy {
   /** The server's URL with the proxy's address. */
   url: string;
   /** Ends all connections and refuses new ones. */
   cut(): Promise<void>;
+  /** Lets connections in again; changes nothing where they are let in. */
   restore(): Promise<void>;
   /** Swallows what comes over the present connections, which stay open; new ones work. */
   swallow(): void;
+  /** From now on everything that comes, either way, is held for so long; what follows it waits behind it. */
+  delay(ms: number): void;
   close(): Promise<void>;
 }
 
 /** Passes connections on to the server of the URL, from a free port on loopback that stays the same. */
-export async function startProxy(serverUrl: string): Promise<Proxy> {
+export async function startProxy(serverUrl: string): Promise<TcpProxy> {
   const target = new URL(serverUrl);
   const sockets = new Set<Socket>();
+  let delayMs = 0;
+  const createDelay = () =>
+    new Transform({
+      transform(chunk, _encoding, done) {
+        if (delayMs === 0) done(null, chunk);
+        else setTimeout(done, delayMs, null, chunk).unref();
+      },
+    });
   const server = createServer((client) => {
     const upstream = connect(Number(target.port), target.hostname);
-    client.pipe(upstream).pipe(client);
+    client.pipe(createDelay()).pipe(upstream).pipe(createDelay()).pipe(client);
     for (const socket of [client, upstream]) {
       sockets.add(socket);
       const end = () => {
@@ -46,8 +58,18 @@ export async function startProxy(serverUrl: string): Promise<Proxy> {
   const url = new URL(serverUrl);
   url.hostname = '127.0.0.1';
   url.port = String(port);
-  const swallow = () => {
-    for (const socket of sockets) socket.unpipe().resume();
+  return {
+    url: url.href,
+    cut,
+    async restore() {
+      if (!server.listening) await listen(port);
+    },
+    swallow() {
+      for (const socket of sockets) socket.unpipe().resume();
+    },
+    delay(ms) {
+      delayMs = ms;
+    },
+    close: cut,
   };
-  return { url: url.href, cut, restore: () => listen(port), swallow, close: cut };
 }

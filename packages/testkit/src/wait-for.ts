@@ -16,7 +16,7 @@ const POLL_INTERVAL_MS = 15;
  */
 export async function waitFor<T>(
   condition: () => T | Promise<T>,
-  { description, timeoutMs = 10_000 }: WaitOptions,
+  { description, timeoutMs = 60_000 }: WaitOptions,
 ): Promise<Truthy<T>> {
   const deadline = performance.now() + timeoutMs;
   for (;;) {

@@ -1,13 +1,10 @@
-import { Fault } from '@opm/contract';
-import type { EntryQueue } from '@opm/queue';
-import { SingleBar } from 'cli-progress';
-import { Command, InvalidArgumentError } from 'commander';
+import { Command } from 'commander';
+import { countAll, toLetters } from '../dead-letters/count.js';
 import { addFilterOptions, type FilterOptions, hasFilter, toFilter } from '../dead-letters/filter-options.js';
-import { type Replayed, ReplayInterrupted, replay } from '../dead-letters/replay.js';
-import { parseBigId, parseWholeNumber } from '../parse-whole-number.js';
+import type { ReplayFlags } from '../dead-letters/replay-with-bar.js';
+import { parseBigId, parsePositive, parseWholeNumber } from '../parse-whole-number.js';
 import { type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
-import { toOperatorText, withQueue } from '../with-queue.js';
 import { withStore } from '../with-store.js';
 
 export function deadLettersCommand(env: NodeJS.ProcessEnv): Command {
@@ -61,14 +58,16 @@ function countCommand(env: NodeJS.ProcessEnv): Command {
 
 function replayCommand(env: NodeJS.ProcessEnv): Command {
   return addFilterOptions(new Command('replay'))
-    .option('--rate <n>', 'letters per second at most', parseRate, 200)
+    .option('--rate <n>', 'letters per second at most', parsePositive, 200)
     .option('--dry-run', 'only count them')
     .option('--force', 'also when no worker takes jobs at present')
     .option('--json', 'print JSON')
     .description('Queue them once more, with the versions that they had: newer data stays. Ctrl-C ends it cleanly.')
-    .addHelpText('after', 'Without a running stack it needs the variables of the workers: DATABASE_URL, REDIS_URL, …')
-    .action(async (options: PrintOptions & FilterOptions & ReplayFlags) => {
+    .addHelpText('after', '\nWithout a running stack it needs the variables of the workers: DATABASE_URL, REDIS_URL, …')
+    .action(async (options: PrintOptions & ReplayFlags) => {
       if (options.dryRun) return dryRun(env, options, 'replayed, those among them that can be read as entries');
+      // Only now, for the queue takes longer to load than all the rest.
+      const { replayWithBar } = await import('../dead-letters/replay-with-bar.js');
       const { replayed, skipped, isStopped } = await replayWithBar(env, options);
       const lines = [`Queued ${toLetters(replayed)} once more.`];
       if (skipped === 1) lines.push('1 dead letter cannot be read as an entry, and stays.');
@@ -101,76 +100,10 @@ function discardCommand(env: NodeJS.ProcessEnv): Command {
 
 async function countLetters(env: NodeJS.ProcessEnv, options: FilterOptions) {
   const groups = await withStore(env, async (store) => store.deadLetters.count(await toFilter(store, options)));
-  return { count: sum(groups), groups };
+  return { count: countAll(groups), groups };
 }
 
 async function dryRun(env: NodeJS.ProcessEnv, options: PrintOptions & FilterOptions, what: string): Promise<void> {
   const { count } = await countLetters(env, options);
   print(options, { dryRun: true, count }, [`${toLetters(count)} would be ${what}.`]);
-}
-
-type ReplayFlags = { rate: number; dryRun?: true; force?: true };
-
-/** The bar is drawn on stderr, and only on a terminal. */
-async function replayWithBar(
-  env: NodeJS.ProcessEnv,
-  options: FilterOptions & ReplayFlags,
-): Promise<Replayed & { isStopped: boolean }> {
-  return withStore(env, async (store) => {
-    const filter = await toFilter(store, options);
-    const total = sum(await store.deadLetters.count(filter));
-    return withQueue(env, async (queue, shards) => {
-      if (!options.force) await assertWorked(queue);
-      const stop = new AbortController();
-      const onInterrupt = () => stop.abort();
-      process.once('SIGINT', onInterrupt);
-      const bar = new SingleBar({ format: '[{bar}] {value} of {total}, {eta_formatted} left', etaBuffer: 50 });
-      bar.start(total, 0);
-      try {
-        const done = await replay({
-          deadLetters: store.deadLetters,
-          queue,
-          shards,
-          filter,
-          rate: options.rate,
-          onProgress: (handled) => bar.increment(handled),
-          signal: stop.signal,
-        });
-        return { ...done, isStopped: stop.signal.aborted };
-      } catch (error) {
-        if (!(error instanceof ReplayInterrupted)) throw error;
-        throw new UserError(
-          `${toReason(error.cause)}; ${toLetters(error.done.replayed)} had been queued, the others are dead letters still`,
-        );
-      } finally {
-        bar.stop();
-        process.off('SIGINT', onInterrupt);
-      }
-    });
-  });
-}
-
-/** Entries that nobody reads would be neither rows nor dead letters. */
-async function assertWorked(queue: EntryQueue): Promise<void> {
-  const idle = await queue.findIdle();
-  if (idle.length === 0) return;
-  throw new UserError(
-    `no worker takes jobs from ${idle.join(', ')}: set REDIS_URL, REDIS_PREFIX and QUEUE_SHARDS as the workers have them, ` +
-      'start one, or say --force',
-  );
-}
-
-function toReason(error: unknown): string {
-  const { message, cause } = error as Error;
-  return cause instanceof Fault ? toOperatorText(cause) : message;
-}
-
-const sum = (groups: { count: number }[]): number => groups.reduce((total, { count }) => total + count, 0);
-
-const toLetters = (count: number): string => `${count} dead ${count === 1 ? 'letter' : 'letters'}`;
-
-function parseRate(text: string): number {
-  const rate = parseWholeNumber(text);
-  if (rate === 0) throw new InvalidArgumentError('It must be at least 1.');
-  return rate;
 }

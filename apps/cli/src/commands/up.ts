@@ -1,5 +1,5 @@
 import { Command, InvalidArgumentError } from 'commander';
-import { type UpOptions, up } from '../stack/up.js';
+import type { UpOptions } from '../stack/up.js';
 import { dataDirOf } from '../with-store.js';
 
 export function upCommand(env: NodeJS.ProcessEnv): Command {
@@ -9,7 +9,10 @@ export function upCommand(env: NodeJS.ProcessEnv): Command {
     .option('--host <address>', 'address to listen on', '127.0.0.1')
     .option('--data-dir <folder>', 'where the embedded database is kept', dataDirOf(env))
     .description('Run everything in this terminal: PostgreSQL, migrations, a demo project, ingress, worker, console.')
-    .action((options: UpOptions) => up(options, env));
+    .action(async (options: UpOptions) => {
+      const { up } = await import('../stack/up.js'); // with the queue, which takes long to load
+      await up(options, env);
+    });
 }
 
 function parsePort(text: string): number {

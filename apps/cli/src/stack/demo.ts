@@ -26,8 +26,8 @@ export async function prepareDemo(store: Store, dataDir: string): Promise<DemoSe
 async function keepKey(store: Store, projectId: number | undefined, apiKey: string | undefined) {
   if (projectId === undefined || apiKey === undefined) return undefined;
   const keyHash = hashApiKey(apiKey);
-  const owner = (await store.apiKeys.findProjectIds([keyHash])).get(keyHash);
-  return owner === projectId ? apiKey : undefined;
+  const owner = (await store.apiKeys.findOwners([keyHash])).get(keyHash);
+  return owner?.projectId === projectId ? apiKey : undefined;
 }
 
 async function issueKey(store: Store, projectId: number | undefined): Promise<string> {

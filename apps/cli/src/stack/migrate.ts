@@ -2,12 +2,23 @@ import { execFile } from 'node:child_process';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
-import { migrateQueue } from '@opm/queue';
+import { isPooled, migrateQueue } from '@opm/queue';
 import { UserError } from '../user-error.js';
 import { inRepository } from './repository.js';
 
+const CONNECT_TIMEOUT_MS = 10_000;
+const NOT_DIRECT =
+  'migrations hold a lock for their session, which a pooler such as PgBouncer would give to others: ' +
+  "have DATABASE_URL name PostgreSQL's own address";
+
 /** Applies all migrations, and has Prisma confirm that it did. @throws UserError with Prisma's own words */
 export async function migrate(databaseUrl: string): Promise<void> {
+  // What is wrong with a connection, Prisma says itself, and it creates a database that is not there.
+  if (
+    await isPooled({ connectionString: databaseUrl, connectionTimeoutMillis: CONNECT_TIMEOUT_MS }).catch(() => false)
+  ) {
+    throw new UserError(NOT_DIRECT);
+  }
   await runPrisma(databaseUrl, 'deploy');
   // A schema engine that dies lets `deploy` end with exit code 0, so its word alone is not enough.
   const status = await runPrisma(databaseUrl, 'status');

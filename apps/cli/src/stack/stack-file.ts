@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { readCommandLine } from '@opm/embedded';
 
 /** Says which stack runs in a data folder; its owner alone may read it, for it holds the database's password. */
-export type StackFile = { pid: number; databaseUrl?: string; queueEnv?: QueueEnv };
+export type StackFile = { pid: number; databaseUrl?: string; queueEnv?: QueueEnv; url?: string };
 
 /** The variables that say where its queue is, as they were when it was started. */
 export type QueueEnv = { REDIS_URL?: string; REDIS_PREFIX?: string; QUEUE_SHARDS?: string };

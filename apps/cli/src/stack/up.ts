@@ -4,7 +4,7 @@ import { resolve } from 'node:path';
 import { startEmbeddedPostgres } from '@opm/embedded';
 import getPort from 'get-port';
 import { UserError } from '../user-error.js';
-import { dataDirOf, withStore } from '../with-store.js';
+import { dataDirOf, readDatabaseUrl, withStore } from '../with-store.js';
 import { type AppProcess, startApp } from './app-process.js';
 import { DEMO_PROJECT, type DemoSecrets, prepareDemo } from './demo.js';
 import { migrate } from './migrate.js';
@@ -29,8 +29,9 @@ async function runStack(dataDir: string, options: UpOptions, env: NodeJS.Process
   const releases: (() => Promise<void>)[] = [];
   const { told, isTold } = listenForEnd();
   try {
-    const databaseUrl = env.DATABASE_URL || (await startDatabase(dataDir, releases));
-    await writeStackFile(dataDir, { pid: process.pid, databaseUrl, queueEnv: toQueueEnv(env) });
+    const databaseUrl = env.DATABASE_URL ? readDatabaseUrl(env) : await startDatabase(dataDir, releases);
+    const url = `http://${options.host}:${options.port}`;
+    await writeStackFile(dataDir, { pid: process.pid, databaseUrl, queueEnv: toQueueEnv(env), url });
     if (isTold()) return;
     say('migrating the database');
     await migrate(databaseUrl);

@@ -8,6 +8,8 @@ type AdmittedRow = {
   backlog: string | null;
 };
 
+type ClaimRow = { customer_id: string; version: string; erased: boolean };
+
 /** The functions of the migration `admission`, called. */
 export function createPostgresAdmission(pool: pg.Pool): Admission {
   return {
@@ -35,6 +37,18 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
             : { version: Number(previous_version), erased: previous_erased === true },
       }));
       return { admitted, backlog: Number(rows[0]?.backlog ?? 0) + customers.length };
+    },
+
+    async readClaims(_shard, projectId, customers) {
+      const { rows } = await pool.query<ClaimRow>(
+        `SELECT customer_id, version, erased FROM admission.claims
+         WHERE project_id = $1 AND customer_id = ANY($2) AND expires_at > now()`,
+        [projectId, customers.map(({ customerId }) => customerId)],
+      );
+      const claims = new Map(
+        rows.map(({ customer_id, version, erased }) => [customer_id, { version: Number(version), erased }]),
+      );
+      return customers.map(({ customerId }) => claims.get(customerId));
     },
 
     async readmit(shard, projectId, entries) {
@@ -83,8 +97,10 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
       ]);
     },
 
-    async sweep() {
-      await pool.query('DELETE FROM admission.claims WHERE expires_at < now()');
+    async sweep(_shard, olderThanMs) {
+      const text =
+        'DELETE FROM admission.claims WHERE version < extract(epoch FROM now()) * 1000000 - $1::bigint * 1000';
+      await pool.query(text, [olderThanMs]);
     },
   };
 }

@@ -1,7 +1,10 @@
 import { createPostgresBackend, type Queue, type Worker, withBackend } from 'bullmq';
 import pg from 'pg';
-import type { QueueBackend, Role } from '../queue-backend.js';
+import type { Role, Store } from '../queue-backend.js';
+import { isPooled } from './is-pooled.js';
 import { createPostgresAdmission } from './postgres-admission.js';
+import { createPostgresIdempotency } from './postgres-idempotency.js';
+import { createPostgresTokenBuckets } from './postgres-token-buckets.js';
 
 const bullmq = withBackend(createPostgresBackend);
 
@@ -11,22 +14,32 @@ const CONNECTION = {
   dashboard: { max: 2, connectionTimeoutMillis: 5_000 },
 } satisfies Record<Role, pg.PoolConfig>;
 
+const NOT_DIRECT =
+  'the queue in PostgreSQL needs sessions of its own, which a pooler such as PgBouncer does not give: ' +
+  "set REDIS_URL, or have DATABASE_URL name PostgreSQL's own address";
+
 export function createPostgresQueueBackend(options: {
   databaseUrl: string;
   role: Role;
   onError: (error: Error) => void;
-}): QueueBackend {
+}): Store {
   const { databaseUrl, role, onError } = options;
   const connection = { ...CONNECTION[role], connectionString: databaseUrl, keepAlive: true };
   // What admission writes is flushed by the enqueue that follows it: see the migration that defines it.
   const pool = new pg.Pool({ ...connection, options: '-c synchronous_commit=off' });
   pool.on('error', onError);
 
+  let isDirect = false;
   const ping = async () => {
+    isDirect ||= !(await isPooled(connection));
+    // It would lose the notifications that wake the workers, and BullMQ's search path with them.
+    if (!isDirect) throw new Error(NOT_DIRECT);
     await pool.query('SELECT FROM admission.shards LIMIT 0');
   };
   return {
     admission: createPostgresAdmission(pool),
+    idempotency: createPostgresIdempotency(pool),
+    buckets: createPostgresTokenBuckets(pool),
     createQueue({ name }, queueOptions) {
       const queue = new bullmq.Queue(name, { ...queueOptions, connection });
       return queue.on('error', onError) as unknown as Queue;

@@ -1,9 +1,10 @@
 import { crc32 } from 'node:zlib';
-import type { Redis } from 'ioredis';
-import { type Admission, CLAIM_TTL_MS, type Claim } from '../admission.js';
+import { Packr } from 'msgpackr';
+import type { Admission, Claim } from '../admission.js';
 import { ADMIT, LIMIT_BACKLOG, RELEASE, SETTLE, SWEEP } from './admission-scripts.js';
+import type { RedisClient } from './connect-redis.js';
 
-type Script<Answer> = (keyCount: number, ...keysAndArguments: (string | number)[]) => Promise<Answer>;
+type Script<Answer> = (keyCount: number, ...keysAndArguments: (string | number | Buffer)[]) => Promise<Answer>;
 type Scripts = {
   opmAdmit: Script<[base: number, backlog: number, ...replaced: (string | null)[]]>;
   opmRelease: Script<void>;
@@ -14,9 +15,11 @@ type Scripts = {
 
 /** Per shard. Up to about a million claims their hashes stay so small that Redis packs them. */
 const HASHES = 16_384;
-const SWEPT_AT_ONCE = 256;
+const SWEPT_AT_ONCE = 128;
 
-export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => string): Admission {
+const packr = new Packr({ useRecords: false }); // its own extension, which others cannot read
+
+export function createRedisAdmission(redis: RedisClient, keyspace: (shard: number) => string): Admission {
   redis.defineCommand('opmAdmit', { lua: ADMIT });
   redis.defineCommand('opmRelease', { lua: RELEASE });
   redis.defineCommand('opmSettle', { lua: SETTLE });
@@ -26,24 +29,21 @@ export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => 
   const backlogKey = (shard: number) => `${keyspace(shard)}:backlog`;
   const claimsKey = (shard: number) => `${keyspace(shard)}:claims:`;
 
-  /** Where the customers' claims are: the keys of their hashes, and their fields in these. */
-  function locate(shard: number, projectId: number, customers: { customerId: string }[]) {
-    const prefix = claimsKey(shard);
-    const fields = customers.map(({ customerId }) => `${projectId}:${customerId}`);
-    return { keys: fields.map((field) => prefix + (crc32(field) % HASHES)), fields };
+  /** The entries' columns, as the scripts want them: where their claims are, and the given ones. */
+  function pack(fields: string[], ...columns: unknown[][]): Buffer {
+    return packr.pack([fields.map(toHash), fields, ...columns]);
   }
 
   return {
     async admit(shard, projectId, customers) {
-      const { keys, fields } = locate(shard, projectId, customers);
+      const erases = customers.map(({ erase }) => erase === true);
       const [base, backlog, ...replaced] = await scripts.opmAdmit(
-        keys.length + 2,
+        3,
         `${keyspace(shard)}:version`,
         backlogKey(shard),
-        ...keys,
+        claimsKey(shard),
         projectId,
-        customers.map(({ erase }) => (erase ? 'e' : 'p')).join(''),
-        ...fields,
+        pack(toFields(projectId, customers), erases),
       );
       const admitted = customers.map(({ customerId }, i) => ({
         customerId,
@@ -53,32 +53,26 @@ export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => 
       return { admitted, backlog };
     },
 
+    async readClaims(shard, projectId, customers) {
+      const fields = toFields(projectId, customers);
+      const marks = await Promise.all(fields.map((field) => redis.hget(claimsKey(shard) + toHash(field), field)));
+      return marks.map(parseMark);
+    },
+
     readmit: (shard, projectId, entries) => redis.hincrby(backlogKey(shard), String(projectId), entries),
 
     async release(shard, projectId, admitted) {
-      const { keys, fields } = locate(shard, projectId, admitted);
-      await scripts.opmRelease(
-        keys.length + 1,
-        backlogKey(shard),
-        ...keys,
-        projectId,
-        ...fields,
-        ...admitted.map(({ version }) => version),
-        ...admitted.map(({ previous }) => (previous ? toMark(previous) : '')),
-      );
+      const versions = admitted.map(({ version }) => version);
+      const marks = admitted.map(({ previous }) => (previous ? toMark(previous) : ''));
+      const packed = pack(toFields(projectId, admitted), versions, marks);
+      await scripts.opmRelease(2, backlogKey(shard), claimsKey(shard), projectId, packed);
     },
 
     async settle(shard, persisted) {
-      const located = persisted.map(({ projectId, entries }) => locate(shard, projectId, entries));
-      const keys = located.flatMap((it) => it.keys);
-      await scripts.opmSettle(
-        keys.length + 1,
-        backlogKey(shard),
-        ...keys,
-        ...located.flatMap(({ fields }) => fields),
-        ...persisted.flatMap(({ entries }) => entries.map(({ version }) => version)),
-        ...persisted.flatMap(({ projectId, entries }) => [projectId, entries.length]),
-      );
+      const fields = persisted.flatMap(({ projectId, entries }) => toFields(projectId, entries));
+      const versions = persisted.flatMap(({ entries }) => entries.map(({ version }) => version));
+      const counts = persisted.flatMap(({ projectId, entries }) => [projectId, entries.length]);
+      await scripts.opmSettle(2, backlogKey(shard), claimsKey(shard), pack(fields, versions), ...counts);
     },
 
     async countBacklog(shard) {
@@ -90,15 +84,20 @@ export function createRedisAdmission(redis: Redis, keyspace: (shard: number) => 
       await scripts.opmLimitBacklog(1, backlogKey(shard), maxEntries);
     },
 
-    async sweep(shard) {
-      const oldest = toMark({ version: (Date.now() - CLAIM_TTL_MS) * 1_000, erased: false });
+    async sweep(shard, olderThanMs) {
       for (let first = 0; first < HASHES; first += SWEPT_AT_ONCE) {
         const hashes = Array.from({ length: SWEPT_AT_ONCE }, (_, i) => claimsKey(shard) + (first + i));
-        await Promise.all(hashes.map((key) => scripts.opmSweep(1, key, oldest)));
+        await scripts.opmSweep(hashes.length, ...hashes, olderThanMs * 1_000);
       }
     },
   };
 }
+
+const toFields = (projectId: number, customers: { customerId: string }[]) =>
+  customers.map(({ customerId }) => `${projectId}:${customerId}`);
+
+/** The number of the hash that the field is in. */
+const toHash = (field: string): number => crc32(field) % HASHES;
 
 /** A claim as it is stored: see the scripts. */
 const toMark = ({ version, erased }: Claim): string => String(2 * version + (erased ? 1 : 0));

@@ -1,0 +1,85 @@
+import { createReadStream } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { extname } from 'node:path';
+import { createBar } from '../create-bar.js';
+import { toUserError, UserError } from '../user-error.js';
+import { withInterrupt } from '../with-interrupt.js';
+import { type QueueFlags, withQueue } from '../with-queue.js';
+import { findProject, withStore } from '../with-store.js';
+import { FORMATS, type Format } from './export.js';
+import { type Imported, importCustomers } from './import.js';
+import { readCsv } from './read-csv.js';
+import { readNdjson } from './read-ndjson.js';
+import { createRejects } from './rejects.js';
+
+export type ImportFileOptions = QueueFlags & {
+  project: string;
+  format?: Format;
+  delimiter: string;
+  asOf?: Date;
+  rejected?: string;
+};
+
+export type ImportedFile = Imported & { rejectedFile: string; isStopped: boolean };
+
+/** Imports a file with a bar on stderr. @throws UserError */
+export async function importFile(
+  env: NodeJS.ProcessEnv,
+  file: string,
+  options: ImportFileOptions,
+): Promise<ImportedFile> {
+  const { size, mtime } = await statFile(file);
+  const { asOf = mtime, rejected: rejectedFile = `${file}.rejected.ndjson`, delimiter } = options;
+  if (asOf.getTime() > Date.now()) {
+    throw new UserError(`${file} is of the future, ${asOf.toISOString()}: say with --as-of when it was true`);
+  }
+  const format = options.format ?? toFormat(file);
+  const { projectId } = await withStore(env, (store) => findProject(store, options.project));
+  const rejects = createRejects(rejectedFile, file);
+  const bar = createBar('import');
+  const onIgnored = (columns: string[]) => console.error(`opm: columns that are ignored: ${columns.join(', ')}`);
+  const counts: Imported = { imported: 0, rejected: 0 };
+  let isWhole = false;
+  try {
+    return await withInterrupt((signal) =>
+      withQueue(env, options, async (queue, shards) => {
+        bar.start(size, counts);
+        const stream = createReadStream(file);
+        await importCustomers({
+          lines: format === 'csv' ? readCsv(stream, { delimiter, onIgnored }) : readNdjson(stream),
+          projectId,
+          queue,
+          shards,
+          asOf: asOf.getTime() * 1_000,
+          onRejected: rejects.add,
+          onProgress: (progress) => bar.update(stream.bytesRead, Object.assign(counts, progress)),
+          signal,
+        });
+        isWhole = !signal.aborted;
+        return { ...counts, rejectedFile, isStopped: !isWhole };
+      }),
+    );
+  } catch (cause) {
+    const error = toUserError(cause, 'it cannot be read');
+    if (!(error instanceof UserError)) throw error;
+    const hint = counts.imported > 0 ? `; ${counts.imported} lines had been queued: import it again to go on` : '';
+    throw new UserError(`${file}: ${error.message}${hint}`);
+  } finally {
+    bar.stop();
+    rejects.close({ isWhole });
+  }
+}
+
+async function statFile(file: string) {
+  const found = await stat(file).catch((error: NodeJS.ErrnoException) => {
+    throw new UserError(`${file} cannot be read: ${error.code}`);
+  });
+  if (!found.isFile()) throw new UserError(`${file} is not a file`);
+  return found;
+}
+
+function toFormat(file: string): Format {
+  const format = FORMATS.find((name) => extname(file).toLowerCase() === `.${name}`);
+  if (!format) throw new UserError(`${file} ends neither with .ndjson nor with .csv: say --format`);
+  return format;
+}

@@ -1,0 +1,190 @@
+import { once } from 'node:events';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
+import { createStore, type Store } from '@opm/store';
+import {
+  type Backend,
+  createBackend,
+  query,
+  runOpm,
+  startApp,
+  startProcess,
+  startProxy,
+  type TestApp,
+  type TestProcess,
+  waitFor,
+} from '@opm/testkit';
+
+const OPM = join(import.meta.dirname, '../bin/opm.js');
+
+/** Lines that come where something takes long. */
+const PROGRESS = /^\[.*\n/gm;
+
+let backend: Backend;
+let store: Store;
+let project: { projectId: number; apiKey: string };
+let ingress: TestApp;
+let worker: TestApp | undefined;
+
+beforeAll(async () => {
+  backend = await createBackend(process.env.OPM_TEST_REDIS_URL);
+  store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+  project = await store.projects.create('acme');
+  [ingress, worker] = await Promise.all([startApp('ingress', backend.env), startApp('worker', backend.env)]);
+});
+afterAll(async () => {
+  await Promise.all([ingress?.stop(), worker?.stop()]);
+  await store?.close();
+  await backend?.drop();
+});
+
+const envOf = (given: { url?: string; key?: string } = {}) => ({
+  OPM_URL: given.url ?? ingress.url,
+  OPM_KEY: given.key ?? project.apiKey,
+});
+
+const opmBurst = async (args: string[], env: NodeJS.ProcessEnv = envOf()) => {
+  const outcome = await runOpm(['burst', ...args], env);
+  return outcome.code === 0 ? { ...outcome, stderr: outcome.stderr.replace(PROGRESS, '') } : outcome;
+};
+
+const countRows = async (run: string): Promise<number> => {
+  const [row] = await query<{ count: string }>(
+    backend.databaseUrl,
+    'SELECT count(*) FROM customers WHERE customer_id LIKE $1',
+    [`burst-${run}-%`],
+  );
+  return Number(row?.count);
+};
+
+describe('a burst says what became of its entries, and they become rows:', () => {
+  // On a machine that is busy, what is new may be a 202, too.
+  test.each<[string, string[], { sent: number; rows: number; statuses: string[] }]>([
+    ['single posts', ['--entries', '500'], { sent: 500, rows: 500, statuses: ['201', '202'] }],
+    ['batches', ['--entries', '2500', '--batch', '1000'], { sent: 2_500, rows: 2_500, statuses: ['201', '202'] }],
+    ['few customers', ['--entries', '300', '--customers', '50'], { sent: 300, rows: 50, statuses: ['201', '202'] }],
+    ['updates', ['--entries', '300', '--customers', '70', '--updates'], { sent: 300, rows: 70, statuses: ['202'] }],
+    ['fewer than connections', ['--entries', '3'], { sent: 3, rows: 3, statuses: ['201', '202'] }],
+  ])('%s', async (_, args, { sent, rows, statuses }) => {
+    const { code, stdout, stderr } = await opmBurst([...args, '--connections', '8', '--json']);
+    expect([code, stderr]).toEqual([0, '']);
+    const result = JSON.parse(stdout);
+    expect(result).toMatchObject({ sent, accepted: sent, refused: 0, unanswered: 0, url: ingress.url });
+    expect(statuses).toEqual(expect.arrayContaining(Object.keys(result.statuses)));
+    expect(result.stored).toEqual({ sampled: expect.any(Number), missing: [], seconds: expect.any(Number) });
+    expect(result.stored.sampled).toBeGreaterThanOrEqual(Math.min(rows, 50));
+    expect(result.p50Ms).toBeGreaterThan(0);
+    expect(result.maxMs).toBeGreaterThanOrEqual(result.p99Ms);
+    await waitFor(async () => (await countRows(result.run)) === rows, { description: 'all rows' });
+    expect(await store.customers.find(project.projectId, result.customerId)).toMatchObject({
+      email: `${result.customerId}@example.com`,
+    });
+  });
+});
+
+test('for people, it is a few lines', async () => {
+  const { code, stdout } = await opmBurst(['--entries', '200', '--batch', '10']);
+  expect(code).toBe(0);
+  expect(stdout).toMatch(
+    /^Sent 200 entries to http:\S+ in [\d.]+ s; 200 were accepted, \d+ per second\.\nAnswers: \d+ × 20[12].*\nLatency: p50 [\d.]+ ms, p99 [\d.]+ ms, at most [\d.]+ ms\nStored: all of a sample of \d+ customers, [\d.]+ s after the last answer\nOne of the customers: burst-\w+-\d+\n$/,
+  );
+});
+
+test('a rate is not exceeded', async () => {
+  const { seconds } = JSON.parse(
+    (await opmBurst(['--entries', '300', '--rate', '200', '--wait', '0s', '--json'])).stdout,
+  );
+  expect(seconds).toBeGreaterThan(1.4);
+});
+
+describe('what cannot work is one clear line:', () => {
+  test.each<[string, string[], NodeJS.ProcessEnv, RegExp]>([
+    ['a wrong key', ['--key', 'opm_wrong'], {}, /^opm: http:\S+ does not know the API key \(401\)\n$/],
+    [
+      'a wrong address',
+      ['--url', 'http://127.0.0.1:1'],
+      {},
+      /^opm: http:\/\/127\.0\.0\.1:1 cannot be reached: ECONNREFUSED\n$/,
+    ],
+    ['no address', ['--url', 'nowhere'], {}, /^opm: nowhere is not an http or https URL\n$/],
+    ['no key', [], { OPM_KEY: '' }, /^opm: no API key: set OPM_KEY, or say --key\n$/],
+    [
+      'neither',
+      [],
+      { OPM_URL: '', OPM_DATA_DIR: '/nowhere' },
+      /^opm: no stack runs in \/nowhere: start one with `npm start`, or/,
+    ],
+    ['a batch too large', ['--batch', '1001'], {}, /must be at most 1000/],
+    ['more connections than can be', ['--connections', '10001'], {}, /must be at most 10000/],
+    ['no entries', ['--entries', '0'], {}, /must be at least 1/],
+  ])('%s', async (_, args, env, message) => {
+    const { code, stdout, stderr } = await opmBurst(args, { ...envOf(), ...env });
+    expect([code, stdout]).toEqual([1, '']);
+    expect(stderr).toMatch(message);
+  });
+});
+
+describe('while it runs:', () => {
+  let running: TestProcess | undefined;
+  let tenant: { projectId: number; apiKey: string };
+
+  afterEach(async () => {
+    await running?.stop('SIGKILL');
+  });
+  const start = async (name: string, url: string) => {
+    tenant = await store.projects.create(name);
+    const args = ['burst', '--entries', '100000', '--rate', '200', '--json'];
+    running = await startProcess({ file: OPM, args, env: envOf({ url, key: tenant.apiKey }) });
+    const { projectId } = tenant;
+    const hasRows = () =>
+      query(backend.databaseUrl, 'SELECT FROM customers WHERE project_id = $1 LIMIT 1', [projectId]);
+    await waitFor(async () => (await hasRows()).length > 0, { description: 'the first row' });
+    return running;
+  };
+
+  test('entries that are refused or not answered are counted, and end it with 1', async () => {
+    const proxy = await startProxy(ingress.url);
+    const sending = await start('revoked', proxy.url);
+    await proxy.cut();
+    const dead = createServer((socket) => socket.destroy());
+    const met = once(dead, 'connection');
+    dead.listen(Number(new URL(proxy.url).port), '127.0.0.1');
+    await met;
+    const gone = once(dead, 'close');
+    dead.close();
+    await gone;
+    await proxy.restore();
+    await store.apiKeys.revoke(tenant.projectId, {});
+    await waitFor(() => ingress.readMetric('opm_answers_total{route="/entry",status="401"}'), {
+      description: 'an entry to be refused',
+    });
+    expect(await sending.stop('SIGINT')).toEqual({ code: 1, signal: null });
+    const result = JSON.parse(sending.output());
+    expect(result.unanswered).toBeGreaterThan(0);
+    expect(result.refused).toBeGreaterThan(0);
+    expect(result.refused).toBe(result.statuses[401]);
+    expect(result.sent).toBe(result.accepted + result.refused + result.unanswered);
+    await proxy.close();
+  });
+
+  test('Ctrl-C ends it with what there is by then', async () => {
+    const sending = await start('stopped', ingress.url);
+    const { code } = await sending.stop('SIGINT');
+    const result = JSON.parse(sending.output());
+    expect(result).toMatchObject({ isStopped: true, stored: null, unanswered: 0 });
+    expect(code).toBe(result.refused > 0 ? 1 : 130);
+    expect(result.accepted).toBe(result.sent - result.refused);
+    expect(result.accepted).toBeGreaterThan(0);
+  });
+});
+
+test('what is accepted and not stored in time ends it with 1', async () => {
+  await worker?.stop();
+  worker = undefined;
+  const { code, stdout } = await opmBurst(['--entries', '20', '--wait', '1s']);
+  expect(code).toBe(1);
+  expect(stdout).toMatch(
+    /^Stored: 20 of a sample of 20 customers were not, [\d.]+ s after the last answer, such as burst-\w+-\d+$/m,
+  );
+});

@@ -1,0 +1,149 @@
+import { createHash, hash, randomUUID } from 'node:crypto';
+import { Fault } from '@opm/contract';
+import { GroupCommit, withTimeout } from '@opm/core';
+import type { Ended, Idempotency, KeptAnswer, KeyedRequest, Known } from '@opm/queue';
+import { createSparseWarning, type Logger } from '@opm/runtime';
+import type { Lanes } from './lanes.js';
+import { type Result, render, statusOf } from './reply.js';
+
+/** What makes a request the same one again. Where the body says nothing, as with DELETE, it is left out. */
+export type KeyedCall = { projectId: number; key: string; method: string; path: string; body?: Buffer };
+
+/** Does what a request asks for; nothing after the deadline, in ms as `performance.now()` has it. @throws Fault */
+export type Act = (deadline: number) => Promise<Result | Result[]>;
+
+/**
+ * Acts, unless the key's first answer is there: then that is the answer.
+ * @throws Fault IDEMPOTENCY_KEY_IN_USE, IDEMPOTENCY_KEY_REUSED, or QUEUE_UNAVAILABLE or OVERLOADED: nothing was done
+ */
+export type AnswerOnce = (call: KeyedCall, act: Act) => Promise<{ told: Result | Result[] } | { replayed: KeptAnswer }>;
+
+export type AnswerOnceDeps = {
+  idempotency: Pick<Idempotency, 'begin' | 'end'>;
+  lanes: Lanes;
+  /** Requests that may wait for their key at the same time. */
+  maxPending: number;
+  onShed: (reason: 'in-flight' | 'waited') => void;
+  logger: Logger;
+};
+
+const KEEP_MS = 24 * 60 * 60 * 1_000;
+/**
+ * An entry takes a second at most, a batch one per group; what has not been begun two seconds before the end is refused.
+ * Both start before the store counts, so nobody acts whose key may be another's by then.
+ */
+const LEASE_MS = 10_000;
+const MARGIN_MS = 2_000;
+
+const MAX_REQUESTS = 200;
+const MAX_IN_FLIGHT_PER_LANE = 4;
+/** Of all projects and shards, as with chunks. */
+const MAX_IN_FLIGHT = 64;
+/** Together a second, after which partners know that the queue hangs. */
+const MAX_WAIT_MS = 250;
+const TIMEOUT_MS = 750;
+
+/** Concurrent requests of one project whose keys are in one shard ask for them together, and give them back together. */
+export function createAnswerOnce(deps: AnswerOnceDeps): AnswerOnce {
+  const { idempotency, lanes, maxPending, onShed, logger } = deps;
+  const warnNotBegun = createSparseWarning(logger, 'requests with an idempotency key are not accepted');
+  const warnNotEnded = createSparseWarning(
+    logger,
+    'answers are not kept: retries with the same idempotency key act again',
+  );
+
+  const begins = new GroupCommit<number, KeyedRequest, Known>({
+    async commit(lane, requests) {
+      const { shard } = lanes.fromLane(lane);
+      const begun = idempotency.begin(shard, requests, LEASE_MS);
+      try {
+        return await withTimeout(begun, TIMEOUT_MS);
+      } catch (error) {
+        free(shard, requests, begun);
+        warnNotBegun(causeOf(error));
+        throw error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
+      }
+    },
+    maxBatch: MAX_REQUESTS,
+    maxInFlight: MAX_IN_FLIGHT,
+    maxInFlightPerLane: MAX_IN_FLIGHT_PER_LANE,
+    expiry: { maxWaitMs: MAX_WAIT_MS, toError: () => refuse('waited') },
+  });
+  const ends = new GroupCommit<number, Ended, Known>({
+    commit: (lane, requests) => withTimeout(idempotency.end(lanes.fromLane(lane).shard, requests, KEEP_MS), TIMEOUT_MS),
+    maxBatch: MAX_REQUESTS,
+    maxInFlight: MAX_IN_FLIGHT,
+    maxInFlightPerLane: MAX_IN_FLIGHT_PER_LANE,
+    expiry: { maxWaitMs: MAX_WAIT_MS, toError: () => new Error(`answers waited for more than ${MAX_WAIT_MS} ms`) },
+  });
+
+  function refuse(reason: 'in-flight' | 'waited'): Fault {
+    onShed(reason);
+    return new Fault('OVERLOADED');
+  }
+
+  /** The store may give a key to one who is not there any more. What fails here is free when the lease is over. */
+  function free(shard: number, requests: KeyedRequest[], begun: Promise<unknown>): void {
+    const ended = requests.map((request) => ({ ...request, answer: undefined }));
+    begun.finally(() => idempotency.end(shard, ended, KEEP_MS)).catch(() => {});
+  }
+
+  /** The entry is queued by now, or is not: whatever becomes of the key, that is what its partner must be told. */
+  async function end(lane: number, ended: Ended): Promise<Known> {
+    try {
+      return await ends.run(lane, ended);
+    } catch (error) {
+      warnNotEnded(causeOf(error));
+      return { state: 'first' };
+    }
+  }
+
+  return async (call, act) => {
+    if (begins.pending >= maxPending) throw refuse('in-flight');
+    const request = toRequest(call);
+    const lane = lanes.toLane(call.projectId, request.id);
+    const deadline = performance.now() + LEASE_MS - MARGIN_MS;
+    const known = await begins.run(lane, request);
+    if (known.state === 'answered') return { replayed: known.answer };
+    if (known.state === 'other') throw new Fault('IDEMPOTENCY_KEY_REUSED');
+    if (known.state === 'in-flight') throw new Fault('IDEMPOTENCY_KEY_IN_USE');
+
+    const told = await runInTime(act, deadline);
+    const found = await end(lane, { ...request, answer: isKept(told) ? render(told) : undefined });
+    if (found.state === 'first') return { told };
+    // Too late: another attempt has the key, and what it is told is the first answer.
+    if (found.state === 'answered') return { replayed: found.answer };
+    throw new Fault('IDEMPOTENCY_KEY_IN_USE');
+  };
+}
+
+function toRequest({ projectId, key, method, path, body }: KeyedCall): KeyedRequest {
+  // With the key in it, or a body could be guessed from what is kept.
+  const fingerprint = createHash('sha256').update(`${projectId}:${key}\n${method} ${path}\n`);
+  if (body) fingerprint.update(body);
+  // Hashed: a key may be long, and hold what no log or dashboard of ours may show.
+  const id = hash('sha256', `${projectId}:${key}`, 'base64url');
+  return { id, fingerprint: fingerprint.digest('base64url'), token: randomUUID() };
+}
+
+const causeOf = (error: unknown) => ((error as Error).cause ?? error) as Error;
+
+async function runInTime(act: Act, deadline: number): Promise<Result | Result[]> {
+  try {
+    if (performance.now() > deadline) throw new Fault('QUEUE_UNAVAILABLE');
+    return await act(deadline);
+  } catch (error) {
+    return error instanceof Fault ? error : new Fault('INTERNAL', { cause: error });
+  }
+}
+
+/** What has done something, and has nothing in it that is to be sent again. All else would be the same again without us. */
+function isKept(told: Result | Result[]): boolean {
+  if (Array.isArray(told)) return !told.some(isToBeSentAgain) && told.some((result) => !(result instanceof Fault));
+  return !(told instanceof Fault) || told.code === 'CUSTOMER_UNKNOWN'; // an erasure's tombstone is queued all the same
+}
+
+function isToBeSentAgain(result: Result): boolean {
+  const status = statusOf(result);
+  return status >= 500 || status === 409 || status === 429;
+}

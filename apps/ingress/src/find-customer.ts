@@ -1,0 +1,56 @@
+import { Fault } from '@opm/contract';
+import { GroupCommit, withTimeout } from '@opm/core';
+import type { Claim, EntryQueue } from '@opm/queue';
+import type { Customers, StoredCustomer } from '@opm/store';
+import type { Lanes } from './lanes.js';
+import type { OutagePause } from './outage-pause.js';
+
+/** What is known of a customer: the row, and the claim of the newest entry or erasure that is not persisted yet. */
+export type FoundCustomer = { stored: StoredCustomer | undefined; claim: Claim | undefined };
+
+/** @throws Fault CUSTOMERS_UNAVAILABLE, within a second */
+export type FindCustomer = (projectId: number, customerId: string) => Promise<FoundCustomer>;
+
+const MAX_CUSTOMERS = 200;
+/** Together a second: for a call's turn, and for the call. */
+const MAX_WAIT_MS = 250;
+const TIMEOUT_MS = 750;
+
+/** Customers that are asked for at the same time are read together, so that reading leaves connections for the look-ups. */
+export function createFindCustomer(deps: {
+  readClaims: EntryQueue['readClaims'];
+  findMany: Customers['findMany'];
+  lanes: Lanes;
+  maxInFlight: number;
+  pause: OutagePause;
+}): FindCustomer {
+  const { readClaims, findMany, lanes, maxInFlight, pause } = deps;
+
+  const reads = new GroupCommit<number, string, FoundCustomer>({
+    commit(lane, customerIds) {
+      const { projectId, shard } = lanes.fromLane(lane);
+      return withTimeout(read(shard, projectId, customerIds), TIMEOUT_MS);
+    },
+    maxBatch: MAX_CUSTOMERS,
+    maxInFlight,
+    expiry: { maxWaitMs: MAX_WAIT_MS, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
+  });
+
+  /** The claims first: what has none by then is in its row. The other way round, an entry could be in neither. */
+  async function read(shard: number, projectId: number, customerIds: string[]): Promise<FoundCustomer[]> {
+    const claims = await readClaims(
+      shard,
+      projectId,
+      customerIds.map((customerId) => ({ customerId })),
+    );
+    const rows = await pause.run(() => findMany(projectId, customerIds));
+    return customerIds.map((customerId, i) => ({ stored: rows.get(customerId), claim: claims[i] }));
+  }
+
+  return async (projectId, customerId) => {
+    if (pause.isActive) throw new Fault('CUSTOMERS_UNAVAILABLE');
+    return reads.run(lanes.toLane(projectId, customerId), customerId).catch((cause) => {
+      throw new Fault('CUSTOMERS_UNAVAILABLE', { cause });
+    });
+  };
+}

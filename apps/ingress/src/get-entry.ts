@@ -1,0 +1,20 @@
+import { Fault, parseCustomerId, toCustomerAnswer } from '@opm/contract';
+import type { RequestHandler } from 'express';
+import { contextOf } from './express-classes.js';
+import type { FindCustomer } from './find-customer.js';
+import type { Reply } from './reply.js';
+
+/**
+ * GET /entry/{customerId}: the customer as stored, and whether something newer is on its way there. What has been
+ * acknowledged counts at once: a customer whose first entry is pending is there, one whose erasure is pending is not.
+ */
+export function getEntry({ findCustomer, reply }: { findCustomer: FindCustomer; reply: Reply }): RequestHandler {
+  return async (request, response) => {
+    const customerId = parseCustomerId(request.params.customerId);
+    const { stored, claim } = await findCustomer(contextOf(response).projectId, customerId);
+    if (claim?.erased) throw new Fault('CUSTOMER_ERASED');
+    if (!stored && !claim) throw new Fault('CUSTOMER_UNKNOWN');
+    response.setHeader('cache-control', 'no-store');
+    reply.json(response, 200, JSON.stringify(toCustomerAnswer(customerId, stored, claim !== undefined)));
+  };
+}

@@ -1,0 +1,90 @@
+import { ANSWERS, type Entry, Fault } from '@opm/contract';
+import type { RequestHandler } from 'express';
+import { contextOf, type RequestContext } from './express-classes.js';
+import type { Overload } from './overload.js';
+import type { RateLimiter } from './rate-limiter.js';
+import { type BatchItem, readBatch, readWhole } from './read-batch.js';
+import type { Reply, Result } from './reply.js';
+import { findIdempotencyKey, type ReplyOnce } from './reply-once.js';
+
+/** Batches are read at the same time up to here: each may hold a body of 1 MiB. */
+const MAX_UNDER_WAY = 100;
+
+/**
+ * POST /entries. The answer says of each entry whether it is queued durably. Entries go group by group: the next when the
+ * one before is queued, so that a batch takes no more room than a few posts, and a customer's entries keep their order.
+ * With an idempotency key all of it is read first: only its end tells whether it is the same batch again.
+ */
+export function postEntries(deps: {
+  overload: Pick<Overload, 'check'>;
+  rateLimiter: Pick<RateLimiter, 'acceptEntries' | 'refuse'>;
+  /** Entries in one group at most. */
+  groupSize: number;
+  onShed: (reason: 'in-flight') => void;
+  reply: Reply;
+  replyOnce: ReplyOnce;
+}): RequestHandler {
+  const { overload, rateLimiter, groupSize, onShed, reply, replyOnce } = deps;
+  let underWay = 0;
+
+  return async (request, response) => {
+    overload.check();
+    if (underWay >= MAX_UNDER_WAY) {
+      onShed('in-flight');
+      throw new Fault('OVERLOADED');
+    }
+    const key = findIdempotencyKey(request);
+    underWay++;
+    try {
+      const context = contextOf(response);
+      if (key === undefined) reply.batch(response, await acceptAll(context, readBatch(request, groupSize)));
+      else {
+        const body = await readWhole(request);
+        const act = (deadline: number) => acceptAll(context, readBatch(request, groupSize, body), deadline);
+        await replyOnce(request, response, { key, body }, act);
+      }
+    } finally {
+      underWay--;
+    }
+  };
+
+  /** @throws Fault that refuses the batch, also where none of its entries could be queued */
+  async function acceptAll(
+    context: RequestContext,
+    groups: AsyncIterable<BatchItem[]>,
+    deadline = Number.POSITIVE_INFINITY,
+  ): Promise<Result[]> {
+    const results: (Result | undefined)[] = []; // undefined for what was not tried
+    let refusal: Fault | undefined;
+    let isOver = false;
+    for await (const group of groups) {
+      context.receivedAt = performance.now(); // how long the upload took is the partner's own
+      if (context.receivedAt > deadline) refusal ??= new Fault('OVERLOADED');
+      const entries = group.filter((item): item is Entry => !(item instanceof Fault));
+      // What comes behind a refused entry is not tried: sent again, the earlier one would be the newer one.
+      const outcomes: Result[] = refusal || isOver ? [] : await accept(context, entries);
+      refusal ??= outcomes.find((outcome) => outcome instanceof Fault);
+      isOver ||= outcomes.length < entries.length;
+      let next = 0;
+      for (const item of group) results.push(item instanceof Fault ? item : outcomes[next++]);
+    }
+    if (isOver) refusal ??= rateLimiter.refuse(context, results.filter((result) => !result).length);
+    const told = results.map((result) => result ?? (refusal as Fault));
+    if (refusal && told.every((result) => result instanceof Fault)) throw refusal;
+    return told;
+  }
+
+  /** Of the first ones, where the project's limit is reached. */
+  async function accept(context: RequestContext, entries: Entry[]): Promise<Result[]> {
+    try {
+      const outcomes = await rateLimiter.acceptEntries(context, entries);
+      return outcomes.map((outcome) => {
+        if (outcome instanceof Fault) return outcome;
+        return outcome.existed ? ANSWERS.updateAccepted : ANSWERS.created;
+      });
+    } catch (error) {
+      if (error instanceof Fault) return entries.map(() => error);
+      throw error;
+    }
+  }
+}

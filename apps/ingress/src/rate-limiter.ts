@@ -1,0 +1,109 @@
+import { Fault } from '@opm/contract';
+import { GroupCommit, type RateLimit, withTimeout } from '@opm/core';
+import type { EntryQueue } from '@opm/queue';
+import { createSparseWarning, type Logger } from '@opm/runtime';
+import { LRUCache } from 'lru-cache';
+import type { AcceptEntries, AcceptEntry, Said, Verdict } from './accept-entry.js';
+import { Lease } from './lease.js';
+
+/** Whose request it is. `lease` is noted where the project has a limit, for what the answer says of it. */
+export type Sender = { projectId: number; limit: RateLimit | undefined; lease: Lease | undefined };
+
+export type RateLimiter = {
+  /** As `AcceptEntry`. @throws Fault RATE_LIMITED, too */
+  acceptEntry(sender: Sender, entry: Said): Promise<Verdict>;
+  /** As `AcceptEntries`, for the first ones: there are fewer outcomes than entries where the limit is reached. */
+  acceptEntries(sender: Sender, entries: Said[]): Promise<(Verdict | Fault)[]>;
+  /** What to tell of entries that were not let through. */
+  refuse(sender: Sender, entries: number): Fault;
+};
+
+export type RateLimiterDeps = {
+  acceptEntry: AcceptEntry;
+  acceptEntries: AcceptEntries;
+  lease: EntryQueue['lease'];
+  /** Requests that may wait for tokens at the same time. */
+  maxPending: number;
+  /** Hears of each call for tokens. */
+  onLease: () => void;
+  onShed: (reason: 'rate-limit' | 'in-flight', entries: number) => void;
+  logger: Logger;
+};
+
+const MAX_LEASES = 10_000;
+/** For a call's turn, and once more for the call; what hangs for so long would not take the entry either. */
+const TIMEOUT_MS = 250;
+const MAX_IN_FLIGHT = 64;
+
+/** Lets through what projects may send, before anything is done with it; those without a limit notice nothing of it. */
+export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
+  const { acceptEntry, acceptEntries, lease: leaseTokens, maxPending, onLease, onShed, logger } = deps;
+  const leases = new LRUCache<number, Lease>({ max: MAX_LEASES });
+  const warnUnavailable = createSparseWarning(logger, 'no tokens could be leased');
+
+  /** Requests that find too few tokens at the same time wait for one call. */
+  const waiting = new GroupCommit<Lease, number, number>({
+    async commit(lease, wanted) {
+      const entries = wanted.reduce((a, b) => a + b, 0);
+      let now = performance.now();
+      if (lease.isShort(entries, now)) {
+        onLease();
+        const call = leaseTokens(lease.projectId, lease.limit, lease.toCall(entries, now));
+        const leased = await withTimeout(call, TIMEOUT_MS).catch(giveUp);
+        now = performance.now();
+        lease.onLeased(leased, now);
+      }
+      return wanted.map((some) => lease.use(some, now));
+    },
+    maxBatch: Number.POSITIVE_INFINITY,
+    maxInFlight: MAX_IN_FLIGHT,
+    maxInFlightPerLane: 1,
+  });
+
+  function giveUp(error: Error): never {
+    warnUnavailable((error.cause as Error | undefined) ?? error);
+    throw error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
+  }
+
+  function leaseOf(projectId: number, limit: RateLimit): Lease {
+    const known = leases.get(projectId);
+    if (known?.limit.rate === limit.rate && known.limit.burst === limit.burst) return known;
+    const lease = new Lease(projectId, limit);
+    leases.set(projectId, lease);
+    return lease;
+  }
+
+  /** @returns how many of the entries are let through: the first ones */
+  function take(sender: Sender, limit: RateLimit, entries: number): number | Promise<number> {
+    const lease = leaseOf(sender.projectId, limit);
+    sender.lease = lease;
+    const now = performance.now();
+    if (!lease.isShort(entries, now)) return lease.use(entries, now);
+    if (waiting.pending < maxPending) return waiting.run(lease, entries);
+    onShed('in-flight', entries);
+    throw new Fault('OVERLOADED');
+  }
+
+  function refuse({ lease }: Sender, entries: number): Fault {
+    onShed('rate-limit', entries);
+    return new Fault('RATE_LIMITED', { retryAfterSeconds: lease?.secondsUntil(entries, performance.now()) ?? 1 });
+  }
+
+  async function acceptLimited(sender: Sender, limit: RateLimit, entry: Said): Promise<Verdict> {
+    if ((await take(sender, limit, 1)) === 0) throw refuse(sender, 1);
+    return acceptEntry(sender.projectId, entry);
+  }
+
+  async function acceptFirst(sender: Sender, limit: RateLimit, entries: Said[]): Promise<(Verdict | Fault)[]> {
+    const taken = await take(sender, limit, entries.length);
+    return taken === 0 ? [] : acceptEntries(sender.projectId, entries.slice(0, taken));
+  }
+
+  return {
+    acceptEntry: (sender, entry) =>
+      sender.limit ? acceptLimited(sender, sender.limit, entry) : acceptEntry(sender.projectId, entry),
+    acceptEntries: (sender, entries) =>
+      sender.limit ? acceptFirst(sender, sender.limit, entries) : acceptEntries(sender.projectId, entries),
+    refuse,
+  };
+}

@@ -1,0 +1,293 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals';
+import { ANSWERS, Fault, type FaultCode } from '@opm/contract';
+import { createEntryQueue, type EntryQueue } from '@opm/queue';
+import { createLogger } from '@opm/runtime';
+import { BACKENDS, type Backend, startProxy, type TcpProxy, waitFor } from '@opm/testkit';
+import fc from 'fast-check';
+import { type AnswerOnce, createAnswerOnce, type KeyedCall } from '../src/answer-once.js';
+import { createLanes } from '../src/lanes.js';
+import { type Result, render } from '../src/reply.js';
+
+const TIME_LIMIT_MS = 20_000;
+/** A machine that is ten times slower than the slowest one still makes as many. */
+const MIN_RUNS = 20;
+
+const logger = createLogger({ name: 'test', level: 'silent' });
+const create = ({ idempotency }: Pick<EntryQueue, 'idempotency'>): AnswerOnce =>
+  createAnswerOnce({ idempotency, lanes: createLanes(2), maxPending: 1_000, onShed: () => {}, logger });
+
+let keys = 0;
+const fresh = (): KeyedCall => ({
+  ...{ projectId: 1, key: `key ${keys++}`, method: 'POST', path: '/entry' },
+  body: Buffer.from('a body'),
+});
+
+describe.each(BACKENDS)('answering once, with the queue on %s:', (_, createBackend) => {
+  let backend: Backend;
+  let proxy: TcpProxy;
+  let queues: EntryQueue[];
+  let away: EntryQueue;
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    proxy = await startProxy(backend.redisUrl ?? backend.databaseUrl);
+    const options = { shards: 2, signal: new AbortController().signal, onError: () => {} };
+    queues = await Promise.all([1, 2].map(() => createEntryQueue({ ...backend, ...options })));
+    const place = backend.redisUrl === undefined ? { databaseUrl: proxy.url } : { redisUrl: proxy.url };
+    away = await createEntryQueue({ ...backend, ...options, ...place });
+  });
+  afterAll(async () => {
+    await Promise.all([...queues, away].map((queue) => queue.close()));
+    await proxy.close();
+    await backend.drop();
+  });
+
+  const update = async () => ANSWERS.updateAccepted;
+  const fault = (code: FaultCode) => new Fault(code);
+  test.each<[string, boolean, Result | Result[]]>([
+    ['a create', true, ANSWERS.created],
+    ['an erasure', true, ANSWERS.erasureAccepted],
+    ['an erasure of a customer who is not there', true, fault('CUSTOMER_UNKNOWN')],
+    ['an invalid body', false, fault('BODY_INVALID')],
+    ['a body that is too large', false, fault('BATCH_TOO_LONG')],
+    ['an entry above the limit', false, fault('RATE_LIMITED')],
+    ['a batch with invalid entries', true, [ANSWERS.created, fault('BODY_INVALID'), ANSWERS.updateAccepted]],
+    ['a batch of invalid entries', false, [fault('BODY_INVALID'), fault('BODY_MALFORMED')]],
+    ['a batch with entries that are to be sent again', false, [ANSWERS.created, fault('QUEUE_UNAVAILABLE')]],
+    ['a batch with entries above the limit', false, [ANSWERS.created, fault('RATE_LIMITED')]],
+    ['a full queue', false, fault('QUEUE_FULL')],
+    ['too many at once', false, fault('TOO_MANY_UNKNOWN_KEYS')],
+    ['a conflict', false, fault('IDEMPOTENCY_KEY_IN_USE')],
+    ['a defect', false, fault('INTERNAL')],
+  ])('%s is the answer for good: %s', async (_what, isKept, told) => {
+    const call = fresh();
+    const [one, other] = queues.map(create) as [AnswerOnce, AnswerOnce];
+    const act = async () => {
+      if (told instanceof Fault) throw told;
+      return told;
+    };
+    expect(await one(call, act)).toEqual({ told });
+    const again = await other(call, update);
+    expect(again).toEqual(isKept ? { replayed: render(told) } : { told: ANSWERS.updateAccepted });
+  });
+
+  const withLease = (leaseMs: number, { idempotency: { begin, end } }: EntryQueue) =>
+    create({ idempotency: { begin: (shard, requests) => begin(shard, requests, leaseMs), end } });
+  test('one who is late is told what the one who took the key over was told', async () => {
+    const call = fresh();
+    const [one, other] = queues as [EntryQueue, EntryQueue];
+    const outcome = await withLease(1, one)(call, async () => {
+      await waitFor(() => create(other)(call, update), { description: 'the end of the lease' });
+      return ANSWERS.created;
+    });
+    expect(outcome).toEqual({ replayed: render(ANSWERS.updateAccepted) });
+  });
+
+  test('one who is late while the one who took the key over is under way is told so', async () => {
+    const call = fresh();
+    const [one, other] = queues as [EntryQueue, EntryQueue];
+    let finish = () => {};
+    let second: ReturnType<AnswerOnce> | undefined;
+    const isTaken = () =>
+      new Promise<boolean>((resolve, reject) => {
+        second = create(other)(call, () => {
+          resolve(true);
+          return new Promise((answer) => {
+            finish = () => answer(ANSWERS.updateAccepted);
+          });
+        });
+        second.catch(reject);
+      });
+    const first = withLease(1, one)(call, async () => {
+      await waitFor(isTaken, { description: 'the end of the lease' });
+      return ANSWERS.created;
+    });
+    await expect(first).rejects.toMatchObject({ code: 'IDEMPOTENCY_KEY_IN_USE' });
+    finish();
+    expect(await second).toEqual({ told: ANSWERS.updateAccepted });
+  });
+
+  test('one who hears so late of having the key that it may be another one’s does nothing', async () => {
+    const [{ idempotency }] = queues as [EntryQueue];
+    const now = performance.now.bind(performance);
+    const clock = jest.spyOn(performance, 'now');
+    const hung = create({
+      idempotency: {
+        ...idempotency,
+        async begin(...call) {
+          const known = await idempotency.begin(...call);
+          clock.mockImplementation(() => now() + 9_000);
+          return known;
+        },
+      },
+    });
+    const act = jest.fn(update);
+    const outcome = await hung(fresh(), act).finally(() => clock.mockRestore());
+    expect(outcome).toMatchObject({ told: { code: 'QUEUE_UNAVAILABLE' } });
+    expect(act).not.toHaveBeenCalled();
+  });
+
+  test('a key that is given after its request was turned away is free at once', async () => {
+    const call = fresh();
+    const [{ idempotency }, other] = queues as [EntryQueue, EntryQueue];
+    const given: ReturnType<typeof idempotency.begin>[] = [];
+    let wake = () => {};
+    const stall = new Promise<void>((resolve) => {
+      wake = resolve;
+    });
+    const hung = create({
+      idempotency: {
+        ...idempotency,
+        async begin(shard, requests) {
+          await stall;
+          given.push(idempotency.begin(shard, requests, 3_600_000));
+          return given[0] as (typeof given)[number];
+        },
+      },
+    });
+    const act = jest.fn(update);
+    await expect(hung(call, act)).rejects.toMatchObject({ code: 'QUEUE_UNAVAILABLE' });
+    wake();
+    await waitFor(() => given[0], { description: 'the key to be given' });
+    const isFree = () => create(other)(call, async () => ANSWERS.created).catch(() => undefined);
+    expect(await waitFor(isFree, { description: 'the key to be free' })).toEqual({ told: ANSWERS.created });
+    expect(act).not.toHaveBeenCalled();
+  });
+
+  const createWatched = ({ idempotency }: EntryQueue) => {
+    const calls: Parameters<typeof idempotency.begin>[1][] = [];
+    const begin: typeof idempotency.begin = (shard, requests, leaseMs) => {
+      calls.push(requests);
+      return idempotency.begin(shard, requests, leaseMs);
+    };
+    return { calls, answerOnce: create({ idempotency: { ...idempotency, begin } }) };
+  };
+
+  test('a project whose requests wait for their keys keeps no other one’s waiting', async () => {
+    const { calls, answerOnce } = createWatched(queues[0] as EntryQueue);
+    const many = Array.from({ length: 900 }, () => answerOnce(fresh(), update));
+    const one = answerOnce({ ...fresh(), projectId: 2 }, update);
+    await Promise.allSettled([...many, one]);
+    expect(calls.slice(0, 3).map(({ length }) => length)).toEqual([200, 200, 1]);
+  });
+
+  test('what is kept of the same body differs from key to key and from project to project', async () => {
+    const { calls, answerOnce } = createWatched(queues[0] as EntryQueue);
+    const call = fresh();
+    for (const it of [call, fresh(), { ...call, projectId: 2 }]) await answerOnce(it, update);
+    expect(new Set(calls.flat().map(({ fingerprint }) => fingerprint)).size).toBe(3);
+  });
+
+  test('an unknown error is a defect, whose cause goes with it, and frees the key', async () => {
+    const call = fresh();
+    const [one] = queues.map(create) as [AnswerOnce];
+    const cause = new Error('unknown');
+    const outcome = await one(call, () => Promise.reject(cause));
+    expect(outcome).toMatchObject({ told: { code: 'INTERNAL', cause } });
+    expect(await one(call, async () => ANSWERS.created)).toEqual({ told: ANSWERS.created });
+  });
+
+  test('an answer that cannot be kept is given all the same, and until the lease ends nobody acts again', async () => {
+    const call = fresh();
+    const cutOff = create(away);
+    const act = async () => {
+      await proxy.cut();
+      return ANSWERS.created;
+    };
+    expect(await cutOff(call, act)).toEqual({ told: ANSWERS.created });
+    await expect(cutOff(call, act)).rejects.toMatchObject({ code: 'QUEUE_UNAVAILABLE' });
+    await proxy.restore();
+    const [one] = queues.map(create) as [AnswerOnce];
+    await expect(one(call, act)).rejects.toMatchObject({ code: 'IDEMPOTENCY_KEY_IN_USE' });
+    await waitFor(() => away.check().then(() => true), { description: 'the queue to be back' });
+  });
+
+  const attempt = fc.record({
+    ingress: fc.nat(1),
+    key: fc.constantFrom('a', 'b'),
+    body: fc.constantFrom('x', 'x', 'x', 'y'),
+    fate: fc.constantFrom<Result[]>(
+      ...[ANSWERS.created, fault('CUSTOMER_UNKNOWN'), fault('BODY_INVALID'), fault('QUEUE_FULL')],
+    ),
+  });
+  type Attempt = typeof attempt extends fc.Arbitrary<infer T> ? T : never;
+
+  test('in whatever order attempts through two ingresses take their steps, one has an effect and all get its answer', async () => {
+    let runs = 0;
+    const property = fc.asyncProperty(
+      fc.scheduler(),
+      fc.array(attempt, { minLength: 2, maxLength: 8 }),
+      async (scheduler, attempts) => {
+        const world = keys++;
+        const toCall = ({ key, body }: Pick<Attempt, 'key' | 'body'>) => ({
+          ...fresh(),
+          key: `${world} ${key}`,
+          body: Buffer.from(body),
+        });
+        const step = createStep(scheduler);
+        const ingresses = queues.map(({ idempotency: { begin, end } }) =>
+          create({
+            idempotency: {
+              begin: (...args) => step('begin', () => begin(...args)),
+              end: (...args) => step('end', () => end(...args)),
+            },
+          }),
+        );
+        const acting = new Set<string>();
+        const overlaps: string[] = [];
+        const run = async (it: Attempt) => {
+          await step('send', async () => {});
+          const outcome = await (ingresses[it.ingress] as AnswerOnce)(toCall(it), async () => {
+            if (acting.has(it.key)) overlaps.push(it.key);
+            acting.add(it.key);
+            await step('act', async () => {});
+            acting.delete(it.key);
+            if (it.fate instanceof Fault) throw it.fate;
+            return it.fate;
+          }).catch((error: Fault) => error);
+          return { ...it, outcome };
+        };
+        const done = await scheduler.waitFor(Promise.all(attempts.map(run)));
+        fc.pre(!done.some(({ outcome }) => outcome instanceof Fault && outcome.code === 'QUEUE_UNAVAILABLE')); // too busy
+
+        expect(overlaps).toEqual([]);
+        for (const key of ['a', 'b'] as const) {
+          const own = done.filter((it) => it.key === key);
+          const effects = own.filter((it) => 'told' in it.outcome && hasEffect(it.outcome.told));
+          expect(effects.length).toBeLessThanOrEqual(1);
+          const [effect] = effects;
+          for (const { body, outcome } of own) {
+            if (!('replayed' in outcome)) continue;
+            expect([outcome.replayed, body]).toEqual([effect && render(effect.fate), effect?.body]);
+          }
+          const [one] = ingresses as [AnswerOnce];
+          const settle = (body: 'x' | 'y') =>
+            scheduler.waitFor(one(toCall({ key, body }), update).catch(({ code }: Fault) => code));
+          const last = effect?.body ?? 'x';
+          expect(await settle(last)).toEqual(
+            effect ? { replayed: render(effect.fate) } : { told: ANSWERS.updateAccepted },
+          );
+          expect(await settle(last === 'x' ? 'y' : 'x')).toBe('IDEMPOTENCY_KEY_REUSED');
+        }
+        runs++;
+      },
+    );
+    await fc.assert(property, { numRuns: 500, interruptAfterTimeLimit: TIME_LIMIT_MS });
+    expect(runs).toBeGreaterThan(MIN_RUNS);
+  });
+});
+
+const hasEffect = (told: Result | Result[]) => !(told instanceof Fault) || told.code === 'CUSTOMER_UNKNOWN';
+
+/** What a step sets free runs on until it waits for its next step; then the scheduler chooses again. */
+function createStep(scheduler: fc.Scheduler) {
+  const untilNextStep = async (take: () => Promise<void>) => {
+    await take();
+    for (let turn = 0; turn < 5; turn++) await nextTurn();
+  };
+  return <T>(label: string, call: () => Promise<T>): Promise<T> =>
+    new Promise((resolve, reject) => {
+      scheduler.scheduleSequence([{ label, builder: () => call().then(resolve, reject) }], untilNextStep);
+    });
+}

@@ -1,0 +1,352 @@
+import { once } from 'node:events';
+import { request } from 'node:http';
+import { setImmediate as turn } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createStore, type Store } from '@opm/store';
+import { BACKENDS, type Backend, createBackend, startApp, startProxy, type TestApp, waitFor } from '@opm/testkit';
+import fc from 'fast-check';
+
+type Result = { statusCode: number; error?: string; message: string };
+type Batch = { statusCode: number; message: string; accepted: number; rejected: number; results: Result[] };
+
+const CREATED = { statusCode: 201, message: 'OK - Created' };
+const UPDATED = { statusCode: 202, message: 'OK - Update accepted' };
+const UNAVAILABLE = { statusCode: 503, error: 'Service Unavailable', message: 'entry was not accepted, try again' };
+const badRequest = (message: string): Result => ({ statusCode: 400, error: 'Bad Request', message });
+const tooLarge = (message: string): Result => ({ statusCode: 413, error: 'Payload Too Large', message });
+const EITHER = badRequest("body must have either required property 'customerEmail' or 'customerPhone'");
+const NOT_JSON = badRequest('body must be valid JSON');
+const NOT_OBJECT = badRequest('body must be object');
+
+const NDJSON = { 'content-type': 'application/x-ndjson' };
+const JSON_TYPE = { 'content-type': 'application/json' };
+
+const createClient = (ingress: TestApp, apiKey: string) => {
+  async function send(body: string | Buffer, headers: Record<string, string> = JSON_TYPE): Promise<[number, Batch]> {
+    const response = await fetch(`${ingress.url}/entries`, {
+      method: 'POST',
+      headers: { 'x-api-key': apiKey, ...headers },
+      body,
+    });
+    return [response.status, (await response.json()) as Batch];
+  }
+  return {
+    send,
+    sendArray: (values: unknown[]) => send(JSON.stringify(values)),
+    sendLines: (values: unknown[]) => send(values.map((value) => JSON.stringify(value)).join('\n'), NDJSON),
+  };
+};
+
+describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
+  let backend: Backend;
+  let store: Store;
+  let ingress: TestApp;
+  let worker: TestApp;
+  let apiKey: string;
+  let projectId: number;
+  let client: ReturnType<typeof createClient>;
+
+  beforeAll(async () => {
+    backend = await createPlace();
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    ({ apiKey, projectId } = await store.projects.create('acme'));
+    [ingress, worker] = await Promise.all([startApp('ingress', backend.env), startApp('worker', backend.env)]);
+    client = createClient(ingress, apiKey);
+  });
+  afterAll(async () => {
+    expect(await ingress.stop()).toEqual({ code: 0, signal: null });
+    await worker.stop();
+    await store.close();
+    await backend.drop();
+  });
+
+  let nextId = 1;
+  const fresh = () => ({ customerId: `batch ${nextId++}`, customerEmail: 'jane@example.com' });
+  const line = () => JSON.stringify(fresh());
+  /** As a partner does: what is a 503, on a machine that is busy, is sent once more, in its order. */
+  async function sendAll(send: (entries: object[]) => Promise<[number, Batch]>, entries: object[]): Promise<void> {
+    const [status, { results }] = await send(entries);
+    if (status === 503) return sendAll(send, entries);
+    expect([status, results.length]).toEqual([207, entries.length]);
+    for (const { statusCode } of results) expect([201, 202, 503]).toContain(statusCode);
+    const left = entries.filter((_, i) => results[i]?.statusCode === 503);
+    if (left.length > 0) await sendAll(send, left);
+  }
+  const find = (customerId: string) => store.customers.find(projectId, customerId);
+
+  test('each entry is answered as the single call would have been, in order, and one that is bad sinks no other', async () => {
+    const entry = fresh();
+    const bodies: unknown[] = [
+      entry,
+      { customerId: 1 },
+      { ...fresh(), customerEmail: 5 },
+      [fresh()],
+      [[[]]],
+      null,
+      'x',
+      { ...entry, customerPhone: '+1' },
+      { ...fresh(), customerIP: '\0' },
+      fresh(),
+      {},
+    ];
+    const results = [
+      CREATED,
+      EITHER,
+      badRequest('body/customerEmail must be string'),
+      NOT_OBJECT,
+      NOT_OBJECT,
+      NOT_OBJECT,
+      NOT_OBJECT,
+      UPDATED,
+      badRequest('body/customerIP must not contain U+0000 or unpaired surrogates'),
+      CREATED,
+      badRequest("body must have required property 'customerId'"),
+    ];
+    const answer = { statusCode: 207, message: 'OK - Multi-Status', accepted: 3, rejected: 8 };
+    expect(await client.sendArray(bodies)).toEqual([207, { ...answer, results }]);
+    expect(await client.sendLines(bodies)).toEqual([
+      207,
+      { ...answer, results: results.map((result) => (result === CREATED ? expect.anything() : result)) },
+    ]);
+    await waitFor(async () => (await find(entry.customerId))?.phone, { description: 'the row' });
+  });
+
+  test('the answer is as it is promised, byte for byte', async () => {
+    const response = await fetch(`${ingress.url}/entries`, {
+      method: 'POST',
+      headers: { 'x-api-key': apiKey },
+      body: `[${line()},1]`,
+    });
+    expect(response.headers.get('retry-after')).toBeNull();
+    expect(await response.text()).toBe(
+      '{"statusCode":207,"message":"OK - Multi-Status","accepted":1,"rejected":1,"results":[{"statusCode":201,"message":"OK - Created"},{"statusCode":400,"error":"Bad Request","message":"body must be object"}]}',
+    );
+  });
+
+  test.each([
+    ['an empty array', '[]', JSON_TYPE, badRequest('body must have at least one entry')],
+    ['no body', '', JSON_TYPE, badRequest('body must be array')],
+    ['an object', '{"customerId":1,"customerEmail":"a"}', JSON_TYPE, badRequest('body must be array')],
+    ['an array that is cut off', '[{"customerId":1,', JSON_TYPE, NOT_JSON],
+    ['an array behind a byte order mark', '\ufeff[]', JSON_TYPE, NOT_JSON],
+    ['lines as an array', '{"customerId":1}\n{"customerId":2}', JSON_TYPE, NOT_JSON],
+    ['a form', 'a=b', { 'content-type': 'application/x-www-form-urlencoded' }, { statusCode: 415 }],
+    ['no lines', '', NDJSON, badRequest('body must have at least one entry')],
+    ['empty lines', '\n \r\n\t\n', NDJSON, badRequest('body must have at least one entry')],
+    ['1 MiB and a byte', ' '.repeat(2 ** 20 + 1), JSON_TYPE, tooLarge('body must not be larger than 1 MiB')],
+    ['3 MiB', ' '.repeat(3 * 2 ** 20), JSON_TYPE, tooLarge('body must not be larger than 1 MiB')],
+    ['lines of 1 MiB and a byte', '\n'.repeat(2 ** 20 + 1), NDJSON, tooLarge('body must not be larger than 1 MiB')],
+    ['lines of 3 MiB', '\n'.repeat(3 * 2 ** 20), NDJSON, tooLarge('body must not be larger than 1 MiB')],
+    ['1,001 entries', `[${'1,'.repeat(1_000)}1]`, JSON_TYPE, tooLarge('body must not have more than 1000 entries')],
+    ['1,001 lines', '1\n'.repeat(1_001), NDJSON, tooLarge('body must not have more than 1000 entries')],
+  ] as [string, string, Record<string, string>, Partial<Result>][])(
+    'a batch that is none is refused as a whole: %s',
+    async (_, body, headers, refusal) => {
+      const [status, answer] = await client.send(body, headers);
+      expect([status, answer]).toEqual([refusal.statusCode, expect.objectContaining(refusal)]);
+      expect((await client.sendArray([fresh()]))[0]).toBe(207);
+    },
+  );
+
+  test('lines may end as they like, be empty, broken or too long, and each is told so', async () => {
+    const long = (bytes: number) => {
+      const entry = { ...fresh(), other: '' };
+      return JSON.stringify({ ...entry, other: 'x'.repeat(bytes - JSON.stringify(entry).length) });
+    };
+    const lines = [
+      [`${line()}\r\n`, CREATED],
+      [`\n\r\n  ${line()}\t\n`, CREATED],
+      ['{"customerId":1,\n', NOT_JSON],
+      ['"customerEmail":"a"}\n', NOT_JSON],
+      [
+        Buffer.concat([Buffer.from('{"customerId":1,"customerEmail":"'), Buffer.from([0xff]), Buffer.from('"}\n')]),
+        NOT_JSON,
+      ],
+      [`${long(16 * 1024)}\n`, CREATED],
+      [`${long(16 * 1024 + 1)}\n`, tooLarge('body must not be larger than 16 KiB')],
+      [`${'x'.repeat(200_000)}\n`, tooLarge('body must not be larger than 16 KiB')],
+      [`${JSON.stringify({ ...fresh(), customerFirstName: 'Jäne 😀\u2028' })}\n`, CREATED],
+      ['[]\n', NOT_OBJECT],
+      [`\ufeff${line()}\n`, NOT_JSON],
+      [line(), CREATED],
+    ] as const;
+    const body = Buffer.concat(lines.map(([text]) => Buffer.from(text)));
+    const [status, { results }] = await client.send(body, NDJSON);
+    expect([status, results]).toEqual([207, lines.map(([, result]) => result)]);
+  });
+
+  test('lines are the same however they are cut on their way', async () => {
+    const bodies = Array.from({ length: 12 }, (_, i) => (i % 3 ? { ...fresh(), customerFirstName: '😀é' } : { i }));
+    const whole = Buffer.from(bodies.map((body) => JSON.stringify(body)).join('\r\n'));
+    const [, expected] = await client.send(whole, NDJSON);
+    const cuts = fc.uniqueArray(fc.integer({ min: 1, max: whole.length - 1 }), { maxLength: 20 });
+    await fc.assert(
+      fc.asyncProperty(cuts, async (places) => {
+        const outgoing = request(`${ingress.url}/entries`, {
+          method: 'POST',
+          headers: { 'x-api-key': apiKey, ...NDJSON },
+        });
+        const answered = once(outgoing, 'response');
+        const ends = [...places.toSorted((a, b) => a - b), whole.length];
+        for (const [i, end] of ends.entries()) {
+          outgoing.write(whole.subarray(i === 0 ? 0 : ends[i - 1], end));
+          await turn();
+        }
+        outgoing.end();
+        const [response] = await answered;
+        const { accepted, rejected, results } = JSON.parse((await response.toArray()).join('')) as Batch;
+        expect([accepted, rejected]).toEqual([expected.accepted, expected.rejected]);
+        expect(results.map(({ statusCode }) => statusCode > 299)).toEqual(bodies.map((body) => 'i' in body));
+      }),
+      { numRuns: 20 },
+    );
+  });
+
+  test.each(['sendArray', 'sendLines'] as const)(
+    'of 1,000 entries of one customer the last one wins: %s',
+    async (send) => {
+      const { customerId } = fresh();
+      // Others at the same time, so that chunks begin and end anywhere in the batch.
+      const others = Array.from({ length: 20 }, () => sendAll(client.sendArray, Array.from({ length: 70 }, fresh)));
+      const entries = Array.from({ length: 1_000 }, (_, i) => ({
+        customerId,
+        customerEmail: `${i}@example.com`,
+        // The last one to give it is in the middle.
+        ...(i < 500 && { customerPhone: `${i}` }),
+      }));
+      await sendAll(client[send], entries);
+      await Promise.all(others);
+      const stored = async () => {
+        const { email, phone } = (await find(customerId)) ?? {};
+        return email === '999@example.com' && phone === '499';
+      };
+      await waitFor(stored, { description: 'the last entries to be what is stored' });
+    },
+  );
+
+  test('a full batch of 1,000 entries and 1 MiB is accepted and becomes as many rows', async () => {
+    const entries = Array.from({ length: 1_000 }, () => ({ ...fresh(), other: '' }));
+    const spare = 2 ** 20 - JSON.stringify(entries).length;
+    entries[0] = { ...(entries[0] as (typeof entries)[number]), other: 'x'.repeat(Math.min(spare, 2 ** 20)) };
+    const body = JSON.stringify(entries);
+    expect(Buffer.byteLength(body)).toBe(2 ** 20);
+    await sendAll((left) => (left.length === 1_000 ? client.send(body) : client.sendArray(left)), entries);
+    const ids = entries.map(({ customerId }) => customerId);
+    await waitFor(async () => (await store.customers.findMany(projectId, ids)).size === 1_000, {
+      description: 'the rows',
+    });
+  });
+
+  test('of lines that are broken off whole groups are accepted and nothing else, of an array nothing, and no error is logged', async () => {
+    const before = ingress.output().length;
+    const open = (headers: Record<string, string>) => {
+      const outgoing = request(`${ingress.url}/entries`, {
+        method: 'POST',
+        headers: { 'x-api-key': apiKey, ...headers },
+      });
+      return outgoing.on('error', () => {});
+    };
+    const group = Array.from({ length: 200 }, fresh);
+    const cut = fresh();
+    const lines = open(NDJSON);
+    lines.write([...group, cut].map((entry) => JSON.stringify(entry)).join('\n'));
+    await waitFor(() => find(group[199]?.customerId ?? ''), { description: 'the group' });
+    lines.destroy();
+    const array = open(JSON_TYPE);
+    await new Promise((resolve) => array.write(`[${JSON.stringify(cut)}`, resolve));
+    array.destroy();
+
+    const last = fresh();
+    await sendAll(client.sendArray, [last]);
+    await waitFor(() => find(last.customerId), { description: 'the last entry' });
+    expect(await find(cut.customerId)).toBeUndefined();
+    expect(ingress.output().slice(before)).not.toMatch(/request failed/);
+  });
+
+  test('a wrong key is a 401, another method a 405, and answers are counted', async () => {
+    expect((await client.send('[1]', { ...JSON_TYPE, 'x-api-key': 'wrong' }))[0]).toBe(401);
+    const response = await fetch(`${ingress.url}/entries`);
+    expect([response.status, response.headers.get('allow')]).toEqual([405, 'POST']);
+    expect(await ingress.readMetric('opm_answers_total{route="/entries",status="207"}')).toBeGreaterThan(0);
+    expect(await ingress.readMetric('opm_pending_entries')).toBe(0);
+  });
+
+  test('a batch that is larger than what may be pending is accepted all the same, over any number of shards', async () => {
+    const small = await startApp('ingress', {
+      ...backend.env,
+      QUEUE_SHARDS: '3',
+      PENDING_MAX_ENTRIES: '10',
+      CHUNKS_IN_FLIGHT: '1',
+      CHUNK_MAX_ENTRIES: '20',
+    });
+    const entries = Array.from({ length: 1_000 }, fresh);
+    await sendAll(createClient(small, apiKey).sendArray, entries);
+    expect(await small.readMetric('opm_shed_total{reason="in-flight"}')).toBe(0);
+    await small.stop();
+  });
+
+  test('while more is waiting than may, a batch is a 503 with retry-after', async () => {
+    const full = await startApp('ingress', {
+      ...backend.env,
+      REDIS_PREFIX: `${backend.prefix}-full`,
+      BACKLOG_MAX_ENTRIES: '1',
+    });
+    const refused = async () => (await createClient(full, apiKey).sendArray([fresh()]))[0] === 503;
+    await worker.stop();
+    await waitFor(refused, { description: 'the limit to be seen' });
+    worker = await startApp('worker', backend.env);
+    await full.stop();
+  });
+});
+
+describe('when the queue fails in the middle of a batch,', () => {
+  let backend: Backend;
+  let redis: Awaited<ReturnType<typeof startProxy>>;
+  let ingress: TestApp;
+  let apiKey: string;
+
+  beforeAll(async () => {
+    redis = await startProxy(String(process.env.OPM_TEST_REDIS_URL));
+    backend = await createBackend(redis.url);
+    const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    ({ apiKey } = await store.projects.create('acme').finally(store.close));
+    ingress = await startApp('ingress', { ...backend.env, CHUNK_MAX_ENTRIES: '2' });
+  });
+  afterAll(async () => {
+    await ingress.stop();
+    await redis.close();
+    await backend.drop();
+  });
+
+  const lineOf = (customerId: number) => `{"customerId":${customerId},"customerPhone":"+1"}\n`;
+  const chunks = () => ingress.readMetric('opm_chunk_entries_count');
+
+  test('the answer says which entries were taken, and nothing behind the first that was not', async () => {
+    const outgoing = request(`${ingress.url}/entries`, { method: 'POST', headers: { 'x-api-key': apiKey, ...NDJSON } });
+    const answered = once(outgoing, 'response');
+    outgoing.write(lineOf(1) + lineOf(2));
+    await waitFor(chunks, { description: 'the first two to be queued' });
+    await redis.cut();
+    outgoing.write(`${lineOf(3)}rubbish\n${lineOf(4)}`);
+    await waitFor(() => /entries are not accepted/.test(ingress.output()), { description: 'the third to be refused' });
+    await redis.restore();
+    const { sendArray } = createClient(ingress, apiKey);
+    const back = async () => (await sendArray([{ customerId: 'x', customerPhone: '+1' }]))[0] === 207;
+    await waitFor(back, { description: 'the queue to be back' });
+    outgoing.end(lineOf(5));
+
+    const [response] = await answered;
+    const { accepted, rejected, results } = JSON.parse((await response.toArray()).join('')) as Batch;
+    expect([response.statusCode, response.headers['retry-after'], accepted, rejected]).toEqual([207, '1', 2, 4]);
+    expect(results).toEqual([CREATED, CREATED, UNAVAILABLE, NOT_JSON, UNAVAILABLE, UNAVAILABLE]);
+    const [, again] = await sendArray([3, 4, 5].map((customerId) => ({ customerId, customerPhone: '+1' })));
+    expect(again.results).toEqual([CREATED, CREATED, CREATED]);
+  });
+
+  test('a batch of which nothing could be queued is a 503, as a single entry would be', async () => {
+    await redis.cut();
+    const { send } = createClient(ingress, apiKey);
+    expect(await send(`${lineOf(6)}{}\n${lineOf(7)}`, NDJSON)).toEqual([503, UNAVAILABLE]);
+    await redis.restore();
+  });
+});

@@ -1,0 +1,152 @@
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { createStore, type Store } from '@opm/store';
+import { type Backend, createBackend, findChromium, startApp, type TestApp } from '@opm/testkit';
+import { type Browser, chromium, type Page } from 'playwright-core';
+
+let backend: Backend;
+let store: Store;
+let ingress: TestApp;
+let apiKey: string;
+
+beforeAll(async () => {
+  backend = await createBackend(process.env.OPM_TEST_REDIS_URL);
+  store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+  ({ apiKey } = await store.projects.create('acme'));
+  ingress = await startApp('ingress', backend.env);
+});
+afterAll(async () => {
+  await ingress.stop();
+  await store.close();
+  await backend.drop();
+});
+
+describe('the files of the page', () => {
+  const get = (path: string, headers: Record<string, string> = {}) => fetch(ingress.url + path, { headers });
+  const findFiles = async () => (await (await get('/docs')).text()).match(/\/docs\/[\w.]+/g) ?? [];
+
+  test('are named by the page, kept for ever, and the same however they are compressed', async () => {
+    const files = await findFiles();
+    expect(files).toHaveLength(3);
+    for (const file of files) {
+      const texts: string[] = [];
+      for (const encoding of ['br', 'gzip', 'identity']) {
+        const response = await get(file, { 'accept-encoding': encoding });
+        expect(response.status).toBe(200);
+        expect(response.headers.get('content-encoding') ?? 'identity').toBe(encoding);
+        expect(response.headers.get('vary')).toBe('accept-encoding');
+        expect(response.headers.get('cache-control')).toBe('public, max-age=31536000, immutable');
+        expect(response.headers.get('content-type')).toMatch(/^text\/(css|javascript); charset=utf-8$/);
+        texts.push(await response.text());
+      }
+      expect(texts).toEqual(texts.map(() => texts[0]));
+    }
+  });
+
+  test('come with a policy that names no other host', async () => {
+    const { headers } = await get('/docs');
+    expect(headers.get('content-security-policy')).toMatch(/^default-src 'none'; script-src 'self'; /);
+    expect(headers.get('content-security-policy')).not.toMatch(/https?:|\*|unsafe-eval|script-src[^;]*unsafe/);
+    expect(headers.get('cache-control')).toBe('no-cache');
+  });
+
+  test.each(['/docs/nothing.js', '/docs/..%2fmain.js', '/docs/%2e%2e%2fmain.js', '/docs/', '/docs/index', '/docs/a/b'])(
+    'are all that there is: %s',
+    async (path) => {
+      const response = await get(path);
+      if (path === '/docs/') return expect(response.status).toBe(200);
+      expect([response.status, await response.json()]).toMatchObject([404, { message: 'route does not exist' }]);
+      expect(response.headers.get('content-encoding')).toBeNull();
+    },
+  );
+
+  test('need no key, but not a wrong one either', async () => {
+    expect((await get('/docs', { 'x-api-key': apiKey })).status).toBe(200);
+    expect((await get('/docs', { 'x-api-key': 'wrong' })).status).toBe(401);
+    expect((await fetch(`${ingress.url}/docs`, { method: 'POST' })).headers.get('allow')).toBe('GET, HEAD');
+    expect(await ingress.readMetric('opm_answers_total{route="/docs",status="200"}')).toBeGreaterThan(0);
+  });
+});
+
+describe.each([
+  ['a wide screen', { viewport: { width: 1280, height: 900 } }],
+  ['a phone', { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true }],
+])('on %s,', (_, device) => {
+  let browser: Browser;
+  let page: Page;
+  let wrong: string[];
+  let hosts: Set<string>;
+
+  beforeAll(async () => {
+    browser = await chromium.launch({ executablePath: await findChromium() });
+  }, 600_000);
+  afterAll(() => browser?.close());
+
+  beforeEach(async () => {
+    page = await browser.newPage(device);
+    page.setDefaultTimeout(60_000);
+    [wrong, hosts] = [[], new Set()];
+    page.on('console', (message) => {
+      if (['error', 'warning'].includes(message.type())) wrong.push(message.text());
+    });
+    page.on('pageerror', (error) => wrong.push(error.message));
+    page.on('request', (request) => hosts.add(new URL(request.url()).origin));
+    await page.goto(`${ingress.url}/docs`);
+    await page.getByRole('heading', { name: 'OPM Partners API' }).waitFor();
+  });
+  afterEach(async () => {
+    await page.close();
+    expect(wrong).toEqual([]); // a breach of the policy is an error, too
+    expect([...hosts].filter((origin) => origin !== 'null')).toEqual([ingress.url]);
+  });
+
+  const OPERATIONS = {
+    'Check the key': 'api-key/GET/ping',
+    'Create or update a customer': 'entries/POST/entry',
+    'Send up to 1000 entries': 'entries/POST/entries',
+    'Read a customer': 'customers/GET/entry/{customerId}',
+    'Erase a customer': 'customers/DELETE/entry/{customerId}',
+  };
+  /** Those that are out of sight are not rendered. */
+  const open = async (title: keyof typeof OPERATIONS) => {
+    await page.goto(`${ingress.url}/docs#api-1/tag/${OPERATIONS[title]}`);
+    const heading = page.getByRole('heading', { name: title });
+    await heading.waitFor();
+    return page.locator('section').filter({ has: heading }).last();
+  };
+  const titles = Object.keys(OPERATIONS) as (keyof typeof OPERATIONS)[];
+
+  test('every operation is shown, with a snippet for curl and, once it is asked for, one for JavaScript', async () => {
+    for (const title of titles) {
+      const snippet = (await open(title)).locator('code').filter({ hasText: 'curl http' }).first();
+      await snippet.waitFor();
+      // One and the same for everybody would be a replay, or a 422.
+      expect((await snippet.textContent())?.toLowerCase()).not.toContain('idempotency-key');
+    }
+    await page.goto(`${ingress.url}/docs#introduction`);
+    await page.locator('.client-libraries').filter({ hasText: 'JavaScript' }).first().click();
+    for (const title of titles) await (await open(title)).getByText("fetch('http").first().waitFor();
+  });
+
+  test('an entry can be tried with one’s key, which is gone with the page', async () => {
+    const value = page.getByLabel('Value').first();
+    await value.waitFor();
+    const placeholder = `getComputedStyle(document.querySelector('input[placeholder^=QUxM]'), '::placeholder').color`;
+    expect(await page.evaluate(placeholder)).toBe('rgba(0, 0, 0, 0)'); // the viewer's joke
+    await value.fill(apiKey);
+    const operation = await open('Create or update a customer');
+    await operation.getByRole('button', { name: 'Test Request' }).click();
+    const answered = page.waitForResponse(`${ingress.url}/entry`);
+    await page.getByRole('button', { name: /^Send post request/ }).click();
+    expect([201, 202]).toContain((await answered).status());
+    expect((await answered).request().headers()).not.toHaveProperty('idempotency-key');
+    await page
+      .getByText(/"OK - (Created|Update accepted)"/)
+      .last()
+      .waitFor();
+
+    expect(await page.evaluate('JSON.stringify([localStorage, sessionStorage])')).not.toContain(apiKey);
+    await page.reload();
+    await value.waitFor();
+    expect(await value.inputValue()).toBe('');
+  });
+});

@@ -1,0 +1,249 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createEntryQueue, type EntryQueue } from '@opm/queue';
+import { createStore, type Store } from '@opm/store';
+import { BACKENDS, type Backend, createBackend, startApp, startProxy, type TestApp, waitFor } from '@opm/testkit';
+
+type Answer = [status: number, body: string];
+
+const CREATED: Answer = [201, '{"statusCode":201,"message":"OK - Created"}'];
+const ERASED: Answer = [202, '{"statusCode":202,"message":"OK - Erasure accepted"}'];
+const UNKNOWN: Answer = [404, '{"statusCode":404,"error":"Not Found","message":"customer does not exist"}'];
+
+const badRequest = (message: string) => [400, JSON.stringify({ statusCode: 400, error: 'Bad Request', message })];
+
+async function send(url: string, init: RequestInit): Promise<Answer> {
+  const response = await fetch(url, init);
+  return [response.status, await response.text()];
+}
+const createClient = (ingress: TestApp, apiKey: string) => ({
+  erase: (path: string | number, headers: Record<string, string> = { 'x-api-key': apiKey }) =>
+    send(`${ingress.url}/entry/${path}`, { method: 'DELETE', headers }),
+  post: (customerId: string | number) =>
+    send(`${ingress.url}/entry`, {
+      method: 'POST',
+      headers: { 'x-api-key': apiKey },
+      body: JSON.stringify({ customerId, customerEmail: 'jane@example.com' }),
+    }),
+});
+
+describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
+  let backend: Backend;
+  let store: Store;
+  let queue: EntryQueue;
+  let ingresses: TestApp[];
+  let worker: TestApp;
+  let apiKey: string;
+  let projectId: number;
+  let erase: ReturnType<typeof createClient>['erase'];
+  let post: ReturnType<typeof createClient>['post'];
+
+  beforeAll(async () => {
+    backend = await createPlace();
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    ({ apiKey, projectId } = await store.projects.create('acme'));
+    const signal = new AbortController().signal;
+    queue = await createEntryQueue({ ...backend, shards: 1, signal, onError: () => {} });
+    ingresses = await Promise.all([startApp('ingress', backend.env), startApp('ingress', backend.env)]);
+    worker = await startApp('worker', backend.env);
+    ({ erase, post } = createClient(ingresses[0] as TestApp, apiKey));
+  });
+  afterAll(async () => {
+    await Promise.all([...ingresses, worker].map((app) => app.stop()));
+    await queue.close();
+    await store.close();
+    await backend.drop();
+  });
+
+  const find = (customerId: string) => store.customers.find(projectId, customerId);
+  const isStored = (customerId: string) => waitFor(() => find(customerId), { description: 'the row' });
+  const isGone = (customerId: string) =>
+    waitFor(async () => !(await find(customerId)), { description: 'the row to be gone' });
+  /** What comes behind all that was accepted before has been persisted when its row is there. */
+  let marks = 0;
+  const everythingIsPersisted = async () => {
+    const mark = `mark ${marks++}`;
+    await post(mark);
+    await isStored(mark);
+  };
+
+  test('a customer that is stored is erased, once, and comes back as a new one', async () => {
+    await post(7519);
+    await isStored('7519');
+    expect(await erase(7519)).toEqual(ERASED);
+    expect(await erase('7519')).toEqual(UNKNOWN);
+    await isGone('7519');
+    expect(await erase('7519')).toEqual(UNKNOWN);
+    expect(await post('7519')).toEqual(CREATED);
+    await isStored('7519');
+  });
+
+  test('what is in nobody’s hands is a 404, and the first entry after it a 201', async () => {
+    expect(await erase('nobody')).toEqual(UNKNOWN);
+    expect(await post('nobody')).toEqual(CREATED);
+    await isStored('nobody');
+    const other = await store.projects.create('other');
+    expect(await erase('nobody', { 'x-api-key': other.apiKey })).toEqual(UNKNOWN);
+    await everythingIsPersisted();
+    expect(await find('nobody')).toBeDefined();
+  });
+
+  test('what a dead letter holds is forgotten, also of a customer without a row, and refused later it is not kept', async () => {
+    const version = Date.now() * 1_000;
+    const payload = { customerId: 'refused', version, fields: { email: 'jane@example.com' } };
+    const letter = { projectId, entry: payload, payload, error: 'refused for the test', sqlState: '22021' };
+    await store.deadLetters.add([letter]);
+    expect(await erase('refused')).toEqual(UNKNOWN);
+    await waitFor(async () => (await store.deadLetters.count({})).length === 0, { description: 'no dead letters' });
+    await store.deadLetters.add([letter]);
+    expect(await store.deadLetters.count({})).toEqual([]);
+  });
+
+  test('a replay that was under way brings nobody back', async () => {
+    const entry = { customerId: 'replayed', version: Date.now() * 1_000, fields: { email: 'jane@example.com' } };
+    expect(await erase('replayed')).toEqual(UNKNOWN);
+    await everythingIsPersisted();
+    await queue.requeue(0, { v: 1, projectId, entries: [entry] });
+    await everythingIsPersisted();
+    await waitFor(async () => (await queue.load()).entries === 0, { description: 'an empty queue' });
+    expect(await find('replayed')).toBeUndefined();
+  });
+
+  test.each<[string, string | number, string]>([
+    ['a slash', 'a%2Fb', 'a/b'],
+    ['a space and an emoji', '%20%F0%9F%98%80', ' 😀'],
+    ['a percent sign', '100%25', '100%'],
+    ['a plus, which stands for itself', 'a+b', 'a+b'],
+    ['255 characters', '%F0%9F%98%80'.repeat(255), '😀'.repeat(255)],
+  ])('the path names any customer: %s', async (_, path, customerId) => {
+    expect(await post(customerId)).toEqual(CREATED);
+    expect(await erase(path)).toEqual(ERASED);
+  });
+
+  test.each([
+    ['%', '%', 'path must be percent-encoded UTF-8'],
+    ['%zz', '%zz', 'path must be percent-encoded UTF-8'],
+    ['a byte that is not UTF-8', '%ff', 'path must be percent-encoded UTF-8'],
+    ['a surrogate', '%ED%A0%80', 'path must be percent-encoded UTF-8'],
+    ['U+0000', 'a%00b', 'path/customerId must not contain U+0000 or unpaired surrogates'],
+    ['256 characters', 'x'.repeat(256), 'path/customerId must NOT have more than 255 characters'],
+  ])('a path that cannot be a customer is a 400 that says so: %s', async (_, path, message) => {
+    expect(await erase(path)).toEqual(badRequest(message));
+  });
+
+  test('the key is checked before the path', async () => {
+    for (const path of ['7519', '%', 'x'.repeat(256)]) {
+      expect((await erase(path, { 'x-api-key': 'wrong' }))[0]).toBe(401);
+      expect((await erase(path, {}))[0]).toBe(401);
+    }
+  });
+
+  test('a body is ignored, and the connection goes on', async () => {
+    await post('with a body');
+    const erasing = send(`${ingresses[0]?.url}/entry/with%20a%20body`, {
+      method: 'DELETE',
+      headers: { 'x-api-key': apiKey },
+      body: '{"x":'.repeat(10_000),
+    });
+    expect(await erasing).toEqual(ERASED);
+    expect(await erase('with%20a%20body')).toEqual(UNKNOWN);
+  });
+
+  test('answers are counted by route, and a wrong method is told which ones there are', async () => {
+    const metric = 'opm_answers_total{route="/entry/:customerId",status="404"}';
+    const before = await ingresses[0]?.readMetric(metric);
+    await erase('nobody at all');
+    expect(await ingresses[0]?.readMetric(metric)).toBe(Number(before) + 1);
+    const response = await fetch(`${ingresses[0]?.url}/entry/7519`, { method: 'PUT' });
+    expect([response.status, response.headers.get('allow')]).toEqual([405, 'GET, HEAD, DELETE']);
+  });
+});
+
+// Without a worker, so that claims decide from the first entry on, and nothing depends on how fast PostgreSQL is.
+test.each(BACKENDS)(
+  'of entries and erasures at the same time, each answer fits the others, and so does what is stored: %s',
+  async (_, createPlace) => {
+    const backend = await createPlace();
+    const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    const { apiKey, projectId } = await store.projects.create('acme');
+    const ingresses = await Promise.all([startApp('ingress', backend.env), startApp('ingress', backend.env)]);
+    const clients = ingresses.map((ingress) => createClient(ingress, apiKey));
+    const [{ post, erase }] = clients as [ReturnType<typeof createClient>];
+
+    async function race(id: string): Promise<Answer[]> {
+      const before = [await post(id), await erase(id)];
+      const calls = Array.from({ length: 24 }, (_it, i) => {
+        const client = clients[i % 2] as ReturnType<typeof createClient>;
+        return i % 3 === 0 ? client.erase(id) : client.post(id);
+      });
+      return [...before, ...(await Promise.all(calls))];
+    }
+    const lives = new Map<string, boolean>();
+    for (let round = 0; lives.size < 10 && round < 100; round++) {
+      const id = `raced ${round}`;
+      const answers = await race(id);
+      // A busy machine: nobody knows what became of a 503, nor whether a first entry that is a 202 was the first.
+      if (answers.some(([status]) => status === 503) || answers[0]?.[0] !== 201) continue;
+      // The customer comes with each 201 and goes with each erasure that found one.
+      const count = (wanted: Answer) => answers.filter((answer) => answer.join() === wanted.join()).length;
+      const there = count(CREATED) - count(ERASED);
+      expect([0, 1]).toContain(there);
+      lives.set(id, there === 1);
+    }
+    expect(lives.size).toBe(10);
+    for (const [id, isThere] of [...lives].slice(0, 5)) {
+      expect(await erase(id)).toEqual(isThere ? ERASED : UNKNOWN);
+      lives.set(id, false);
+    }
+
+    const worker = await startApp('worker', backend.env);
+    await post('last');
+    await waitFor(() => store.customers.find(projectId, 'last'), { description: 'the last row' });
+    for (const [id, isThere] of lives) {
+      const fits = async () => ((await store.customers.find(projectId, id)) !== undefined) === isThere;
+      await waitFor(fits, { description: `${id} to be stored or erased` });
+    }
+    await Promise.all([...ingresses, worker].map((app) => app.stop()));
+    await store.close();
+    await backend.drop();
+  },
+);
+
+describe('while a store is away,', () => {
+  let backend: Backend;
+  let postgres: Awaited<ReturnType<typeof startProxy>>;
+  let redis: typeof postgres;
+  let ingress: TestApp;
+  let client: ReturnType<typeof createClient>;
+
+  beforeAll(async () => {
+    redis = await startProxy(String(process.env.OPM_TEST_REDIS_URL));
+    backend = await createBackend(redis.url);
+    postgres = await startProxy(backend.databaseUrl);
+    const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    const { apiKey } = await store.projects.create('acme').finally(store.close);
+    ingress = await startApp('ingress', { ...backend.env, DATABASE_URL: postgres.url });
+    client = createClient(ingress, apiKey);
+    await client.post('known');
+  });
+  afterAll(async () => {
+    await ingress.stop();
+    await Promise.all([postgres.close(), redis.close()]);
+    await backend.drop();
+  });
+
+  test('PostgreSQL, an erasure is accepted: nobody knows whether there is something to erase', async () => {
+    await postgres.cut();
+    expect(await client.erase('perhaps')).toEqual(ERASED);
+    expect(await client.erase('perhaps')).toEqual(UNKNOWN);
+    await postgres.restore();
+  });
+
+  test('the queue, an erasure is a 503, and accepted afterwards', async () => {
+    await redis.cut();
+    expect((await client.erase('known'))[0]).toBe(503);
+    await redis.restore();
+    const erased = async () => (await client.erase('known'))[0] === 202;
+    await waitFor(erased, { description: 'the erasure to be accepted' });
+    expect(await client.post('known')).toEqual(CREATED);
+  });
+});

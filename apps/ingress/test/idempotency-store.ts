@@ -1,0 +1,32 @@
+import { type Backend, query, withRedis } from '@opm/testkit';
+
+/** What is kept under idempotency keys, as text, and for how long still. */
+export async function readKeys({
+  redisUrl,
+  prefix,
+  databaseUrl,
+}: Backend): Promise<{ text: string; leftMs: number }[]> {
+  if (redisUrl === undefined) {
+    return query(
+      databaseUrl,
+      `SELECT k::text AS text, extract(epoch FROM expires_at - now())::float * 1000 AS "leftMs" FROM admission.idempotency_keys k`,
+    );
+  }
+  return withRedis(redisUrl, async (redis) => {
+    const keys = await redis.keys(`{${prefix}-*}:idempotency:*`);
+    const read = async (key: string) => ({ text: `${key} ${await redis.get(key)}`, leftMs: await redis.pttl(key) });
+    return Promise.all(keys.map(read));
+  });
+}
+
+/** As if everything that is kept were to be kept for so long from now on; unless given, as if its time were over. */
+export async function expireKeys({ redisUrl, prefix, databaseUrl }: Backend, leftMs = 0): Promise<void> {
+  if (redisUrl === undefined) {
+    const text = 'UPDATE admission.idempotency_keys SET expires_at = now() + $1::interval';
+    await query(databaseUrl, text, [`${leftMs} milliseconds`]);
+    return;
+  }
+  await withRedis(redisUrl, async (redis) => {
+    for (const key of await redis.keys(`{${prefix}-*}:idempotency:*`)) await redis.pexpire(key, leftMs);
+  });
+}

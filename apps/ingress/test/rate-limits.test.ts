@@ -1,0 +1,331 @@
+import { randomUUID } from 'node:crypto';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import type { RateLimit } from '@opm/core';
+import { createStore, type Store } from '@opm/store';
+import { BACKENDS, type Backend, createBackend, startApp, startProxy, type TestApp, waitFor } from '@opm/testkit';
+import { parseList } from 'structured-headers';
+
+type Answer = { status: number; headers: Headers; body: Body };
+type Body = { statusCode: number; message: string; results?: Body[] };
+type Project = { projectId: number; apiKey: string };
+
+const LIMITED = {
+  statusCode: 429,
+  error: 'Too Many Requests',
+  message: 'entry was not accepted, your rate limit is reached, try again after the seconds in retry-after',
+};
+
+const isAccepted = ({ status }: { status: number }) => status === 201 || status === 202;
+
+async function ask(
+  ingress: TestApp,
+  apiKey: string,
+  method: string,
+  path: string,
+  body?: unknown,
+  idempotencyKey?: string,
+): Promise<Answer> {
+  const response = await fetch(ingress.url + path, {
+    method,
+    headers: { 'x-api-key': apiKey, ...(idempotencyKey && { 'idempotency-key': idempotencyKey }) },
+    ...(body !== undefined && { body: JSON.stringify(body) }),
+  });
+  const answer = {
+    status: response.status,
+    headers: response.headers,
+    body: (await response.json()) as Answer['body'],
+  };
+  if ([answer.body, ...(answer.body.results ?? [])].some(({ statusCode }) => statusCode === 503))
+    throw new Away(answer);
+  return answer;
+}
+
+/** A 503, as there are on a machine that is busy. Tokens may have been spent on it. */
+class Away {
+  constructor(readonly answer: Answer) {}
+}
+
+/** Does it once more, from its beginning, where a 503 got in between. */
+async function undisturbed(run: () => Promise<void>): Promise<void> {
+  try {
+    await run();
+  } catch (error) {
+    if (!(error instanceof Away)) throw error;
+    await undisturbed(run);
+  }
+}
+
+let nextId = 1;
+const fresh = (customerId = `customer ${nextId++}`) => ({ customerId, customerPhone: '+1' });
+const post = (ingress: TestApp, { apiKey }: Project, entry: unknown = fresh(), key?: string) =>
+  ask(ingress, apiKey, 'POST', '/entry', entry, key);
+const postAll = (ingress: TestApp, { apiKey }: Project, entries: unknown[], key?: string) =>
+  ask(ingress, apiKey, 'POST', '/entries', entries, key);
+
+async function find(ingress: TestApp, { apiKey }: Project, { customerId }: { customerId: string }) {
+  const { status, body } = await ask(ingress, apiKey, 'GET', `/entry/${encodeURIComponent(customerId)}`);
+  return [status, body.message];
+}
+const NOBODY = [404, 'customer does not exist'];
+
+/** The two fields as numbers; they must be lists of structured fields with one policy, which is named "burst". */
+function parseFields({ headers }: Answer) {
+  const parse = (name: string) => {
+    const [[policy, parameters]] = parseList(headers.get(name) ?? '') as [[string, Map<string, number>]];
+    expect(policy).toBe('burst');
+    for (const value of parameters.values()) expect(Number.isInteger(value)).toBe(true);
+    return Object.fromEntries(parameters);
+  };
+  return { ...parse('ratelimit-policy'), ...parse('ratelimit') } as { q: number; w: number; r: number; t: number };
+}
+const hasFields = ({ headers }: Answer) => headers.has('ratelimit') || headers.has('ratelimit-policy');
+
+/** As a partner does that is told to wait. */
+async function obey({ headers }: Answer): Promise<void> {
+  const until = performance.now() + Number(headers.get('retry-after')) * 1_000;
+  await waitFor(() => performance.now() >= until, { description: 'retry-after to be over' });
+}
+
+describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (_, createPlace) => {
+  let backend: Backend;
+  let store: Store;
+  let one: TestApp;
+  let other: TestApp;
+  let worker: TestApp;
+
+  beforeAll(async () => {
+    backend = await createPlace();
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    const env = { ...backend.env, QUEUE_SHARDS: '3' };
+    // One after the other: three at the same time may take a busy machine too long.
+    one = await startApp('ingress', env);
+    other = await startApp('ingress', env);
+    worker = await startApp('worker', env);
+  });
+  afterAll(async () => {
+    for (const app of [one, other, worker]) expect(await app.stop()).toEqual({ code: 0, signal: null });
+    await store.close();
+    await backend.drop();
+  });
+
+  async function createProject(name: string, limit?: RateLimit): Promise<Project> {
+    const project = await store.projects.create(`${name} ${nextId++}`);
+    await store.projects.setLimit(project.projectId, limit);
+    return project;
+  }
+
+  async function postUntilRefused(ingress: TestApp, project: Project): Promise<Answer> {
+    for (;;) {
+      const answer = await post(ingress, project);
+      if (answer.status === 429) return answer;
+      expect(isAccepted(answer)).toBe(true);
+    }
+  }
+
+  test('two ingresses together let through the burst and what the time brings, no more and hardly less, and call seldom for it', async () => {
+    const limit = { rate: 10, burst: 60 };
+    const [limited, unlimited] = await Promise.all([createProject('limited', limit), createProject('unlimited')]);
+    const answers: { status: number; sentAt: number; answeredAt: number }[] = [];
+    const startedAt = performance.now();
+
+    async function sendUntilRefused(ingress: TestApp): Promise<void> {
+      let status = 0;
+      while (status !== 429 || answers.filter(isAccepted).length < limit.burst + 3 * limit.rate) {
+        const sentAt = performance.now();
+        ({ status } = await post(ingress, limited).catch(({ answer }: Away) => answer));
+        answers.push({ status, sentAt, answeredAt: performance.now() });
+      }
+    }
+    async function sendBeside(ingress: TestApp): Promise<void> {
+      for (let i = 0; i < 2 * limit.burst; i++) {
+        const answer = await post(ingress, unlimited).catch(({ answer }: Away) => answer);
+        expect([answer.status === 429, hasFields(answer)]).toEqual([false, false]);
+      }
+    }
+    const senders = [one, other, one, other].map(sendUntilRefused);
+    await Promise.all([...senders, sendBeside(one), sendBeside(other)]);
+
+    const accepted = answers.filter(isAccepted);
+    const refused = answers.filter(({ status }) => status === 429);
+    const away = answers.length - accepted.length - refused.length;
+    const seconds = (performance.now() - startedAt) / 1_000;
+    expect(accepted.length).toBeLessThanOrEqual(limit.burst + limit.rate * seconds);
+    // The bucket was full until the first answer at least, and empty when the last one was refused but for what the
+    // ingresses held ahead, for half a second that a busy machine may take for an answer, and for answers that were lost.
+    const first = Math.min(...answers.map(({ answeredAt }) => answeredAt));
+    const last = Math.max(...refused.map(({ sentAt }) => sentAt));
+    const slack = 2 * Math.max(limit.rate / 10, limit.burst / 16) + limit.rate / 2 + 20 * away;
+    expect(accepted.length).toBeGreaterThanOrEqual(limit.burst + (limit.rate * (last - first)) / 1_000 - slack);
+
+    for (const metric of ['opm_token_leases_total', 'opm_shed_total{reason="rate-limit"}']) {
+      const [a, b] = await Promise.all([one.readMetric(metric), other.readMetric(metric)]);
+      if (metric.startsWith('opm_shed')) expect(a + b).toBe(refused.length);
+      else expect(a + b).toBeLessThanOrEqual(2 * (20 + 45 * seconds));
+    }
+  });
+
+  test('the fields are structured ones of the draft; who keeps to them, or waits as told after a 429, is accepted', () =>
+    undisturbed(async () => {
+      const project = await createProject('obedient', { rate: 2, burst: 5 });
+      const first = await post(one, project);
+      expect([isAccepted(first), parseFields(first)]).toEqual([true, { q: 5, w: 3, r: expect.any(Number), t: 1 }]);
+      expect([4, 5]).toContain(parseFields(first).r); // five again where the answer has taken half a second
+      for (let { r } = parseFields(first); r > 0; r--) expect(isAccepted(await post(one, project))).toBe(true);
+
+      const refused = await postUntilRefused(one, project);
+      expect(refused.body).toEqual(LIMITED);
+      expect(refused.headers.get('retry-after')).toBe('1');
+      expect(parseFields(refused)).toEqual({ q: 5, w: 3, r: 0, t: 1 });
+      await obey(refused);
+      expect(isAccepted(await post(other, project))).toBe(true);
+    }));
+
+  test('what is refused does nothing: no version, no claim, nothing in the queue', async () => {
+    const project = await createProject('refused', { rate: 1, burst: 1 });
+    const chunks = () => one.readMetric('opm_chunk_entries_sum');
+    const before = await chunks();
+    const entries = Array.from({ length: 20 }, () => fresh());
+    const send = (entry: unknown) => post(one, project, entry).catch(({ answer }: Away) => answer);
+    const answers = await Promise.all(entries.map(send));
+    const refused = entries.filter((_, i) => answers[i]?.status === 429);
+    expect(refused.length).toBeGreaterThan(0);
+    const queued = (await chunks()) - before;
+    expect(queued).toBeGreaterThanOrEqual(answers.filter(isAccepted).length);
+    expect(queued).toBeLessThanOrEqual(20 - refused.length);
+    for (const entry of refused) expect(await find(one, project, entry)).toEqual(NOBODY);
+  });
+
+  test('a limit that is set, changed or removed is so everywhere without a restart', () =>
+    undisturbed(async () => {
+      const project = await createProject('changing');
+      const isInForce = (limit: RateLimit | undefined) => async () => {
+        const answers = await Promise.all([one, other].map((ingress) => post(ingress, project)));
+        return answers.every((answer) =>
+          limit ? hasFields(answer) && parseFields(answer).q === limit.burst : !hasFields(answer),
+        );
+      };
+      for (const limit of [
+        { rate: 1, burst: 2 },
+        { rate: 1_000_000, burst: 1_000_000 },
+        { rate: 1, burst: 3 },
+        undefined,
+      ]) {
+        await store.projects.setLimit(project.projectId, limit);
+        await waitFor(isInForce(limit), { description: 'the limit to be in force' });
+        if (limit?.rate === 1) await postUntilRefused(one, project);
+        else for (let i = 0; i < 50; i++) expect(isAccepted(await post(i % 2 ? one : other, project))).toBe(true);
+      }
+    }));
+
+  test.each([
+    ['sent again as told', () => undefined],
+    ['sent again with a new idempotency key each time', randomUUID],
+  ])('a batch is accepted up to its first entry too many; %s, the rest follows, in order', (_how, createKey) =>
+    undisturbed(async () => {
+      const limit = { rate: 100, burst: 250 };
+      const project = await createProject('batches', limit);
+      const customers = 7;
+      const entries = Array.from({ length: 600 }, (_, i) => ({
+        ...fresh(`ordered ${i % customers}`),
+        customerFirstName: String(i),
+      }));
+      let left = entries;
+      while (left.length > 0) {
+        const startedAt = performance.now();
+        const answer = await postAll(one, project, left, createKey());
+        const results = answer.body.results ?? [];
+        expect(answer.status).toBe(207);
+        const accepted = results.filter(({ statusCode }) => statusCode < 300).length;
+        // From the first one that is not accepted on, none is.
+        expect(results.slice(0, accepted).every(({ statusCode }) => statusCode < 300)).toBe(true);
+        for (const result of results.slice(accepted)) expect(result).toEqual(LIMITED);
+        expect(accepted).toBeGreaterThanOrEqual(Math.min(left.length, limit.burst));
+        const brought = (limit.rate * (performance.now() - startedAt)) / 1_000;
+        expect(accepted).toBeLessThanOrEqual(limit.burst + brought);
+        left = left.slice(accepted);
+        if (left.length === 0) break;
+        const { r, t } = parseFields(answer);
+        expect([r, t]).toEqual([0, Number(answer.headers.get('retry-after'))]);
+        await obey(answer);
+      }
+      for (let i = entries.length - customers; i < entries.length; i++) {
+        const stored = async () =>
+          (await store.customers.find(project.projectId, `ordered ${i % customers}`))?.firstName === String(i);
+        await waitFor(stored, { description: 'the last entry to be stored' });
+      }
+    }),
+  );
+
+  test('what an idempotency key answers does not count, and says nothing of the limit', () =>
+    undisturbed(async () => {
+      const project = await createProject('repeats', { rate: 1, burst: 30 });
+      const [entry, key] = [fresh(), randomUUID()];
+      const first = await post(one, project, entry, key);
+      const before = parseFields(first).r;
+      for (let i = 0; i < 40; i++) {
+        const repeat = await post(other, project, entry, key);
+        expect([repeat.status, repeat.body, hasFields(repeat)]).toEqual([first.status, first.body, false]);
+        const reused = await post(other, project, fresh(), key);
+        expect([reused.status, hasFields(reused)]).toEqual([422, false]);
+      }
+      expect(parseFields(await post(one, project)).r).toBeGreaterThanOrEqual(before - 1);
+    }));
+
+  test('entries that are wrong do not count, and a batch of which none is accepted is a 429 as a single one is', () =>
+    undisturbed(async () => {
+      const project = await createProject('wrong ones', { rate: 1, burst: 2 });
+      const wrong = Array.from({ length: 20 }, () => ({ customerId: 1 }));
+      for (const entry of wrong) expect(hasFields(await post(one, project, entry))).toBe(false);
+      const answer = await postAll(one, project, [...wrong, fresh(), ...wrong, fresh()]);
+      expect(answer.body).toMatchObject({ statusCode: 207, accepted: 2, rejected: 40 });
+      const refused = async () => {
+        const last = await postAll(one, project, [fresh(), {}, fresh()]);
+        return last.status === 429 ? last : undefined;
+      };
+      const last = await waitFor(refused, { description: 'a batch to be refused' });
+      expect([last.body, last.headers.get('retry-after')]).toEqual([LIMITED, '2']);
+    }));
+
+  test('an erasure counts as an entry; reading a customer and checking the key do not', () =>
+    undisturbed(async () => {
+      const project = await createProject('reading', { rate: 1, burst: 50 });
+      const before = parseFields(await post(one, project, fresh('read'))).r;
+      for (let i = 0; i < 60; i++) {
+        for (const path of ['/entry/read', '/ping']) {
+          const answer = await ask(one, project.apiKey, 'GET', path);
+          expect([answer.status, hasFields(answer)]).toEqual([200, false]);
+        }
+      }
+      const erased = await ask(one, project.apiKey, 'DELETE', '/entry/read');
+      expect(erased.status).toBe(202);
+      expect(parseFields(erased).r).toBeGreaterThanOrEqual(before - 1);
+      const erase = async () => (await ask(one, project.apiKey, 'DELETE', '/entry/nobody')).status;
+      const statuses = new Set(await Promise.all(Array.from({ length: 100 }, erase)));
+      expect([...statuses].sort()).toEqual([404, 429]);
+    }));
+});
+
+test('while the store of the tokens does not answer, an entry is a 503 as without a limit, and nothing is done with it', async () => {
+  const redis = await startProxy(String(process.env.OPM_TEST_REDIS_URL));
+  const backend = await createBackend(redis.url);
+  const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+  const project = await store.projects.create('acme');
+  await store.projects.setLimit(project.projectId, { rate: 1_000, burst: 1_000 });
+  const ingress = await startApp('ingress', backend.env);
+  const isWorking = async () => isAccepted(await post(ingress, project));
+  await waitFor(isWorking, { description: 'entries to be accepted' });
+  const entry = fresh();
+  for (const away of [redis.cut, redis.swallow]) {
+    await away();
+    const answer = await post(ingress, project, entry).catch((away: Away) => away.answer);
+    expect([answer.status, answer.headers.get('retry-after'), hasFields(answer)]).toEqual([503, '1', false]);
+    expect(answer.body.message).toBe('entry was not accepted, try again');
+    await redis.restore();
+    await waitFor(isWorking, { description: 'entries to be accepted again' });
+  }
+  expect(await find(ingress, project, entry)).toEqual(NOBODY);
+  await ingress.stop();
+  await store.close();
+  await redis.close();
+  await backend.drop();
+});

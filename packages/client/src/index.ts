@@ -1,0 +1,16 @@
+export type { CallOptions } from './call.js';
+export type { Customer, FoundCustomer, StoredCustomer } from './customer.js';
+export {
+  AuthenticationError,
+  ClosedError,
+  ConnectionError,
+  IdempotencyError,
+  InvalidEntryError,
+  OpmError,
+  QueueFullError,
+  RateLimitError,
+  TimeoutError,
+  UnavailableError,
+} from './errors.js';
+export { type CloseOptions, OpmClient } from './opm-client.js';
+export type { OpmClientOptions } from './options.js';

@@ -1,0 +1,473 @@
+import { readFileSync } from 'node:fs';
+import { inspect } from 'node:util';
+import { afterEach, describe, expect, test } from '@jest/globals';
+import {
+  acceptAll,
+  CREATED,
+  type Reaction,
+  readEntries,
+  startStubServer,
+  toBatchAnswer,
+  UPDATED,
+} from '../test/stub-server.js';
+import { type Customer, OpmClient, type OpmClientOptions, OpmError } from './index.js';
+import { VERSION } from './version.js';
+
+const KEY = 'opm_secret-key';
+const JANE: Customer = { customerId: 7519, customerEmail: 'jane@example.com' };
+
+const releases: (() => Promise<void>)[] = [];
+afterEach(async () => {
+  for (const release of releases.splice(0).reverse()) await release();
+});
+
+async function start(react: Parameters<typeof startStubServer>[0], options: Partial<OpmClientOptions> = {}) {
+  const server = await startStubServer(react);
+  releases.push(server.close);
+  const client = new OpmClient({ url: server.url, apiKey: KEY, ...options });
+  releases.push(() => client.close({ timeoutMs: 0 }));
+  return { client, server };
+}
+
+const toCustomers = (count: number): Customer[] =>
+  Array.from({ length: count }, (_, i) => ({ customerId: `c-${i}`, customerEmail: 'a@example.com' }));
+
+/** A gate that requests wait at. */
+function createGate() {
+  let open = () => {};
+  const opened = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  return { open, opened };
+}
+
+const failureOf = (call: Promise<unknown>): Promise<OpmError> =>
+  call.then(
+    () => Promise.reject(new Error('the call succeeded')),
+    (error) => error,
+  );
+
+test('a lone entry goes at once; what comes while requests are under way goes together', async () => {
+  const [arrived, gate] = [createGate(), createGate()];
+  const { client, server } = await start(
+    async (request) => {
+      arrived.open();
+      await gate.opened;
+      return acceptAll(request);
+    },
+    { maxInFlight: 1 },
+  );
+  const [first = JANE, ...others] = toCustomers(1_701);
+  const calls = [client.send(first)];
+  await arrived.opened;
+  for (const customer of others) calls.push(client.send(customer));
+  gate.open();
+  expect(await Promise.all(calls)).toEqual(Array.from({ length: 1_701 }, () => ({ created: true })));
+  expect(server.received.map((request) => readEntries(request).length)).toEqual([1, 1_000, 700]);
+});
+
+test('no more than maxInFlight requests are under way', async () => {
+  let [underWay, most] = [0, 0];
+  const { client } = await start(
+    async (request) => {
+      most = Math.max(most, ++underWay);
+      await new Promise(setImmediate);
+      underWay--;
+      return acceptAll(request);
+    },
+    { maxInFlight: 3 },
+  );
+  await Promise.all(toCustomers(7_500).map((customer) => client.send(customer)));
+  expect(most).toBeLessThanOrEqual(3);
+  expect(most).toBeGreaterThan(1);
+});
+
+test('no request is larger than 1 MiB, in bytes', async () => {
+  const { client, server } = await start(acceptAll);
+  const customers = toCustomers(150).map((customer) => ({ ...customer, customerFirstName: '€'.repeat(5_000) }));
+  await Promise.all(customers.map((customer) => client.send(customer)));
+  const sizes = server.received.map(({ body }) => Buffer.byteLength(body));
+  expect(Math.max(...sizes)).toBeLessThanOrEqual(1_048_576);
+  expect(Math.max(...sizes)).toBeGreaterThan(1_000_000);
+  expect(server.received.flatMap(readEntries)).toHaveLength(150);
+});
+
+test('the customer is sent as it was when the call was made', async () => {
+  const { client, server } = await start(acceptAll);
+  const customer = { ...JANE };
+  const sent = client.send(customer);
+  customer.customerEmail = 'changed';
+  await sent;
+  expect(server.received.flatMap(readEntries)).toEqual([JANE]);
+});
+
+describe('a try that may pass is tried again, with the same body under the same key:', () => {
+  test.each<[string, Reaction]>([
+    ['a cut connection', 'cut'],
+    ['no answer in time', 'hang'],
+    ['an upgrade that nobody asked for', { status: 101, headers: { connection: 'upgrade', upgrade: 'other' } }],
+    ...[408, 409, 500, 502, 503, 504].map((status): [string, Reaction] => [
+      `status ${status}`,
+      { status, body: 'not even JSON' },
+    ]),
+  ])('%s', async (_, reaction) => {
+    const react = (request: Parameters<typeof acceptAll>[0], count: number) =>
+      count < 3 ? reaction : acceptAll(request);
+    const { client, server } = await start(react, { timeoutMs: reaction === 'hang' ? 200 : 10_000 });
+    expect(await client.send(JANE)).toEqual({ created: true });
+    const [first, ...others] = server.received.map(({ body, headers }) => ({ body, key: headers['idempotency-key'] }));
+    expect(first?.key).toMatch(/^[\da-f-]{36}$/);
+    expect(others).toEqual([first, first]);
+  });
+});
+
+describe('what will not pass is one typed error, without another try:', () => {
+  test.each<[string, Reaction, Record<string, unknown>]>([
+    [
+      '401',
+      { status: 401, body: { message: 'API key does not exist' } },
+      { name: 'AuthenticationError', statusCode: 401, message: 'API key does not exist' },
+    ],
+    ['422', { status: 422, body: { message: 'key reused' } }, { name: 'IdempotencyError', statusCode: 422 }],
+    ['413', { status: 413, body: { message: 'too large' } }, { name: 'InvalidEntryError', statusCode: 413 }],
+    [
+      '404 of a server that is another',
+      { status: 404, body: '<html>' },
+      { name: 'OpmError', message: 'unexpected answer with status 404' },
+    ],
+    [
+      'a redirect',
+      { status: 301, headers: { location: 'https://example.com' } },
+      { name: 'OpmError', statusCode: 301 },
+    ],
+    [
+      '200 of a proxy’s page',
+      { status: 200, body: '<html>' },
+      { name: 'OpmError', message: 'unexpected answer with status 200' },
+    ],
+    ['too few results', toBatchAnswer([]), { name: 'OpmError', statusCode: 207 }],
+    ['a result that is none', toBatchAnswer([null]), { name: 'OpmError' }],
+  ])('%s', async (_, reaction, expected) => {
+    const { client, server } = await start(() => reaction);
+    const error = await failureOf(client.send(JANE));
+    expect(error).toBeInstanceOf(OpmError);
+    expect(error).toMatchObject({ requestId: 'request-1', ...expected });
+    expect(server.received).toHaveLength(1);
+  });
+});
+
+test('each entry gets its own result', async () => {
+  const invalid = { statusCode: 400, error: 'Bad Request', message: 'body/customerEmail must be string' };
+  const { client } = await start(() => toBatchAnswer([CREATED, invalid, UPDATED]));
+  const outcomes = await Promise.allSettled(toCustomers(3).map((customer) => client.send(customer)));
+  expect(outcomes).toMatchObject([
+    { value: { created: true } },
+    { reason: { name: 'InvalidEntryError', statusCode: 400, message: invalid.message, requestId: 'request-1' } },
+    { value: { created: false } },
+  ]);
+});
+
+test('entries of a batch that were refused for now are sent again, alone, in order and under a new key', async () => {
+  const refused = (statusCode: number) => ({ statusCode, message: 'try again' });
+  const { client, server } = await start((request, count) =>
+    count === 1
+      ? toBatchAnswer([CREATED, refused(503), UPDATED, refused(429), refused(503)], { 'retry-after': '1' })
+      : acceptAll(request),
+  );
+  const startedAt = performance.now();
+  const outcomes = await Promise.all(toCustomers(5).map((customer) => client.send(customer)));
+  expect(outcomes.map(({ created }) => created)).toEqual([true, true, false, true, true]);
+  expect(performance.now() - startedAt).toBeGreaterThanOrEqual(999);
+  const [first, second] = server.received;
+  expect(server.received.map((request) => readEntries(request).map(({ customerId }) => customerId))).toEqual([
+    ['c-0', 'c-1', 'c-2', 'c-3', 'c-4'],
+    ['c-1', 'c-3', 'c-4'],
+  ]);
+  expect(second?.headers['idempotency-key']).not.toBe(first?.headers['idempotency-key']);
+});
+
+describe('what the limit refuses is sent again, with what else waits then:', () => {
+  test.each<[string, Reaction]>([
+    ['a whole request', { status: 429, body: { message: 'too fast' } }],
+    ['a batch', toBatchAnswer([CREATED, { statusCode: 429, message: 'too fast' }])],
+  ])('%s', async (_, refusal) => {
+    const { client, server } = await start((request, count) => (count < 2 ? refusal : acceptAll(request)));
+    const calls = toCustomers(2).map((customer) => client.send(customer));
+    await expect(Promise.all(calls)).resolves.toHaveLength(2);
+    const keys = server.received.map(({ headers }) => headers['idempotency-key']);
+    expect(new Set(keys).size).toBe(2);
+  });
+
+  test('an erasure', async () => {
+    const { client, server } = await start((_, count) => ({ status: count < 3 ? 429 : 202, body: {} }));
+    expect(await client.erase(1)).toEqual({ erased: true });
+    expect(server.received.map(({ method, path }) => `${method} ${path}`)).toEqual(Array(3).fill('DELETE /entry/1'));
+  });
+
+  test('each customer’s in order, though more of them came meanwhile', async () => {
+    const send = (phone: string) => client.send({ customerId: 'a', customerPhone: phone });
+    const later: Promise<unknown>[] = [];
+    const { client, server } = await start((request, count) => {
+      if (count > 1) return acceptAll(request);
+      later.push(send('3'));
+      return toBatchAnswer([CREATED, { statusCode: 429 }]);
+    });
+    await Promise.all([send('1'), send('2')]);
+    await Promise.all(later);
+    const [, ...again] = server.received.map((request) => readEntries(request));
+    expect(again.flat().map(({ customerPhone }) => customerPhone)).toEqual(['2', '3']);
+  });
+});
+
+test('while the limit holds, requests go one at a time, with no more entries than it has room for', async () => {
+  const limited = (remaining: number) => ({
+    'ratelimit-policy': '"burst";q=50;w=1',
+    ratelimit: `"burst";r=${remaining};t=1`,
+  });
+  let underWay = 0;
+  const together: number[] = [];
+  const gate = createGate();
+  const { client, server } = await start(async (request, count) => {
+    underWay++;
+    if (count === 4) gate.open();
+    if (count <= 4) await gate.opened;
+    else together.push(underWay);
+    await new Promise(setImmediate);
+    underWay--;
+    if (count <= 4) return { status: 429, body: {}, headers: { 'retry-after': '1', ...limited(0) } };
+    return { ...(acceptAll(request) as { status: number }), headers: limited(0) };
+  });
+  const calls = toCustomers(4_100).map((customer) => client.send(customer));
+  let taken = 0;
+  await new Promise<void>((resolve) => {
+    for (const call of calls) call.then(() => ++taken === 100 && resolve()).catch(() => {}); // in the end, most are open
+  });
+  const sizes = server.received.map((request) => readEntries(request).length);
+  expect(sizes.slice(0, 4)).toEqual([1_000, 1_000, 1_000, 1_000]);
+  expect(Math.max(...sizes.slice(4))).toBe(50);
+  expect(Math.max(...together)).toBe(1);
+});
+
+test.each([
+  [503, 'UnavailableError'],
+  [429, 'RateLimitError'],
+])(
+  'where the Retry-After of a %s reaches beyond the deadline, the call fails at once and says for how long',
+  async (status, name) => {
+    const { client, server } = await start(() => ({
+      status,
+      body: { message: 'busy' },
+      headers: { 'retry-after': '90' },
+    }));
+    expect(await failureOf(client.send(JANE))).toMatchObject({
+      name,
+      statusCode: status,
+      message: 'busy',
+      retryAfter: 90,
+      requestId: 'request-1',
+    });
+    expect(server.received).toHaveLength(1);
+  },
+);
+
+test('tries end with the deadline, with the last failure', async () => {
+  const { client } = await start(() => ({ status: 429, body: { message: 'too fast' } }), { deadlineMs: 300 });
+  expect(await failureOf(client.send(JANE))).toMatchObject({ name: 'RateLimitError', message: 'too fast' });
+});
+
+test('behind requests that hang, a call fails within its deadline and the time of a try', async () => {
+  const { client, server } = await start(() => 'hang', { deadlineMs: 200, timeoutMs: 100, maxInFlight: 1 });
+  const first = failureOf(client.send(JANE));
+  const second = failureOf(client.send({ ...JANE, customerPhone: '1' }));
+  expect(await first).toMatchObject({ name: 'TimeoutError', message: expect.stringContaining('within 100 ms') });
+  expect(await second).toMatchObject({ name: 'TimeoutError' });
+  expect(new Set(server.received.flatMap(readEntries).map(({ customerPhone }) => customerPhone)).size).toBeLessThan(3);
+});
+
+test('entries of one customer are never in two requests at the same time, and erasures keep their place among them', async () => {
+  let underWay = 0;
+  const { client, server } = await start(async ({ method, path, body }) => {
+    expect(++underWay).toBe(1);
+    await new Promise(setImmediate);
+    underWay--;
+    if (method === 'DELETE') return { status: 202, body: {} };
+    expect(path).toBe('/entries');
+    return acceptAll({ method, path, headers: {}, body });
+  });
+  const send = (phone: string) => client.send({ customerId: 'a/b', customerPhone: phone });
+  const calls: Promise<unknown>[] = [send('1'), send('2'), client.erase('a/b'), send('3')];
+  await new Promise(setImmediate);
+  calls.push(send('4'), client.erase('a/b'));
+  expect((await Promise.all(calls)).slice(2, 3)).toEqual([{ erased: true }]);
+  const seen = server.received.map(({ method, path, body }) =>
+    method === 'DELETE' ? path : JSON.parse(body).map(({ customerPhone }: Customer) => customerPhone),
+  );
+  expect(seen.flat()).toEqual(['1', '2', '/entry/a%2Fb', '3', '4', '/entry/a%2Fb']);
+});
+
+test('erase tells what there was to erase; get and erase know a missing customer from a missing route', async () => {
+  const unknown = { status: 404, body: { statusCode: 404, message: 'customer does not exist' } };
+  const { client } = await start(({ path }) =>
+    path.endsWith('/known') ? unknown : { status: 404, body: { message: 'route does not exist' } },
+  );
+  expect(await client.erase('known')).toEqual({ erased: false });
+  expect(await client.get('known')).toBeUndefined();
+  expect(await failureOf(client.erase('other'))).toMatchObject({ message: 'route does not exist' });
+  expect(await failureOf(client.get('other'))).toMatchObject({ message: 'route does not exist' });
+  expect(await failureOf(client.get('\ud800'))).toMatchObject({ name: 'InvalidEntryError' });
+});
+
+test('beyond maxQueued a call is not taken, and ready waits for room', async () => {
+  const gate = createGate();
+  const { client, server } = await start(
+    async (request) => {
+      await gate.opened;
+      return acceptAll(request);
+    },
+    { maxQueued: 2 },
+  );
+  const [one, two, three = JANE] = toCustomers(3);
+  const taken = [one, two].map((customer = JANE) => client.send(customer));
+  expect(await failureOf(client.send(three))).toMatchObject({ name: 'QueueFullError' });
+  let isReady = false;
+  const sent = client.ready().then(() => {
+    isReady = true;
+    return client.send(three);
+  });
+  await new Promise(setImmediate);
+  expect(isReady).toBe(false);
+  gate.open();
+  await Promise.all([...taken, sent]);
+  await client.ready();
+  expect(server.received.flatMap(readEntries)).toHaveLength(3);
+});
+
+test('a producer who waits for room sends all, though somebody else was told of room and did not take it', async () => {
+  const { client, server } = await start(acceptAll, { maxQueued: 1 });
+  const calls: Promise<unknown>[] = [];
+  for (const customer of toCustomers(20)) {
+    const unused = client.ready();
+    await client.ready();
+    calls.push(client.send(customer));
+    await unused;
+  }
+  await Promise.all(calls);
+  await client.flush();
+  expect(server.received.flatMap(readEntries)).toHaveLength(20);
+});
+
+describe('a signal ends its call with its reason:', () => {
+  test('before the call, nothing is sent', async () => {
+    const { client, server } = await start(acceptAll);
+    const reason = new Error('no longer needed');
+    await expect(client.send(JANE, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+    await expect(client.get(1, { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+    await client.flush();
+    expect(server.received).toHaveLength(0);
+  });
+
+  test('in the queue, the entry is not sent', async () => {
+    const gate = createGate();
+    const { client, server } = await start(
+      async (request) => {
+        await gate.opened;
+        return acceptAll(request);
+      },
+      { maxInFlight: 1 },
+    );
+    const first = client.send(JANE);
+    const ended = new AbortController();
+    const queued = client.send({ ...JANE, customerPhone: 'ended' }, { signal: ended.signal });
+    const last = client.send({ ...JANE, customerPhone: 'last' });
+    ended.abort();
+    await expect(queued).rejects.toMatchObject({ name: 'AbortError' });
+    gate.open();
+    await Promise.all([first, last]);
+    expect(server.received.flatMap(readEntries).map(({ customerPhone }) => customerPhone)).toEqual([undefined, 'last']);
+  });
+
+  test('under way, the others of its batch go on', async () => {
+    const gate = createGate();
+    const ended = new AbortController();
+    const { client } = await start(async (request) => {
+      ended.abort();
+      await gate.opened;
+      return acceptAll(request);
+    });
+    const [one = JANE, two = JANE] = toCustomers(2);
+    const other = client.send(two);
+    await expect(client.send(one, { signal: ended.signal })).rejects.toMatchObject({ name: 'AbortError' });
+    gate.open();
+    expect(await other).toEqual({ created: true });
+  });
+
+  test('under way and alone, the request is cut', async () => {
+    const ended = new AbortController();
+    const { client } = await start(() => {
+      ended.abort();
+      return 'hang';
+    });
+    await expect(client.get(1, { signal: ended.signal })).rejects.toMatchObject({ name: 'AbortError' });
+    await client.close();
+  });
+});
+
+test('close waits for what is open, takes nothing more, and may be called twice', async () => {
+  const { client } = await start(acceptAll);
+  const sent = client.send(JANE);
+  await Promise.all([client.close(), client.close()]);
+  expect(await sent).toEqual({ created: true });
+  for (const call of [() => client.send(JANE), () => client.erase(1), () => client.get(1), () => client.ping()]) {
+    expect(await failureOf(call())).toMatchObject({ name: 'ClosedError', message: 'the client is closed' });
+  }
+});
+
+test('close with a time-out fails what is still open then', async () => {
+  const { client } = await start(() => 'hang', { maxInFlight: 1 });
+  const calls = [client.send(JANE), client.send(JANE), client.erase(1), client.get(1), client.ping()].map(failureOf);
+  await client.close({ timeoutMs: 50 });
+  for (const call of calls) expect(await call).toMatchObject({ name: 'ClosedError' });
+});
+
+test('no error, and no client that is printed, shows the key or what was sent', async () => {
+  const secret = 'jane@secret.example';
+  const reactions: Reaction[] = ['cut', { status: 401, body: {} }, toBatchAnswer([{ statusCode: 400, message: 'no' }])];
+  for (const reaction of reactions) {
+    const { client } = await start(() => reaction, { deadlineMs: 0 });
+    const error = await failureOf(client.send({ customerId: secret, customerEmail: secret }));
+    const shown = inspect([error, client], { depth: 20, showHidden: true }) + error.stack;
+    expect(shown).not.toContain(secret);
+    expect(shown).not.toContain(KEY);
+  }
+});
+
+test.each<[string, Partial<Record<keyof OpmClientOptions, unknown>>]>([
+  ['url', { url: 'secret' }],
+  ['url', { url: 'ftp://secret' }],
+  ['url', { url: 'http://user:secret@example.com' }],
+  ['apiKey', { apiKey: '' }],
+  ['apiKey', { apiKey: 'secret\n' }],
+  ['apiKey', { apiKey: undefined }],
+  ['timeoutMs', { timeoutMs: 0 }],
+  ['deadlineMs', { deadlineMs: Number.POSITIVE_INFINITY }],
+  ['maxQueued', { maxQueued: 1.5 }],
+  ['maxInFlight', { maxInFlight: '4' }],
+])('an option %s that cannot work is refused by name, without its value: %j', (name, options) => {
+  const construct = () => new OpmClient({ url: 'http://127.0.0.1', apiKey: KEY, ...options } as OpmClientOptions);
+  expect(construct).toThrow(new RegExp(`^${name} must`));
+  expect(construct).not.toThrow(/secret/);
+});
+
+test('a path in the address is kept, and the client says who it is', async () => {
+  const server = await startStubServer(() => ({ status: 200, body: { statusCode: 200, message: 'pong' } }));
+  releases.push(server.close);
+  const client = new OpmClient({ url: `${server.url}/partners/`, apiKey: KEY });
+  releases.push(() => client.close());
+  await client.ping();
+  expect(server.received).toMatchObject([{ path: '/partners/ping', headers: { 'x-api-key': KEY } }]);
+  const manifest = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
+  expect(server.received[0]?.headers['user-agent']).toBe(
+    `opm-client/${manifest.version} node/${process.versions.node}`,
+  );
+  expect(VERSION).toBe(manifest.version);
+});

@@ -1,0 +1,63 @@
+import { once } from 'node:events';
+import { createServer, type IncomingHttpHeaders } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { text } from 'node:stream/consumers';
+
+export interface Received {
+  method: string;
+  path: string;
+  headers: IncomingHttpHeaders;
+  body: string;
+}
+
+/** An answer, no answer at all, or a connection that is cut. */
+export type Reaction = { status: number; body?: unknown; headers?: Record<string, string> } | 'hang' | 'cut';
+
+export interface StubServer {
+  url: string;
+  received: Received[];
+  close(): Promise<void>;
+}
+
+/** A server that answers what it is told to: for what the real one says too rarely to be tested with it. */
+export async function startStubServer(
+  react: (request: Received, count: number) => Reaction | Promise<Reaction>,
+): Promise<StubServer> {
+  const received: Received[] = [];
+  const server = createServer(async (request, response) => {
+    const { method = '', url: path = '', headers } = request;
+    const body = await text(request).catch(() => undefined);
+    if (body === undefined) return;
+    const got = { method, path, headers, body };
+    const count = received.push(got);
+    const reaction = await react(got, count);
+    if (reaction === 'hang') return;
+    if (reaction === 'cut') return void request.socket.destroy();
+    response.writeHead(reaction.status, { 'x-request-id': `request-${count}`, ...reaction.headers });
+    response.end(typeof reaction.body === 'string' ? reaction.body : JSON.stringify(reaction.body));
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    received,
+    async close() {
+      server.closeAllConnections();
+      await new Promise((closed) => server.close(closed));
+    },
+  };
+}
+
+export const CREATED = { statusCode: 201, message: 'OK - Created' };
+export const UPDATED = { statusCode: 202, message: 'OK - Update accepted' };
+export const REFUSED = { statusCode: 503, error: 'Service Unavailable', message: 'entry was not accepted, try again' };
+
+export const LIMITED = { statusCode: 429, error: 'Too Many Requests', message: 'entry was not accepted, try again' };
+
+export const readEntries = ({ body }: Received): Record<string, unknown>[] => JSON.parse(body);
+
+export function toBatchAnswer(results: unknown[], headers: Record<string, string> = {}): Reaction {
+  return { status: 207, body: { statusCode: 207, message: 'OK - Multi-Status', results }, headers };
+}
+
+export const acceptAll = (request: Received): Reaction => toBatchAnswer(readEntries(request).map(() => CREATED));

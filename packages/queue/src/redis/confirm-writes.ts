@@ -1,0 +1,43 @@
+import type { Command, Redis } from 'ioredis';
+
+const SCRIPTS = new Set(['eval', 'evalsha']);
+/** What comes after it on the same connection waits, too. */
+const TIMEOUT_MS = 500;
+
+/**
+ * Lets a script be answered only when `minReplicas` replicas have all that it has written; else it fails, though its
+ * writes may stay. `WAIT` tells of the writes of its own connection, so it follows the script on the same one: after a
+ * failover another node would confirm what it never had. One `WAIT` is for all scripts that were sent before it in one
+ * turn of the event loop.
+ *
+ * https://redis.io/docs/latest/commands/wait/
+ */
+export function confirmWrites(redis: Redis, minReplicas: number): Redis {
+  if (minReplicas === 0) return redis;
+  const sendCommand = redis.sendCommand.bind(redis);
+  const resolvers = new WeakMap<Command, Command['resolve']>();
+  let confirmation: Promise<void> | undefined;
+
+  async function confirm(): Promise<void> {
+    await null; // for the others of this turn
+    confirmation = undefined;
+    const replicas = await redis.wait(minReplicas, TIMEOUT_MS);
+    if (replicas < minReplicas) throw new Error(`only ${replicas} of ${minReplicas} replicas have it`);
+  }
+
+  redis.sendCommand = (command, stream) => {
+    if (SCRIPTS.has(command.name)) {
+      confirmation ??= confirm();
+      const confirmed = confirmation;
+      confirmed.catch(() => {}); // where the script itself fails, nobody else listens
+      // A cluster sends a command again that was redirected: what the other node said of its writes counts no more.
+      const resolve = resolvers.get(command) ?? command.resolve;
+      resolvers.set(command, resolve);
+      command.resolve = (answer) => {
+        confirmed.then(() => void resolve.call(command, answer), command.reject);
+      };
+    }
+    return sendCommand(command, stream);
+  };
+  return redis;
+}

@@ -1,0 +1,59 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { type LocalRedis, startLocalRedis, waitFor, withRedis } from '@opm/testkit';
+import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
+
+let directory: string;
+let primary: LocalRedis;
+let replicas: LocalRedis[];
+let backend: QueueBackend;
+
+beforeAll(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'opm-replicas-'));
+  const start = (flags: string[]) =>
+    startLocalRedis({ directory, flags: ['--repl-diskless-sync-delay', '0', ...flags] });
+  primary = await start([]);
+  replicas = await Promise.all([1, 2].map(() => start(['--replicaof', `127.0.0.1 ${primary.port}`])));
+  await waitForReplicas(2);
+  backend = await connectQueueBackend(
+    { databaseUrl: '', redisUrl: primary.url, minReplicas: 2, prefix: 'opm', shards: 1 },
+    'producer',
+    { signal: new AbortController().signal, onError: () => {} },
+  );
+});
+afterAll(async () => {
+  await backend?.close();
+  await Promise.all([...(replicas ?? []), primary].map((redis) => redis?.stop()));
+  await rm(directory, { recursive: true, force: true, maxRetries: 5 });
+});
+
+async function waitForReplicas(count: number): Promise<void> {
+  const areThere = async () => (await readInfo()).includes(`connected_slaves:${count}`);
+  await waitFor(areThere, { description: `${count} replicas` });
+}
+const readInfo = () => withRedis(primary.url, (redis) => redis.info('replication'));
+const admit = (customerId: string) => backend.admission.admit(0, 1, [{ customerId }]);
+
+test('what is answered is on all replicas that must have it, also of many calls at once', async () => {
+  const versionOn = ({ url }: LocalRedis) => withRedis(url, (redis) => redis.get('{opm-0}:version'));
+  for (let round = 0; round < 20; round++) {
+    const answers = await Promise.all(Array.from({ length: 50 }, (_, i) => admit(`customer ${i}`)));
+    const last = Math.max(...answers.map(({ admitted }) => admitted[0]?.version ?? 0));
+    expect(await Promise.all(replicas.map(versionOn))).toEqual([String(last), String(last)]);
+  }
+});
+
+test('while one of them does not answer, calls fail with what is missing, and work again afterwards', async () => {
+  const [one] = replicas as [LocalRedis, LocalRedis];
+  process.kill(one.pid, 'SIGSTOP');
+  try {
+    const calls = await Promise.allSettled(Array.from({ length: 5 }, (_, i) => admit(`missing ${i}`)));
+    const failed = { status: 'rejected', reason: new Error('only 1 of 2 replicas have it') };
+    expect(calls).toEqual(calls.map(() => failed));
+  } finally {
+    process.kill(one.pid, 'SIGCONT');
+  }
+  await waitFor(async () => (await admit('again')).admitted.length === 1, { description: 'the replica' });
+});

@@ -1,0 +1,50 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { startProcess } from '@opm/testkit';
+
+let directory: string;
+beforeAll(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'opm-process-'));
+});
+afterAll(() => rm(directory, { recursive: true }));
+
+/** Runs a process whose `start` is that, with `onClose` at hand. */
+async function run(start: string) {
+  const file = join(directory, 'main.mjs');
+  await writeFile(
+    file,
+    `import { setTimeout as delay } from 'node:timers/promises';
+    import { port, runProcess, STORE_ENV } from ${JSON.stringify(import.meta.resolve('@opm/runtime'))};
+    const spec = { ...STORE_ENV, INTERNAL_PORT: port({ default: 0 }) };
+    await runProcess({ name: 'test', env: process.env, spec, start: async ({ onClose }) => { ${start} } });
+    console.log('started');`,
+  );
+  return startProcess({
+    file,
+    env: { DATABASE_URL: 'postgresql://nobody', INTERNAL_HOST: '127.0.0.1' },
+    readyOutput: /started/,
+  });
+}
+
+test('an error that nobody handles while a process ends does not keep it from ending well', async () => {
+  const child = await run(`
+    onClose('second', () => console.log('closed the second'));
+    onClose('first', async () => {
+      setImmediate(() => { throw new Error('late'); });
+      await delay(50);
+      void Promise.reject(new Error('later'));
+      await delay(50);
+    })`);
+  expect(await child.stop()).toEqual({ code: 0, signal: null });
+  expect(child.output()).toMatch(/"late".*"later".*closed the second.*"stopped"/s);
+});
+
+test('an error that nobody handles ends a process, which closes all the same and exits with 1', async () => {
+  const child = await run(`
+    onClose('first', () => console.log('closed the first'));
+    setTimeout(() => { throw new Error('unexpected'); }, 50)`);
+  expect(await child.exited).toEqual({ code: 1, signal: null });
+  expect(child.output()).toMatch(/"unexpected".*closed the first.*"stopped"/s);
+});

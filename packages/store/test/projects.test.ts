@@ -1,0 +1,60 @@
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { hashApiKey } from '@opm/core';
+import { createTestDatabase, query, type TestDatabase } from '@opm/testkit';
+import { createStore, type Store } from '../src/index.js';
+
+let database: TestDatabase;
+let store: Store;
+
+beforeAll(async () => {
+  database = await createTestDatabase();
+  store = createStore({ databaseUrl: database.url, applicationName: 'test' });
+});
+afterAll(async () => {
+  await store.close();
+  await database.drop();
+});
+
+test('a project has no limit until it gets one, and its keys know of it', async () => {
+  const { projectId, apiKey } = await store.projects.create('acme');
+  await store.projects.create('other');
+  const keyHash = hashApiKey(apiKey);
+  const read = async () => [
+    (await store.apiKeys.findOwners([keyHash])).get(keyHash),
+    (await store.projects.list()).map(({ rate, burst }) => [rate, burst]),
+  ];
+  const none = [null, null];
+  expect(await read()).toEqual([{ projectId, limit: undefined }, [none, none]]);
+  await store.projects.setLimit(projectId, { rate: 5, burst: 1_000_000 });
+  expect(await read()).toEqual([{ projectId, limit: { rate: 5, burst: 1_000_000 } }, [[5, 1_000_000], none]]);
+  await store.projects.setLimit(projectId, undefined);
+  expect(await read()).toEqual([{ projectId, limit: undefined }, [none, none]]);
+});
+
+test.each([
+  { rate: 0, burst: 1 },
+  { rate: 1, burst: 0 },
+  { rate: 1_000_001, burst: 1 },
+  { rate: 1, burst: 1_000_001 },
+  { rate: 0.5, burst: 1 },
+  { rate: 1, burst: Number.NaN },
+])('a limit of $rate a second and $burst at once is refused', async (limit) => {
+  const { projectId } = await store.projects.create(`refused ${JSON.stringify(limit)}`);
+  await expect(store.projects.setLimit(projectId, limit)).rejects.toThrow(
+    'rate and burst must be whole numbers from 1 to 1000000',
+  );
+});
+
+test.each([
+  'rate = 1',
+  'burst = 1',
+  'rate = 0, burst = 1',
+  'rate = 1, burst = 0',
+  'rate = 1000001, burst = 1',
+  'rate = 1, burst = 1000001',
+])('the table itself refuses a limit that is none: %s', async (values) => {
+  await store.projects.create(values);
+  await expect(query(database.url, `UPDATE projects SET ${values} WHERE name = '${values}'`)).rejects.toThrow(
+    'projects_limit_check',
+  );
+});

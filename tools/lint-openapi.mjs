@@ -1,0 +1,25 @@
+// Lints the OpenAPI document that the build gives, and is silent unless something is wrong with it.
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { toOpenApiDocument } from '@opm/contract';
+
+const config = fileURLToPath(new URL('../redocly.yaml', import.meta.url));
+const redocly = join(createRequire(import.meta.url).resolve('@redocly/cli/package.json'), '../bin/cli.js');
+const directory = mkdtempSync(join(tmpdir(), 'opm-openapi-'));
+try {
+  const file = join(directory, 'openapi.json');
+  writeFileSync(file, JSON.stringify(toOpenApiDocument({ version: '0.0.0' }), null, 2));
+  const { status, stdout, stderr } = spawnSync(process.execPath, [redocly, 'lint', file, '--config', config], {
+    encoding: 'utf8',
+    // It asks nobody for a newer version of itself, and tells nobody that it was used.
+    env: { ...process.env, REDOCLY_TELEMETRY: 'off', REDOCLY_SUPPRESS_UPDATE_NOTICE: 'true' },
+  });
+  if (status !== 0) console.error(stdout, stderr);
+  process.exitCode = status ?? 1;
+} finally {
+  rmSync(directory, { recursive: true });
+}
