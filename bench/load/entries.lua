@@ -1,5 +1,6 @@
--- wrk script: POST /entry with all five fields. Arguments: API key, what the ids begin with, the number of customers that
--- the entries are about (0: each is about a new one), and the mean think time of a connection in ms (0: none).
+-- wrk script: POST of entries with all five fields. Arguments: API key, what the ids begin with, the number of customers
+-- that the entries are about (0: each is about a new one), the mean think time of a connection in ms (0: none), and the
+-- number of entries in the array of each request (0: one entry, and no array).
 local threads = 0
 
 function setup(thread)
@@ -8,17 +9,30 @@ function setup(thread)
 end
 
 function init(args)
-  local key, ids, customers, think_ms = args[1], args[2], tonumber(args[3]), tonumber(args[4])
+  local key, ids, customers, think_ms, batch = args[1], args[2], tonumber(args[3]), tonumber(args[4]), tonumber(args[5])
   local requests = number * 1e9
   math.randomseed(os.time() + number)
 
-  -- All ids have the same length, so all requests do, and building one is joining strings.
-  local parts = { to_head(key, #to_body(ids, string.format('%010d', 0))), '' }
-  function request()
+  local function next_body()
     requests = requests + 1
     local customer = customers > 0 and math.random(customers) or requests
-    parts[2] = to_body(ids, string.format('%010d', customer))
+    return to_body(ids, string.format('%010d', customer))
+  end
+
+  -- All ids have the same length, so all requests do, and building one is joining strings.
+  local length = #to_body(ids, string.format('%010d', 0))
+  local parts = { to_head(key, length), '' }
+  function request()
+    parts[2] = next_body()
     return table.concat(parts)
+  end
+
+  if batch > 0 then
+    local head, bodies = to_head(key, batch * (length + 1) + 1), {}
+    function request()
+      for i = 1, batch do bodies[i] = next_body() end
+      return head .. '[' .. table.concat(bodies, ',') .. ']'
+    end
   end
 
   if think_ms > 0 then
@@ -30,7 +44,7 @@ function init(args)
 end
 
 function to_head(key, length)
-  return 'POST /entry HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: ' .. key
+  return 'POST ' .. wrk.path .. ' HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: ' .. key
     .. '\r\ncontent-type: application/json\r\ncontent-length: ' .. length .. '\r\n\r\n'
 end
 

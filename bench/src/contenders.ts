@@ -43,13 +43,24 @@ export const synchronous: Contender = {
   countAccepted: { new: ({ databaseUrl }) => countCustomers(databaseUrl) },
 };
 
+type Ingress = Target & Pick<TestApp, 'readMetric'>;
+
 /** The ingress, with the key of a project that is made for it: the first of its database. */
-export async function startProject(place: Place): Promise<Target & Pick<TestApp, 'readMetric'>> {
+export async function startProject(place: Place): Promise<Ingress> {
+  const [ingress] = await startIngresses(place, 1);
+  return ingress;
+}
+
+/** Several of them, for the same project. */
+export async function startIngresses(place: Place, count: number): Promise<[Ingress, ...Ingress[]]> {
   const store = createStore({ databaseUrl: place.databaseUrl, applicationName: 'bench' });
   const { apiKey } = await store.projects.create('bench').finally(store.close);
-  const { url, readMetric, stop } = await startApp('ingress', environmentOf(place));
-  endWith(place, stop);
-  return { url, apiKey, readMetric };
+  const start = async (): Promise<Ingress> => {
+    const { url, readMetric, stop } = await startApp('ingress', environmentOf(place));
+    endWith(place, stop);
+    return { url, apiKey, readMetric };
+  };
+  return Promise.all([start(), ...Array.from({ length: count - 1 }, start)]);
 }
 
 export async function startProjectWorker(place: Place): Promise<TestApp> {
@@ -86,12 +97,14 @@ function endWith(place: Place, stop: TestProcess['stop']): void {
 const locatePeer = (file: string) => fileURLToPath(new URL(`../peers/${file}`, import.meta.url));
 
 /** As in production, but with room for any backlog: what is measured is accepting, not refusing. */
-const environmentOf = ({ databaseUrl, redisUrl, prefix }: Place): NodeJS.ProcessEnv => ({
+const environmentOf = ({ databaseUrl, redisUrl, prefix, shards = 1, minReplicas = 0 }: Place): NodeJS.ProcessEnv => ({
   NODE_ENV: 'production',
   LOG_LEVEL: 'info',
   DATABASE_URL: databaseUrl,
   REDIS_URL: redisUrl,
   REDIS_PREFIX: prefix,
+  QUEUE_SHARDS: String(shards),
+  REDIS_MIN_REPLICAS: String(minReplicas),
   BACKLOG_MAX_ENTRIES: '100000000',
 });
 

@@ -1,5 +1,5 @@
+import { query } from '@opm/testkit';
 import { KNOWN_IDS } from './load/run-load.js';
-import { query } from './query.js';
 
 /** Customers as they are once their entries are persisted and settled: rows of project 1, and no claims. */
 export async function fillCustomers(databaseUrl: string, count: number): Promise<void> {

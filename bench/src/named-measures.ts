@@ -1,9 +1,12 @@
 import { measureDrain } from './drain/drain.js';
 import { measureAcks } from './measures/acks.js';
 import { measureAppendfsync } from './measures/appendfsync.js';
+import { measureBatches } from './measures/batches.js';
+import { measureCluster } from './measures/cluster.js';
 import { measureFairness } from './measures/fairness.js';
 import { measureLatency } from './measures/latency.js';
 import { measureMemory } from './measures/memory.js';
+import { measureProcesses } from './measures/processes.js';
 import { measureRedisBytes } from './measures/redis-bytes.js';
 import { measureStored } from './measures/stored.js';
 import { measureSustained } from './measures/sustained.js';
@@ -43,6 +46,19 @@ export const NAMED_MEASURES: NamedMeasure[] = [
     measures: [measureAcks],
   }),
   define({
+    name: 'batches',
+    description: 'How many entries per second are acknowledged when they come many at once.',
+    settings: { seconds: SECONDS, rounds: ROUNDS },
+    measures: [measureBatches],
+  }),
+  define({
+    name: 'cluster',
+    description:
+      'How many entries are acknowledged per second on a Redis Cluster, with and without confirming replicas.',
+    settings: { seconds: SECONDS, rounds: ROUNDS },
+    measures: [measureCluster],
+  }),
+  define({
     name: 'latency',
     description: 'How long an acknowledgement takes at half of the highest load.',
     settings: { seconds: SECONDS, rounds: ROUNDS },
@@ -53,6 +69,12 @@ export const NAMED_MEASURES: NamedMeasure[] = [
     description: 'How many entries per second are acknowledged and become rows meanwhile, with one worker.',
     settings: { seconds: [60, 'of load'], rounds: [1, 'how often everything is measured; medians are reported'] },
     measures: [measureSustained],
+  }),
+  define({
+    name: 'processes',
+    description: 'What 2 and 4 ingresses acknowledge, and 2 and 4 workers persist, next to one.',
+    settings: { entries: ENTRIES, seconds: SECONDS, rounds: ROUNDS },
+    measures: [measureProcesses],
   }),
   define({
     name: 'fairness',

@@ -14,8 +14,10 @@ export async function openProjectQueue(place: Place): Promise<OpenQueue> {
   const { queues, close } = await openDashboardQueues({ ...place, shards: 1, signal, onError: console.error });
   const [queue] = queues;
   if (!queue) throw new Error('there is no queue');
-  return { queue, entriesOf: ({ data }) => parseChunk(data).entries.length, close };
+  return { queue, entriesOf, close };
 }
+
+const entriesOf = ({ data }: Job) => parseChunk(data).entries.length;
 
 export async function openTextbookQueue({ redisUrl, prefix }: Place): Promise<OpenQueue> {
   const connection = new Redis(redisUrl, { maxRetriesPerRequest: null });
@@ -31,13 +33,22 @@ export async function openTextbookQueue({ redisUrl, prefix }: Place): Promise<Op
 }
 
 /** Reads every waiting job, because what a contender says of itself proves nothing. */
-export async function countWaiting({ queue, entriesOf }: OpenQueue): Promise<number> {
+export async function countWaiting({ queue, entriesOf }: Pick<OpenQueue, 'queue' | 'entriesOf'>): Promise<number> {
   let entries = 0;
   for (let first = 0; ; first += PAGE) {
     const jobs = await queue.getJobs(['waiting', 'prioritized'], first, first + PAGE - 1, true);
     if (jobs.length === 0) return entries;
     for (const job of jobs) entries += entriesOf(job);
   }
+}
+
+/** The same for all of the project's queues. */
+export async function countInShards(place: Place): Promise<number> {
+  const { shards = 1 } = place;
+  const signal = new AbortController().signal;
+  const { queues, close } = await openDashboardQueues({ ...place, shards, signal, onError: console.error });
+  const counts = queues.slice(0, shards).map((queue) => countWaiting({ queue, entriesOf }));
+  return (await Promise.all(counts).finally(close)).reduce((sum, count) => sum + count, 0);
 }
 
 export async function waitUntilEmpty({ queue }: OpenQueue): Promise<void> {

@@ -1,3 +1,5 @@
+import { median, toTable, toWhole } from '@opm/testkit';
+
 /** What one measure found. */
 export type Report = {
   /** Of its section in the README. */
@@ -17,12 +19,6 @@ export type Verdict = {
 /** One contender's runs of one thing. */
 export type Result = { contender: string; what: string; perSecond: number[] };
 
-export function median(numbers: number[]): number {
-  const sorted = numbers.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? (sorted[middle] ?? 0) : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2;
-}
-
 /** The median of each round's own ratio: what disturbs a round disturbs both of its sides. */
 export function medianRatio(values: number[], bases: number[]): number {
   return median(values.map((value, round) => value / (bases[round] ?? Number.NaN)));
@@ -30,14 +26,27 @@ export function medianRatio(values: number[], bases: number[]): number {
 
 /** The one that is compared with the others, whose ratio to each stands in the last column. */
 export function toRateTable(results: Result[], compared: string, unit: string): string {
+  return toTableOf(results, unit, `${compared} ÷ it`, ({ what, perSecond }) =>
+    medianRatio(runsOf(results, compared, what), perSecond),
+  );
+}
+
+/** The other way round: the ratio of each to the one that they are all compared with. */
+export function toRatioTable(results: Result[], base: string, unit: string): string {
+  return toTableOf(results, unit, `÷ ${base}`, ({ what, perSecond }) =>
+    medianRatio(perSecond, runsOf(results, base, what)),
+  );
+}
+
+function toTableOf(results: Result[], unit: string, ratio: string, toRatio: (result: Result) => number): string {
   const table = toTable(
-    ['', 'contender', `#${unit}`, '#range', `#${compared} ÷ it`],
-    results.map(({ contender, what, perSecond }) => [
-      what,
-      contender,
-      toWhole(median(perSecond)),
-      `${toWhole(Math.min(...perSecond))} to ${toWhole(Math.max(...perSecond))}`,
-      medianRatio(runsOf(results, compared, what), perSecond).toFixed(2),
+    ['', 'contender', `#${unit}`, '#range', `#${ratio}`],
+    results.map((result) => [
+      result.what,
+      result.contender,
+      toWhole(median(result.perSecond)),
+      `${toWhole(Math.min(...result.perSecond))} to ${toWhole(Math.max(...result.perSecond))}`,
+      toRatio(result).toFixed(2),
     ]),
   );
   return withRounds(table, results[0]?.perSecond.length ?? 0);
@@ -69,17 +78,3 @@ export function toVerdictTable(verdicts: Verdict[]): string {
 
 const holds = (expected: Verdict['expected'], measured: number) =>
   'atLeast' in expected ? measured >= expected.atLeast : measured <= expected.atMost;
-
-/** A Markdown table that can be read as it is. Columns whose head begins with # hold numbers. */
-export function toTable(heads: string[], rows: string[][]): string {
-  const lines = [heads.map((head) => head.replace(/^#/, '')), ...rows];
-  const widths = heads.map((_, column) => Math.max(3, ...lines.map((cells) => cells[column]?.length ?? 0)));
-  const isNumber = heads.map((head) => head.startsWith('#'));
-  const pad = (cell: string, column: number) =>
-    isNumber[column] ? cell.padStart(widths[column] ?? 0) : cell.padEnd(widths[column] ?? 0);
-  const rule = widths.map((width, column) => (isNumber[column] ? `${'-'.repeat(width - 1)}:` : '-'.repeat(width)));
-  const [head = [], ...body] = lines.map((cells) => cells.map(pad));
-  return [head, rule, ...body].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
-}
-
-export const toWhole = (value: number) => Math.round(value).toLocaleString('en-US');

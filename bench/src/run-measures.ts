@@ -1,4 +1,5 @@
-import { describeMachine } from './describe-machine.js';
+import { describeMachine } from '@opm/testkit';
+import { describeGenerator } from './load/run-load.js';
 import { type Report, toVerdictTable } from './report.js';
 import { type Servers, startServers } from './servers.js';
 import { writeSections } from './write-sections.js';
@@ -16,7 +17,7 @@ export async function runMeasures(measures: Measure[], options: { write: boolean
   const reports: Report[] = [];
   let machine: string;
   try {
-    machine = await describeMachine(servers);
+    machine = await describeMachine(servers, [`load by ${await describeGenerator()}`]);
     for (const measure of measures) {
       // One that fails leaves its section as it was, and does not cost the others theirs.
       await measure(servers).then(

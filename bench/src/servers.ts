@@ -1,14 +1,17 @@
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { createDatabase, provisionServers, testPrefix } from '@opm/testkit';
+import { createDatabase, provisionServers, testPrefix, withRedis } from '@opm/testkit';
 import { Redis } from 'ioredis';
-import { withRedis } from './with-redis.js';
 
 export type Place = {
   databaseUrl: string;
   redisUrl: string;
   prefix: string;
+  /** 1 unless given. */
+  shards?: number;
+  /** Replicas that confirm what is acknowledged; 0 unless given. */
+  minReplicas?: number;
   /** Is run when the place is given up, the last one first, also at Ctrl-C. */
   onEnd(release: Release): void;
 };
@@ -68,12 +71,12 @@ export async function startServers(): Promise<Servers> {
   };
 }
 
-/** Within a second, as most have it; the file is not rewritten meanwhile, which would come at a moment of its own. */
+/** To disk within a second, as most have it; the file is not rewritten meanwhile, which would come at a moment of its own. */
+export const SETTINGS = { 'auto-aof-rewrite-percentage': '0', appendonly: 'yes', appendfsync: 'everysec' };
+
 function writeToDisk(redisUrl: string): Promise<void> {
   return withRedis(redisUrl, async (redis) => {
-    await redis.config('SET', 'auto-aof-rewrite-percentage', '0');
-    await redis.config('SET', 'appendonly', 'yes');
-    await redis.config('SET', 'appendfsync', 'everysec');
+    for (const [name, value] of Object.entries(SETTINGS)) await redis.config('SET', name, value);
   });
 }
 

@@ -1,5 +1,5 @@
 import type { CustomerEntry } from '@opm/core';
-import { query } from '../query.js';
+import { query } from '@opm/testkit';
 import { type Report, type Result, runsOf, toRateTable } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 import { writeAtCeiling } from './ceiling.js';

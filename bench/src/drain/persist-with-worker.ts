@@ -7,16 +7,20 @@ import { slice } from './entries.js';
 import { stopCleanly, timeDrain } from './time-drain.js';
 
 /** Persists the entries with a worker of this project. @returns seconds, without what it takes to start and to fill the queue */
-export async function persistWithWorker(place: Place, entries: CustomerEntry[]): Promise<number> {
+export const persistWithWorker = (place: Place, entries: CustomerEntry[]): Promise<number> =>
+  persistWithWorkers(place, entries, 1);
+
+/** With several of them. */
+export async function persistWithWorkers(place: Place, entries: CustomerEntry[], count: number): Promise<number> {
   const producer = await createProducer(place);
   const opened = await openProjectQueue(place);
   await opened.queue.pause();
   for (const some of slice([...slice(entries, CHUNK)], 50)) {
     await Promise.all(some.map((chunk) => enqueueAsIngress(producer, 1, chunk)));
   }
-  const worker = await startProjectWorker(place);
+  const workers = await Promise.all(Array.from({ length: count }, () => startProjectWorker(place)));
   const seconds = await timeDrain(opened);
-  await stopCleanly(worker);
+  await Promise.all(workers.map(stopCleanly));
   await producer.close();
   await opened.close();
   return seconds;

@@ -3,11 +3,12 @@ import type { Measured, Stream } from './run-load.js';
 
 /** The same entries as load/entries.lua, where there is no wrk. */
 export async function loadWithAutocannon(stream: Stream): Promise<Measured> {
-  const { target, seconds, connections, rate } = stream;
-  const nextBody = createBodies(stream);
+  const { target, seconds, path, connections, rate } = stream;
+  const nextEntry = createEntries(stream);
+  const nextBody = () => JSON.stringify(stream.batch ? Array.from({ length: stream.batch }, nextEntry) : nextEntry());
   const headers = { 'x-api-key': target.apiKey, 'content-type': 'application/json' };
   const { requests, duration, non2xx, errors, latency } = await autocannon({
-    url: `${target.url}/entry`,
+    url: target.url + path,
     connections,
     duration: seconds,
     requests: [{ method: 'POST', headers, setupRequest: (request) => ({ ...request, body: nextBody() }) }],
@@ -23,18 +24,18 @@ export async function loadWithAutocannon(stream: Stream): Promise<Measured> {
   };
 }
 
-function createBodies({ ids, customers }: Stream): () => string {
+function createEntries({ ids, customers }: Stream): () => object {
   let requests = 0;
   return () => {
     const customer = customers === 'new' ? ++requests : 1 + Math.floor(Math.random() * customers.known);
     const n = String(customer).padStart(10, '0');
-    return JSON.stringify({
+    return {
       customerId: `${ids}${n}`,
       customerEmail: `customer.${n}@example.com`,
       customerPhone: `+49 30 ${n}`,
       customerFirstName: 'First',
       customerLastName: `Last ${n}`,
       customerIP: '203.0.113.7',
-    });
+    };
   };
 }

@@ -27,10 +27,11 @@ async function findThinkMs(stream: Stream & { rate?: number }): Promise<number> 
   return Math.max(periodMs - answerMs, 0.5);
 }
 
-async function runWrk({ target, seconds, connections, ids, customers, thinkMs = 0 }: Stream): Promise<Measured> {
+async function runWrk(stream: Stream): Promise<Measured> {
+  const { target, path, seconds, connections, ids, customers, thinkMs = 0, batch = 0 } = stream;
   const known = customers === 'new' ? 0 : customers.known;
-  const options = ['-t1', `-c${connections}`, `-d${seconds}`, '--timeout', '10', '-s', SCRIPT, `${target.url}/entry`];
-  const wrk = spawn('wrk', [...options, '--', target.apiKey, ids, String(known), String(thinkMs)], {
+  const options = ['-t1', `-c${connections}`, `-d${seconds}`, '--timeout', '10', '-s', SCRIPT, target.url + path];
+  const wrk = spawn('wrk', [...options, '--', target.apiKey, ids, String(known), String(thinkMs), String(batch)], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   const kill = () => wrk.kill();

@@ -1,7 +1,8 @@
+import { toWhole } from '@opm/testkit';
 import { bare, type Contender, fastify, project, synchronous, textbook } from '../contenders.js';
 import { fillCustomers } from '../customers.js';
 import { warmUp } from '../load/run-load.js';
-import { medianRatio, type Report, type Result, runsOf, toRateTable, toWhole, type Verdict } from '../report.js';
+import { medianRatio, type Report, type Result, runsOf, toRateTable, type Verdict } from '../report.js';
 import type { Servers } from '../servers.js';
 import { runCounted } from './run-counted.js';
 

@@ -1,9 +1,9 @@
+import { toWhole, withRedis } from '@opm/testkit';
 import type { Redis } from 'ioredis';
 import { project } from '../contenders.js';
 import { warmUp } from '../load/run-load.js';
-import { medianRatio, type Report, type Result, runsOf, toRateTable, toWhole, type Verdict } from '../report.js';
+import { medianRatio, type Report, type Result, runsOf, toRateTable, type Verdict } from '../report.js';
 import type { Servers } from '../servers.js';
-import { withRedis } from '../with-redis.js';
 import { runCounted } from './run-counted.js';
 
 export type AppendfsyncOptions = { seconds: number; rounds: number };

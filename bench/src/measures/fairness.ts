@@ -2,12 +2,13 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { EntryQueue } from '@opm/queue';
 import { createStore } from '@opm/store';
 import type { TestApp } from '@opm/testkit';
+import { toTable, toWhole } from '@opm/testkit';
 import pg from 'pg';
 import { startProject, startProjectWorker, type Target } from '../contenders.js';
 import { makeEntry } from '../drain/entries.js';
 import { stopCleanly } from '../drain/time-drain.js';
 import { CHUNK, createProducer, enqueueAsIngress } from '../producer.js';
-import { type Report, toTable, toWhole } from '../report.js';
+import type { Report } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 
 export type FairnessOptions = { backlog: number; samples: number };

@@ -1,6 +1,7 @@
+import { median, toTable, toWhole } from '@opm/testkit';
 import { bare, project } from '../contenders.js';
 import { type LoadResult, runLoad, warmUp } from '../load/run-load.js';
-import { median, medianRatio, type Report, toTable, toWhole, withRounds } from '../report.js';
+import { medianRatio, type Report, withRounds } from '../report.js';
 import type { Servers } from '../servers.js';
 
 export type LatencyOptions = { seconds: number; rounds: number };

@@ -1,6 +1,7 @@
+import { toTable, toWhole } from '@opm/testkit';
 import { startProject, startProjectWorker } from '../contenders.js';
 import { loadUntil } from '../load/load-until.js';
-import { type Report, toTable, toWhole } from '../report.js';
+import type { Report } from '../report.js';
 import type { Servers } from '../servers.js';
 
 export type MemoryOptions = { first: number; last: number };

@@ -1,9 +1,9 @@
+import { toTable, toWhole, withRedis } from '@opm/testkit';
 import { type Contender, project, textbook } from '../contenders.js';
 import { loadUntil } from '../load/load-until.js';
 import { warmUp } from '../load/run-load.js';
-import { type Report, toTable, toWhole } from '../report.js';
+import type { Report } from '../report.js';
 import type { Servers } from '../servers.js';
-import { withRedis } from '../with-redis.js';
 
 export type RedisBytesOptions = { entries: number };
 

@@ -14,8 +14,9 @@ export async function runCounted(place: Place, load: Load, count: Count | undefi
   const before = await countAtRest(place, count);
   const result = await runLoad(load);
   const accepted = (await countAtRest(place, count)) - before;
-  if (accepted < result.requests || accepted > result.requests + CONNECTIONS) {
-    throw new Error(`${result.requests} entries were acknowledged, but ${accepted} accepted`);
+  const { batch = 1 } = load;
+  if (accepted < result.requests * batch || accepted > (result.requests + CONNECTIONS) * batch) {
+    throw new Error(`${result.requests * batch} entries were acknowledged, but ${accepted} accepted`);
   }
   return result;
 }

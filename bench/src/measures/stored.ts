@@ -1,10 +1,11 @@
 import type { CustomerEntry } from '@opm/core';
+import { toWhole } from '@opm/testkit';
 import { project, type Target } from '../contenders.js';
 import { countCustomers, fillCustomers } from '../customers.js';
 import { makeEntries } from '../drain/entries.js';
 import { persistWithWorker } from '../drain/persist-with-worker.js';
 import { KNOWN_IDS, warmUp } from '../load/run-load.js';
-import { medianRatio, type Report, type Result, runsOf, toRateTable, toWhole } from '../report.js';
+import { medianRatio, type Report, type Result, runsOf, toRateTable } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 import { runCounted } from './run-counted.js';
 

@@ -1,8 +1,9 @@
+import { median, toTable, toWhole } from '@opm/testkit';
 import { type Contender, project, startProjectWorker, synchronous } from '../contenders.js';
 import { countCustomers } from '../customers.js';
 import { runLoad } from '../load/run-load.js';
 import { openProjectQueue, waitUntilEmpty } from '../queues.js';
-import { median, medianRatio, type Report, toTable, toWhole, withRounds } from '../report.js';
+import { medianRatio, type Report, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 
 export type SustainedOptions = { seconds: number; rounds: number };

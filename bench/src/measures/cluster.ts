@@ -1,0 +1,74 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { median, startRedisCluster, toTable, toWhole } from '@opm/testkit';
+import { project } from '../contenders.js';
+import { warmUp } from '../load/run-load.js';
+import { countInShards } from '../queues.js';
+import { medianRatio, type Report, withRounds } from '../report.js';
+import { type Place, SETTINGS, type Servers } from '../servers.js';
+import { runCounted } from './run-counted.js';
+
+export type ClusterOptions = { seconds: number; rounds: number };
+
+const SHARDS = 6;
+const REDIS = { name: 'one Redis' };
+const ONE = { name: 'one master', masters: 1, minReplicas: 0 };
+const ONE_CONFIRMED = { name: 'one master, confirmed', masters: 1, minReplicas: 1 };
+const THREE = { name: 'three masters', masters: 3, minReplicas: 0 };
+const THREE_CONFIRMED = { name: 'three masters, confirmed', masters: 3, minReplicas: 1 };
+const LAYOUTS: Layout[] = [REDIS, ONE, ONE_CONFIRMED, THREE, THREE_CONFIRMED];
+
+type Layout = { name: string; masters?: number; minReplicas?: number };
+
+/** What it brings to spread the queue over the masters of a cluster, and costs to have a replica confirm. No worker runs. */
+export async function measureCluster(servers: Servers, { seconds, rounds }: ClusterOptions): Promise<Report> {
+  const rates = new Map(LAYOUTS.map(({ name }): [string, number[]] => [name, []]));
+  for (let round = 1; round <= rounds; round++) {
+    for (const layout of LAYOUTS) {
+      await servers.inFreshPlace(async (fresh) => {
+        const place = await toPlace(fresh, layout);
+        const target = await project.start(place);
+        await warmUp(target);
+        const run = await runCounted(place, { target, seconds, customers: 'new' }, countInShards);
+        rates.get(layout.name)?.push(run.requests / run.seconds);
+        console.log(`round ${round}: ${layout.name}: ${toWhole(run.requests / run.seconds)} acks/s`);
+      });
+    }
+  }
+  return { name: 'cluster', tables: toTables(rates, rounds), verdicts: [] };
+}
+
+/** A cluster of its own, each master with a replica, with the settings of the one Redis. */
+async function toPlace(place: Place, { masters, minReplicas = 0 }: Layout): Promise<Place> {
+  if (masters === undefined) return place;
+  const directory = await mkdtemp(join(tmpdir(), 'opm-bench-'));
+  place.onEnd(() => rm(directory, { recursive: true, force: true, maxRetries: 5 }));
+  const flags = Object.entries(SETTINGS).flatMap(([name, value]) => [`--${name}`, value]);
+  const cluster = await startRedisCluster({ directory, masters, replicasPerMaster: 1, flags });
+  place.onEnd(cluster.stop);
+  return { ...place, redisUrl: cluster.nodes.map(({ url }) => url).join(','), shards: SHARDS, minReplicas };
+}
+
+function toTables(rates: Map<string, number[]>, rounds: number): string {
+  const ratesOf = ({ name }: Layout) => rates.get(name) ?? [];
+  const ratio = (a: Layout, b: Layout) => medianRatio(ratesOf(a), ratesOf(b)).toFixed(2);
+  const table = toTable(
+    ['queue on', '#acks/s', '#range', '#÷ one Redis'],
+    LAYOUTS.map((layout) => {
+      const all = ratesOf(layout);
+      const range = `${toWhole(Math.min(...all))} to ${toWhole(Math.max(...all))}`;
+      return [layout.name, toWhole(median(all)), range, ratio(layout, REDIS)];
+    }),
+  );
+  const ratios = toTable(
+    ['', '#ratio'],
+    [
+      ['three masters ÷ one', ratio(THREE, ONE)],
+      ['three masters ÷ one, both confirmed', ratio(THREE_CONFIRMED, ONE_CONFIRMED)],
+      ['confirmed ÷ not, one master', ratio(ONE_CONFIRMED, ONE)],
+      ['confirmed ÷ not, three masters', ratio(THREE_CONFIRMED, THREE)],
+    ],
+  );
+  return `${withRounds(table, rounds)}\n\n${ratios}`;
+}
