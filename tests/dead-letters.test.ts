@@ -1,9 +1,7 @@
-import { execFile } from 'node:child_process';
-import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { CustomerEntry } from '@opm/core';
 import { createStore, type Store } from '@opm/store';
-import { BACKENDS, type Backend, startApp, startProcess, type TestApp, waitFor } from '@opm/testkit';
+import { BACKENDS, type Backend, runOpm, startApp, startProcess, type TestApp, waitFor } from '@opm/testkit';
 
 describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBackend) => {
   let backend: Backend;
@@ -33,14 +31,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     fields: { email },
   });
 
-  type Outcome = { code: number; stdout: string; stderr: string };
-  const opm = (...args: string[]): Promise<Outcome> =>
-    promisify(execFile)(process.execPath, ['apps/cli/bin/opm.js', 'dead-letters', ...args], {
-      env: { ...process.env, ...backend.env },
-    }).then(
-      ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
-      ({ code, stdout, stderr }: Outcome) => ({ code, stdout, stderr }),
-    );
+  const opm = (...args: string[]) => runOpm(['dead-letters', ...args], backend.env);
   const opmJson = async (...args: string[]) => {
     const { code, stdout, stderr } = await opm(...args, '--json');
     if (code !== 0) throw new Error(stderr);

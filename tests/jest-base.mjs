@@ -1,5 +1,7 @@
 import { fileURLToPath } from 'node:url';
 
+const nodeMajor = process.versions.node.split('.')[0];
+
 /** Tests run as real ES modules: sources compiled by swc, `@opm/*` from the packages' dist, as in production. */
 export function toJestConfig({ name, ...config }) {
   return {
@@ -7,7 +9,7 @@ export function toJestConfig({ name, ...config }) {
     testEnvironment: '<rootDir>/tests/leak-check-environment.mjs',
     // Has Jest use a worker even for a single file: its own process is too busy to tell a leak from its own timers.
     workerIdleMemoryLimit: '1GB',
-    reporters: ['default', ['<rootDir>/tests/report.mjs', { outputFile: `.reports/${name}.json` }]],
+    reporters: ['default', ['<rootDir>/tests/report.mjs', { outputFile: `.reports/node-${nodeMajor}/${name}.json` }]],
     extensionsToTreatAsEsm: ['.ts'],
     transform: {
       '^.+\\.ts$': [

@@ -1,0 +1,45 @@
+import type { Field } from '@opm/core';
+import { query } from '@opm/testkit';
+import type { Sent } from '../load/ledger.js';
+import { checkCustomer, type Row } from './check-customer.js';
+import type { Finding } from './finding.js';
+
+/** Rows of one project, by customer. */
+export type Rows = Map<string, Row>;
+
+/** Compares the table with all that was sent, customer by customer. */
+export function checkRows(customers: Map<string, Sent[]>, rows: Rows): Finding[] {
+  const findings: Finding[] = [];
+  for (const [customerId, sent] of customers) {
+    findings.push(...checkCustomer(customerId, sent, rows.get(customerId) ?? {}));
+  }
+  for (const customerId of rows.keys()) {
+    if (!customers.has(customerId))
+      findings.push({ rule: 'wrong', at: performance.now(), customerId, what: 'nobody sent this customer' });
+  }
+  return findings;
+}
+
+const PAGE = 20_000;
+
+export async function readRows(databaseUrl: string, projectId: number): Promise<Rows> {
+  const rows: Rows = new Map();
+  let after = '';
+  for (;;) {
+    const page = await query<{ customerId: string } & Record<Field, string | null>>(databaseUrl, READ, [
+      projectId,
+      after,
+      PAGE,
+    ]);
+    for (const { customerId, ...fields } of page) {
+      rows.set(customerId, Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null)) as Row);
+      after = customerId;
+    }
+    if (page.length < PAGE) return rows;
+  }
+}
+
+const READ = `
+  SELECT customer_id AS "customerId", email, phone, first_name AS "firstName", last_name AS "lastName", ip
+  FROM customers WHERE project_id = $1 AND customer_id COLLATE "C" > $2
+  ORDER BY customer_id COLLATE "C" LIMIT $3`;

@@ -1,0 +1,94 @@
+import { createEntryQueue, openDashboardQueues, type QueueConfig } from '@opm/queue';
+import { query, waitFor, withRedis } from '@opm/testkit';
+import { Cluster, type Redis } from 'ioredis';
+
+const DRAIN_TIMEOUT_MS = 10 * 60_000;
+/** What killed processes left is cleared away by a scheduled job, twice a minute. */
+const CLEAR_TIMEOUT_MS = 4 * 60_000;
+
+/** What is on its way from an acknowledgement to a row. */
+export type Remains = {
+  /** Resolves when all jobs are done. @throws Error where one has failed, or they are not done in time */
+  drain(): Promise<void>;
+  /** The customers of a project who have a claim. */
+  readClaims(projectId: number): Promise<Set<string>>;
+  /** The entries of all projects that count as waiting. */
+  countWaiting(): Promise<number>;
+  /** Resolves when nothing is claimed or counted. @throws Error where that is not so in time */
+  untilCleared(projectIds: number[]): Promise<void>;
+  close(): Promise<void>;
+};
+
+export async function openRemains(queue: QueueConfig): Promise<Remains> {
+  const options = { ...queue, signal: new AbortController().signal, onError: () => {} };
+  const dashboard = await openDashboardQueues(options);
+  const producer = await createEntryQueue(options);
+  /** A partner's patience is too short for it where the machine is busy. */
+  const load = () => waitFor(() => producer.load(), { description: 'the backlog', timeoutMs: CLEAR_TIMEOUT_MS });
+  const countWaiting = async () => (await load()).entries;
+
+  return {
+    async drain() {
+      const counts: Record<string, number> = {};
+      const isOver = async () => {
+        for (const entryQueue of dashboard.queues.slice(0, queue.shards)) {
+          for (const [state, count] of Object.entries(await entryQueue.getJobCounts())) {
+            counts[`${state} in ${entryQueue.name}`] = count;
+          }
+        }
+        const left = Object.entries(counts).filter(([, count]) => count > 0);
+        return left.length === 0 || left.some(([state]) => state.startsWith('failed'));
+      };
+      await waitFor(isOver, { description: 'all jobs to be done', timeoutMs: DRAIN_TIMEOUT_MS }).catch(() => {});
+      const left = Object.entries(counts).filter(([, count]) => count > 0);
+      if (left.length > 0) throw new Error(`jobs: ${left.map(([state, count]) => `${count} ${state}`).join(', ')}`);
+    },
+    readClaims: (projectId) => readClaims(queue, projectId),
+    countWaiting,
+    async untilCleared(projectIds) {
+      const isCleared = async () => {
+        const claims = await Promise.all(projectIds.map((projectId) => readClaims(queue, projectId)));
+        return (await countWaiting()) === 0 && claims.every(({ size }) => size === 0);
+      };
+      const description = 'claims and counts to be cleared away';
+      await waitFor(isCleared, { description, timeoutMs: CLEAR_TIMEOUT_MS });
+    },
+    async close() {
+      await producer.close();
+      await dashboard.close();
+    },
+  };
+}
+
+async function readClaims({ redisUrl, prefix, databaseUrl }: QueueConfig, projectId: number): Promise<Set<string>> {
+  if (redisUrl === undefined) {
+    const read = 'SELECT customer_id AS "customerId" FROM admission.claims WHERE project_id = $1';
+    const claims = await query<{ customerId: string }>(databaseUrl, read, [projectId]);
+    return new Set(claims.map(({ customerId }) => customerId));
+  }
+  const customers = new Set<string>();
+  await forEachMaster(redisUrl, async (redis) => {
+    for await (const keys of redis.scanStream({ match: `{${prefix}-*}:claims:*`, count: 1_000 })) {
+      for (const key of keys) {
+        for (const field of await redis.hkeys(key)) {
+          const [project, customerId = ''] = field.split(':');
+          if (Number(project) === projectId) customers.add(customerId);
+        }
+      }
+    }
+  });
+  return customers;
+}
+
+/** Each Redis that has data of its own: one, or a cluster's masters. */
+async function forEachMaster(redisUrl: string, use: (redis: Redis) => Promise<void>): Promise<void> {
+  const urls = redisUrl.split(',');
+  if (urls.length === 1) return withRedis(redisUrl, use);
+  const cluster = new Cluster(urls, { lazyConnect: true }).on('error', () => {});
+  try {
+    await cluster.connect();
+    await Promise.all(cluster.nodes('master').map(use));
+  } finally {
+    cluster.disconnect();
+  }
+}

@@ -1,0 +1,71 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import pg from 'pg';
+import type { FaultKind } from './fault.js';
+
+/** A PostgreSQL that is there, and does not do what it should. */
+export const POSTGRES_FAULTS: FaultKind[] = [
+  {
+    weight: 2,
+    draw({ postgres }, random) {
+      const forMs = random.between(500, 3_000);
+      const run = () => withoutConnections(postgres.url, () => delay(forMs));
+      return { name: 'use up connections of PostgreSQL', victim: postgres.name, run };
+    },
+  },
+  {
+    weight: 1,
+    draw({ postgres }) {
+      const run = () => withClient(postgres.url, async (client) => void (await client.query(END_SESSIONS)));
+      return { name: 'end sessions of PostgreSQL', victim: postgres.name, run };
+    },
+  },
+  {
+    weight: 1,
+    draw({ postgres }, random) {
+      const forMs = random.between(500, 6_000);
+      const run = () =>
+        withClient(postgres.url, async (client) => {
+          await client.query('BEGIN; LOCK TABLE customers IN ACCESS EXCLUSIVE MODE');
+          await delay(forMs);
+          await client.query('ROLLBACK');
+        });
+      return { name: 'lock the customers in PostgreSQL', victim: postgres.name, run };
+    },
+  },
+];
+
+const END_SESSIONS = `
+  SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+  WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND application_name LIKE 'opm-%'`;
+
+const TOO_MANY_CONNECTIONS = '53300';
+
+/** Takes every connection that there is, also those that others have, and holds them meanwhile. */
+async function withoutConnections(url: string, meanwhile: () => Promise<void>): Promise<void> {
+  const held: pg.Client[] = [];
+  const takeOne = async (): Promise<boolean> => {
+    const client = new pg.Client({ connectionString: url }).on('error', () => {});
+    try {
+      await client.connect();
+    } catch (error) {
+      if ((error as { code?: unknown }).code === TOO_MANY_CONNECTIONS) return false;
+      throw error;
+    }
+    held.push(client);
+    return true;
+  };
+  try {
+    while (await takeOne());
+    await held[0]?.query(END_SESSIONS);
+    while (await takeOne());
+    await meanwhile();
+  } finally {
+    await Promise.all(held.map((client) => client.end()));
+  }
+}
+
+async function withClient(url: string, use: (client: pg.Client) => Promise<void>): Promise<void> {
+  const client = new pg.Client({ connectionString: url }).on('error', () => {});
+  await client.connect();
+  await use(client).finally(() => client.end());
+}

@@ -1,0 +1,144 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import { Pool } from 'undici';
+import type { Random } from '../random.js';
+import { type Answer, toAnswers, toOutcome } from './answer.js';
+import { type Call, toBatch, toSingle } from './call.js';
+import { FIELD_SETS, type Ledger, type Sent } from './ledger.js';
+import { sendUntilDecided } from './send-until-decided.js';
+
+export type ClientsOptions = {
+  /** Of the ingresses. */
+  urls: string[];
+  apiKey: string;
+  ledger: Ledger;
+  random: Random;
+  /** Entries per second that they aim at. */
+  rate: number;
+  /** How many of them give each request an idempotency key. */
+  keyed: number;
+  onUnexpected: (what: string) => void;
+};
+
+export type Clients = {
+  /** From now on as fast as it goes. */
+  hurry(): void;
+  /** Resolves when all requests under way have an answer or none to come. */
+  stop(): Promise<void>;
+};
+
+export const CLIENTS = 16;
+const MAX_BURST = 24;
+const TIMEOUT_MS = 4_000;
+const HOT_CUSTOMERS = 12;
+/** Of 100 entries. */
+const PERCENT = { hot: 30, new: 35, erasing: 4 };
+/** Of 100 bursts. */
+const PERCENT_BATCHED = 30;
+/** Of 100 keyed requests that are answered. */
+const PERCENT_REPEATED = 25;
+
+/**
+ * Senders that post to all ingresses at once, in bursts of single requests or of one batch: some customers once, some
+ * often, a few all the time and from everywhere. What fails is not sent again; the customer's next entry is another one.
+ * Only those who give keys send a request until it is decided, and some of them once more.
+ */
+export function startClients(options: ClientsOptions): Clients {
+  const { urls, apiKey, ledger, random, rate, keyed, onUnexpected } = options;
+  const pools = urls.map(
+    (url) => new Pool(url, { connections: CLIENTS, headersTimeout: TIMEOUT_MS, bodyTimeout: TIMEOUT_MS }),
+  );
+  const headers = { 'x-api-key': apiKey, 'content-type': 'application/json' };
+  let isStopping = false;
+  let isHurrying = false;
+  let customers = 0;
+  let batches = 0;
+
+  function drawCustomer(): string {
+    if (random.chance(PERCENT.hot)) return `hot-${random.between(1, HOT_CUSTOMERS)}`;
+    if (customers === 0 || random.chance(PERCENT.new)) return `c-${++customers}`;
+    return `c-${random.between(1, customers)}`;
+  }
+
+  function drawEntry(batch?: number): Sent {
+    const erases = batch === undefined && random.chance(PERCENT.erasing);
+    return ledger.open({ customerId: drawCustomer(), erases, fields: erases ? [] : random.pick(FIELD_SETS), batch });
+  }
+
+  async function sendBurst(size: number, isKeyed: boolean): Promise<void> {
+    const send = isKeyed ? sendKeyed : sendOnce;
+    const batch = random.chance(PERCENT_BATCHED) ? ++batches : undefined;
+    const entries = Array.from({ length: size }, () => drawEntry(batch));
+    if (batch === undefined) await Promise.all(entries.map((entry) => send([entry], toSingle(entry))));
+    else await send(entries, toBatch(entries));
+  }
+
+  async function sendOnce(entries: Sent[], call: Call): Promise<void> {
+    note(entries, await request(call), false);
+  }
+
+  async function sendKeyed(entries: Sent[], call: Call): Promise<void> {
+    const key = randomUUID();
+    const { answer, isRepeated } = await sendUntilDecided(() => request(call, key));
+    note(entries, answer, isRepeated);
+    const isAccepted = answer !== undefined && answer.status < 300;
+    if (isAccepted && random.chance(PERCENT_REPEATED)) await repeat(entries, call, key, answer);
+  }
+
+  /** What is kept is told again, and has no effect. What could not be kept counts as a first request some time later. */
+  async function repeat(entries: Sent[], call: Call, key: string, first: Answer): Promise<void> {
+    const again = await request(call, key);
+    if (again?.isReplayed) {
+      const isSame = again.status === first.status && again.text === first.text;
+      for (const entry of entries) entry.isReplayed = true;
+      if (!isSame) onUnexpected(`${entries[0]?.id} was answered ${first.status}, and then ${again.status}`);
+    } else if (again?.status !== 409) {
+      for (const entry of entries) entry.isRepeated = true;
+    }
+  }
+
+  /** Without an answer nobody knows. */
+  function note(entries: Sent[], answer: Answer | undefined, isRepeated: boolean): void {
+    const answers = answer && toAnswers(answer, entries.length);
+    for (const [i, entry] of entries.entries()) {
+      if (isRepeated) entry.isRepeated = true;
+      if (answer?.isReplayed) entry.isReplayed = true;
+      const own = answers?.[i] ?? answer;
+      if (!own) continue;
+      const outcome = toOutcome(entry, own);
+      // A 404 may be told because the erasure that was sent before did what it should.
+      if (outcome) ledger.answer(entry, isRepeated && outcome === 'refused' ? 'unknown' : outcome, own.status);
+      else onUnexpected(`${entry.id} was answered ${own.status}: ${own.text.slice(0, 200)}`);
+    }
+  }
+
+  async function request(call: Call, key?: string): Promise<Answer | undefined> {
+    try {
+      const all = { ...headers, ...(key && { 'idempotency-key': key }) };
+      const response = await random.pick(pools).request({ ...call, headers: all });
+      const isReplayed = response.headers['idempotent-replayed'] === 'true';
+      return { status: response.statusCode, text: await response.body.text(), isReplayed };
+    } catch {
+      return undefined;
+    }
+  }
+
+  async function runClient(isKeyed: boolean): Promise<void> {
+    while (!isStopping) {
+      const size = random.between(1, MAX_BURST);
+      await Promise.all([sendBurst(size, isKeyed), delay(isHurrying ? 0 : (size * CLIENTS * 1_000) / rate)]);
+    }
+  }
+
+  const running = Promise.all(Array.from({ length: CLIENTS }, (_client, i) => runClient(i < keyed)));
+  return {
+    hurry() {
+      isHurrying = true;
+    },
+    async stop() {
+      isStopping = true;
+      await running;
+      await Promise.all(pools.map((pool) => pool.destroy()));
+    },
+  };
+}

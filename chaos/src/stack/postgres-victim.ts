@@ -1,0 +1,47 @@
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '@opm/embedded';
+import { findChildren, isRunning, waitFor } from '@opm/testkit';
+import type { Victim } from './victim.js';
+
+export type PostgresVictim = Victim & { readonly url: string };
+
+/** Few enough that they can be used up. */
+const SETTINGS = ['max_connections=120', 'shared_buffers=128MB'];
+
+/** A durable PostgreSQL in that directory, started. */
+export async function startPostgresVictim(dataDir: string): Promise<PostgresVictim> {
+  let postgres: EmbeddedPostgres | undefined = await startEmbeddedPostgres({ dataDir, postgresFlags: SETTINGS });
+  const { url, port } = postgres;
+
+  /** Each connection has a process of its own. */
+  async function signalAll(signal: NodeJS.Signals): Promise<void> {
+    if (!postgres) return;
+    for (const pid of [postgres.pid, ...(await findChildren(postgres.pid))]) {
+      try {
+        process.kill(pid, signal);
+      } catch {
+        // Its connection has ended meanwhile.
+      }
+    }
+  }
+
+  return {
+    name: 'PostgreSQL',
+    url,
+    async start() {
+      postgres ??= await startEmbeddedPostgres({ dataDir, port, postgresFlags: SETTINGS });
+    },
+    async end(signal) {
+      const ended = postgres;
+      postgres = undefined;
+      if (!ended) return;
+      if (signal === 'SIGTERM') return ended.stop();
+      process.kill(ended.pid, 'SIGKILL');
+      await waitFor(async () => !(await isRunning(ended.pid)), {
+        description: 'PostgreSQL to be gone',
+        timeoutMs: 60_000,
+      });
+    },
+    freeze: () => signalAll('SIGSTOP'),
+    thaw: () => signalAll('SIGCONT'),
+  };
+}

@@ -1,0 +1,175 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createEntryQueue, createEntryWorker, type EntryQueue, type EntryWorker } from '@opm/queue';
+import { createStore, type Store } from '@opm/store';
+import { BACKENDS, type Backend } from '@opm/testkit';
+import fc from 'fast-check';
+import type { Said } from '../apps/ingress/src/accept-entry.js';
+import { AdmissionHistory, type Known } from './admission-history.js';
+import { createStepwiseIngress, createStepwiseWorker, QUEUE_DOWN, type Step } from './stepwise-pipeline.js';
+
+const INGRESSES = 3;
+const CUSTOMERS = ['a', 'b'];
+const TIME_LIMIT_MS = 20_000;
+/** A machine that is ten times slower than the slowest one still makes as many. */
+const MIN_RUNS = 20;
+
+/** Entries without names are erasures. */
+type Post = { ingress: number; entries: { customerId: string; names: ('email' | 'phone')[] }[] };
+type Answer = PromiseSettledResult<{ existed: boolean }>;
+type Outcome = { history: AdmissionHistory; answers: Map<Said, Answer> };
+
+const entry = fc.record({
+  customerId: fc.constantFrom(...CUSTOMERS),
+  names: fc.subarray<'email' | 'phone'>(['email', 'phone']),
+});
+const post = fc.record({ ingress: fc.nat(INGRESSES - 1), entries: fc.array(entry, { minLength: 1, maxLength: 2 }) });
+/** Each partner waits for the answers to one post before the next. */
+const partners = fc.array(fc.array(post, { minLength: 1, maxLength: 4 }), { minLength: 1, maxLength: 4 });
+/** Which workers take a chunk: none where its enqueue fails, both where the job is done twice. */
+const takers = fc.infiniteStream(fc.subarray([0, 1]));
+/** Which of the calls fail that settle or release. */
+const failures = fc.infiniteStream(fc.constantFrom(false, false, false, true));
+
+/** What a step sets free runs on until it waits for its next step; then the scheduler chooses again. */
+async function untilNextStep(take: () => Promise<void>): Promise<void> {
+  await take();
+  for (let turn = 0; turn < 5; turn++) await nextTurn();
+}
+
+const toStep =
+  (scheduler: fc.Scheduler): Step =>
+  (label, call) =>
+    new Promise((resolve, reject) => {
+      scheduler.scheduleSequence([{ label, builder: () => call().then(resolve, reject) }], untilNextStep);
+    });
+
+/** A machine so busy that the ingress gave up on a chunk says nothing about the order of steps. */
+const isLate = (answer: Answer) =>
+  answer.status === 'rejected' && /no answer within/.test(answer.reason.cause?.message);
+
+describe.each(BACKENDS)('three ingresses and two workers with the queue on %s:', (_, createBackend) => {
+  let backend: Backend;
+  let store: Store;
+  let queues: EntryQueue[];
+  let worker: EntryWorker;
+  let projectId = 0;
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    store = createStore({ databaseUrl: backend.databaseUrl, poolSize: 4, applicationName: 'test' });
+    const options = { ...backend, shards: 1, signal: new AbortController().signal, onError: () => {} };
+    queues = await Promise.all(Array.from({ length: INGRESSES }, () => createEntryQueue(options)));
+    const [process, bury] = [async () => {}, async () => {}]; // it takes no jobs, it settles them only
+    const callbacks = { process, bury, onPostponed: () => {}, onRetry: () => {} };
+    worker = await createEntryWorker({ ...options, ...callbacks, concurrency: 1, lockMs: 20_000 });
+  });
+  afterAll(async () => {
+    await Promise.all([...queues, worker, store].map((it) => it.close()));
+    await backend.drop();
+  });
+
+  /** One run of the drawn partners, as a project of its own. */
+  async function run(
+    scheduler: fc.Scheduler,
+    drawn: Post[][],
+    fates: Iterator<number[]>,
+    failing: Iterator<boolean>,
+  ): Promise<Outcome> {
+    projectId++;
+    const history = new AdmissionHistory();
+    const answers: Outcome['answers'] = new Map();
+    const jobs: Promise<void>[] = [];
+    const step = toStep(scheduler);
+    const context = { worker, store, history, step, isNextFailing: () => failing.next().value };
+    const workers = [0, 1].map(() => createStepwiseWorker(context));
+    const nextTakers = () => workers.filter((_worker, n) => fates.next().value.includes(n));
+    const ingresses = queues.map((queue) => createStepwiseIngress({ ...context, queue, nextTakers, jobs }));
+    let values = 0;
+    const partnersDone = drawn.map(async (posts) => {
+      for (const { ingress, entries: given } of posts) {
+        await step('post', async () => {});
+        const entries = given.map(
+          ({ customerId, names }): Said =>
+            names.length === 0
+              ? { customerId, erase: true }
+              : { customerId, fields: Object.fromEntries(names.map((name) => [name, `value ${values++}`])) },
+        );
+        const settled = await Promise.allSettled(entries.map((it) => ingresses[ingress]?.(projectId, it)));
+        entries.forEach((it, i) => void answers.set(it, settled[i] as Answer));
+      }
+    });
+    await scheduler.waitFor(Promise.all(partnersDone).then(() => Promise.all(jobs)));
+    return { history, answers };
+  }
+
+  /** Nothing is under way: the rows are those of the entries in their order, and nothing else is left. */
+  async function checkStores(history: AdmissionHistory): Promise<void> {
+    const rows = new Map<string, object>();
+    for (const customerId of CUSTOMERS) {
+      const row = await store.customers.find(projectId, customerId);
+      const { email, phone } = row ?? {};
+      if (row) rows.set(customerId, { ...(email && { email }), ...(phone && { phone }) });
+    }
+    expect(rows).toEqual(history.rows());
+    const [queue] = queues as [EntryQueue];
+    const { admitted, backlog } = await queue.admit(
+      0,
+      projectId,
+      CUSTOMERS.map((customerId) => ({ customerId })),
+    );
+    await queue.release(0, projectId, admitted);
+    expect(admitted.map(({ previous }) => previous?.version)).toEqual(CUSTOMERS.map((id) => history.claims.get(id)));
+    if (history.failedToCountDown) expect(backlog).toBeGreaterThanOrEqual(CUSTOMERS.length);
+    else expect(backlog).toBe(CUSTOMERS.length);
+  }
+
+  test('in whatever order the steps are taken and fail, answers, rows and claims equal those of one process', async () => {
+    let runs = 0;
+    let last: Promise<void> = Promise.resolve();
+    async function check(...drawn: Parameters<typeof run>): Promise<void> {
+      const outcome = await run(...drawn);
+      fc.pre(![...outcome.answers.values()].some(isLate));
+      checkAnswers(outcome);
+      await checkStores(outcome.history);
+      runs++;
+    }
+    const property = fc.asyncProperty(fc.scheduler(), partners, takers, failures, (...drawn) => {
+      last = check(...drawn);
+      return last;
+    });
+    await fc.assert(property, { numRuns: 1_000, interruptAfterTimeLimit: TIME_LIMIT_MS });
+    await last.catch(() => {}); // the time limit interrupts one that goes on
+    expect(runs).toBeGreaterThan(MIN_RUNS);
+  });
+});
+
+function checkAnswers({ history: { known }, answers }: Outcome): void {
+  const versions = known.map(({ version }) => version);
+  expect(versions).toEqual([...new Set(versions)].sort((a, b) => a - b));
+  expect(answers.size).toBe(known.length);
+  for (const { entry, existed, isReleased } of known) {
+    const due = isReleased ? { status: 'rejected', reason: QUEUE_DOWN } : { status: 'fulfilled', value: { existed } };
+    expect(answers.get(entry)).toEqual(due);
+  }
+  for (const customerId of CUSTOMERS) {
+    const own = known.filter(({ entry }) => entry.customerId === customerId);
+    if (own.some(({ isReleased }) => isReleased)) continue;
+    for (const life of toLives(own)) {
+      const created = life.filter(({ entry }) => isCreated(answers.get(entry)));
+      expect(created).toHaveLength(life.some(({ isUnknown }) => isUnknown) ? Math.min(created.length, 1) : 1);
+    }
+  }
+}
+
+const isCreated = (answer: Answer | undefined) => answer?.status === 'fulfilled' && !answer.value.existed;
+
+/** A customer's entries between two erasures, where there are any. */
+function toLives(own: Known[]): Known[][] {
+  const lives: Known[][] = [[]];
+  for (const it of own) {
+    if (it.entry.erase) lives.push([]);
+    else lives.at(-1)?.push(it);
+  }
+  return lives.filter(({ length }) => length > 0);
+}

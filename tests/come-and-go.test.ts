@@ -1,0 +1,153 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createStore, type Store } from '@opm/store';
+import { type AppName, BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/testkit';
+
+/** Customers that live at the same time. */
+const CLIENTS = 6;
+/** Between one change and the next. */
+const LIVES_BETWEEN = 15;
+
+/** One of them is in each of the first entries of a customer, and the email in all. */
+const FIELDS = [
+  ['customerPhone', 'phone'],
+  ['customerFirstName', 'firstName'],
+  ['customerLastName', 'lastName'],
+  ['customerIP', 'ip'],
+] as const;
+
+type Outcome = {
+  created: number;
+  /** An answer was lost, or an entry not accepted: that may have been the one with the 201. */
+  isUnsure: boolean;
+  /** What the row must say. */
+  row: Record<string, string>;
+};
+
+describe.each(BACKENDS)('ingresses and workers that come and go, with the queue on %s:', (_, createBackend) => {
+  let backend: Backend;
+  let store: Store;
+  let apiKey: string;
+  let projectId: number;
+  const started: TestApp[] = [];
+  const running: Record<'ingress' | 'worker', TestApp[]> = { ingress: [], worker: [] };
+  const outcomes = new Map<string, Outcome>();
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    ({ apiKey, projectId } = await store.projects.create('acme'));
+  });
+  afterAll(async () => {
+    await Promise.all(started.map((app) => app.stop()));
+    await store.close();
+    await backend.drop();
+  });
+
+  async function add(name: Exclude<AppName, 'console'>): Promise<void> {
+    // A worker's jobs are handed on when its lock has ended; a busy machine is not what is tested.
+    const app = await startApp(name, { ...backend.env, JOB_LOCK_MS: '5000' });
+    started.push(app);
+    running[name].push(app);
+  }
+
+  /** Ends the one that has run for the longest; nobody is sent there any more only once it is gone. */
+  async function end(name: 'ingress' | 'worker', signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
+    const [app] = running[name];
+    const exit = await app?.stop(signal);
+    running[name].shift();
+    expect(exit).toEqual(signal === 'SIGTERM' ? { code: 0, signal: null } : { code: null, signal });
+  }
+
+  /** The status, or why there is none. */
+  async function post(ingress: TestApp, entry: object): Promise<number | 'unsent' | 'lost'> {
+    try {
+      const response = await fetch(`${ingress.url}/entry`, {
+        method: 'POST',
+        headers: { 'x-api-key': apiKey },
+        body: JSON.stringify(entry),
+      });
+      await response.arrayBuffer();
+      return response.status;
+    } catch (error) {
+      const { code } = ((error as Error).cause ?? {}) as { code?: string };
+      return code === 'ECONNREFUSED' ? 'unsent' : 'lost';
+    }
+  }
+
+  /** Sends the entry to one ingress after the other, until it is acknowledged. */
+  async function send(entry: object, n: number, outcome: Outcome): Promise<201 | 202> {
+    for (let turn = n; ; turn++) {
+      const ingress = running.ingress[turn % running.ingress.length] as TestApp;
+      const status = await post(ingress, entry);
+      if (status === 201 || status === 202) return status;
+      if (status !== 'unsent') outcome.isUnsure = true;
+      if (typeof status === 'number' && status !== 503) throw new Error(`answered ${status}`);
+    }
+  }
+
+  /** The customer's first entries go out at once, each to an ingress of its own and with a field of its own; then an update. */
+  async function live(customerId: string): Promise<void> {
+    const row = { email: `${customerId}@example.com` };
+    const outcome: Outcome = { created: 0, isUnsure: false, row };
+    outcomes.set(customerId, outcome);
+    const common = { customerId, customerEmail: row.email };
+    const statuses = await Promise.all(
+      FIELDS.map(([property], n) => send({ ...common, [property]: `${n}` }, n, outcome)),
+    );
+    outcome.created = statuses.filter((status) => status === 201).length;
+    const update = await send({ ...common, customerLastName: 'updated' }, outcomes.size, outcome);
+    expect(update).toBe(202);
+    outcome.row = Object.fromEntries(FIELDS.map(([, column], n) => [column, `${n}`]));
+    Object.assign(outcome.row, row, { lastName: 'updated' });
+  }
+
+  const CHANGES: (() => Promise<void>)[] = [
+    () => add('ingress'),
+    () => add('worker'),
+    async () => void (await Promise.all([add('ingress'), add('ingress'), add('worker'), add('worker')])),
+    () => end('worker', 'SIGKILL'),
+    () => end('ingress', 'SIGKILL'),
+    () => end('ingress', 'SIGTERM'),
+    () => end('worker', 'SIGTERM'),
+    async () => void (await Promise.all([add('ingress'), end('worker', 'SIGKILL'), end('ingress', 'SIGKILL')])),
+    async () => void (await Promise.all([end('ingress', 'SIGTERM'), add('worker'), end('worker', 'SIGTERM')])),
+  ];
+
+  test('one to four of each, told to end or killed under load: each entry is in its row, each customer is created once', async () => {
+    await Promise.all([add('ingress'), add('worker')]);
+    let lives = 0;
+    let isOver = false;
+    const client = async () => {
+      while (!isOver) await live(`customer ${lives++}`);
+    };
+    const clients = Array.from({ length: CLIENTS }, client);
+    const change = async () => {
+      for (const make of CHANGES) {
+        const due = lives + LIVES_BETWEEN;
+        await waitFor(() => lives >= due, { description: 'some load' });
+        await make();
+      }
+    };
+    await change().finally(() => {
+      isOver = true;
+    });
+    await Promise.all(clients);
+
+    const all = [...outcomes];
+    const sure = all.filter(([, { isUnsure }]) => !isUnsure);
+    expect(sure.length).toBeGreaterThan(all.length / 2);
+    expect(all.filter(([, { created }]) => created > 1)).toEqual([]);
+    // Where PostgreSQL is late for an ingress, on a busy machine, its log says so, and a 201 is a 202.
+    const isLate = started.some(({ output }) => output().includes('PostgreSQL does not answer'));
+    if (!isLate) expect(sure.filter(([, { created }]) => created === 0)).toEqual([]);
+    for (const [customerId, { row }] of all) {
+      const isStored = async () => {
+        const stored = await store.customers.find(projectId, customerId);
+        expect(stored).toMatchObject(row);
+        return true;
+      };
+      await waitFor(isStored, { description: `the row of ${customerId}`, timeoutMs: 90_000 });
+    }
+    expect(await store.deadLetters.count({})).toEqual([]);
+  });
+});

@@ -1,0 +1,238 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { runOpm } from '@opm/testkit';
+import { type ComposeProject, createComposeProject } from './compose-project.js';
+import { findDevelopmentPackages, toPackageName } from './development-packages.js';
+import { type Load, startLoad } from './load.js';
+import { createRows, type Rows } from './rows.js';
+
+type Project = { projectId: number; apiKey: string };
+
+const APPS = ['ingress', 'worker', 'console'];
+/** Entries per second of what goes on in the background: the machine has other things to do, … */
+const RATE = 400;
+/** … but where workers are killed they must be at work. */
+const BUSY_RATE = 2_000;
+
+describe('docker compose up --wait --build', () => {
+  let stack: ComposeProject;
+
+  beforeAll(async () => {
+    stack = await createComposeProject();
+    await stack.compose('up', '--wait', '--build');
+  });
+  afterAll(() => stack.drop());
+
+  const opm = (...args: string[]) => stack.compose('run', '--rm', '--no-TTY', 'opm', ...args);
+  const createProject = async (name: string): Promise<Project> =>
+    JSON.parse(await opm('projects', 'create', name, '--json'));
+  const scaleWorkers = (scale: number, ...options: string[]) =>
+    stack.compose('up', '--wait', '--no-deps', '--scale', `worker=${scale}`, ...options, 'worker');
+
+  /** Runs it while partners send entries: all of these must be accepted, and be the rows, no more and no less. */
+  async function underLoad(name: string, act: (load: Load, rows: Rows) => Promise<void>, rate = RATE): Promise<void> {
+    const { projectId, apiKey } = await createProject(name);
+    await opm('projects', 'limits', name, '--rate', String(rate), '--burst', String(rate));
+    const rows = createRows(stack.databaseUrl, projectId);
+    const load = startLoad({ url: stack.url, apiKey });
+    try {
+      await load.goesOn();
+      await act(load, rows);
+      await load.goesOn();
+      await load.end();
+    } finally {
+      await load.drop();
+    }
+    expect(load.failures).toEqual([]);
+    await rows.catchUp(load.acknowledged);
+    expect(await rows.findPhones()).toEqual(load.acknowledged);
+  }
+
+  /** An entry of each of so many customers. A busy machine may shed some. */
+  async function burst(name: string, entries: number): Promise<{ accepted: number; unanswered: number; rows: Rows }> {
+    const { projectId, apiKey } = await createProject(name);
+    const args = ['burst', '--url', stack.url, '--entries', String(entries), '--json'];
+    const { stdout } = await runOpm(args, { OPM_KEY: apiKey });
+    const { accepted, unanswered } = JSON.parse(stdout);
+    expect(accepted).toBeGreaterThan(0);
+    return { accepted, unanswered, rows: createRows(stack.databaseUrl, projectId) };
+  }
+
+  test('builds all images, migrates, and everything is healthy', async () => {
+    const { migrate, ...services } = await stack.inspectServices();
+    expect(migrate?.State).toMatchObject({ Status: 'exited', ExitCode: 0 });
+    expect(Object.keys(services).sort()).toEqual(['console', 'ingress', 'postgres', 'redis', 'worker']);
+    for (const { State } of Object.values(services)) {
+      expect(State).toMatchObject({ Status: 'running', Health: { Status: 'healthy' } });
+    }
+  });
+
+  test('publishes four ports, on 127.0.0.1 only', async () => {
+    const services = Object.entries(await stack.inspectServices());
+    const published = services.flatMap(([service, { NetworkSettings }]) =>
+      Object.entries(NetworkSettings.Ports).flatMap(([port, places]) =>
+        (places ?? []).map(({ HostIp, HostPort }) => `${service} ${port} at ${HostIp}:${HostPort}`),
+      ),
+    );
+    const { ingress, console, postgres, redis } = stack.ports;
+    expect(published.sort()).toEqual([
+      `console 3001/tcp at 127.0.0.1:${console}`,
+      `ingress 3000/tcp at 127.0.0.1:${ingress}`,
+      `postgres 5432/tcp at 127.0.0.1:${postgres}`,
+      `redis 6379/tcp at 127.0.0.1:${redis}`,
+    ]);
+  });
+
+  test('a variable of .env reaches the processes that it is for, and one that is not there reaches none', async () => {
+    const read = async (service: string, ...names: string[]) => {
+      const lines = (await stack.compose('exec', '--no-TTY', service, 'env')).split('\n');
+      return lines.filter((line) => names.some((name) => line.startsWith(`${name}=`)));
+    };
+    const names = ['STATEMENT_MAX_ROWS', 'JOB_MAX_ATTEMPTS', 'LOG_LEVEL'];
+    expect((await read('worker', ...names)).sort()).toEqual(['LOG_LEVEL=info', 'STATEMENT_MAX_ROWS=999']);
+    expect(await read('ingress', ...names)).toEqual(['LOG_LEVEL=info']);
+  });
+
+  test('nothing takes all of the machine: Redis knows its limit, and containers and their logs have one', async () => {
+    const configured = await stack.compose('exec', '--no-TTY', 'redis', 'redis-cli', 'config', 'get', 'maxmemory');
+    expect(configured).toBe(`maxmemory\n${1024 ** 3}`);
+    for (const [service, { HostConfig }] of Object.entries(await stack.inspectServices())) {
+      const { Memory, PidsLimit, LogConfig } = HostConfig;
+      expect([service, Memory]).toEqual([service, ['postgres', 'redis'].includes(service) ? 0 : 1024 ** 3]);
+      expect(PidsLimit).toBeGreaterThan(0);
+      expect(LogConfig).toEqual({ Type: 'json-file', Config: { 'max-size': '10m', 'max-file': '5' } });
+    }
+  });
+
+  test('Redis keeps what it acknowledged in its log, and writes no snapshots beside it', async () => {
+    const read = (name: string) => stack.compose('exec', '--no-TTY', 'redis', 'redis-cli', 'config', 'get', name);
+    expect(await Promise.all(['appendonly', 'save'].map(read))).toEqual(['appendonly\nyes', 'save']);
+  });
+
+  describe.each(APPS)('%s', (service) => {
+    const run = (...command: string[]) => stack.compose('exec', '--no-TTY', service, ...command);
+
+    test('runs without root, without any capability, and can gain none', async () => {
+      const status = await run('cat', '/proc/1/status');
+      const read = (name: string) => new RegExp(`^${name}:\\s+(\\S+)`, 'm').exec(status)?.[1];
+      const noCapability = '0'.repeat(16);
+      expect(['Uid', 'CapEff', 'CapPrm', 'CapBnd', 'NoNewPrivs'].map(read)).toEqual([
+        '1000',
+        ...[noCapability, noCapability, noCapability],
+        '1',
+      ]);
+    });
+
+    test('cannot write to its root file system, even as root', async () => {
+      const touch = stack.compose('exec', '--no-TTY', '--user', 'root', service, 'touch', '/opm/main.js', '/opm/new');
+      await expect(touch).rejects.toThrow(/\/opm\/new.*Read-only file system/);
+    });
+
+    test('has no command line of Prisma, and nothing that the repository is developed with', async () => {
+      const places = ['node_modules', `apps/${service}/node_modules`].flatMap((place) => [
+        `${place}/*`,
+        `${place}/@*/*`,
+      ]);
+      const listed = await run('sh', '-c', `ls -d ${places.join(' ')} 2>/dev/null || true`);
+      const installed = listed.split('\n').map(toPackageName);
+      expect(installed).toContain('pino');
+      const unwanted = await findDevelopmentPackages();
+      expect(installed.filter((name) => unwanted.has(name))).toEqual([]);
+    });
+  });
+
+  test('each entry of a burst that was acknowledged is a row, and none that was refused', async () => {
+    const { accepted, unanswered, rows } = await burst('burst', 20_000);
+    await rows.reach(accepted);
+    expect(await rows.count()).toBeLessThanOrEqual(accepted + unanswered);
+  });
+
+  test('a file of the host is imported where it is mounted, by whoever runs the command', async () => {
+    const { projectId } = await createProject('import');
+    const directory = await mkdtemp(join(tmpdir(), 'opm-import-'));
+    try {
+      await writeFile(join(directory, 'customers.csv'), 'customerId,customerPhone\njane,+1\njoe,+2\n');
+      const user = `${process.getuid?.()}:${process.getgid?.()}`;
+      const mount = ['--volume', `${directory}:/files`, '--workdir', '/files', '--user', user];
+      const args = ['customers', 'import', 'customers.csv', '--project', 'import'];
+      await stack.compose('run', '--rm', '--no-TTY', ...mount, 'opm', ...args);
+    } finally {
+      await rm(directory, { recursive: true });
+    }
+    await createRows(stack.databaseUrl, projectId).reach(2);
+  });
+
+  test('four workers are killed one by one: entries are acknowledged all the time, and none is lost', async () => {
+    await scaleWorkers(4);
+    const workers = await stack.containersOf('worker');
+    expect(workers).toHaveLength(4);
+    const killAll = async (load: Load, rows: Rows) => {
+      for (const worker of workers) {
+        await rows.grow();
+        await stack.docker('kill', '--signal', 'KILL', worker);
+        await load.goesOn();
+      }
+      const states = (await stack.inspect(workers)).map(({ State }) => State.ExitCode);
+      expect(states).toEqual([137, 137, 137, 137]);
+      await scaleWorkers(2);
+      await rows.grow();
+    };
+    await underLoad('kills', killAll, BUSY_RATE);
+  });
+
+  test('workers and then the ingress are replaced under load: a client with retries gets every entry in', async () => {
+    const findAll = async () => [...(await stack.containersOf('worker')), ...(await stack.containersOf('ingress'))];
+    await scaleWorkers(2);
+    const before = await findAll();
+    await underLoad('deploy', async (load, rows) => {
+      await scaleWorkers(2, '--force-recreate');
+      await rows.grow();
+      await load.goesOn();
+      await stack.compose('up', '--wait', '--no-deps', '--force-recreate', 'ingress');
+    });
+    const after = await findAll();
+    expect(after).toHaveLength(3);
+    expect(after.filter((id) => before.includes(id))).toEqual([]);
+  });
+
+  test('Redis is killed under load: what it had acknowledged is there when it is back', async () => {
+    await underLoad('crash', async (load) => {
+      // Without workers all that was acknowledged is in Redis alone.
+      await stack.compose('stop', 'worker');
+      await load.goesOn();
+      await stack.compose('kill', '--signal', 'KILL', 'redis');
+      await stack.compose('up', '--wait', '--no-deps', 'redis');
+      await load.goesOn();
+      await scaleWorkers(2);
+    });
+  });
+
+  test('docker compose stop lets each app drain and end by itself, with 0', async () => {
+    await underLoad('stop', async () => {
+      await stack.compose('stop', ...APPS);
+      const ids = (await Promise.all(APPS.map(stack.containersOf))).flat();
+      const states = (await stack.inspect(ids)).map(({ State }) => State);
+      expect(states).toHaveLength(4);
+      for (const state of states) expect(state).toMatchObject({ Status: 'exited', ExitCode: 0, OOMKilled: false });
+      await stack.compose('up', '--wait');
+    });
+  });
+
+  test('docker compose down leaves no container, and keeps the data', async () => {
+    const { accepted, rows } = await burst('kept', 100);
+    await stack.compose('down');
+    expect(await stack.list('container')).toEqual([]);
+    expect(await stack.list('network')).toEqual([]);
+    await stack.compose('up', '--wait');
+    await rows.reach(accepted);
+  });
+
+  test('docker compose down --volumes leaves nothing', async () => {
+    expect(await stack.list('volume')).toHaveLength(2);
+    await stack.compose('down', '--volumes');
+    expect(await stack.list('container')).toEqual([]);
+    expect(await stack.list('volume')).toEqual([]);
+  });
+});

@@ -1,0 +1,10 @@
+// Ends with one line where there is no Docker engine, or no Docker Compose: what is to be tested with them is not skipped.
+import { spawnSync } from 'node:child_process';
+
+for (const args of [['version'], ['compose', 'version']]) {
+  const { status, stderr, error } = spawnSync('docker', args, { encoding: 'utf8' });
+  if (status === 0) continue;
+  const reason = error?.message ?? stderr.trim().split('\n').at(-1);
+  console.error(`These tests need Docker, but "docker ${args.join(' ')}" fails: ${reason}`);
+  process.exit(1);
+}

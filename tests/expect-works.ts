@@ -1,0 +1,26 @@
+import { expect } from '@jest/globals';
+import { runOpm, startApp, waitFor } from '@opm/testkit';
+
+const APPS = ['ingress', 'worker', 'console'] as const;
+
+/**
+ * From the migrations to the row of an entry, with the command line and every process, which end well at last.
+ * @returns all that the processes wrote
+ */
+export async function expectWorks(env: NodeJS.ProcessEnv, project: string): Promise<string> {
+  expect(await runOpm(['migrate'], env)).toMatchObject({ code: 0 });
+  const created = await runOpm(['projects', 'create', project, '--json'], env);
+  const { apiKey } = JSON.parse(created.stdout);
+
+  const apps = await Promise.all(APPS.map((app) => startApp(app, env)));
+  const response = await fetch(`${apps[0]?.url}/entry`, {
+    method: 'POST',
+    headers: { 'x-api-key': apiKey },
+    body: JSON.stringify({ customerId: 'jane', customerPhone: '+1' }),
+  });
+  expect([response.status, await response.text()]).toEqual([201, expect.any(String)]);
+  const isStored = async () => (await runOpm(['customers', 'get', project, 'jane', '--json'], env)).code === 0;
+  await waitFor(isStored, { description: 'the row', timeoutMs: 60_000 });
+  for (const app of apps) expect(await app.stop()).toEqual({ code: 0, signal: null });
+  return apps.map((app) => app.output()).join('');
+}

@@ -1,0 +1,159 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createBackend } from '@opm/testkit';
+import fc from 'fast-check';
+import { NAUGHTY_STRINGS } from './bodies.js';
+import { toRequest } from './requests.js';
+import { RUNS } from './runs.js';
+import { type Project, Stack } from './stack.js';
+
+let stack: Stack;
+let project: Project;
+beforeAll(async () => {
+  stack = await Stack.start(await createBackend(process.env.OPM_TEST_REDIS_URL));
+  project = await stack.createProject();
+});
+afterAll(async () => {
+  await stack.expectUnharmed();
+  await stack.stop();
+});
+
+/** The one answer to a ping with these headers. */
+async function ping(headers: string[]) {
+  const [answer, ...others] = await stack.talk([toRequest('GET /ping', headers)], { answers: 1 });
+  expect(others).toEqual([]);
+  return answer;
+}
+
+/** Node.js 20 does not read the last ones, among them the key; 24 refuses them all. */
+const TOO_MANY_HEADERS = process.versions.node.startsWith('20.') ? 401 : 431;
+const toLatin1 = (text: string) => Buffer.from(text).toString('latin1');
+const naughtyHeaders = NAUGHTY_STRINGS.map(toLatin1).filter((text) => !/[\r\n\0]/.test(text));
+
+describe('a key', () => {
+  const KIB = 1024;
+  test.each<[how: string, toHeaders: (apiKey: string) => string[], status: number]>([
+    [
+      'is read whatever the case of its name, and without the spaces around it',
+      (key) => [`X-API-KEY: \t ${key} \t`],
+      200,
+    ],
+    ['that is missing', () => [], 401],
+    ['that is empty', () => ['x-api-key:'], 401],
+    ['that is only spaces', () => ['x-api-key:    '], 401],
+    ['that comes twice', (key) => [`x-api-key: ${key}`, `x-api-key: ${key}`], 401],
+    ['that comes with an empty one', (key) => [`x-api-key: ${key}`, 'x-api-key:'], 401],
+    ['in quotes', (key) => [`x-api-key: "${key}"`], 401],
+    ['of 8 KiB', () => [`x-api-key: ${'a'.repeat(8 * KIB)}`], 401],
+    ['of 8 KiB that begins well', (key) => [`x-api-key: ${key.padEnd(8 * KIB, 'a')}`], 401],
+    ['that leaves no room', () => [`x-api-key: ${'a'.repeat(16 * KIB)}`], 431],
+    ['that is not ASCII', () => ['x-api-key: \xfc\xff\x80'], 401],
+    ['with a byte that is not ASCII behind', (key) => [`x-api-key: ${key}\xa0`], 401],
+    ['with NUL behind', (key) => [`x-api-key: ${key}\0`], 400],
+    ['with DEL behind', (key) => [`x-api-key: ${key}\x7f`], 400],
+    ['whose name has a space behind', (key) => [`x-api-key : ${key}`], 400],
+    ['whose name is not ASCII', (key) => [`x-api-k\xe9y: ${key}`], 400],
+    ['by another name', (key) => [`x_api_key: ${key}`, `api-key: ${key}`, `authorization: Bearer ${key}`], 401],
+    ['behind 2,000 other headers', (key) => [...Array(2_000).fill('a:'), `x-api-key: ${key}`], TOO_MANY_HEADERS],
+  ])('%s', async (_, toHeaders, status) => {
+    expect((await ping(toHeaders(project.apiKey)))?.status).toBe(status);
+  });
+
+  test('that is a naughty string is never good', async () => {
+    for (const text of naughtyHeaders) {
+      expect([400, 401]).toContain((await ping([`x-api-key: ${text}`]))?.status);
+    }
+  });
+});
+
+test('a request id that is a naughty string comes back as it is, or not at all', async () => {
+  for (const text of naughtyHeaders) {
+    const answer = await ping([`x-api-key: ${project.apiKey}`, `x-request-id: ${text}`]);
+    if (answer?.status === 400) continue; // control characters are no HTTP
+    expect(answer?.status).toBe(200);
+    if (answer?.requestId !== text.trim())
+      expect(answer?.requestId).toMatch(/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
+  }
+});
+
+const KNOWN = [
+  'x-api-key',
+  'x-request-id',
+  'content-type',
+  'content-encoding',
+  'host',
+  'expect',
+  'connection',
+  'upgrade',
+];
+const OTHERS = [
+  'accept',
+  'cookie',
+  'x-forwarded-for',
+  'x-http-method-override',
+  'range',
+  'if-none-match',
+  'te',
+  'trailer',
+];
+const byte = fc.integer({ min: 0x20, max: 0xff }).filter((code) => code !== 0x7f);
+const latin1 = fc.array(byte, { maxLength: 40 }).map((codes) => String.fromCharCode(...codes));
+const header = fc
+  .tuple(
+    fc.oneof(fc.constantFrom(...KNOWN, ...OTHERS), fc.stringMatching(/^[\w!#$%&'*+.^`|~-]{1,20}$/)),
+    fc.oneof(
+      latin1,
+      fc.constantFrom(...naughtyHeaders),
+      fc.constantFrom('close', 'keep-alive', 'upgrade', 'h2c', '100-continue', 'gzip', 'multipart/x'),
+    ),
+    fc.constantFrom(1, 1, 1, 200),
+  )
+  .map(([name, value, times]) => `${name}: ${value.repeat(times)}`)
+  .filter((line) => !/^(content-length|transfer-encoding):/i.test(line));
+const target = fc.oneof(
+  fc.constantFrom(
+    '/ping',
+    '/entry',
+    '/',
+    '*',
+    '//',
+    '/%',
+    '/..',
+    '/entry/',
+    '/PING?',
+    'http://[',
+    'http://u:%@h/ping',
+    'http://h',
+  ),
+  fc.stringMatching(/^\/[!-~]{0,30}$/),
+  fc.stringMatching(/^https?:\/\/[!-~]{0,30}$/),
+);
+const method = fc.constantFrom(
+  'GET',
+  'POST',
+  'PUT',
+  'DELETE',
+  'PATCH',
+  'OPTIONS',
+  'TRACE',
+  'QUERY',
+  'PROPFIND',
+  'GOT',
+  'get',
+);
+
+test('whatever the method, target and headers, the answer is a documented one, and only the key lets in', async () => {
+  const property = fc.asyncProperty(
+    fc.array(fc.tuple(method, target, fc.array(header, { maxLength: 8 }), fc.boolean()), { maxLength: 20 }),
+    async (requests) => {
+      const exchanges = requests.map(async ([verb, path, headers, withKey]) => {
+        const all = withKey ? [`x-api-key: ${project.apiKey}`, ...headers] : headers;
+        const [answer] = await stack.talk([toRequest(`${verb} ${path}`, all)], { answers: 1 });
+        const isLetIn = withKey && !headers.some((line) => /^x-api-key:/i.test(line));
+        if (answer && !isLetIn) expect(answer.status).toBeGreaterThanOrEqual(400);
+      });
+      await Promise.all(exchanges);
+    },
+  );
+  await fc.assert(property, RUNS);
+  expect(await stack.readRows(project)).toEqual(new Map());
+});

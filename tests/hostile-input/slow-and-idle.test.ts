@@ -1,0 +1,126 @@
+import { execSync } from 'node:child_process';
+import { once } from 'node:events';
+import type { Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createBackend } from '@opm/testkit';
+import { toRequest } from './requests.js';
+import { isFuzzing } from './runs.js';
+import { type Project, Stack } from './stack.js';
+import { closing, dial, readAll } from './talk.js';
+
+const LIMIT = String(execSync('ulimit -n')).trim();
+/** What both sides may open, with some left for files and the stores; in `npm test` fewer are enough. */
+const DESCRIPTORS = LIMIT === 'unlimited' ? Number.POSITIVE_INFINITY : Number(LIMIT) - 500;
+const CONNECTIONS = Math.min(isFuzzing ? 10_000 : 2_000, DESCRIPTORS);
+
+/** Of connections that are opened at once, fewer than the operating system keeps for a process that is busy. */
+const BURST = 400;
+
+/** Far more than a busy machine adds to 10 s, and far less than Node.js would wait by itself. */
+const MAX_TRICKLE_MS = 60_000;
+/** Of half of the requests that are served meanwhile. */
+const MAX_WAIT_MS = 3_000;
+
+let stack: Stack;
+let project: Project;
+let ping: string;
+beforeAll(async () => {
+  const backend = await createBackend(process.env.OPM_TEST_REDIS_URL);
+  stack = await Stack.start(backend, { MAX_CONNECTIONS: `${CONNECTIONS}` });
+  project = await stack.createProject();
+  ping = toRequest('GET /ping', [`x-api-key: ${project.apiKey}`]);
+});
+afterAll(async () => {
+  await stack.expectUnharmed();
+  await stack.stop();
+});
+
+async function expectPong(socket: Socket): Promise<void> {
+  socket.write(ping);
+  const [answer] = await once(socket, 'data');
+  expect(answer).toMatch(/^HTTP\/1.1 200 /);
+}
+
+// The first of this file, for it counts all connections.
+test('as many idle connections as there may be cost a partner nothing, and one more is refused', async () => {
+  const partner = dial(stack.port);
+  await expectPong(partner);
+  const idle: Socket[] = [];
+  while (idle.length < CONNECTIONS - 1) {
+    const some = Array.from({ length: Math.min(BURST, CONNECTIONS - 1 - idle.length) }, () => dial(stack.port));
+    await Promise.all(some.map(expectPong));
+    idle.push(...some);
+  }
+  await expectPong(partner);
+
+  const refused = dial(stack.port);
+  refused.write(ping);
+  expect(await readAll(refused)).toBe('');
+  expect(idle.filter((socket) => socket.closed)).toEqual([]);
+
+  const all = [partner, ...idle];
+  const ends = Promise.all(all.map((socket) => closing(socket.resume())));
+  // The ingress ends them after 65 s; `npm test` does not wait for that.
+  if (!isFuzzing) for (const socket of all) socket.destroy();
+  await ends;
+});
+
+test('connections that never say a word are told so and cut', async () => {
+  const silent: Promise<string>[] = [];
+  while (silent.length < CONNECTIONS / 2) {
+    for (let i = 0; i < BURST; i++) silent.push(readAll(dial(stack.port)));
+    const last = dial(stack.port);
+    await expectPong(last); // so those before it have been accepted, too
+    last.destroy();
+  }
+  const answers = await Promise.all(silent);
+  expect(new Set(answers.map((text) => text.slice(0, 12)))).toEqual(new Set(['HTTP/1.1 408']));
+});
+
+describe('a slow sender is cut', () => {
+  /** Sends the beginning, and then the piece again and again until the connection ends. @returns what came back, and when it ended */
+  async function trickle(beginning: string, piece: string, intervalMs: number): Promise<[text: string, ms: number]> {
+    const start = performance.now();
+    const socket = dial(stack.port);
+    const text = readAll(socket);
+    socket.write(beginning);
+    while (!socket.closed) {
+      if (socket.writable && !socket.write(piece)) await Promise.race([once(socket, 'drain'), text]);
+      await Promise.race([delay(intervalMs), text]);
+    }
+    return [await text, performance.now() - start];
+  }
+
+  test('after 5 s for headers and 10 s for a body, while others are served', async () => {
+    const key = `x-api-key: ${project.apiKey}`;
+    const post = (...headers: string[]) => toRequest('POST /entry', [key, ...headers]);
+    let isCut = false;
+    const trickles = Promise.all([
+      trickle('', 'a', 100),
+      trickle('GET /ping HTTP/1.1\r\nx: ', 'a', 100),
+      trickle('GET /ping HTTP/1.1\r\n', 'a: b\r\n', 500),
+      trickle(post('content-length: 1000'), ' ', 100),
+      trickle(post('transfer-encoding: chunked'), '1\r\n \r\n', 100),
+      trickle(post('transfer-encoding: chunked'), '1;', 1_000),
+      trickle(post('content-length: 9007199254740991'), 'x'.repeat(65_536), 10),
+      trickle(post('transfer-encoding: chunked'), `10000\r\n${'x'.repeat(65_536)}\r\n`, 10),
+    ]).finally(() => {
+      isCut = true;
+    });
+    const waits: number[] = [];
+    for (let i = 0; !isCut; i++) {
+      const start = performance.now();
+      const { status } = await stack.post(project, JSON.stringify({ customerId: i, customerPhone: '1' }));
+      waits.push(performance.now() - start);
+      expect(status).toBe(201);
+      await delay(20);
+    }
+    for (const [text, ms] of await trickles) {
+      expect(text.match(/HTTP\/1.1 \d+/g)).toHaveLength(1);
+      expect(text).toMatch(/^HTTP\/1.1 (400|408|413) /);
+      expect(ms).toBeLessThan(MAX_TRICKLE_MS);
+    }
+    expect(waits.sort((a, b) => a - b)[Math.floor(waits.length / 2)]).toBeLessThan(MAX_WAIT_MS);
+  });
+});

@@ -1,0 +1,321 @@
+import { execFile } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { link, mkdtemp, readdir, readFile, rm, utimes, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { basename, join, resolve } from 'node:path';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createStore, type Store } from '@opm/store';
+import { BACKENDS, type Backend, runOpm, startApp, startProcess, type TestApp, waitFor } from '@opm/testkit';
+import fc from 'fast-check';
+import { NAUGHTY_STRINGS, text } from './hostile-input/bodies.js';
+import { valueToRow } from './hostile-input/to-row.js';
+
+/** More than one read of the file gives, so that it is not at its end where the first line is wrong. */
+const MANY_LINES = '1,+1\n'.repeat(50_000);
+
+describe.each(BACKENDS)('opm customers import and export, with the queue on %s:', (_, createBackend) => {
+  let backend: Backend;
+  let store: Store;
+  let ingress: TestApp;
+  let worker: TestApp;
+  let directory: string;
+  let expectPersisted = 0;
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    directory = await mkdtemp(join(tmpdir(), 'opm-import-'));
+    ingress = await startApp('ingress', backend.env);
+    worker = await startApp('worker', backend.env);
+  });
+  afterAll(async () => {
+    await Promise.all([ingress.stop(), worker.stop()]);
+    await store.close();
+    await backend.drop();
+    await rm(directory, { recursive: true });
+  });
+
+  /** Without the lines that come where something takes long. */
+  async function opm(...args: string[]) {
+    const outcome = await runOpm(['customers', ...args], backend.env);
+    return { ...outcome, stderr: outcome.stderr.replace(/^\[.*\n/gm, '') };
+  }
+  let projects = 0;
+  const createProject = () => store.projects.create(`project ${++projects}`);
+  const nameOf = () => `project ${projects}`;
+
+  let files = 0;
+  /** Changed last a day ago, as files are. */
+  async function write(content: string | Buffer, format = 'ndjson'): Promise<string> {
+    const file = join(directory, `${++files}.${format}`);
+    await writeFile(file, content);
+    const yesterday = new Date(Date.now() - 24 * 60 * 60 * 1_000);
+    await utimes(file, yesterday, yesterday);
+    return file;
+  }
+
+  async function importFile(file: string, ...args: string[]) {
+    const { code, stdout, stderr } = await opm('import', file, '--project', nameOf(), '--json', ...args);
+    if (stdout === '') throw new Error(stderr);
+    const { imported, rejected } = JSON.parse(stdout);
+    expect(code).toBe(rejected > 0 ? 1 : 0);
+    await expectAllPersisted(imported);
+    const rejects = existsSync(`${file}.rejected.ndjson`) ? await readFile(`${file}.rejected.ndjson`, 'utf8') : '';
+    const reasons = rejects.split('\n').flatMap((line) => (line ? [JSON.parse(line)] : []));
+    expect(reasons).toHaveLength(rejected);
+    return { imported, rejected, reasons, stderr };
+  }
+
+  async function expectAllPersisted(more: number): Promise<void> {
+    expectPersisted += more;
+    const persisted = () => worker.readMetric('opm_entries_persisted_total');
+    await waitFor(async () => (await persisted()) >= expectPersisted, { description: 'rows' });
+  }
+
+  const rowsOf = (projectId: number) => store.customers.page(projectId, { afterId: '', limit: 100_000 });
+
+  test('lines become rows, and what is no entry is in a file with the reason', async () => {
+    const { projectId } = await createProject();
+    const lines = [
+      '{"customerId":1,"customerEmail":"a@example.com","other":1}',
+      '{"customerId":2}',
+      '',
+      '{"customerId":1,"customerPhone":"+1","customerEmail":"b@example.com"}\r',
+      '{"customerId":3,"customerPhone":3}',
+      'x'.repeat(20_000),
+      '{"customerId":4,"customerPhone":"+4"}',
+    ];
+    const { imported, reasons } = await importFile(await write(lines.join('\n')));
+    expect(imported).toBe(3);
+    expect(reasons).toEqual([
+      {
+        line: 2,
+        reason: "body must have either required property 'customerEmail' or 'customerPhone'",
+        text: '{"customerId":2}',
+      },
+      { line: 5, reason: 'body/customerPhone must be string', text: '{"customerId":3,"customerPhone":3}' },
+      { line: 6, reason: 'body must not be larger than 16 KiB', text: '' },
+    ]);
+    expect(await rowsOf(projectId)).toMatchObject([
+      { customerId: '1', email: 'b@example.com', phone: '+1' },
+      { customerId: '4', email: null, phone: '+4' },
+    ]);
+  });
+
+  test('the same file again changes nothing, and what is newer than the file stays, erasures among it', async () => {
+    const { projectId, apiKey } = await createProject();
+    const lines = ['same', 'newer', 'erased'].map((customerId) => ({ customerId, customerEmail: 'old@example.com' }));
+    const file = await write(lines.map((line) => JSON.stringify(line)).join('\n'));
+    await importFile(file);
+    const headers = { 'x-api-key': apiKey };
+    const body = JSON.stringify({ customerId: 'newer', customerEmail: 'new@example.com' });
+    expect((await fetch(`${ingress.url}/entry`, { method: 'POST', headers, body })).status).toBe(202);
+    expect((await fetch(`${ingress.url}/entry/erased`, { method: 'DELETE', headers })).status).toBe(202);
+    await expectAllPersisted(2);
+    const rows = await rowsOf(projectId);
+    expect(rows.map(({ customerId, email }) => [customerId, email])).toEqual([
+      ['newer', 'new@example.com'],
+      ['same', 'old@example.com'],
+    ]);
+
+    await importFile(file);
+    expect(await rowsOf(projectId)).toEqual(rows);
+    await importFile(file, '--as-of', new Date().toISOString());
+    expect((await rowsOf(projectId)).map(({ email }) => email)).toEqual(Array(3).fill('old@example.com'));
+  });
+
+  test('CSV has its columns in any order, and its lines are taken one by one', async () => {
+    const { projectId } = await createProject();
+    const csv = Buffer.concat([
+      Buffer.from('\ufeffcustomerPhone;note; customerId ;customerFirstName\r\n'),
+      Buffer.from('+1;x;007;"Ann ""A""\nLee"\r\n\r\n+2;x;8\r\n+3;x;;c\r\n'),
+      Buffer.from('+4;x;9;J\xf6rg\r\n', 'latin1'),
+      Buffer.from('+5;x;10;'),
+    ]);
+    const { imported, reasons, stderr } = await importFile(await write(csv, 'CSV'), '--delimiter', ';');
+    expect(stderr).toBe('opm: columns that are ignored: note\n');
+    expect(imported).toBe(2);
+    expect(reasons.map(({ line, reason }) => [line, reason])).toEqual([
+      [5, 'line has 3 columns instead of 4'],
+      [6, 'body/customerId must NOT have fewer than 1 characters'],
+      [7, 'line must be UTF-8'],
+    ]);
+    expect(await rowsOf(projectId)).toMatchObject([
+      { customerId: '007', phone: '+1', firstName: 'Ann "A"\nLee' },
+      { customerId: '10', phone: '+5', firstName: null },
+    ]);
+  });
+
+  test.each(['tab', '\\t'])('columns may have a tab between them: --delimiter %s', async (delimiter) => {
+    const { projectId } = await createProject();
+    await importFile(await write('customerId\tcustomerPhone\n1\t+1\n', 'csv'), '--delimiter', delimiter);
+    expect(await rowsOf(projectId)).toMatchObject([{ customerId: '1', phone: '+1' }]);
+  });
+
+  test.each<[what: string, name: string, content: string | Buffer | undefined, args: string[], message: RegExp]>([
+    ['that is not there', 'a.csv', undefined, [], /cannot be read: ENOENT/],
+    ['with another name', 'a.txt', '{}', [], /ends neither with \.ndjson nor with \.csv: say --format/],
+    ['of no lines', 'a.csv', '', [], /it is empty: its first line must name the columns/],
+    ['without a header', 'a.csv', MANY_LINES, [], /its first line must name the columns, customerId/],
+    [
+      'with other delimiters',
+      'a.csv',
+      `customerId;customerPhone\n${MANY_LINES}`,
+      [],
+      /its first line must name the columns, customerId/,
+    ],
+    [
+      'with a column twice',
+      'a.csv',
+      `customerId,customerPhone,customerPhone\n${MANY_LINES}`,
+      [],
+      /two columns "customerPhone"/,
+    ],
+    [
+      'with an open quote',
+      'a.csv',
+      'customerId,customerPhone\n1,"2\n',
+      [],
+      /it is no CSV from line 2 on: Quote Not Closed$/m,
+    ],
+    [
+      'with a quote inside a cell',
+      'a.csv',
+      `customerId,customerPhone\n1,se"cret\n${MANY_LINES}`,
+      [],
+      /it is no CSV from line 2 on: Invalid Opening Quote$/m,
+    ],
+    [
+      'with a cell that never ends',
+      'a.csv',
+      `customerId,customerPhone\n1,${'2'.repeat(200_000)}\n`,
+      [],
+      /it is no CSV from line 2 on: Max Record Size$/m,
+    ],
+    ['that is no text', 'a.csv', Buffer.alloc(200_000), [], /it is no CSV from line 1 on: Max Record Size$/m],
+    ['of the future', 'a.ndjson', '', ['--as-of', '2100-01-01'], /is of the future/],
+    ['for nobody', 'a.ndjson', '', ['--project', 'nobody'], /there is no project "nobody"/],
+  ])('of a file %s it is said what is wrong', async (_, name, content, args, message) => {
+    await createProject();
+    const file = join(directory, name);
+    await rm(file, { force: true });
+    if (content !== undefined) await writeFile(file, content);
+    const { code, stdout, stderr } = await opm('import', file, '--project', nameOf(), ...args);
+    expect([code, stdout]).toEqual([1, '']);
+    expect(stderr).toMatch(message);
+    expect(stderr.trim().split('\n')).toHaveLength(1);
+  });
+
+  test('a file is only replaced by rejected lines where it holds such, and only at the end', async () => {
+    await createProject();
+    const opmImport = (file: string, ...args: string[]) => opm('import', file, '--project', nameOf(), ...args);
+    const file = await write('{"customerId":1}\n');
+    const rejectedFile = `${file}.rejected.ndjson`;
+    await link(file, `${file}.same`);
+    await writeFile(`${file}.other`, 'precious');
+    for (const [rejected, message] of [
+      [file, `${file} is the file to import: name another one with --rejected`],
+      [`${file}.same`, `${file}.same is the file to import: name another one with --rejected`],
+      [`${file}.other`, `${file}.other is there and holds no rejected lines: name another one with --rejected`],
+      [directory, `${directory} is there and holds no rejected lines: name another one with --rejected`],
+      ['/nowhere/rejected', '/nowhere/rejected cannot be written: ENOENT'],
+    ] as const) {
+      const outcome = await opmImport(file, '--rejected', rejected);
+      expect(outcome).toEqual({ code: 1, stdout: '', stderr: `opm: ${message}\n` });
+    }
+    expect(await readFile(file, 'utf8')).toBe('{"customerId":1}\n');
+    expect(await readFile(`${file}.other`, 'utf8')).toBe('precious');
+
+    expect((await opmImport(file)).stdout).toMatch(`1 line rejected: see ${rejectedFile}.`);
+    const rejects = await readFile(rejectedFile, 'utf8');
+    expect((await opmImport(file, '--format', 'csv')).stderr).toMatch('it is no CSV from line 1 on');
+    expect(await readFile(rejectedFile, 'utf8')).toBe(rejects);
+    await writeFile(file, '{}\n{}\n');
+    expect((await opmImport(file)).code).toBe(1);
+    expect((await readFile(rejectedFile, 'utf8')).split('\n')).toHaveLength(3);
+    await writeFile(file, '');
+    expect((await opmImport(file)).code).toBe(0);
+    expect((await readdir(directory)).filter((name) => name.startsWith(`${basename(file)}.`))).toEqual([
+      `${basename(file)}.other`,
+      `${basename(file)}.same`,
+    ]);
+  });
+
+  test('whatever is stored, an export that is imported elsewhere gives the same export', async () => {
+    const customer = fc.record(
+      { customerId: text, customerEmail: text, customerFirstName: text },
+      { requiredKeys: ['customerId', 'customerEmail'] },
+    );
+    const property = fc.asyncProperty(fc.array(customer, { minLength: 1, maxLength: 100 }), async (customers) => {
+      const drawn = [...customers, ...NAUGHTY_STRINGS.map((string) => ({ customerId: string, customerPhone: string }))];
+      const stored = drawn.filter((body) => valueToRow(body) !== undefined);
+      const { projectId } = await createProject();
+      const lines = await write(drawn.map((body) => JSON.stringify(body)).join('\n'));
+      expect((await importFile(lines)).imported).toBe(stored.length);
+      expect(await rowsOf(projectId)).toHaveLength(new Set(stored.map(({ customerId }) => customerId)).size);
+      const withoutTimes = (exported: string) => exported.replace(/,[^,]*,[^,]*$/gm, '');
+
+      for (const format of ['ndjson', 'csv']) {
+        const args = ['export', '--format', format, '--project'];
+        const { stdout } = await opm(...args, `project ${projectId}`);
+        await createProject();
+        await importFile(await write(stdout, format));
+        expect(withoutTimes((await opm(...args, nameOf())).stdout)).toBe(withoutTimes(stdout));
+      }
+    });
+    await fc.assert(property, { numRuns: 2 });
+  });
+
+  test('an import does not fill the queue, and one that is stopped goes on when it is begun again', async () => {
+    const { projectId } = await createProject();
+    const ids = Array.from({ length: 60_000 }, (_, i) => i);
+    const file = await write(ids.map((customerId) => `{"customerId":${customerId},"customerPhone":"1"}\n`).join(''));
+    await worker.stop();
+    const args = ['customers', 'import', file, '--project', nameOf(), '--json'];
+    const idle = await runOpm(args, backend.env);
+    expect([idle.code, idle.stderr]).toEqual([1, expect.stringContaining('no worker takes jobs from entries-0')]);
+
+    const waiting = () => ingress.readMetric('opm_backlog_entries');
+    const run = await startProcess({
+      file: 'apps/cli/bin/opm.js',
+      args: [...args, '--force'],
+      env: backend.env,
+    });
+    await waitFor(async () => (await waiting()) === 50_000, { description: 'as many as may wait' });
+    expect(await run.stop('SIGINT')).toEqual({ code: 130, signal: null });
+    expect(JSON.parse(run.output())).toMatchObject({ imported: 50_000, isStopped: true });
+
+    worker = await startApp('worker', backend.env);
+    expectPersisted = 50_000;
+    await importFile(file);
+    expect(await rowsOf(projectId)).toHaveLength(ids.length);
+  });
+
+  test('a reader that has seen enough ends an export without a word', async () => {
+    const command = `set -o pipefail; node apps/cli/bin/opm.js customers export --project '${nameOf()}' | head -n 1`;
+    const env = { ...process.env, ...backend.env };
+    const { stdout, stderr } = await promisify(execFile)('bash', ['-c', command], { env });
+    expect([JSON.parse(stdout).customerId, stderr]).toEqual(['0', '']);
+  });
+
+  /** Linux has a disk that is always full, and a file that opens and cannot be read. */
+  test.each([
+    ['an export to a full disk', 'export > /dev/full', 'the export cannot be written: ENOSPC'],
+    [
+      'a file that cannot be read',
+      'import /proc/self/mem --format ndjson --as-of 2020-01-01 --rejected rejected',
+      '/proc/self/mem: it cannot be read: EIO',
+    ],
+    [
+      'a CSV file that cannot be read',
+      'import /proc/self/mem --format csv --as-of 2020-01-01 --rejected rejected',
+      '/proc/self/mem: it cannot be read: EIO',
+    ],
+  ])('of %s it is said what is wrong', async (_, command, message) => {
+    await createProject();
+    const line = `node ${resolve('apps/cli/bin/opm.js')} customers ${command} --project '${nameOf()}'`;
+    const run = promisify(execFile)('bash', ['-c', line], { cwd: directory, env: { ...process.env, ...backend.env } });
+    await expect(run).rejects.toMatchObject({ code: 1, stdout: '', stderr: `opm: ${message}\n` });
+  });
+});

@@ -1,0 +1,60 @@
+import { readFile } from 'node:fs/promises';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { type Backend, createBackend, query, runOpm, startApp, type TestApp, waitFor } from '@opm/testkit';
+
+/** Roles belong to the server, so each run has one of its own. */
+const ROLE = `opm_app_${process.pid}`;
+const PASSWORD = 'choose-one';
+
+let backend: Backend;
+let env: NodeJS.ProcessEnv;
+let apps: TestApp[] = [];
+
+beforeAll(async () => {
+  backend = await createBackend(process.env.OPM_TEST_REDIS_URL);
+  const operations = await readFile('docs/operations.md', 'utf8');
+  const [, sql] = /```sql\n(CREATE ROLE [^`]+)```/.exec(operations) ?? [];
+  await query(backend.databaseUrl, sql?.replaceAll('opm_app', ROLE) as string);
+  const url = new URL(backend.databaseUrl);
+  [url.username, url.password] = [ROLE, PASSWORD];
+  env = { ...backend.env, DATABASE_URL: url.href };
+});
+afterAll(async () => {
+  const exits = await Promise.all(apps.map((app) => app.stop()));
+  await query(backend.databaseUrl, `DROP OWNED BY ${ROLE}; DROP ROLE ${ROLE}`);
+  await backend.drop();
+  expect(exits).toEqual(exits.map(() => ({ code: 0, signal: null })));
+});
+
+test('processes whose role owns nothing do all that they do, and cannot change a table', async () => {
+  const { apiKey } = JSON.parse((await runOpm(['projects', 'create', 'acme', '--json'], env)).stdout);
+  apps = await Promise.all([
+    startApp('ingress', env),
+    startApp('worker', env),
+    startApp('console', { ...env, CONSOLE_PASSWORD: 'open sesame' }),
+  ]);
+  const [ingress] = apps;
+  const call = async (method: string, path: string, body?: object) => {
+    const init = { method, headers: { 'x-api-key': apiKey }, ...(body && { body: JSON.stringify(body) }) };
+    const response = await fetch(`${ingress?.url}${path}`, init);
+    const answer = (await response.json()) as { pending?: boolean; customer?: { customerPhone?: string } };
+    return { status: response.status, body: answer };
+  };
+  const read = () => call('GET', '/entry/jane');
+  expect((await call('POST', '/entry', { customerId: 'jane', customerPhone: '+1' })).status).toBe(201);
+  await waitFor(async () => (await read()).body.pending === false, { description: 'the row' });
+  expect((await call('POST', '/entry', { customerId: 'jane', customerPhone: '+2' })).status).toBe(202);
+  await waitFor(async () => (await read()).body.customer?.customerPhone === '+2', { description: 'the update' });
+  expect((await call('DELETE', '/entry/jane')).status).toBe(202);
+  await waitFor(async () => (await read()).status === 404, { description: 'the erasure' });
+
+  const letter = `INSERT INTO dead_letters (payload, error) VALUES ('{}', 'none')`;
+  await query(env.DATABASE_URL as string, letter);
+  expect(await runOpm(['dead-letters', 'discard', '--all'], env)).toMatchObject({ code: 0 });
+  expect(await runOpm(['keys', 'rotate', 'acme', '--grace', '0s'], env)).toMatchObject({ code: 0 });
+  expect(await runOpm(['migrate'], backend.env)).toMatchObject({ code: 0 });
+
+  for (const change of ['ALTER TABLE customers DROP COLUMN ip', 'DROP TABLE customers', 'TRUNCATE customers']) {
+    await expect(query(env.DATABASE_URL as string, change)).rejects.toThrow(/must be owner|permission denied/);
+  }
+});

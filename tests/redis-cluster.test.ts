@@ -1,0 +1,265 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { findFreePort } from '@opm/embedded';
+import { shardOf } from '@opm/queue';
+import { createStore, type Store } from '@opm/store';
+import {
+  type Backend,
+  type ClusterNode,
+  createBackend,
+  type RedisCluster,
+  runOpm,
+  startApp,
+  startRedisCluster,
+  type TestApp,
+  testPrefix,
+  waitFor,
+  withRedis,
+} from '@opm/testkit';
+import pMap from 'p-map';
+
+const SHARDS = 6;
+const CLIENTS = 12;
+
+let directory: string;
+let cluster: RedisCluster;
+let backend: Backend;
+let store: Store;
+let name: string;
+let projectId: number;
+let apiKey: string;
+let apps: TestApp[];
+let stopLoad = async () => {};
+
+beforeAll(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'opm-cluster-'));
+  const flags = ['--appendonly', 'yes'];
+  cluster = await startRedisCluster({ directory, masters: 3, replicasPerMaster: 1, flags });
+  backend = await createBackend(cluster.url);
+  store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+});
+beforeEach(async () => {
+  apps = [];
+  name = `partner-${testPrefix()}`;
+  ({ apiKey, projectId } = await store.projects.create(name));
+});
+afterEach(async () => {
+  await stopLoad();
+  await Promise.all(apps.map((app) => app.stop()));
+  for (const node of cluster.nodes) {
+    await node.start();
+    node.signal('SIGCONT');
+  }
+  await cluster.waitUntilWhole();
+});
+afterAll(async () => {
+  await store?.close();
+  await backend?.drop();
+  await cluster?.stop();
+  await rm(directory, { recursive: true, force: true, maxRetries: 5 });
+});
+
+/** @param env for all of them */
+async function start(env: NodeJS.ProcessEnv = {}): Promise<{ ingress: TestApp; worker: TestApp }> {
+  const all = { ...backend.env, QUEUE_SHARDS: String(SHARDS), ...env };
+  const [ingress, worker] = await Promise.all([startApp('ingress', all), startApp('worker', all)]);
+  apps.push(ingress, worker);
+  return { ingress, worker };
+}
+
+async function post(ingress: TestApp, customerId: string, customerEmail = 'jane@example.com'): Promise<number> {
+  const body = JSON.stringify({ customerId, customerEmail });
+  const response = await fetch(`${ingress.url}/entry`, { method: 'POST', body, headers: { 'x-api-key': apiKey } });
+  await response.text();
+  return response.status;
+}
+
+const createIds = (count: number) => Array.from({ length: count }, (_, i) => `customer ${i}`);
+const shardOfCustomer = (customerId: string) => shardOf(projectId, customerId, SHARDS);
+const shardKey = (shard: number) => `{${backend.prefix}-${shard}}`;
+
+const masterOf = (customerId: string) => cluster.findMaster(shardKey(shardOfCustomer(customerId)));
+
+async function expectRows(customerIds: string[]): Promise<void> {
+  const isStored = async (customerId: string) => (await store.customers.find(projectId, customerId)) !== undefined;
+  for (const customerId of customerIds) {
+    await waitFor(() => isStored(customerId), { description: `the row of ${customerId}` });
+  }
+}
+
+/** Posts new customers over several connections until `stopLoad`. */
+function startLoad(ingress: TestApp, name: string) {
+  const answers = new Map<string, number | undefined>();
+  let isOver = false;
+  const client = async (client: number) => {
+    for (let n = 0; !isOver; n++) {
+      const customerId = `${name} ${client} ${n}`;
+      answers.set(customerId, await post(ingress, customerId).catch(() => undefined));
+    }
+  };
+  const clients = Promise.all(Array.from({ length: CLIENTS }, (_, i) => client(i)));
+  const withStatus = (...statuses: number[]) =>
+    [...answers].filter(([, status]) => status && statuses.includes(status)).map(([customerId]) => customerId);
+  stopLoad = async () => {
+    isOver = true;
+    await clients;
+  };
+  return { acknowledged: () => withStatus(201, 202), refused: () => withStatus(503) };
+}
+
+test('six shards are on all three masters, and what is acknowledged becomes rows', async () => {
+  const { ingress } = await start();
+  const ids = createIds(200);
+  const postAll = () => pMap(ids, (id) => post(ingress, id), { concurrency: CLIENTS });
+  const firsts = await postAll();
+  expect(firsts).toContain(201); // 202 where PostgreSQL takes too long to say that a customer is new
+  expect(firsts.filter((status) => status !== 201 && status !== 202)).toEqual([]);
+  expect(new Set(await postAll())).toEqual(new Set([202]));
+  await expectRows(ids);
+  const masters = await Promise.all(Array.from({ length: SHARDS }, (_, shard) => cluster.findMaster(shardKey(shard))));
+  expect(new Set(masters.map((master) => master?.port)).size).toBe(3);
+});
+
+test('the command line and the dashboard work on it, too', async () => {
+  const env = { ...backend.env, QUEUE_SHARDS: String(SHARDS) };
+  await start();
+  const file = join(directory, 'customers.ndjson');
+  const ids = createIds(20);
+  await writeFile(file, ids.map((customerId) => JSON.stringify({ customerId, customerPhone: '1' })).join('\n'));
+  const imported = await runOpm(['customers', 'import', file, '--project', name], env);
+  expect(imported).toMatchObject({ code: 0 });
+  await expectRows(ids);
+  const console = await startApp('console', { ...env, CONSOLE_PASSWORD: 'open sesame' });
+  apps.push(console);
+  const headers = { authorization: `Basic ${btoa('me:open sesame')}` };
+  const answer = await (await fetch(`${console.url}/queues/api/queues`, { headers })).json();
+  const { queues } = answer as { queues: { name: string }[] };
+  expect(queues.map((queue) => queue.name)).toContain(`entries-${SHARDS - 1}`);
+});
+
+test('a master is killed under load: nothing that was acknowledged is lost, and the other masters go on', async () => {
+  const { ingress, worker } = await start({ REDIS_MIN_REPLICAS: '1' });
+  const load = startLoad(ingress, 'failover');
+  await waitFor(() => load.acknowledged().length > 100, { description: 'some load' });
+  const victim = (await masterOf('failover 0 0')) as ClusterNode;
+  await victim.kill();
+  const before = load.acknowledged().length;
+  await waitFor(() => load.refused().length > 0, { description: 'an entry for the dead master' });
+  await waitFor(() => load.acknowledged().length > before + 100, { description: 'the others' });
+  const isPromoted = async () => ![undefined, victim].includes(await masterOf('failover 0 0'));
+  await waitFor(isPromoted, { description: 'a replica to be promoted' });
+  expect(await post(ingress, 'failover 0 0')).toBe(503); // for it has no replica of its own
+  await victim.start();
+  const isAccepted = async () => (await post(ingress, 'failover 0 0')) === 202;
+  await waitFor(isAccepted, { description: 'the shard to be back' });
+  const afterwards = load.acknowledged().length;
+  await waitFor(() => load.acknowledged().length > afterwards + 100, { description: 'load afterwards' });
+  await stopLoad();
+  await expectRows(load.acknowledged());
+  expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(0);
+});
+
+test('a master and its replica are away: the other shards go on, also for processes that start meanwhile', async () => {
+  const { worker } = await start();
+  const lost = (await masterOf('jane')) as ClusterNode;
+  const [replica] = await cluster.findReplicas(lost);
+  await Promise.all([lost.kill(), replica?.kill()]);
+  const [witness] = cluster.nodes.filter((node) => node.isRunning()) as [ClusterNode];
+  const isGivenUp = async () => {
+    const nodes = String(await withRedis(witness.url, (redis) => redis.cluster('NODES'))).split('\n');
+    return nodes.some((node) => node.includes(`:${lost.port}@`) && /\bmaster,fail\b/.test(node));
+  };
+  await waitFor(isGivenUp, { description: 'the others to hold the master for dead' });
+
+  const { ingress } = await start({ BACKLOG_MAX_ENTRIES: '50' });
+  const isServed = async (id: string) => (await masterOf(id)) !== undefined;
+  const ids = createIds(60);
+  const served = (await pMap(ids, async (id) => ((await isServed(id)) ? [id] : []))).flat();
+  for (const id of served) expect(await post(ingress, id)).toBe(201);
+  await expectRows(served);
+  expect(await post(ingress, 'jane')).toBe(503);
+
+  await Promise.all(apps.filter((app) => app !== ingress).map((app) => app.stop()));
+  expect(worker.output()).not.toContain('"level":"error"');
+  let next = 0;
+  const postAnother = () => post(ingress, served[next++ % served.length] as string);
+  await waitFor(async () => (await postAnother()) === 503, { description: 'the limit of the backlog' });
+  expect(await ingress.readMetric('opm_shed_total{reason="backlog"}')).toBeGreaterThan(0);
+});
+
+test('a master falls silent: its shard goes on with the replica, though connections to the master stay open', async () => {
+  const { ingress, worker } = await start();
+  const ids = createIds(100);
+  const shard = shardOfCustomer('jane');
+  const [first, ...others] = ids.filter((id) => shardOfCustomer(id) === shard) as [string, ...string[]];
+  expect(await post(ingress, first)).toBe(201);
+  await expectRows([first]);
+  const victim = (await masterOf('jane')) as ClusterNode;
+  victim.signal('SIGSTOP');
+  const isPromoted = async () => ![undefined, victim].includes(await masterOf('jane'));
+  await waitFor(isPromoted, { description: 'a replica to be promoted' });
+  for (const id of others) {
+    const isAccepted = async () => (await post(ingress, id)) < 300;
+    await waitFor(isAccepted, { description: `${id} to be accepted` });
+  }
+  await expectRows(others);
+  expect(await worker.stop()).toEqual({ code: 0, signal: null });
+});
+
+test('a worker stays ready while a master and its replica are silent, and says so', async () => {
+  const port = await findFreePort();
+  const env = { ...backend.env, QUEUE_SHARDS: String(SHARDS), INTERNAL_PORT: String(port) };
+  apps.push(await startApp('worker', env));
+  const askReady = async () => {
+    const response = await fetch(`http://127.0.0.1:${port}/readyz`);
+    return { status: response.status, text: await response.text() };
+  };
+  await waitFor(async () => (await askReady()).status === 200, { description: 'the worker to be ready' });
+  const lost = (await masterOf('jane')) as ClusterNode;
+  const [replica] = await cluster.findReplicas(lost);
+  for (const node of [lost, replica]) node?.signal('SIGSTOP');
+  const statuses = new Set<number>();
+  const isNoticed = async () => {
+    const { status, text } = await askReady();
+    statuses.add(status);
+    return text.includes('1 of 3 masters do not answer');
+  };
+  await waitFor(isNoticed, { description: 'a word on it' });
+  expect([...statuses]).toEqual([200]);
+});
+
+describe.each([
+  { minReplicas: '0', answer: 202, fate: 'is lost where that replica is promoted', email: 'old@example.com' },
+  { minReplicas: '1', answer: 503, fate: 'is for its partner to send again', email: 'again@example.com' },
+])('what no replica has yet, with REDIS_MIN_REPLICAS=$minReplicas,', ({ minReplicas, answer, fate, email }) => {
+  test(`is answered with ${answer} and ${fate}`, async () => {
+    const { ingress, worker } = await start({ REDIS_MIN_REPLICAS: minReplicas });
+    expect(await post(ingress, 'jane', 'old@example.com')).toBe(201);
+    await expectRows(['jane']);
+    expect(await worker.stop()).toEqual({ code: 0, signal: null });
+
+    const master = (await masterOf('jane')) as ClusterNode;
+    const [replica] = await cluster.findReplicas(master);
+    replica?.signal('SIGSTOP');
+    await withRedis(master.url, (redis) => redis.call('CLIENT', 'KILL', 'TYPE', 'replica'));
+    expect(await post(ingress, 'jane', 'new@example.com')).toBe(answer);
+    await master.kill();
+    replica?.signal('SIGCONT');
+    const isPromoted = async () => (await masterOf('jane')) === replica;
+    await waitFor(isPromoted, { description: 'the replica to be promoted' });
+
+    if (answer === 503) {
+      await master.start(); // as a replica of the one that was its own
+      const isAccepted = async () => (await post(ingress, 'jane', 'again@example.com')) === 202;
+      await waitFor(isAccepted, { description: 'the promoted replica' });
+    }
+    await start();
+    const after = createIds(200).find((id) => shardOfCustomer(id) === shardOfCustomer('jane')) as string;
+    await waitFor(async () => (await post(ingress, after)) === 201, { description: 'an entry of the same shard' });
+    await expectRows([after]);
+    const readEmail = async () => (await store.customers.find(projectId, 'jane'))?.email;
+    await waitFor(async () => (await readEmail()) === email, { description: `the email ${email}` });
+  });
+});
