@@ -5,7 +5,7 @@ import { type Refused, reasonOf } from './refused.js';
 /** What the worker counts, in terms of what happens to it. */
 export function createMeasures(metrics: Metrics, readBacklog: () => Promise<Backlog>) {
   const persisted = metrics.counter('opm_entries_persisted_total', 'Entries whose effect is in PostgreSQL');
-  const latency = metrics.histogram(
+  const latency = metrics.hotHistogram(
     'opm_entry_persist_seconds',
     'Time from the version of an entry, its acknowledgement, to its row',
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 60, 300, 3_600],

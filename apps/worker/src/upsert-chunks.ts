@@ -1,6 +1,6 @@
 import { type CustomerEntry, foldEntries } from '@opm/core';
 import type { Chunk } from '@opm/queue';
-import { type Customers, failureKindOf } from '@opm/store';
+import { type CustomerRow, type Customers, failureKindOf } from '@opm/store';
 
 /** Merges the chunks' entries into the table with one statement. @throws StoreError */
 export type UpsertChunks = (chunks: Chunk[]) => Promise<void>;
@@ -39,7 +39,9 @@ function toRows(chunks: Chunk[]) {
     if (known) known.push(...entries);
     else byProject.set(projectId, [...entries]);
   }
-  return [...byProject].flatMap(([projectId, entries]) =>
-    Array.from(foldEntries(entries), ([customerId, state]) => ({ projectId, customerId, state })),
-  );
+  const rows: CustomerRow[] = [];
+  for (const [projectId, entries] of byProject) {
+    for (const [customerId, state] of foldEntries(entries)) rows.push({ projectId, customerId, state });
+  }
+  return rows;
 }

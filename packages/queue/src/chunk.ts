@@ -30,7 +30,10 @@ const chunkSchema = {
           },
           erase: { const: true },
         },
-        oneOf: [{ required: ['fields'] }, { required: ['erase'] }],
+        if: { required: ['erase'] },
+        // biome-ignore lint/suspicious/noThenProperty: JSON Schema's word
+        then: { properties: { fields: false } },
+        else: { required: ['fields'] },
       },
     },
   },

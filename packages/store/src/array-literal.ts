@@ -5,11 +5,15 @@
 export function toArrayLiteral<T>(items: T[], pick: (item: T) => string | number | undefined): string {
   const values = items.map((item) => {
     const value = pick(item);
-    return typeof value === 'string' ? quote(value) : (value ?? 'NULL');
+    return typeof value === 'string' ? toElement(value) : (value ?? 'NULL');
   });
   return `{${values.join(',')}}`;
 }
 
-function quote(text: string): string {
+/** What PostgreSQL surely takes as it is. Prisma makes JSON of the literal, which would escape each quote. */
+const PLAIN = /^(?!null$)[\w@+.-](?:[\w@+. -]*[\w@+.-])?$/i;
+
+function toElement(text: string): string {
+  if (PLAIN.test(text)) return text;
   return `"${text.includes('"') || text.includes('\\') ? text.replace(/["\\]/g, '\\$&') : text}"`;
 }

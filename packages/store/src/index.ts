@@ -12,3 +12,4 @@ export type { FailureKind } from './failure-kind.js';
 export type { ListedProject, Project, Projects } from './projects.js';
 export { createStore, type Store, type StoreOptions } from './store.js';
 export { failureKindOf, StoreError } from './store-error.js';
+export type { CustomerRow } from './upsert-customers.js';

@@ -63,11 +63,12 @@ end`;
  */
 export const SETTLE = `${ALLOW_OOM}${COUNT_DOWN}
 local hashes, fields, versions = unpack(cmsgpack.unpack(ARGV[1]))
+local call, claims = redis.call, KEYS[2]
 for i = 2, #ARGV, 2 do countDown(KEYS[1], ARGV[i], ARGV[i + 1]) end
 for i = 1, #fields do
-  local hash, field = KEYS[2] .. hashes[i], fields[i]
-  local mark = redis.call('HGET', hash, field)
-  if mark and tonumber(mark) <= 2 * versions[i] + 1 then redis.call('HDEL', hash, field) end
+  local hash, field = claims .. hashes[i], fields[i]
+  local mark = call('HGET', hash, field)
+  if mark and tonumber(mark) <= 2 * versions[i] + 1 then call('HDEL', hash, field) end
 end`;
 
 /** KEYS: the shard's backlog. ARGV: what no project can have more of. */

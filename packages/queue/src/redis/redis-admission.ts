@@ -96,8 +96,8 @@ export function createRedisAdmission(redis: RedisClient, keyspace: (shard: numbe
 const toFields = (projectId: number, customers: { customerId: string }[]) =>
   customers.map(({ customerId }) => `${projectId}:${customerId}`);
 
-/** The number of the hash that the field is in. */
-const toHash = (field: string): number => crc32(field) % HASHES;
+/** The number of the hash that the field is in; as a text, for Lua is slow to make one of a number. */
+const toHash = (field: string): string => String(crc32(field) % HASHES);
 
 /** A claim as it is stored: see the scripts. */
 const toMark = ({ version, erased }: Claim): string => String(2 * version + (erased ? 1 : 0));

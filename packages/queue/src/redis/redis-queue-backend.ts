@@ -1,10 +1,13 @@
-import { Queue, Worker } from 'bullmq';
+import { Queue, withBackend } from 'bullmq';
 import type { Store } from '../queue-backend.js';
 import { connectRedis, mastersOf, type RedisConnection, waitUntilReady } from './connect-redis.js';
+import { createWorkerBackend } from './create-worker-backend.js';
 import { createRedisAdmission } from './redis-admission.js';
 import { checkRedis, readMemoryUse } from './redis-health.js';
 import { createRedisIdempotency } from './redis-idempotency.js';
 import { createRedisTokenBuckets } from './redis-token-buckets.js';
+
+const { Worker } = withBackend(createWorkerBackend);
 
 export function createRedisQueueBackend({ prefix, ...connection }: RedisConnection & { prefix: string }): Store {
   const redis = connectRedis(connection);
