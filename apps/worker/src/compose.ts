@@ -82,7 +82,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     ...queue,
     tasks: {
       'purge-tombstones': {
-        everyMs: HOUR_MS,
+        repeat: { every: HOUR_MS },
         run: () => store.customers.purgeTombstones(new Date(Date.now() - config.TOMBSTONE_RETENTION_DAYS * DAY_MS)),
       },
     },

@@ -6,7 +6,11 @@ import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 import { toAddresses } from './shards.js';
 
 /** Work that is due once per period, however many processes there are. Doing it twice must change nothing. */
-export type MaintenanceTask = { everyMs: number; run: () => Promise<unknown> };
+export type MaintenanceTask = {
+  /** Milliseconds, and for the first time at once; or a cron expression. */
+  repeat: { every: number } | { pattern: string };
+  run: () => Promise<unknown>;
+};
 
 export type MaintenanceOptions = QueueConfig & {
   tasks: Record<string, MaintenanceTask>;
@@ -17,7 +21,8 @@ export type MaintenanceOptions = QueueConfig & {
 };
 
 export const MAINTENANCE = { name: 'maintenance', slot: 'maintenance' };
-const SWEEP_INTERVAL_MS = 60 * 60 * 1_000;
+const HOUR_MS = 60 * 60 * 1_000;
+const ON_THE_HOUR = '0 * * * *';
 const CLEAR_INTERVAL_MS = 30 * 1_000;
 /** No ingress enqueues what it has admitted so long ago. */
 const ORPHAN_AGE_MS = 30 * 1_000;
@@ -52,17 +57,18 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
 
   const tasks: Record<string, MaintenanceTask> = {
     ...options.tasks,
-    'clear-leftovers': { everyMs: CLEAR_INTERVAL_MS, run: clearLeftovers },
-    'sweep-claims': { everyMs: SWEEP_INTERVAL_MS, run: () => sweepClaims(CLAIM_TTL_MS) },
-    'sweep-idempotency-keys': { everyMs: SWEEP_INTERVAL_MS, run: () => backend.idempotency.sweep() },
+    'clear-leftovers': { repeat: { every: CLEAR_INTERVAL_MS }, run: clearLeftovers },
+    // Not at once: it reads all claims, and the first worker to start may have a backlog to work off.
+    'sweep-claims': { repeat: { pattern: ON_THE_HOUR }, run: () => sweepClaims(CLAIM_TTL_MS) },
+    'sweep-idempotency-keys': { repeat: { every: HOUR_MS }, run: () => backend.idempotency.sweep() },
   };
   const runTask = async ({ name }: Job) => onDone(name, await tasks[name]?.run());
   const worker = await backend.openWorker(MAINTENANCE, runTask, { autorun: false });
   worker.on('failed', (job, error) => onFailed(job?.name ?? 'unknown', error));
-  for (const [name, { everyMs }] of Object.entries(tasks)) {
+  for (const [name, { repeat }] of Object.entries(tasks)) {
     const opts = { removeOnComplete: true, removeOnFail: { count: 100 } };
     // A master that must have a replica, and has none now, is there and refuses it.
-    await backend.persist(() => queue.upsertJobScheduler(name, { every: everyMs }, { name, opts }));
+    await backend.persist(() => queue.upsertJobScheduler(name, repeat, { name, opts }));
   }
   worker.run().catch(onError);
   return {

@@ -30,7 +30,7 @@ test.each(BACKENDS)(
         ...options,
         tasks: {
           count: {
-            everyMs: 1_000,
+            repeat: { every: 1_000 },
             run: async () => {
               runs.push(Date.now());
               if (runs.length === 1) throw new Error('not now');
