@@ -10,6 +10,7 @@ export default toJestConfig({
   ],
   testPathIgnorePatterns: ['/node_modules/', '<rootDir>/tests/docker/'],
   setupFiles: ['<rootDir>/tests/check-answers.mjs'],
+  setupFilesAfterEnv: process.env.CI ? ['<rootDir>/tests/try-again.mjs'] : [],
   globalSetup: '<rootDir>/tests/global-setup.mjs',
   globalTeardown: '<rootDir>/tests/global-teardown.mjs',
   testTimeout: 180_000,
