@@ -44,11 +44,11 @@ export class AdmissionHistory {
     );
   }
 
-  /** Once a later entry is stored, the row of a customer who was ever erased does not say when the present life began. */
+  /** Once the entry or a later one is stored, the row of one who was ever erased does not say when the present life began. */
   lookUp(asked: { customerId: string; version: number }[]): void {
     for (const { customerId, version } of asked) {
       const { lastVersion, erasedVersion } = this.#stored.get(customerId) ?? { lastVersion: 0, erasedVersion: 0 };
-      if (erasedVersion === 0 || lastVersion <= version) continue;
+      if (erasedVersion === 0 || lastVersion < version) continue;
       Object.assign(this.#find(version), { existed: true, isUnknown: true });
     }
   }

@@ -61,7 +61,7 @@ class Project {
     const { projectId } = this;
     const { admitted } = await this.stack.queue.admit(0, projectId, drawn);
     const entries = drawn.map((entry, i) => ({ ...entry, version: admitted[i]?.version ?? 0 }));
-    const chunk: Chunk = { v: 1, projectId, entries };
+    const chunk: Chunk = { projectId, entries };
     await this.enqueue(chunk);
     return chunk;
   }
@@ -134,7 +134,7 @@ const commands = fc.commands(
         await project.stack.replay(project.name);
         const letters = [...model.letters.values()];
         model.letters.clear();
-        take(model, { v: 1, projectId: project.projectId, entries: letters });
+        take(model, { projectId: project.projectId, entries: letters });
         await project.check(model);
       }),
     ),

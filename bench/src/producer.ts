@@ -14,5 +14,5 @@ export function createProducer(place: Place): Promise<EntryQueue> {
 export async function enqueueAsIngress(queue: EntryQueue, projectId: number, chunk: CustomerEntry[]): Promise<void> {
   const { admitted, backlog } = await queue.admit(0, projectId, chunk);
   const entries = chunk.map((entry, i) => ({ ...entry, version: admitted[i]?.version ?? 0 }));
-  await queue.enqueue(0, { v: 1, projectId, entries }, backlog);
+  await queue.enqueue(0, { projectId, entries }, backlog);
 }

@@ -6,8 +6,8 @@ describe('maskErrorMessage', () => {
   test.each([
     ['job stalled more than allowable limit', 'job stalled more than allowable limit'],
     [
-      "job data is not a chunk: data must have required property 'entries', data/v must be equal to constant",
-      `job data is not a chunk: data must have required property 'entries' ${MASK}`,
+      "job data is not a chunk: data must have required property 'version', data/v must be equal to constant",
+      `job data is not a chunk: data must have required property 'version' ${MASK}`,
     ],
     ['connect ECONNREFUSED 10.0.0.5:5432', `connect ECONNREFUSED ${MASK}`],
     ['deadlock detected', 'deadlock detected'],

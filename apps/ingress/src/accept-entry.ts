@@ -41,6 +41,8 @@ export type AcceptEntryDeps = {
 /** Together a second, after which partners know that the queue hangs or is too slow: for a chunk's turn, and for the chunk. */
 const MAX_WAIT_MS = 250;
 const CHUNK_TIMEOUT_MS = 750;
+/** Of that, kept for the answer when PostgreSQL does not answer. */
+const ANSWER_MS = 50;
 /** Of all projects and shards, which wait for their stores and not for the processor. */
 const MAX_CHUNKS_IN_FLIGHT = 64;
 
@@ -73,16 +75,15 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     try {
       const admittance = await queue.admit(shard, projectId, entries);
       admitted = admittance.admitted;
-      // After the admission, or another ingress could slip in between; before the enqueue, or we could see our own row.
-      const unclaimed = admitted.filter(({ previous }) => !previous);
-      const existing = await findExisting({ projectId, asked: unclaimed });
       // Its partners have been told by now that it was not accepted, and may have sent something newer.
       if (performance.now() > deadline) throw new Fault('QUEUE_UNAVAILABLE');
-      const jobId = await queue.enqueue(
-        shard,
-        { v: 1, projectId, entries: toEntries(entries, admitted) },
-        admittance.backlog,
-      );
+      // After the admission, or another ingress could slip in between; beside the enqueue, for it knows our own rows.
+      const unclaimed = admitted.filter(({ previous }) => !previous);
+      const lookUp = findExisting({ projectId, asked: unclaimed, deadline: deadline - ANSWER_MS });
+      if (entries.some(({ erase }) => erase)) await lookUp; // no row tells what was there before it was erased
+      const chunk = { projectId, entries: toEntries(entries, admitted) };
+      const jobId = await queue.enqueue(shard, chunk, admittance.backlog);
+      const existing = await lookUp;
       onChunk(entries.length);
       logger.debug({ jobId, projectId, shard, entries: entries.length }, 'chunk queued');
       return admitted.map(({ customerId, previous }) => ({
@@ -130,9 +131,12 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
 
 /** Each entry with the version that it got. */
 function toEntries(entries: Said[], admitted: Admitted[]): CustomerEntry[] {
-  return entries.map((entry, i) => {
+  return entries.map((said, i) => {
     const version = admitted[i]?.version;
     if (version === undefined) throw new Error('admission must answer for every entry');
-    return { ...entry, version };
+    const entry: CustomerEntry = { customerId: said.customerId, version }; // not spread: that is slow, for every entry
+    if (said.fields) entry.fields = said.fields;
+    if (said.erase) entry.erase = true;
+    return entry;
   });
 }

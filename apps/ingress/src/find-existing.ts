@@ -5,8 +5,11 @@ import type { OutagePause } from './outage-pause.js';
 /** Customers of one project. */
 type Question = { projectId: number; asked: Omit<Asked, 'projectId'>[] };
 
-/** Which of these customers existed before these versions; undefined where PostgreSQL does not say so in time. */
-export type FindExisting = (question: Question) => Promise<Set<string> | undefined>;
+/**
+ * Which of these customers existed before these versions; undefined where PostgreSQL does not say so in time, that is
+ * before the deadline, in ms as `performance.now()` has it.
+ */
+export type FindExisting = (question: Question & { deadline: number }) => Promise<Set<string> | undefined>;
 
 const MAX_ASKED = 1_000;
 
@@ -42,10 +45,11 @@ export function createFindExisting(deps: {
     maxInFlight,
   });
 
-  return async (question) => {
-    if (question.asked.length === 0) return new Set();
-    const existing = pause.isActive ? undefined : await lookUps.run('all', question).catch(() => undefined);
-    if (!existing) onUnknown(question.asked.length);
+  return async ({ projectId, asked, deadline }) => {
+    if (asked.length === 0) return new Set();
+    const lookUp = () => withTimeout(lookUps.run('all', { projectId, asked }), deadline - performance.now());
+    const existing = pause.isActive ? undefined : await lookUp().catch(() => undefined);
+    if (!existing) onUnknown(asked.length);
     return existing;
   };
 }

@@ -120,7 +120,7 @@ describe('with a Redis of its own:', () => {
   });
 
   const claims = async () => {
-    const hashes = await control.keys('*:claims:*');
+    const hashes = await control.keys('*:claims');
     return (await Promise.all(hashes.map((hash) => control.hkeys(hash)))).flat().toSorted();
   };
 

@@ -47,7 +47,7 @@ describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
       return POISON[name] ? { ...entry, fields: POISON[name] } : { ...entry, customerId: randomId() };
     });
     for (let i = 0; i < 1_000; i += 100) {
-      const chunk: Chunk = { v: 1, projectId: 1, entries: entries.slice(i, i + 100) };
+      const chunk: Chunk = { projectId: 1, entries: entries.slice(i, i + 100) };
       await queue.enqueue(0, chunk);
     }
     const list = () => store.deadLetters.list({ projectId: 1 }, { limit: 100 });
@@ -72,7 +72,7 @@ describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
     }));
     const statements = () => worker.readMetric('opm_statement_rows_count');
     const before = await statements();
-    await queue.enqueue(0, { v: 1, projectId: 2, entries });
+    await queue.enqueue(0, { projectId: 2, entries });
     await waitFor(async () => (await store.deadLetters.list({ projectId: 2 }, { limit: 2 })).length === 1, {
       description: 'the dead letter',
     });

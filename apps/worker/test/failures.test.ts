@@ -47,7 +47,6 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
   let version = Date.now() * 1_000;
   const enqueue = (projectId: number, ...emails: string[]) =>
     queue.enqueue(0, {
-      v: 1,
       projectId,
       entries: emails.map((email, i) => ({ customerId: `c${i}`, version: version++, fields: { email } })),
     });
@@ -157,7 +156,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     await locker.query('BEGIN; LOCK TABLE customers IN ACCESS EXCLUSIVE MODE');
     for (let i = 0; i < 5; i++) {
       const entry = { customerId: `killed ${i}`, version: version++, fields: { email: 'a@example.com' } };
-      await entries.enqueue(0, { v: 1, projectId: 1, entries: [entry] });
+      await entries.enqueue(0, { projectId: 1, entries: [entry] });
     }
     await waitFor(async () => (await killed.readMetric('opm_queue_jobs{state="active"}')) === 5, {
       description: 'the jobs',
@@ -181,7 +180,6 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     const day = 24 * 60 * 60 * 1_000;
     const erase = (customerId: string, daysAgo: number) =>
       queue.enqueue(0, {
-        v: 1,
         projectId: 5,
         entries: [{ customerId, version: (Date.now() - daysAgo * day) * 1_000, erase: true }],
       });

@@ -27,7 +27,7 @@ describe.each(BACKENDS)('with the queue on %s:', (_, createBackend) => {
     const customers = customerIds.map((customerId) => ({ customerId }));
     const { admitted, backlog } = await queue.admit(0, projectId, customers);
     const entries = admitted.map(({ customerId, version }) => ({ customerId, version, fields: { phone: '+1' } }));
-    await queue.enqueue(0, { v: 1, projectId, entries }, backlog);
+    await queue.enqueue(0, { projectId, entries }, backlog);
   };
   const countStored = async (projectId: number, customerIds: string[]) => {
     const asked = customerIds.map((customerId) => ({ projectId, customerId, version: Number.MAX_SAFE_INTEGER }));

@@ -68,7 +68,7 @@ async function readClaims({ redisUrl, prefix, databaseUrl }: QueueConfig, projec
   }
   const customers = new Set<string>();
   await forEachMaster(redisUrl, async (redis) => {
-    for await (const keys of redis.scanStream({ match: `{${prefix}-*}:claims:*`, count: 1_000 })) {
+    for await (const keys of redis.scanStream({ match: `{${prefix}-*}:claims`, count: 1_000 })) {
       for (const key of keys) {
         for (const field of await redis.hkeys(key)) {
           const [project, customerId = ''] = field.split(':');

@@ -1,6 +1,6 @@
 import { Fault } from '@opm/contract';
 import type { Admission } from './admission.js';
-import type { Chunk } from './chunk.js';
+import { type Chunk, toChunkData } from './chunk.js';
 import type { Idempotency } from './idempotency.js';
 import { toPriority } from './priority.js';
 import { connectQueueBackend, type QueueBackend, type QueueConfig } from './queue-backend.js';
@@ -41,7 +41,7 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
 
   async function enqueue(shard: number, chunk: Chunk, backlog = 0): Promise<string> {
     const options = { ...JOB_OPTIONS, priority: toPriority(backlog) };
-    const job = await queueOf(queues, shard).add('chunk', chunk, options).catch(throwUnavailable);
+    const job = await queueOf(queues, shard).add('chunk', toChunkData(chunk), options).catch(throwUnavailable);
     return job.id ?? '';
   }
 

@@ -1,6 +1,6 @@
 export type { Admission, Admittance, Admitted, Claim, Persisted } from './admission.js';
 export type { Backlog } from './backlog.js';
-export { type Chunk, MAX_CHUNK_ENTRIES, parseChunk } from './chunk.js';
+export { type Chunk, MAX_CHUNK_ENTRIES, parseChunk, toChunkData } from './chunk.js';
 export { type DashboardQueues, openDashboardQueues } from './dashboard-queues.js';
 export { createEntryQueue, type EntryQueue, type EntryQueueOptions, type QueueLoad } from './entry-queue.js';
 export {

@@ -93,7 +93,7 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createBackend
   const enqueueOne = async (shard: number, customerId: string) => {
     const { version, backlog } = await admitOne(shard, customerId);
     const entries = [{ customerId, version, fields: { phone: '+1' } }];
-    await queue.enqueue(shard, { v: 1, projectId: 1, entries }, backlog);
+    await queue.enqueue(shard, { projectId: 1, entries }, backlog);
   };
   const clearLeftovers = async () => {
     const done: string[] = [];
@@ -145,8 +145,10 @@ async function ageClaims({ redisUrl, prefix, databaseUrl }: Backend, ageMs: numb
     return client.end();
   }
   const redis = new Redis(redisUrl);
-  for (const hash of await redis.keys(`{${prefix}-*}:claims:*`)) {
-    for (const field of await redis.hkeys(hash)) await redis.hincrby(hash, field, -2 * ageMs * 1_000);
+  for (const claims of await redis.keys(`{${prefix}-*}:claims`)) {
+    for (const field of await redis.hkeys(claims)) {
+      if (field !== '') await redis.hincrby(claims, field, -2 * ageMs * 1_000);
+    }
   }
   redis.disconnect();
 }

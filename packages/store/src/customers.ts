@@ -42,8 +42,8 @@ const FIND_EXISTING = `
       nullif(c.last_name_version, 0), nullif(c.ip_version, 0)
     ) < asked.version
   ))
-  -- Of one who was ever erased, a row that is newer than the question does not tell: rather no 201 than a second one.
-  OR (c.erased_version > 0 AND c.updated_at > ${toTime('asked.version').sql})`;
+  -- Of one who was ever erased, a row as new as the question does not tell: rather no 201 than a second one.
+  OR (c.erased_version > 0 AND c.updated_at >= ${toTime('asked.version').sql})`;
 
 export function createCustomers(prisma: PrismaClient, pool: pg.Pool) {
   async function findMany(projectId: number, customerIds: string[]): Promise<Map<string, StoredCustomer>> {

@@ -65,7 +65,7 @@ export async function importCustomers(options: ImportOptions): Promise<Imported>
     if (entries.length === 0) return;
     const isSent = await pRetry(async () => {
       if (!(await waitForRoom())) return false;
-      await queue.requeue(shard, { v: 1, projectId, entries });
+      await queue.requeue(shard, { projectId, entries });
       return true;
     }, QUEUE_RETRIES);
     if (!isSent) return;

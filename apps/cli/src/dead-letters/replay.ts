@@ -1,4 +1,5 @@
-import { type Chunk, type EntryQueue, parseChunk, shardOf } from '@opm/queue';
+import type { CustomerEntry } from '@opm/core';
+import { type Chunk, type EntryQueue, parseChunk, shardOf, toChunkData } from '@opm/queue';
 import type { DeadLetterFilter, DeadLetters, WholeDeadLetter } from '@opm/store';
 import pThrottle from 'p-throttle';
 
@@ -68,7 +69,8 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
 /** A letter without a project holds a whole job's data, which a newer version of the worker may be able to read. */
 function toReadable({ deadLetterId, projectId, payload }: WholeDeadLetter) {
   try {
-    return { deadLetterId, chunk: parseChunk(projectId === null ? payload : { v: 1, projectId, entries: [payload] }) };
+    const data = projectId === null ? payload : toChunkData({ projectId, entries: [payload as CustomerEntry] });
+    return { deadLetterId, chunk: parseChunk(data) };
   } catch {
     return undefined;
   }
@@ -77,13 +79,13 @@ function toReadable({ deadLetterId, projectId, payload }: WholeDeadLetter) {
 /** One chunk per project and shard. */
 function mergeChunks(chunks: Chunk[], shards: number): { shard: number; chunk: Chunk }[] {
   const merged = new Map<string, { shard: number; chunk: Chunk }>();
-  for (const { v, projectId, entries } of chunks) {
+  for (const { projectId, entries } of chunks) {
     for (const entry of entries) {
       const shard = shardOf(projectId, entry.customerId, shards);
       const key = `${projectId}:${shard}`;
       const known = merged.get(key);
       if (known) known.chunk.entries.push(entry);
-      else merged.set(key, { shard, chunk: { v, projectId, entries: [entry] } });
+      else merged.set(key, { shard, chunk: { projectId, entries: [entry] } });
     }
   }
   return [...merged.values()];

@@ -1,37 +1,50 @@
 /*
- * A claim is a field of one of many small hashes, which Redis packs tightly: `projectId:customerId`, with its mark.
- * A mark is twice the version, plus 1 where the entry erases.
+ * The claims of a shard are fields of one hash: `projectId:customerId`, with a mark that is twice the version, plus 1 where
+ * the entry erases. As long as there are any there is a field without a name, too, whose value is too long for Redis to
+ * pack the hash as it does small ones: it would read a packed one from its start for each field.
  *
- * Entries come as columns in one argument, packed with MessagePack (https://redis.io/docs/latest/develop/programmability/lua-api/#cmsgpack-library):
- * each argument of its own would cost both sides more than the rest of it. The first two columns are the numbers of the
- * entries' hashes and their fields. A hash's key is its number behind the prefix, which stands for all of them in KEYS: the
- * hash tag in it keeps them on one node.
+ * Lua can hand over some thousand values at a time, hence the slices.
  */
 
-const TO_MARK = `
-local function toMark(version, erases)
-  return string.format('%.0f', 2 * version + (erases and 1 or 0))
+const SLICE = 1000;
+
+const KEEP_UNPACKED = `
+local function keepUnpacked(claims)
+  if redis.call('EXISTS', claims) == 0 then redis.call('HSET', claims, '', string.rep('-', 65)) end
+end
+local function dropIfEmpty(claims)
+  if redis.call('HLEN', claims) == 1 then redis.call('DEL', claims) end
 end`;
 
 /**
- * KEYS: the shard's version, its backlog, the prefix of its claims. ARGV: the project, then the entries: hashes, fields,
- * whether each erases. Answers with the first entry's version (the others follow it), the project's backlog and, per
- * entry, the mark that it replaced or nil.
+ * KEYS: the shard's version, its backlog, its claims. ARGV: the project; a text with 1 for each entry that erases and 0
+ * for the others, or an empty one where none does; the entries' fields. Answers with the first entry's version (the others
+ * follow it), the project's backlog and, per entry, the mark that it replaced or nil.
  */
-export const ADMIT = `${TO_MARK}
-local hashes, fields, erases = unpack(cmsgpack.unpack(ARGV[2]))
-local entries = #fields
-local time = redis.call('TIME')
-local clock = time[1] * 1000000 + time[2]
-local base = math.max(clock, (tonumber(redis.call('GET', KEYS[1])) or 0) + 1)
-redis.call('SET', KEYS[1], string.format('%.0f', base + entries - 1))
-local answer = { base, redis.call('HINCRBY', KEYS[2], ARGV[1], entries) }
-for i = 1, entries do
-  local hash, field = KEYS[3] .. hashes[i], fields[i]
-  answer[i + 2] = redis.call('HGET', hash, field)
-  redis.call('HSET', hash, field, toMark(base + i - 1, erases[i]))
+export const ADMIT = `${KEEP_UNPACKED}
+local call, format = redis.call, string.format
+local claims, entries = KEYS[3], #ARGV - 2
+local time = call('TIME')
+local base = math.max(time[1] * 1000000 + time[2], (tonumber(call('GET', KEYS[1])) or 0) + 1)
+call('SET', KEYS[1], format('%d', base + entries - 1))
+local backlog = call('HINCRBY', KEYS[2], ARGV[1], entries)
+keepUnpacked(claims)
+local replaced, newest = {}, {}
+for first = 1, entries, ${SLICE} do
+  local last = math.min(first + ${SLICE - 1}, entries)
+  local marks = call('HMGET', claims, unpack(ARGV, first + 2, last + 2))
+  local claimed = {}
+  for i = first, last do
+    local field, erases = ARGV[i + 2], ARGV[2]:byte(i) == 49
+    local mark = format('%d', 2 * (base + i - 1) + (erases and 1 or 0))
+    replaced[i] = newest[field] or marks[i - first + 1]
+    newest[field] = mark
+    claimed[#claimed + 1] = field
+    claimed[#claimed + 1] = mark
+  end
+  call('HSET', claims, unpack(claimed))
 end
-return answer`;
+return { base, backlog, replaced }`;
 
 /** What takes something away must work where memory is full, too. */
 const ALLOW_OOM = '#!lua flags=allow-oom\n';
@@ -43,33 +56,43 @@ local function countDown(backlog, project, entries)
 end`;
 
 /**
- * KEYS: the shard's backlog, the prefix of its claims. ARGV: the project, then the entries: hashes, fields, versions, and
- * the marks that they had replaced or ''. Newest first: an entry may have replaced the claim of another one of the same batch.
+ * KEYS: the shard's backlog, its claims. ARGV: the project, then per entry its field, its version and the mark that it had
+ * replaced or ''. Newest first: an entry may have replaced the claim of another one of the same batch.
  */
-export const RELEASE = `${ALLOW_OOM}${COUNT_DOWN}
-local hashes, fields, versions, marks = unpack(cmsgpack.unpack(ARGV[2]))
-countDown(KEYS[1], ARGV[1], #fields)
-for i = #fields, 1, -1 do
-  local hash, field = KEYS[2] .. hashes[i], fields[i]
-  local mark = redis.call('HGET', hash, field)
-  if mark and math.floor(mark / 2) == versions[i] then
-    if marks[i] == '' then redis.call('HDEL', hash, field) else redis.call('HSET', hash, field, marks[i]) end
+export const RELEASE = `${ALLOW_OOM}${COUNT_DOWN}${KEEP_UNPACKED}
+local claims = KEYS[2]
+countDown(KEYS[1], ARGV[1], (#ARGV - 1) / 3)
+for i = #ARGV - 2, 2, -3 do
+  local field, version, replaced = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
+  local mark = redis.call('HGET', claims, field)
+  if mark and math.floor(mark / 2) == version then
+    if replaced == '' then redis.call('HDEL', claims, field) else redis.call('HSET', claims, field, replaced) end
   end
-end`;
+end
+dropIfEmpty(claims)`;
 
 /**
- * KEYS: the shard's backlog, the prefix of its claims. ARGV: the persisted entries: hashes, fields, versions; then
- * projects, each with the number of its entries. A claim of a newer entry stays.
+ * KEYS: the shard's backlog, its claims. ARGV: the number of runs; per run of entries whose versions follow one another:
+ * project, number of entries, newest version; then the fields of all. What is claimed at a version up to a run's newest is
+ * of the run, or older. A claim of a newer entry stays.
  */
-export const SETTLE = `${ALLOW_OOM}${COUNT_DOWN}
-local hashes, fields, versions = unpack(cmsgpack.unpack(ARGV[1]))
+export const SETTLE = `${ALLOW_OOM}${COUNT_DOWN}${KEEP_UNPACKED}
 local call, claims = redis.call, KEYS[2]
-for i = 2, #ARGV, 2 do countDown(KEYS[1], ARGV[i], ARGV[i + 1]) end
-for i = 1, #fields do
-  local hash, field = claims .. hashes[i], fields[i]
-  local mark = call('HGET', hash, field)
-  if mark and tonumber(mark) <= 2 * versions[i] + 1 then call('HDEL', hash, field) end
-end`;
+local first = 2 + 3 * ARGV[1]
+for i = 2, 3 * ARGV[1], 3 do
+  local entries, newest = tonumber(ARGV[i + 1]), 2 * ARGV[i + 2] + 1
+  countDown(KEYS[1], ARGV[i], entries)
+  local last = first + entries - 1
+  for from = first, last, ${SLICE} do
+    local persisted, marks = {}, call('HMGET', claims, unpack(ARGV, from, math.min(from + ${SLICE - 1}, last)))
+    for j, mark in ipairs(marks) do
+      if mark and tonumber(mark) <= newest then persisted[#persisted + 1] = ARGV[from + j - 1] end
+    end
+    if #persisted > 0 then call('HDEL', claims, unpack(persisted)) end
+  end
+  first = last + 1
+end
+dropIfEmpty(claims)`;
 
 /** KEYS: the shard's backlog. ARGV: what no project can have more of. */
 export const LIMIT_BACKLOG = `${ALLOW_OOM}
@@ -78,13 +101,16 @@ for i = 1, #backlogs, 2 do
   if tonumber(backlogs[i + 1]) > tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], backlogs[i], ARGV[1]) end
 end`;
 
-/** KEYS: hashes of claims. ARGV: the age in microseconds above which they go. */
-export const SWEEP = `${ALLOW_OOM}
+/**
+ * A part of the claims. KEYS: the shard's claims. ARGV: the cursor of HSCAN, the age in microseconds above which they go.
+ * Answers with the next cursor.
+ */
+export const SWEEP = `${ALLOW_OOM}${KEEP_UNPACKED}
 local time = redis.call('TIME')
-local oldest = 2 * (time[1] * 1000000 + time[2] - ARGV[1])
-for _, hash in ipairs(KEYS) do
-  local claims = redis.call('HGETALL', hash)
-  for i = 1, #claims, 2 do
-    if tonumber(claims[i + 1]) < oldest then redis.call('HDEL', hash, claims[i]) end
-  end
-end`;
+local oldest = 2 * (time[1] * 1000000 + time[2] - ARGV[2])
+local cursor, found = unpack(redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ${SLICE}))
+for i = 1, #found, 2 do
+  if found[i] ~= '' and tonumber(found[i + 1]) < oldest then redis.call('HDEL', KEYS[1], found[i]) end
+end
+if cursor == '0' then dropIfEmpty(KEYS[1]) end
+return cursor`;

@@ -1,23 +1,15 @@
-import { crc32 } from 'node:zlib';
-import { Packr } from 'msgpackr';
-import type { Admission, Claim } from '../admission.js';
+import type { Admission, Claim, Persisted } from '../admission.js';
 import { ADMIT, LIMIT_BACKLOG, RELEASE, SETTLE, SWEEP } from './admission-scripts.js';
 import type { RedisClient } from './connect-redis.js';
 
-type Script<Answer> = (keyCount: number, ...keysAndArguments: (string | number | Buffer)[]) => Promise<Answer>;
+type Script<Answer> = (keyCount: number, ...keysAndArguments: (string | number)[]) => Promise<Answer>;
 type Scripts = {
-  opmAdmit: Script<[base: number, backlog: number, ...replaced: (string | null)[]]>;
+  opmAdmit: Script<[base: number, backlog: number, replaced: (string | null)[]]>;
   opmRelease: Script<void>;
   opmSettle: Script<void>;
   opmLimitBacklog: Script<void>;
-  opmSweep: Script<void>;
+  opmSweep: Script<string>;
 };
-
-/** Per shard. Up to about a million claims their hashes stay so small that Redis packs them. */
-const HASHES = 16_384;
-const SWEPT_AT_ONCE = 128;
-
-const packr = new Packr({ useRecords: false }); // its own extension, which others cannot read
 
 export function createRedisAdmission(redis: RedisClient, keyspace: (shard: number) => string): Admission {
   redis.defineCommand('opmAdmit', { lua: ADMIT });
@@ -26,25 +18,16 @@ export function createRedisAdmission(redis: RedisClient, keyspace: (shard: numbe
   redis.defineCommand('opmLimitBacklog', { lua: LIMIT_BACKLOG });
   redis.defineCommand('opmSweep', { lua: SWEEP });
   const scripts = redis as unknown as Scripts;
+  const versionKey = (shard: number) => `${keyspace(shard)}:version`;
   const backlogKey = (shard: number) => `${keyspace(shard)}:backlog`;
-  const claimsKey = (shard: number) => `${keyspace(shard)}:claims:`;
-
-  /** The entries' columns, as the scripts want them: where their claims are, and the given ones. */
-  function pack(fields: string[], ...columns: unknown[][]): Buffer {
-    return packr.pack([fields.map(toHash), fields, ...columns]);
-  }
+  const claimsKey = (shard: number) => `${keyspace(shard)}:claims`;
 
   return {
     async admit(shard, projectId, customers) {
-      const erases = customers.map(({ erase }) => erase === true);
-      const [base, backlog, ...replaced] = await scripts.opmAdmit(
-        3,
-        `${keyspace(shard)}:version`,
-        backlogKey(shard),
-        claimsKey(shard),
-        projectId,
-        pack(toFields(projectId, customers), erases),
-      );
+      const keys = [versionKey(shard), backlogKey(shard), claimsKey(shard)];
+      const erases = customers.some(({ erase }) => erase) ? customers.map(({ erase }) => (erase ? 1 : 0)).join('') : '';
+      const fields = toFields(projectId, customers);
+      const [base, backlog, replaced] = await scripts.opmAdmit(3, ...keys, projectId, erases, ...fields);
       const admitted = customers.map(({ customerId }, i) => ({
         customerId,
         version: base + i,
@@ -54,25 +37,27 @@ export function createRedisAdmission(redis: RedisClient, keyspace: (shard: numbe
     },
 
     async readClaims(shard, projectId, customers) {
-      const fields = toFields(projectId, customers);
-      const marks = await Promise.all(fields.map((field) => redis.hget(claimsKey(shard) + toHash(field), field)));
+      if (customers.length === 0) return [];
+      const marks = await redis.hmget(claimsKey(shard), ...toFields(projectId, customers));
       return marks.map(parseMark);
     },
 
     readmit: (shard, projectId, entries) => redis.hincrby(backlogKey(shard), String(projectId), entries),
 
     async release(shard, projectId, admitted) {
-      const versions = admitted.map(({ version }) => version);
-      const marks = admitted.map(({ previous }) => (previous ? toMark(previous) : ''));
-      const packed = pack(toFields(projectId, admitted), versions, marks);
-      await scripts.opmRelease(2, backlogKey(shard), claimsKey(shard), projectId, packed);
+      const entries = admitted.flatMap(({ customerId, version, previous }) => [
+        toField(projectId, customerId),
+        version,
+        previous ? toMark(previous) : '',
+      ]);
+      await scripts.opmRelease(2, backlogKey(shard), claimsKey(shard), projectId, ...entries);
     },
 
     async settle(shard, persisted) {
+      const runs = persisted.flatMap(toRuns);
+      const heads = runs.flatMap(({ projectId, entries, newest }) => [projectId, entries, newest]);
       const fields = persisted.flatMap(({ projectId, entries }) => toFields(projectId, entries));
-      const versions = persisted.flatMap(({ entries }) => entries.map(({ version }) => version));
-      const counts = persisted.flatMap(({ projectId, entries }) => [projectId, entries.length]);
-      await scripts.opmSettle(2, backlogKey(shard), claimsKey(shard), pack(fields, versions), ...counts);
+      await scripts.opmSettle(2, backlogKey(shard), claimsKey(shard), runs.length, ...heads, ...fields);
     },
 
     async countBacklog(shard) {
@@ -85,19 +70,30 @@ export function createRedisAdmission(redis: RedisClient, keyspace: (shard: numbe
     },
 
     async sweep(shard, olderThanMs) {
-      for (let first = 0; first < HASHES; first += SWEPT_AT_ONCE) {
-        const hashes = Array.from({ length: SWEPT_AT_ONCE }, (_, i) => claimsKey(shard) + (first + i));
-        await scripts.opmSweep(hashes.length, ...hashes, olderThanMs * 1_000);
-      }
+      let cursor = '0';
+      do cursor = await scripts.opmSweep(1, claimsKey(shard), cursor, olderThanMs * 1_000);
+      while (cursor !== '0');
     },
   };
 }
 
-const toFields = (projectId: number, customers: { customerId: string }[]) =>
-  customers.map(({ customerId }) => `${projectId}:${customerId}`);
+const toField = (projectId: number, customerId: string) => `${projectId}:${customerId}`;
 
-/** The number of the hash that the field is in; as a text, for Lua is slow to make one of a number. */
-const toHash = (field: string): string => String(crc32(field) % HASHES);
+const toFields = (projectId: number, customers: { customerId: string }[]) =>
+  customers.map(({ customerId }) => toField(projectId, customerId));
+
+/** The entries' runs of versions that follow one another: of a chunk from the ingress, one. */
+function toRuns({ projectId, entries }: Persisted): { projectId: number; entries: number; newest: number }[] {
+  const runs: ReturnType<typeof toRuns> = [];
+  for (const { version } of entries) {
+    const run = runs.at(-1);
+    if (run && version === run.newest + 1) {
+      run.entries++;
+      run.newest = version;
+    } else runs.push({ projectId, entries: 1, newest: version });
+  }
+  return runs;
+}
 
 /** A claim as it is stored: see the scripts. */
 const toMark = ({ version, erased }: Claim): string => String(2 * version + (erased ? 1 : 0));
