@@ -29,9 +29,10 @@ export function createFindExisting(deps: {
 
   const lookUps = new GroupCommit<'all', Question, Set<string>>({
     async commit(_, questions) {
-      const all = questions.flatMap(({ projectId, asked }) =>
-        asked.map(({ customerId, version }): Asked => ({ projectId, customerId, version })),
-      );
+      const all: Asked[] = [];
+      for (const { projectId, asked } of questions) {
+        for (const { customerId, version } of asked) all.push({ projectId, customerId, version });
+      }
       const places = await pause.run(() => withTimeout(findExisting(all), timeoutMs));
       let first = 0;
       return questions.map(({ asked }) => {
