@@ -26,6 +26,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     // A look-up that its partner does not wait for any more must not keep its connection for long.
     connectTimeoutMs: MAX_LOOKUP_TIMEOUT_MS,
     statementTimeoutMs: MAX_LOOKUP_TIMEOUT_MS,
+    byIndexOnly: true,
     applicationName: 'opm-ingress',
   });
   onClose('store', store.close);

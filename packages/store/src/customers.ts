@@ -30,10 +30,16 @@ const visible = Object.fromEntries(
 /** Whether a customer existed, or may have existed, before this version. */
 export type Asked = { projectId: number; customerId: string; version: Version };
 
+/**
+ * Its plan is made once per connection, when the table may be small still: the limit has each customer looked up by
+ * itself, where a join could read the whole table each time for as long as PostgreSQL keeps the plan.
+ */
 const FIND_EXISTING = `
   SELECT asked.place::int
-  FROM unnest($1::int[], $2::text[], $3::bigint[]) WITH ORDINALITY AS asked (project_id, customer_id, version, place)
-  JOIN customers c ON c.project_id = asked.project_id AND c.customer_id = asked.customer_id
+  FROM unnest($1::int[], $2::text[], $3::bigint[]) WITH ORDINALITY AS asked (project_id, customer_id, version, place),
+  LATERAL (
+    SELECT * FROM customers WHERE project_id = asked.project_id AND customer_id = asked.customer_id LIMIT 1
+  ) AS c
   WHERE ((c.email IS NOT NULL OR c.phone IS NOT NULL) AND (
     -- After an erasure created_at is the erasure's, and says nothing of when the new life began.
     (c.created_at > ${toTime('c.erased_version').sql} AND c.created_at < ${toTime('asked.version').sql})

@@ -21,6 +21,8 @@ export type StoreOptions = {
   lockTimeoutMs?: number;
   /** How long to wait for a connection. */
   connectTimeoutMs?: number;
+  /** For whoever reads single rows only: whole tables are not read, however small they are when a plan is made. */
+  byIndexOnly?: boolean;
 };
 
 export type Store = {
@@ -36,7 +38,7 @@ export type Store = {
 /** Opens the store. It connects on first use; every method throws {@link StoreError} and nothing else of Prisma's. */
 export function createStore(options: StoreOptions): Store {
   const { databaseUrl, applicationName, poolSize = 2, statementTimeoutMs = 30_000, connectTimeoutMs = 5_000 } = options;
-  const { lockTimeoutMs = 0 } = options;
+  const { lockTimeoutMs = 0, byIndexOnly = false } = options;
   const pool = new pg.Pool({
     connectionString: databaseUrl,
     max: poolSize,
@@ -46,7 +48,7 @@ export function createStore(options: StoreOptions): Store {
     query_timeout: statementTimeoutMs,
     application_name: applicationName,
     // The adapter shifts timestamps by any other time zone.
-    options: `-c TimeZone=UTC -c lock_timeout=${lockTimeoutMs}`,
+    options: `-c TimeZone=UTC -c lock_timeout=${lockTimeoutMs} -c enable_seqscan=${byIndexOnly ? 'off' : 'on'}`,
   });
   pool.on('error', () => {}); // an idle connection was lost: the pool has dropped it, and opens another when it needs one
   const adapter = new PrismaPg(pool, { disposeExternalPool: true, statementNameGenerator: ({ sql }) => toName(sql) });

@@ -1,0 +1,53 @@
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { createTestDatabase, query, type TestDatabase } from '@opm/testkit';
+import { createStore, type Store } from '../src/index.js';
+
+const VERSION = 1_764_000_000_000_000;
+const BURST = 20_000;
+
+let database: TestDatabase;
+let store: Store;
+
+beforeEach(async () => {
+  database = await createTestDatabase();
+  // Nothing may mend a plan meanwhile.
+  await query(database.url, 'ALTER TABLE customers SET (autovacuum_enabled = false)');
+  store = createStore({ databaseUrl: database.url, poolSize: 1, byIndexOnly: true, applicationName: 'test' });
+});
+afterEach(async () => {
+  await store.close();
+  await database.drop();
+});
+
+const asked = Array.from({ length: 100 }, (_, i) => ({ projectId: 1, customerId: `c${i + 1}`, version: VERSION }));
+
+const addCustomers = (from: number, to: number) =>
+  query(
+    database.url,
+    `INSERT INTO customers (project_id, customer_id, email, email_version, created_at, updated_at)
+     SELECT 1, 'c' || i, 'jane@example.com', 1, now(), now() FROM generate_series($1::int, $2::int) AS i`,
+    [from, to],
+  );
+
+/** What this connection has done is counted at the latest when it has ended. */
+async function countRowsRead(): Promise<number> {
+  await store.close();
+  const read = "SELECT seq_tup_read + idx_tup_fetch AS rows FROM pg_stat_user_tables WHERE relname = 'customers'";
+  return Number((await query<{ rows: string }>(database.url, read))[0]?.rows);
+}
+
+test.each([
+  ['empty', 0, 'ANALYZE customers'],
+  ['one page, and known to be', 20, 'VACUUM ANALYZE customers'],
+])(
+  'a look-up that was planned when the table was %s reads no more rows than it asks for',
+  async (_, count, maintenance) => {
+    if (count > 0) await addCustomers(1, count);
+    await query(database.url, maintenance);
+    // From the sixth time on PostgreSQL may keep a plan that it has made for any values.
+    for (let i = 0; i < 10; i++) await store.customers.findExisting(asked);
+    await addCustomers(count + 1, BURST);
+    for (let i = 0; i < 10; i++) expect((await store.customers.findExisting(asked)).size).toBe(asked.length);
+    expect(await countRowsRead()).toBeLessThan(20 * asked.length);
+  },
+);
