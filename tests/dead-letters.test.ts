@@ -84,7 +84,12 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
   test('any number of letters is replayed, and what no worker could read is skipped and stays', async () => {
     for (let i = 0; i < 250; i++) await add(entryOf(`many ${i}`, T0 + i));
     await store.deadLetters.add([{ payload: { odd: 1 }, error: 'job data is not a chunk' }]);
-    expect(await opmJson('replay', '--rate', '5000')).toEqual({ replayed: 250, skipped: 1 });
+    const ofALaterVersion = { ...entryOf('later', T0), fields: { email: 'a@example.com', city: 'Rome' } };
+    await add(ofALaterVersion);
+    expect(await opmJson('replay', '--rate', '5000')).toEqual({ replayed: 250, skipped: 2 });
+    const [letter] = await opmJson('list', '--project', 'acme');
+    expect((await opmJson('show', letter.deadLetterId)).payload).toEqual(ofALaterVersion);
+    expect(await opmJson('discard', '--id', letter.deadLetterId)).toEqual({ discarded: 1 });
     await waitFor(async () => (await emailOf('many 249')) && emailOf('many 0'), { description: 'the rows' });
     expect(await opmJson('list')).toMatchObject([{ projectId: null, error: 'job data is not a chunk' }]);
     expect(await opm('replay')).toMatchObject({

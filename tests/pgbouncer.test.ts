@@ -221,11 +221,11 @@ test('the command line works through it', async () => {
   await waitFor(() => store.customers.find(projectId, 'replayed'), { description: 'the replayed customer' });
 });
 
-test('PostgreSQL ends a statement that was given up, and the time-outs are those of this pool alone', async () => {
-  const settings = 'SELECT current_setting($1) AS lock, current_setting($2) AS statement';
-  const values = ['lock_timeout', 'statement_timeout'];
-  expect(await query(pgbouncer.url, settings, values)).toEqual([{ lock: '5s', statement: '30s' }]);
-  expect(await query(backend.databaseUrl, settings, values)).toEqual([{ lock: '0', statement: '0' }]);
+test('PostgreSQL ends a statement that was given up, and the settings are those of this pool alone', async () => {
+  const settings = 'SELECT current_setting($1) AS lock, current_setting($2) AS statement, current_setting($3) AS scans';
+  const values = ['lock_timeout', 'statement_timeout', 'enable_seqscan'];
+  expect(await query(pgbouncer.url, settings, values)).toEqual([{ lock: '5s', statement: '30s', scans: 'off' }]);
+  expect(await query(backend.databaseUrl, settings, values)).toEqual([{ lock: '0', statement: '0', scans: 'on' }]);
 
   const holder = new pg.Client({ connectionString: backend.databaseUrl });
   await holder.connect();

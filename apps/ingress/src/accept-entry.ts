@@ -75,12 +75,12 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     try {
       const admittance = await queue.admit(shard, projectId, entries);
       admitted = admittance.admitted;
-      // Its partners have been told by now that it was not accepted, and may have sent something newer.
-      if (performance.now() > deadline) throw new Fault('QUEUE_UNAVAILABLE');
       // After the admission, or another ingress could slip in between; beside the enqueue, for it knows our own rows.
       const unclaimed = admitted.filter(({ previous }) => !previous);
       const lookUp = findExisting({ projectId, asked: unclaimed, deadline: deadline - ANSWER_MS });
       if (entries.some(({ erase }) => erase)) await lookUp; // no row tells what was there before it was erased
+      // Its partners have been told by now that it was not accepted, and may have sent something newer.
+      if (performance.now() > deadline) throw new Fault('QUEUE_UNAVAILABLE');
       const chunk = { projectId, entries: toEntries(entries, admitted) };
       const jobId = await queue.enqueue(shard, chunk, admittance.backlog);
       const existing = await lookUp;

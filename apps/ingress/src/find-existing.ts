@@ -48,8 +48,9 @@ export function createFindExisting(deps: {
 
   return async ({ projectId, asked, deadline }) => {
     if (asked.length === 0) return new Set();
-    const lookUp = () => withTimeout(lookUps.run('all', { projectId, asked }), deadline - performance.now());
-    const existing = pause.isActive ? undefined : await lookUp().catch(() => undefined);
+    const leftMs = deadline - performance.now();
+    const lookUp = () => withTimeout(lookUps.run('all', { projectId, asked }), leftMs).catch(() => undefined);
+    const existing = pause.isActive || leftMs <= 0 ? undefined : await lookUp();
     if (!existing) onUnknown(asked.length);
     return existing;
   };

@@ -29,7 +29,7 @@ export function postEntry(deps: EntryDeps): RequestHandler {
     function accept(body: Buffer): void {
       const context = contextOf(response);
       context.receivedAt = performance.now();
-      if (key === undefined) queue(context, body).then(answer, next);
+      if (key === undefined) queue(context, body).then(answer).catch(next);
       else {
         const act = async () => toAnswer(await queue(context, body));
         replyOnce(request, response, { key, body }, act).catch(next);

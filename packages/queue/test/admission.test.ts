@@ -72,6 +72,14 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect([a?.previous, again?.previous]).toEqual([present(newer?.version ?? 0), undefined]);
   });
 
+  test('an entry settles no newer claim than its own, though others that are persisted with it are newer', async () => {
+    const [claimed] = await admit(13, 'a');
+    const version = claimed?.version ?? 0;
+    const imported = ['a', 'b', 'c'].map((customerId, i) => ({ customerId, version: version - 1 + i }));
+    await other.admission.settle(0, [{ projectId: 13, entries: imported }]);
+    expect((await admit(13, 'a'))[0]?.previous).toEqual(present(version));
+  });
+
   test('settling takes any number of claims', async () => {
     const ids = Array.from({ length: 2_500 }, (_, i) => `many ${i}`);
     const admitted = await admit(8, ...ids);

@@ -48,7 +48,7 @@ export function createStore(options: StoreOptions): Store {
     query_timeout: statementTimeoutMs,
     application_name: applicationName,
     // The adapter shifts timestamps by any other time zone.
-    options: `-c TimeZone=UTC -c lock_timeout=${lockTimeoutMs} -c enable_seqscan=${byIndexOnly ? 'off' : 'on'}`,
+    options: `-c TimeZone=UTC -c lock_timeout=${lockTimeoutMs}${byIndexOnly ? ' -c enable_seqscan=off' : ''}`,
   });
   pool.on('error', () => {}); // an idle connection was lost: the pool has dropped it, and opens another when it needs one
   const adapter = new PrismaPg(pool, { disposeExternalPool: true, statementNameGenerator: ({ sql }) => toName(sql) });

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util';
 import type { CustomerEntry } from '@opm/core';
 import { type Chunk, type EntryQueue, parseChunk, shardOf, toChunkData } from '@opm/queue';
 import type { DeadLetterFilter, DeadLetters, WholeDeadLetter } from '@opm/store';
@@ -66,11 +67,15 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
   }
 }
 
-/** A letter without a project holds a whole job's data, which a newer version of the worker may be able to read. */
+/**
+ * A letter without a project holds a whole job's data, which a newer version of the worker may be able to read; so may an
+ * entry that has more in it than what would be queued.
+ */
 function toReadable({ deadLetterId, projectId, payload }: WholeDeadLetter) {
   try {
-    const data = projectId === null ? payload : toChunkData({ projectId, entries: [payload as CustomerEntry] });
-    return { deadLetterId, chunk: parseChunk(data) };
+    if (projectId === null) return { deadLetterId, chunk: parseChunk(payload) };
+    const chunk = parseChunk(toChunkData({ projectId, entries: [payload as CustomerEntry] }));
+    return isDeepStrictEqual(chunk.entries, [payload]) ? { deadLetterId, chunk } : undefined;
   } catch {
     return undefined;
   }

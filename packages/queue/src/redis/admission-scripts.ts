@@ -73,8 +73,7 @@ dropIfEmpty(claims)`;
 
 /**
  * KEYS: the shard's backlog, its claims. ARGV: the number of runs; per run of entries whose versions follow one another:
- * project, number of entries, newest version; then the fields of all. What is claimed at a version up to a run's newest is
- * of the run, or older. A claim of a newer entry stays.
+ * project, number of entries, newest version; then the fields of all. A claim of a newer entry than the run's own stays.
  */
 export const SETTLE = `${ALLOW_OOM}${COUNT_DOWN}${KEEP_UNPACKED}
 local call, claims = redis.call, KEYS[2]
@@ -86,7 +85,8 @@ for i = 2, 3 * ARGV[1], 3 do
   for from = first, last, ${SLICE} do
     local persisted, marks = {}, call('HMGET', claims, unpack(ARGV, from, math.min(from + ${SLICE - 1}, last)))
     for j, mark in ipairs(marks) do
-      if mark and tonumber(mark) <= newest then persisted[#persisted + 1] = ARGV[from + j - 1] end
+      local k = from + j - 1
+      if mark and tonumber(mark) <= newest - 2 * (last - k) then persisted[#persisted + 1] = ARGV[k] end
     end
     if #persisted > 0 then call('HDEL', claims, unpack(persisted)) end
   end
