@@ -35,6 +35,12 @@ export type Store = {
   close(): Promise<void>;
 };
 
+/**
+ * Up to PostgreSQL 17 a scan that is off and cannot be avoided, as in `ping`, counts as so expensive that the statement would
+ * be compiled first, for longer than a look-up may take.
+ */
+const BY_INDEX_ONLY = ' -c enable_seqscan=off -c jit=off';
+
 /** Opens the store. It connects on first use; every method throws {@link StoreError} and nothing else of Prisma's. */
 export function createStore(options: StoreOptions): Store {
   const { databaseUrl, applicationName, poolSize = 2, statementTimeoutMs = 30_000, connectTimeoutMs = 5_000 } = options;
@@ -48,7 +54,7 @@ export function createStore(options: StoreOptions): Store {
     query_timeout: statementTimeoutMs,
     application_name: applicationName,
     // The adapter shifts timestamps by any other time zone.
-    options: `-c TimeZone=UTC -c lock_timeout=${lockTimeoutMs}${byIndexOnly ? ' -c enable_seqscan=off' : ''}`,
+    options: `-c TimeZone=UTC -c lock_timeout=${lockTimeoutMs}${byIndexOnly ? BY_INDEX_ONLY : ''}`,
   });
   pool.on('error', () => {}); // an idle connection was lost: the pool has dropped it, and opens another when it needs one
   const adapter = new PrismaPg(pool, { disposeExternalPool: true, statementNameGenerator: ({ sql }) => toName(sql) });
