@@ -8,10 +8,7 @@
 
 const SLICE = 1000;
 
-const KEEP_UNPACKED = `
-local function keepUnpacked(claims)
-  if redis.call('EXISTS', claims) == 0 then redis.call('HSET', claims, '', string.rep('-', 65)) end
-end
+const DROP_IF_EMPTY = `
 local function dropIfEmpty(claims)
   if redis.call('HLEN', claims) == 1 then redis.call('DEL', claims) end
 end`;
@@ -21,14 +18,14 @@ end`;
  * for the others, or an empty one where none does; the entries' fields. Answers with the first entry's version (the others
  * follow it), the project's backlog and, per entry, the mark that it replaced or nil.
  */
-export const ADMIT = `${KEEP_UNPACKED}
+export const ADMIT = `
 local call, format = redis.call, string.format
 local claims, entries = KEYS[3], #ARGV - 2
 local time = call('TIME')
 local base = math.max(time[1] * 1000000 + time[2], (tonumber(call('GET', KEYS[1])) or 0) + 1)
 call('SET', KEYS[1], format('%d', base + entries - 1))
 local backlog = call('HINCRBY', KEYS[2], ARGV[1], entries)
-keepUnpacked(claims)
+if call('EXISTS', claims) == 0 then call('HSET', claims, '', string.rep('-', 65)) end
 local replaced, newest = {}, {}
 for first = 1, entries, ${SLICE} do
   local last = math.min(first + ${SLICE - 1}, entries)
@@ -59,7 +56,7 @@ end`;
  * KEYS: the shard's backlog, its claims. ARGV: the project, then per entry its field, its version and the mark that it had
  * replaced or ''. Newest first: an entry may have replaced the claim of another one of the same batch.
  */
-export const RELEASE = `${ALLOW_OOM}${COUNT_DOWN}${KEEP_UNPACKED}
+export const RELEASE = `${ALLOW_OOM}${COUNT_DOWN}${DROP_IF_EMPTY}
 local claims = KEYS[2]
 countDown(KEYS[1], ARGV[1], (#ARGV - 1) / 3)
 for i = #ARGV - 2, 2, -3 do
@@ -75,7 +72,7 @@ dropIfEmpty(claims)`;
  * KEYS: the shard's backlog, its claims. ARGV: the number of runs; per run of entries whose versions follow one another:
  * project, number of entries, newest version; then the fields of all. A claim of a newer entry than the run's own stays.
  */
-export const SETTLE = `${ALLOW_OOM}${COUNT_DOWN}${KEEP_UNPACKED}
+export const SETTLE = `${ALLOW_OOM}${COUNT_DOWN}${DROP_IF_EMPTY}
 local call, claims = redis.call, KEYS[2]
 local first = 2 + 3 * ARGV[1]
 for i = 2, 3 * ARGV[1], 3 do
@@ -105,7 +102,7 @@ end`;
  * A part of the claims. KEYS: the shard's claims. ARGV: the cursor of HSCAN, the age in microseconds above which they go.
  * Answers with the next cursor.
  */
-export const SWEEP = `${ALLOW_OOM}${KEEP_UNPACKED}
+export const SWEEP = `${ALLOW_OOM}${DROP_IF_EMPTY}
 local time = redis.call('TIME')
 local oldest = 2 * (time[1] * 1000000 + time[2] - ARGV[2])
 local cursor, found = unpack(redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ${SLICE}))

@@ -2,7 +2,11 @@ import type { Admission, Claim, Persisted } from '../admission.js';
 import { ADMIT, LIMIT_BACKLOG, RELEASE, SETTLE, SWEEP } from './admission-scripts.js';
 import type { RedisClient } from './connect-redis.js';
 
-type Script<Answer> = (keyCount: number, ...keysAndArguments: (string | number)[]) => Promise<Answer>;
+/** ioredis flattens arrays, which may be longer than what a call of JavaScript can spread. */
+type Script<Answer> = (
+  keyCount: number,
+  ...keysAndArguments: (string | number | (string | number)[])[]
+) => Promise<Answer>;
 type Scripts = {
   opmAdmit: Script<[base: number, backlog: number, replaced: (string | null)[]]>;
   opmRelease: Script<void>;
@@ -27,7 +31,7 @@ export function createRedisAdmission(redis: RedisClient, keyspace: (shard: numbe
       const keys = [versionKey(shard), backlogKey(shard), claimsKey(shard)];
       const erases = customers.some(({ erase }) => erase) ? customers.map(({ erase }) => (erase ? 1 : 0)).join('') : '';
       const fields = toFields(projectId, customers);
-      const [base, backlog, replaced] = await scripts.opmAdmit(3, ...keys, projectId, erases, ...fields);
+      const [base, backlog, replaced] = await scripts.opmAdmit(3, keys, projectId, erases, fields);
       const admitted = customers.map(({ customerId }, i) => ({
         customerId,
         version: base + i,
@@ -50,14 +54,14 @@ export function createRedisAdmission(redis: RedisClient, keyspace: (shard: numbe
         version,
         previous ? toMark(previous) : '',
       ]);
-      await scripts.opmRelease(2, backlogKey(shard), claimsKey(shard), projectId, ...entries);
+      await scripts.opmRelease(2, backlogKey(shard), claimsKey(shard), projectId, entries);
     },
 
     async settle(shard, persisted) {
       const runs = persisted.flatMap(toRuns);
       const heads = runs.flatMap(({ projectId, entries, newest }) => [projectId, entries, newest]);
       const fields = persisted.flatMap(({ projectId, entries }) => toFields(projectId, entries));
-      await scripts.opmSettle(2, backlogKey(shard), claimsKey(shard), runs.length, ...heads, ...fields);
+      await scripts.opmSettle(2, backlogKey(shard), claimsKey(shard), runs.length, heads, fields);
     },
 
     async countBacklog(shard) {
