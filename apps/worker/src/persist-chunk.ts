@@ -25,6 +25,10 @@ export type PersistChunkDeps = {
   logger: Logger;
 };
 
+/** So long after the last job of a short backlog statements are kept small, and so much smaller they are. */
+const POLITE_MS = 250;
+const POLITE_PART = 4;
+
 type Suspect = { chunk: Chunk; attempt: number; start: number };
 type Blame = (error: unknown) => boolean;
 
@@ -39,18 +43,29 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   const warnRefused = createSparseWarning(logger, 'entries became dead letters: see `opm dead-letters count`');
   const bounds = { sizeOf: ({ entries }: Chunk) => entries.length, maxBatch: maxRows, maxInFlight };
 
+  let shortCameAt = Number.NEGATIVE_INFINITY;
+  const isShortAbout = () => performance.now() - shortCameAt < POLITE_MS;
+
   /** Whether the statement was persisted; if not, some of its chunks are to blame. */
-  const createStatements = () =>
+  const createStatements = (maxBatch: () => number) =>
     new GroupCommit<number, Chunk, boolean>({
       ...bounds,
+      maxBatch,
       async commit(_shard, chunks) {
         const isPersisted = await gate.run(() => upsertUnlessRefused(chunks));
         return chunks.map(() => isPersisted);
       },
     });
 
-  /** Projects with little to do need not wait for the statements of those with much. */
-  const statements = { ofShortBacklogs: createStatements(), ofLongBacklogs: createStatements() };
+  /**
+   * Projects with little to do need not wait for the statements of those with much. But they wait for one of these to end,
+   * when all jobs that the worker may have are theirs, and for the processor: while there are such projects, it takes turns
+   * more often.
+   */
+  const statements = {
+    ofShortBacklogs: createStatements(() => maxRows),
+    ofLongBacklogs: createStatements(() => (isShortAbout() ? Math.ceil(maxRows / POLITE_PART) : maxRows)),
+  };
 
   /** What has failed before, or is being halved, goes alone and one at a time, so that nobody waits behind it. */
   const suspects = new GroupCommit<string, Suspect, void>({
@@ -115,8 +130,10 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   }
 
   return async (chunk, { shard, jobId, attempt, start, priority }) => {
-    const { ofShortBacklogs, ofLongBacklogs } = statements;
-    const isPersisted = start === 1 && (await (priority === 0 ? ofShortBacklogs : ofLongBacklogs).run(shard, chunk));
+    const isShort = priority === 0;
+    if (isShort) shortCameAt = performance.now();
+    const lane = isShort ? statements.ofShortBacklogs : statements.ofLongBacklogs;
+    const isPersisted = start === 1 && (await lane.run(shard, chunk));
     if (!isPersisted) await suspects.run(jobId, { chunk, attempt, start });
     await settlements.run(shard, chunk);
     logger.debug({ jobId, projectId: chunk.projectId, entries: chunk.entries.length }, 'chunk done');

@@ -49,6 +49,21 @@ describe.each(BACKENDS)('with the queue on %s:', (_, createBackend) => {
     expect(await worker.stop()).toEqual({ code: 0, signal: null });
   });
 
+  test('while a project with little to do is about, the statements of one with much are small', async () => {
+    const much = Array.from({ length: BACKLOG }, (_, i) => `more ${i}`);
+    for (let i = 0; i < BACKLOG; i += CHUNK) await enqueueAsIngress(4, much.slice(i, i + CHUNK));
+    const isDone = async () => (await countStored(4, much)) === BACKLOG;
+    await enqueueAsIngress(5, ['often']);
+
+    const worker = await startApp('worker', { ...backend.env, STATEMENT_MAX_ROWS: '400' });
+    while (!(await isDone())) await enqueueAsIngress(5, ['often']);
+    const statements = await worker.readMetric('opm_statement_rows_count');
+    const small = await worker.readMetric('opm_statement_rows_bucket{le="100"}');
+    // Large ones only where the next entry of the little one was late; otherwise it would be 25.
+    expect(statements - small).toBeLessThan(10);
+    expect(await worker.stop()).toEqual({ code: 0, signal: null });
+  });
+
   test('a small backlog is no backlog: its jobs have no priority, whatever other projects do', async () => {
     await enqueueAsIngress(3, ['a']);
     const { queues, close } = await openDashboardQueues({ ...backend, ...options });

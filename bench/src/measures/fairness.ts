@@ -42,11 +42,12 @@ export function measureFairness(servers: Servers, { backlog, samples }: Fairness
     console.log(`filling: ${toWhole(backlog)} entries of another project`);
     await fill(producer, busyId, backlog);
     worker = await startProjectWorker(place);
-    for (const start = performance.now(); performance.now() - start < WARM_UP_MS; ) await takeSample();
+    await delay(WARM_UP_MS);
+    const statementMs = await readStatementMs(worker);
+    for (let i = 0; i < WARM_UP_SAMPLES; i++) await takeSample();
     const beside = await takeSamples(takeSample, samples);
     const left = (await producer.load()).entries;
     if (left === 0) throw new Error('the other project was done too early: give it a larger --backlog');
-    const statementMs = await readStatementMs(worker);
 
     const limitMs = 2 * percentile(alone, 0.99) + statementMs;
     return {
@@ -123,7 +124,14 @@ const toCells = (delays: Delays) => [
   percentile(delays, 0.99).toFixed(1),
 ];
 
+/** The mean of a second in which only the other project is served. */
 async function readStatementMs({ readMetric }: Pick<TestApp, 'readMetric'>): Promise<number> {
-  const seconds = await readMetric('opm_statement_seconds_sum');
-  return (seconds / (await readMetric('opm_statement_seconds_count'))) * 1_000;
+  const read = async () => ({
+    count: await readMetric('opm_statement_seconds_count'),
+    seconds: await readMetric('opm_statement_seconds_sum'),
+  });
+  const before = await read();
+  await delay(1_000);
+  const after = await read();
+  return ((after.seconds - before.seconds) / (after.count - before.count)) * 1_000;
 }

@@ -154,6 +154,20 @@ test('items that have a size fill a bulk call up to the limit, and one that is l
   expect(calls).toEqual([[4, 6], [1, 9], [1], [25], [2]]);
 });
 
+test('a limit that changes counts from the next bulk call on', async () => {
+  const calls: number[][] = [];
+  const group = new GroupCommit<string, number, number>({
+    commit: async (_lane, items) => {
+      calls.push(items);
+      return items;
+    },
+    maxBatch: () => calls.length + 1,
+    maxInFlight: 1,
+  });
+  await Promise.all([1, 2, 3, 4, 5, 6, 7].map((item) => group.run('a', item)));
+  expect(calls).toEqual([[1], [2, 3], [4, 5, 6], [7]]);
+});
+
 test('items that are given together share one bulk call, in order, and one fate', async () => {
   const { calls, group } = createRecorder();
   const runAll = (...items: number[]) => group.runAll(items.map((item) => ({ lane: 'a', item })));

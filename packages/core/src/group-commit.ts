@@ -18,7 +18,8 @@ type Expiry = { maxWaitMs: number; toError: () => Error };
  * Turns concurrent calls into bulk calls: what arrives for one lane during one turn of the event loop, or while all
  * `maxInFlight` bulk calls are under way, becomes one call of `commit` of at most `maxBatch` items. There are no
  * timers, so a lone call is not delayed. (Group commit as databases do it: DeWitt et al., SIGMOD 1984.)
- * An item counts as one, or as what `sizeOf` says; one that is larger than `maxBatch` goes alone.
+ * An item counts as one, or as what `sizeOf` says; one that is larger than `maxBatch` goes alone. Where `maxBatch` is a
+ * function, it is asked for each bulk call.
  *
  * With `maxInFlightPerLane` a lane has so many of the bulk calls under way at most, however many there may be in all.
  *
@@ -28,7 +29,7 @@ type Expiry = { maxWaitMs: number; toError: () => Error };
  */
 export class GroupCommit<Lane, Item, Result> {
   readonly #commit: (lane: Lane, items: Item[]) => Promise<Result[]>;
-  readonly #maxBatch: number;
+  readonly #maxBatch: () => number;
   readonly #sizeOf: (item: Item) => number;
   readonly #maxInFlight: number;
   readonly #maxInFlightPerLane: number;
@@ -41,14 +42,15 @@ export class GroupCommit<Lane, Item, Result> {
 
   constructor(options: {
     commit: (lane: Lane, items: Item[]) => Promise<Result[]>;
-    maxBatch: number;
+    maxBatch: number | (() => number);
     maxInFlight: number;
     maxInFlightPerLane?: number;
     sizeOf?: (item: Item) => number;
     expiry?: Expiry;
   }) {
     this.#commit = options.commit;
-    this.#maxBatch = options.maxBatch;
+    const { maxBatch } = options;
+    this.#maxBatch = typeof maxBatch === 'number' ? () => maxBatch : maxBatch;
     this.#maxInFlight = options.maxInFlight;
     this.#maxInFlightPerLane = options.maxInFlightPerLane ?? options.maxInFlight;
     this.#sizeOf = options.sizeOf ?? (() => 1);
@@ -164,10 +166,11 @@ export class GroupCommit<Lane, Item, Result> {
   }
 
   #countFitting(waiting: Waiting<Item, Result>[]): number {
+    const maxBatch = this.#maxBatch();
     let size = 0;
     const surplus = waiting.findIndex(({ item }, i) => {
       size += this.#sizeOf(item);
-      return size > this.#maxBatch && i > 0;
+      return size > maxBatch && i > 0;
     });
     if (surplus < 0) return waiting.length;
     let start = surplus;

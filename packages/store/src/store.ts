@@ -48,6 +48,7 @@ export function createStore(options: StoreOptions): Store {
   const pool = new pg.Pool({
     connectionString: databaseUrl,
     max: poolSize,
+    idleTimeoutMillis: 0, // to open one takes as long as several statements, and it is planned anew on it
     connectionTimeoutMillis: connectTimeoutMs,
     statement_timeout: statementTimeoutMs,
     // The server's own timeout needs a server that answers; this one is for a connection that has gone silent.
