@@ -13,6 +13,7 @@ export default toJestConfig({
   setupFilesAfterEnv: process.env.CI ? ['<rootDir>/tests/try-again.mjs'] : [],
   globalSetup: '<rootDir>/tests/global-setup.mjs',
   globalTeardown: '<rootDir>/tests/global-teardown.mjs',
+  testSequencer: '<rootDir>/tests/slowest-first.mjs',
   testTimeout: 180_000,
   maxWorkers: 2,
 });

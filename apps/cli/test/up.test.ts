@@ -17,12 +17,17 @@ let stack: TestProcess | undefined;
 
 beforeAll(async () => {
   cwd = await mkdtemp(join(tmpdir(), 'opm-up-'));
-  [port, consolePort] = [await findFreePort(), await findFreePort()];
+  await drawPorts();
 });
 afterAll(async () => {
   await stack?.stop();
   await rm(cwd, { recursive: true, force: true });
 });
+
+/** Anew where they are needed: what was free when the file began may be another test's by now. */
+const drawPorts = async () => {
+  [port, consolePort] = [await findFreePort(), await findFreePort()];
+};
 
 const up = () =>
   startProcess({
@@ -93,6 +98,7 @@ test('a stack file whose process number is another program’s now counts for no
 });
 
 test('opm up: what it prints works, a restart keeps everything, and no process is left behind', async () => {
+  await drawPorts();
   stack = await up();
   expect(await sendPrintedEntry(stack.output())).toBe(201);
   expect(await sendPrintedEntry(stack.output())).toBe(202);

@@ -15,6 +15,8 @@ export function startPostgresContainer(postgresFlags: readonly string[]): Promis
     const settings = ['max_connections=200', ...postgresFlags].flatMap((flag) => ['-c', flag]);
     const container = await new PostgreSqlContainer(POSTGRES_IMAGE)
       .withCommand(['postgres', ...settings])
+      // The default asks four times a second for as long as it runs, each time with a process in the container.
+      .withHealthCheck({ test: ['CMD', 'pg_isready', '-h', '127.0.0.1'], interval: 2_000, retries: 150 })
       .withLabels({ [TEST_RUN_LABEL]: testRunId() })
       .withStartupTimeout(PATIENT_TIMEOUT_MS)
       .start();

@@ -1,7 +1,6 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { FORMATS, type Format } from '../customers/export.js';
+import { FORMATS, type Format } from '../customers/format.js';
 import type { ImportFileOptions } from '../customers/import-file.js';
-import { writeExport } from '../customers/write-export.js';
 import { parseMoment } from '../parse-time.js';
 import { type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
@@ -75,6 +74,7 @@ function exportCommand(env: NodeJS.ProcessEnv): Command {
     .action(({ project, format }: { project: string; format: Format }) =>
       withStore(env, async (store) => {
         const { projectId } = await findProject(store, project);
+        const { writeExport } = await import('../customers/write-export.js'); // with the contract, which takes long to load
         await writeExport({ customers: store.customers, projectId, format });
       }),
     );

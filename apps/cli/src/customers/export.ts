@@ -1,10 +1,7 @@
 import { type CustomerAnswer, toCustomerAnswer } from '@opm/contract';
 import type { Customers } from '@opm/store';
 import { stringify } from 'csv-stringify/sync';
-
-export const FORMATS = ['ndjson', 'csv'] as const;
-
-export type Format = (typeof FORMATS)[number];
+import type { Format } from './format.js';
 
 const PAGE = 5_000;
 

@@ -6,7 +6,7 @@ import { toUserError, UserError } from '../user-error.js';
 import { withInterrupt } from '../with-interrupt.js';
 import { type QueueFlags, withQueue } from '../with-queue.js';
 import { findProject, withStore } from '../with-store.js';
-import { FORMATS, type Format } from './export.js';
+import { FORMATS, type Format } from './format.js';
 import { type Imported, importCustomers } from './import.js';
 import { readCsv } from './read-csv.js';
 import { readNdjson } from './read-ndjson.js';
