@@ -1,6 +1,6 @@
 import Sequencer from '@jest/test-sequencer';
 
-/** What takes a minute or more. Where nothing is known of earlier runs, Jest begins with the largest files. */
+/** What takes a minute or more. Of the others, Jest begins with what failed or took long the last time, or else is large. */
 const SLOWEST = [
   'tests/chaos.test.ts',
   'tests/import-export.test.ts',
@@ -12,7 +12,7 @@ const SLOWEST = [
   'apps/cli/test/up.test.ts',
 ];
 
-/** So that the run does not end with one processor waiting for the other. */
+/** So that a run does not end with one processor waiting for the other, not even the first one. */
 export default class SlowestFirst extends Sequencer {
   sort(tests) {
     const placeOf = ({ path }) => {

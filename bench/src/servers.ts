@@ -51,7 +51,7 @@ export async function startServers(): Promise<Servers> {
   });
   const { databaseUrl, redisUrl } = await provisioning;
   if (!process.env.REDIS_URL) await writeToDisk(redisUrl);
-  if (!process.env.DATABASE_URL) await runIn(databaseUrl);
+  if (!process.env.DATABASE_URL) await makeLogSegments(databaseUrl);
   return {
     databaseUrl,
     redisUrl,
@@ -89,7 +89,7 @@ const WAL_SEGMENTS = 64;
  * A new server has to make each segment of its log, 16 MiB of zeros, and all commits wait for that, 55 ms twice a second. One
  * that has been up for a while renames those that it does not need any more.
  */
-async function runIn(databaseUrl: string): Promise<void> {
+async function makeLogSegments(databaseUrl: string): Promise<void> {
   const client = new pg.Client({ connectionString: databaseUrl });
   await client.connect();
   try {

@@ -25,9 +25,9 @@ export type PersistChunkDeps = {
   logger: Logger;
 };
 
-/** So long after the last job of a short backlog statements are kept small, and so much smaller they are. */
+/** For so long after a job of a short backlog the statements of long ones are small, and so much smaller than others. */
 const POLITE_MS = 250;
-const POLITE_PART = 4;
+const POLITE_DIVISOR = 4;
 
 type Suspect = { chunk: Chunk; attempt: number; start: number };
 type Blame = (error: unknown) => boolean;
@@ -41,7 +41,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     deps;
 
   const warnRefused = createSparseWarning(logger, 'entries became dead letters: see `opm dead-letters count`');
-  const bounds = { sizeOf: ({ entries }: Chunk) => entries.length, maxBatch: maxRows, maxInFlight };
+  const bounds = { sizeOf: ({ entries }: Chunk) => entries.length, maxInFlight };
 
   let shortCameAt = Number.NEGATIVE_INFINITY;
   const isShortAbout = () => performance.now() - shortCameAt < POLITE_MS;
@@ -58,13 +58,12 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     });
 
   /**
-   * Projects with little to do need not wait for the statements of those with much. But they wait for one of these to end,
-   * when all jobs that the worker may have are theirs, and for the processor: while there are such projects, it takes turns
-   * more often.
+   * A job of a short backlog need not wait for its turn behind the statements of long ones. It waits for one of them to end
+   * where all jobs that the worker may have are theirs, and for the processor: both take less long where they are small.
    */
   const statements = {
     ofShortBacklogs: createStatements(() => maxRows),
-    ofLongBacklogs: createStatements(() => (isShortAbout() ? Math.ceil(maxRows / POLITE_PART) : maxRows)),
+    ofLongBacklogs: createStatements(() => (isShortAbout() ? Math.ceil(maxRows / POLITE_DIVISOR) : maxRows)),
   };
 
   /** What has failed before, or is being halved, goes alone and one at a time, so that nobody waits behind it. */
@@ -80,6 +79,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   /** The chunks of a statement come here together, so there is one call for each; the next statement need not wait for it. */
   const settlements = new GroupCommit<number, Chunk, void>({
     ...bounds,
+    maxBatch: maxRows,
     async commit(shard, chunks) {
       await settle(shard, chunks).catch((error) => {
         logger.warn({ err: error }, 'claims could not be settled; they are swept after days');
@@ -87,6 +87,12 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
       return chunks.map(() => undefined);
     },
   });
+
+  function persistWithOthers(shard: number, chunk: Chunk, priority: number): Promise<boolean> {
+    if (priority > 0) return statements.ofLongBacklogs.run(shard, chunk);
+    shortCameAt = performance.now();
+    return statements.ofShortBacklogs.run(shard, chunk);
+  }
 
   async function upsertUnlessRefused(chunks: Chunk[]): Promise<boolean> {
     try {
@@ -130,10 +136,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   }
 
   return async (chunk, { shard, jobId, attempt, start, priority }) => {
-    const isShort = priority === 0;
-    if (isShort) shortCameAt = performance.now();
-    const lane = isShort ? statements.ofShortBacklogs : statements.ofLongBacklogs;
-    const isPersisted = start === 1 && (await lane.run(shard, chunk));
+    const isPersisted = start === 1 && (await persistWithOthers(shard, chunk, priority));
     if (!isPersisted) await suspects.run(jobId, { chunk, attempt, start });
     await settlements.run(shard, chunk);
     logger.debug({ jobId, projectId: chunk.projectId, entries: chunk.entries.length }, 'chunk done');

@@ -48,7 +48,9 @@ export function createStore(options: StoreOptions): Store {
   const pool = new pg.Pool({
     connectionString: databaseUrl,
     max: poolSize,
-    idleTimeoutMillis: 0, // to open one takes as long as several statements, and it is planned anew on it
+    idleTimeoutMillis: 0, // opening one takes as long as several statements, and the upsert is planned anew on each
+    keepAlive: true, // or a firewall in between forgets those that are idle
+    keepAliveInitialDelayMillis: 10_000,
     connectionTimeoutMillis: connectTimeoutMs,
     statement_timeout: statementTimeoutMs,
     // The server's own timeout needs a server that answers; this one is for a connection that has gone silent.
