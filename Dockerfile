@@ -5,23 +5,28 @@ ARG NODE_IMAGE=node:24-slim
 FROM ${NODE_IMAGE} AS base
 WORKDIR /opm
 
-# What this app needs of the repository, with a lockfile of its own: other apps' changes leave its layers as they are.
-FROM base AS pruned
-ARG APP
+FROM base AS sources
 COPY . .
 RUN --mount=type=cache,target=/root/.npm \
-  npx --yes turbo@$(node -p "require('./package.json').devDependencies.turbo") prune @opm/${APP} --docker
+  npm install --global "turbo@$(node -p "require('./package.json').devDependencies.turbo")" \
+  && turbo prune @opm/ingress @opm/worker @opm/console @opm/cli --docker
 
+# The same for every app, so that images that are built together install and build once.
 FROM base AS built
-COPY --from=pruned /opm/out/json .
+COPY --from=sources /opm/out/json .
 RUN --mount=type=cache,target=/root/.npm npm ci
-COPY --from=pruned /opm/out/full .
+COPY --from=sources /opm/out/full .
 COPY prisma prisma
 COPY tools tools
 COPY prisma.config.ts tsconfig.base.json ./
 RUN npm run build \
   && find apps packages \( -name node_modules -o -name src -o -name test -o -name '*.tsbuildinfo' -o -name .turbo \
     -o -name '*.d.ts' -o -name '*.map' \) -prune -exec rm -r {} +
+
+# What this app needs of the repository, with a lockfile of its own: other apps' changes leave its layers as they are.
+FROM sources AS pruned
+ARG APP
+RUN rm -r out && turbo prune "@opm/${APP}" --docker
 
 # Its dependencies alone. What the repository is developed with goes first, or the command line of Prisma, which is an
 # optional peer of its client, would count as one of them. Then what no process ever loads: Prisma's compilers of queries
@@ -38,9 +43,9 @@ FROM base AS image
 ARG APP
 ENV NODE_ENV=production INTERNAL_PORT=9400
 COPY --from=dependencies /opm .
-COPY --from=built /opm/packages packages
-COPY --from=built /opm/apps apps
-RUN ln -s apps/${APP}/dist/main.js main.js
+RUN --mount=type=bind,from=built,source=/opm,target=/built \
+  for room in apps/* packages/*; do cp -r "/built/$room/." "$room"; done \
+  && ln -s "apps/${APP}/dist/main.js" main.js
 USER node
 
 # With APP=cli: the command line `opm`, and all that `opm migrate` needs.

@@ -16,6 +16,19 @@ function createRecorder(maxBatch = 3, maxInFlight = 1, maxInFlightPerLane = maxI
   });
   return { calls, group };
 }
+/** A commit whose bulk calls end at once, one at a time. */
+function createPrompt(bounds: { maxBatch: number | (() => number); sizeOf?: (item: number) => number }) {
+  const calls: number[][] = [];
+  const group = new GroupCommit<string, number, number>({
+    commit: async (_lane, items) => {
+      calls.push(items);
+      return items;
+    },
+    maxInFlight: 1,
+    ...bounds,
+  });
+  return { calls, group };
+}
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
 test('calls of one turn become one bulk call, each with its own result', async () => {
@@ -140,30 +153,13 @@ test('what has waited too long behind a call that hangs is rejected when that ca
 });
 
 test('items that have a size fill a bulk call up to the limit, and one that is larger goes alone', async () => {
-  const calls: number[][] = [];
-  const group = new GroupCommit<string, number, number>({
-    commit: async (_lane, items) => {
-      calls.push(items);
-      return items;
-    },
-    sizeOf: (item) => item,
-    maxBatch: 10,
-    maxInFlight: 1,
-  });
+  const { calls, group } = createPrompt({ maxBatch: 10, sizeOf: (item) => item });
   await Promise.all([4, 6, 1, 9, 1, 25, 2].map((size) => group.run('a', size)));
   expect(calls).toEqual([[4, 6], [1, 9], [1], [25], [2]]);
 });
 
 test('a limit that changes counts from the next bulk call on', async () => {
-  const calls: number[][] = [];
-  const group = new GroupCommit<string, number, number>({
-    commit: async (_lane, items) => {
-      calls.push(items);
-      return items;
-    },
-    maxBatch: () => calls.length + 1,
-    maxInFlight: 1,
-  });
+  const { calls, group } = createPrompt({ maxBatch: () => calls.length + 1 });
   await Promise.all([1, 2, 3, 4, 5, 6, 7].map((item) => group.run('a', item)));
   expect(calls).toEqual([[1], [2, 3], [4, 5, 6], [7]]);
 });
