@@ -47,7 +47,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   const isShortAbout = () => performance.now() - shortCameAt < POLITE_MS;
 
   /** Whether the statement was persisted; if not, some of its chunks are to blame. */
-  const createStatements = (maxBatch: () => number) =>
+  const createStatements = (maxBatch: number | (() => number)) =>
     new GroupCommit<number, Chunk, boolean>({
       ...bounds,
       maxBatch,
@@ -62,7 +62,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
    * where all jobs that the worker may have are theirs, and for the processor: both take less long where they are small.
    */
   const statements = {
-    ofShortBacklogs: createStatements(() => maxRows),
+    ofShortBacklogs: createStatements(maxRows),
     ofLongBacklogs: createStatements(() => (isShortAbout() ? Math.ceil(maxRows / POLITE_DIVISOR) : maxRows)),
   };
 
