@@ -1,22 +1,22 @@
-import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { type Backend, createBackend, query, runOpm, startApp, type TestApp, waitFor } from '@opm/testkit';
 
 /** Roles belong to the server, so each run has one of its own. */
 const ROLE = `opm_app_${process.pid}`;
-const PASSWORD = 'choose-one';
+const PASSWORD = `it's $$ "quoted" \\ 😀`;
 
 let backend: Backend;
 let env: NodeJS.ProcessEnv;
 let apps: TestApp[] = [];
 
+const migrate = (password = '', role = ROLE) =>
+  runOpm(['migrate', '--app-role', role], { ...backend.env, APP_ROLE_PASSWORD: password });
+
 beforeAll(async () => {
   backend = await createBackend(process.env.OPM_TEST_REDIS_URL);
-  const operations = await readFile('docs/operations.md', 'utf8');
-  const [, sql] = /```sql\n(CREATE ROLE [^`]+)```/.exec(operations) ?? [];
-  await query(backend.databaseUrl, sql?.replaceAll('opm_app', ROLE) as string);
+  expect(await migrate(PASSWORD)).toMatchObject({ code: 0 });
   const url = new URL(backend.databaseUrl);
-  [url.username, url.password] = [ROLE, PASSWORD];
+  [url.username, url.password] = [ROLE, encodeURIComponent(PASSWORD)];
   env = { ...backend.env, DATABASE_URL: url.href };
 });
 afterAll(async () => {
@@ -52,9 +52,31 @@ test('processes whose role owns nothing do all that they do, and cannot change a
   await query(env.DATABASE_URL as string, letter);
   expect(await runOpm(['dead-letters', 'discard', '--all'], env)).toMatchObject({ code: 0 });
   expect(await runOpm(['keys', 'rotate', 'acme', '--grace', '0s'], env)).toMatchObject({ code: 0 });
-  expect(await runOpm(['migrate'], backend.env)).toMatchObject({ code: 0 });
 
   for (const change of ['ALTER TABLE customers DROP COLUMN ip', 'DROP TABLE customers', 'TRUNCATE customers']) {
     await expect(query(env.DATABASE_URL as string, change)).rejects.toThrow(/must be owner|permission denied/);
   }
+});
+
+test('migrating again gives it what is new', async () => {
+  await query(backend.databaseUrl, 'CREATE TABLE later (id serial)');
+  const insert = () => query(env.DATABASE_URL as string, 'INSERT INTO later DEFAULT VALUES');
+  await expect(insert()).rejects.toThrow('permission denied');
+  expect(await migrate()).toMatchObject({
+    code: 0,
+    stdout: `The database is up to date.\nThe role ${ROLE} can read and write rows.\n`,
+  });
+  await insert();
+});
+
+test('a role that cannot be had changes nothing and is said', async () => {
+  const owner = decodeURIComponent(new URL(backend.databaseUrl).username);
+  expect(await migrate('guessed', owner)).toMatchObject({
+    code: 1,
+    stderr: `opm: --app-role ${owner}: it owns the tables: name another role than that of DATABASE_URL\n`,
+  });
+  expect(await migrate('', 'nobody')).toMatchObject({
+    code: 1,
+    stderr: 'opm: --app-role nobody without APP_ROLE_PASSWORD: there is no such role\n',
+  });
 });

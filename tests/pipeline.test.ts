@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { type IncomingMessage, request } from 'node:http';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
@@ -37,6 +38,11 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
     await response.arrayBuffer();
     return response.status;
   };
+  /** As partners do where an ingress had too much to do. */
+  const postUntilAccepted = async (entry: object): Promise<number> => {
+    const status = await post(entry);
+    return status === 503 ? postUntilAccepted(entry) : status;
+  };
   const findStored = (ids: string[]) =>
     store.customers.findExisting(
       ids.map((customerId) => ({ projectId, customerId, version: Number.MAX_SAFE_INTEGER })),
@@ -69,13 +75,10 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
 
   test('of 200 simultaneous first posts of one customer exactly one is a 201', async () => {
     for (let round = 0; round < 3; round++) {
-      const entries = Array.from({ length: 200 }, (_, i) => ({
-        customerId: `first ${round}`,
-        customerEmail: `${i}@example.com`,
-      }));
-      const statuses = await Promise.all(entries.map(post));
-      expect(statuses.filter((status) => status === 201)).toHaveLength(1);
-      expect(statuses.filter((status) => status === 202)).toHaveLength(199);
+      const customerId = randomUUID();
+      const entries = Array.from({ length: 200 }, (_, i) => ({ customerId, customerEmail: `${i}@example.com` }));
+      const statuses = await Promise.all(entries.map(postUntilAccepted));
+      expect(statuses.sort()).toEqual([201, ...Array(199).fill(202)]);
     }
   });
 

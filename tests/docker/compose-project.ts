@@ -77,6 +77,7 @@ async function toOwnSettings() {
   const port = async () => String(await findFreePort());
   return {
     POSTGRES_PASSWORD: password(),
+    POSTGRES_APP_PASSWORD: password(),
     REDIS_PASSWORD: password(),
     CONSOLE_PASSWORD: password(),
     PORT: await port(),

@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { runOpm } from '@opm/testkit';
+import { query, runOpm } from '@opm/testkit';
 import { type ComposeProject, createComposeProject } from './compose-project.js';
 import { findDevelopmentPackages, toPackageName } from './development-packages.js';
 import { type Load, startLoad } from './load.js';
@@ -128,6 +128,14 @@ describe('docker compose up --wait --build', () => {
     test('cannot write to its root file system, even as root', async () => {
       const touch = stack.compose('exec', '--no-TTY', '--user', 'root', service, 'touch', '/opm/main.js', '/opm/new');
       await expect(touch).rejects.toThrow(/\/opm\/new.*Read-only file system/);
+    });
+
+    test('can change no table of PostgreSQL', async () => {
+      const { username, password } = new URL(await run('printenv', 'DATABASE_URL'));
+      const { href } = Object.assign(new URL(stack.databaseUrl), { username, password });
+      await expect(query(href, 'SELECT FROM customers LIMIT 0')).resolves.toEqual([]);
+      await expect(query(href, 'DROP TABLE customers')).rejects.toThrow('must be owner of table customers');
+      await expect(query(href, 'SELECT pg_reload_conf()')).rejects.toThrow('permission denied');
     });
 
     test('has no command line of Prisma, and nothing that the repository is developed with', async () => {

@@ -1,4 +1,5 @@
 export type { ApiKeys, KeyOwner, StoredApiKey } from './api-keys.js';
+export { type AppRole, grantToAppRole } from './app-role.js';
 export type { Asked, Customers, StoredCustomer } from './customers.js';
 export type {
   DeadLetter,
