@@ -8,9 +8,12 @@ import { createPostgresTokenBuckets } from './postgres-token-buckets.js';
 
 const bullmq = withBackend(createPostgresBackend);
 
+/** A partner who comes after a while would wait for a new connection, and its first plans, ten times as long as for the answer. */
+const KEPT = { max: 4, idleTimeoutMillis: 0, keepAliveInitialDelayMillis: 10_000 };
+
 const CONNECTION = {
-  producer: { max: 4, connectionTimeoutMillis: 1_000, statement_timeout: 1_000, query_timeout: 1_000 },
-  worker: { max: 4, connectionTimeoutMillis: 10_000, query_timeout: 30_000, keepAliveInitialDelayMillis: 10_000 },
+  producer: { ...KEPT, connectionTimeoutMillis: 1_000, statement_timeout: 1_000, query_timeout: 1_000 },
+  worker: { ...KEPT, connectionTimeoutMillis: 10_000, query_timeout: 30_000 },
   dashboard: { max: 2, connectionTimeoutMillis: 5_000 },
 } satisfies Record<Role, pg.PoolConfig>;
 
