@@ -1,9 +1,10 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { grantToAppRole } from '@opm/store';
 import { type Backend, createBackend, query, runOpm, startApp, type TestApp, waitFor } from '@opm/testkit';
 
 /** Roles belong to the server, so each run has one of its own. */
 const ROLE = `opm_app_${process.pid}`;
-const PASSWORD = `it's $$ "quoted" \\ 😀`;
+const PASSWORD = `it's $$ "quoted" \\ %41`;
 
 let backend: Backend;
 let env: NodeJS.ProcessEnv;
@@ -58,25 +59,61 @@ test('processes whose role owns nothing do all that they do, and cannot change a
   }
 });
 
-test('migrating again gives it what is new', async () => {
+test('a table that the owner makes later is open to it as well', async () => {
   await query(backend.databaseUrl, 'CREATE TABLE later (id serial)');
-  const insert = () => query(env.DATABASE_URL as string, 'INSERT INTO later DEFAULT VALUES');
-  await expect(insert()).rejects.toThrow('permission denied');
+  await query(env.DATABASE_URL as string, 'INSERT INTO later DEFAULT VALUES');
+});
+
+test('it gets another password, or keeps the one that it has', async () => {
+  const url = Object.assign(new URL(env.DATABASE_URL as string), { password: 'another' });
+  const login = () => query(url.href, 'SELECT FROM customers LIMIT 0');
+  await expect(login()).rejects.toThrow('password authentication failed');
+  await grantToAppRole(backend.databaseUrl, { name: ROLE, password: 'another' });
+  await login();
   expect(await migrate()).toMatchObject({
     code: 0,
     stdout: `The database is up to date.\nThe role ${ROLE} can read and write rows.\n`,
   });
-  await insert();
+  await login();
+  await grantToAppRole(backend.databaseUrl, { name: ROLE, password: PASSWORD });
 });
 
-test('a role that cannot be had changes nothing and is said', async () => {
+test('a role that would be too mighty, or cannot be had, is refused with the reason and stays as it was', async () => {
   const owner = decodeURIComponent(new URL(backend.databaseUrl).username);
-  expect(await migrate('guessed', owner)).toMatchObject({
-    code: 1,
-    stderr: `opm: --app-role ${owner}: it owns the tables: name another role than that of DATABASE_URL\n`,
-  });
+  const [superuser, member, silent] = [`${ROLE}_superuser`, `${ROLE}_member`, `${ROLE}_silent`];
+  await query(
+    backend.databaseUrl,
+    `CREATE ROLE ${superuser} SUPERUSER; CREATE ROLE ${member} IN ROLE ${owner}; CREATE ROLE ${silent}`,
+  );
+  const tooMighty = 'it owns the tables or the database: name a role that owns nothing';
+  const refusals: [name: string, password: string | undefined, reason: string][] = [
+    [owner, 'guessed', tooMighty],
+    [superuser, 'guessed', tooMighty],
+    [member, 'guessed', tooMighty],
+    [silent, undefined, 'this role cannot log in'],
+    ['nobody', 'Überraschung', 'its password may have printable characters of ASCII only'],
+  ];
+  for (const [name, password, reason] of refusals) {
+    await expect(grantToAppRole(backend.databaseUrl, { name, password })).rejects.toThrow(reason);
+  }
   expect(await migrate('', 'nobody')).toMatchObject({
     code: 1,
     stderr: 'opm: --app-role nobody without APP_ROLE_PASSWORD: there is no such role\n',
   });
+  expect(await migrate('', '')).toMatchObject({ code: 1, stderr: expect.stringContaining('must not be empty') });
+  const text = `SELECT rolname FROM pg_roles WHERE rolcanlogin AND (rolname = 'nobody' OR rolname LIKE $1)`;
+  expect(await query(backend.databaseUrl, text, [`${ROLE}\\_%`])).toEqual([]);
+  await query(backend.databaseUrl, `DROP ROLE ${superuser}, ${member}, ${silent}`);
+});
+
+test('where DATABASE_URL is not of the owner, or may make no roles, that is said', async () => {
+  const reader = `${ROLE}_reader`;
+  await query(backend.databaseUrl, `CREATE ROLE ${reader} LOGIN PASSWORD 'reader'`);
+  await query(backend.databaseUrl, `GRANT ALL ON _prisma_migrations TO ${reader}`);
+  const url = Object.assign(new URL(backend.databaseUrl), { username: reader, password: 'reader' });
+  await expect(grantToAppRole(url.href, { name: ROLE })).rejects.toThrow(/permission denied|may not give/);
+  await expect(grantToAppRole(url.href, { name: 'new', password: 'secret' })).rejects.toThrow(
+    /permission denied to create role/,
+  );
+  await query(backend.databaseUrl, `DROP OWNED BY ${reader}; DROP ROLE ${reader}`);
 });

@@ -3,6 +3,8 @@ import { createStore, type Project, type Store, StoreError } from '@opm/store';
 import { readStackFile } from './stack/stack-file.js';
 import { UserError } from './user-error.js';
 
+const UNDEFINED_TABLE = '42P01';
+
 /** Where `opm up` keeps its stack, and where the other commands look for one. */
 export function dataDirOf(env: NodeJS.ProcessEnv): string {
   return env.OPM_DATA_DIR || '.data';
@@ -19,7 +21,8 @@ export async function findStores(env: NodeJS.ProcessEnv): Promise<NodeJS.Process
   if (stack?.databaseUrl) return { ...env, ...stack.queueEnv, DATABASE_URL: stack.databaseUrl };
   if (stack) throw new UserError(`the stack in ${dataDir} is still starting; try again in a moment`);
   throw new UserError(
-    `no stack runs in ${dataDir} and DATABASE_URL is not set: start one with \`npm start\`, or set DATABASE_URL`,
+    `no stack runs in ${dataDir} and DATABASE_URL is not set: start one with \`npm start\`, or set DATABASE_URL, ` +
+      'or OPM_DATA_DIR to the folder of one',
   );
 }
 
@@ -39,8 +42,8 @@ export async function withStore<T>(env: NodeJS.ProcessEnv, use: (store: Store) =
   try {
     return await use(store);
   } catch (error) {
-    if (error instanceof StoreError) throw new UserError(error.message);
-    throw error;
+    if (!(error instanceof StoreError)) throw error;
+    throw new UserError(error.sqlState === UNDEFINED_TABLE ? `${error.message}: run \`opm migrate\`` : error.message);
   } finally {
     await store.close();
   }

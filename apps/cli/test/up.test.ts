@@ -60,7 +60,8 @@ test('without a stack, a command says so in one line', async () => {
     code: 1,
     stdout: '',
     stderr:
-      'opm: no stack runs in .data and DATABASE_URL is not set: start one with `npm start`, or set DATABASE_URL\n',
+      'opm: no stack runs in .data and DATABASE_URL is not set: start one with `npm start`, or set DATABASE_URL, ' +
+      'or OPM_DATA_DIR to the folder of one\n',
   });
 });
 

@@ -89,7 +89,7 @@ export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonE
     if (!abort.signal.aborted) internal.setUnready(undefined);
   } catch (error) {
     if (abort.signal.aborted) return;
-    console.error(`${name}: ${toLine(error)}`);
+    console.error(`${name}: ${toLine(error, config)}`);
     logger.debug({ err: error }, 'could not start');
     await close();
     process.exit(1);
@@ -107,10 +107,11 @@ function readConfig<Spec extends EnvSpec>(name: string, env: NodeJS.ProcessEnv, 
   }
 }
 
-function toLine(error: unknown): string {
+function toLine(error: unknown, config: object): string {
   const { code, port, message } = error as NodeJS.ErrnoException & { port?: number };
-  if (code === 'EADDRINUSE') return `port ${port} is taken by another program; choose another one`;
-  if (code === 'EACCES' && port !== undefined)
-    return `port ${port} may not be used by this user; choose one above 1023`;
+  const variable = Object.entries(config).find(([name, value]) => name.endsWith('PORT') && value === port)?.[0];
+  if (code === 'EADDRINUSE') return `port ${port} is taken by another program; choose another one with ${variable}`;
+  if (code === 'EACCES' && variable !== undefined)
+    return `port ${port} may not be used by this user; choose one above 1023 with ${variable}`;
   return message;
 }

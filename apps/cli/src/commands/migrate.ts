@@ -1,5 +1,5 @@
 import { type AppRole, grantToAppRole, StoreError } from '@opm/store';
-import { Command } from 'commander';
+import { Command, InvalidArgumentError } from 'commander';
 import { type PrintOptions, print } from '../print.js';
 import { UserError } from '../user-error.js';
 import { findStores } from '../with-store.js';
@@ -12,6 +12,7 @@ export function migrateCommand(env: NodeJS.ProcessEnv): Command {
       '--app-role <name>',
       'let this role read and write rows, and no more: the one that the processes run as, with the queue on Redis; ' +
         'it gets the password in APP_ROLE_PASSWORD, and is made where it is not there',
+      parseRole,
     )
     .option('--json', 'print JSON')
     .description('Bring the database up to date: our tables, and those of the queue where it lives in PostgreSQL.')
@@ -23,6 +24,11 @@ export function migrateCommand(env: NodeJS.ProcessEnv): Command {
       const granted = appRole ? [`The role ${appRole} can read and write rows.`] : [];
       print(options, { upToDate: true, appRole }, ['The database is up to date.', ...granted]);
     });
+}
+
+function parseRole(name: string): string {
+  if (name === '') throw new InvalidArgumentError('It must not be empty.');
+  return name;
 }
 
 /** @throws UserError with what PostgreSQL or the store says no to */
