@@ -1,5 +1,5 @@
 import { Fault } from '@opm/contract';
-import { createEntryQueue, type EntryQueue, toQueueConfig } from '@opm/queue';
+import { createEntryQueue, type EntryQueue, ShardsError, toQueueConfig } from '@opm/queue';
 import { ConfigError, parseEnv, STORE_ENV } from '@opm/runtime';
 import { assertWorked } from './assert-worked.js';
 import { UserError } from './user-error.js';
@@ -66,6 +66,7 @@ async function openQueue(config: ReturnType<typeof toQueueConfig>): Promise<Entr
   try {
     return await createEntryQueue({ ...config, signal, onError });
   } catch (error) {
+    if (error instanceof ShardsError) throw new UserError(error.message);
     if (signal.aborted) throw new UserError(`the queue cannot be reached: ${reason}`);
     throw error;
   } finally {

@@ -18,6 +18,8 @@ export type Persisted = { projectId: number; entries: { customerId: string; vers
  * Claims exist for entries in flight only; what a crash left behind is swept.
  */
 export type Admission = {
+  /** Says how many shards there are, where nobody has yet or as `instead` says. @returns how many there are */
+  setShards(shards: number, instead?: number): Promise<number>;
   /** One result per customer, in order; a customer may occur more than once. */
   admit(shard: number, projectId: number, customers: { customerId: string; erase?: true }[]): Promise<Admittance>;
   /** The customers' claims, in order. */

@@ -1,5 +1,6 @@
 import { Fault } from '@opm/contract';
 import type { Admission } from './admission.js';
+import { agreeOnShards } from './agree-on-shards.js';
 import { type Chunk, toChunkData } from './chunk.js';
 import type { Idempotency } from './idempotency.js';
 import { toPriority } from './priority.js';
@@ -31,9 +32,13 @@ export type EntryQueue = Pick<Admission, 'admit' | 'release' | 'readClaims'> & {
   close(): Promise<void>;
 };
 
-/** Waits for the store to answer once; from then on it recovers by itself. @throws the reason of the signal's abort */
+/**
+ * Waits for the store to answer once; from then on it recovers by itself.
+ * @throws the reason of the signal's abort, or ShardsError
+ */
 export async function createEntryQueue({ signal, onError, ...config }: EntryQueueOptions): Promise<EntryQueue> {
   const backend = await connectQueueBackend(config, 'producer', { signal, onError });
+  await agreeOnShards(backend, config.shards, onError);
   const queues = await Promise.all(toAddresses(config.shards).map((address) => backend.openQueue(address)));
   const { admission, buckets, idempotency } = backend;
   /** Entries per shard. One whose master is away keeps its last count, so that the others' limit stays in force. */

@@ -1,6 +1,7 @@
 import { type Job, WaitingError } from 'bullmq';
 import pRetry from 'p-retry';
 import type { Admission } from './admission.js';
+import { agreeOnShards } from './agree-on-shards.js';
 import { type Backlog, readBacklog } from './backlog.js';
 import { type Chunk, parseChunk } from './chunk.js';
 import { closeWorkers } from './close-workers.js';
@@ -62,10 +63,14 @@ export class Postponed extends Error {
   }
 }
 
-/** Waits for the store to answer once; from then on it recovers by itself. @throws the reason of the signal's abort */
+/**
+ * Waits for the store to answer once; from then on it recovers by itself.
+ * @throws the reason of the signal's abort, or ShardsError
+ */
 export async function createEntryWorker(options: EntryWorkerOptions): Promise<EntryWorker> {
   const { concurrency, lockMs, process, bury, onPostponed, onRetry, signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
+  await agreeOnShards(backend, config.shards, onError);
   const addresses = toAddresses(config.shards);
   const queues = await Promise.all(addresses.map((address) => backend.openQueue(address, { skipMetasUpdate: true })));
   // BullMQ also fails a job that it could not report as done, because the queue's store went away: not its entries' fault.

@@ -1,4 +1,5 @@
 export type { Admission, Admittance, Admitted, Claim, Persisted } from './admission.js';
+export { ShardsError } from './agree-on-shards.js';
 export type { Backlog } from './backlog.js';
 export { type Chunk, MAX_CHUNK_ENTRIES, parseChunk, toChunkData } from './chunk.js';
 export { type DashboardQueues, openDashboardQueues } from './dashboard-queues.js';

@@ -13,6 +13,16 @@ type ClaimRow = { customer_id: string; version: string; erased: boolean };
 /** The functions of the migration `admission`, called. */
 export function createPostgresAdmission(pool: pg.Pool): Admission {
   return {
+    async setShards(shards, instead = 0) {
+      const { rows } = await pool.query<{ shards: number }>(
+        `INSERT INTO admission.layout AS l (shards) VALUES ($1)
+         ON CONFLICT (is_only) DO UPDATE SET shards = CASE l.shards WHEN $2 THEN excluded.shards ELSE l.shards END
+         RETURNING shards`,
+        [shards, instead],
+      );
+      return rows[0]?.shards ?? shards;
+    },
+
     async admit(shard, projectId, customers) {
       const { rows } = await pool.query<AdmittedRow>({
         name: 'admit',

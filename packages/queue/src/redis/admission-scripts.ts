@@ -111,3 +111,10 @@ for i = 1, #found, 2 do
 end
 if cursor == '0' then dropIfEmpty(KEYS[1]) end
 return cursor`;
+
+/** KEYS: the number of shards. ARGV: the new one, and the one that it may replace. Answers with the one that is there then. */
+export const SET_SHARDS = `
+local found = redis.call('GET', KEYS[1])
+if found and found ~= ARGV[2] then return found end
+redis.call('SET', KEYS[1], ARGV[1])
+return ARGV[1]`;

@@ -1,5 +1,5 @@
 import type { Admission, Claim, Persisted } from '../admission.js';
-import { ADMIT, LIMIT_BACKLOG, RELEASE, SETTLE, SWEEP } from './admission-scripts.js';
+import { ADMIT, LIMIT_BACKLOG, RELEASE, SET_SHARDS, SETTLE, SWEEP } from './admission-scripts.js';
 import type { RedisClient } from './connect-redis.js';
 
 /** ioredis flattens arrays, which may be longer than what a call of JavaScript can spread. */
@@ -13,6 +13,7 @@ type Scripts = {
   opmSettle: Script<void>;
   opmLimitBacklog: Script<void>;
   opmSweep: Script<string>;
+  opmSetShards: Script<string>;
 };
 
 export function createRedisAdmission(redis: RedisClient, keyspace: (shard: number) => string): Admission {
@@ -21,12 +22,16 @@ export function createRedisAdmission(redis: RedisClient, keyspace: (shard: numbe
   redis.defineCommand('opmSettle', { lua: SETTLE });
   redis.defineCommand('opmLimitBacklog', { lua: LIMIT_BACKLOG });
   redis.defineCommand('opmSweep', { lua: SWEEP });
+  redis.defineCommand('opmSetShards', { lua: SET_SHARDS });
   const scripts = redis as unknown as Scripts;
   const versionKey = (shard: number) => `${keyspace(shard)}:version`;
   const backlogKey = (shard: number) => `${keyspace(shard)}:backlog`;
   const claimsKey = (shard: number) => `${keyspace(shard)}:claims`;
 
   return {
+    setShards: async (shards, instead = 0) =>
+      Number(await scripts.opmSetShards(1, `${keyspace(0)}:shards`, shards, instead)),
+
     async admit(shard, projectId, customers) {
       const keys = [versionKey(shard), backlogKey(shard), claimsKey(shard)];
       const erases = customers.some(({ erase }) => erase) ? customers.map(({ erase }) => (erase ? 1 : 0)).join('') : '';

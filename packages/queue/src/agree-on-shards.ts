@@ -1,0 +1,52 @@
+import { withTimeout } from '@opm/core';
+import type { QueueBackend } from './queue-backend.js';
+import { toAddresses } from './shards.js';
+
+const TIMEOUT_MS = 2_000;
+
+/** What the operator has to mend. */
+export class ShardsError extends Error {
+  override readonly name = 'ShardsError';
+}
+
+/**
+ * With different numbers of shards, processes would put a customer's entries into different ones, or into one that no worker
+ * takes jobs from. So the first process says how many there are, and others of another opinion do not start, unless nothing
+ * waits and no worker runs. Where the store does not say, a process is not kept from starting: it has answered just before.
+ * @throws ShardsError
+ */
+export async function agreeOnShards(
+  backend: QueueBackend,
+  shards: number,
+  onError: (error: Error) => void,
+): Promise<void> {
+  try {
+    await withTimeout(agree(backend, shards), TIMEOUT_MS);
+  } catch (error) {
+    if (!(error instanceof ShardsError)) return onError(error as Error);
+    await backend.close();
+    throw error;
+  }
+}
+
+async function agree(backend: QueueBackend, shards: number): Promise<void> {
+  let agreed = await backend.admission.setShards(shards);
+  const isFree = agreed !== shards && (await isIdle(backend, agreed).catch(() => false));
+  if (isFree) agreed = await backend.admission.setShards(shards, agreed);
+  if (agreed === shards) return;
+  throw new ShardsError(
+    `QUEUE_SHARDS is ${shards}, but the queue has ${agreed}: that can only be changed while nothing waits and no worker runs`,
+  );
+}
+
+async function isIdle(backend: QueueBackend, shards: number): Promise<boolean> {
+  const counts = toAddresses(shards).map(async (address) => {
+    const queue = await backend.openQueue(address, { skipMetasUpdate: true });
+    const [jobs, workers] = await Promise.all([
+      queue.getJobCountByTypes('waiting', 'prioritized', 'active', 'delayed'),
+      queue.getWorkersCount(),
+    ]);
+    return jobs + workers;
+  });
+  return (await Promise.all(counts)).every((count) => count === 0);
+}
