@@ -144,7 +144,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     });
     expect(await withEnv({ QUEUE_SHARDS: '3' })).toMatchObject({
       code: 1,
-      stderr: expect.stringMatching(/^opm: no worker takes jobs from entries-1, entries-2: set REDIS_URL, /),
+      stderr: expect.stringMatching(/^opm: QUEUE_SHARDS is 3, but the queue has 1: /),
     });
     expect(await withEnv({ QUEUE_SHARDS: 'two' })).toMatchObject({
       code: 1,

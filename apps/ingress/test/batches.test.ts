@@ -272,17 +272,22 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
   });
 
   test('a batch that is larger than what may be pending is accepted all the same, over any number of shards', async () => {
+    const place = await createPlace();
+    const projects = createStore({ databaseUrl: place.databaseUrl, applicationName: 'test' });
+    const { apiKey: key } = await projects.projects.create('acme');
+    await projects.close();
     const small = await startApp('ingress', {
-      ...backend.env,
+      ...place.env,
       QUEUE_SHARDS: '3',
       PENDING_MAX_ENTRIES: '10',
       CHUNKS_IN_FLIGHT: '1',
       CHUNK_MAX_ENTRIES: '20',
     });
     const entries = Array.from({ length: 1_000 }, fresh);
-    await sendAll(createClient(small, apiKey).sendArray, entries);
+    await sendAll(createClient(small, key).sendArray, entries);
     expect(await small.readMetric('opm_shed_total{reason="in-flight"}')).toBe(0);
     await small.stop();
+    await place.drop();
   });
 
   test('while more is waiting than may, a batch is a 503 with retry-after', async () => {
