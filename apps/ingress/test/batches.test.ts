@@ -273,9 +273,8 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
 
   test('a batch that is larger than what may be pending is accepted all the same, over any number of shards', async () => {
     const place = await createPlace();
-    const projects = createStore({ databaseUrl: place.databaseUrl, applicationName: 'test' });
-    const { apiKey: key } = await projects.projects.create('acme');
-    await projects.close();
+    const own = createStore({ databaseUrl: place.databaseUrl, applicationName: 'test' });
+    const { apiKey: key } = await own.projects.create('acme').finally(own.close);
     const small = await startApp('ingress', {
       ...place.env,
       QUEUE_SHARDS: '3',

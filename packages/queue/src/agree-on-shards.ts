@@ -1,4 +1,5 @@
 import { withTimeout } from '@opm/core';
+import { countUndone } from './backlog.js';
 import type { QueueBackend } from './queue-backend.js';
 import { toAddresses } from './shards.js';
 
@@ -42,10 +43,8 @@ async function agree(backend: QueueBackend, shards: number): Promise<void> {
 async function isIdle(backend: QueueBackend, shards: number): Promise<boolean> {
   const counts = toAddresses(shards).map(async (address) => {
     const queue = await backend.openQueue(address, { skipMetasUpdate: true });
-    const [jobs, workers] = await Promise.all([
-      queue.getJobCountByTypes('waiting', 'prioritized', 'active', 'delayed'),
-      queue.getWorkersCount(),
-    ]);
+    const [jobs, workers] = await Promise.all([countUndone(queue), queue.getWorkersCount()]);
+    await queue.close(); // it has connections of its own where it is in PostgreSQL
     return jobs + workers;
   });
   return (await Promise.all(counts)).every((count) => count === 0);

@@ -1,6 +1,7 @@
 import type { Queue } from 'bullmq';
 
-const STATES = ['waiting', 'prioritized', 'active', 'delayed', 'failed'] as const;
+const UNDONE = ['waiting', 'prioritized', 'active', 'delayed'] as const;
+const STATES = [...UNDONE, 'failed'] as const;
 
 /** What the queues hold, over all shards. */
 export type Backlog = {
@@ -9,11 +10,12 @@ export type Backlog = {
   oldestMs: number;
 };
 
+/** Jobs that are still to be done, those under way included. */
+export const countUndone = (queue: Queue): Promise<number> => queue.getJobCountByTypes(...UNDONE);
+
 export async function readBacklog(queues: Queue[]): Promise<Backlog> {
   const counts = await Promise.all(queues.map((queue) => queue.getJobCounts(...STATES)));
-  const heads = await Promise.all(
-    queues.map((queue) => queue.getJobs(['waiting', 'prioritized', 'active', 'delayed'], 0, 0, true)),
-  );
+  const heads = await Promise.all(queues.map((queue) => queue.getJobs([...UNDONE], 0, 0, true)));
   // A job may be gone between the two steps in which BullMQ reads it.
   const now = Date.now();
   const oldest = Math.min(...heads.flat().flatMap((job) => job?.timestamp ?? []), now);

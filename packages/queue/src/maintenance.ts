@@ -1,5 +1,6 @@
 import type { Job } from 'bullmq';
 import { CLAIM_TTL_MS } from './admission.js';
+import { countUndone } from './backlog.js';
 import { MAX_CHUNK_ENTRIES } from './chunk.js';
 import { closeWorkers } from './close-workers.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
@@ -44,7 +45,7 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
   async function clearLeftovers(): Promise<void> {
     let waiting = 0;
     for (const [shard, entryQueue] of entryQueues.entries()) {
-      const jobs = await entryQueue.getJobCountByTypes('waiting', 'prioritized', 'active', 'delayed');
+      const jobs = await countUndone(entryQueue);
       await backend.admission.limitBacklog(shard, jobs * MAX_CHUNK_ENTRIES);
       waiting += jobs;
     }

@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { BACKENDS, type Backend, waitFor } from '@opm/testkit';
 import { createEntryQueue, createEntryWorker } from '../src/index.js';
+import { IDLE_WORKER } from './idle-worker.js';
 
 const chunk = { projectId: 1, entries: [{ customerId: 'jane', version: 1, fields: { email: 'a@example.com' } }] };
 
@@ -26,18 +27,7 @@ describe.each(BACKENDS)('the number of shards, with the queue on %s,', (_, creat
     onError: () => {},
   });
   const openQueue = async (shards: number) => keep(await createEntryQueue(toOptions(shards)));
-  const openWorker = async (shards: number) =>
-    keep(
-      await createEntryWorker({
-        ...toOptions(shards),
-        concurrency: 1,
-        lockMs: 20_000,
-        process: async () => {},
-        bury: async () => {},
-        onPostponed: () => {},
-        onRetry: () => {},
-      }),
-    );
+  const openWorker = async (shards: number) => keep(await createEntryWorker({ ...toOptions(shards), ...IDLE_WORKER }));
   const refusal = 'QUEUE_SHARDS is 2, but the queue has 1';
 
   test('is the first one, as long as anything waits', async () => {
@@ -57,7 +47,10 @@ describe.each(BACKENDS)('the number of shards, with the queue on %s,', (_, creat
     await waitFor(isEmpty, { description: 'the chunk to be done' });
     await expect(openQueue(2)).rejects.toThrow(refusal);
     await worker.close();
-    await waitFor(() => openQueue(2).catch(() => undefined), { description: 'the server to see the worker gone' });
+    const other = await waitFor(() => openQueue(2).catch(() => undefined), {
+      description: 'the server to see the worker gone',
+    });
+    await other.enqueue(1, chunk);
     await openWorker(2);
     await expect(openQueue(1)).rejects.toThrow('QUEUE_SHARDS is 1, but the queue has 2');
   });

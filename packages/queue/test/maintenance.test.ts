@@ -15,6 +15,7 @@ import {
 import { Redis } from 'ioredis';
 import pg from 'pg';
 import { createEntryQueue, createEntryWorker, type EntryQueue, startMaintenance } from '../src/index.js';
+import { IDLE_WORKER } from './idle-worker.js';
 
 const options = { shards: 1, signal: new AbortController().signal, onError: () => {} };
 
@@ -160,15 +161,7 @@ test('with a Redis that goes away at that very moment, workers and maintenance c
   const backend = await createBackend(proxy.url);
   const place = { ...backend, ...options };
   const maintenance = await startMaintenance({ ...place, tasks: {}, onDone: () => {}, onFailed: () => {} });
-  const worker = await createEntryWorker({
-    ...place,
-    concurrency: 1,
-    lockMs: 20_000,
-    process: async () => {},
-    bury: async () => {},
-    onPostponed: () => {},
-    onRetry: () => {},
-  });
+  const worker = await createEntryWorker({ ...place, ...IDLE_WORKER });
   worker.start();
   await worker.check();
   await proxy.cut();

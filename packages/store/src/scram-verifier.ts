@@ -1,4 +1,4 @@
-import { createHash, createHmac, pbkdf2Sync, randomBytes } from 'node:crypto';
+import { createHmac, hash, pbkdf2Sync, randomBytes } from 'node:crypto';
 import { StoreError } from './store-error.js';
 
 const ITERATIONS = 4_096;
@@ -10,11 +10,12 @@ const PRINTABLE_ASCII = /^[\x20-\x7e]+$/;
  * https://www.postgresql.org/docs/current/catalog-pg-authid.html has it.
  * @throws StoreError where the password has other characters than printable ones of ASCII
  */
-export function toScramVerifier(password: string, salt = randomBytes(16)): string {
+export function toScramVerifier(password: string): string {
   if (!PRINTABLE_ASCII.test(password)) throw new StoreError('its password may have printable characters of ASCII only');
+  const salt = randomBytes(16);
   const salted = pbkdf2Sync(password, salt, ITERATIONS, 32, 'sha256');
   const keyOf = (label: string) => createHmac('sha256', salted).update(label).digest();
-  const storedKey = createHash('sha256').update(keyOf('Client Key')).digest('base64');
+  const storedKey = hash('sha256', keyOf('Client Key'), 'base64');
   const serverKey = keyOf('Server Key').toString('base64');
   return `SCRAM-SHA-256$${ITERATIONS}:${salt.toString('base64')}$${storedKey}:${serverKey}`;
 }
