@@ -25,10 +25,10 @@ export function requirePassword({ password, logger }: { password: string; logger
 
   return async (request, response, next) => {
     const given = readPassword(request.get('authorization'));
-    if (given === undefined) return askForPassword(response);
+    if (given === undefined) return askForPassword(response, 'password required');
     if (timingSafeEqual(digest(given), expected) && !(await isLocked(request))) return next();
     logger?.warn({ address: request.ip }, 'console login failed');
-    return failures(request, response, () => askForPassword(response));
+    return failures(request, response, () => askForPassword(response, 'wrong password'));
   };
 
   async function isLocked(request: Request): Promise<boolean> {
@@ -39,9 +39,9 @@ export function requirePassword({ password, logger }: { password: string; logger
   }
 }
 
-function askForPassword(response: Response): void {
+function askForPassword(response: Response, why: string): void {
   response.status(401).set('www-authenticate', 'Basic realm="OPM console", charset="UTF-8"');
-  response.type('text').send('password required\n');
+  response.type('text').send(`${why}\n`);
 }
 
 function readPassword(authorization: string | undefined): string | undefined {

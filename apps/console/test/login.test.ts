@@ -5,16 +5,16 @@ import { basic, openDashboard, PASSWORD } from './open-dashboard.js';
 
 describe('the way into the console', () => {
   test.each([
-    ['no password', undefined],
-    ['a wrong password', basic('wrong')],
-    ['an empty password', basic('')],
-    ['another scheme', 'Bearer a-token'],
-    ['nonsense', 'Basic %%%'],
-  ])('asks for the password when given %s', async (_, authorization) => {
+    ['no password', undefined, 'password required\n'],
+    ['a wrong password', basic('wrong'), 'wrong password\n'],
+    ['an empty password', basic(''), 'wrong password\n'],
+    ['another scheme', 'Bearer a-token', 'password required\n'],
+    ['nonsense', 'Basic %%%', 'password required\n'],
+  ])('asks for the password when given %s', async (_, authorization, text) => {
     const dashboard = await openDashboard();
     for (const path of ['/', '/queues', '/queues/api/queues', '/queues/static/images/logo.svg', '/nowhere']) {
       const answer = await dashboard.get(path, { ...(authorization && { authorization }) }, { login: false });
-      expect({ path, status: answer.status }).toEqual({ path, status: 401 });
+      expect({ path, status: answer.status, text: await answer.text() }).toEqual({ path, status: 401, text });
       expect(answer.headers.get('www-authenticate')).toMatch(/^Basic realm=/);
     }
   });

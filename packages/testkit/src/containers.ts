@@ -16,7 +16,7 @@ export function startPostgresContainer(postgresFlags: readonly string[]): Promis
     const container = await new PostgreSqlContainer(POSTGRES_IMAGE)
       .withCommand(['postgres', ...settings])
       // The default asks four times a second for as long as it runs, each time with a process in the container.
-      .withHealthCheck({ test: ['CMD', 'pg_isready', '-h', '127.0.0.1'], interval: 2_000, retries: 150 })
+      .withHealthCheck({ test: ['CMD', 'pg_isready', '-h', '127.0.0.1'], interval: 5_000, retries: 60 })
       .withLabels({ [TEST_RUN_LABEL]: testRunId() })
       .withStartupTimeout(PATIENT_TIMEOUT_MS)
       .start();
