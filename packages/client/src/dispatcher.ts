@@ -3,6 +3,7 @@ import { type Call, toSignal } from './call.js';
 import { type OpmError, toError } from './errors.js';
 import type { Transport } from './http-transport.js';
 import { Lanes } from './lanes.js';
+import { MAX_TIMER_MS } from './options.js';
 import { Pace } from './pace.js';
 import { isRateLimited, requestWithRetries } from './retries.js';
 import { type EntryTask, type Sent, sendEntries } from './send-entries.js';
@@ -34,6 +35,7 @@ export class Dispatcher {
   }
 
   add(task: Task): void {
+    if (this.#pace.waitMs() > 0 && !this.#isWorthWaiting(task)) return;
     this.#lanes.add(task);
     this.#schedule();
   }
@@ -74,19 +76,26 @@ export class Dispatcher {
     return this.#inFlight < (this.#pace.isLimited ? 1 : this.#maxInFlight);
   }
 
+  /** Who could be sent after their deadline only, fails now. */
   #pauseFor(ms: number): void {
-    if (this.#pause || !this.#lanes.isWaiting()) return;
-    this.#pause = setTimeout(() => {
-      this.#pause = undefined;
-      this.#schedule();
-    }, Math.ceil(ms));
+    if (this.#pause || !this.#lanes.isWaiting(this.#isWorthWaiting)) return;
+    this.#pause = setTimeout(
+      () => {
+        this.#pause = undefined;
+        this.#schedule();
+      },
+      Math.min(Math.ceil(ms), MAX_TIMER_MS),
+    );
   }
 
+  readonly #isWanted = (task: Task): boolean => this.#mayWait(task, 0);
+  readonly #isWorthWaiting = (task: Task): boolean => this.#mayWait(task, this.#pace.waitMs());
+
   /** Deadlines are for those who wait in vain, so they count from when the server last took something. */
-  readonly #isWanted = ({ call }: Task): boolean => {
+  #mayWait({ call }: Task, ms: number): boolean {
     call.extend(this.#pace.takenAt);
-    return call.mayWait(0, this.#refusal);
-  };
+    return call.mayWait(ms, this.#refusal);
+  }
 
   async #run(tasks: Task[]): Promise<void> {
     let again: readonly Task[] = [];
@@ -112,10 +121,7 @@ export class Dispatcher {
     if (!sent.limited) return [];
     this.#refusal = sent.refusal;
     const ms = this.#pace.onRefused(answer);
-    return sent.limited.filter(({ call }) => {
-      call.extend(this.#pace.takenAt);
-      return call.mayWait(ms, sent.refusal);
-    });
+    return sent.limited.filter((task) => this.#mayWait(task, ms));
   }
 
   async #erase(task: ErasureTask): Promise<Sent<ErasureTask>> {

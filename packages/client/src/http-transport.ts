@@ -1,6 +1,6 @@
 import * as http from 'node:http';
 import * as https from 'node:https';
-import { ConnectionError, TimeoutError } from './errors.js';
+import { ConnectionError, OpmError, TimeoutError } from './errors.js';
 import { parseRateLimit, type RateLimit } from './rate-limit.js';
 import { parseRetryAfter } from './retry-after.js';
 import { VERSION } from './version.js';
@@ -55,7 +55,7 @@ export function createHttpTransport({ url, apiKey, timeoutMs, maxConnections, ag
           ...(body !== undefined && { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }),
           ...(idempotencyKey !== undefined && { 'idempotency-key': idempotencyKey }),
         };
-        const request = open(url, { method, path: prefix + path, headers, agent: agent ?? own });
+        const request = attempt(() => open(url, { method, path: prefix + path, headers, agent: agent ?? own }));
         let timer: NodeJS.Timeout | undefined;
         let isLate = false;
         let isAnswered = false;
@@ -91,6 +91,15 @@ export function createHttpTransport({ url, apiKey, timeoutMs, maxConnections, ag
       own?.destroy();
     },
   };
+}
+
+/** An agent for the other protocol is refused in words of Node's own. */
+function attempt<T>(open: () => T): T {
+  try {
+    return open();
+  } catch (error) {
+    throw new OpmError(`no request can be made: ${(error as Error).message}`);
+  }
 }
 
 async function readText(response: http.IncomingMessage): Promise<string> {

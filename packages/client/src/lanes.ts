@@ -68,10 +68,11 @@ export class Lanes<T extends Task> {
     if (again.length > 0) this.#putBack(again);
   }
 
-  /** Whether there is something that may go. */
-  isWaiting(): boolean {
-    for (const lane of this.#ready.values()) if (lane.some(isOpen)) return true;
-    return false;
+  /** Whether there is something that may go. Each task is asked. */
+  isWaiting(isWanted: (task: T) => boolean = isOpen): boolean {
+    let isAny = false;
+    for (const task of [...this.#ready.values()].flat()) isAny = isWanted(task) || isAny;
+    return isAny;
   }
 
   #putBack(tasks: readonly T[]): void {

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { Agent as HttpsAgent } from 'node:https';
 import { inspect } from 'node:util';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import {
@@ -270,6 +271,19 @@ test.each([
   },
 );
 
+test('a call that could be sent after its deadline only fails at once, with what the server said', async () => {
+  const refusal = { status: 429, body: { message: 'too fast' }, headers: { 'retry-after': '3000000' } };
+  const { client, server } = await start(() => refusal, { maxInFlight: 1 });
+  const [first = JANE, ...others] = toCustomers(3);
+  const calls: Promise<unknown>[] = [client.send(first)];
+  await new Promise(setImmediate);
+  calls.push(...others.map((customer) => client.send(customer)));
+  await Promise.allSettled(calls);
+  calls.push(client.send(JANE), client.erase(1));
+  for (const call of calls) expect(await failureOf(call)).toMatchObject({ name: 'RateLimitError', retryAfter: 3e6 });
+  expect(server.received).toHaveLength(1);
+});
+
 test('tries end with the deadline, with the last failure', async () => {
   const { client } = await start(() => ({ status: 429, body: { message: 'too fast' } }), { deadlineMs: 300 });
   expect(await failureOf(client.send(JANE))).toMatchObject({ name: 'RateLimitError', message: 'too fast' });
@@ -282,6 +296,52 @@ test('behind requests that hang, a call fails within its deadline and the time o
   expect(await first).toMatchObject({ name: 'TimeoutError', message: expect.stringContaining('within 100 ms') });
   expect(await second).toMatchObject({ name: 'TimeoutError' });
   expect(new Set(server.received.flatMap(readEntries).map(({ customerPhone }) => customerPhone)).size).toBeLessThan(3);
+});
+
+test('however many reads wait, no more than maxInFlight are under way, and what is sent goes beside them', async () => {
+  const gate = createGate();
+  const found = { statusCode: 200, customer: {}, pending: false };
+  const { client, server } = await start(
+    async (request) => {
+      if (request.method === 'POST') return acceptAll(request);
+      await gate.opened;
+      return { status: 200, body: found };
+    },
+    { maxInFlight: 1 },
+  );
+  const reads = Array.from({ length: 10 }, (_, id) => client.get(id));
+  expect(await client.send(JANE)).toEqual({ created: true });
+  expect(server.received.filter(({ method }) => method === 'GET').length).toBeLessThan(2);
+  gate.open();
+  expect(await Promise.all(reads)).toEqual(reads.map(() => ({ customer: {}, pending: false })));
+});
+
+test('a read whose turn does not come before its deadline fails', async () => {
+  const { client, server } = await start(() => 'hang', { deadlineMs: 100, timeoutMs: 200, maxInFlight: 1 });
+  const [first, ...others] = Array.from({ length: 10 }, (_, id) => failureOf(client.get(id)));
+  expect(await first).toMatchObject({ name: 'TimeoutError', message: expect.stringContaining('within 200 ms') });
+  for (const call of others) {
+    expect(await call).toMatchObject({ name: 'TimeoutError', message: 'not sent before the deadline' });
+  }
+  expect(server.received).toHaveLength(1);
+});
+
+test.each<[string, Reaction]>([
+  ['a page', { status: 200, body: '<html>' }],
+  ['other JSON', { status: 200, body: { message: 'welcome', customer: 'none' } }],
+  ['no JSON object', { status: 200, body: 'null' }],
+])('a 200 with %s is no answer of the API', async (_, reaction) => {
+  const { client } = await start(() => reaction);
+  for (const call of [client.ping(), client.get(1)]) {
+    expect(await failureOf(call)).toMatchObject({ name: 'OpmError', message: 'unexpected answer with status 200' });
+  }
+});
+
+test('an agent for another protocol is an OpmError', async () => {
+  const { client } = await start(acceptAll, { agent: new HttpsAgent() });
+  for (const call of [client.ping(), client.send(JANE), client.erase(1)]) {
+    expect(await failureOf(call)).toMatchObject({ name: 'OpmError', message: expect.stringContaining('Protocol') });
+  }
 });
 
 test('entries of one customer are never in two requests at the same time, and erasures keep their place among them', async () => {
@@ -314,7 +374,10 @@ test('erase tells what there was to erase; get and erase know a missing customer
   expect(await client.get('known')).toBeUndefined();
   expect(await failureOf(client.erase('other'))).toMatchObject({ message: 'route does not exist' });
   expect(await failureOf(client.get('other'))).toMatchObject({ message: 'route does not exist' });
-  expect(await failureOf(client.get('\ud800'))).toMatchObject({ name: 'InvalidEntryError' });
+  for (const nobody of ['\ud800', '']) {
+    expect(await failureOf(client.get(nobody))).toMatchObject({ name: 'InvalidEntryError', statusCode: 400 });
+    expect(await failureOf(client.erase(nobody))).toMatchObject({ name: 'InvalidEntryError', statusCode: 400 });
+  }
 });
 
 test('beyond maxQueued a call is not taken, and ready waits for room', async () => {
@@ -415,7 +478,7 @@ describe('a signal ends its call with its reason:', () => {
 test('close waits for what is open, takes nothing more, and may be called twice', async () => {
   const { client } = await start(acceptAll);
   const sent = client.send(JANE);
-  await Promise.all([client.close(), client.close()]);
+  await Promise.all([client.close(), client.close({ timeoutMs: Number.POSITIVE_INFINITY })]);
   expect(await sent).toEqual({ created: true });
   for (const call of [() => client.send(JANE), () => client.erase(1), () => client.get(1), () => client.ping()]) {
     expect(await failureOf(call())).toMatchObject({ name: 'ClosedError', message: 'the client is closed' });

@@ -4,7 +4,7 @@ import { Dispatcher } from './dispatcher.js';
 import { ClosedError, toError } from './errors.js';
 import { createHttpTransport, type Transport } from './http-transport.js';
 import { OpenCalls } from './open-calls.js';
-import { type OpmClientOptions, parseOptions } from './options.js';
+import { MAX_TIMER_MS, type OpmClientOptions, parseOptions } from './options.js';
 import { createReader, type Reader } from './reader.js';
 import { toEntry } from './to-entry.js';
 import { isUnknownCustomer, toPath } from './to-path.js';
@@ -34,7 +34,7 @@ export class OpmClient {
     this.#dispatcher = new Dispatcher({ transport: this.#transport, maxInFlight });
     this.#writes = new OpenCalls({ deadlineMs, max: maxQueued, onNone: () => this.#dispatcher.rest() });
     this.#reads = new OpenCalls({ deadlineMs, max: maxQueued });
-    this.#read = createReader(this.#transport, this.#reads);
+    this.#read = createReader({ transport: this.#transport, calls: this.#reads, maxInFlight });
   }
 
   /**
@@ -65,8 +65,8 @@ export class OpmClient {
     this.#assertOpen();
     const answer = await this.#read(toPath(customerId), options);
     if (isUnknownCustomer(answer)) return undefined;
-    if (answer.statusCode !== 200) throw toError(answer);
-    const { customer, pending } = answer.body as FoundCustomer;
+    if (answer.statusCode !== 200 || !isFound(answer.body)) throw toError(answer);
+    const { customer, pending } = answer.body;
     return { customer, pending };
   }
 
@@ -74,7 +74,7 @@ export class OpmClient {
   async ping(options?: CallOptions): Promise<void> {
     this.#assertOpen();
     const answer = await this.#read('/ping', options);
-    if (answer.statusCode !== 200) throw toError(answer);
+    if (answer.statusCode !== 200 || !isPong(answer.body)) throw toError(answer);
   }
 
   /** Resolves when all sends and erasures up to now are settled. Never rejects: each of them has its own promise. */
@@ -90,7 +90,8 @@ export class OpmClient {
   /** Takes no more calls, waits for the open ones, and ends the connections. Safe to call twice. */
   async close({ timeoutMs }: CloseOptions = {}): Promise<void> {
     this.#isClosed = true;
-    const timer = timeoutMs === undefined ? undefined : setTimeout(() => this.#giveUp(), timeoutMs);
+    const isBounded = timeoutMs !== undefined && timeoutMs <= MAX_TIMER_MS;
+    const timer = isBounded ? setTimeout(() => this.#giveUp(), timeoutMs) : undefined;
     await Promise.all([this.#writes.settled(), this.#reads.settled()]);
     clearTimeout(timer);
     this.#transport.close();
@@ -105,4 +106,14 @@ export class OpmClient {
   #assertOpen(): void {
     if (this.#isClosed) throw new ClosedError('the client is closed');
   }
+}
+
+/** Some other server may answer 200 to whatever it is asked. */
+function isPong(body: unknown): boolean {
+  return (body as { message?: unknown } | null | undefined)?.message === 'pong';
+}
+
+function isFound(body: unknown): body is FoundCustomer {
+  const { customer, pending } = (body ?? {}) as Partial<Record<keyof FoundCustomer, unknown>>;
+  return typeof customer === 'object' && customer !== null && typeof pending === 'boolean';
 }

@@ -54,9 +54,9 @@ function toUrl(text: string): URL | undefined {
 }
 
 /** Above this, Node's timers fire at once. */
-const MAX_COUNT = 2 ** 31 - 1;
+export const MAX_TIMER_MS = 2 ** 31 - 1;
 
 function parseCount(name: string, value: number, min: number): number {
-  if (Number.isSafeInteger(value) && value >= min && value <= MAX_COUNT) return value;
-  throw new TypeError(`${name} must be a whole number from ${min} to ${MAX_COUNT}`);
+  if (Number.isSafeInteger(value) && value >= min && value <= MAX_TIMER_MS) return value;
+  throw new TypeError(`${name} must be a whole number from ${min} to ${MAX_TIMER_MS}`);
 }

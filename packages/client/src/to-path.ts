@@ -3,6 +3,9 @@ import type { Answer } from './http-transport.js';
 
 /** Of a customer. @throws InvalidEntryError for an id that no path can hold; the server checks the rest */
 export function toPath(customerId: string | number): string {
+  if (customerId === '') {
+    throw new InvalidEntryError('path/customerId must NOT have fewer than 1 characters', { statusCode: 400 });
+  }
   try {
     return `/entry/${encodeURIComponent(customerId)}`;
   } catch {
