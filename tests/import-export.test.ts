@@ -147,6 +147,23 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
     ]);
   });
 
+  test('a row of CSV that is too large is rejected alone, and what is in other columns does not count', async () => {
+    const { projectId } = await createProject();
+    const rows = ['1,+1,x', `2,+2,${'x'.repeat(100_000)}`, `3,${'3'.repeat(100_000)},x`, '4,+4,x'];
+    const { imported, reasons } = await importFile(
+      await write(`customerId,customerPhone,note\n${rows.join('\n')}`, 'csv'),
+    );
+    expect(imported).toBe(3);
+    expect(reasons).toMatchObject([{ line: 4, reason: 'body must not be larger than 16 KiB' }]);
+    expect(await rowsOf(projectId)).toMatchObject([{ customerId: '1' }, { customerId: '2' }, { customerId: '4' }]);
+  });
+
+  test('lines may stand behind a byte order mark', async () => {
+    const { projectId } = await createProject();
+    await importFile(await write('\ufeff{"customerId":1,"customerPhone":"+1"}\n', 'ndjson'));
+    expect(await rowsOf(projectId)).toMatchObject([{ customerId: '1', phone: '+1' }]);
+  });
+
   test.each(['tab', '\\t'])('columns may have a tab between them: --delimiter %s', async (delimiter) => {
     const { projectId } = await createProject();
     await importFile(await write('customerId\tcustomerPhone\n1\t+1\n', 'csv'), '--delimiter', delimiter);
@@ -189,12 +206,13 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
     [
       'with a cell that never ends',
       'a.csv',
-      `customerId,customerPhone\n1,${'2'.repeat(200_000)}\n`,
+      `customerId,customerPhone\n1,${'2'.repeat(2_000_000)}\n`,
       [],
       /it is no CSV from line 2 on: Max Record Size$/m,
     ],
-    ['that is no text', 'a.csv', Buffer.alloc(200_000), [], /it is no CSV from line 1 on: Max Record Size$/m],
+    ['that is no text', 'a.csv', Buffer.alloc(2_000_000), [], /it is no CSV from line 1 on: Max Record Size$/m],
     ['of the future', 'a.ndjson', '', ['--as-of', '2100-01-01'], /is of the future/],
+    ['of before 1970', 'a.ndjson', '', ['--as-of', '1969-12-30'], /is of before 1970/],
     ['for nobody', 'a.ndjson', '', ['--project', 'nobody'], /there is no project "nobody"/],
   ])('of a file %s it is said what is wrong', async (_, name, content, args, message) => {
     await createProject();

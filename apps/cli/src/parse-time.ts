@@ -13,12 +13,26 @@ export function parseDuration(text: string): number {
 
 const MAX_DURATION_MS = ms('365d');
 
-/** A moment, given as such or as how long ago it was. @throws InvalidArgumentError, which commander shows with the option's name */
+/**
+ * A moment, given as such or as how long ago it was. Without a zone it is local, and a day is its first moment.
+ * @throws InvalidArgumentError, which commander shows with the option's name
+ */
 export function parseMoment(text: string): Date {
-  const moment = /^\d{4}-\d\d-\d\d/.test(text) ? new Date(text) : new Date(Date.now() - parseAgo(text));
-  if (Number.isNaN(moment.getTime())) throw new InvalidArgumentError(MOMENT);
+  const { day, time } = TIME.exec(text)?.groups ?? {};
+  if (day === undefined) return new Date(Date.now() - parseAgo(text));
+  const moment = new Date(`${day}T${time ?? '00:00'}`); // JavaScript takes a day alone for one in UTC
+  if (Number.isNaN(moment.getTime()) || !isDay(day)) throw new InvalidArgumentError(MOMENT);
   return moment;
 }
+
+/** ISO 8601, as far as times are given to a shell. */
+const TIME = /^(?<day>\d{4}-\d\d-\d\d)(?:[T ](?<time>\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:\d\d)?))?$/;
+
+/** JavaScript takes the 30th of February for the 2nd of March. */
+const isDay = (day: string): boolean => {
+  const date = new Date(day);
+  return !Number.isNaN(date.getTime()) && date.toISOString().startsWith(day);
+};
 
 const MOMENT = 'It must be a time such as 2026-11-24T18:00Z, or how long ago it was, such as 30m, 24h or 7d.';
 

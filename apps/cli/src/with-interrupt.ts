@@ -1,11 +1,19 @@
-/** Runs with a signal that the first Ctrl-C aborts; the second one ends the process. */
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+/** Runs with a signal that the first Ctrl-C, or `docker stop`, aborts; the second one ends the process. */
 export async function withInterrupt<T>(run: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const stop = new AbortController();
-  const onInterrupt = () => stop.abort();
-  process.once('SIGINT', onInterrupt);
+  const unlisten = () => {
+    for (const name of SIGNALS) process.off(name, onInterrupt);
+  };
+  function onInterrupt(): void {
+    unlisten();
+    stop.abort();
+  }
+  for (const name of SIGNALS) process.on(name, onInterrupt);
   try {
     return await run(stop.signal);
   } finally {
-    process.off('SIGINT', onInterrupt);
+    unlisten();
   }
 }

@@ -84,9 +84,40 @@ test('what cannot work is one clear line too', async () => {
   expect((await opm(...args, String(port))).stderr).toBe(
     `opm: --port and --console-port must differ, both are ${port}\n`,
   );
+  expect((await opm('up', '--host', '')).stderr).toMatch(/option '--host <address>' .* It must not be empty/);
   const onFile = await opm(...args, String(consolePort), '--data-dir', OPM);
   expect(onFile.stderr).toMatch(/^opm: --data-dir .* cannot be used: EEXIST.*\n$/);
   expect(onFile.stdout).toBe('');
+});
+
+test.each(['starting PostgreSQL', 'migrating the database'])(
+  'Ctrl-C while it is %s ends it in order',
+  async (doing) => {
+    const dataDir = await mkdtemp(join(cwd, 'ended-'));
+    await drawPorts();
+    const args = ['up', '--port', String(port), '--console-port', String(consolePort), '--data-dir', dataDir];
+    const starting = await startProcess({ file: OPM, args, cwd, env, detached: true });
+    await waitFor(() => starting.output().includes(doing), { description: 'the start' });
+    process.kill(-starting.pid, 'SIGINT'); // as a terminal does: all processes of the group get it
+    expect(await starting.exited).toEqual({ code: 0, signal: null });
+    expect(starting.output()).toMatch(/opm: stopped\n$/);
+    expect(starting.output()).not.toMatch(/failed|could not|Error/);
+  },
+);
+
+test('of two stacks that are started in a folder at the same time, one takes it and the other says so', async () => {
+  const dataDir = await mkdtemp(join(cwd, 'claimed-'));
+  await writeFile(join(dataDir, 'stack.json'), '{"pid":1}'); // of one that was killed
+  const start = async () => {
+    const ports = ['--port', String(await findFreePort()), '--console-port', String(await findFreePort())];
+    return startProcess({ file: OPM, args: ['up', ...ports, '--data-dir', dataDir], cwd, env, detached: true });
+  };
+  const both = await Promise.all([start(), start()]);
+  const refused = await Promise.race(both.map(async (it) => ({ it, exit: await it.exited })));
+  expect(refused.exit).toEqual({ code: 1, signal: null });
+  expect(refused.it.output()).toMatch(/^opm: a stack runs in .* already \(process \d+\)/);
+  const taken = both.find((it) => it !== refused.it);
+  expect(await taken?.stop('SIGINT')).toEqual({ code: 0, signal: null });
 });
 
 test('a stack file whose process number is another program’s now counts for nothing', async () => {

@@ -78,8 +78,9 @@ function execute(
   input?: string,
 ): Promise<CommandResult> {
   return new Promise((resolve, reject) => {
-    // The current directory may be out of the account's reach; every path given is absolute.
-    const child = spawn(program, args, { ...options, cwd: '/', windowsHide: true });
+    // The current directory may be out of the account's reach; every path given is absolute. In a group of its own: Ctrl-C
+    // must not leave half of a cluster.
+    const child = spawn(program, args, { ...options, cwd: '/', windowsHide: true, detached: true });
     const chunks: Buffer[] = [];
     child.stdout.on('data', (chunk) => chunks.push(chunk));
     child.stderr.on('data', (chunk) => chunks.push(chunk));

@@ -19,6 +19,7 @@ const TIMEOUT_MS = 30_000;
 /** What was given, as an option or in OPM_URL and OPM_KEY; else the stack that runs in the data folder, and its demo project. */
 export async function findAddress(given: Partial<Address>, env: NodeJS.ProcessEnv): Promise<Address> {
   const [url, key] = [given.url || env.OPM_URL, given.key || env.OPM_KEY];
+  if (key && !/^[\x21-\x7e]+$/.test(key)) throw new UserError('the API key must be visible ASCII characters only');
   if (url && key) return { url, key };
   if (url) throw new UserError('no API key: set OPM_KEY, or say --key');
   const dataDir = dataDirOf(env);

@@ -84,6 +84,6 @@ const toLines = (count: number): string => `${count} ${count === 1 ? 'line' : 'l
 
 function parseDelimiter(text: string): string {
   if (text === 'tab' || text === '\\t') return '\t';
-  if (text.length === 1 && !/["\r\n]/.test(text)) return text;
-  throw new InvalidArgumentError('It must be one character, such as ; or tab.');
+  if (/^[\t\x20-\x7e]$/.test(text) && text !== '"') return text;
+  throw new InvalidArgumentError('It must be one character of ASCII, such as ; or tab.');
 }

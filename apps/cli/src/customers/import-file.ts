@@ -30,9 +30,8 @@ export async function importFile(
 ): Promise<ImportedFile> {
   const { size, mtime } = await statFile(file);
   const { asOf = mtime, rejected: rejectedFile = `${file}.rejected.ndjson`, delimiter } = options;
-  if (asOf.getTime() > Date.now()) {
-    throw new UserError(`${file} is of the future, ${asOf.toISOString()}: say with --as-of when it was true`);
-  }
+  const when = asOf.getTime() < 0 ? 'before 1970' : asOf.getTime() > Date.now() ? 'the future' : undefined;
+  if (when) throw new UserError(`${file} is of ${when}, ${asOf.toISOString()}: say with --as-of when it was true`);
   const format = options.format ?? toFormat(file);
   const { projectId } = await withStore(env, (store) => findProject(store, options.project));
   const rejects = createRejects(rejectedFile, file);

@@ -4,9 +4,13 @@ import { entrySchema, Fault, LIMITS } from '@opm/contract';
 import { CsvError, type Info, parse } from 'csv-parse';
 import { UserError } from '../user-error.js';
 import type { Line } from './line.js';
+import { withoutMark } from './without-mark.js';
 
 const PROPERTIES = Object.keys(entrySchema.properties);
 const LINES_AT_ONCE = 1_000;
+const BYTES_AT_ONCE = 1024 * 1024;
+/** Of a record with all its columns. What runs on for longer is taken for one whose quote is not closed. */
+const MAX_RECORD_BYTES = 1024 * 1024;
 
 export type CsvOptions = {
   delimiter: string;
@@ -28,11 +32,12 @@ export async function* readCsv(parts: AsyncIterable<Buffer>, options: CsvOptions
     raw: true,
     skipEmptyLines: true,
     relaxColumnCount: true,
-    maxRecordSize: LIMITS.entryBytes,
+    maxRecordSize: MAX_RECORD_BYTES,
   });
   pipeline(withoutMark(parts), parser, () => {}); // the parser throws whatever goes wrong, below
   let columns: string[] | undefined;
   let lines: Line[] = [];
+  let bytes = 0;
   try {
     for await (const { record, raw, info } of parser as AsyncIterable<{ record: string[]; raw: string; info: Info }>) {
       if (!columns) {
@@ -40,9 +45,11 @@ export async function* readCsv(parts: AsyncIterable<Buffer>, options: CsvOptions
         continue;
       }
       lines.push(toLine(columns, record, raw.trim(), info.lines));
-      if (lines.length < LINES_AT_ONCE) continue;
+      bytes += raw.length;
+      if (lines.length < LINES_AT_ONCE && bytes < BYTES_AT_ONCE) continue;
       yield lines;
       lines = [];
+      bytes = 0;
     }
   } catch (error) {
     if (!(error instanceof CsvError)) throw error;
@@ -69,6 +76,8 @@ function readHeader(record: string[], onIgnored: CsvOptions['onIgnored']): strin
   return columns;
 }
 
+const isKnown = ({ column }: { column: string }) => PROPERTIES.includes(column);
+
 function toLine(columns: string[], record: string[], raw: string, number: number): Line {
   const bytes = Buffer.from(raw, 'latin1');
   return {
@@ -80,18 +89,10 @@ function toLine(columns: string[], record: string[], raw: string, number: number
       }
       if (!isUtf8(bytes)) throw new Fault('BODY_INVALID', { message: 'line must be UTF-8' });
       const decode = (cell: string) => Buffer.from(cell, 'latin1').toString();
-      return Object.fromEntries(columns.map((column, i) => [column, decode(record[i] as string)]));
+      const known = columns.map((column, i) => ({ column, cell: record[i] as string })).filter(isKnown);
+      const bytesOfCells = known.reduce((sum, { cell }) => sum + cell.length, 0);
+      if (bytesOfCells > LIMITS.entryBytes) throw new Fault('BODY_TOO_LARGE');
+      return Object.fromEntries(known.map(({ column, cell }) => [column, decode(cell)]));
     },
   };
 }
-
-/** Excel begins its CSV with a byte order mark. */
-async function* withoutMark(parts: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
-  let isFirst = true;
-  for await (const part of parts) {
-    yield isFirst && part.subarray(0, 3).equals(MARK) ? part.subarray(3) : part;
-    isFirst = false;
-  }
-}
-
-const MARK = Buffer.from('\ufeff');

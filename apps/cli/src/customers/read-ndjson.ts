@@ -1,10 +1,11 @@
 import { Fault, isBlank, LIMITS, parseJson, splitLines } from '@opm/contract';
 import type { Line } from './line.js';
+import { withoutMark } from './without-mark.js';
 
 /** The lines of NDJSON, those that came together together. */
 export async function* readNdjson(parts: AsyncIterable<Buffer>): AsyncGenerator<Line[]> {
   let number = 0;
-  for await (const lines of splitLines(parts, LIMITS.entryBytes)) {
+  for await (const lines of splitLines(withoutMark(parts), LIMITS.entryBytes)) {
     const found: Line[] = [];
     for (const line of lines) {
       number++;

@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { setTimeout as delay } from 'node:timers/promises';
 import pretty from 'pino-pretty';
 import { UserError } from '../user-error.js';
 import { inRepository } from './repository.js';
@@ -14,8 +15,15 @@ export type AppProcess = {
   stop(): Promise<void>;
 };
 
-/** Starts one of our apps and resolves when it is ready. @throws UserError where it ends before that */
-export async function startApp(name: string, env: NodeJS.ProcessEnv, internalPort: number): Promise<AppProcess> {
+type StartOptions = {
+  env: NodeJS.ProcessEnv;
+  internalPort: number;
+  /** Ends the start. */
+  signal: AbortSignal;
+};
+
+/** Starts one of our apps and resolves when it is ready. @throws UserError where it is not, and has ended */
+export async function startApp(name: string, { env, internalPort, signal }: StartOptions): Promise<AppProcess> {
   const child = spawn(process.execPath, ['--enable-source-maps', inRepository(`apps/${name}/dist/main.js`)], {
     env: { ...env, INTERNAL_HOST: '127.0.0.1', INTERNAL_PORT: String(internalPort) },
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
@@ -32,29 +40,30 @@ export async function startApp(name: string, env: NodeJS.ProcessEnv, internalPor
     }),
   );
   child.stderr?.pipe(process.stderr, { end: false });
-  const ended = once(child, 'exit').then(([code, signal]) => (signal ? `signal ${signal}` : `exit code ${code}`));
-  await untilReady(name, child, internalPort);
-  return {
-    name,
-    internalPort,
-    ended,
-    async stop() {
-      if (child.exitCode === null && child.signalCode === null) child.kill('SIGTERM');
-      await ended;
-    },
+  const ended = once(child, 'exit').then(([code, killedBy]) => (killedBy ? `signal ${killedBy}` : `exit code ${code}`));
+  const stop = async () => {
+    if (child.exitCode === null && child.signalCode === null) child.kill('SIGTERM');
+    await ended;
   };
+  try {
+    await untilReady(name, child, internalPort, signal);
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return { name, internalPort, ended, stop };
 }
 
-async function untilReady(name: string, child: ChildProcess, internalPort: number): Promise<void> {
+async function untilReady(name: string, child: ChildProcess, internalPort: number, signal: AbortSignal): Promise<void> {
   const deadline = Date.now() + 30_000;
   while (child.exitCode === null && child.signalCode === null) {
     const ready = await fetch(`http://127.0.0.1:${internalPort}/readyz`).catch(() => undefined);
     if (ready?.ok) return;
+    if (signal.aborted) throw new UserError(`${name} was told to end before it was ready`);
     if (Date.now() > deadline) {
-      child.kill('SIGTERM');
       throw new UserError(`${name} is not ready after 30 s: ${(await ready?.text()) ?? 'it does not answer'}`);
     }
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await delay(50);
   }
   throw new UserError(`${name} could not start; the reason stands above`);
 }

@@ -1,6 +1,8 @@
-import { readFile, rm, writeFile } from 'node:fs/promises';
+import { randomUUID } from 'node:crypto';
+import { link, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readCommandLine } from '@opm/embedded';
+import { toUserError } from '../user-error.js';
 
 /** Says which stack runs in a data folder; its owner alone may read it, for it holds the database's password. */
 export type StackFile = { pid: number; databaseUrl?: string; queueEnv?: QueueEnv; url?: string };
@@ -22,25 +24,58 @@ export async function readStackFile(dataDir: string): Promise<StackFile | undefi
 
 /** Takes the folder for this process. @returns the stack that has it already, if any */
 export async function claimDataDir(dataDir: string): Promise<StackFile | undefined> {
-  for (;;) {
-    try {
-      await writeFile(fileIn(dataDir), JSON.stringify({ pid: process.pid }), { mode: 0o600, flag: 'wx' });
-      return undefined;
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+  const file = fileIn(dataDir);
+  const own = await writeAside(file, { pid: process.pid });
+  try {
+    for (;;) {
+      // Whole from its first moment on: half of one would be taken for that of a stack that is gone.
+      if (await isDone(link(own, file), 'EEXIST')) return undefined;
       const running = await readStackFile(dataDir);
       if (running) return running;
-      await removeStackFile(dataDir);
+      await removeStale(file);
     }
+  } finally {
+    await rm(own, { force: true });
   }
 }
 
-export async function writeStackFile(dataDir: string, stack: StackFile): Promise<void> {
-  await writeFile(fileIn(dataDir), JSON.stringify(stack), { mode: 0o600 });
+/** Two may find the same stale file, and one have claimed the folder by the time that the other takes the file away. */
+async function removeStale(file: string): Promise<void> {
+  const aside = nameAside(file);
+  if (!(await isDone(rename(file, aside), 'ENOENT'))) return;
+  const stack = await readJsonFile<StackFile>(aside);
+  if (stack && (await isOpmUp(stack.pid))) await isDone(link(aside, file), 'EEXIST');
+  await rm(aside);
 }
 
+export async function writeStackFile(dataDir: string, stack: StackFile): Promise<void> {
+  const file = fileIn(dataDir);
+  await rename(await writeAside(file, stack), file);
+}
+
+/** Only where it is this process's own. */
 export async function removeStackFile(dataDir: string): Promise<void> {
-  await rm(fileIn(dataDir), { force: true });
+  const stack = await readJsonFile<StackFile>(fileIn(dataDir));
+  if (stack?.pid === process.pid) await rm(fileIn(dataDir), { force: true });
+}
+
+const nameAside = (file: string) => `${file}.${randomUUID()}`;
+
+async function writeAside(file: string, stack: StackFile): Promise<string> {
+  const aside = nameAside(file);
+  await writeFile(aside, JSON.stringify(stack), { mode: 0o600, flag: 'wx' });
+  return aside;
+}
+
+/** False where it fails for that reason. */
+function isDone(call: Promise<void>, unless: 'EEXIST' | 'ENOENT'): Promise<boolean> {
+  return call.then(
+    () => true,
+    (error: NodeJS.ErrnoException) => {
+      if (error.code === unless) return false;
+      throw error;
+    },
+  );
 }
 
 export async function readJsonFile<T>(path: string): Promise<T | undefined> {
@@ -48,7 +83,7 @@ export async function readJsonFile<T>(path: string): Promise<T | undefined> {
     return JSON.parse(await readFile(path, 'utf8')) as T;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT' || error instanceof SyntaxError) return undefined;
-    throw error;
+    throw toUserError(error, `${path} cannot be read`);
   }
 }
 

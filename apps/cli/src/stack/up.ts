@@ -1,5 +1,5 @@
 import { mkdir } from 'node:fs/promises';
-import { createServer } from 'node:net';
+import { createServer, isIPv6 } from 'node:net';
 import { resolve } from 'node:path';
 import { startEmbeddedPostgres } from '@opm/embedded';
 import getPort from 'get-port';
@@ -27,14 +27,18 @@ export async function up(options: UpOptions, env: NodeJS.ProcessEnv): Promise<vo
 /** Everything started is stopped in reverse order, also when a start fails. */
 async function runStack(dataDir: string, options: UpOptions, env: NodeJS.ProcessEnv): Promise<void> {
   const releases: (() => Promise<void>)[] = [];
-  const { told, isTold } = listenForEnd();
+  const { told, signal } = listenForEnd();
   try {
     const databaseUrl = env.DATABASE_URL ? readDatabaseUrl(env) : await startDatabase(dataDir, releases);
-    const url = `http://${options.host}:${options.port}`;
-    await writeStackFile(dataDir, { pid: process.pid, databaseUrl, queueEnv: toQueueEnv(env), url });
-    if (isTold()) return;
+    await writeStackFile(dataDir, {
+      pid: process.pid,
+      databaseUrl,
+      queueEnv: toQueueEnv(env),
+      url: toUrl(options.host, options.port),
+    });
+    if (signal.aborted) return;
     say('migrating the database');
-    await migrate(databaseUrl);
+    await migrate(databaseUrl, { detached: true });
     const secrets = await withStore({ DATABASE_URL: databaseUrl }, (store) => prepareDemo(store, dataDir));
     const consolePassword = env.CONSOLE_PASSWORD || secrets.consolePassword;
     const appEnv = {
@@ -52,8 +56,9 @@ async function runStack(dataDir: string, options: UpOptions, env: NodeJS.Process
       ['worker', 9401],
       ['ingress', 9400],
     ] as const) {
-      if (isTold()) return;
-      const app = await startApp(name, appEnv, await getPort({ port, host: '127.0.0.1' }));
+      if (signal.aborted) return;
+      const internalPort = await getPort({ port, host: '127.0.0.1' });
+      const app = await startApp(name, { env: appEnv, internalPort, signal });
       releases.push(app.stop);
       apps.push(app);
     }
@@ -61,6 +66,8 @@ async function runStack(dataDir: string, options: UpOptions, env: NodeJS.Process
     const crash = Promise.race(apps.map(async ({ name, ended }) => `${name} ended: ${await ended}`));
     const crashed = await Promise.race([told, crash]);
     if (crashed) throw new UserError(`${crashed}; stopping the others`);
+  } catch (error) {
+    if (!signal.aborted) throw error; // or it is what Ctrl-C cut off
   } finally {
     say('stopping');
     for (const release of releases.reverse()) await release();
@@ -69,12 +76,11 @@ async function runStack(dataDir: string, options: UpOptions, env: NodeJS.Process
 }
 
 async function claim(dataDir: string): Promise<void> {
-  try {
-    await mkdir(dataDir, { recursive: true });
-  } catch (error) {
-    throw new UserError(`--data-dir ${dataDir} cannot be used: ${(error as Error).message}`);
-  }
-  const running = await claimDataDir(dataDir);
+  const running = await mkdir(dataDir, { recursive: true })
+    .then(() => claimDataDir(dataDir))
+    .catch((error: Error) => {
+      throw new UserError(`--data-dir ${dataDir} cannot be used: ${error.message}`);
+    });
   if (!running) return;
   throw new UserError(
     `a stack runs in ${dataDir} already (process ${running.pid}); stop it, or choose another --data-dir`,
@@ -113,33 +119,34 @@ async function startDatabase(dataDir: string, releases: (() => Promise<void>)[])
 }
 
 /** `told` resolves at Ctrl-C and the like. */
-function listenForEnd(): { told: Promise<undefined>; isTold: () => boolean } {
-  let ended = false;
+function listenForEnd(): { told: Promise<undefined>; signal: AbortSignal } {
+  const ending = new AbortController();
   const told = new Promise<undefined>((resolve) => {
     const end = () => {
-      ended = true;
+      ending.abort();
       resolve(undefined);
     };
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, end);
     process.stdout.on('error', end); // whoever read it is gone
   });
-  return { told, isTold: () => ended };
+  return { told, signal: ending.signal };
 }
 
 function welcome(options: UpOptions, apps: AppProcess[], { apiKey, consolePassword }: DemoSecrets): string {
   const { host, port, consolePort, dataDir } = options;
+  const url = toUrl(host, port);
   const metrics = apps.map(({ name, internalPort }) => `${name} http://127.0.0.1:${internalPort}/metrics`);
   const folder = dataDir === dataDirOf({}) ? '' : `OPM_DATA_DIR=${dataDir} `;
   return `
   OPM Partners API is running. Ctrl-C stops it.
 
-    API        http://${host}:${port}
-    Dashboard  http://${host}:${consolePort}   any user name, password ${consolePassword}
+    API        ${url}
+    Dashboard  ${toUrl(host, consolePort)}   any user name, password ${consolePassword}
     Metrics    ${metrics.join('\n               ')}
 
   Send a customer (201 the first time, 202 after that):
 
-    curl -i http://${host}:${port}/entry -H 'x-api-key: ${apiKey}' \\
+    curl -i ${url}/entry -H 'x-api-key: ${apiKey}' \\
       -H 'content-type: application/json' -d '{"customerId":7519,"customerEmail":"jane@example.com","customerFirstName":"Jane"}'
 
   See the row:
@@ -147,6 +154,8 @@ function welcome(options: UpOptions, apps: AppProcess[], { apiKey, consolePasswo
     ${folder}npx opm customers get ${DEMO_PROJECT} 7519
 `;
 }
+
+const toUrl = (host: string, port: number) => `http://${isIPv6(host) ? `[${host}]` : host}:${port}`;
 
 function say(line: string): void {
   console.log(`opm: ${line}`);
