@@ -9,6 +9,7 @@ import { createUpsertChunks } from './upsert-chunks.js';
 
 const HOUR_MS = 60 * 60 * 1_000;
 const DAY_MS = 24 * HOUR_MS;
+const BLOCKED = new Error('another session holds the rows of customers');
 
 /** The worker, put together by hand: who gets what stands here and nowhere else. */
 export async function compose(context: ProcessContext<WorkerConfig>): Promise<void> {
@@ -19,7 +20,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     poolSize: 2 * config.STATEMENTS_IN_FLIGHT + 3, // short and long backlogs; one job alone, a probe, maintenance
     connectTimeoutMs: 5_000,
     statementTimeoutMs: 15_000,
-    lockTimeoutMs: 5_000,
+    lockTimeoutMs: 2_000,
     applicationName: 'opm-worker',
   });
   onClose('store', store.close);
@@ -31,6 +32,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     onError: createSparseWarning(logger, 'queue connection'),
   };
   const warnRetry = createSparseWarning(logger, 'jobs failed for a reason that says nothing; they are tried again');
+  const warnBlocked = createSparseWarning(logger, 'entries wait for rows: see pg_locks for who holds them');
   const warnNoChunk = createSparseWarning(logger, 'job data became a dead letter: see `opm dead-letters count`');
   const worker = await createEntryWorker({
     ...queue,
@@ -43,7 +45,10 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
       warnNoChunk(error);
       logger.debug({ jobId }, 'job data is a dead letter');
     },
-    onPostponed: () => measures.onRetry('outage'),
+    onPostponed(reason) {
+      measures.onRetry(reason);
+      if (reason === 'blocked') warnBlocked(BLOCKED);
+    },
     onRetry(error, { jobId, attempt }) {
       measures.onRetry('error');
       warnRetry(error);
@@ -59,6 +64,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
       onStatement: measures.onStatement,
       onConflict: () => measures.onRetry('conflict'),
     }),
+    findHeld: store.customers.findHeld,
     addDeadLetters: store.deadLetters.add,
     settle: worker.settle,
     maxRows: config.STATEMENT_MAX_ROWS,

@@ -22,7 +22,7 @@ export function createMeasures(metrics: Metrics, readBacklog: () => Promise<Back
   for (const reason of ['no-chunk', 'unknown']) deadLetters.inc({ reason }, 0);
   const retries = metrics.counter('opm_retries_total', 'Statements and jobs that are tried again', ['reason']);
   // Series that are there from the start, so that the first increase is one.
-  for (const reason of ['conflict', 'outage', 'error']) retries.inc({ reason }, 0);
+  for (const reason of ['conflict', 'outage', 'blocked', 'error']) retries.inc({ reason }, 0);
   // The gauges of one scrape are read together, so one look at the queues serves them all.
   let reading: Promise<Backlog> | undefined;
   const readOnce = () => {
@@ -60,6 +60,6 @@ export function createMeasures(metrics: Metrics, readBacklog: () => Promise<Back
     },
     onRefused: ({ error }: Refused): void => deadLetters.inc({ reason: reasonOf(error) }),
     onNoChunk: (): void => deadLetters.inc({ reason: 'no-chunk' }),
-    onRetry: (reason: 'conflict' | 'outage' | 'error'): void => retries.inc({ reason }),
+    onRetry: (reason: 'conflict' | 'outage' | 'blocked' | 'error'): void => retries.inc({ reason }),
   };
 }

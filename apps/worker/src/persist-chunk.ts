@@ -1,7 +1,8 @@
 import { GroupCommit } from '@opm/core';
-import type { Chunk, EntryWorker, JobContext } from '@opm/queue';
+import { type Chunk, type EntryWorker, type JobContext, Postponed, retryDelayMs } from '@opm/queue';
 import { createSparseWarning, type Logger } from '@opm/runtime';
-import { type DeadLetters, failureKindOf } from '@opm/store';
+import { type Customers, type DeadLetters, failureKindOf } from '@opm/store';
+import { createHeldCustomers } from './held-customers.js';
 import { type Refused, reasonOf, toDeadLetters, toSingles } from './refused.js';
 import type { StoreGate } from './store-gate.js';
 import type { UpsertChunks } from './upsert-chunks.js';
@@ -12,6 +13,7 @@ export type PersistChunk = (chunk: Chunk, context: JobContext) => Promise<void>;
 export type PersistChunkDeps = {
   gate: StoreGate;
   upsert: UpsertChunks;
+  findHeld: Customers['findHeld'];
   addDeadLetters: DeadLetters['add'];
   settle: EntryWorker['settle'];
   /** Entries in one statement at most. */
@@ -37,10 +39,11 @@ const blamesAnything: Blame = (error) => !['outage', 'blocked'].includes(failure
 
 /** Chunks of jobs that run at the same time become one statement, after folding the entries of each customer. */
 export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
-  const { gate, upsert, addDeadLetters, settle, maxRows, maxInFlight, maxAttempts, onPersisted, onDeadLetter, logger } =
-    deps;
+  const { gate, upsert, findHeld, addDeadLetters, settle, maxRows, maxInFlight, maxAttempts } = deps;
+  const { onPersisted, onDeadLetter, logger } = deps;
 
   const warnRefused = createSparseWarning(logger, 'entries became dead letters: see `opm dead-letters count`');
+  const heldCustomers = createHeldCustomers();
   const bounds = { sizeOf: ({ entries }: Chunk) => entries.length, maxInFlight };
 
   let shortCameAt = Number.NEGATIVE_INFINITY;
@@ -66,7 +69,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     ofLongBacklogs: createStatements(() => (isShortAbout() ? Math.ceil(maxRows / POLITE_DIVISOR) : maxRows)),
   };
 
-  /** What has failed before, or is being halved, goes alone and one at a time, so that nobody waits behind it. */
+  /** What has failed before, is being halved, or may wait for a row, goes alone and one at a time, so that nobody waits behind it. */
   const suspects = new GroupCommit<string, Suspect, void>({
     async commit(_jobId, [suspect]) {
       if (suspect) await gate.runAlone(suspect.start, () => persistAlone(suspect));
@@ -105,7 +108,21 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     return true;
   }
 
-  async function persistAlone({ chunk, attempt }: Suspect): Promise<void> {
+  /** Entries of customers whose rows somebody holds have to wait; it is found out without waiting, and the others need not. */
+  async function persistAlone({ chunk, attempt, start }: Suspect): Promise<void> {
+    const held = await findHeld(
+      chunk.projectId,
+      chunk.entries.map(({ customerId }) => customerId),
+    );
+    heldCustomers.note(chunk, held);
+    const free = chunk.entries.filter(({ customerId }) => !held.has(customerId));
+    if (free.length > 0) await persistFree({ ...chunk, entries: free }, attempt);
+    if (held.size > 0) {
+      throw new Postponed('somebody holds the rows', { delayMs: retryDelayMs(start), reason: 'blocked' });
+    }
+  }
+
+  async function persistFree(chunk: Chunk, attempt: number): Promise<void> {
     const refused = await upsertOrBisect([chunk], attempt >= maxAttempts ? blamesAnything : blamesData);
     if (refused.length > 0) await bury(refused);
   }
@@ -136,7 +153,8 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   }
 
   return async (chunk, { shard, jobId, attempt, start, priority }) => {
-    const isPersisted = start === 1 && (await persistWithOthers(shard, chunk, priority));
+    const mayGoWithOthers = start === 1 && !heldCustomers.isAbout(chunk);
+    const isPersisted = mayGoWithOthers && (await persistWithOthers(shard, chunk, priority));
     if (!isPersisted) await suspects.run(jobId, { chunk, attempt, start });
     await settlements.run(shard, chunk);
     logger.debug({ jobId, projectId: chunk.projectId, entries: chunk.entries.length }, 'chunk done');

@@ -85,7 +85,7 @@ export function createStoreGate({ ping, worker, logger, onPaused, signal }: Stor
       const kind = failureKindOf(error);
       if (kind !== 'outage' && kind !== 'blocked') throw error;
       const delayMs = kind === 'outage' ? await onOutage(error) : retryDelayMs(start);
-      throw new Postponed('PostgreSQL does not take the statement', { cause: error, delayMs });
+      throw new Postponed('PostgreSQL does not take the statement', { cause: error, delayMs, reason: kind });
     }
   }
 

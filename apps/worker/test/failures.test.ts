@@ -51,6 +51,12 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
       entries: emails.map((email, i) => ({ customerId: `c${i}`, version: version++, fields: { email } })),
     });
   const find = (projectId: number, customerId: string) => store.customers.find(projectId, customerId);
+  async function untilEmpty(): Promise<void> {
+    const { queues, close } = await openDashboardQueues({ ...backend, ...options });
+    const isEmpty = async () =>
+      Object.values((await queues[0]?.getJobCounts()) ?? { none: 1 }).every((jobs) => jobs === 0);
+    await waitFor(isEmpty, { description: 'an empty queue' }).finally(close);
+  }
 
   test('a statement that lost a deadlock is sent again at once, and its job uses up no attempt', async () => {
     await enqueue(1, 'jane@example.com', 'deadlock@example.com');
@@ -69,11 +75,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(2);
     expect(await worker.readMetric('opm_dead_letters_total{reason="P0001"}')).toBe(1);
 
-    const { queues, close } = await openDashboardQueues({ ...backend, ...options });
-    const isEmpty = async () =>
-      Object.values((await queues[0]?.getJobCounts()) ?? { none: 1 }).every((jobs) => jobs === 0);
-    await waitFor(isEmpty, { description: 'an empty queue' });
-    await close();
+    await untilEmpty();
   });
 
   test('while a table is missing no attempt is used up, it is logged once, and all is persisted once it is there', async () => {
@@ -115,6 +117,30 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     await client.query('COMMIT');
     await waitFor(async () => (await find(6, 'c0'))?.email === 'held@example.com', { description: 'the row' });
     expect(await worker.readMetric('opm_worker_paused')).toBe(0);
+  });
+
+  test('however much comes for rows that somebody holds, it keeps nobody else waiting, nor its neighbours in the same job', async () => {
+    await enqueue(18, 'first@example.com', 'first@example.com');
+    await waitFor(() => find(18, 'c1'), { description: 'the rows' });
+    await client.query("BEGIN; UPDATE customers SET ip = '::1' WHERE project_id = 18 AND customer_id = 'c0'");
+    const blocked = await worker.readMetric('opm_retries_total{reason="blocked"}');
+    // More jobs than the worker has at a time, each of which would wait for the row.
+    for (let i = 0; i < 150; i++) {
+      await enqueue(18, 'held@example.com');
+      await enqueue(19, `${i}@example.com`);
+    }
+    await enqueue(18, 'held@example.com', 'neighbour@example.com');
+    await waitFor(async () => (await find(19, 'c0'))?.email === '149@example.com', { description: 'the others' });
+    await waitFor(async () => (await find(18, 'c1'))?.email === 'neighbour@example.com', {
+      description: 'the neighbour',
+    });
+    expect((await find(18, 'c0'))?.email).toBe('first@example.com');
+    expect(await worker.readMetric('opm_retries_total{reason="blocked"}')).toBeGreaterThan(blocked);
+    expect(worker.output()).toContain('another session holds the rows');
+    await client.query('COMMIT');
+    await waitFor(async () => (await find(18, 'c0'))?.email === 'held@example.com', { description: 'the row' });
+    expect(await worker.readMetric('opm_worker_paused')).toBe(0);
+    await untilEmpty();
   });
 
   test('an entry that looks like an outage, though others get through, keeps nobody else waiting', async () => {

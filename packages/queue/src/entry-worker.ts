@@ -30,7 +30,7 @@ export type EntryWorkerOptions = QueueConfig & {
   /** Takes data that is no chunk, which no retry can mend; the job is done when it resolves. */
   bury: (data: unknown, error: Error, context: JobContext) => Promise<void>;
   /** Hears of jobs that come back through no fault of theirs. */
-  onPostponed: () => void;
+  onPostponed: (reason: Postponed['reason']) => void;
   onRetry: (error: Error, context: { jobId: string; attempt: number }) => void;
   signal: AbortSignal;
   onError: (error: Error) => void;
@@ -49,6 +49,8 @@ export type EntryWorker = Pick<Admission, 'settle'> & {
   close(): Promise<void>;
 };
 
+type PostponedOptions = ErrorOptions & { delayMs?: number; reason?: Postponed['reason'] };
+
 /**
  * Thrown by `process` and `bury`: not now, and it does not count. The job goes back to where it came from, at once or,
  * with `delayMs`, after that time.
@@ -56,10 +58,13 @@ export type EntryWorker = Pick<Admission, 'settle'> & {
 export class Postponed extends Error {
   override readonly name = 'Postponed';
   readonly delayMs: number;
+  /** Of the store as a whole, or of this job's rows, which somebody holds. */
+  readonly reason: 'outage' | 'blocked';
 
-  constructor(message: string, { cause, delayMs = 0 }: ErrorOptions & { delayMs?: number } = {}) {
+  constructor(message: string, { cause, delayMs = 0, reason = 'outage' }: PostponedOptions = {}) {
     super(message, { cause });
     this.delayMs = delayMs;
+    this.reason = reason;
   }
 }
 
@@ -83,7 +88,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
   for (const worker of workers) {
     worker.on('failed', (job, error) => {
       if (thrown.has(error)) onRetry(error, { jobId: job?.id ?? 'unknown', attempt: job?.attemptsMade ?? 0 });
-      else onPostponed();
+      else onPostponed('outage');
     });
   }
   let isClosing = false;
@@ -102,7 +107,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
           thrown.add(error as Error);
           throw error;
         }
-        onPostponed();
+        onPostponed(error.reason);
         await giveBack(job, token, error, () => isClosing);
         throw new WaitingError(); // tells BullMQ that the job is not ours any more
       }
