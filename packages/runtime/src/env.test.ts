@@ -18,6 +18,7 @@ test('all problems are named at once, and no value is printed', () => {
         QUEUE_SHARDS: '0',
         REDIS_URL: 'http://s3cret',
         LOG_LEVEL: 's3cret',
+        SHUTDOWN_TIMEOUT_MS: '3000000000',
       },
       spec,
     );
@@ -27,6 +28,7 @@ test('all problems are named at once, and no value is printed', () => {
       `REDIS_URL is not valid: URL of Redis, such as redis://host:6379, or of several nodes of a Redis Cluster with commas between them, without which the queue is kept in PostgreSQL; ${ENCODING}`,
       'QUEUE_SHARDS is not valid: number of queues, the same for every process',
       'LOG_LEVEL is not valid: one of fatal, error, warn, info, debug, trace, silent',
+      'SHUTDOWN_TIMEOUT_MS is not valid: milliseconds, 1 to 2147483647, that a process may drain after SIGTERM',
       'PORT is not valid: port for partners',
       'LIMIT is missing: a limit',
     ].join('\n'),

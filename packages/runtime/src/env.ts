@@ -14,6 +14,9 @@ export const count = makeValidator((text) => parseWhole(text, 1, Number.MAX_SAFE
 /** A whole number in a range, both ends included. */
 export const countBetween = (least: number, most: number) => makeValidator((text) => parseWhole(text, least, most));
 
+/** Above this, 24 days, Node's timers fire at once. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
 /** A port to listen on; 0 lets the system choose a free one. */
 export const port = makeValidator((text) => parseWhole(text, 0, 65_535));
 
@@ -79,7 +82,10 @@ export const STORE_ENV = {
     desc: 'least severe level that is logged',
   }),
   INTERNAL_HOST: str({ default: undefined, desc: 'address of the internal port; all of them where it is not given' }),
-  SHUTDOWN_TIMEOUT_MS: count({ default: 15_000, desc: 'how long a process may drain after SIGTERM' }),
+  SHUTDOWN_TIMEOUT_MS: countBetween(
+    1,
+    MAX_TIMER_MS,
+  )({ default: 15_000, desc: `milliseconds, 1 to ${MAX_TIMER_MS}, that a process may drain after SIGTERM` }),
 };
 
 /** Reads the environment by its spec; an empty variable counts as not given. @throws ConfigError */

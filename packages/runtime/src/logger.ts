@@ -17,21 +17,25 @@ export function createLogger({ name, level }: { name: string; level: string }): 
   return pino(options, { write: (line) => void process.stdout.write(line) });
 }
 
-type LoggedError = Error & { code?: unknown; sqlState?: unknown };
+type LoggedError = Error & { code?: unknown; sqlState?: unknown; kind?: unknown };
+
+const HIDDEN = '(not shown, for it may quote a row)';
 
 /** An error's details may quote a row (PostgreSQL's DETAIL does), so only what cannot is taken along. */
-function toLoggable(error: unknown, depth = 0): unknown {
+function toLoggable(error: unknown, depth = 0, isAboutRow = false): unknown {
   if (!(error instanceof Error)) return { type: typeof error };
-  const { name, message, code, sqlState, stack, cause } = error as LoggedError;
+  const { name, message, code, sqlState, kind, stack, cause } = error as LoggedError;
+  // What PostgreSQL says of itself is needed; what it, or a trigger, says of a row is in the dead letter.
+  const isHidden = isAboutRow || (sqlState !== undefined && (kind === 'refusal' || kind === 'unknown'));
   return {
     type: name,
-    message,
+    message: isHidden ? HIDDEN : message,
     code,
     sqlState,
     stack: stack
       ?.split('\n')
       .filter((line) => /^\s+at /.test(line))
       .join('\n'),
-    cause: cause !== undefined && depth < 3 ? toLoggable(cause, depth + 1) : undefined,
+    cause: cause !== undefined && depth < 3 ? toLoggable(cause, depth + 1, isHidden) : undefined,
   };
 }
