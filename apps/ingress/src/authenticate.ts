@@ -48,7 +48,13 @@ type KnownKey = KeyOwner & { checkedAt: number; isBusy: boolean };
  * PostgreSQL is away, keys that were good within the ten seconds before stay good: acknowledging does not depend on it.
  */
 export function createAuthenticator({ findOwners, pause, unknownKeys }: AuthenticatorDeps): Authenticator {
-  const known = new LRUCache<string, KnownKey>({ max: MAX_CACHED_KEYS, ttl: FORGET_AFTER_MS });
+  const known = new LRUCache<string, KnownKey>({
+    max: MAX_CACHED_KEYS,
+    ttl: FORGET_AFTER_MS,
+    updateAgeOnGet: true,
+    noUpdateTTL: true, // looking a key up again is not using it
+    ttlResolution: 1_000, // by default it sets a timer for each millisecond in which it is asked
+  });
   const unknown = new LRUCache<string, true>({ max: MAX_CACHED_KEYS, ttl: UNKNOWN_TTL_MS });
 
   const lookUps = new GroupCommit<'all', string, KeyOwner | undefined>({

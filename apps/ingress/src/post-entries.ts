@@ -9,6 +9,8 @@ import { findIdempotencyKey, type ReplyOnce } from './reply-once.js';
 
 /** Batches are read at the same time up to here: each may hold a body of 1 MiB. */
 const MAX_UNDER_WAY = 100;
+/** Of one project: a slow upload takes a place for ten seconds, and others have to find some. */
+const MAX_UNDER_WAY_OF_PROJECT = 50;
 
 /**
  * POST /entries. The answer says of each entry whether it is queued durably. Entries go group by group: the next when the
@@ -26,17 +28,14 @@ export function postEntries(deps: {
 }): RequestHandler {
   const { overload, rateLimiter, groupSize, onShed, reply, replyOnce } = deps;
   let underWay = 0;
+  const underWayOf = new Map<number, number>();
 
   return async (request, response) => {
     overload.check();
-    if (underWay >= MAX_UNDER_WAY) {
-      onShed('in-flight');
-      throw new Fault('OVERLOADED');
-    }
+    const context = contextOf(response);
     const key = findIdempotencyKey(request);
-    underWay++;
+    take(context);
     try {
-      const context = contextOf(response);
       if (key === undefined) reply.batch(response, await acceptAll(context, readBatch(request, groupSize)));
       else {
         const body = await readWhole(request);
@@ -44,9 +43,27 @@ export function postEntries(deps: {
         await replyOnce(request, response, { key, body }, act);
       }
     } finally {
-      underWay--;
+      release(context);
     }
   };
+
+  /** @throws Fault OVERLOADED */
+  function take({ projectId }: RequestContext): void {
+    const own = underWayOf.get(projectId) ?? 0;
+    if (underWay >= MAX_UNDER_WAY || own >= MAX_UNDER_WAY_OF_PROJECT) {
+      onShed('in-flight');
+      throw new Fault('OVERLOADED');
+    }
+    underWay++;
+    underWayOf.set(projectId, own + 1);
+  }
+
+  function release({ projectId }: RequestContext): void {
+    underWay--;
+    const left = (underWayOf.get(projectId) ?? 0) - 1;
+    if (left > 0) underWayOf.set(projectId, left);
+    else underWayOf.delete(projectId);
+  }
 
   /** @throws Fault that refuses the batch, also where none of its entries could be queued */
   async function acceptAll(

@@ -23,7 +23,7 @@ const NOT_JSON = /^\s*(application\/x-www-form-urlencoded|multipart\/)/i;
  * called, once; `onError` also with what `onBody` throws. They are callbacks and not a promise because this stands in the
  * way of every entry.
  * @param onError gets the limit's Fault, or an Error where the partner hung up
- * @throws Fault MEDIA_TYPE_UNSUPPORTED or the limit's, where the headers tell
+ * @throws Fault MEDIA_TYPE_UNSUPPORTED, BODY_COMPRESSED or the limit's, where the headers tell
  */
 export function readBody(
   request: IncomingMessage,
@@ -33,6 +33,7 @@ export function readBody(
 ): void {
   const { 'content-type': type, 'content-length': length } = request.headers;
   if (type !== undefined && NOT_JSON.test(type)) throw new Fault('MEDIA_TYPE_UNSUPPORTED');
+  refuseCompressed(request);
   if (Number(length) > maxDrainedBytes) throw new Fault(fault);
 
   const parts: Buffer[] = [];
@@ -63,4 +64,10 @@ export function readBody(
   request.on('close', () => {
     if (!isDone) refuse(new Error('the request ended before its body did'));
   });
+}
+
+/** @throws Fault BODY_COMPRESSED */
+export function refuseCompressed({ headers: { 'content-encoding': encoding } }: IncomingMessage): void {
+  if (encoding === undefined || /^\s*(identity)?\s*$/i.test(encoding)) return;
+  throw new Fault('BODY_COMPRESSED');
 }

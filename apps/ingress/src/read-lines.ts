@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import { Fault, splitLines } from '@opm/contract';
-import type { BodyLimit } from './read-body.js';
+import { type BodyLimit, refuseCompressed } from './read-body.js';
 
 /**
  * The lines of a body as they come in; null for one of more than `maxLineBytes`. No more is read until those that are
@@ -12,6 +12,7 @@ export async function* readLines(
   { maxBytes, fault }: BodyLimit,
   maxLineBytes: number,
 ): AsyncGenerator<(Buffer | null)[]> {
+  refuseCompressed(request);
   if (Number(request.headers['content-length']) > maxBytes) throw new Fault(fault);
   try {
     yield* splitLines(readParts(), maxLineBytes);

@@ -130,6 +130,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     ['an array that is cut off', '[{"customerId":1,', JSON_TYPE, NOT_JSON],
     ['an array behind a byte order mark', '\ufeff[]', JSON_TYPE, NOT_JSON],
     ['lines as an array', '{"customerId":1}\n{"customerId":2}', JSON_TYPE, NOT_JSON],
+    ['compressed lines', '', { ...NDJSON, 'content-encoding': 'gzip' }, { statusCode: 415 }],
     ['a form', 'a=b', { 'content-type': 'application/x-www-form-urlencoded' }, { statusCode: 415 }],
     ['no lines', '', NDJSON, badRequest('body must have at least one entry')],
     ['empty lines', '\n \r\n\t\n', NDJSON, badRequest('body must have at least one entry')],
@@ -261,6 +262,19 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     await waitFor(() => find(last.customerId), { description: 'the last entry' });
     expect(await find(cut.customerId)).toBeUndefined();
     expect(ingress.output().slice(before)).not.toMatch(/request failed/);
+  });
+
+  test('the slow uploads of one project leave room for the batches of others', async () => {
+    const other = await store.projects.create('other');
+    const uploads = Array.from({ length: 60 }, () => {
+      const upload = request(`${ingress.url}/entries`, { method: 'POST', headers: { 'x-api-key': apiKey, ...NDJSON } });
+      upload.on('error', () => {}).write('{');
+      return upload;
+    });
+    await waitFor(async () => (await client.sendArray([fresh()]))[0] === 503, { description: 'the limit' });
+    expect((await createClient(ingress, other.apiKey).sendArray([fresh()]))[0]).toBe(207);
+    for (const upload of uploads) upload.destroy();
+    await waitFor(async () => (await client.sendArray([fresh()]))[0] === 207, { description: 'room' });
   });
 
   test('a wrong key is a 401, another method a 405, and answers are counted', async () => {

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { connect } from 'node:net';
+import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { toOpenApiDocument } from '@opm/contract';
 import { createStore, type Store } from '@opm/store';
@@ -137,6 +138,18 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
         ]);
       },
     );
+
+    test('that is compressed is a 415 that says so', async () => {
+      const headers = { 'content-encoding': 'gzip', 'content-type': 'application/json' };
+      for (const path of ['/entry', '/entries']) {
+        const response = await call(path, { method: 'POST', body: gzipSync(JSON.stringify(fresh())), headers });
+        expect([response.status, await response.json()]).toEqual([
+          415,
+          { statusCode: 415, error: 'Unsupported Media Type', message: 'body must not be compressed' },
+        ]);
+      }
+      expect((await post(fresh(), { 'content-encoding': 'identity' })).status).toBe(201);
+    });
 
     test('of 16 KiB is accepted, and one byte more is a 413, on a connection that goes on', async () => {
       const sized = (bytes: number) => {

@@ -48,6 +48,7 @@ export const FAULTS = {
   CUSTOMER_UNKNOWN: { statusCode: 404, error: 'Not Found', message: 'customer does not exist' },
   CUSTOMER_ERASED: { statusCode: 404, error: 'Not Found', message: 'customer is being erased' },
   MEDIA_TYPE_UNSUPPORTED: { statusCode: 415, error: 'Unsupported Media Type', message: 'body must be JSON' },
+  BODY_COMPRESSED: { statusCode: 415, error: 'Unsupported Media Type', message: 'body must not be compressed' },
   ROUTE_UNKNOWN: { statusCode: 404, error: 'Not Found', message: 'route does not exist' },
   METHOD_NOT_ALLOWED: { statusCode: 405, error: 'Method Not Allowed', message: 'method is not allowed' },
   QUEUE_UNAVAILABLE: {

@@ -89,6 +89,7 @@ An array is read to its end before anything in it is accepted. Lines are accepte
     'BATCH_TOO_LARGE',
     'BATCH_TOO_LONG',
     'MEDIA_TYPE_UNSUPPORTED',
+    'BODY_COMPRESSED',
     ...QUEUED.faults,
   ],
   replayedFaults: [],

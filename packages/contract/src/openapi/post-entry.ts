@@ -44,6 +44,13 @@ The body may have ${toSize(LIMITS.entryBytes)}. It is read as JSON whatever its 
       description: 'Accepted. We know this customer already, or could not look it up just then.',
     },
   ],
-  faults: ['BODY_MALFORMED', 'BODY_INVALID', 'BODY_TOO_LARGE', 'MEDIA_TYPE_UNSUPPORTED', ...QUEUED.faults],
+  faults: [
+    'BODY_MALFORMED',
+    'BODY_INVALID',
+    'BODY_TOO_LARGE',
+    'MEDIA_TYPE_UNSUPPORTED',
+    'BODY_COMPRESSED',
+    ...QUEUED.faults,
+  ],
   replayedFaults: [],
 };

@@ -36,7 +36,7 @@ const MEANING: Record<number, string> = {
   408: 'The request took too long to arrive. Send it again.',
   409: 'The first request with this idempotency key is still under way. Send it again after the seconds in `retry-after`.',
   413: 'Too much at once. Send less.',
-  415: 'The body is declared as a form. Under any other content type it is read as JSON.',
+  415: 'The body is declared as a form, or is compressed. Under any other content type it is read as JSON.',
   422: 'The idempotency key belongs to another request, which is under way or did something. Take a new one.',
   429: 'Too much in a short time. Send it again after the seconds in `retry-after`.',
   431: 'The headers are too large. Send smaller ones.',
