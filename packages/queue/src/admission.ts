@@ -36,8 +36,8 @@ export type Admission = {
    */
   countBacklog(shard: number): Promise<number>;
   limitBacklog(shard: number, maxEntries: number): Promise<void>;
-  /** Removes claims that are older, of the shard at least. */
-  sweep(shard: number, olderThanMs: number): Promise<void>;
+  /** Removes claims that are older than so long, and than this version where one is given, of the shard at least. */
+  sweep(shard: number, olderThanMs: number, before?: Version): Promise<void>;
 };
 
 /** A partner's retry days later still finds the claim; a worker that was down for a weekend still settles it. */

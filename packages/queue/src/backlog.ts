@@ -1,4 +1,6 @@
+import type { Version } from '@opm/core';
 import type { Queue } from 'bullmq';
+import { type Chunk, parseChunk } from './chunk.js';
 
 const UNDONE = ['waiting', 'prioritized', 'active', 'delayed'] as const;
 const STATES = [...UNDONE, 'failed'] as const;
@@ -12,6 +14,27 @@ export type Backlog = {
 
 /** Jobs that are still to be done, those under way included. */
 export const countUndone = (queue: Queue): Promise<number> => queue.getJobCountByTypes(...UNDONE);
+
+/**
+ * The oldest version of what is still to be done; the greatest of all where nothing is. All jobs are read, and twice: in
+ * PostgreSQL the states are read one after the other, and a job that goes back to an earlier one would be in none.
+ */
+export async function readOldestVersion(queue: Queue): Promise<Version> {
+  let oldest = Number.MAX_SAFE_INTEGER;
+  for (const job of [...(await queue.getJobs([...UNDONE])), ...(await queue.getJobs([...UNDONE]))]) {
+    const chunk = job && parseOrUndefined(job.data); // one that was done meanwhile is not there
+    for (const { version } of chunk?.entries ?? []) oldest = Math.min(oldest, version);
+  }
+  return oldest;
+}
+
+function parseOrUndefined(data: unknown): Chunk | undefined {
+  try {
+    return parseChunk(data);
+  } catch {
+    return undefined; // no chunk, and so no claims
+  }
+}
 
 export async function readBacklog(queues: Queue[]): Promise<Backlog> {
   const counts = await Promise.all(queues.map((queue) => queue.getJobCounts(...STATES)));

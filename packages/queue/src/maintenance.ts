@@ -1,6 +1,7 @@
+import type { Version } from '@opm/core';
 import type { Job } from 'bullmq';
 import { CLAIM_TTL_MS } from './admission.js';
-import { countUndone } from './backlog.js';
+import { countUndone, readOldestVersion } from './backlog.js';
 import { MAX_CHUNK_ENTRIES } from './chunk.js';
 import { closeWorkers } from './close-workers.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
@@ -27,6 +28,8 @@ const ON_THE_HOUR = '0 * * * *';
 const CLEAR_INTERVAL_MS = 30 * 1_000;
 /** No ingress enqueues what it has admitted so long ago. */
 const ORPHAN_AGE_MS = 30 * 1_000;
+/** So many jobs are read to learn which claims are none of theirs; they hold some 10 MB at most. */
+const MAX_READ_JOBS = 200;
 
 /**
  * Runs the tasks as scheduled BullMQ jobs: one of the processes that do this gets each. A task that fails is due again
@@ -41,19 +44,20 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
     toAddresses(config.shards).map((address) => backend.openQueue(address, { skipMetasUpdate: true })),
   );
 
-  /** Processes that were killed leave entries that are counted as waiting, and claims without an entry. */
+  /** Processes that were killed, and calls that came too late, leave entries that count as waiting, and claims without one. */
   async function clearLeftovers(): Promise<void> {
-    let waiting = 0;
+    let oldest: Version | undefined = Number.MAX_SAFE_INTEGER;
     for (const [shard, entryQueue] of entryQueues.entries()) {
       const jobs = await countUndone(entryQueue);
       await backend.admission.limitBacklog(shard, jobs * MAX_CHUNK_ENTRIES);
-      waiting += jobs;
+      const own = jobs > MAX_READ_JOBS ? undefined : await readOldestVersion(entryQueue);
+      oldest = own !== undefined && oldest !== undefined ? Math.min(oldest, own) : undefined;
     }
-    if (waiting === 0) await sweepClaims(ORPHAN_AGE_MS);
+    if (oldest !== undefined) await sweepClaims(ORPHAN_AGE_MS, oldest);
   }
 
-  async function sweepClaims(olderThanMs: number): Promise<void> {
-    for (const shard of entryQueues.keys()) await backend.admission.sweep(shard, olderThanMs);
+  async function sweepClaims(olderThanMs: number, before?: Version): Promise<void> {
+    for (const shard of entryQueues.keys()) await backend.admission.sweep(shard, olderThanMs, before);
   }
 
   const tasks: Record<string, MaintenanceTask> = {

@@ -91,9 +91,9 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createBackend
     const { admitted, backlog } = await queue.admit(shard, 1, [{ customerId }]);
     return { previous: admitted[0]?.previous, version: admitted[0]?.version ?? 0, backlog };
   };
-  const enqueueOne = async (shard: number, customerId: string) => {
+  const enqueueOne = async (shard: number, customerId: string, ageMs = 0) => {
     const { version, backlog } = await admitOne(shard, customerId);
-    const entries = [{ customerId, version, fields: { phone: '+1' } }];
+    const entries = [{ customerId, version: version - ageMs * 1_000, fields: { phone: '+1' } }];
     await queue.enqueue(shard, { projectId: 1, entries }, backlog);
   };
   const clearLeftovers = async () => {
@@ -127,13 +127,24 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createBackend
     expect((await admitOne(0, 'young')).previous).toBeDefined();
   });
 
-  test('claims stay when an entry waits: they may be its own', async () => {
-    await enqueueOne(1, 'waiting');
+  test('while entries wait, claims that are older than all of them go, and others stay: they may be theirs', async () => {
     await admitOne(0, 'orphan');
+    await ageClaims(backend, 10_000);
+    await enqueueOne(1, 'waiting', 31_000);
+    await admitOne(0, 'newer');
     await ageClaims(backend, 31_000);
     await clearLeftovers();
-    expect((await admitOne(0, 'orphan')).previous).toBeDefined();
+    expect((await admitOne(0, 'orphan')).previous).toBeUndefined();
+    expect((await admitOne(0, 'newer')).previous).toBeDefined();
     expect((await admitOne(1, 'waiting')).previous).toBeDefined();
+  });
+
+  test('where more waits than can be read, claims stay', async () => {
+    await admitOne(0, 'orphan');
+    await ageClaims(backend, 31_000);
+    for (let i = 0; i < 201; i++) await enqueueOne(1, `waiting ${i}`);
+    await clearLeftovers();
+    expect((await admitOne(0, 'orphan')).previous).toBeDefined();
   });
 });
 

@@ -107,10 +107,9 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
       ]);
     },
 
-    async sweep(_shard, olderThanMs) {
-      const text =
-        'DELETE FROM admission.claims WHERE version < extract(epoch FROM now()) * 1000000 - $1::bigint * 1000';
-      await pool.query(text, [olderThanMs]);
+    async sweep(_shard, olderThanMs, before = Number.MAX_SAFE_INTEGER) {
+      const isOld = 'version < least(extract(epoch FROM now()) * 1000000 - $1::bigint * 1000, $2)';
+      await pool.query(`DELETE FROM admission.claims WHERE ${isOld}`, [olderThanMs, before]);
     },
   };
 }

@@ -78,9 +78,9 @@ export function createRedisAdmission(redis: RedisClient, keyspace: (shard: numbe
       await scripts.opmLimitBacklog(1, backlogKey(shard), maxEntries);
     },
 
-    async sweep(shard, olderThanMs) {
+    async sweep(shard, olderThanMs, before = Number.MAX_SAFE_INTEGER) {
       let cursor = '0';
-      do cursor = await scripts.opmSweep(1, claimsKey(shard), cursor, olderThanMs * 1_000);
+      do cursor = await scripts.opmSweep(1, claimsKey(shard), cursor, olderThanMs * 1_000, before);
       while (cursor !== '0');
     },
   };
