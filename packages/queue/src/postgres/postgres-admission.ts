@@ -108,8 +108,14 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
     },
 
     async sweep(_shard, olderThanMs, before = Number.MAX_SAFE_INTEGER) {
-      const isOld = 'version < least(extract(epoch FROM now()) * 1000000 - $1::bigint * 1000, $2)';
-      await pool.query(`DELETE FROM admission.claims WHERE ${isOld}`, [olderThanMs, before]);
+      // It takes no row that an admission has, nor waits for one: that takes them in an order of its own.
+      const text = `
+        DELETE FROM admission.claims WHERE (project_id, customer_id) IN (
+          SELECT project_id, customer_id FROM admission.claims
+          WHERE version < least(extract(epoch FROM now()) * 1000000 - $1::bigint * 1000, $2)
+          FOR UPDATE SKIP LOCKED
+        )`;
+      await pool.query(text, [olderThanMs, before]);
     },
   };
 }
