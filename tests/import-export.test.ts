@@ -158,6 +158,12 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
     expect(await rowsOf(projectId)).toMatchObject([{ customerId: '1' }, { customerId: '2' }, { customerId: '4' }]);
   });
 
+  test.each(['Voilà', 'ПЕТР', 'x\u00a0'])('a row of CSV may end with any letter: %s', async (firstName) => {
+    const { projectId } = await createProject();
+    await importFile(await write(`customerId,customerPhone,customerFirstName\r\n1,+1,${firstName}\r\n`, 'csv'));
+    expect(await rowsOf(projectId)).toMatchObject([{ customerId: '1', firstName }]);
+  });
+
   test('lines may stand behind a byte order mark', async () => {
     const { projectId } = await createProject();
     await importFile(await write('\ufeff{"customerId":1,"customerPhone":"+1"}\n', 'ndjson'));

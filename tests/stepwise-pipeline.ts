@@ -110,7 +110,7 @@ export function createStepwiseWorker({
       onStatement: ignore,
       onConflict: ignore,
     }),
-    findHeld: () => Promise.reject(new Error('nothing has to go alone here')),
+    upsertAlone: () => Promise.reject(new Error('nothing has to go alone here')),
     addDeadLetters: () => Promise.reject(new Error('nothing is refused here')),
     settle: (shard, chunks) =>
       step(`settle ${idsOf(chunks.flatMap(({ entries }) => entries))}`, async () => {

@@ -117,6 +117,7 @@ test('of two stacks that are started in a folder at the same time, one takes it 
   expect(refused.exit).toEqual({ code: 1, signal: null });
   expect(refused.it.output()).toMatch(/^opm: a stack runs in .* already \(process \d+\)/);
   const taken = both.find((it) => it !== refused.it);
+  await waitFor(() => taken?.output().includes('starting PostgreSQL'), { description: 'the other one' });
   expect(await taken?.stop('SIGINT')).toEqual({ code: 0, signal: null });
 });
 

@@ -1,6 +1,6 @@
 import { createEntryWorker, startMaintenance, toQueueConfig } from '@opm/queue';
 import { createSparseWarning, type ProcessContext } from '@opm/runtime';
-import { createStore } from '@opm/store';
+import { createStore, type Store } from '@opm/store';
 import type { WorkerConfig } from './config.js';
 import { createMeasures } from './measures.js';
 import { createPersistChunk } from './persist-chunk.js';
@@ -9,7 +9,7 @@ import { createUpsertChunks } from './upsert-chunks.js';
 
 const HOUR_MS = 60 * 60 * 1_000;
 const DAY_MS = 24 * HOUR_MS;
-const BLOCKED = new Error('another session holds the rows of customers');
+const STORE_OPTIONS = { connectTimeoutMs: 5_000, statementTimeoutMs: 15_000, applicationName: 'opm-worker' };
 
 /** The worker, put together by hand: who gets what stands here and nowhere else. */
 export async function compose(context: ProcessContext<WorkerConfig>): Promise<void> {
@@ -17,13 +17,18 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
 
   const store = createStore({
     databaseUrl: config.DATABASE_URL,
-    poolSize: 2 * config.STATEMENTS_IN_FLIGHT + 3, // short and long backlogs; one job alone, a probe, maintenance
-    connectTimeoutMs: 5_000,
-    statementTimeoutMs: 15_000,
+    poolSize: 2 * config.STATEMENTS_IN_FLIGHT + 2, // short and long backlogs; a probe, maintenance
     lockTimeoutMs: 2_000,
-    applicationName: 'opm-worker',
+    ...STORE_OPTIONS,
   });
   onClose('store', store.close);
+  const storeOfSuspects = createStore({
+    databaseUrl: config.DATABASE_URL,
+    poolSize: 1,
+    lockTimeoutMs: 100, // longer than our own statements hold a row
+    ...STORE_OPTIONS,
+  });
+  onClose('store of suspects', storeOfSuspects.close);
   health.postgres = store.ping;
 
   const queue = {
@@ -32,7 +37,6 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     onError: createSparseWarning(logger, 'queue connection'),
   };
   const warnRetry = createSparseWarning(logger, 'jobs failed for a reason that says nothing; they are tried again');
-  const warnBlocked = createSparseWarning(logger, 'entries wait for rows: see pg_locks for who holds them');
   const warnNoChunk = createSparseWarning(logger, 'job data became a dead letter: see `opm dead-letters count`');
   const worker = await createEntryWorker({
     ...queue,
@@ -45,10 +49,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
       warnNoChunk(error);
       logger.debug({ jobId }, 'job data is a dead letter');
     },
-    onPostponed(reason) {
-      measures.onRetry(reason);
-      if (reason === 'blocked') warnBlocked(BLOCKED);
-    },
+    onPostponed: (reason) => measures.onRetry(reason),
     onRetry(error, { jobId, attempt }) {
       measures.onRetry('error');
       warnRetry(error);
@@ -57,14 +58,12 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
   });
   const measures = createMeasures(metrics, worker.backlog);
   const gate = createStoreGate({ ping: store.ping, worker, logger, signal, onPaused: measures.onPaused });
+  const createUpsert = ({ customers: { upsert } }: Store) =>
+    createUpsertChunks({ upsert, onStatement: measures.onStatement, onConflict: () => measures.onRetry('conflict') });
   const persistChunk = createPersistChunk({
     gate,
-    upsert: createUpsertChunks({
-      upsert: store.customers.upsert,
-      onStatement: measures.onStatement,
-      onConflict: () => measures.onRetry('conflict'),
-    }),
-    findHeld: store.customers.findHeld,
+    upsert: createUpsert(store),
+    upsertAlone: createUpsert(storeOfSuspects),
     addDeadLetters: store.deadLetters.add,
     settle: worker.settle,
     maxRows: config.STATEMENT_MAX_ROWS,

@@ -1,29 +1,40 @@
-import type { Chunk } from '@opm/queue';
+import type { CustomerEntry } from '@opm/core';
+import { type Chunk, retryDelayMs } from '@opm/queue';
 import { LRUCache } from 'lru-cache';
 
-export type HeldCustomers = {
-  /** Whether the chunk is about one of them. */
-  isAbout(chunk: Chunk): boolean;
-  /** @param held those of the chunk's customers whose rows somebody holds now */
-  note(chunk: Chunk, held: Set<string>): void;
-};
-
 const MAX_KNOWN = 10_000;
-const REMEMBER_MS = 5_000;
+const REMEMBER_MS = 60_000;
 
-/** The customers whose rows somebody held a moment ago: no statement with entries of others should wait for them again. */
-export function createHeldCustomers(): HeldCustomers {
-  const known = new LRUCache<string, true>({ max: MAX_KNOWN, ttl: REMEMBER_MS });
+type Held = { tries: number; until: number };
+
+/**
+ * The customers whose rows another session holds, as far as statements have met them. Each is tried again after a delay
+ * that doubles, however many entries there are about it, and meanwhile nothing waits for its row.
+ */
+export function createHeldCustomers({ now = () => performance.now() } = {}) {
+  const known = new LRUCache<string, Held>({ max: MAX_KNOWN, ttl: REMEMBER_MS });
   const toKey = (projectId: number, customerId: string) => `${projectId}:${customerId}`;
+
   return {
-    isAbout: ({ projectId, entries }) =>
+    /** Whether the chunk is about one of them: then no statement with entries of others should have it. */
+    isAbout: ({ projectId, entries }: Chunk): boolean =>
       known.size > 0 && entries.some(({ customerId }) => known.has(toKey(projectId, customerId))),
-    note({ projectId, entries }, held) {
-      for (const { customerId } of entries) {
-        const key = toKey(projectId, customerId);
-        if (held.has(customerId)) known.set(key, true);
-        else known.delete(key);
-      }
+
+    /** Whether the customer was met so short a time ago that another try is not due. */
+    mustWait: (projectId: number, customerId: string): boolean =>
+      (known.get(toKey(projectId, customerId))?.until ?? 0) > now(),
+
+    /** @returns how many tries in a row have met it */
+    onHeld(projectId: number, customerId: string): number {
+      const key = toKey(projectId, customerId);
+      const tries = (known.get(key)?.tries ?? 0) + 1;
+      known.set(key, { tries, until: now() + retryDelayMs(tries) });
+      return tries;
+    },
+
+    onFree(projectId: number, entries: CustomerEntry[]): void {
+      if (known.size === 0) return;
+      for (const { customerId } of entries) known.delete(toKey(projectId, customerId));
     },
   };
 }

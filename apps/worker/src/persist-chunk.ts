@@ -1,7 +1,8 @@
-import { GroupCommit } from '@opm/core';
+import { type CustomerEntry, GroupCommit, type Version } from '@opm/core';
 import { type Chunk, type EntryWorker, type JobContext, Postponed, retryDelayMs } from '@opm/queue';
 import { createSparseWarning, type Logger } from '@opm/runtime';
-import { type Customers, type DeadLetters, failureKindOf } from '@opm/store';
+import { type DeadLetters, failureKindOf } from '@opm/store';
+import { LRUCache } from 'lru-cache';
 import { createHeldCustomers } from './held-customers.js';
 import { type Refused, reasonOf, toDeadLetters, toSingles } from './refused.js';
 import type { StoreGate } from './store-gate.js';
@@ -13,7 +14,8 @@ export type PersistChunk = (chunk: Chunk, context: JobContext) => Promise<void>;
 export type PersistChunkDeps = {
   gate: StoreGate;
   upsert: UpsertChunks;
-  findHeld: Customers['findHeld'];
+  /** The same, but waits for no row that another session holds. */
+  upsertAlone: UpsertChunks;
   addDeadLetters: DeadLetters['add'];
   settle: EntryWorker['settle'];
   /** Entries in one statement at most. */
@@ -31,19 +33,29 @@ export type PersistChunkDeps = {
 const POLITE_MS = 250;
 const POLITE_DIVISOR = 4;
 
+/** For so long it is looked for the rows that are held; the entries that were not tried by then wait, too. */
+const MAX_SEARCH_MS = 1_000;
+/** From so many tries on that met a row held, it is no coincidence. */
+const TRIES_TO_WARN = 4;
+const MAX_POSTPONED = 1_000;
+
 type Suspect = { chunk: Chunk; attempt: number; start: number };
 type Blame = (error: unknown) => boolean;
 
 const blamesData: Blame = (error) => failureKindOf(error) === 'refusal';
 const blamesAnything: Blame = (error) => !['outage', 'blocked'].includes(failureKindOf(error));
+const isBlocked = (error: unknown) => failureKindOf(error) === 'blocked';
 
 /** Chunks of jobs that run at the same time become one statement, after folding the entries of each customer. */
 export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
-  const { gate, upsert, findHeld, addDeadLetters, settle, maxRows, maxInFlight, maxAttempts } = deps;
+  const { gate, upsert, upsertAlone, addDeadLetters, settle, maxRows, maxInFlight, maxAttempts } = deps;
   const { onPersisted, onDeadLetter, logger } = deps;
 
   const warnRefused = createSparseWarning(logger, 'entries became dead letters: see `opm dead-letters count`');
+  const warnHeld = createSparseWarning(logger, 'entries wait for rows that another session holds: see pg_locks');
   const heldCustomers = createHeldCustomers();
+  /** Versions of the entries that are done of jobs that were postponed for the others. */
+  const doneOf = new LRUCache<string, Set<Version>>({ max: MAX_POSTPONED });
   const bounds = { sizeOf: ({ entries }: Chunk) => entries.length, maxInFlight };
 
   let shortCameAt = Number.NEGATIVE_INFINITY;
@@ -69,11 +81,13 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     ofLongBacklogs: createStatements(() => (isShortAbout() ? Math.ceil(maxRows / POLITE_DIVISOR) : maxRows)),
   };
 
-  /** What has failed before, is being halved, or may wait for a row, goes alone and one at a time, so that nobody waits behind it. */
-  const suspects = new GroupCommit<string, Suspect, void>({
+  /**
+   * What has failed before, is being halved, or is about a row that is held, goes alone and one at a time, so that nobody
+   * waits behind it. Results in the entries that have to wait.
+   */
+  const suspects = new GroupCommit<string, Suspect, CustomerEntry[]>({
     async commit(_jobId, [suspect]) {
-      if (suspect) await gate.runAlone(suspect.start, () => persistAlone(suspect));
-      return [undefined];
+      return [suspect ? await persistAlone(suspect) : []];
     },
     maxBatch: 1,
     maxInFlight: 1,
@@ -85,7 +99,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     maxBatch: maxRows,
     async commit(shard, chunks) {
       await settle(shard, chunks).catch((error) => {
-        logger.warn({ err: error }, 'claims could not be settled; they are swept after days');
+        logger.warn({ err: error }, 'claims could not be settled; they are cleared away later');
       });
       return chunks.map(() => undefined);
     },
@@ -108,42 +122,53 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     return true;
   }
 
-  /** Entries of customers whose rows somebody holds have to wait; it is found out without waiting, and the others need not. */
-  async function persistAlone({ chunk, attempt, start }: Suspect): Promise<void> {
-    const held = await findHeld(
-      chunk.projectId,
-      chunk.entries.map(({ customerId }) => customerId),
-    );
-    heldCustomers.note(chunk, held);
-    const free = chunk.entries.filter(({ customerId }) => !held.has(customerId));
-    if (free.length > 0) await persistFree({ ...chunk, entries: free }, attempt);
-    if (held.size > 0) {
-      throw new Postponed('somebody holds the rows', { delayMs: retryDelayMs(start), reason: 'blocked' });
-    }
+  async function persistAlone({ chunk, attempt, start }: Suspect): Promise<CustomerEntry[]> {
+    const { projectId, entries } = chunk;
+    const due = entries.filter(({ customerId }) => !heldCustomers.mustWait(projectId, customerId));
+    const waiting = entries.filter(({ customerId }) => heldCustomers.mustWait(projectId, customerId));
+    if (due.length === 0) return waiting;
+    return gate.runAlone(start, async () => {
+      const blame = attempt >= maxAttempts ? blamesAnything : blamesData;
+      const failed = await upsertOrBisect([{ projectId, entries: due }], blame, performance.now() + MAX_SEARCH_MS);
+      const refused = failed.filter(({ error }) => !isBlocked(error));
+      if (refused.length > 0) await bury(refused);
+      return [
+        ...waiting,
+        ...failed.filter(({ error }) => isBlocked(error)).flatMap(({ chunk: { entries } }) => entries),
+      ];
+    });
   }
 
-  async function persistFree(chunk: Chunk, attempt: number): Promise<void> {
-    const refused = await upsertOrBisect([chunk], attempt >= maxAttempts ? blamesAnything : blamesData);
-    if (refused.length > 0) await bury(refused);
-  }
-
-  /** Entries that are to blame are halved until the guilty ones stand alone; the others are persisted. */
-  async function upsertOrBisect(chunks: Chunk[], blame: Blame): Promise<Refused[]> {
+  /**
+   * Entries that are to blame, or whose rows are held, are halved until these stand alone; the others are persisted. Results
+   * in those that were not.
+   */
+  async function upsertOrBisect(chunks: Chunk[], blame: Blame, searchUntil: number): Promise<Refused[]> {
     try {
-      await upsert(chunks);
+      await upsertAlone(chunks);
+      for (const { projectId, entries } of chunks) heldCustomers.onFree(projectId, entries);
       onPersisted(chunks);
       return [];
-    } catch (error) {
-      if (!blame(error)) throw error;
+    } catch (cause) {
+      const error = cause as Error;
+      if (!blame(error) && !isBlocked(error)) throw error;
       const singles = toSingles(chunks);
       const [only, ...others] = singles;
-      if (only && others.length === 0) return [{ chunk: only, error: error as Error }];
+      if (only && others.length === 0) {
+        if (isBlocked(error)) noteHeld(only, error);
+        return [{ chunk: only, error }];
+      }
+      if (isBlocked(error) && performance.now() > searchUntil) return singles.map((chunk) => ({ chunk, error }));
       const middle = singles.length >> 1;
       return [
-        ...(await upsertOrBisect(singles.slice(0, middle), blame)),
-        ...(await upsertOrBisect(singles.slice(middle), blame)),
+        ...(await upsertOrBisect(singles.slice(0, middle), blame, searchUntil)),
+        ...(await upsertOrBisect(singles.slice(middle), blame, searchUntil)),
       ];
     }
+  }
+
+  function noteHeld({ projectId, entries: [entry] }: Chunk, error: Error): void {
+    if (entry && heldCustomers.onHeld(projectId, entry.customerId) >= TRIES_TO_WARN) warnHeld(error);
   }
 
   async function bury(refused: Refused[]): Promise<void> {
@@ -152,11 +177,24 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     for (const { error } of refused) warnRefused(new Error(`reason: ${reasonOf(error)}`));
   }
 
-  return async (chunk, { shard, jobId, attempt, start, priority }) => {
+  /** @throws Postponed for the entries whose rows are held, when the others are done */
+  async function persistAsSuspect(chunk: Chunk, { shard, jobId, attempt, start }: JobContext): Promise<void> {
+    const key = `${shard}:${jobId}`;
+    const done = doneOf.get(key) ?? new Set();
+    const left = { ...chunk, entries: chunk.entries.filter(({ version }) => !done.has(version)) };
+    const waiting = new Set(await suspects.run(key, { chunk: left, attempt, start }));
+    const entries = left.entries.filter((entry) => !waiting.has(entry));
+    if (entries.length > 0) await settlements.run(shard, { ...chunk, entries });
+    if (waiting.size === 0) return void doneOf.delete(key);
+    doneOf.set(key, new Set([...done, ...entries.map(({ version }) => version)]));
+    throw new Postponed('another session holds rows', { delayMs: retryDelayMs(start), reason: 'blocked' });
+  }
+
+  return async (chunk, context) => {
+    const { shard, jobId, start, priority } = context;
     const mayGoWithOthers = start === 1 && !heldCustomers.isAbout(chunk);
-    const isPersisted = mayGoWithOthers && (await persistWithOthers(shard, chunk, priority));
-    if (!isPersisted) await suspects.run(jobId, { chunk, attempt, start });
-    await settlements.run(shard, chunk);
+    if (mayGoWithOthers && (await persistWithOthers(shard, chunk, priority))) await settlements.run(shard, chunk);
+    else await persistAsSuspect(chunk, context);
     logger.debug({ jobId, projectId: chunk.projectId, entries: chunk.entries.length }, 'chunk done');
   };
 }

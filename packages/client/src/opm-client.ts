@@ -89,6 +89,7 @@ export class OpmClient {
 
   /** Takes no more calls, waits for the open ones, and ends the connections. Safe to call twice. */
   async close({ timeoutMs }: CloseOptions = {}): Promise<void> {
+    if (timeoutMs !== undefined && !(timeoutMs >= 0)) throw new TypeError('timeoutMs must be a number from 0 on');
     this.#isClosed = true;
     const isBounded = timeoutMs !== undefined && timeoutMs <= MAX_TIMER_MS;
     const timer = isBounded ? setTimeout(() => this.#giveUp(), timeoutMs) : undefined;

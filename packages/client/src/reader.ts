@@ -35,7 +35,9 @@ export function createReader(deps: { transport: Transport; calls: OpenCalls; max
 
   return (path, { signal } = {}) =>
     calls.open(signal, (call: Call<Answer>) => {
-      if (inFlight < maxInFlight) void run({ path, call });
-      else waiting.add({ path, call });
+      const read = { path, call };
+      if (inFlight < maxInFlight) return void run(read);
+      waiting.add(read);
+      void call.settled.then(() => waiting.delete(read));
     });
 }

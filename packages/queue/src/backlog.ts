@@ -16,14 +16,18 @@ export type Backlog = {
 export const countUndone = (queue: Queue): Promise<number> => queue.getJobCountByTypes(...UNDONE);
 
 /**
- * The oldest version of what is still to be done; the greatest of all where nothing is. All jobs are read, and twice: in
- * PostgreSQL the states are read one after the other, and a job that goes back to an earlier one would be in none.
+ * The oldest version of what is still to be done; the greatest of all where nothing is, and undefined where there are more
+ * jobs than `most`. They are read twice: in PostgreSQL the states are read one after the other, and a job that goes back to an
+ * earlier one would be in none.
  */
-export async function readOldestVersion(queue: Queue): Promise<Version> {
+export async function readOldestVersion(queue: Queue, most: number): Promise<Version | undefined> {
   let oldest = Number.MAX_SAFE_INTEGER;
-  for (const job of [...(await queue.getJobs([...UNDONE])), ...(await queue.getJobs([...UNDONE]))]) {
-    const chunk = job && parseOrUndefined(job.data); // one that was done meanwhile is not there
-    for (const { version } of chunk?.entries ?? []) oldest = Math.min(oldest, version);
+  for (let pass = 1; pass <= 2; pass++) {
+    const jobs = await queue.getJobs([...UNDONE], 0, most);
+    if (jobs.length > most) return undefined;
+    for (const { data } of jobs) {
+      for (const { version } of parseOrUndefined(data)?.entries ?? []) oldest = Math.min(oldest, version);
+    }
   }
   return oldest;
 }

@@ -28,7 +28,7 @@ const ON_THE_HOUR = '0 * * * *';
 const CLEAR_INTERVAL_MS = 30 * 1_000;
 /** No ingress enqueues what it has admitted so long ago. */
 const ORPHAN_AGE_MS = 30 * 1_000;
-/** So many jobs are read to learn which claims are none of theirs; they hold some 10 MB at most. */
+/** Of a shard; so many jobs are read to learn which claims are none of theirs. */
 const MAX_READ_JOBS = 200;
 
 /**
@@ -46,11 +46,11 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
 
   /** Processes that were killed, and calls that came too late, leave entries that count as waiting, and claims without one. */
   async function clearLeftovers(): Promise<void> {
-    let oldest: Version | undefined = Number.MAX_SAFE_INTEGER;
+    let oldest: Version | undefined = (Date.now() - ORPHAN_AGE_MS) * 1_000; // what comes while jobs are read is newer
     for (const [shard, entryQueue] of entryQueues.entries()) {
       const jobs = await countUndone(entryQueue);
       await backend.admission.limitBacklog(shard, jobs * MAX_CHUNK_ENTRIES);
-      const own = jobs > MAX_READ_JOBS ? undefined : await readOldestVersion(entryQueue);
+      const own = jobs > MAX_READ_JOBS ? undefined : await readOldestVersion(entryQueue, MAX_READ_JOBS);
       oldest = own !== undefined && oldest !== undefined ? Math.min(oldest, own) : undefined;
     }
     if (oldest !== undefined) await sweepClaims(ORPHAN_AGE_MS, oldest);

@@ -14,25 +14,26 @@ const logged = (error: unknown): string => {
   createLogger({ name: 'test', level: 'info' }).warn({ err: error }, 'failed');
   return lines.join('');
 };
-const storeError = (kind: string, sqlState: string | undefined, message: string) =>
-  Object.assign(new Error(message, { cause: new Error(`raw: ${message}`) }), { kind, sqlState });
+const databaseError = (details: object, message: string) =>
+  Object.assign(new Error(message, { cause: new Error(`raw: ${message}`) }), details);
 
-test.each([
-  ['refusal', '22021'],
-  ['unknown', 'P0001'],
-])(
-  'what PostgreSQL or a trigger says of a row is not logged, its code and where it happened are: %s',
-  (kind, sqlState) => {
-    const line = logged(storeError(kind, sqlState, 'email jane@example.com is not allowed'));
+test.each([[{ sqlState: '22021' }], [{ sqlState: 'P0001' }], [{ severity: 'ERROR', code: '23514' }]])(
+  'what PostgreSQL or a trigger says of a row is not logged, its code and where it happened are: %j',
+  (details) => {
+    const line = logged(databaseError(details, 'email jane@example.com is not allowed'));
     expect(line).not.toContain('jane');
-    expect(JSON.parse(line).err).toMatchObject({ sqlState, stack: expect.stringContaining('logger.test') });
+    const { severity: _, ...code } = details as Record<string, string>;
+    expect(JSON.parse(line).err).toMatchObject({ ...code, stack: expect.stringContaining('logger.test') });
   },
 );
 
 test.each([
-  ['outage', '42P01'],
-  ['blocked', '55P03'],
-  ['unknown', undefined],
-])('what says what is wrong with PostgreSQL, or with the program, is logged: %s %s', (kind, sqlState) => {
-  expect(logged(storeError(kind, sqlState, 'relation does not exist'))).toContain('raw: relation does not exist');
+  [{ sqlState: '42P01' }],
+  [{ sqlState: '55P03' }],
+  [{ sqlState: 'XX001' }],
+  [{ severity: 'FATAL', code: '57P01' }],
+  [{ code: '22' }],
+  [{}],
+])('what says what is wrong with PostgreSQL, or with the program, is logged: %j', (details) => {
+  expect(logged(databaseError(details, 'relation does not exist'))).toContain('raw: relation does not exist');
 });

@@ -17,16 +17,18 @@ export function createLogger({ name, level }: { name: string; level: string }): 
   return pino(options, { write: (line) => void process.stdout.write(line) });
 }
 
-type LoggedError = Error & { code?: unknown; sqlState?: unknown; kind?: unknown };
+type LoggedError = Error & { code?: unknown; sqlState?: unknown; severity?: unknown };
 
 const HIDDEN = '(not shown, for it may quote a row)';
+/** SQLSTATEs about values and rows, and those of functions and triggers. What PostgreSQL says of itself is needed. */
+const ABOUT_ROWS = /^(2[123]|38|39|54|P0)/;
 
-/** An error's details may quote a row (PostgreSQL's DETAIL does), so only what cannot is taken along. */
+/** An error's details may quote a row (PostgreSQL's DETAIL does, and so does a trigger), so only what cannot is taken along. */
 function toLoggable(error: unknown, depth = 0, isAboutRow = false): unknown {
   if (!(error instanceof Error)) return { type: typeof error };
-  const { name, message, code, sqlState, kind, stack, cause } = error as LoggedError;
-  // What PostgreSQL says of itself is needed; what it, or a trigger, says of a row is in the dead letter.
-  const isHidden = isAboutRow || (sqlState !== undefined && (kind === 'refusal' || kind === 'unknown'));
+  const { name, message, code, sqlState, severity, stack, cause } = error as LoggedError;
+  const state = sqlState ?? (severity === undefined ? undefined : code); // pg's own errors have it as their code
+  const isHidden = isAboutRow || ABOUT_ROWS.test(String(state ?? ''));
   return {
     type: name,
     message: isHidden ? HIDDEN : message,

@@ -51,14 +51,6 @@ const FIND_EXISTING = `
   -- Of one who was ever erased, a row as new as the question does not tell: rather no 201 than a second one.
   OR (c.erased_version > 0 AND c.updated_at >= ${toTime('asked.version').sql})`;
 
-/** Locking a row is the only way to learn whether somebody else has; what is locked here is free again when it returns. */
-const FIND_HELD = `
-  WITH free AS (
-    SELECT customer_id FROM customers WHERE project_id = $1 AND customer_id = ANY ($2) FOR NO KEY UPDATE SKIP LOCKED
-  )
-  SELECT customer_id FROM customers WHERE project_id = $1 AND customer_id = ANY ($2)
-  EXCEPT SELECT customer_id FROM free`;
-
 export function createCustomers(prisma: PrismaClient, pool: pg.Pool) {
   async function findMany(projectId: number, customerIds: string[]): Promise<Map<string, StoredCustomer>> {
     const customers = await toStoreError(() =>
@@ -72,13 +64,6 @@ export function createCustomers(prisma: PrismaClient, pool: pg.Pool) {
     async upsert(rows: CustomerRow[]): Promise<void> {
       await toStoreError(() => upsertCustomers(prisma, rows));
       await toStoreError(() => noteErasures(prisma, rows));
-    },
-
-    /** Those of these customers whose rows another session holds. It waits for none of them. */
-    async findHeld(projectId: number, customerIds: string[]): Promise<Set<string>> {
-      const query = { text: FIND_HELD, values: [projectId, customerIds] };
-      const { rows } = await toStoreError(() => pool.query<{ customer_id: string }>(query));
-      return new Set(rows.map(({ customer_id }) => customer_id));
     },
 
     /** Deletes what is left of customers that were erased before that time. @returns how many */

@@ -7,6 +7,8 @@ import type { Line } from './line.js';
 import { withoutMark } from './without-mark.js';
 
 const PROPERTIES = Object.keys(entrySchema.properties);
+/** Nothing else: in Latin-1 what looks like white space may be a part of a letter. */
+const LINE_ENDS = /^[\r\n]+|[\r\n]+$/g;
 const LINES_AT_ONCE = 1_000;
 const BYTES_AT_ONCE = 1024 * 1024;
 /** Of a record with all its columns. What runs on for longer is taken for one whose quote is not closed. */
@@ -44,7 +46,7 @@ export async function* readCsv(parts: AsyncIterable<Buffer>, options: CsvOptions
         columns = readHeader(record, onIgnored);
         continue;
       }
-      lines.push(toLine(columns, record, raw.trim(), info.lines));
+      lines.push(toLine(columns, record, raw.replace(LINE_ENDS, ''), info.lines));
       bytes += raw.length;
       if (lines.length < LINES_AT_ONCE && bytes < BYTES_AT_ONCE) continue;
       yield lines;

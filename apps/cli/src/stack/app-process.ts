@@ -54,10 +54,14 @@ export async function startApp(name: string, { env, internalPort, signal }: Star
   return { name, internalPort, ended, stop };
 }
 
+const READY_TIMEOUT_MS = 3_000;
+
 async function untilReady(name: string, child: ChildProcess, internalPort: number, signal: AbortSignal): Promise<void> {
   const deadline = Date.now() + 30_000;
   while (child.exitCode === null && child.signalCode === null) {
-    const ready = await fetch(`http://127.0.0.1:${internalPort}/readyz`).catch(() => undefined);
+    const ready = await fetch(`http://127.0.0.1:${internalPort}/readyz`, {
+      signal: AbortSignal.timeout(READY_TIMEOUT_MS),
+    }).catch(() => undefined);
     if (ready?.ok) return;
     if (signal.aborted) throw new UserError(`${name} was told to end before it was ready`);
     if (Date.now() > deadline) {

@@ -50,7 +50,8 @@ async function removeStale(file: string): Promise<void> {
 
 export async function writeStackFile(dataDir: string, stack: StackFile): Promise<void> {
   const file = fileIn(dataDir);
-  await rename(await writeAside(file, stack), file);
+  const aside = await writeAside(file, stack);
+  await rename(aside, file).finally(() => rm(aside, { force: true }));
 }
 
 /** Only where it is this process's own. */

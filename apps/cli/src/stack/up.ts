@@ -14,20 +14,25 @@ export type UpOptions = { port: number; consolePort: number; host: string; dataD
 
 /** Runs the whole stack until it is told to stop. @throws UserError where the folder or a port is in use, before it starts anything */
 export async function up(options: UpOptions, env: NodeJS.ProcessEnv): Promise<void> {
+  const end = listenForEnd();
   const dataDir = resolve(options.dataDir);
   await claim(dataDir);
   try {
     await assertPortsFree(options);
-    await runStack(dataDir, options, env);
+    await runStack(dataDir, options, env, end);
   } finally {
     await removeStackFile(dataDir);
   }
 }
 
 /** Everything started is stopped in reverse order, also when a start fails. */
-async function runStack(dataDir: string, options: UpOptions, env: NodeJS.ProcessEnv): Promise<void> {
+async function runStack(
+  dataDir: string,
+  options: UpOptions,
+  env: NodeJS.ProcessEnv,
+  { told, signal }: End,
+): Promise<void> {
   const releases: (() => Promise<void>)[] = [];
-  const { told, signal } = listenForEnd();
   try {
     const databaseUrl = env.DATABASE_URL ? readDatabaseUrl(env) : await startDatabase(dataDir, releases);
     await writeStackFile(dataDir, {
@@ -119,7 +124,9 @@ async function startDatabase(dataDir: string, releases: (() => Promise<void>)[])
 }
 
 /** `told` resolves at Ctrl-C and the like. */
-function listenForEnd(): { told: Promise<undefined>; signal: AbortSignal } {
+type End = { told: Promise<undefined>; signal: AbortSignal };
+
+function listenForEnd(): End {
   const ending = new AbortController();
   const told = new Promise<undefined>((resolve) => {
     const end = () => {
