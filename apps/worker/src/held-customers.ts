@@ -5,6 +5,8 @@ import { LRUCache } from 'lru-cache';
 const MAX_KNOWN = 10_000;
 const REMEMBER_MS = 60_000;
 
+export type HeldCustomers = ReturnType<typeof createHeldCustomers>;
+
 type Held = { tries: number; until: number };
 
 /**

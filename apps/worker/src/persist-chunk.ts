@@ -1,59 +1,37 @@
-import { type CustomerEntry, GroupCommit, type Version } from '@opm/core';
+import { GroupCommit, type Version } from '@opm/core';
 import { type Chunk, type EntryWorker, type JobContext, Postponed, retryDelayMs } from '@opm/queue';
-import { createSparseWarning, type Logger } from '@opm/runtime';
-import { type DeadLetters, failureKindOf } from '@opm/store';
+import { failureKindOf } from '@opm/store';
 import { LRUCache } from 'lru-cache';
 import { createHeldCustomers } from './held-customers.js';
-import { type Refused, reasonOf, toDeadLetters, toSingles } from './refused.js';
-import type { StoreGate } from './store-gate.js';
+import { createPersistAlone, type PersistAloneDeps } from './persist-alone.js';
 import type { UpsertChunks } from './upsert-chunks.js';
 
 /** Resolves when every entry of the chunk has its effect in PostgreSQL or is a dead letter. Doing it twice changes nothing. */
 export type PersistChunk = (chunk: Chunk, context: JobContext) => Promise<void>;
 
-export type PersistChunkDeps = {
-  gate: StoreGate;
+export type PersistChunkDeps = Omit<PersistAloneDeps, 'heldCustomers'> & {
   upsert: UpsertChunks;
-  /** The same, but waits for no row that another session holds. */
-  upsertAlone: UpsertChunks;
-  addDeadLetters: DeadLetters['add'];
   settle: EntryWorker['settle'];
   /** Entries in one statement at most. */
   maxRows: number;
   /** Statements under way at the same time. */
   maxInFlight: number;
-  /** From this attempt of a job on, entries are blamed for errors of any kind. */
-  maxAttempts: number;
-  onPersisted: (chunks: Chunk[]) => void;
-  onDeadLetter: (refused: Refused) => void;
-  logger: Logger;
 };
 
 /** For so long after a job of a short backlog the statements of long ones are small, and so much smaller than others. */
 const POLITE_MS = 250;
 const POLITE_DIVISOR = 4;
-
-/** For so long it is looked for the rows that are held; the entries that were not tried by then wait, too. */
-const MAX_SEARCH_MS = 1_000;
-/** From so many tries on that met a row held, it is no coincidence. */
-const TRIES_TO_WARN = 4;
+/** Jobs of which it is known what is done. */
 const MAX_POSTPONED = 1_000;
 
-type Suspect = { chunk: Chunk; attempt: number; start: number };
-type Blame = (error: unknown) => boolean;
-
-const blamesData: Blame = (error) => failureKindOf(error) === 'refusal';
-const blamesAnything: Blame = (error) => !['outage', 'blocked'].includes(failureKindOf(error));
-const isBlocked = (error: unknown) => failureKindOf(error) === 'blocked';
+const blamesData = (error: unknown) => failureKindOf(error) === 'refusal';
 
 /** Chunks of jobs that run at the same time become one statement, after folding the entries of each customer. */
 export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
-  const { gate, upsert, upsertAlone, addDeadLetters, settle, maxRows, maxInFlight, maxAttempts } = deps;
-  const { onPersisted, onDeadLetter, logger } = deps;
+  const { gate, upsert, settle, maxRows, maxInFlight, onPersisted, logger } = deps;
 
-  const warnRefused = createSparseWarning(logger, 'entries became dead letters: see `opm dead-letters count`');
-  const warnHeld = createSparseWarning(logger, 'entries wait for rows that another session holds: see pg_locks');
   const heldCustomers = createHeldCustomers();
+  const persistAlone = createPersistAlone({ ...deps, heldCustomers });
   /** Versions of the entries that are done of jobs that were postponed for the others. */
   const doneOf = new LRUCache<string, Set<Version>>({ max: MAX_POSTPONED });
   const bounds = { sizeOf: ({ entries }: Chunk) => entries.length, maxInFlight };
@@ -80,18 +58,6 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     ofShortBacklogs: createStatements(maxRows),
     ofLongBacklogs: createStatements(() => (isShortAbout() ? Math.ceil(maxRows / POLITE_DIVISOR) : maxRows)),
   };
-
-  /**
-   * What has failed before, is being halved, or is about a row that is held, goes alone and one at a time, so that nobody
-   * waits behind it. Results in the entries that have to wait.
-   */
-  const suspects = new GroupCommit<string, Suspect, CustomerEntry[]>({
-    async commit(_jobId, [suspect]) {
-      return [suspect ? await persistAlone(suspect) : []];
-    },
-    maxBatch: 1,
-    maxInFlight: 1,
-  });
 
   /** The chunks of a statement come here together, so there is one call for each; the next statement need not wait for it. */
   const settlements = new GroupCommit<number, Chunk, void>({
@@ -122,68 +88,14 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     return true;
   }
 
-  async function persistAlone({ chunk, attempt, start }: Suspect): Promise<CustomerEntry[]> {
-    const { projectId, entries } = chunk;
-    const due = entries.filter(({ customerId }) => !heldCustomers.mustWait(projectId, customerId));
-    const waiting = entries.filter(({ customerId }) => heldCustomers.mustWait(projectId, customerId));
-    if (due.length === 0) return waiting;
-    return gate.runAlone(start, async () => {
-      const blame = attempt >= maxAttempts ? blamesAnything : blamesData;
-      const failed = await upsertOrBisect([{ projectId, entries: due }], blame, performance.now() + MAX_SEARCH_MS);
-      const refused = failed.filter(({ error }) => !isBlocked(error));
-      if (refused.length > 0) await bury(refused);
-      return [
-        ...waiting,
-        ...failed.filter(({ error }) => isBlocked(error)).flatMap(({ chunk: { entries } }) => entries),
-      ];
-    });
-  }
-
-  /**
-   * Entries that are to blame, or whose rows are held, are halved until these stand alone; the others are persisted. Results
-   * in those that were not.
-   */
-  async function upsertOrBisect(chunks: Chunk[], blame: Blame, searchUntil: number): Promise<Refused[]> {
-    try {
-      await upsertAlone(chunks);
-      for (const { projectId, entries } of chunks) heldCustomers.onFree(projectId, entries);
-      onPersisted(chunks);
-      return [];
-    } catch (cause) {
-      const error = cause as Error;
-      if (!blame(error) && !isBlocked(error)) throw error;
-      const singles = toSingles(chunks);
-      const [only, ...others] = singles;
-      if (only && others.length === 0) {
-        if (isBlocked(error)) noteHeld(only, error);
-        return [{ chunk: only, error }];
-      }
-      if (isBlocked(error) && performance.now() > searchUntil) return singles.map((chunk) => ({ chunk, error }));
-      const middle = singles.length >> 1;
-      return [
-        ...(await upsertOrBisect(singles.slice(0, middle), blame, searchUntil)),
-        ...(await upsertOrBisect(singles.slice(middle), blame, searchUntil)),
-      ];
-    }
-  }
-
-  function noteHeld({ projectId, entries: [entry] }: Chunk, error: Error): void {
-    if (entry && heldCustomers.onHeld(projectId, entry.customerId) >= TRIES_TO_WARN) warnHeld(error);
-  }
-
-  async function bury(refused: Refused[]): Promise<void> {
-    await addDeadLetters(refused.flatMap(toDeadLetters));
-    for (const letter of refused) onDeadLetter(letter);
-    for (const { error } of refused) warnRefused(new Error(`reason: ${reasonOf(error)}`));
-  }
-
   /** @throws Postponed for the entries whose rows are held, when the others are done */
-  async function persistAsSuspect(chunk: Chunk, { shard, jobId, attempt, start }: JobContext): Promise<void> {
+  async function persistSuspect(chunk: Chunk, context: JobContext): Promise<void> {
+    const { shard, jobId, start } = context;
     const key = `${shard}:${jobId}`;
     const done = doneOf.get(key) ?? new Set();
-    const left = { ...chunk, entries: chunk.entries.filter(({ version }) => !done.has(version)) };
-    const waiting = new Set(await suspects.run(key, { chunk: left, attempt, start }));
-    const entries = left.entries.filter((entry) => !waiting.has(entry));
+    const left = chunk.entries.filter(({ version }) => !done.has(version));
+    const waiting = new Set(await persistAlone({ ...chunk, entries: left }, context));
+    const entries = left.filter((entry) => !waiting.has(entry));
     if (entries.length > 0) await settlements.run(shard, { ...chunk, entries });
     if (waiting.size === 0) return void doneOf.delete(key);
     doneOf.set(key, new Set([...done, ...entries.map(({ version }) => version)]));
@@ -194,7 +106,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     const { shard, jobId, start, priority } = context;
     const mayGoWithOthers = start === 1 && !heldCustomers.isAbout(chunk);
     if (mayGoWithOthers && (await persistWithOthers(shard, chunk, priority))) await settlements.run(shard, chunk);
-    else await persistAsSuspect(chunk, context);
+    else await persistSuspect(chunk, context);
     logger.debug({ jobId, projectId: chunk.projectId, entries: chunk.entries.length }, 'chunk done');
   };
 }
