@@ -136,8 +136,9 @@ test('Redis gone and back: what was acknowledged becomes rows, and both processe
   const worker = await startApp('worker', env);
   apps.push(ingress, worker);
   const acknowledged: string[] = [];
+  const toId = (what: string) => `${what} of ${env.REDIS_PREFIX}`; // a test that is tried again finds other customers
   const postSome = async (what: string) => {
-    const ids = Array.from({ length: 50 }, (_, i) => `${what} ${i}`);
+    const ids = Array.from({ length: 50 }, (_, i) => toId(`${what} ${i}`));
     const answers = await Promise.all(ids.map((id) => post(ingress, id)));
     acknowledged.push(...ids.filter((_, i) => (answers[i]?.status ?? 0) < 300));
     return new Set(answers.map(({ status }) => status));
@@ -148,7 +149,9 @@ test('Redis gone and back: what was acknowledged becomes rows, and both processe
     await racing;
     expect(await postSome(`refused ${outage}`)).toEqual(new Set([503]));
     await proxy.restore();
-    await waitFor(async () => (await post(ingress, `probe ${outage}`)).status === 201, { description: 'the ingress' });
+    await waitFor(async () => (await post(ingress, toId(`probe ${outage}`))).status === 201, {
+      description: 'the ingress',
+    });
     expect(await postSome(`after ${outage}`)).toEqual(new Set([201]));
   }
   await allStored(acknowledged, worker);
@@ -156,13 +159,15 @@ test('Redis gone and back: what was acknowledged becomes rows, and both processe
 
   // A connection that was lost without a word looks open for ever.
   proxy.swallow();
-  await waitFor(async () => (await post(ingress, 'after the silence')).status === 201, { description: 'the ingress' });
+  await waitFor(async () => (await post(ingress, toId('after the silence'))).status === 201, {
+    description: 'the ingress',
+  });
   expect(await postSome('silence')).toEqual(new Set([201]));
   await allStored(acknowledged, worker);
 
   expect(worker.output().split('\n').length).toBeLessThan(20); // three outages
   await proxy.cut();
-  expect(await worker.stop()).toEqual({ code: 0, signal: null });
+  expect({ ...(await worker.stop()), output: worker.output() }).toMatchObject({ code: 0, signal: null });
   expect(await ingress.stop()).toEqual({ code: 0, signal: null });
 });
 

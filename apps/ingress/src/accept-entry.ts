@@ -2,6 +2,7 @@ import { Fault } from '@opm/contract';
 import { type CustomerEntry, GroupCommit, withTimeout } from '@opm/core';
 import type { Admitted, EntryQueue } from '@opm/queue';
 import { createSparseWarning, type Logger } from '@opm/runtime';
+import { LRUCache } from 'lru-cache';
 import type { FindExisting } from './find-existing.js';
 import type { Lanes } from './lanes.js';
 
@@ -46,11 +47,17 @@ const ANSWER_MS = 50;
 /** Of all projects and shards, which wait for their stores and not for the processor. */
 const MAX_CHUNKS_IN_FLIGHT = 64;
 
+/** After an erasure, for so long, entries are enqueued after their look-up: a worker may be faster than that. */
+const REMEMBER_ERASED_MS = 60_000;
+const MAX_REMEMBERED = 10_000;
+
 /** Concurrent entries of one project and shard become one chunk: one admission, one look-up, one job. */
 export function createAcceptEntry(deps: AcceptEntryDeps) {
   const { queue, findExisting, lanes, maxEntries, maxInFlight, maxPending, onChunk, onShed, logger } = deps;
 
   const warnRefused = createSparseWarning(logger, 'entries are not accepted');
+  /** Customers whose erasure came here a moment ago. */
+  const erased = new LRUCache<string, true>({ max: MAX_REMEMBERED, ttl: REMEMBER_ERASED_MS });
 
   const chunks = new GroupCommit<number, Said, Verdict>({
     commit(lane, entries) {
@@ -78,7 +85,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       // After the admission, or another ingress could slip in between; beside the enqueue, for it knows our own rows.
       const unclaimed = admitted.filter(({ previous }) => !previous);
       const lookUp = findExisting({ projectId, asked: unclaimed, deadline: deadline - ANSWER_MS });
-      if (entries.some(({ erase }) => erase)) await lookUp; // no row tells what was there before it was erased
+      if (isAboutErased(projectId, entries)) await lookUp; // their rows will not tell what was there before
       // Its partners have been told by now that it was not accepted, and may have sent something newer.
       if (performance.now() > deadline) throw new Fault('QUEUE_UNAVAILABLE');
       const chunk = { projectId, entries: toEntries(entries, admitted) };
@@ -93,6 +100,11 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       await release(projectId, shard, admitted);
       throw error;
     }
+  }
+
+  function isAboutErased(projectId: number, entries: Said[]): boolean {
+    for (const { customerId, erase } of entries) if (erase) erased.set(`${projectId}:${customerId}`, true);
+    return erased.size > 0 && entries.some(({ customerId }) => erased.has(`${projectId}:${customerId}`));
   }
 
   /** Its cause is logged here, once for all of the chunk's requests. */

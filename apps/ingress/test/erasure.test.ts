@@ -59,15 +59,6 @@ describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
   const isStored = (customerId: string) => waitFor(() => find(customerId), { description: 'the row' });
   const isGone = (customerId: string) =>
     waitFor(async () => !(await find(customerId)), { description: 'the row to be gone' });
-  /** A worker that is faster than the look-up makes a 202 of the first entry after an erasure (ARCHITECTURE.md, "Admission"). */
-  async function withoutWorker(run: () => Promise<void>): Promise<void> {
-    await worker.stop();
-    try {
-      await run();
-    } finally {
-      worker = await startApp('worker', backend.env);
-    }
-  }
   /** A test that is tried again must not find what it left. */
   let nextId = 7519;
   /** What comes behind all that was accepted before has been persisted when its row is there. */
@@ -86,7 +77,8 @@ describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
     expect(await erase(String(id))).toEqual(UNKNOWN);
     await isGone(String(id));
     expect(await erase(id)).toEqual(UNKNOWN);
-    await withoutWorker(async () => expect(await post(String(id))).toEqual(CREATED));
+    await everythingIsPersisted(); // the erasures' claims among it
+    expect(await post(String(id))).toEqual(CREATED);
     await isStored(String(id));
     expect(await post(id)).toEqual(UPDATED);
   });
@@ -94,7 +86,7 @@ describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
   test('what is in nobody’s hands is a 404, and the first entry after it a 201', async () => {
     const id = String(nextId++);
     expect(await erase(id)).toEqual(UNKNOWN);
-    await withoutWorker(async () => expect(await post(id)).toEqual(CREATED));
+    expect(await post(id)).toEqual(CREATED);
     await isStored(id);
     const other = await store.projects.create(`other than ${id}`);
     expect(await erase(id, { 'x-api-key': other.apiKey })).toEqual(UNKNOWN);
