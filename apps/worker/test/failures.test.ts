@@ -45,6 +45,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
   });
 
   let version = Date.now() * 1_000;
+  let nextProject = 100;
   const enqueue = (projectId: number, ...emails: string[]) =>
     queue.enqueue(0, {
       projectId,
@@ -120,32 +121,33 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
   });
 
   test('however much comes for rows that somebody holds, it keeps nobody else waiting, nor its neighbours in the same job', async () => {
-    await enqueue(18, 'first@example.com', 'first@example.com');
-    await waitFor(() => find(18, 'c1'), { description: 'the rows' });
+    const [held, others] = [nextProject++, nextProject++]; // others, where it is tried again
+    await enqueue(held, 'first@example.com', 'first@example.com');
+    await untilEmpty(); // and what earlier tests left is counted by then
     await client.query(`
-      BEGIN; UPDATE customers SET ip = '::1' WHERE project_id = 18 AND customer_id = 'c0';
+      BEGIN; UPDATE customers SET ip = '::1' WHERE project_id = ${held} AND customer_id = 'c0';
       INSERT INTO customers (project_id, customer_id, email, created_at, updated_at)
-      VALUES (18, 'c2', 'a@example.com', now(), now())`);
+      VALUES (${held}, 'c2', 'a@example.com', now(), now())`);
     const [blocked, persisted] = [
       await worker.readMetric('opm_retries_total{reason="blocked"}'),
       await worker.readMetric('opm_entries_persisted_total'),
     ];
     // More jobs than the worker has at a time, each of which would wait for the row.
     for (let i = 0; i < 80; i++) {
-      await enqueue(18, 'held@example.com');
-      await enqueue(19, `${i}@example.com`);
+      await enqueue(held, 'held@example.com');
+      await enqueue(others, `${i}@example.com`);
     }
-    await enqueue(18, 'held@example.com', 'neighbour@example.com', 'held@example.com');
-    await waitFor(async () => (await find(19, 'c0'))?.email === '79@example.com', { description: 'the others' });
-    await waitFor(async () => (await find(18, 'c1'))?.email === 'neighbour@example.com', {
+    await enqueue(held, 'held@example.com', 'neighbour@example.com', 'held@example.com');
+    await waitFor(async () => (await find(others, 'c0'))?.email === '79@example.com', { description: 'the others' });
+    await waitFor(async () => (await find(held, 'c1'))?.email === 'neighbour@example.com', {
       description: 'the neighbour',
     });
     await waitFor(() => worker.output().includes('rows that another session holds'), { description: 'a warning' });
     expect(await worker.readMetric('opm_retries_total{reason="blocked"}')).toBeGreaterThan(blocked);
-    expect((await find(18, 'c0'))?.email).toBe('first@example.com');
+    expect((await find(held, 'c0'))?.email).toBe('first@example.com');
     await client.query('COMMIT');
     for (const id of ['c0', 'c2']) {
-      await waitFor(async () => (await find(18, id))?.email === 'held@example.com', { description: `the row ${id}` });
+      await waitFor(async () => (await find(held, id))?.email === 'held@example.com', { description: `the row ${id}` });
     }
     await untilEmpty();
     // Each once, however often its job was tried.
