@@ -57,7 +57,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
 
   const warnRefused = createSparseWarning(logger, 'entries are not accepted');
   /** Customers whose erasure came here a moment ago. */
-  const erased = new LRUCache<string, true>({ max: MAX_REMEMBERED, ttl: REMEMBER_ERASED_MS });
+  const erased = new LRUCache<string, true>({ max: MAX_REMEMBERED, ttl: REMEMBER_ERASED_MS, ttlResolution: 1_000 });
 
   const chunks = new GroupCommit<number, Said, Verdict>({
     commit(lane, entries) {
@@ -85,6 +85,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       // After the admission, or another ingress could slip in between; beside the enqueue, for it knows our own rows.
       const unclaimed = admitted.filter(({ previous }) => !previous);
       const lookUp = findExisting({ projectId, asked: unclaimed, deadline: deadline - ANSWER_MS });
+      rememberErased(projectId, entries);
       if (isAboutErased(projectId, entries)) await lookUp; // their rows will not tell what was there before
       // Its partners have been told by now that it was not accepted, and may have sent something newer.
       if (performance.now() > deadline) throw new Fault('QUEUE_UNAVAILABLE');
@@ -102,8 +103,11 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     }
   }
 
-  function isAboutErased(projectId: number, entries: Said[]): boolean {
+  function rememberErased(projectId: number, entries: Said[]): void {
     for (const { customerId, erase } of entries) if (erase) erased.set(`${projectId}:${customerId}`, true);
+  }
+
+  function isAboutErased(projectId: number, entries: Said[]): boolean {
     return erased.size > 0 && entries.some(({ customerId }) => erased.has(`${projectId}:${customerId}`));
   }
 

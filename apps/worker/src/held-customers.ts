@@ -14,7 +14,7 @@ type Held = { tries: number; until: number };
  * that doubles, however many entries there are about it, and meanwhile nothing waits for its row.
  */
 export function createHeldCustomers({ now = () => performance.now() } = {}) {
-  const known = new LRUCache<string, Held>({ max: MAX_KNOWN, ttl: REMEMBER_MS });
+  const known = new LRUCache<string, Held>({ max: MAX_KNOWN, ttl: REMEMBER_MS, ttlResolution: 1_000 });
   const toKey = (projectId: number, customerId: string) => `${projectId}:${customerId}`;
 
   return {

@@ -3,7 +3,7 @@ import type { Chunk, JobContext } from '@opm/queue';
 import { createSparseWarning, type Logger } from '@opm/runtime';
 import { type DeadLetters, failureKindOf } from '@opm/store';
 import type { HeldCustomers } from './held-customers.js';
-import { type Refused, reasonOf, toDeadLetters, toSingles } from './refused.js';
+import { isRefusal, type Refused, reasonOf, toDeadLetters, toSingles } from './refused.js';
 import type { StoreGate } from './store-gate.js';
 import type { UpsertChunks } from './upsert-chunks.js';
 
@@ -34,7 +34,6 @@ const TRIES_TO_WARN = 4;
 type Suspect = { chunk: Chunk; attempt: number; start: number };
 type Blame = (error: unknown) => boolean;
 
-const blamesData: Blame = (error) => failureKindOf(error) === 'refusal';
 const blamesAnything: Blame = (error) => !['outage', 'blocked'].includes(failureKindOf(error));
 const isBlocked = (error: unknown) => failureKindOf(error) === 'blocked';
 
@@ -58,7 +57,7 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
     const due = entries.filter((entry) => !waiting.has(entry));
     if (due.length === 0) return [...waiting];
     return gate.runAlone(start, async () => {
-      const blame = attempt >= maxAttempts ? blamesAnything : blamesData;
+      const blame = attempt >= maxAttempts ? blamesAnything : isRefusal;
       const failed = await upsertOrBisect([{ projectId, entries: due }], blame, performance.now() + MAX_SEARCH_MS);
       const refused = failed.filter(({ error }) => !isBlocked(error));
       if (refused.length > 0) await bury(refused);

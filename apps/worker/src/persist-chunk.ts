@@ -1,9 +1,9 @@
 import { GroupCommit, type Version } from '@opm/core';
 import { type Chunk, type EntryWorker, type JobContext, Postponed, retryDelayMs } from '@opm/queue';
-import { failureKindOf } from '@opm/store';
 import { LRUCache } from 'lru-cache';
 import { createHeldCustomers } from './held-customers.js';
 import { createPersistAlone, type PersistAloneDeps } from './persist-alone.js';
+import { isRefusal } from './refused.js';
 import type { UpsertChunks } from './upsert-chunks.js';
 
 /** Resolves when every entry of the chunk has its effect in PostgreSQL or is a dead letter. Doing it twice changes nothing. */
@@ -23,8 +23,6 @@ const POLITE_MS = 250;
 const POLITE_DIVISOR = 4;
 /** Jobs of which it is known what is done. */
 const MAX_POSTPONED = 1_000;
-
-const blamesData = (error: unknown) => failureKindOf(error) === 'refusal';
 
 /** Chunks of jobs that run at the same time become one statement, after folding the entries of each customer. */
 export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
@@ -81,7 +79,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     try {
       await upsert(chunks);
     } catch (error) {
-      if (blamesData(error)) return false;
+      if (isRefusal(error)) return false;
       throw error;
     }
     onPersisted(chunks);

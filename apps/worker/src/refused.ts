@@ -1,8 +1,11 @@
 import type { Chunk } from '@opm/queue';
-import { type DeadLetter, StoreError } from '@opm/store';
+import { type DeadLetter, failureKindOf, StoreError } from '@opm/store';
 
 /** An entry that cannot be persisted, as a chunk of its own, and why. */
 export type Refused = { chunk: Chunk; error: Error };
+
+/** Whether it says that the data is to blame. */
+export const isRefusal = (error: unknown): boolean => failureKindOf(error) === 'refusal';
 
 /** The chunks' entries, each as a chunk of its own. */
 export function toSingles(chunks: Chunk[]): Chunk[] {
