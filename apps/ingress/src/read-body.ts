@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import { Fault, type FaultCode, LIMITS } from '@opm/contract';
+import { type BodyTaker, takeBody } from './express-classes.js';
 
 export type BodyLimit = {
   maxBytes: number;
@@ -36,34 +37,50 @@ export function readBody(
   refuseCompressed(request);
   if (Number(length) > maxDrainedBytes) throw new Fault(fault);
 
-  const parts: Buffer[] = [];
-  let size = 0;
-  let isDone = false;
-  const refuse = (error: unknown) => {
-    if (isDone) return;
-    isDone = true;
-    parts.length = 0;
-    onError(error);
-  };
-  request.on('data', (part: Buffer) => {
-    size += part.length;
-    if (size <= maxBytes) parts.push(part);
-    else if (size > maxDrainedBytes) refuse(new Fault(fault));
-  });
-  request.on('end', () => {
-    if (isDone) return;
-    isDone = true;
+  takeBody(request, new BodyReader(onBody, onError, { maxBytes, maxDrainedBytes, fault }));
+}
+
+class BodyReader implements BodyTaker {
+  readonly #onBody: (body: Buffer) => void;
+  readonly #onError: (error: unknown) => void;
+  readonly #limit: BodyLimit;
+  #parts: Buffer[] = [];
+  #size = 0;
+  #isDone = false;
+
+  constructor(onBody: (body: Buffer) => void, onError: (error: unknown) => void, limit: BodyLimit) {
+    this.#onBody = onBody;
+    this.#onError = onError;
+    this.#limit = limit;
+  }
+
+  onPart(part: Buffer): void {
+    const { maxBytes, maxDrainedBytes, fault } = this.#limit;
+    this.#size += part.length;
+    if (this.#size <= maxBytes) this.#parts.push(part);
+    else if (this.#size > maxDrainedBytes) this.#refuse(new Fault(fault));
+  }
+
+  onEnd(): void {
+    if (this.#isDone) return;
     try {
-      if (size > maxBytes) throw new Fault(fault);
-      const [first = EMPTY] = parts;
-      onBody(parts.length > 1 ? Buffer.concat(parts, size) : first);
+      if (this.#size > this.#limit.maxBytes) throw new Fault(this.#limit.fault);
+      this.#onBody(this.#parts.length > 1 ? Buffer.concat(this.#parts, this.#size) : (this.#parts[0] ?? EMPTY));
     } catch (error) {
-      onError(error);
+      this.#onError(error);
     }
-  });
-  request.on('close', () => {
-    if (!isDone) refuse(new Error('the request ended before its body did'));
-  });
+  }
+
+  onAbort(): void {
+    this.#refuse(new Error('the request ended before its body did'));
+  }
+
+  #refuse(error: unknown): void {
+    if (this.#isDone) return;
+    this.#isDone = true;
+    this.#parts = [];
+    this.#onError(error);
+  }
 }
 
 /** @throws Fault BODY_COMPRESSED */

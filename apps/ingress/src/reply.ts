@@ -48,7 +48,7 @@ export function createReply({ measures, logger }: { measures: Measures; logger: 
     const length = Buffer.byteLength(body);
     // One flat list, because Node keeps headers that are set one by one in an object of their own first.
     response.writeHead(status, ['x-request-id', requestId, 'content-type', JSON_TYPE, 'content-length', length]);
-    response.end(body);
+    response.end(body, length === body.length ? 'latin1' : 'utf8'); // where it is ASCII, latin1 is the same and faster
     const ms = performance.now() - receivedAt;
     if (ms > SLOW_MS) logSlow({ requestId, status, ms: Math.round(ms) });
     measures.onAnswer(response.req.route?.path ?? 'none', status);

@@ -4,7 +4,7 @@ import type { Socket } from 'node:net';
 /** Each costs memory and a part of one turn of the event loop, and Node reads thousands of them at once. */
 const MAX_UNANSWERED = 100;
 
-type Connection = { unanswered: number; newest: ServerResponse<IncomingMessage> };
+type Connection = { unanswered: number; newest: ServerResponse<IncomingMessage>; onAnswered: () => void };
 
 /** Knows which requests of a connection have not been answered: a client may send more before it reads an answer. */
 export function watchRequests() {
@@ -13,7 +13,7 @@ export function watchRequests() {
   function find(socket: Socket, newest: Connection['newest']): Connection {
     const known = connections.get(socket);
     if (known) return known;
-    const connection = { unanswered: 0, newest };
+    const connection: Connection = { unanswered: 0, newest, onAnswered: () => connection.unanswered-- };
     connections.set(socket, connection);
     return connection;
   }
@@ -24,7 +24,7 @@ export function watchRequests() {
       const connection = find(socket, response);
       connection.unanswered++;
       connection.newest = response;
-      response.once('close', () => connection.unanswered--);
+      response.on('close', connection.onAnswered);
       if (connection.unanswered > MAX_UNANSWERED) socket.destroy();
       return !socket.destroyed;
     },

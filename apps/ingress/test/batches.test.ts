@@ -1,10 +1,12 @@
 import { once } from 'node:events';
 import { type ClientRequest, request } from 'node:http';
+import { text } from 'node:stream/consumers';
 import { setImmediate as turn } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, createBackend, startApp, startProxy, type TestApp, waitFor } from '@opm/testkit';
 import fc from 'fast-check';
+import pg from 'pg';
 
 type Result = { statusCode: number; error?: string; message: string };
 type Batch = { statusCode: number; message: string; accepted: number; rejected: number; results: Result[] };
@@ -288,6 +290,43 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     for (const upload of uploads) upload.destroy();
     await waitFor(async () => (await client.sendArray([fresh()]))[0] === 207, { description: 'room' });
   });
+
+  test.each([
+    ['arrays', JSON_TYPE, ['[', ',', ']']],
+    ['lines', NDJSON, ['', '\n', '']],
+  ] as const)(
+    'of %s that come while their key is looked up nothing is lost, and who hangs up takes no place',
+    async (_what, type, [start, between, end]) => {
+      const [patient, hasty] = await Promise.all(['a', 'b'].map(() => store.projects.create(`one of ${nextId++}`)));
+      if (!patient || !hasty) throw new Error('there must be two projects');
+      const locker = new pg.Client({ connectionString: backend.databaseUrl });
+      await locker.connect();
+      await locker.query('BEGIN');
+      await locker.query('LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE');
+      const begin = async (key: string) => {
+        const headers = { 'x-api-key': key, ...type };
+        const upload = request(`${ingress.url}/entries`, { method: 'POST', headers }).on('error', () => {});
+        await new Promise((resolve) => upload.write(start + line() + between, resolve));
+        return upload;
+      };
+      const kept = await begin(patient.apiKey);
+      const given = await Promise.all(Array.from({ length: 60 }, () => begin(hasty.apiKey)));
+      await waitFor(
+        async () =>
+          (await locker.query(`SELECT FROM pg_locks WHERE NOT granted AND relation = 'api_keys'::regclass`)).rowCount,
+        { description: 'the look-up' },
+      );
+      for (const upload of given) upload.destroy();
+      await fetch(`${ingress.url}/openapi.json`).then((response) => response.arrayBuffer()); // it has noticed by now
+      await locker.query('ROLLBACK');
+      await locker.end();
+
+      kept.end(line() + end);
+      const [response] = await once(kept, 'response');
+      expect(JSON.parse(await text(response))).toMatchObject({ accepted: 2, rejected: 0 });
+      expect((await createClient(ingress, hasty.apiKey).sendArray([fresh()]))[0]).toBe(207);
+    },
+  );
 
   test('a wrong key is a 401, another method a 405, and answers are counted', async () => {
     expect((await client.send('[1]', { ...JSON_TYPE, 'x-api-key': 'wrong' }))[0]).toBe(401);
