@@ -1,9 +1,10 @@
 import { Fault } from '@opm/contract';
 import type { Logger } from '@opm/runtime';
-import express, { type ErrorRequestHandler, type Express } from 'express';
+import express, { type ErrorRequestHandler, type Express, type Request, type Response } from 'express';
 import type { AnswerOnce } from './answer-once.js';
 import type { Authenticator } from './authenticate.js';
 import { deleteEntry } from './delete-entry.js';
+import { withFastPath } from './fast-path.js';
 import type { FindCustomer } from './find-customer.js';
 import { getDocs } from './get-docs.js';
 import { getEntry } from './get-entry.js';
@@ -33,8 +34,11 @@ export type IngressDeps = {
   logger: Logger;
 };
 
+/** `handle` is what is called with each request. */
+export type IngressApp = { app: Express; handle: (request: Request, response: Response) => void };
+
 /** The partner's API. A key that is given is checked before anything else, on any route. */
-export function createIngressApp(deps: IngressDeps): Express {
+export function createIngressApp(deps: IngressDeps): IngressApp {
   const {
     authenticator,
     overload,
@@ -53,8 +57,8 @@ export function createIngressApp(deps: IngressDeps): Express {
   app.disable('x-powered-by').disable('etag').set('trust proxy', trustedProxies);
 
   const authenticated = requireProject(authenticator);
-  // The hot path comes first: each layer of the router in front of it would cost as much as a handler of its own.
-  app.post('/entry', authenticated, postEntry({ overload, acceptEntry, reply, replyOnce }));
+  const hot = [authenticated, postEntry({ overload, acceptEntry, reply, replyOnce })];
+  app.post('/entry', hot);
   const { onShed } = measures;
   app.post('/entries', authenticated, postEntries({ overload, rateLimiter, groupSize, onShed, reply, replyOnce }));
   app.get('/ping', authenticated, getPing({ reply }));
@@ -71,8 +75,9 @@ export function createIngressApp(deps: IngressDeps): Express {
   for (const path of ['/openapi.json', '/docs', '/docs/:file']) app.all(path, methodNotAllowed('GET, HEAD'));
   app.use(routeUnknown);
   app.use(refusePath(authenticated));
-  app.use(answerFault(reply, logger));
-  return app;
+  const onError = answerFault(reply, logger);
+  app.use(onError);
+  return { app, handle: withFastPath(app, { method: 'POST', path: '/entry', handlers: hot, onError }) };
 }
 
 /** The one place where an error becomes an answer, and where its cause is logged. */

@@ -110,7 +110,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   });
   onClose('authenticator', authenticator.close);
 
-  const app = createIngressApp({
+  const { app, handle } = createIngressApp({
     authenticator,
     overload,
     rateLimiter,
@@ -123,6 +123,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   });
   const server = await serveIngress({
     app,
+    handle,
     host: config.HOST,
     port: config.PORT,
     maxConnections: config.MAX_CONNECTIONS,

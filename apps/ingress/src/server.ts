@@ -3,7 +3,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo, Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { FAULTS, type FaultCode } from '@opm/contract';
-import type { Express } from 'express';
+import type { Express, Request, Response } from 'express';
 import { toHttpClasses } from './express-classes.js';
 import { watchConnections } from './watch-connections.js';
 import { watchRequests } from './watch-requests.js';
@@ -24,12 +24,14 @@ const REQUEST_TIMEOUT_MS = 10_000;
 /** Slow clients are cut: 5 s for the headers, 10 s for the whole request, 65 s between two or for an answer. @throws the error of listen */
 export async function serveIngress(options: {
   app: Express;
+  /** What is called with each request, where it is not the app itself. */
+  handle?: (request: Request, response: Response) => void;
   host?: string | undefined;
   port: number;
   maxConnections: number;
   closeDelayMs: number;
 }): Promise<IngressServer> {
-  const { app, host, port, maxConnections, closeDelayMs } = options;
+  const { app, handle = app, host, port, maxConnections, closeDelayMs } = options;
   const server = createServer({
     ...toHttpClasses(app),
     requireHostHeader: false, // Node would answer by itself, with an empty body
@@ -42,14 +44,14 @@ export async function serveIngress(options: {
   const connections = watchConnections(server, IDLE_MS);
   const requests = watchRequests();
   let closing = false;
-  const handle = (request: IncomingMessage, response: ServerResponse<IncomingMessage>) => {
+  const onRequest = (request: IncomingMessage, response: ServerResponse<IncomingMessage>) => {
     if (!requests.take(request, response)) return;
     request.url = toPath(request.url ?? '/');
     if (closing) response.setHeader('connection', 'close');
-    app(request, response);
+    handle(request as Request, response as Response); // their prototypes are the app's
   };
-  server.on('request', handle);
-  server.on('checkExpectation', handle); // an expectation that nobody knows may be ignored (RFC 9110, 10.1.1)
+  server.on('request', onRequest);
+  server.on('checkExpectation', onRequest); // an expectation that nobody knows may be ignored (RFC 9110, 10.1.1)
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
     if (error.code === 'ECONNRESET' || !socket.writable || !requests.mayAnswer(socket)) socket.destroy();
     else answerUnreadable(error, socket);

@@ -32,8 +32,8 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
 
   const call = (path: string, { headers, ...init }: RequestInit = {}) =>
     fetch(ingress.url + path, { ...init, headers: { 'x-api-key': apiKey, ...(headers as Record<string, string>) } });
-  const post = (body: unknown, headers: Record<string, string> = JSON_TYPE) =>
-    call('/entry', { method: 'POST', body: typeof body === 'string' ? body : JSON.stringify(body), headers });
+  const post = (body: unknown, headers: Record<string, string> = JSON_TYPE, path = '/entry') =>
+    call(path, { method: 'POST', body: typeof body === 'string' ? body : JSON.stringify(body), headers });
   const fresh = () => ({ customerId: nextId++, customerEmail: 'jane@example.com' });
 
   const CREATED = '{"statusCode":201,"message":"OK - Created"}';
@@ -52,6 +52,33 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
     expect([first.status, await first.text()]).toEqual([201, CREATED]);
     const second = await post({ ...entry, customerId: String(entry.customerId), customerPhone: '+41' });
     expect([second.status, await second.text()]).toEqual([202, UPDATED]);
+  });
+
+  test('an entry is answered and counted the same however its path is spelled', async () => {
+    const counts = ['201', '202', '400', '401', '415'].map(
+      (status) => `opm_answers_total{route="/entry",status="${status}"}`,
+    );
+    const answersOf = async (path: string) => {
+      const entry = fresh();
+      const before = await Promise.all(counts.map(ingress.readMetric));
+      const answers: unknown[] = [];
+      for (const [body, headers] of [
+        [entry],
+        [entry],
+        [{ customerId: 1 }],
+        [entry, { ...JSON_TYPE, 'x-api-key': 'wrong' }],
+        [entry, { 'content-type': 'multipart/form-data' }],
+      ] as const) {
+        const response = await post(body, headers, path);
+        const { date, 'x-request-id': id, ...rest } = Object.fromEntries(response.headers);
+        answers.push([response.status, await response.text(), Object.keys(rest), date !== undefined, id !== undefined]);
+      }
+      const after = await Promise.all(counts.map(ingress.readMetric));
+      return { answers, counted: after.map((count, i) => count - (before[i] ?? 0)) };
+    };
+    const expected = await answersOf('/entry');
+    expect(expected.counted).toEqual([1, 1, 1, 1, 1]);
+    for (const path of ['/entry?source=crm', '/entry/', '/ENTRY']) expect(await answersOf(path)).toEqual(expected);
   });
 
   test('customers belong to the project of the key', async () => {
