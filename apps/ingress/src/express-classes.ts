@@ -18,8 +18,8 @@ export const contextOf = (response: ExpressResponse) => response.locals as Reque
 export type BodyTaker = { onPart(part: Buffer): void; onEnd(): void; onAbort(): void };
 
 /**
- * Has the rest of a request's body go to the taker, past Node's stream, which then has no data and no end: for a body that
- * comes in one piece, its buffer, its events and their turns of the queue cost a twentieth of all that an entry costs.
+ * Has a request's body go to the taker, past Node's stream, which has no data then, nor an end that was not there before:
+ * for a body that comes in one piece, its buffer, its events and their turns cost a twentieth of all that an entry costs.
  */
 export const takeBody = (request: IncomingMessage, taker: BodyTaker) => (request as ServedRequest).takeBody(taker);
 

@@ -4,7 +4,7 @@ export type FastPath = {
   method: string;
   /** As it stands in the request: with a query, or spelled in another way, it is the router's. */
   path: string;
-  /** Of the same route in the app; they need nothing that the router works out. */
+  /** Of the same route in the app. */
   handlers: RequestHandler[];
   onError: ErrorRequestHandler;
 };
@@ -21,6 +21,10 @@ export function withFastPath(app: Express, { method, path, handlers, onError }: 
       app(request, response);
       return;
     }
+    request.res = response; // as the app and its router do
+    request.originalUrl = path;
+    request.baseUrl = '';
+    request.params = {};
     request.route = route;
     let handled = 0;
     const next: NextFunction = (error?: unknown) => {

@@ -5,7 +5,14 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { waitFor } from '@opm/testkit';
-import express, { type ErrorRequestHandler, type Express } from 'express';
+import express, {
+  type ErrorRequestHandler,
+  type Express,
+  type Request,
+  type RequestHandler,
+  type Response,
+} from 'express';
+import { withFastPath } from '../src/fast-path.js';
 import { type IngressServer, serveIngress } from '../src/server.js';
 
 // What Express promises must hold under our server as it does under Node's own: every request goes to both.
@@ -160,6 +167,45 @@ test('requests that are sent at once over one connection are answered in order',
     expect(text.match(/\w \/params\/\w/g)).toEqual(['a /params/a', 'b /params/b', 'c /params/c']);
     socket.destroy();
   }
+});
+
+test('past the router handlers are told the same of a request, and errors are answered the same', async () => {
+  const handlers: RequestHandler[] = [
+    (request, _response, next) => next(request.get('x-fail') === 'next' ? new Error('given') : undefined),
+    async (request, response) => {
+      if (request.get('x-fail') === 'reject') throw new Error('rejected');
+      const { method, url, originalUrl, baseUrl, path, params, query, hostname, ip, route } = request;
+      response.json({ method, url, originalUrl, baseUrl, path, params, query, hostname, ip, route: route.path });
+    },
+  ];
+  const onError: ErrorRequestHandler = (error, _request, response, _next) => {
+    response.status(418).json({ error: error.message });
+  };
+  const serve = (handleWith: (app: Express) => (request: Request, response: Response) => void) => {
+    const app = express().disable('x-powered-by').post('/hot', handlers).use(onError);
+    const handle = handleWith(app);
+    return serveIngress({ app, handle, host: '127.0.0.1', port: 0, maxConnections: 100, closeDelayMs: 0 });
+  };
+  const servers = await Promise.all([
+    serve((app) => withFastPath(app, { method: 'POST', path: '/hot', handlers, onError })),
+    serve((app) => app),
+  ]);
+  for (const [path, init, status] of [
+    ['/hot', {}, 200],
+    ['/hot', { headers: { 'x-fail': 'next' } }, 418],
+    ['/hot', { headers: { 'x-fail': 'reject' } }, 418],
+    ['/hot?a=1', {}, 200],
+    ['/HOT/', {}, 200],
+    ['/hot', { method: 'GET' }, 404],
+    ['/hot', { method: 'OPTIONS' }, 200],
+  ] as const) {
+    const [answer, expected] = await Promise.all(
+      servers.map(({ port }) => ask(port, path, { method: 'POST', ...init })),
+    );
+    expect(answer).toEqual(expected);
+    expect(answer?.status).toBe(status);
+  }
+  await Promise.all(servers.map((server) => server.close()));
 });
 
 /** All that comes back over a connection of ours until it ends. */
