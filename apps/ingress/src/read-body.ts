@@ -30,14 +30,13 @@ export function readBody(
   request: IncomingMessage,
   onBody: (body: Buffer) => void,
   onError: (error: unknown) => void,
-  { maxBytes, maxDrainedBytes, fault }: BodyLimit = ENTRY_LIMIT,
+  limit: BodyLimit = ENTRY_LIMIT,
 ): void {
   const { 'content-type': type, 'content-length': length } = request.headers;
   if (type !== undefined && NOT_JSON.test(type)) throw new Fault('MEDIA_TYPE_UNSUPPORTED');
   refuseCompressed(request);
-  if (Number(length) > maxDrainedBytes) throw new Fault(fault);
-
-  takeBody(request, new BodyReader(onBody, onError, { maxBytes, maxDrainedBytes, fault }));
+  if (Number(length) > limit.maxDrainedBytes) throw new Fault(limit.fault);
+  takeBody(request, new BodyReader(onBody, onError, limit));
 }
 
 class BodyReader implements BodyTaker {

@@ -28,10 +28,7 @@ export const entrySchema = {
   },
 } as const;
 
-type FieldProperty = Exclude<keyof typeof entrySchema.properties, 'customerId'>;
-type EntryBody = { customerId: string | number } & { [P in FieldProperty]?: string | null };
-
-const FIELD_OF_PROPERTY: Record<FieldProperty, Field> = {
+const FIELD_OF_PROPERTY: Record<Exclude<keyof typeof entrySchema.properties, 'customerId'>, Field> = {
   customerEmail: 'email',
   customerPhone: 'phone',
   customerFirstName: 'firstName',
@@ -51,17 +48,16 @@ ajv.addKeyword({
   error: { message: NOT_STORABLE },
 });
 const isCustomerId = ajv.compile<string>(entrySchema.properties.customerId);
-const isEntryBody = ajv.compile<EntryBody>(entrySchema);
+const isEntryBody = ajv.compile<{ customerId: string | number } & Record<string, unknown>>(entrySchema);
 
 /** Reads a parsed JSON body. @throws Fault BODY_INVALID, which names the first property that is wrong */
 export function parseEntry(body: unknown): Entry {
   if (!isEntryBody(body)) throw new Fault('BODY_INVALID', { message: toMessage('body', isEntryBody.errors?.[0]) });
-  const fields: EntryFields = {}; // one by one, for this is done for every entry
-  if (body.customerEmail) fields.email = body.customerEmail;
-  if (body.customerPhone) fields.phone = body.customerPhone;
-  if (body.customerFirstName) fields.firstName = body.customerFirstName;
-  if (body.customerLastName) fields.lastName = body.customerLastName;
-  if (body.customerIP) fields.ip = body.customerIP;
+  const fields: EntryFields = {};
+  for (const [property, field] of FIELD_ENTRIES) {
+    const value = body[property];
+    if (typeof value === 'string' && value !== '' && Object.hasOwn(body, property)) fields[field] = value;
+  }
   if (fields.email === undefined && fields.phone === undefined) {
     throw new Fault('BODY_INVALID', {
       message: "body must have either required property 'customerEmail' or 'customerPhone'",

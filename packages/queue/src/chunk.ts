@@ -48,30 +48,11 @@ export function toChunkData({ projectId, entries }: Chunk): ChunkData {
     data.steps = entries.map((entry) => entry.version - version);
   }
   if (entries.some(({ erase }) => erase)) data.erased = entries.flatMap(({ erase }, i) => (erase ? i : []));
-  // One by one here as well, for this is done for every entry.
-  const email = toColumn(entries, (fields) => fields.email);
-  const phone = toColumn(entries, (fields) => fields.phone);
-  const firstName = toColumn(entries, (fields) => fields.firstName);
-  const lastName = toColumn(entries, (fields) => fields.lastName);
-  const ip = toColumn(entries, (fields) => fields.ip);
-  if (email) data.email = email;
-  if (phone) data.phone = phone;
-  if (firstName) data.firstName = firstName;
-  if (lastName) data.lastName = lastName;
-  if (ip) data.ip = ip;
+  for (const field of FIELDS) {
+    const column = entries.map(({ fields }) => fields?.[field] ?? null);
+    if (column.some((value) => value !== null)) data[field] = column;
+  }
   return data;
-}
-
-/** Undefined where nobody has a value. */
-function toColumn(entries: CustomerEntry[], pick: (fields: EntryFields) => string | undefined) {
-  let isEmpty = true;
-  const column = entries.map(({ fields }) => {
-    const value = fields && pick(fields);
-    if (value === undefined) return null;
-    isEmpty = false;
-    return value;
-  });
-  return isEmpty ? undefined : column;
 }
 
 /** Reads a job's data: a queue is a boundary, where an old job may meet a new worker. @throws Error that names what is wrong */
