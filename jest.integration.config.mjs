@@ -15,5 +15,6 @@ export default toJestConfig({
   globalTeardown: '<rootDir>/tests/global-teardown.mjs',
   testSequencer: '<rootDir>/tests/slowest-first.mjs',
   testTimeout: 180_000,
-  maxWorkers: 2,
+  // Most of them wait for processes for most of the time.
+  maxWorkers: 3,
 });

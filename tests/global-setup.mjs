@@ -4,11 +4,14 @@ import { promisify } from 'node:util';
 import { createDatabase, findChromium, provisionServers, removeLeftContainers, testRunId } from '@opm/testkit';
 
 const OPM = fileURLToPath(new URL('../apps/cli/bin/opm.js', import.meta.url));
+const COMPILE_CACHE = fileURLToPath(new URL('../node_modules/.cache/opm-tests', import.meta.url));
 
 /** One Postgres and one Redis for the run, with a migrated template that each test file's database is copied from. */
 export default async function globalSetup({ testPathPatterns }) {
   // All tests need a browser: better it is missing now than in the middle. Those that are chosen look for it themselves.
   if (testPathPatterns.patterns.length === 0) await findChromium();
+  // Hundreds of processes load the same modules: Node.js 22 and later compile them once.
+  process.env.NODE_COMPILE_CACHE ??= COMPILE_CACHE;
   testRunId(); // before Jest's workers start, which may start containers, too
   const provisioning = provisionServers();
   stopOnSignal(() => provisioning.then(({ stop }) => stop()).finally(removeLeftContainers));

@@ -51,6 +51,7 @@ beforeAll(async () => {
   env = { ...backend.env, DATABASE_URL: pgbouncer.url };
   store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
   const created = await runOpm(['projects', 'create', 'acme', '--json'], env);
+  expect(created).toMatchObject({ code: 0, stderr: '' });
   ({ projectId, apiKey } = JSON.parse(created.stdout));
   const startAll = (name: 'ingress' | 'worker', n: number) =>
     Promise.all(Array.from({ length: n }, () => startApp(name, env)));

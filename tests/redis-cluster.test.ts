@@ -1,6 +1,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { findFreePort } from '@opm/embedded';
 import { shardOf } from '@opm/queue';
@@ -22,6 +23,8 @@ import pMap from 'p-map';
 
 const SHARDS = 6;
 const CLIENTS = 12;
+/** Between two entries of a client: load, not the most that goes. */
+const PAUSE_MS = 25;
 
 let directory: string;
 let cluster: RedisCluster;
@@ -94,7 +97,7 @@ function startLoad(ingress: TestApp, name: string) {
   const answers = new Map<string, number | undefined>();
   let isOver = false;
   const client = async (client: number) => {
-    for (let n = 0; !isOver; n++) {
+    for (let n = 0; !isOver; n++, await delay(PAUSE_MS)) {
       const customerId = `${name} ${client} ${n}`;
       answers.set(customerId, await post(ingress, customerId).catch(() => undefined));
     }

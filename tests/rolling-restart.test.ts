@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { Agent, type IncomingMessage, request } from 'node:http';
+import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { findFreePort } from '@opm/embedded';
@@ -7,6 +8,8 @@ import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/testkit';
 
 const CLIENTS = 8;
+/** Between two entries of a client: load, not the most that goes. */
+const PAUSE_MS = 50;
 const HEALTH_CHECK_MS = 50;
 /** So long that even on a busy machine the load balancer has asked by then. */
 const SHUTDOWN_DELAY_MS = 5_000;
@@ -118,7 +121,7 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
     const agent = new Agent({ keepAlive: true });
     const [field, property] = n % 2 ? (['phone', 'customerPhone'] as const) : (['email', 'customerEmail'] as const);
     const pair = n >> 1;
-    for (let round = 0; !isOver(); round++) {
+    for (let round = 0; !isOver(); round++, await delay(PAUSE_MS)) {
       const customerId = round % 3 === 0 ? `new ${pair} ${round}` : `known ${pair}`;
       const status = await send(agent, balancer, n + round, { customerId, [property]: `${round}` });
       if (!status) continue;

@@ -15,6 +15,7 @@ import type { Overload } from './overload.js';
 import { postEntries } from './post-entries.js';
 import { postEntry } from './post-entry.js';
 import type { RateLimiter } from './rate-limiter.js';
+import { HungUp } from './read-body.js';
 import { createReply, type Reply } from './reply.js';
 import { createReplyOnce } from './reply-once.js';
 import { requestIdOf } from './request-id.js';
@@ -82,8 +83,8 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
 
 /** The one place where an error becomes an answer, and where its cause is logged. */
 function answerFault(reply: Reply, logger: Logger): ErrorRequestHandler {
-  return (error, request, response, _next) => {
-    if (request.destroyed && !request.complete) return; // the partner hung up in the middle of the body
+  return (error, _request, response, _next) => {
+    if (error instanceof HungUp) return;
     const fault = error instanceof Fault ? error : new Fault('INTERNAL', { cause: error });
     // The cause of a 503 is logged where it is met: once per chunk or outage, not once per request.
     if (fault.code === 'INTERNAL') {

@@ -19,7 +19,7 @@ const PART_BYTES = 64 * 1024;
 /**
  * The entries of a batch in order, in groups of `groupSize`: an array is read whole, lines are read as they are asked for.
  * @param body where it has been read before: then lines, too, are counted before any is given out
- * @throws Fault that refuses the batch; of lines, earlier ones may have been given out before. Error where the partner hung up
+ * @throws Fault that refuses the batch; of lines, earlier ones may have been given out before. HungUp
  */
 export async function* readBatch(
   request: IncomingMessage,
@@ -42,7 +42,7 @@ export async function* readBatch(
   if (group.length > 0) yield group;
 }
 
-/** The body of a batch. @throws Fault where there is too much of it, or Error where the partner hung up */
+/** The body of a batch. @throws Fault where there is too much of it, or HungUp */
 export function readWhole(request: IncomingMessage): Promise<Buffer> {
   return new Promise((resolve, reject) => readBody(request, resolve, reject, LIMIT));
 }

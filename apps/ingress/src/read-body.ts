@@ -15,6 +15,11 @@ const ENTRY_LIMIT: BodyLimit = {
   fault: 'BODY_TOO_LARGE',
 };
 
+/** There is nobody left to answer. */
+export class HungUp extends Error {
+  override name = 'HungUp';
+}
+
 const EMPTY = Buffer.alloc(0);
 
 const NOT_JSON = /^\s*(application\/x-www-form-urlencoded|multipart\/)/i;
@@ -23,7 +28,7 @@ const NOT_JSON = /^\s*(application\/x-www-form-urlencoded|multipart\/)/i;
  * Reads the body of JSON, whatever its content type says: `fetch` labels a string body text/plain. One of the two is
  * called, once; `onError` also with what `onBody` throws. They are callbacks and not a promise because this stands in the
  * way of every entry.
- * @param onError gets the limit's Fault, or an Error where the partner hung up
+ * @param onError gets the limit's Fault, or HungUp
  * @throws Fault MEDIA_TYPE_UNSUPPORTED, BODY_COMPRESSED or the limit's, where the headers tell
  */
 export function readBody(
@@ -71,7 +76,7 @@ class BodyReader implements BodyTaker {
   }
 
   onAbort(): void {
-    this.#refuse(new Error('the request ended before its body did'));
+    this.#refuse(new HungUp('the request ended before its body did'));
   }
 
   #refuse(error: unknown): void {

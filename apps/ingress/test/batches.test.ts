@@ -297,6 +297,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
   ] as const)(
     'of %s that come while their key is looked up nothing is lost, and who hangs up takes no place',
     async (_what, type, [start, between, end]) => {
+      const before = ingress.output().length;
       const [patient, hasty] = await Promise.all(['a', 'b'].map(() => store.projects.create(`one of ${nextId++}`)));
       if (!patient || !hasty) throw new Error('there must be two projects');
       const locker = new pg.Client({ connectionString: backend.databaseUrl });
@@ -316,6 +317,11 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
           (await locker.query(`SELECT FROM pg_locks WHERE NOT granted AND relation = 'api_keys'::regclass`)).rowCount,
         { description: 'the look-up' },
       );
+      // Half of them have sent all, and hang up all the same.
+      const ended = given
+        .slice(30)
+        .map((upload) => new Promise<void>((resolve) => void upload.end(line() + end, resolve)));
+      await Promise.all(ended);
       for (const upload of given) upload.destroy();
       await fetch(`${ingress.url}/openapi.json`).then((response) => response.arrayBuffer()); // it has noticed by now
       await locker.query('ROLLBACK');
@@ -325,6 +331,8 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
       const [response] = await once(kept, 'response');
       expect(JSON.parse(await text(response))).toMatchObject({ accepted: 2, rejected: 0 });
       expect((await createClient(ingress, hasty.apiKey).sendArray([fresh()]))[0]).toBe(207);
+      expect(ingress.output().slice(before)).not.toMatch(/request failed/);
+      expect(await ingress.readMetric('opm_answers_total{route="/entries",status="500"}')).toBe(0);
     },
   );
 

@@ -8,7 +8,9 @@ export interface WaitOptions {
 
 type Truthy<T> = Exclude<T, undefined | null | false | 0 | ''>;
 
-const POLL_INTERVAL_MS = 15;
+/** It is looked again after a tenth of what has been waited: what takes long is not hurried by many looks, which cost others. */
+const MIN_POLL_MS = 15;
+const MAX_POLL_MS = 250;
 
 /**
  * Polls until the condition holds and returns its value. A condition that throws does not hold yet; the last error
@@ -18,7 +20,7 @@ export async function waitFor<T>(
   condition: () => T | Promise<T>,
   { description, timeoutMs = 60_000 }: WaitOptions,
 ): Promise<Truthy<T>> {
-  const deadline = performance.now() + timeoutMs;
+  const since = performance.now();
   for (;;) {
     let cause: unknown;
     try {
@@ -27,7 +29,8 @@ export async function waitFor<T>(
     } catch (error) {
       cause = error;
     }
-    if (performance.now() >= deadline) throw new Error(`Waited ${timeoutMs} ms in vain for ${description}`, { cause });
-    await delay(POLL_INTERVAL_MS);
+    const waitedMs = performance.now() - since;
+    if (waitedMs >= timeoutMs) throw new Error(`Waited ${timeoutMs} ms in vain for ${description}`, { cause });
+    await delay(Math.min(Math.max(MIN_POLL_MS, waitedMs / 10), MAX_POLL_MS));
   }
 }
