@@ -15,6 +15,5 @@ export default toJestConfig({
   globalTeardown: '<rootDir>/tests/global-teardown.mjs',
   testSequencer: '<rootDir>/tests/slowest-first.mjs',
   testTimeout: 180_000,
-  // Most of them wait for processes for most of the time.
-  maxWorkers: 3,
+  maxWorkers: 2,
 });

@@ -29,6 +29,7 @@ const IN_USE = {
   ...{ status: 409, replayed: false, retryAfter: '1' },
   body: '{"statusCode":409,"error":"Conflict","message":"first request with this idempotency key is not answered yet, try again"}',
 };
+const UNDECIDED = 'entry was not accepted, try again';
 const replayOf = (answer: Answer): Answer => ({ ...answer, replayed: true });
 
 const createSend =
@@ -79,10 +80,14 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
   /** No worker runs, so what is accepted waits. */
   const countEffects = async () => (await queue.load()).entries;
   const readKeptKeys = async () => (await readKeys(backend)).filter(({ leftMs }) => leftMs > 0);
+  /** 503 that do not say whether the entry was accepted. */
+  let undecided = 0;
   /** As a partner does: what a busy machine turns away is sent once more. */
   const sendOn = async (ingress: TestApp, sent: Sent): Promise<Answer> => {
     const answer = await send(ingress, sent);
-    return answer.status === 503 ? sendOn(ingress, sent) : answer;
+    if (answer.status !== 503) return answer;
+    if (answer.body.includes(UNDECIDED)) undecided++;
+    return sendOn(ingress, sent);
   };
 
   /** Where the machine is so busy that it cannot tell whether the customer is new, it takes another one. */
@@ -241,6 +246,7 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     const property = fc.asyncProperty(sends, async (drawn) => {
       const requests = [fresh(), fresh(), fresh()] as const;
       const before = await countEffects();
+      undecided = 0;
       const answers: Answer[][] = requests.map(() => []);
       const sendUntilAnswered = async (n: number, isOne: boolean): Promise<void> => {
         const answer = await sendOn(isOne ? one : other, requests[n] as Sent);
@@ -258,7 +264,9 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
         expect([201, 202]).toContain(first?.status);
         for (const answer of same) if (answer !== first) expect(answer).toEqual(replayOf(first as Answer));
       }
-      expect(await countEffects()).toBe(before + told.length);
+      const effects = (await countEffects()) - before;
+      expect(effects).toBeGreaterThanOrEqual(told.length);
+      expect(effects).toBeLessThanOrEqual(told.length + undecided);
     });
     await fc.assert(property, { numRuns: 30 });
   });
@@ -320,9 +328,10 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
   test('an ingress that hangs until another one has its key does no more, and changes nothing about the answer', async () => {
     const { slow, batch, answered } = await startLongBatch();
     process.kill(slow.pid, 'SIGSTOP');
+    // With all of it: what a busy machine turns away keeps no answer.
     const isTaken = async () => {
       const answer = await sendOn(one, batch);
-      return answer.status !== 409 && answer;
+      return answer.retryAfter === null && answer;
     };
     const first = await waitFor(isTaken, { description: 'the lease to end' });
     const before = await countEffects();

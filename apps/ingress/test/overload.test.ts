@@ -84,12 +84,16 @@ describe.each(BACKENDS)('with the queue on %s:', (_, createPlace) => {
       CHUNK_MAX_ENTRIES: '1',
     });
     const post = createPost(ingress, apiKey);
-    const ids = Array.from({ length: 40 }, (_, i) => `at once ${i}`);
+    const ids = Array.from({ length: 40 }, () => `at once ${next++}`);
     const answers = await Promise.all(ids.map((id) => post(id)));
     const refused = ids.filter((_, i) => answers[i]?.status === 503);
     expect(refused.length).toBeGreaterThan(0);
     for (const answer of answers) expect([CREATED, TOO_MANY_AT_ONCE]).toContainEqual(answer);
-    expect(await ingress.readMetric('opm_shed_total{reason="in-flight"}')).toBe(refused.length);
+    // On a busy machine the one that waits for its turn may wait for too long.
+    const reasons = ['in-flight', 'waited'].map((reason) => ingress.readMetric(`opm_shed_total{reason="${reason}"}`));
+    const [inFlight = 0, waited = 0] = await Promise.all(reasons);
+    expect(inFlight).toBeGreaterThan(0);
+    expect(inFlight + waited).toBe(refused.length);
     for (const id of refused) expect(await post(id)).toEqual(CREATED);
     await ingress.stop();
   });
