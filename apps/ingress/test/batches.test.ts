@@ -333,6 +333,10 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
       expect((await createClient(ingress, hasty.apiKey).sendArray([fresh()]))[0]).toBe(207);
       expect(ingress.output().slice(before)).not.toMatch(/request failed/);
       expect(await ingress.readMetric('opm_answers_total{route="/entries",status="500"}')).toBe(0);
+      // Whole arrays are accepted, though nobody waits for their answers.
+      await waitFor(async () => (await ingress.readMetric('opm_pending_entries')) === 0, {
+        description: 'the last one',
+      });
     },
   );
 
