@@ -3,35 +3,32 @@ import { link, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promise
 import { tmpdir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, beforeEach, expect, test } from '@jest/globals';
-import { createStore, type Store } from '@opm/store';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { createStore } from '@opm/store';
 import { type Backend, createBackend, runOpm } from '@opm/testkit';
 
 /** More than one read of the file gives, so that it is not at its end where the first line is wrong. */
 const MANY_LINES = '1,+1\n'.repeat(50_000);
 
+const PROJECT = 'acme';
+
 let backend: Backend;
-let store: Store;
 let directory: string;
-let projects = 0;
 
 beforeAll(async () => {
   backend = await createBackend(process.env.OPM_TEST_REDIS_URL);
-  store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+  const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+  await store.projects.create(PROJECT).finally(store.close);
   directory = await mkdtemp(join(tmpdir(), 'opm-import-'));
 });
-beforeEach(() => store.projects.create(`project ${++projects}`));
 afterAll(async () => {
-  await store.close();
   await backend.drop();
   await rm(directory, { recursive: true });
 });
 
-const nameOf = () => `project ${projects}`;
-
 /** Without the lines that come where something takes long. No worker runs here: what is queued stays there. */
 async function opmImport(file: string, ...args: string[]) {
-  const outcome = await runOpm(['customers', 'import', file, '--force', '--project', nameOf(), ...args], backend.env);
+  const outcome = await runOpm(['customers', 'import', file, '--force', '--project', PROJECT, ...args], backend.env);
   return { ...outcome, stderr: outcome.stderr.replace(/^\[.*\n/gm, '') };
 }
 
@@ -137,7 +134,7 @@ test.each([
     '/proc/self/mem: it cannot be read: EIO',
   ],
 ])('of %s it is said what is wrong', async (_, command, message) => {
-  const line = `node ${resolve('apps/cli/bin/opm.js')} customers ${command} --project '${nameOf()}'`;
+  const line = `node ${resolve('apps/cli/bin/opm.js')} customers ${command} --project ${PROJECT}`;
   const run = promisify(execFile)('bash', ['-c', line], { cwd: directory, env: { ...process.env, ...backend.env } });
   await expect(run).rejects.toMatchObject({ code: 1, stdout: '', stderr: `opm: ${message}\n` });
 });

@@ -9,7 +9,6 @@ import type { Place, Servers } from '../servers.js';
 export type SustainedOptions = { seconds: number; rounds: number };
 
 const BATCH = 100;
-const BATCHES = `${project.name}, in batches of ${BATCH}`;
 
 /** Per second of the load. What counts is the lesser of the two: acknowledged, and a row by its end. */
 type Sustained = { acked: number; persisted: number };
@@ -19,7 +18,7 @@ export async function measureSustained(servers: Servers, { seconds, rounds }: Su
   const contenders: [name: string, contender: Contender, batch?: number][] = [
     [synchronous.name, synchronous],
     [project.name, project],
-    [BATCHES, project, BATCH],
+    [`${project.name}, in batches of ${BATCH}`, project, BATCH],
   ];
   const runs = new Map<string, Sustained[]>(contenders.map(([name]) => [name, []]));
   for (let round = 1; round <= rounds; round++) {
@@ -40,14 +39,13 @@ export async function measureSustained(servers: Servers, { seconds, rounds }: Su
       ),
       rounds,
     ),
-    verdicts: [
-      [project.name, ''],
-      [BATCHES, ` in batches of ${BATCH}`],
-    ].map(([name = '', how]) => ({
-      measure: `acknowledged and persisted/s over ${seconds} s${how} ÷ synchronous`,
-      expected: { atLeast: 20 },
-      measured: toRatio(name),
-    })),
+    verdicts: contenders
+      .filter(([, contender]) => contender === project)
+      .map(([name, , batch]) => ({
+        measure: `acknowledged and persisted/s over ${seconds} s${batch ? ` in batches of ${batch}` : ''} ÷ synchronous`,
+        expected: { atLeast: 20 },
+        measured: toRatio(name),
+      })),
   };
 }
 
