@@ -83,14 +83,15 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
 
 /** The one place where an error becomes an answer, and where its cause is logged. */
 function answerFault(reply: Reply, logger: Logger): ErrorRequestHandler {
-  return (error, _request, response, _next) => {
+  return (error, request, response, _next) => {
     if (error instanceof HungUp) return;
     const fault = error instanceof Fault ? error : new Fault('INTERNAL', { cause: error });
     // The cause of a 503 is logged where it is met: once per chunk or outage, not once per request.
     if (fault.code === 'INTERNAL') {
       logger.error({ requestId: requestIdOf(response), err: fault.cause }, 'request failed');
     }
-    if (response.headersSent) response.destroy();
+    if (response.headersSent || request.socket.destroyed)
+      response.destroy(); // and is not counted: nobody gets it
     else reply.fault(response, fault);
   };
 }

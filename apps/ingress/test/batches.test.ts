@@ -311,7 +311,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
         return upload;
       };
       const kept = await begin(patient.apiKey);
-      const given = await Promise.all(Array.from({ length: 60 }, () => begin(hasty.apiKey)));
+      const given = await Promise.all(Array.from({ length: 120 }, () => begin(hasty.apiKey)));
       await waitFor(
         async () =>
           (await locker.query(`SELECT FROM pg_locks WHERE NOT granted AND relation = 'api_keys'::regclass`)).rowCount,
@@ -319,9 +319,11 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
       );
       // Half of them have sent all, and hang up all the same.
       const ended = given
-        .slice(30)
+        .slice(60)
         .map((upload) => new Promise<void>((resolve) => void upload.end(line() + end, resolve)));
       await Promise.all(ended);
+      const countRefused = () => ingress.readMetric('opm_answers_total{route="/entries",status="503"}');
+      const refused = await countRefused();
       for (const upload of given) upload.destroy();
       await fetch(`${ingress.url}/openapi.json`).then((response) => response.arrayBuffer()); // it has noticed by now
       await locker.query('ROLLBACK');
@@ -333,6 +335,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
       expect((await createClient(ingress, hasty.apiKey).sendArray([fresh()]))[0]).toBe(207);
       expect(ingress.output().slice(before)).not.toMatch(/request failed/);
       expect(await ingress.readMetric('opm_answers_total{route="/entries",status="500"}')).toBe(0);
+      expect(await countRefused()).toBe(refused); // though there were more of them than places
       // Whole arrays are accepted, though nobody waits for their answers.
       await waitFor(async () => (await ingress.readMetric('opm_pending_entries')) === 0, {
         description: 'the last one',
