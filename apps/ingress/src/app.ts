@@ -90,8 +90,8 @@ function answerFault(reply: Reply, logger: Logger): ErrorRequestHandler {
     if (fault.code === 'INTERNAL') {
       logger.error({ requestId: requestIdOf(response), err: fault.cause }, 'request failed');
     }
-    if (response.headersSent || request.socket.destroyed)
-      response.destroy(); // and is not counted: nobody gets it
+    // What nobody gets is not counted as an answer.
+    if (response.headersSent || request.socket.destroyed) response.destroy();
     else reply.fault(response, fault);
   };
 }
