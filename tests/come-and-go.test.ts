@@ -1,9 +1,12 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { createStore, type Store } from '@opm/store';
 import { type AppName, BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/testkit';
 
 /** Customers that live at the same time. */
 const CLIENTS = 6;
+/** Between two of them: load, not the most that goes. */
+const PAUSE_MS = 50;
 /** Between one change and the next. */
 const LIVES_BETWEEN = 15;
 
@@ -118,7 +121,7 @@ describe.each(BACKENDS)('ingresses and workers that come and go, with the queue 
     let lives = 0;
     let isOver = false;
     const client = async () => {
-      while (!isOver) await live(`customer ${lives++}`);
+      for (; !isOver; await delay(PAUSE_MS)) await live(`customer ${lives++}`);
     };
     const clients = Array.from({ length: CLIENTS }, client);
     const change = async () => {

@@ -150,7 +150,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     });
     expect(await withEnv({ QUEUE_SHARDS: 'two' })).toMatchObject({
       code: 1,
-      stderr: 'opm: QUEUE_SHARDS is not valid: number of queues, the same for every process\n',
+      stderr: 'opm: QUEUE_SHARDS is not valid: number of queues, 1 to 1000, the same for every process\n',
     });
     const wrong: [string, string, RegExp][] = [
       ['--since', 'yesterday', /It must be a time such as/],

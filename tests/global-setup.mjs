@@ -2,16 +2,15 @@ import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { createDatabase, findChromium, provisionServers, removeLeftContainers, testRunId } from '@opm/testkit';
+import { setUpEnvironment } from './set-up-environment.mjs';
 
 const OPM = fileURLToPath(new URL('../apps/cli/bin/opm.js', import.meta.url));
-const COMPILE_CACHE = fileURLToPath(new URL('../node_modules/.cache/opm-tests', import.meta.url));
 
 /** One Postgres and one Redis for the run, with a migrated template that each test file's database is copied from. */
 export default async function globalSetup({ testPathPatterns }) {
   // All tests need a browser: better it is missing now than in the middle. Those that are chosen look for it themselves.
   if (testPathPatterns.patterns.length === 0) await findChromium();
-  // Hundreds of processes load the same modules: Node.js 22 and later compile them once.
-  process.env.NODE_COMPILE_CACHE ??= COMPILE_CACHE;
+  setUpEnvironment();
   testRunId(); // before Jest's workers start, which may start containers, too
   const provisioning = provisionServers();
   stopOnSignal(() => provisioning.then(({ stop }) => stop()).finally(removeLeftContainers));
@@ -23,9 +22,6 @@ export default async function globalSetup({ testPathPatterns }) {
     await promisify(execFile)(process.execPath, [OPM, 'migrate'], {
       env: { ...process.env, DATABASE_URL: template.url },
     });
-    // For all apps: that a machine is busy is not what is tested.
-    process.env.EVENT_LOOP_MAX_DELAY_MS = '60000';
-    process.env.LOOKUP_TIMEOUT_MS = '500';
     process.env.OPM_TEST_ADMIN_URL = servers.databaseUrl;
     process.env.OPM_TEST_TEMPLATE = template.name;
     process.env.OPM_TEST_REDIS_URL = servers.redisUrl;

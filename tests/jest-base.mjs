@@ -2,6 +2,13 @@ import { fileURLToPath } from 'node:url';
 
 const nodeMajor = process.versions.node.split('.')[0];
 
+/** Of tests that start the project's own processes. */
+export const WITH_PROCESSES = {
+  setupFiles: ['<rootDir>/tests/check-answers.mjs'],
+  setupFilesAfterEnv: process.env.CI ? ['<rootDir>/tests/try-again.mjs'] : [],
+  testTimeout: 180_000,
+};
+
 /** Tests run as real ES modules: sources compiled by swc, `@opm/*` from the packages' dist, as in production. */
 export function toJestConfig({ name, ...config }) {
   return {

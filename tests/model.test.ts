@@ -2,9 +2,10 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { type CustomerEntry, type CustomerState, FIELDS, foldEntries } from '@opm/core';
 import { type Chunk, createEntryQueue, type DashboardQueues, type EntryQueue, openDashboardQueues } from '@opm/queue';
 import { createStore, type Store } from '@opm/store';
-import { BACKENDS, type Backend, startApp, startProcess, type TestApp, waitFor } from '@opm/testkit';
+import { BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
+import { type Replayed, replay } from '../apps/cli/src/dead-letters/replay.js';
 
 /** What PostgreSQL must hold when nothing is under way: the merged entries, and the letters of refused ones. */
 type Model = {
@@ -54,7 +55,6 @@ class Project {
   constructor(
     readonly stack: Stack,
     readonly projectId: number,
-    readonly name: string,
   ) {}
 
   async post(drawn: { customerId: string; fields?: object; erase?: true }[]): Promise<Chunk> {
@@ -131,8 +131,8 @@ const commands = fc.commands(
     fc.constant(
       command('replay', async (model, project) => {
         await project.check(model);
-        await project.stack.replay(project.name);
         const letters = [...model.letters.values()];
+        expect(await project.stack.replay(project.projectId)).toEqual({ replayed: letters.length, skipped: 0 });
         model.letters.clear();
         take(model, { projectId: project.projectId, entries: letters });
         await project.check(model);
@@ -179,7 +179,7 @@ class Stack {
 
   async createProject(name: string): Promise<Project> {
     const { projectId } = await this.store.projects.create(name);
-    return new Project(this, projectId, name);
+    return new Project(this, projectId);
   }
 
   async killWorker(n: number): Promise<void> {
@@ -199,10 +199,11 @@ class Stack {
     await waitFor(isEmpty, { description: 'an empty queue' });
   }
 
-  async replay(projectName: string): Promise<void> {
-    const args = ['dead-letters', 'replay', '--project', projectName];
-    const opm = await startProcess({ file: 'apps/cli/bin/opm.js', args, env: this.#backend.env });
-    expect(await opm.exited).toEqual({ code: 0, signal: null });
+  /** As `opm dead-letters replay` does. */
+  async replay(projectId: number): Promise<Replayed> {
+    const { deadLetters } = this.store;
+    const [onProgress, { signal }] = [() => {}, new AbortController()];
+    return replay({ deadLetters, queue: this.queue, shards: 1, filter: { projectId }, rate: 200, onProgress, signal });
   }
 
   async readStates(projectId: number): Promise<Map<string, CustomerState>> {

@@ -226,7 +226,7 @@ test('the command line works through it', async () => {
 test('PostgreSQL ends a statement that was given up, and the settings are those of this pool alone', async () => {
   const settings = 'SELECT current_setting($1) AS lock, current_setting($2) AS statement, current_setting($3) AS scans';
   const values = ['lock_timeout', 'statement_timeout', 'enable_seqscan'];
-  expect(await query(pgbouncer.url, settings, values)).toEqual([{ lock: '5s', statement: '30s', scans: 'off' }]);
+  expect(await query(pgbouncer.url, settings, values)).toEqual([{ lock: '5s', statement: '15s', scans: 'off' }]);
   expect(await query(backend.databaseUrl, settings, values)).toEqual([{ lock: '0', statement: '0', scans: 'on' }]);
 
   const holder = new pg.Client({ connectionString: backend.databaseUrl });

@@ -9,10 +9,10 @@ import { BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/te
 
 const CLIENTS = 8;
 /** Between two entries of a client: load, not the most that goes. */
-const PAUSE_MS = 50;
-const HEALTH_CHECK_MS = 50;
+const PAUSE_MS = 100;
+const HEALTH_CHECK_MS = 100;
 /** So long that even on a busy machine the load balancer has asked by then. */
-const SHUTDOWN_DELAY_MS = 5_000;
+const SHUTDOWN_DELAY_MS = 3_000;
 
 /** Where an ingress is, one after the other. */
 type Place = { port: number; internalPort: number; isReady: boolean; answered: number };

@@ -97,14 +97,15 @@ function endWith(place: Place, stop: TestProcess['stop']): void {
 const locatePeer = (file: string) => fileURLToPath(new URL(`../peers/${file}`, import.meta.url));
 
 /** As in production, but with room for any backlog: what is measured is accepting, not refusing. */
-const environmentOf = ({ databaseUrl, redisUrl, prefix, shards = 1, minReplicas = 0 }: Place): NodeJS.ProcessEnv => ({
+const environmentOf = (place: Place): NodeJS.ProcessEnv => ({
   NODE_ENV: 'production',
   LOG_LEVEL: 'info',
-  DATABASE_URL: databaseUrl,
-  REDIS_URL: redisUrl,
-  REDIS_PREFIX: prefix,
-  QUEUE_SHARDS: String(shards),
-  REDIS_MIN_REPLICAS: String(minReplicas),
+  DATABASE_URL: place.databaseUrl,
+  REDIS_URL: place.redisUrl,
+  REDIS_PREFIX: place.prefix,
+  QUEUE_SHARDS: String(place.shards ?? 1),
+  REDIS_MIN_REPLICAS: String(place.minReplicas ?? 0),
+  CHUNKS_IN_FLIGHT: place.chunksInFlight?.toString(),
   BACKLOG_MAX_ENTRIES: '100000000',
 });
 

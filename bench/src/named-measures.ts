@@ -2,6 +2,7 @@ import { measureDrain } from './drain/drain.js';
 import { measureAcks } from './measures/acks.js';
 import { measureAppendfsync } from './measures/appendfsync.js';
 import { measureBatches } from './measures/batches.js';
+import { measureChunks } from './measures/chunks.js';
 import { measureCluster } from './measures/cluster.js';
 import { measureFairness } from './measures/fairness.js';
 import { measureLatency } from './measures/latency.js';
@@ -50,6 +51,12 @@ export const NAMED_MEASURES: NamedMeasure[] = [
     description: 'How many entries per second are acknowledged when they come many at once.',
     settings: { seconds: SECONDS, rounds: ROUNDS },
     measures: [measureBatches],
+  }),
+  define({
+    name: 'chunks',
+    description: 'What an entry takes of the ingress and of Redis, by how many of them share a chunk.',
+    settings: { seconds: SECONDS, rounds: ROUNDS },
+    measures: [measureChunks],
   }),
   define({
     name: 'cluster',

@@ -13,6 +13,8 @@ export type Place = {
   shards?: number;
   /** Replicas that confirm what is acknowledged; 0 unless given. */
   minReplicas?: number;
+  /** The ingress's default unless given. */
+  chunksInFlight?: number;
   /** Is run when the place is given up, the last one first, also at Ctrl-C. */
   onEnd(release: Release): void;
 };

@@ -1,2 +1,2 @@
 export { checkRows } from './check/check-rows.js';
-export { type ChaosResult, runChaos } from './run-chaos.js';
+export { type ChaosOptions, type ChaosResult, runChaos } from './run-chaos.js';

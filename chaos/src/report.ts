@@ -45,7 +45,7 @@ ${toTable(
     ],
     [
       'of all these, sent more than once with an idempotency key and perhaps accepted each time',
-      count(({ isRepeated }) => isRepeated === true),
+      count(({ repeats }) => repeats !== undefined),
     ],
     ['customers', toWhole(result.evidence.customers.size)],
     [

@@ -1,23 +1,21 @@
+import { readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { parseEnv } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { waitFor } from '@opm/testkit';
+import { runOpm, waitFor } from '@opm/testkit';
 import { type ComposeProject, createComposeProject } from './compose-project.js';
 import { startLoad } from './load.js';
 import { createRows } from './rows.js';
 
-/** What docs/operations.md adds to .env. */
-const SETTINGS = {
-  COMPOSE_PROFILES: 'all,cluster',
-  QUEUE_SHARDS: '6',
-  REDIS_MIN_REPLICAS: '1',
-  APP_REDIS_URL: [1, 2, 3].map((n) => `redis://:\${REDIS_PASSWORD}@redis-${n}:6379`).join(),
-};
+const GUIDE = fileURLToPath(new URL('../../docs/operations.md', import.meta.url));
 const PATIENCE_MS = 120_000;
 
 describe('docker compose up --wait with the profile cluster', () => {
   let stack: ComposeProject;
 
   beforeAll(async () => {
-    stack = await createComposeProject(SETTINGS);
+    const [, settings = ''] = /^cat >>\.env <<'END'\n(.*?)^END$/ms.exec(await readFile(GUIDE, 'utf8')) ?? [];
+    stack = await createComposeProject('cluster', parseEnv(settings));
     await stack.compose('up', '--wait', '--build');
   });
   afterAll(async () => {
@@ -25,12 +23,13 @@ describe('docker compose up --wait with the profile cluster', () => {
     await stack.drop();
   });
 
-  const askNode = (n: number, ...command: string[]) =>
-    stack.compose('exec', '--no-TTY', `redis-${n}`, 'redis-cli', ...command);
+  const NODES = [1, 2, 3, 4, 5, 6].map((n) => `redis-${n}`);
+  const ask = (node: string, ...command: string[]) =>
+    stack.docker('exec', `${stack.name}-${node}-1`, 'redis-cli', ...command);
 
-  /** Of all nodes that answer, as one of them sees it. */
-  async function findNodes(n: number) {
-    const lines = (await askNode(n, 'cluster', 'nodes')).split('\n').filter((line) => !line.includes('fail'));
+  /** All nodes that answer, as one of them sees it. */
+  async function findNodes() {
+    const lines = (await ask('redis-1', 'cluster', 'nodes')).split('\n').filter((line) => !line.includes('fail'));
     const nodes = lines.map((line) => line.split(' '));
     const masters = nodes.filter(([, , flags, , , , , , slots]) => flags?.includes('master') && slots);
     const followed = nodes.map(([, , , master]) => master);
@@ -42,10 +41,10 @@ describe('docker compose up --wait with the profile cluster', () => {
     };
   }
 
-  /** Partners send entries: all of these must be accepted, and be the rows. */
-  async function expectTakesEntries(name: string): Promise<void> {
-    const created = await stack.compose('run', '--rm', '--no-TTY', 'opm', 'projects', 'create', name, '--json');
-    const { projectId, apiKey } = JSON.parse(created);
+  /** Partners send entries: all of these must be accepted. @returns what waits until they are the rows */
+  async function sendEntries(name: string): Promise<() => Promise<void>> {
+    const { stdout } = await runOpm(['projects', 'create', name, '--json'], { DATABASE_URL: stack.databaseUrl });
+    const { projectId, apiKey } = JSON.parse(stdout);
     const load = startLoad({ url: stack.url, apiKey });
     try {
       await load.goesOn();
@@ -54,33 +53,68 @@ describe('docker compose up --wait with the profile cluster', () => {
       await load.drop();
     }
     expect(load.failures).toEqual([]);
-    await createRows(stack.databaseUrl, projectId).catchUp(load.acknowledged);
+    return () => createRows(stack.databaseUrl, projectId).catchUp(load.acknowledged);
   }
 
+  const expectTakesEntries = async (name: string) => (await sendEntries(name))();
+
   test('three masters have a replica each, and entries are acknowledged when it has them', async () => {
-    expect(await findNodes(1)).toEqual({ known: 6, masters: 3, alone: [] });
     await expectTakesEntries('replicated');
+    // Nodes tell each other within seconds, and who is asked need not be the first to hear it.
+    const isPaired = async () => {
+      const { known, masters, alone } = await findNodes();
+      return known === 6 && masters === 3 && alone.length === 0;
+    };
+    await waitFor(isPaired, { description: 'three masters with a replica each', timeoutMs: PATIENCE_MS });
   });
 
-  test('a node that has lost its volume is introduced to the others again, and can follow who is left alone', async () => {
-    await stack.compose('rm', '--stop', '--force', 'redis-1');
-    await stack.docker('volume', 'rm', `${stack.name}_redis-1`);
-    const isTakenOver = async () => {
-      const { known, masters } = await findNodes(2);
-      return known === 5 && masters === 3;
-    };
-    await waitFor(isTakenOver, { description: 'its replica to take its place', timeoutMs: PATIENCE_MS });
+  async function findMaster(): Promise<string> {
+    for (const node of NODES) {
+      if (/myself,master .* \d+-\d+$/m.test(await ask(node, 'cluster', 'nodes'))) return node;
+    }
+    throw new Error('no master has slots');
+  }
 
-    await stack.compose('up', '--wait');
+  /** Resolves when a health check of the cluster that begins after this ends with that code. */
+  async function waitForHealth(exitCode: 0 | 1): Promise<void> {
+    const since = new Date();
+    const isChecked = async () => {
+      const { 'redis-cluster': container } = await stack.inspectServices();
+      const last = container?.State.Health?.Log.at(-1);
+      return last?.ExitCode === exitCode && new Date(last.Start) > since;
+    };
+    await waitFor(isChecked, { description: `a health check with ${exitCode}`, timeoutMs: PATIENCE_MS });
+  }
+
+  /** A master's, while these services are away; all that are given back are introduced, and it follows the one that is alone. */
+  async function loseVolume(master: string, away: string[]): Promise<void> {
+    await stack.compose('stop', ...away);
+    await stack.compose('rm', '--force', master);
+    await stack.docker('volume', 'rm', `${stack.name}_${master}`);
+    await stack.compose('up', '--wait', ...NODES);
     const isIntroduced = async () => {
-      const { known, alone } = await findNodes(1);
+      const { known, alone } = await findNodes();
       return known === 6 && alone.length === 1;
     };
     await waitFor(isIntroduced, { description: 'the node to be introduced', timeoutMs: PATIENCE_MS });
-    expect(await findNodes(1)).toMatchObject({ masters: 3 });
+    const { masters, alone } = await findNodes();
+    expect(masters).toBe(3);
+    await waitForHealth(1);
+    expect(await ask(master, 'cluster', 'replicate', String(alone[0]))).toBe('OK');
+    const isCopied = async () => (await ask(master, 'info', 'replication')).includes('master_link_status:up');
+    await waitFor(isCopied, { description: 'the node to have a copy', timeoutMs: PATIENCE_MS });
+  }
 
-    const { alone } = await findNodes(1);
-    expect(await askNode(1, 'cluster', 'replicate', String(alone[0]))).toBe('OK');
+  test('a master that has lost its volume takes nothing along, whether the others run or are away, is introduced again, and can follow who is left alone', async () => {
+    // Without workers all that was acknowledged is in Redis alone.
+    await stack.compose('stop', 'worker');
+    const expectRows = await sendEntries('replaced');
+    const first = await findMaster();
+    await loseVolume(first, [first]);
+    await loseVolume(await findMaster(), NODES);
+    await waitForHealth(0);
+    await stack.compose('up', '--wait');
+    await expectRows();
     await expectTakesEntries('refilled');
   });
 });

@@ -1,6 +1,7 @@
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { appendFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -12,17 +13,17 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 export type ComposeProject = Awaited<ReturnType<typeof createComposeProject>>;
 
 /**
- * The repository's docker-compose.yml with an .env as README.md has it made, and these settings more, on free ports, under
- * the name of the run.
+ * The repository's docker-compose.yml with an .env as README.md has it made, and these settings more, on free ports. The
+ * images are those of the run.
  */
-export async function createComposeProject(settings: Record<string, string> = {}) {
-  const name = process.env.OPM_TEST_COMPOSE_PROJECT as string;
+export async function createComposeProject(purpose: string, settings: NodeJS.Dict<string> = {}) {
+  const run = process.env.OPM_TEST_COMPOSE_RUN as string;
+  const name = `${run}-${purpose}`;
   const directory = await mkdtemp(join(tmpdir(), 'opm-compose-'));
   const envFile = join(directory, '.env');
-  const own = { IMAGE_TAG: name, ...(await toOwnSettings()), ...settings };
+  const own = { IMAGE_TAG: run, ...(await toOwnSettings()), ...settings };
   const example = await readFile(join(ROOT, '.env.example'), 'utf8');
-  const lines = Object.entries(own).map(([key, value]) => `${key}=${value}\n`);
-  await writeFile(envFile, example + lines.join(''));
+  await writeFile(envFile, example + toEnvLines(own));
   // What the shell has would win over the file.
   const written = parseEnv(await readFile(envFile, 'utf8'));
   const env = Object.fromEntries(Object.entries(process.env).filter(([key]) => !(key in written)));
@@ -47,6 +48,13 @@ export async function createComposeProject(settings: Record<string, string> = {}
     name,
     docker,
     compose,
+    /** Sets others in the .env, for what is called from now on. */
+    change: (settings: Record<string, string>) => appendFile(envFile, toEnvLines(settings)),
+    /** Runs commands as a guide has them, where the repository is. */
+    async run(script: string): Promise<void> {
+      const chosen = { COMPOSE_PROJECT_NAME: name, COMPOSE_ENV_FILES: envFile };
+      await promisify(execFile)('sh', ['-e', '-c', script], { cwd: ROOT, env: { ...env, ...chosen } });
+    },
     url: `http://127.0.0.1:${own.PORT}`,
     ports: { ingress: own.PORT, console: own.CONSOLE_PORT, postgres: own.POSTGRES_PORT, redis: own.REDIS_PORT },
     databaseUrl: `postgresql://opm:${own.POSTGRES_PASSWORD}@127.0.0.1:${own.POSTGRES_PORT}/opm`,
@@ -67,7 +75,12 @@ export async function createComposeProject(settings: Record<string, string> = {}
 /** What the tests read of `docker container inspect`. */
 export type Inspected = {
   HostConfig: { Memory: number; PidsLimit: number | null; LogConfig: { Type: string; Config: Record<string, string> } };
-  State: { Status: string; ExitCode: number; OOMKilled: boolean; Health?: { Status: string } };
+  State: {
+    Status: string;
+    ExitCode: number;
+    OOMKilled: boolean;
+    Health?: { Status: string; Log: { ExitCode: number; Start: string }[] };
+  };
   Config: { Labels: Record<string, string> };
   NetworkSettings: { Ports: Record<string, { HostIp: string; HostPort: string }[] | null> };
 };
@@ -88,4 +101,25 @@ async function toOwnSettings() {
   };
 }
 
+const toEnvLines = (settings: NodeJS.Dict<string>): string =>
+  Object.entries(settings)
+    .map(([key, value]) => `${key}=${value}\n`)
+    .join('');
+
 const toLines = (text: string): string[] => text.split('\n').filter(Boolean);
+
+/** So many, one after the other. */
+export async function findFreePorts(count: number): Promise<number[]> {
+  for (;;) {
+    const first = await findFreePort();
+    const ports = Array.from({ length: count }, (_, n) => first + n);
+    if ((await Promise.all(ports.map(isFree))).every(Boolean)) return ports;
+  }
+}
+
+const isFree = (port: number): Promise<boolean> =>
+  new Promise((resolve) => {
+    const server = createServer()
+      .once('error', () => resolve(false))
+      .listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+  });

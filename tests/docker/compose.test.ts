@@ -1,10 +1,11 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { query, runOpm } from '@opm/testkit';
-import { type ComposeProject, createComposeProject } from './compose-project.js';
+import { type ComposeProject, createComposeProject, findFreePorts } from './compose-project.js';
 import { findDevelopmentPackages, toPackageName } from './development-packages.js';
+import { startFailoverProxy } from './failover-proxy.js';
 import { type Load, startLoad } from './load.js';
 import { createRows, type Rows } from './rows.js';
 
@@ -20,23 +21,32 @@ describe('docker compose up --wait --build', () => {
   let stack: ComposeProject;
 
   beforeAll(async () => {
-    stack = await createComposeProject();
+    stack = await createComposeProject('main');
     await stack.compose('up', '--wait', '--build');
   });
   afterAll(() => stack.drop());
 
-  const opm = (...args: string[]) => stack.compose('run', '--rm', '--no-TTY', 'opm', ...args);
+  /** From outside, for a container takes seconds more to start. */
+  async function opm(...args: string[]): Promise<string> {
+    const { code, stdout, stderr } = await runOpm(args, { DATABASE_URL: stack.databaseUrl });
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    return stdout;
+  }
   const createProject = async (name: string): Promise<Project> =>
     JSON.parse(await opm('projects', 'create', name, '--json'));
   const scaleWorkers = (scale: number, ...options: string[]) =>
     stack.compose('up', '--wait', '--no-deps', '--scale', `worker=${scale}`, ...options, 'worker');
 
   /** Runs it while partners send entries: all of these must be accepted, and be the rows, no more and no less. */
-  async function underLoad(name: string, act: (load: Load, rows: Rows) => Promise<void>, rate = RATE): Promise<void> {
+  async function underLoad(
+    name: string,
+    act: (load: Load, rows: Rows) => Promise<void>,
+    { rate = RATE, url = stack.url } = {},
+  ): Promise<void> {
     const { projectId, apiKey } = await createProject(name);
     await opm('projects', 'limits', name, '--rate', String(rate), '--burst', String(rate));
     const rows = createRows(stack.databaseUrl, projectId);
-    const load = startLoad({ url: stack.url, apiKey });
+    const load = startLoad({ url, apiKey });
     try {
       await load.goesOn();
       await act(load, rows);
@@ -157,15 +167,15 @@ describe('docker compose up --wait --build', () => {
     expect(await rows.count()).toBeLessThanOrEqual(accepted + unanswered);
   });
 
-  test('a file of the host is imported where it is mounted, by whoever runs the command', async () => {
-    const { projectId } = await createProject('import');
+  test('the command line runs in a container, and imports a file of the host that is mounted, by whoever runs it', async () => {
+    const run = (...args: string[]) => stack.compose('run', '--rm', '--no-TTY', ...args);
+    const { projectId }: Project = JSON.parse(await run('opm', 'projects', 'create', 'import', '--json'));
     const directory = await mkdtemp(join(tmpdir(), 'opm-import-'));
     try {
       await writeFile(join(directory, 'customers.csv'), 'customerId,customerPhone\njane,+1\njoe,+2\n');
       const user = `${process.getuid?.()}:${process.getgid?.()}`;
       const mount = ['--volume', `${directory}:/files`, '--workdir', '/files', '--user', user];
-      const args = ['customers', 'import', 'customers.csv', '--project', 'import'];
-      await stack.compose('run', '--rm', '--no-TTY', ...mount, 'opm', ...args);
+      await run(...mount, 'opm', 'customers', 'import', 'customers.csv', '--project', 'import');
     } finally {
       await rm(directory, { recursive: true });
     }
@@ -187,7 +197,7 @@ describe('docker compose up --wait --build', () => {
       await scaleWorkers(2);
       await rows.grow();
     };
-    await underLoad('kills', killAll, BUSY_RATE);
+    await underLoad('kills', killAll, { rate: BUSY_RATE });
   });
 
   test('workers and then the ingress are replaced under load: a client with retries gets every entry in', async () => {
@@ -203,6 +213,27 @@ describe('docker compose up --wait --build', () => {
     const after = await findAll();
     expect(after).toHaveLength(3);
     expect(after.filter((id) => before.includes(id))).toEqual([]);
+  });
+
+  test('two ingresses are replaced by README.md’s commands: a proxy in front of them has an answer to every request', async () => {
+    const guide = await readFile(join(import.meta.dirname, '../../README.md'), 'utf8');
+    const [script] = /^old=\$\(docker compose ps .*?(?=^```$)/ms.exec(guide) ?? [];
+    const ports = await findFreePorts(4);
+    const proxy = await startFailoverProxy(ports);
+    try {
+      await stack.change({ PORT: `${ports[0]}-${ports.at(-1)}` });
+      await stack.compose('up', '--wait', '--no-deps', '--scale', 'ingress=2', 'ingress');
+      const before = await stack.containersOf('ingress');
+      await underLoad('upgrade', () => stack.run(String(script)), { url: proxy.url });
+      expect(proxy.unanswered()).toBe(0);
+      const after = await stack.containersOf('ingress');
+      expect(after).toHaveLength(2);
+      expect(after.filter((id) => before.includes(id))).toEqual([]);
+    } finally {
+      await proxy.stop();
+      await stack.change({ PORT: stack.ports.ingress });
+      await stack.compose('up', '--wait');
+    }
   });
 
   test('Redis is killed under load: what it had acknowledged is there when it is back', async () => {

@@ -1,13 +1,13 @@
 import { randomBytes } from 'node:crypto';
-import { removeComposeProject } from './remove-compose-project.mjs';
+import { removeComposeProjects } from './remove-compose-projects.mjs';
 
-/** The name of the run's Compose project, of which nothing stays behind, not even after Ctrl-C. */
+/** The name of the run, of whose Compose projects nothing stays behind, not even after Ctrl-C. */
 export default function globalSetup() {
-  const name = `opm-test-${randomBytes(4).toString('hex')}`;
-  process.env.OPM_TEST_COMPOSE_PROJECT = name;
+  const run = `opm-test-${randomBytes(4).toString('hex')}`;
+  process.env.OPM_TEST_COMPOSE_RUN = run;
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
     process.on(signal, () => {
-      removeComposeProject(name);
+      removeComposeProjects(run);
       process.exit(1);
     });
   }

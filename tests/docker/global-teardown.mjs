@@ -1,5 +1,5 @@
-import { removeComposeProject } from './remove-compose-project.mjs';
+import { removeComposeProjects } from './remove-compose-projects.mjs';
 
 export default function globalTeardown() {
-  removeComposeProject(process.env.OPM_TEST_COMPOSE_PROJECT);
+  removeComposeProjects(process.env.OPM_TEST_COMPOSE_RUN);
 }

@@ -123,9 +123,11 @@ const target = fc.oneof(
     'http://[',
     'http://u:%@h/ping',
     'http://h',
+    'foo://h',
+    'mailto:a@h',
   ),
   fc.stringMatching(/^\/[!-~]{0,30}$/),
-  fc.stringMatching(/^https?:\/\/[!-~]{0,30}$/),
+  fc.stringMatching(/^(https?|foo):\/\/[!-~]{0,30}$/),
 );
 const method = fc.constantFrom(
   'GET',

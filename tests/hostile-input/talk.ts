@@ -37,9 +37,9 @@ export async function talk(
   return got.answers;
 }
 
-/** A connection that reads latin1. That the other side resets it is no error here. */
-export function dial(port: number): Socket {
-  return connect({ port, host: '127.0.0.1', noDelay: true })
+/** A connection that reads latin1. That the other side resets it is no error here. Half open, it goes on when that says no more. */
+export function dial(port: number, { allowHalfOpen = false } = {}): Socket {
+  return connect({ port, host: '127.0.0.1', noDelay: true, allowHalfOpen })
     .setEncoding('latin1')
     .on('error', () => {});
 }

@@ -7,7 +7,7 @@ let bar: Bar | undefined;
 afterEach(() => bar?.stop());
 
 const VALUES = {
-  import: { imported: 4_444_444, rejected: 333_333 },
+  import: { imported: 4_444_444, rejected: 333_333, waiting: '' },
   export: {},
   replay: {},
   burst: { perSecond: 22_222, latency: '111.1/1111.1', statuses: '4444444 × 201, 111 × 429' },
@@ -70,4 +70,20 @@ test('the time that is left is told, and not where nothing is left', async () =>
   }
   expect(text).toMatch(/\d[sm] left\n/);
   expect(text).not.toMatch(/100 %.*left|NULL|LL|INF/);
+});
+
+test('what is waited for is told in the place of the time that is left', async () => {
+  const stream = new PassThrough();
+  const values = { ...VALUES.import, waiting: ', waiting: 50000 queued' };
+  bar = createBar('import', { stream, lineIntervalMs: 1 });
+  bar.start(1_000_000, values);
+  let text = '';
+  for await (const part of stream) {
+    text += part;
+    bar.increment(1, values);
+    if (text.split('\n').length > 20) break;
+  }
+  const [line = ''] = text.split('\n').slice(-2);
+  expect(line).toMatch(/rejected, waiting: 50000 queued$/);
+  expect(line.length).toBeLessThanOrEqual(80);
 });

@@ -9,7 +9,7 @@ export type Bar = {
 
 /** What is said of each command's progress, in 80 columns. */
 const TEXTS = {
-  import: '[{bar}] {percentage} %, {imported} imported, {rejected} rejected{left}',
+  import: '[{bar}] {percentage} %, {imported} imported, {rejected} rejected{waiting}{left}',
   export: '{value} customers',
   replay: '[{bar}] {percentage} %, {value} of {total}{left}',
   burst: '[{bar}] {percentage} %, {perSecond}/s, p50/p99 {latency} ms, {statuses}',
@@ -54,10 +54,10 @@ export function createBar(
   };
 }
 
-/** With the time that is left, as long as it can be told. */
+/** With the time that is left, as long as it can be told: nobody knows it of what waits. */
 function toFormat(text: string): GenericFormatter {
   return (options, params, payload) => {
-    const isTold = params.progress < 1 && Number.isFinite(params.eta) && params.eta > 0;
+    const isTold = !payload.waiting && params.progress < 1 && Number.isFinite(params.eta) && params.eta > 0;
     const format = text.replace('{left}', isTold ? ', {eta_formatted} left' : '');
     return cliProgress.Format.Formatter({ ...options, format }, params, payload);
   };

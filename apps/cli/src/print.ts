@@ -6,7 +6,7 @@ export function print({ json }: PrintOptions, data: unknown, lines: string[]): v
 }
 
 /** What partners send may hold anything, and a terminal obeys what it is sent. */
-function escapeControls(text: string): string {
+export function escapeControls(text: string): string {
   return text.replace(/\p{Cc}/gu, (control) => `\\x${control.charCodeAt(0).toString(16).padStart(2, '0')}`);
 }
 

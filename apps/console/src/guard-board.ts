@@ -17,6 +17,9 @@ const OPERATIONS = new Set([
   'put /api/queues/:queueName/:jobId/retry',
 ]);
 
+/** Far more than the board asks for by itself. */
+const MAX_JOBS_PER_PAGE = 100;
+
 export interface BoardGuardOptions {
   showData: boolean;
   readOnly: boolean;
@@ -27,7 +30,10 @@ export interface BoardGuardOptions {
 export function guardBoard({ showData, readOnly, logger }: BoardGuardOptions): BoardHooks {
   return {
     before: ({ method, route, request }) => {
-      if (method === 'get') return isServed(route) ? undefined : refuse('this page is not served here');
+      if (method === 'get' && !isServed(route)) return refuse('this page is not served here');
+      // All jobs of a long backlog at once would take the queue's store, and the console's memory.
+      if (!(Number(request.query.jobsPerPage ?? 0) <= MAX_JOBS_PER_PAGE)) return refuse('this page would be too long');
+      if (method === 'get') return undefined;
       if (readOnly) return refuse('this dashboard is read-only');
       if (!OPERATIONS.has(`${method} ${route}`)) return refuse('this could lose or damage entries, so it is off here');
       logger?.info({ operation: route, ...request.params }, 'operator acted on the queue');

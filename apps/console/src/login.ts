@@ -27,8 +27,10 @@ export function requirePassword({ password, logger }: { password: string; logger
     const given = readPassword(request.get('authorization'));
     if (given === undefined) return askForPassword(response, 'password required');
     if (timingSafeEqual(digest(given), expected) && !(await isLocked(request))) return next();
-    logger?.warn({ address: request.ip }, 'console login failed');
-    return failures(request, response, () => askForPassword(response, 'wrong password'));
+    return failures(request, response, () => {
+      logger?.warn({ address: request.ip }, 'console login failed'); // no more lines than there may be guesses
+      askForPassword(response, 'wrong password');
+    });
   };
 
   async function isLocked(request: Request): Promise<boolean> {

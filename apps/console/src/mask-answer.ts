@@ -75,15 +75,28 @@ function maskFlowNode({ id, name, state, queueName, children, truncated, depende
   };
 }
 
-function maskScheduler({ template, name, ...schedule }: AppJobScheduler): AppJobScheduler {
+function maskScheduler(scheduler: AppJobScheduler): AppJobScheduler {
+  const { template } = scheduler;
   return {
-    ...schedule,
-    name: maskJobName(name),
+    id: scheduler.id,
+    queueName: scheduler.queueName,
+    name: maskJobName(scheduler.name),
+    pattern: scheduler.pattern,
+    every: scheduler.every,
+    tz: scheduler.tz,
+    limit: scheduler.limit,
+    startDate: scheduler.startDate,
+    endDate: scheduler.endDate,
+    next: scheduler.next,
+    nextRunJobId: scheduler.nextRunJobId,
+    lastRun: scheduler.lastRun,
+    lastRunJobId: scheduler.lastRunJobId,
+    iterationCount: scheduler.iterationCount,
     template: template && { data: maskJobData(template.data), opts: maskJobOptions(template.opts) },
   };
 }
 
-/** The one name our code gives its jobs; any other may be someone's data. */
+/** The one name that jobs with entries have; any other may be someone's data. */
 function maskJobName(name: string): string {
   return name === 'chunk' ? name : MASK;
 }

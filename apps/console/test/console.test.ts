@@ -94,6 +94,15 @@ describe.each(Object.entries(BACKENDS))('the console over queues on %s', (_, ope
     );
   });
 
+  test('shows 100 jobs at once at most', async () => {
+    const dashboard = await openDashboard({ queues: [queue] });
+    const get = (jobs: string) => dashboard.get(`/queues/api/queues?activeQueue=entries-0&status=waiting&${jobs}`);
+    expect((await get('jobsPerPage=100')).status).toBe(200);
+    for (const jobs of ['jobsPerPage=101', 'jobsPerPage=1e6', 'jobsPerPage=100&jobsPerPage=1000000']) {
+      expect((await get(jobs)).status).toBe(403);
+    }
+  });
+
   test('changes nothing unless told to, whatever is asked of it', async () => {
     const dashboard = await openDashboard({ queues: [queue] });
     const before = await queue.getJobCounts();

@@ -44,8 +44,6 @@ const MAX_WAIT_MS = 250;
 const CHUNK_TIMEOUT_MS = 750;
 /** Of that, kept for the answer when PostgreSQL does not answer. */
 const ANSWER_MS = 50;
-/** Of all projects and shards, which wait for their stores and not for the processor. */
-const MAX_CHUNKS_IN_FLIGHT = 64;
 
 /** After an erasure, for so long, entries are enqueued after their look-up: a worker may be faster than that. */
 const REMEMBER_ERASED_MS = 60_000;
@@ -65,8 +63,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       return withTimeout(acceptChunk(projectId, shard, entries), CHUNK_TIMEOUT_MS).catch(refuse);
     },
     maxBatch: maxEntries,
-    maxInFlight: MAX_CHUNKS_IN_FLIGHT,
-    maxInFlightPerLane: maxInFlight,
+    ...lanes.toLimits(maxInFlight),
     expiry: { maxWaitMs: MAX_WAIT_MS, toError: turnAway },
   });
 

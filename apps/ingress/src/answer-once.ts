@@ -37,8 +37,6 @@ const MARGIN_MS = 2_000;
 
 const MAX_REQUESTS = 200;
 const MAX_IN_FLIGHT_PER_LANE = 4;
-/** Of all projects and shards, as with chunks. */
-const MAX_IN_FLIGHT = 64;
 /** Together a second, after which partners know that the queue hangs. */
 const MAX_WAIT_MS = 250;
 const TIMEOUT_MS = 750;
@@ -65,15 +63,19 @@ export function createAnswerOnce(deps: AnswerOnceDeps): AnswerOnce {
       }
     },
     maxBatch: MAX_REQUESTS,
-    maxInFlight: MAX_IN_FLIGHT,
-    maxInFlightPerLane: MAX_IN_FLIGHT_PER_LANE,
-    expiry: { maxWaitMs: MAX_WAIT_MS, toError: () => refuse('waited') },
+    ...lanes.toLimits(MAX_IN_FLIGHT_PER_LANE),
+    expiry: {
+      maxWaitMs: MAX_WAIT_MS,
+      toError() {
+        warnNotBegun(new Error(`they waited for more than ${MAX_WAIT_MS} ms for their turn`));
+        return refuse('waited');
+      },
+    },
   });
   const ends = new GroupCommit<number, Ended, Known>({
     commit: (lane, requests) => withTimeout(idempotency.end(lanes.fromLane(lane).shard, requests, KEEP_MS), TIMEOUT_MS),
     maxBatch: MAX_REQUESTS,
-    maxInFlight: MAX_IN_FLIGHT,
-    maxInFlightPerLane: MAX_IN_FLIGHT_PER_LANE,
+    ...lanes.toLimits(MAX_IN_FLIGHT_PER_LANE),
     expiry: { maxWaitMs: MAX_WAIT_MS, toError: () => new Error(`answers waited for more than ${MAX_WAIT_MS} ms`) },
   });
 

@@ -23,7 +23,7 @@ import { methodNotAllowed, refusePath, refuseWrongKey, requireProject, routeUnkn
 
 export type IngressDeps = {
   authenticator: Pick<Authenticator, 'authenticate'>;
-  overload: Pick<Overload, 'check'>;
+  overload: Pick<Overload, 'check' | 'checkRead'>;
   rateLimiter: RateLimiter;
   answerOnce: AnswerOnce;
   /** Entries that `acceptEntries` takes at once. */
@@ -63,7 +63,7 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   const { onShed } = measures;
   app.post('/entries', authenticated, postEntries({ overload, rateLimiter, groupSize, onShed, reply, replyOnce }));
   app.get('/ping', authenticated, getPing({ reply }));
-  app.get('/entry/:customerId', authenticated, getEntry({ findCustomer, reply }));
+  app.get('/entry/:customerId', authenticated, getEntry({ overload, findCustomer, reply }));
   app.delete('/entry/:customerId', authenticated, deleteEntry({ overload, acceptEntry, reply, replyOnce }));
   app.use(refuseWrongKey(authenticator));
   const docs = getDocs({ measures });

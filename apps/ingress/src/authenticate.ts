@@ -43,7 +43,7 @@ const UNKNOWN_TTL_MS = 10_000;
 type KnownKey = KeyOwner & { checkedAt: number; isBusy: boolean };
 
 /**
- * Knows keys by their SHA-256. All keys in use are looked up again together, twice a second and in the background, so
+ * Knows keys by their SHA-256. All keys in use are looked up again together, every 400 ms and in the background, so
  * no partner waits for that; a key that is new here, or was not used for a while, is looked up when it comes. While
  * PostgreSQL is away, keys that were good within the ten seconds before stay good: acknowledging does not depend on it.
  */

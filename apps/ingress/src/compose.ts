@@ -33,7 +33,9 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   health.postgres = toleratingOutages(store.ping);
 
   // Connecting and compiling the two queries of the hot path now keeps them out of the first partner's answer.
-  await Promise.allSettled([store.customers.findExisting([]), store.apiKeys.findOwners(['00'])]);
+  const warmUp = await Promise.allSettled([store.customers.findExisting([]), store.apiKeys.findOwners(['00'])]);
+  const failure = warmUp.find((outcome) => outcome.status === 'rejected');
+  if (failure) logger.warn({ err: failure.reason }, 'PostgreSQL does not answer; not ready until it does');
 
   const queue = await createEntryQueue({
     ...toQueueConfig(config),

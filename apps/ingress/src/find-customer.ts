@@ -12,19 +12,34 @@ export type FoundCustomer = { stored: StoredCustomer | undefined; claim: Claim |
 export type FindCustomer = (projectId: number, customerId: string) => Promise<FoundCustomer>;
 
 const MAX_CUSTOMERS = 200;
-/** Together a second: for a call's turn, and for the call. */
+const MAX_READS_IN_FLIGHT_PER_LANE = 4;
+/** Together a second: for a read's turn, and for the read. */
 const MAX_WAIT_MS = 250;
 const TIMEOUT_MS = 750;
 
-/** Customers that are asked for at the same time are read together, so that reading leaves connections for the look-ups. */
+/**
+ * Customers that are asked for at the same time are read together. Their rows are read apart from their claims, so that a
+ * queue that hangs keeps nobody else from PostgreSQL, and few calls at a time, so that the look-ups have connections left.
+ */
 export function createFindCustomer(deps: {
   readClaims: EntryQueue['readClaims'];
   findMany: Customers['findMany'];
   lanes: Lanes;
+  /** Calls of `findMany` at the same time. */
   maxInFlight: number;
   pause: OutagePause;
 }): FindCustomer {
   const { readClaims, findMany, lanes, maxInFlight, pause } = deps;
+
+  const rows = new GroupCommit<number, string, StoredCustomer | undefined>({
+    async commit(projectId, customerIds) {
+      const found = await pause.run(() => withTimeout(findMany(projectId, customerIds), TIMEOUT_MS));
+      return customerIds.map((customerId) => found.get(customerId));
+    },
+    maxBatch: MAX_CUSTOMERS,
+    maxInFlight,
+    expiry: { maxWaitMs: TIMEOUT_MS, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
+  });
 
   const reads = new GroupCommit<number, string, FoundCustomer>({
     commit(lane, customerIds) {
@@ -32,7 +47,7 @@ export function createFindCustomer(deps: {
       return withTimeout(read(shard, projectId, customerIds), TIMEOUT_MS);
     },
     maxBatch: MAX_CUSTOMERS,
-    maxInFlight,
+    ...lanes.toLimits(MAX_READS_IN_FLIGHT_PER_LANE),
     expiry: { maxWaitMs: MAX_WAIT_MS, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
   });
 
@@ -43,8 +58,8 @@ export function createFindCustomer(deps: {
       projectId,
       customerIds.map((customerId) => ({ customerId })),
     );
-    const rows = await pause.run(() => findMany(projectId, customerIds));
-    return customerIds.map((customerId, i) => ({ stored: rows.get(customerId), claim: claims[i] }));
+    const stored = await Promise.all(customerIds.map((customerId) => rows.run(projectId, customerId)));
+    return customerIds.map((_customerId, i) => ({ stored: stored[i], claim: claims[i] }));
   }
 
   return async (projectId, customerId) => {

@@ -1,19 +1,21 @@
-import { fileURLToPath } from 'node:url';
+import { hash } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
+import { extname } from 'node:path';
 import { Fault } from '@opm/contract';
 import type { RequestHandler } from 'express';
 import type { Measures } from './measures.js';
 import { requestIdOf } from './request-id.js';
 
 /** Beside this file once it is built: made by tools/build-docs.mjs. */
-const FOLDER = fileURLToPath(new URL('./docs/', import.meta.url));
+const FOLDER = new URL('./docs/', import.meta.url);
 
 /** Of a file as it is, and as it is compressed. */
 const ENDINGS: Record<string, string> = { br: '.br', gzip: '.gz', identity: '' };
 
 const TYPES: Record<string, string> = {
-  html: 'text/html; charset=utf-8',
-  css: 'text/css; charset=utf-8',
-  js: 'text/javascript; charset=utf-8',
+  '.html': 'text/html; charset=utf-8',
+  '.css': 'text/css; charset=utf-8',
+  '.js': 'text/javascript; charset=utf-8',
 };
 
 /** The viewer writes its styles into the page; all else comes from files of ours. */
@@ -36,27 +38,35 @@ const HEADERS = {
   vary: 'accept-encoding',
 };
 
-/** GET /docs: the page that shows the OpenAPI document, and its files. They are streamed from the disk, as they lie there. */
+type File = { bytes: Buffer; etag: string };
+
+/**
+ * GET /docs: the page that shows the OpenAPI document, and its files. Each is read once, and shared by all who ask: they may
+ * be many, and slow to read, and none of them needs a key.
+ */
 export function getDocs({ measures }: { measures: Pick<Measures, 'onAnswer'> }): RequestHandler {
-  return (request, response, next) => {
+  const files = new Map(readdirSync(FOLDER).map((name) => [name, readFile(new URL(name, FOLDER))]));
+  return (request, response) => {
     const { file = 'index.html' } = request.params as { file?: string };
-    const type = TYPES[/^[\w.]+\.(\w+)$/.exec(file)?.[1] ?? ''];
-    if (!type) throw new Fault('ROUTE_UNKNOWN');
     const accepted = request.acceptsEncodings();
     const encoding = ['br', 'gzip'].find((name) => accepted.includes(name)) ?? 'identity';
-    const headers = {
+    const type = TYPES[extname(file)];
+    const found = files.get(`${file}${ENDINGS[encoding]}`);
+    if (!type || !found) throw new Fault('ROUTE_UNKNOWN');
+    response.set({
       ...HEADERS,
       'x-request-id': requestIdOf(response),
       'content-type': type,
       'cache-control': file === 'index.html' ? 'no-cache' : 'public, max-age=31536000, immutable',
+      etag: found.etag,
       ...(encoding !== 'identity' && { 'content-encoding': encoding }),
-    };
-    const options = { root: FOLDER, headers, cacheControl: false, lastModified: false, acceptRanges: false };
-    response.sendFile(`${file}${ENDINGS[encoding]}`, options, (error) => {
-      if (!error) return measures.onAnswer(request.route.path, response.statusCode);
-      if (response.headersSent) return response.destroy();
-      for (const name of response.getHeaderNames()) response.removeHeader(name);
-      next(new Fault('ROUTE_UNKNOWN', { cause: error }));
     });
+    response.send(found.bytes);
+    measures.onAnswer(request.route.path, response.statusCode);
   };
+}
+
+function readFile(url: URL): File {
+  const bytes = readFileSync(url);
+  return { bytes, etag: `"${hash('sha256', bytes, 'base64url')}"` };
 }

@@ -17,7 +17,7 @@ export function createMeasures(metrics: Metrics) {
   );
   const shed = metrics.counter(
     'opm_shed_total',
-    'Entries turned away because there was too much to do, or more than a project may send',
+    'Entries and reads turned away because there was too much to do, or more than a project may send',
     ['reason'],
   );
   const leases = metrics.counter('opm_token_leases_total', 'Calls to the queue’s store for tokens of limited projects');

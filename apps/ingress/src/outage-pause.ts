@@ -11,7 +11,10 @@ export class OutagePause {
   #failures = 0;
   #until = 0;
 
-  constructor({ onFailure, now = Date.now }: { onFailure: (error: unknown) => void; now?: () => number }) {
+  constructor({
+    onFailure,
+    now = () => performance.now(),
+  }: { onFailure: (error: unknown) => void; now?: () => number }) {
     this.#onFailure = onFailure;
     this.#now = now;
   }

@@ -12,7 +12,7 @@ const start = (deps: Partial<OverloadDeps> = {}) =>
     ...deps,
   });
 
-const isShedding = ({ check }: ReturnType<typeof createOverload>): boolean => {
+const isRefusing = (check: () => void): boolean => {
   try {
     check();
     return false;
@@ -20,6 +20,8 @@ const isShedding = ({ check }: ReturnType<typeof createOverload>): boolean => {
     return true;
   }
 };
+const isShedding = ({ check }: ReturnType<typeof createOverload>) => isRefusing(check);
+const isSheddingReads = ({ checkRead }: ReturnType<typeof createOverload>) => isRefusing(checkRead);
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 /** Keeps the event loop as busy as many requests would: with one turn after the other. */
 const blockFor = (ms: number) => {
@@ -27,17 +29,19 @@ const blockFor = (ms: number) => {
   while (performance.now() < end);
 };
 
-test('an event loop that is late again and again turns entries away until it is on time', async () => {
+test('an event loop that is late again and again turns entries and reads away until it is on time', async () => {
   const shed: string[] = [];
   const overload = start({ onShed: (reason) => shed.push(reason) });
   try {
-    expect(isShedding(overload)).toBe(false);
+    expect([isShedding(overload), isSheddingReads(overload)]).toEqual([false, false]);
     for (let turns = 0; turns < 100 && !isShedding(overload); turns++) {
       blockFor(100);
       await turn();
     }
-    expect(shed).toEqual(['event-loop']);
+    expect(isSheddingReads(overload)).toBe(true);
+    expect(shed).toEqual(['event-loop', 'event-loop']);
     while (isShedding(overload)) await turn();
+    expect(isSheddingReads(overload)).toBe(false);
   } finally {
     overload.close();
   }
@@ -57,6 +61,7 @@ test('what is known of the queue holds until it says something else, also while 
   };
   try {
     while (!isShedding(overload)) await turn();
+    expect(isSheddingReads(overload)).toBe(false); // they put nothing into the queue
     load = () => Promise.reject(new Error('away'));
     await passCalls(3);
     expect(isShedding(overload)).toBe(true);

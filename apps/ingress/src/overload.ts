@@ -6,6 +6,8 @@ import type { Logger } from '@opm/runtime';
 export type Overload = {
   /** @throws Fault QUEUE_FULL or OVERLOADED while no more entries are to be accepted */
   check(): void;
+  /** Reads need no room in the queue, only time. @throws Fault CUSTOMERS_UNAVAILABLE while there is none */
+  checkRead(): void;
   /** Entries that wait, as they were counted last. */
   readonly backlog: number;
   close(): void;
@@ -15,7 +17,7 @@ export type OverloadDeps = {
   load: () => Promise<QueueLoad>;
   maxBacklog: number;
   maxEventLoopDelayMs: number;
-  /** Hears of every entry that is turned away. */
+  /** Hears of every entry and every read that is turned away. */
   onShed: (reason: Reason) => void;
   logger: Logger;
 };
@@ -34,7 +36,7 @@ const TICK_MS = 20;
 const MAX_MEMORY_USE = 0.9;
 
 /**
- * Turns entries away before they make things worse for those that are under way. What it goes by is sampled four times a
+ * Turns requests away before they make things worse for those that are under way. What it goes by is sampled four times a
  * second, so that a request costs one look at a variable.
  */
 export function createOverload(deps: OverloadDeps): Overload {
@@ -63,10 +65,11 @@ export function createOverload(deps: OverloadDeps): Overload {
     note(findReason(delayMs));
   }
 
+  /** The one that concerns reads before those that do not. */
   function findReason(delayMs: number): Reason | undefined {
+    if (delayMs > maxEventLoopDelayMs) return 'event-loop';
     if (last.entries >= maxBacklog) return 'backlog';
-    if (last.memory >= MAX_MEMORY_USE) return 'memory';
-    return delayMs > maxEventLoopDelayMs ? 'event-loop' : undefined;
+    return last.memory >= MAX_MEMORY_USE ? 'memory' : undefined;
   }
 
   function note(now: Reason | undefined): void {
@@ -83,6 +86,11 @@ export function createOverload(deps: OverloadDeps): Overload {
       if (reason === undefined) return;
       onShed(reason);
       throw new Fault(FAULT[reason]);
+    },
+    checkRead() {
+      if (reason !== 'event-loop') return;
+      onShed(reason);
+      throw new Fault('CUSTOMERS_UNAVAILABLE');
     },
     get backlog() {
       return last.entries;

@@ -26,14 +26,15 @@ export type RateLimiterDeps = {
   maxPending: number;
   /** Hears of each call for tokens. */
   onLease: () => void;
-  onShed: (reason: 'rate-limit' | 'in-flight', entries: number) => void;
+  onShed: (reason: 'rate-limit' | 'in-flight' | 'waited', entries: number) => void;
   logger: Logger;
 };
 
 const MAX_LEASES = 10_000;
-/** For a call's turn, and once more for the call; what hangs for so long would not take the entry either. */
+/** Of a call; what hangs for so long would not take the entry either. */
 const TIMEOUT_MS = 250;
-const MAX_IN_FLIGHT = 64;
+/** Behind the call of the same project. Less, so that behind one that hangs no other is made. */
+const MAX_WAIT_MS = 200;
 
 /** Lets through what projects may send, before anything is done with it; those without a limit notice nothing of it. */
 export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
@@ -56,9 +57,21 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
       return wanted.map((some) => lease.use(some, now));
     },
     maxBatch: Number.POSITIVE_INFINITY,
-    maxInFlight: MAX_IN_FLIGHT,
+    maxInFlight: Number.POSITIVE_INFINITY, // no project waits for another one's bucket
     maxInFlightPerLane: 1,
+    expiry: {
+      maxWaitMs: MAX_WAIT_MS,
+      toError(entries) {
+        warnUnavailable(new Error(`requests waited for more than ${MAX_WAIT_MS} ms for their turn`));
+        return turnAway('waited', entries);
+      },
+    },
   });
+
+  function turnAway(reason: 'in-flight' | 'waited', entries: number): Fault {
+    onShed(reason, entries);
+    return new Fault('OVERLOADED');
+  }
 
   function giveUp(error: Error): never {
     warnUnavailable((error.cause as Error | undefined) ?? error);
@@ -80,8 +93,7 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
     const now = performance.now();
     if (!lease.isShort(entries, now)) return lease.use(entries, now);
     if (waiting.pending < maxPending) return waiting.run(lease, entries);
-    onShed('in-flight', entries);
-    throw new Fault('OVERLOADED');
+    throw turnAway('in-flight', entries);
   }
 
   function refuse({ lease }: Sender, entries: number): Fault {

@@ -82,12 +82,12 @@ export async function serveIngress(options: {
   };
 }
 
-/** A request may name a whole URL. For what is none, Express would answer by itself, with a page of HTML. */
+/** A request may name a whole URL. For what has no path, Express would answer by itself, with a page of HTML. */
 function toPath(target: string): string {
   if (target.startsWith('/')) return target;
   if (!URL.canParse(target)) return '/';
   const { pathname, search } = new URL(target);
-  return pathname + search;
+  return pathname.startsWith('/') ? pathname + search : '/';
 }
 
 const UNREADABLE: Record<string, FaultCode> = {
@@ -103,4 +103,6 @@ function answerUnreadable({ code = '' }: NodeJS.ErrnoException, socket: Socket):
     `HTTP/1.1 ${statusCode} ${error}\r\nx-request-id: ${randomUUID()}\r\nconnection: close\r\ncontent-type: application/json; charset=utf-8\r\n` +
       `content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
   );
+  // A slow request could still be sent to its end, by who does not hang up, and be taken. The rest of others is not read.
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT') socket.destroySoon();
 }

@@ -1,6 +1,7 @@
+import { connect } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { createStore, type Store } from '@opm/store';
-import { type Backend, createBackend, findChromium, startApp, type TestApp } from '@opm/testkit';
+import { type Backend, createBackend, findChromium, startApp, type TestApp, waitFor } from '@opm/testkit';
 import { type Browser, chromium, type Page } from 'playwright-core';
 
 let backend: Backend;
@@ -58,6 +59,34 @@ describe('the files of the page', () => {
       expect(response.headers.get('content-encoding')).toBeNull();
     },
   );
+
+  test('are not sent again to whoever has them', async () => {
+    for (const path of ['/docs', ...(await findFiles())]) {
+      const head = await fetch(ingress.url + path, { method: 'HEAD' });
+      expect([head.status, await head.text()]).toEqual([200, '']);
+      expect(Number(head.headers.get('content-length'))).toBeGreaterThan(0);
+      const etag = head.headers.get('etag') as string;
+      const again = await get(path, { 'if-none-match': etag, 'cache-control': 'max-age=0' });
+      expect([again.status, await again.text(), again.headers.get('etag')]).toEqual([304, '', etag]);
+    }
+  });
+
+  test('cost no memory, however many are asked for and not read', async () => {
+    const [CONNECTIONS, REQUESTS] = [40, 100];
+    const viewer = (await findFiles()).find((file) => file.includes('viewer')) as string;
+    const answered = () => ingress.readMetric('opm_answers_total{route="/docs/:file",status="200"}');
+    const memory = () => ingress.readMetric('process_resident_memory_bytes');
+    const [before, answeredBefore] = [await memory(), await answered()];
+    const sockets = Array.from({ length: CONNECTIONS }, () => {
+      const socket = connect(Number(new URL(ingress.url).port), '127.0.0.1').pause();
+      socket.write(`GET ${viewer} HTTP/1.1\r\nhost: a\r\n\r\n`.repeat(REQUESTS));
+      return socket;
+    });
+    const all = CONNECTIONS * REQUESTS;
+    await waitFor(async () => (await answered()) - answeredBefore >= all, { description: 'all to be asked for' });
+    expect((await memory()) - before).toBeLessThan(100 * 1024 ** 2);
+    for (const socket of sockets) socket.destroy();
+  });
 
   test('need no key, but not a wrong one either', async () => {
     expect((await get('/docs', { 'x-api-key': apiKey })).status).toBe(200);

@@ -9,7 +9,12 @@ import { createUpsertChunks } from './upsert-chunks.js';
 
 const HOUR_MS = 60 * 60 * 1_000;
 const DAY_MS = 24 * HOUR_MS;
-const STORE_OPTIONS = { connectTimeoutMs: 5_000, statementTimeoutMs: 15_000, applicationName: 'opm-worker' };
+const STORE_OPTIONS = {
+  connectTimeoutMs: 5_000,
+  statementTimeoutMs: 15_000,
+  answerTimeoutMs: 15_500,
+  applicationName: 'opm-worker',
+};
 
 /** The worker, put together by hand: who gets what stands here and nowhere else. */
 export async function compose(context: ProcessContext<WorkerConfig>): Promise<void> {

@@ -13,7 +13,7 @@ type Held = { tries: number; until: number };
  * The customers whose rows another session holds, as far as statements have met them. Each is tried again after a delay
  * that doubles, however many entries there are about it, and meanwhile nothing waits for its row.
  */
-export function createHeldCustomers({ now = () => performance.now() } = {}) {
+export function createHeldCustomers() {
   const known = new LRUCache<string, Held>({ max: MAX_KNOWN, ttl: REMEMBER_MS, ttlResolution: 1_000 });
   const toKey = (projectId: number, customerId: string) => `${projectId}:${customerId}`;
 
@@ -24,13 +24,13 @@ export function createHeldCustomers({ now = () => performance.now() } = {}) {
 
     /** Whether the customer was met so short a time ago that another try is not due. */
     mustWait: (projectId: number, customerId: string): boolean =>
-      (known.get(toKey(projectId, customerId))?.until ?? 0) > now(),
+      (known.get(toKey(projectId, customerId))?.until ?? 0) > performance.now(),
 
     /** @returns how many tries in a row have met it */
     onHeld(projectId: number, customerId: string): number {
       const key = toKey(projectId, customerId);
       const tries = (known.get(key)?.tries ?? 0) + 1;
-      known.set(key, { tries, until: now() + retryDelayMs(tries) });
+      known.set(key, { tries, until: performance.now() + retryDelayMs(tries) });
       return tries;
     },
 

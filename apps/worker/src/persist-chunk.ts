@@ -1,4 +1,4 @@
-import { GroupCommit, type Version } from '@opm/core';
+import { type CustomerEntry, GroupCommit, withTimeout } from '@opm/core';
 import { type Chunk, type EntryWorker, type JobContext, Postponed, retryDelayMs } from '@opm/queue';
 import { LRUCache } from 'lru-cache';
 import { createHeldCustomers } from './held-customers.js';
@@ -21,6 +21,8 @@ export type PersistChunkDeps = Omit<PersistAloneDeps, 'heldCustomers'> & {
 /** For so long after a job of a short backlog the statements of long ones are small, and so much smaller than others. */
 const POLITE_MS = 250;
 const POLITE_DIVISOR = 4;
+/** What has not been settled by then is cleared away later, as after any failure. */
+const SETTLE_TIMEOUT_MS = 5_000;
 /** Jobs of which it is known what is done. */
 const MAX_POSTPONED = 1_000;
 
@@ -30,8 +32,8 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
 
   const heldCustomers = createHeldCustomers();
   const persistAlone = createPersistAlone({ ...deps, heldCustomers });
-  /** Versions of the entries that are done of jobs that were postponed for the others. */
-  const doneOf = new LRUCache<string, Set<Version>>({ max: MAX_POSTPONED });
+  /** The entries that are done of jobs that were postponed for the others. */
+  const doneOf = new LRUCache<string, Set<string>>({ max: MAX_POSTPONED });
   const bounds = { sizeOf: ({ entries }: Chunk) => entries.length, maxInFlight };
 
   let shortCameAt = Number.NEGATIVE_INFINITY;
@@ -57,12 +59,17 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     ofLongBacklogs: createStatements(() => (isShortAbout() ? Math.ceil(maxRows / POLITE_DIVISOR) : maxRows)),
   };
 
-  /** The chunks of a statement come here together, so there is one call for each; the next statement need not wait for it. */
+  /**
+   * The chunks of a statement come here together, so there is one call for each; the next statement need not wait for it. Nor
+   * need other shards: the store of one may be away for good.
+   */
   const settlements = new GroupCommit<number, Chunk, void>({
     ...bounds,
     maxBatch: maxRows,
+    maxInFlight: Number.POSITIVE_INFINITY,
+    maxInFlightPerLane: maxInFlight,
     async commit(shard, chunks) {
-      await settle(shard, chunks).catch((error) => {
+      await withTimeout(settle(shard, chunks), SETTLE_TIMEOUT_MS).catch((error) => {
         logger.warn({ err: error }, 'claims could not be settled; they are cleared away later');
       });
       return chunks.map(() => undefined);
@@ -91,12 +98,12 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     const { shard, jobId, start } = context;
     const key = `${shard}:${jobId}`;
     const done = doneOf.get(key) ?? new Set();
-    const left = chunk.entries.filter(({ version }) => !done.has(version));
+    const left = chunk.entries.filter((entry) => !done.has(keyOf(entry)));
     const waiting = new Set(await persistAlone({ ...chunk, entries: left }, context));
     const entries = left.filter((entry) => !waiting.has(entry));
     if (entries.length > 0) await settlements.run(shard, { ...chunk, entries });
     if (waiting.size === 0) return void doneOf.delete(key);
-    doneOf.set(key, new Set([...done, ...entries.map(({ version }) => version)]));
+    doneOf.set(key, new Set([...done, ...entries.map(keyOf)]));
     throw new Postponed('another session holds rows', { delayMs: retryDelayMs(start), reason: 'blocked' });
   }
 
@@ -108,3 +115,6 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     logger.debug({ jobId, projectId: chunk.projectId, entries: chunk.entries.length }, 'chunk done');
   };
 }
+
+/** Of two files that are imported as of the same time, lines with the same number have the same version. */
+const keyOf = ({ customerId, version }: CustomerEntry) => `${version}:${customerId}`;

@@ -13,6 +13,8 @@ export type Load = {
   rate?: number;
   /** Entries per request, to POST /entries; otherwise each goes to POST /entry by itself. */
   batch?: number | undefined;
+  /** Over how many connections; 100 unless given, or 10 for batches. */
+  connections?: number;
 };
 
 export type LoadResult = { requests: number; seconds: number; p50Ms: number; p99Ms: number };
@@ -38,8 +40,8 @@ let runs = 0;
  */
 export async function runLoad(load: Load): Promise<LoadResult> {
   const way = load.batch
-    ? { path: '/entries', connections: BATCH_CONNECTIONS }
-    : { path: '/entry', connections: CONNECTIONS };
+    ? { path: '/entries', connections: load.connections ?? BATCH_CONNECTIONS }
+    : { path: '/entry', connections: load.connections ?? CONNECTIONS };
   const targets = [load.target, ...(load.besides ?? [])];
   const connections = Math.ceil(way.connections / targets.length);
   const parts = await Promise.all(

@@ -15,7 +15,7 @@ export function checkClaims(
   for (const customerId of claims) {
     const all = customers.get(customerId) ?? [];
     const last = all.at(-1);
-    const isSettled = all.every(({ outcome, isRepeated }) => outcome === 'acknowledged' && !isRepeated);
+    const isSettled = all.every(({ outcome, repeats }) => outcome === 'acknowledged' && !repeats);
     if (!last || !isSettled || last.sentAt < quietSince) continue;
     findings.push({ rule: 'left behind', at: last.sentAt, customerId, what: 'a claim, though all entries are done' });
   }

@@ -30,7 +30,7 @@ const unknown = (sent: Sent): Sent => ({
   status: 0,
 });
 const refused = (sent: Sent): Sent => ({ ...sent, outcome: 'refused', status: 503 });
-const repeated = (sent: Sent): Sent => ({ ...sent, isRepeated: true });
+const repeated = (sent: Sent): Sent => ({ ...sent, repeats: 1 });
 const inOneBatch = (...all: Sent[]) => all.map((sent) => ({ ...sent, batch: 7 }));
 
 const rulesOf = (sent: Sent[], row: Row) => checkCustomer('a', sent, row).map(({ rule }) => rule);
@@ -73,6 +73,16 @@ describe('what some order of the entries explains is right:', () => {
         post(5, [8, 9], ['phone'], 201),
       ],
       { phone: 'p5' },
+    ],
+    [
+      'an erasure that was repeated may take the customer each time',
+      [
+        post(1, [0, 1], ['email'], 201),
+        repeated(erase(2, [2, 7])),
+        post(3, [3, 4], ['email'], 201),
+        post(4, [5, 6], ['email'], 201),
+      ],
+      { email: 'e4' },
     ],
     [
       'in a batch the later one wins',
@@ -181,6 +191,18 @@ describe('what no order explains is found:', () => {
       '201 twice, and an erasure before both',
       [erase(1, [0, 1]), post(2, [2, 3], both, 201), post(3, [4, 5], both, 201)],
       { email: 'e3', phone: 'p3' },
+      ['created twice'],
+    ],
+    [
+      '201 four times, one after the other, for an erasure that was repeated once',
+      [
+        post(1, [0, 1], ['email'], 201),
+        repeated(erase(2, [2, 9])),
+        post(3, [3, 4], ['email'], 201),
+        post(4, [5, 6], ['email'], 201),
+        post(5, [7, 8], ['email'], 201),
+      ],
+      { email: 'e5' },
       ['created twice'],
     ],
     [

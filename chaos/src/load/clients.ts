@@ -74,13 +74,13 @@ export function startClients(options: ClientsOptions): Clients {
   }
 
   async function sendOnce(entries: Sent[], call: Call): Promise<void> {
-    note(entries, await request(call), false);
+    note(entries, await request(call), 0);
   }
 
   async function sendKeyed(entries: Sent[], call: Call): Promise<void> {
     const key = randomUUID();
-    const { answer, isRepeated } = await sendUntilDecided(() => request(call, key));
-    note(entries, answer, isRepeated);
+    const { answer, repeats } = await sendUntilDecided(() => request(call, key));
+    note(entries, answer, repeats);
     const isAccepted = answer !== undefined && answer.status < 300;
     if (isAccepted && random.chance(PERCENT_REPEATED)) await repeat(entries, call, key, answer);
   }
@@ -93,21 +93,21 @@ export function startClients(options: ClientsOptions): Clients {
       for (const entry of entries) entry.isReplayed = true;
       if (!isSame) onUnexpected(`${entries[0]?.id} was answered ${first.status}, and then ${again.status}`);
     } else if (again?.status !== 409) {
-      for (const entry of entries) entry.isRepeated = true;
+      for (const entry of entries) entry.repeats = (entry.repeats ?? 0) + 1;
     }
   }
 
   /** Without an answer nobody knows. */
-  function note(entries: Sent[], answer: Answer | undefined, isRepeated: boolean): void {
+  function note(entries: Sent[], answer: Answer | undefined, repeats: number): void {
     const answers = answer && toAnswers(answer, entries.length);
     for (const [i, entry] of entries.entries()) {
-      if (isRepeated) entry.isRepeated = true;
+      if (repeats > 0) entry.repeats = repeats;
       if (answer?.isReplayed) entry.isReplayed = true;
       const own = answers?.[i] ?? answer;
       if (!own) continue;
       const outcome = toOutcome(entry, own);
       // A 404 may be told because the erasure that was sent before did what it should.
-      if (outcome) ledger.answer(entry, isRepeated && outcome === 'refused' ? 'unknown' : outcome, own.status);
+      if (outcome) ledger.answer(entry, repeats > 0 && outcome === 'refused' ? 'unknown' : outcome, own.status);
       else onUnexpected(`${entry.id} was answered ${own.status}: ${own.text.slice(0, 200)}`);
     }
   }

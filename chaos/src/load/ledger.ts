@@ -25,8 +25,8 @@ export type Sent = {
   status: number;
   /** The request that brought it, where that brought more than one: they apply in the order of their ids. */
   batch?: number;
-  /** It was sent more than once, and may have had more than one effect, at any time since. */
-  isRepeated?: true;
+  /** How many effects it may have had, at any time since it was sent, beside the one that its answer tells of. */
+  repeats?: number;
   /** It was sent more than once, and was told the first answer again. */
   isReplayed?: true;
 };

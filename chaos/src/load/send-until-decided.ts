@@ -4,8 +4,8 @@ import { type Answer, isUndecided, toAnswers } from './answer.js';
 export type Decided = {
   /** None where nobody knows. */
   answer: Answer | undefined;
-  /** Whether attempts before the one that was answered may have had effects of their own, at any time. */
-  isRepeated: boolean;
+  /** How many attempts before the one that was answered may have had an effect of their own, at any time. */
+  repeats: number;
 };
 
 const MAX_ATTEMPTS = 8;
@@ -20,9 +20,10 @@ export async function sendUntilDecided(
   for (let attempt = 1; ; attempt++) {
     const answer = await send();
     // The answer that is replayed is that of one of those.
-    if (answer && !isToBeSentAgain(answer)) return { answer, isRepeated: open > (answer.isReplayed ? 1 : 0) };
+    if (answer && !isToBeSentAgain(answer))
+      return { answer, repeats: answer.isReplayed ? Math.max(open - 1, 0) : open };
     if (mayHaveActed(answer)) open++;
-    if (attempt === MAX_ATTEMPTS) return { answer: open > 0 ? undefined : answer, isRepeated: open > 0 };
+    if (attempt === MAX_ATTEMPTS) return { answer: open > 0 ? undefined : answer, repeats: open };
     await delay(pauseMs);
   }
 }

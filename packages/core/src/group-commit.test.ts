@@ -70,6 +70,38 @@ test('what waits while the bulk calls are under way is batched up to the limit, 
   ]);
 });
 
+test('lanes whose group has all its bulk calls under way keep no other group waiting', async () => {
+  const calls: string[] = [];
+  const ends: (() => void)[] = [];
+  const group = new GroupCommit<string, number, number>({
+    commit: (lane, items) =>
+      new Promise((resolve) => {
+        calls.push(lane);
+        ends.push(() => resolve(items));
+      }),
+    maxBatch: 1,
+    maxInFlight: 4,
+    groups: { of: (lane) => lane[0], maxInFlight: 2 },
+  });
+  const results = Promise.all(['a1', 'a2', 'a3', 'b1', 'b2', 'a4'].map((lane, i) => group.run(lane, i)));
+  await turn();
+  expect(calls).toEqual(['a1', 'a2', 'b1', 'b2']);
+  ends[2]?.();
+  await turn();
+  await turn();
+  expect(calls).toHaveLength(4); // there is a place, and it is not for a
+  ends[0]?.();
+  await turn();
+  await turn();
+  expect(calls.slice(4)).toEqual(['a3']);
+  while (ends.length > 0) {
+    ends.pop()?.();
+    await turn();
+    await turn();
+  }
+  expect(await results).toEqual([0, 1, 2, 3, 4, 5]);
+});
+
 test('a lane that has all its bulk calls under way keeps no other lane waiting', async () => {
   const { calls, group } = createRecorder(1, 3, 1);
   const results = Promise.all([group.run('a', 1), group.run('a', 2), group.run('b', 3)]);

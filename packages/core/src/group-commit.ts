@@ -12,7 +12,24 @@ type Batch<Lane, Item, Result> = { lane: Lane; waiting: Waiting<Item, Result>[] 
 /** What a call got: its result, or the error. */
 export type Outcome<Result> = { result: Result; error?: undefined } | { error: unknown };
 
-type Expiry = { maxWaitMs: number; toError: () => Error };
+type Groups<Lane> = { of: (lane: Lane) => unknown; maxInFlight: number };
+
+type Expiry<Item> = { maxWaitMs: number; toError: (item: Item) => Error };
+
+/** Numbers by key, of which none is kept that is 0. */
+class Tally<Key> {
+  readonly #counts = new Map<Key, number>();
+
+  of(key: Key): number {
+    return this.#counts.get(key) ?? 0;
+  }
+
+  add(key: Key, some: number): void {
+    const count = this.of(key) + some;
+    if (count === 0) this.#counts.delete(key);
+    else this.#counts.set(key, count);
+  }
+}
 
 /**
  * Turns concurrent calls into bulk calls: what arrives for one lane during one turn of the event loop, or while all
@@ -21,7 +38,8 @@ type Expiry = { maxWaitMs: number; toError: () => Error };
  * An item counts as one, or as what `sizeOf` says; one that is larger than `maxBatch` goes alone. Where `maxBatch` is a
  * function, it is asked for each bulk call.
  *
- * With `maxInFlightPerLane` a lane has so many of the bulk calls under way at most, however many there may be in all.
+ * With `maxInFlightPerLane` a lane has so many of the bulk calls under way at most, however many there may be in all; and with
+ * `groups` so have the lanes together that are of one group, such as those whose calls go to the same store.
  *
  * `commit` answers with one result per item, in order, or throws for all of them. Lanes take turns, and a lane costs
  * memory only while something waits in it. What has waited for longer than `expiry` when its turn could come is rejected:
@@ -33,9 +51,11 @@ export class GroupCommit<Lane, Item, Result> {
   readonly #sizeOf: (item: Item) => number;
   readonly #maxInFlight: number;
   readonly #maxInFlightPerLane: number;
-  readonly #expiry: Expiry | undefined;
+  readonly #expiry: Expiry<Item> | undefined;
   readonly #lanes = new Map<Lane, Waiting<Item, Result>[]>();
-  readonly #inFlightOf = new Map<Lane, number>();
+  readonly #groups: Groups<Lane>;
+  readonly #inFlightOfLane = new Tally<Lane>();
+  readonly #inFlightOfGroup = new Tally<unknown>();
   #pending = 0;
   #inFlight = 0;
   #scheduled = false;
@@ -45,14 +65,16 @@ export class GroupCommit<Lane, Item, Result> {
     maxBatch: number | (() => number);
     maxInFlight: number;
     maxInFlightPerLane?: number;
+    groups?: Groups<Lane>;
     sizeOf?: (item: Item) => number;
-    expiry?: Expiry;
+    expiry?: Expiry<Item>;
   }) {
     this.#commit = options.commit;
     const { maxBatch } = options;
     this.#maxBatch = typeof maxBatch === 'number' ? () => maxBatch : maxBatch;
     this.#maxInFlight = options.maxInFlight;
     this.#maxInFlightPerLane = options.maxInFlightPerLane ?? options.maxInFlight;
+    this.#groups = options.groups ?? { of: () => undefined, maxInFlight: options.maxInFlight };
     this.#sizeOf = options.sizeOf ?? (() => 1);
     this.#expiry = options.expiry;
   }
@@ -120,7 +142,8 @@ export class GroupCommit<Lane, Item, Result> {
 
   async #commitBatch({ lane, waiting }: Batch<Lane, Item, Result>): Promise<void> {
     this.#inFlight++;
-    this.#inFlightOf.set(lane, (this.#inFlightOf.get(lane) ?? 0) + 1);
+    this.#inFlightOfLane.add(lane, 1);
+    this.#inFlightOfGroup.add(this.#groups.of(lane), 1);
     try {
       const results = await this.#commit(
         lane,
@@ -132,9 +155,8 @@ export class GroupCommit<Lane, Item, Result> {
       for (const { reject } of waiting) reject(error);
     } finally {
       this.#inFlight--;
-      const left = (this.#inFlightOf.get(lane) ?? 0) - 1;
-      if (left > 0) this.#inFlightOf.set(lane, left);
-      else this.#inFlightOf.delete(lane);
+      this.#inFlightOfLane.add(lane, -1);
+      this.#inFlightOfGroup.add(this.#groups.of(lane), -1);
       this.#pending -= waiting.length;
       this.#rejectExpired();
       if (this.#lanes.size > 0) this.#schedule();
@@ -148,7 +170,7 @@ export class GroupCommit<Lane, Item, Result> {
       const kept = waiting.findIndex(({ since }) => since >= oldest);
       const expired = waiting.splice(0, kept < 0 ? waiting.length : kept);
       this.#pending -= expired.length;
-      for (const { reject } of expired) reject(this.#expiry.toError());
+      for (const { item, reject } of expired) reject(this.#expiry.toError(item));
       if (waiting.length === 0) this.#lanes.delete(lane);
     }
   }
@@ -156,7 +178,8 @@ export class GroupCommit<Lane, Item, Result> {
   /** The head of the lane that has waited longest, of those that may; what is left of it goes to the end of the line. */
   #takeBatch(): Batch<Lane, Item, Result> | undefined {
     for (const [lane, waiting] of this.#lanes) {
-      if ((this.#inFlightOf.get(lane) ?? 0) >= this.#maxInFlightPerLane) continue;
+      if (this.#inFlightOfLane.of(lane) >= this.#maxInFlightPerLane) continue;
+      if (this.#inFlightOfGroup.of(this.#groups.of(lane)) >= this.#groups.maxInFlight) continue;
       this.#lanes.delete(lane);
       const fitting = this.#countFitting(waiting);
       if (fitting < waiting.length) this.#lanes.set(lane, waiting.splice(fitting));

@@ -40,5 +40,5 @@ export type Admission = {
   sweep(shard: number, olderThanMs: number, before?: Version): Promise<void>;
 };
 
-/** A partner's retry days later still finds the claim; a worker that was down for a weekend still settles it. */
+/** What was queued before a weekend without workers is settled after it. */
 export const CLAIM_TTL_MS = 7 * 24 * 60 * 60 * 1000;

@@ -4,7 +4,7 @@ import { Ajv } from 'ajv';
 /** What one job may hold. */
 export const MAX_CHUNK_ENTRIES = 1_000;
 
-/** What one job holds: entries of one project, all of the same shard, in version order. */
+/** What one job holds: entries of one project, all of the same shard, in version order but for dead letters that are replayed. */
 export type Chunk = { projectId: number; entries: CustomerEntry[] };
 
 /**

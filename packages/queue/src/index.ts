@@ -16,6 +16,7 @@ export { startMaintenance } from './maintenance.js';
 export { isPooled } from './postgres/is-pooled.js';
 export { migrateQueue } from './postgres/migrate-queue.js';
 export { type QueueConfig, toQueueConfig } from './queue-backend.js';
+export { toHashTag } from './redis/hash-tag.js';
 export { retryDelayMs } from './retry-policy.js';
 export { shardOf } from './shards.js';
 export type { LeaseCall, Leased, TokenBuckets } from './token-buckets.js';

@@ -1,9 +1,10 @@
 import type { Version } from '@opm/core';
-import type { Job } from 'bullmq';
+import type { Job, Queue } from 'bullmq';
 import { CLAIM_TTL_MS } from './admission.js';
 import { countUndone, readOldestVersion } from './backlog.js';
 import { MAX_CHUNK_ENTRIES } from './chunk.js';
 import { closeWorkers } from './close-workers.js';
+import { allDone, inTime } from './in-time.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 import { toAddresses } from './shards.js';
 
@@ -22,12 +23,16 @@ export type MaintenanceOptions = QueueConfig & {
   onError: (error: Error) => void;
 };
 
-export const MAINTENANCE = { name: 'maintenance', slot: 'maintenance' };
+export const MAINTENANCE = { name: 'maintenance' };
 const HOUR_MS = 60 * 60 * 1_000;
 const ON_THE_HOUR = '0 * * * *';
 const CLEAR_INTERVAL_MS = 30 * 1_000;
 /** No ingress enqueues what it has admitted so long ago. */
 const ORPHAN_AGE_MS = 30 * 1_000;
+/** Where a master is away, they wait for it: neither the other shards' backlogs nor the other tasks should wait behind that. */
+const SHARD_TIMEOUT_MS = 10 * 1_000;
+/** For what reads all claims, or all keys, and for a task as a whole. */
+const SWEEP_TIMEOUT_MS = 60 * 1_000;
 /** Of a shard; so many jobs are read to learn which claims are none of theirs. */
 const MAX_READ_JOBS = 200;
 
@@ -44,28 +49,54 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
     toAddresses(config.shards).map((address) => backend.openQueue(address, { skipMetasUpdate: true })),
   );
 
+  const shards = entryQueues.map((entryQueue, shard) => ({
+    limitBacklog: inTime(() => limitBacklog(entryQueue, shard), SHARD_TIMEOUT_MS),
+    findOldest: inTime(() => findOldest(entryQueue), SHARD_TIMEOUT_MS),
+    sweepClaims: inTime(
+      (olderThanMs: number, before?: Version) => backend.admission.sweep(shard, olderThanMs, before),
+      SWEEP_TIMEOUT_MS,
+    ),
+  }));
+
   /** Processes that were killed, and calls that came too late, leave entries that count as waiting, and claims without one. */
   async function clearLeftovers(): Promise<void> {
-    let oldest: Version | undefined = (Date.now() - ORPHAN_AGE_MS) * 1_000; // what comes while jobs are read is newer
-    for (const [shard, entryQueue] of entryQueues.entries()) {
-      const jobs = await countUndone(entryQueue);
-      await backend.admission.limitBacklog(shard, jobs * MAX_CHUNK_ENTRIES);
-      const own = jobs > MAX_READ_JOBS ? undefined : await readOldestVersion(entryQueue, MAX_READ_JOBS);
-      oldest = own !== undefined && oldest !== undefined ? Math.min(oldest, own) : undefined;
+    const jobs = await allDone(shards.map((shard) => shard.limitBacklog()));
+    if (jobs.some((count) => count > MAX_READ_JOBS)) return;
+    let oldest: Version = Number.MAX_SAFE_INTEGER;
+    for (const shard of shards) {
+      const own = await shard.findOldest();
+      if (own === undefined) return;
+      oldest = Math.min(oldest, own);
     }
-    if (oldest !== undefined) await sweepClaims(ORPHAN_AGE_MS, oldest);
+    await sweepClaims(ORPHAN_AGE_MS, oldest);
   }
 
-  async function sweepClaims(olderThanMs: number, before?: Version): Promise<void> {
-    for (const shard of entryQueues.keys()) await backend.admission.sweep(shard, olderThanMs, before);
+  /** @returns a version than which no claim of a waiting entry is older; undefined where too many jobs wait to know one */
+  async function findOldest(entryQueue: Queue): Promise<Version | undefined> {
+    const begun = (Date.now() - ORPHAN_AGE_MS) * 1_000; // what comes while jobs are read is newer
+    const own = await readOldestVersion(entryQueue, MAX_READ_JOBS);
+    return own === undefined ? undefined : Math.min(own, begun);
   }
+
+  /** @returns how many jobs of the shard are not done */
+  async function limitBacklog(entryQueue: Queue, shard: number): Promise<number> {
+    const jobs = await countUndone(entryQueue);
+    await backend.admission.limitBacklog(shard, jobs * MAX_CHUNK_ENTRIES);
+    return jobs;
+  }
+
+  const sweepClaims = (...older: [olderThanMs: number, before?: Version]) =>
+    allDone(shards.map((shard) => shard.sweepClaims(...older)));
 
   const tasks: Record<string, MaintenanceTask> = {
     ...options.tasks,
-    'clear-leftovers': { repeat: { every: CLEAR_INTERVAL_MS }, run: clearLeftovers },
+    'clear-leftovers': { repeat: { every: CLEAR_INTERVAL_MS }, run: inTime(clearLeftovers, SWEEP_TIMEOUT_MS) },
     // Not at once: it reads all claims, and the first worker to start may have a backlog to work off.
     'sweep-claims': { repeat: { pattern: ON_THE_HOUR }, run: () => sweepClaims(CLAIM_TTL_MS) },
-    'sweep-idempotency-keys': { repeat: { every: HOUR_MS }, run: () => backend.idempotency.sweep() },
+    'sweep-idempotency-keys': {
+      repeat: { every: HOUR_MS },
+      run: inTime(() => backend.idempotency.sweep(), SWEEP_TIMEOUT_MS),
+    },
   };
   const runTask = async ({ name }: Job) => onDone(name, await tasks[name]?.run());
   const worker = await backend.openWorker(MAINTENANCE, runTask, { autorun: false });

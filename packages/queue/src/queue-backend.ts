@@ -83,11 +83,11 @@ export async function connectQueueBackend(
   role: Role,
   { signal, onError }: { signal: AbortSignal; onError: (error: Error) => void },
 ): Promise<QueueBackend> {
-  const { databaseUrl, redisUrl, minReplicas = 0, prefix } = config;
+  const { databaseUrl, redisUrl, minReplicas = 0, prefix, shards } = config;
   const { createQueue, createWorker, ...store } =
     redisUrl === undefined
       ? createPostgresQueueBackend({ databaseUrl, role, onError })
-      : createRedisQueueBackend({ redisUrl, minReplicas, prefix, role, onError });
+      : createRedisQueueBackend({ redisUrl, minReplicas, prefix, shards, role, onError });
 
   const opened = new Set<Queue | Worker>();
   let closed: Promise<void> | undefined;

@@ -10,6 +10,7 @@ export const JOB_OPTIONS: JobsOptions = {
   backoff: { type: 'capped-exponential' },
   removeOnComplete: true,
   removeOnFail: { age: 30 * 24 * 60 * 60, count: 10_000 },
+  stackTraceLimit: 1, // of all attempts
 };
 
 const FIRST_DELAY_MS = 250;

@@ -5,10 +5,10 @@ export function shardOf(projectId: number, customerId: string, shards: number): 
   return shards === 1 ? 0 : crc32(`${projectId}:${customerId}`) % shards;
 }
 
-/** A BullMQ queue; on Redis all keys with the same slot live on one node of a cluster. */
-export type QueueAddress = { name: string; slot: string };
+/** A BullMQ queue: of one of so many shards, or of none. */
+export type QueueAddress = { name: string; shard?: { index: number; of: number } };
 
 /** Where the entries of each shard are queued. */
 export function toAddresses(shards: number): QueueAddress[] {
-  return Array.from({ length: shards }, (_, shard) => ({ name: `entries-${shard}`, slot: String(shard) }));
+  return Array.from({ length: shards }, (_, index) => ({ name: `entries-${index}`, shard: { index, of: shards } }));
 }

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { BACKENDS, type Backend, waitFor } from '@opm/testkit';
+import { BACKENDS, type Backend, createBackend, waitFor } from '@opm/testkit';
+import pg from 'pg';
 import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
 
 type Customer = { customerId: string; erase?: true };
@@ -178,6 +179,29 @@ test.each(BACKENDS)('on %s a sweep removes claims that are older, and no others'
   expect(await countClaims(0, 'current', 'old 0')).toBe(2);
   await admission.sweep(0, 900);
   expect(await countClaims(0, 'current', ...old.slice(1))).toBe(1);
+  await close();
+  await backend.drop();
+});
+
+test('on PostgreSQL a limit on backlogs and those who settle do not wait for each other', async () => {
+  const backend = await createBackend(undefined);
+  const options = { signal: new AbortController().signal, onError: () => {} };
+  const { admission, close } = await connectQueueBackend({ ...backend, shards: 1 }, 'worker', options);
+  for (const projectId of [1, 2]) await admission.admit(0, projectId, [{ customerId: 'a' }, { customerId: 'b' }]);
+
+  const settling = new pg.Client({ connectionString: backend.databaseUrl });
+  await settling.connect();
+  await settling.query('BEGIN; SELECT FROM admission.shards WHERE shard = 0 FOR UPDATE');
+  await settling.query('SELECT admission.count_down(0, 2, 1)');
+  const limiting = admission.limitBacklog(0, 1);
+  const isWaiting = async () =>
+    (await settling.query('SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))')).rowCount;
+  await waitFor(isWaiting, { description: 'the limit to wait' });
+  await settling.query('SELECT admission.count_down(0, 1, 1)');
+  await settling.query('COMMIT');
+  await limiting;
+  expect(await admission.countBacklog(0)).toBe(2);
+  await settling.end();
   await close();
   await backend.drop();
 });

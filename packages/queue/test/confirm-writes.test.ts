@@ -34,6 +34,7 @@ async function waitForReplicas(count: number): Promise<void> {
   await waitFor(areThere, { description: `${count} replicas` });
 }
 const readInfo = () => withRedis(primary.url, (redis) => redis.info('replication'));
+const turn = () => new Promise((resolve) => setImmediate(resolve));
 const admit = (customerId: string) => backend.admission.admit(0, 1, [{ customerId }]);
 
 test('what is answered is on all replicas that must have it, also of many calls at once', async () => {
@@ -56,4 +57,30 @@ test('while one of them does not answer, calls fail with what is missing, and wo
     process.kill(one.pid, 'SIGCONT');
   }
   await waitFor(async () => (await admit('again')).admitted.length === 1, { description: 'the replica' });
+});
+
+test('while one of them does not answer, what comes after that fails at once, and is never run', async () => {
+  const [one] = replicas as [LocalRedis, LocalRedis];
+  const held: Promise<unknown>[] = [];
+  process.kill(one.pid, 'SIGSTOP');
+  try {
+    const first = admit('first').catch((error) => error.message);
+    await turn();
+    // Each is held up by half a second of all before it.
+    const heldSince = performance.now();
+    for (let i = 0; i < 8; i++) {
+      held.push(admit(`held ${i}`).catch(() => {}));
+      await turn();
+    }
+    expect(await first).toBe('only 1 of 2 replicas have it');
+    await waitFor(() => performance.now() - heldSince > 510, { description: 'the oldest of them to be old' });
+    await expect(admit('late')).rejects.toThrow('replicas do not confirm');
+  } finally {
+    process.kill(one.pid, 'SIGCONT');
+  }
+  await Promise.all(held);
+  await waitFor(async () => (await admit('again')).admitted.length === 1, { description: 'the replica' });
+  const claims = await withRedis(primary.url, (redis) => redis.hkeys('{opm-0}:claims'));
+  expect(claims).toEqual(expect.arrayContaining(['1:first', '1:held 0', '1:held 7', '1:again']));
+  expect(claims).not.toContain('1:late');
 });

@@ -3,6 +3,7 @@ import { BACKENDS, type Backend, query, waitFor, withRedis } from '@opm/testkit'
 import { Redis } from 'ioredis';
 import type { KeptAnswer, KeyedRequest, Known } from '../src/idempotency.js';
 import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
+import { toHashTag } from '../src/redis/hash-tag.js';
 
 const LEASE_MS = 60_000;
 const KEEP_MS = 24 * 60 * 60 * 1_000;
@@ -188,7 +189,7 @@ test('on Redis a key is named by its shard’s hash tag, takes less than 300 byt
   const request = { id: 'i'.repeat(43), fingerprint: 'f'.repeat(43), token: 't'.repeat(36) };
   const redis = new Redis(redisUrl);
   const read = async () => {
-    const [key = '', ...others] = await redis.keys(`{${prefix}-1}:idempotency:*`);
+    const [key = '', ...others] = await redis.keys(`${toHashTag(prefix, 1, 2)}:idempotency:*`);
     expect(others).toEqual([]);
     return { bytes: Number(await redis.memory('USAGE', key)), ttl: await redis.pttl(key) };
   };

@@ -17,7 +17,7 @@ async function createPlace(store: string): Promise<Place> {
   return { backend, proxy, options };
 }
 
-const ADDRESS = { name: 'entries-0', slot: '0' };
+const ADDRESS = { name: 'entries-0', shard: { index: 0, of: 1 } };
 
 test.each<[string, Role]>([
   ['Redis', 'producer'],

@@ -15,6 +15,7 @@ test('all problems are named at once, and no value is printed', () => {
       {
         DATABASE_URL: 's3cret',
         PORT: '99999s3cret',
+        REDIS_PREFIX: '{s3cret}',
         QUEUE_SHARDS: '0',
         REDIS_URL: 'http://s3cret',
         LOG_LEVEL: 's3cret',
@@ -24,9 +25,10 @@ test('all problems are named at once, and no value is printed', () => {
     );
   expect(read).toThrow(
     [
-      `DATABASE_URL is not valid: URL of PostgreSQL, such as postgresql://user:password@host:5432/opm; ${ENCODING}`,
-      `REDIS_URL is not valid: URL of Redis, such as redis://host:6379, or of several nodes of a Redis Cluster with commas between them, without which the queue is kept in PostgreSQL; ${ENCODING}`,
-      'QUEUE_SHARDS is not valid: number of queues, the same for every process',
+      `DATABASE_URL is not valid: URL of PostgreSQL, such as postgresql://user:password@host:5432/opm, without options, statement_timeout, query_timeout, lock_timeout, which are set by the processes, and with no other schema than public; ${ENCODING}`,
+      `REDIS_URL is not valid: URL of Redis, such as redis://host:6379, or of several nodes of a Redis Cluster with commas between them, and with no other parameter than family; without it the queue is kept in PostgreSQL; ${ENCODING}`,
+      'REDIS_PREFIX is not valid: namespace of all keys on Redis, without { and }',
+      'QUEUE_SHARDS is not valid: number of queues, 1 to 1000, the same for every process',
       'LOG_LEVEL is not valid: one of fatal, error, warn, info, debug, trace, silent',
       'SHUTDOWN_TIMEOUT_MS is not valid: milliseconds, 1 to 2147483647, that a process may drain after SIGTERM',
       'PORT is not valid: port for partners',
@@ -43,6 +45,13 @@ test('several nodes of a Redis Cluster are taken where their credentials are the
   for (const other of ['redis://u:q@b:7001', 'redis://b:7001', 'rediss://u:p@b:7001', 'http://b', 'b:7001', '']) {
     expect(() => read('redis://u:p@a:7000', other)).toThrow(/^REDIS_URL is not valid/);
   }
+});
+
+test('there are no more shards than there is room for in the slots of a cluster', () => {
+  const read = (shards: string) =>
+    parseEnv({ DATABASE_URL: 'postgresql://localhost/opm', LIMIT: '5', QUEUE_SHARDS: shards }, spec).QUEUE_SHARDS;
+  expect(read('1000')).toBe(1000);
+  expect(() => read('1001')).toThrow(/^QUEUE_SHARDS is not valid: number of queues, 1 to 1000, /);
 });
 
 test('defaults apply, and an empty variable counts as not given', () => {
@@ -66,4 +75,24 @@ test('a URL may have any password that is percent-encoded', () => {
   const password = encodeURIComponent('p@ss:w/o?r#d%&+ ü%zz');
   const urls = { DATABASE_URL: `postgres://a%40b:${password}@[::1]/opm?sslmode=verify-full&sslrootcert=/etc/ca.crt` };
   expect(parseEnv({ ...urls, REDIS_URL: `rediss://u:${password}@host:6379/1`, LIMIT: '1' }, spec)).toMatchObject(urls);
+});
+
+test.each([
+  'options=-c%20TimeZone%3DCET',
+  'statement_timeout=0',
+  'query_timeout=0',
+  'sslmode=require&lock_timeout=1',
+  'schema=opm',
+])('a URL of PostgreSQL that would overrule what the processes set is refused: ?%s', (search) => {
+  const read = () => parseEnv({ DATABASE_URL: `postgresql://localhost/opm?${search}`, LIMIT: '1' }, spec);
+  expect(read).toThrow(/^DATABASE_URL is not valid: .* without options, /);
+});
+
+test('of the parameters that a URL of Redis may have, those that would overrule what the processes set are refused', () => {
+  const read = (search: string) =>
+    parseEnv({ DATABASE_URL: 'postgresql://localhost/opm', REDIS_URL: `redis://host?${search}`, LIMIT: '1' }, spec);
+  expect(read('family=6').REDIS_URL).toBe('redis://host?family=6');
+  for (const search of ['commandTimeout=60000', 'family=6&enableOfflineQueue=true', 'maxRetriesPerRequest=3']) {
+    expect(() => read(search)).toThrow(/^REDIS_URL is not valid: .* no other parameter than family; /);
+  }
 });

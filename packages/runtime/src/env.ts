@@ -20,12 +20,6 @@ const MAX_TIMER_MS = 2 ** 31 - 1;
 /** A port to listen on; 0 lets the system choose a free one. */
 export const port = makeValidator((text) => parseWhole(text, 0, 65_535));
 
-const urlOf = (...protocols: string[]) =>
-  makeValidator((text) => {
-    assertUrl(text, protocols);
-    return text;
-  });
-
 function assertUrl(text: string, protocols: string[]): URL {
   if (!URL.canParse(text) || !protocols.includes(new URL(text).protocol)) throw new Error('not such a URL');
   if (!isEncoded(text)) throw new Error('not percent-encoded');
@@ -43,11 +37,26 @@ function isEncoded(text: string): boolean {
   return !/[\s#]/.test(text) && !`${pathname}${search}`.includes('@');
 }
 
-const postgresUrl = urlOf('postgresql:', 'postgres:');
+/** In the URL they would win over what each process sets: a time zone that it relies on, and how long a statement may take. */
+const OWN_PARAMETERS = ['options', 'statement_timeout', 'query_timeout', 'lock_timeout'];
+/** Where our tables are; Prisma's migrations would go by the URL. */
+const SCHEMA = 'public';
+
+const postgresUrl = makeValidator((text) => {
+  const { searchParams } = assertUrl(text, ['postgresql:', 'postgres:']);
+  if (OWN_PARAMETERS.some((name) => searchParams.has(name))) throw new Error('has a parameter of ours');
+  if ((searchParams.get('schema') ?? SCHEMA) !== SCHEMA) throw new Error('names another schema');
+  return text;
+});
+
+/** Of those that ioredis reads from the URL, which would win over what each process sets: how long it waits, and for what. */
+const REDIS_PARAMETERS = ['family'];
 
 /** One URL, or those of some nodes of a cluster, which take the same credentials. */
 const redisUrl = makeValidator((text) => {
   const nodes = text.split(',').map((url) => assertUrl(url, ['redis:', 'rediss:']));
+  const parameters = nodes.flatMap(({ searchParams }) => [...searchParams.keys()]);
+  if (parameters.some((name) => !REDIS_PARAMETERS.includes(name))) throw new Error('has a parameter of ours');
   const [first, ...others] = nodes.map(({ protocol, username, password }) => `${protocol} ${username} ${password}`);
   if (others.some((other) => other !== first)) throw new Error('not the same credentials');
   return text;
@@ -59,23 +68,35 @@ function parseWhole(text: string, least: number, most: number): number {
   return number;
 }
 
+/** Braces would make another hash tag than the one that each shard's keys have. */
+const redisPrefix = makeValidator((text) => {
+  if (/[{}]/.test(text)) throw new Error('has braces');
+  return text;
+});
+
+/** A cluster has 16,384 slots, of which each shard wants a share. */
+const MAX_SHARDS = 1_000;
+
 const ENCODING = 'in its user and password anything but letters and digits is percent-encoded, @ as %40';
 
 /** What every process needs to know of its stores. */
 export const STORE_ENV = {
   DATABASE_URL: postgresUrl({
-    desc: `URL of PostgreSQL, such as postgresql://user:password@host:5432/opm; ${ENCODING}`,
+    desc: `URL of PostgreSQL, such as postgresql://user:password@host:5432/opm, without ${OWN_PARAMETERS.join(', ')}, which are set by the processes, and with no other schema than ${SCHEMA}; ${ENCODING}`,
   }),
   REDIS_URL: redisUrl({
     default: undefined,
-    desc: `URL of Redis, such as redis://host:6379, or of several nodes of a Redis Cluster with commas between them, without which the queue is kept in PostgreSQL; ${ENCODING}`,
+    desc: `URL of Redis, such as redis://host:6379, or of several nodes of a Redis Cluster with commas between them, and with no other parameter than ${REDIS_PARAMETERS}; without it the queue is kept in PostgreSQL; ${ENCODING}`,
   }),
   REDIS_MIN_REPLICAS: countBetween(
     0,
     100,
   )({ default: 0, desc: 'replicas of Redis that must have an entry before it is acknowledged, 0 to 100' }),
-  REDIS_PREFIX: str({ default: 'opm', desc: 'namespace of all keys on Redis' }),
-  QUEUE_SHARDS: count({ default: 1, desc: 'number of queues, the same for every process' }),
+  REDIS_PREFIX: redisPrefix({ default: 'opm', desc: 'namespace of all keys on Redis, without { and }' }),
+  QUEUE_SHARDS: countBetween(
+    1,
+    MAX_SHARDS,
+  )({ default: 1, desc: `number of queues, 1 to ${MAX_SHARDS}, the same for every process` }),
   LOG_LEVEL: str({
     choices: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
     default: 'info',

@@ -17,15 +17,17 @@ const logged = (error: unknown): string => {
 const databaseError = (details: object, message: string) =>
   Object.assign(new Error(message, { cause: new Error(`raw: ${message}`) }), details);
 
-test.each([[{ sqlState: '22021' }], [{ sqlState: 'P0001' }], [{ severity: 'ERROR', code: '23514' }]])(
-  'what PostgreSQL or a trigger says of a row is not logged, its code and where it happened are: %j',
-  (details) => {
-    const line = logged(databaseError(details, 'email jane@example.com is not allowed'));
-    expect(line).not.toContain('jane');
-    const { severity: _, ...code } = details as Record<string, string>;
-    expect(JSON.parse(line).err).toMatchObject({ ...code, stack: expect.stringContaining('logger.test') });
-  },
-);
+test.each([
+  [{ sqlState: '22021' }],
+  [{ sqlState: 'P0001' }],
+  [{ sqlState: '45000' }],
+  [{ severity: 'ERROR', code: '23514' }],
+])('what PostgreSQL or a trigger says of a row is not logged, its code and where it happened are: %j', (details) => {
+  const line = logged(databaseError(details, 'email jane@example.com is not allowed'));
+  expect(line).not.toContain('jane');
+  const { severity: _, ...code } = details as Record<string, string>;
+  expect(JSON.parse(line).err).toMatchObject({ ...code, stack: expect.stringContaining('logger.test') });
+});
 
 test.each([
   [{ sqlState: '42P01' }],

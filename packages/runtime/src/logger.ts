@@ -20,15 +20,15 @@ export function createLogger({ name, level }: { name: string; level: string }): 
 type LoggedError = Error & { code?: unknown; sqlState?: unknown; severity?: unknown };
 
 const HIDDEN = '(not shown, for it may quote a row)';
-/** SQLSTATEs about values and rows, and those of functions and triggers. What PostgreSQL says of itself is needed. */
-const ABOUT_ROWS = /^(2[123]|38|39|54|P0)/;
+/** SQLSTATEs by which PostgreSQL speaks of itself. By others it, or a trigger that has chosen its own, may quote a row. */
+const ABOUT_ITSELF = /^(0[8A]|2[568]|3[DF]|4[02]|5[3578]|XX)/;
 
 /** An error's details may quote a row (PostgreSQL's DETAIL does, and so does a trigger), so only what cannot is taken along. */
 function toLoggable(error: unknown, depth = 0, isAboutRow = false): unknown {
   if (!(error instanceof Error)) return { type: typeof error };
   const { name, message, code, sqlState, severity, stack, cause } = error as LoggedError;
   const state = sqlState ?? (severity === undefined ? undefined : code); // pg's own errors have it as their code
-  const isHidden = isAboutRow || ABOUT_ROWS.test(String(state ?? ''));
+  const isHidden = isAboutRow || (state !== undefined && !ABOUT_ITSELF.test(String(state)));
   return {
     type: name,
     message: isHidden ? HIDDEN : message,

@@ -24,7 +24,7 @@ type CommonEnv = { LOG_LEVEL: string; INTERNAL_PORT: number; INTERNAL_HOST: stri
  * The life of a process: read the environment, serve the internal port, start; on SIGTERM or SIGINT turn unready,
  * release everything in reverse order and exit 0, or 1 if that takes longer than SHUTDOWN_TIMEOUT_MS. An error that nobody
  * handled ends it in the same way, with exit code 1.
- * What goes wrong at the start is one clear line on stderr and exit code 1.
+ * What goes wrong at the start is one clear line on stderr and exit code 1, within the same time.
  */
 export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonEnv]: EnvSpec[string] }>(options: {
   name: string;
@@ -45,17 +45,23 @@ export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonE
   const abort = new AbortController();
   const releases: { what: string; release: () => Promise<void> | void }[] = [];
   let internal: InternalServer | undefined;
+  let closed: Promise<void> | undefined;
 
-  const close = async () => {
+  async function releaseAll(): Promise<void> {
     internal?.setUnready('is shutting down');
     abort.abort();
-    for (const { what, release } of releases.reverse()) {
+    for (let last = releases.pop(); last; last = releases.pop()) {
       try {
-        await release();
+        await last.release();
       } catch (error) {
-        logger.error({ err: error, what }, 'could not be closed');
+        logger.error({ err: error, what: last.what }, 'could not be closed');
       }
     }
+  }
+  /** Once, though a process may be told to end while it does so. */
+  const close = () => {
+    closed ??= releaseAll();
+    return closed;
   };
 
   closeWithGrace({ delay: common.SHUTDOWN_TIMEOUT_MS, logger: false }, async ({ signal, err }) => {
@@ -91,6 +97,7 @@ export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonE
     if (abort.signal.aborted) return;
     console.error(`${name}: ${toLine(error, config)}`);
     logger.debug({ err: error }, 'could not start');
+    setTimeout(() => process.exit(1), common.SHUTDOWN_TIMEOUT_MS);
     await close();
     process.exit(1);
   }

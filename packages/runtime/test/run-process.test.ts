@@ -10,8 +10,8 @@ beforeAll(async () => {
 });
 afterAll(() => rm(directory, { recursive: true }));
 
-/** Runs a process whose `start` is that, with `onClose` at hand. */
-async function run(start: string) {
+/** Runs a process whose `start` is that, with `onClose` at hand. Ready once it has started, unless another output says so. */
+async function run(start: string, readyOutput = /started/) {
   const file = join(directory, 'main.mjs');
   await writeFile(
     file,
@@ -23,8 +23,8 @@ async function run(start: string) {
   );
   return startProcess({
     file,
-    env: { DATABASE_URL: 'postgresql://nobody', INTERNAL_HOST: '127.0.0.1' },
-    readyOutput: /started/,
+    env: { DATABASE_URL: 'postgresql://nobody', INTERNAL_HOST: '127.0.0.1', SHUTDOWN_TIMEOUT_MS: '1000' },
+    readyOutput,
   });
 }
 
@@ -47,4 +47,29 @@ test('an error that nobody handles ends a process, which closes all the same and
     setTimeout(() => { throw new Error('unexpected'); }, 50)`);
   expect(await child.exited).toEqual({ code: 1, signal: null });
   expect(child.output()).toMatch(/"unexpected".*closed the first.*"stopped"/s);
+});
+
+test('a start that fails ends a process with 1, also where what it had opened cannot be closed', async () => {
+  const start = `
+    onClose('first', () => delay(600_000));
+    throw new Error('nothing there');`;
+  const child = await run(start, /nothing there/);
+  expect(await child.exited).toEqual({ code: 1, signal: null });
+  expect(child.output()).toBe('test: nothing there\n');
+});
+
+test('a process that is told to end while it closes after a failed start closes all once, last in, first out, and exits with 1', async () => {
+  const start = `
+    onClose('first', () => console.log('closed the first'));
+    onClose('second', async () => {
+      process.kill(process.pid, 'SIGTERM');
+      await delay(100);
+      console.log('closed the second');
+    });
+    onClose('third', () => console.log('closed the third'));
+    throw new Error('nothing there');`;
+  const child = await run(start, /nothing there/);
+  expect(await child.exited).toEqual({ code: 1, signal: null });
+  const closed = child.output().match(/closed the \w+/g);
+  expect(closed).toEqual(['closed the third', 'closed the second', 'closed the first']);
 });

@@ -172,10 +172,12 @@ function toStored<Row extends { id: bigint; version: bigint | null }>({ id, vers
   return { deadLetterId: String(id), ...row, version: version === null ? null : String(version) };
 }
 
+/** In code points, as the contract counts them. */
 const MAX_INDEXED_LENGTH = 255;
 
 /** The customer may be what was refused: an id that no column and no index can hold stands in the payload only. */
 function toIndexed(customerId = ''): string | undefined {
-  const holdable = customerId.length <= MAX_INDEXED_LENGTH && customerId.isWellFormed() && !customerId.includes('\0');
-  return customerId !== '' && holdable ? customerId : undefined;
+  const isShort = customerId.length <= MAX_INDEXED_LENGTH || [...customerId].length <= MAX_INDEXED_LENGTH;
+  const isHoldable = isShort && customerId.isWellFormed() && !customerId.includes('\0');
+  return customerId !== '' && isHoldable ? customerId : undefined;
 }

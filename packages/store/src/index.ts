@@ -10,6 +10,7 @@ export type {
   WholeDeadLetter,
 } from './dead-letters.js';
 export type { FailureKind } from './failure-kind.js';
+export { hasMigrations } from './migrations.js';
 export type { ListedProject, Project, Projects } from './projects.js';
 export { createStore, type Store, type StoreOptions } from './store.js';
 export { failureKindOf, StoreError } from './store-error.js';

@@ -17,6 +17,8 @@ export type StoreOptions = {
   poolSize?: number;
   /** How long one statement may take. */
   statementTimeoutMs?: number;
+  /** How long to wait for the answer; as long as the statement may take, where it is not given. Longer, it tells what is slow from what is away. */
+  answerTimeoutMs?: number;
   /** How long a statement may wait for a lock; as long as it may take, where it is not given. */
   lockTimeoutMs?: number;
   /** How long to wait for a connection. */
@@ -44,7 +46,7 @@ const BY_INDEX_ONLY = ' -c enable_seqscan=off -c jit=off';
 /** Opens the store. It connects on first use; every method throws {@link StoreError} and nothing else of Prisma's. */
 export function createStore(options: StoreOptions): Store {
   const { databaseUrl, applicationName, poolSize = 2, statementTimeoutMs = 30_000, connectTimeoutMs = 5_000 } = options;
-  const { lockTimeoutMs = 0, byIndexOnly = false } = options;
+  const { answerTimeoutMs = statementTimeoutMs, lockTimeoutMs = 0, byIndexOnly = false } = options;
   const pool = new pg.Pool({
     connectionString: databaseUrl,
     max: poolSize,
@@ -54,7 +56,7 @@ export function createStore(options: StoreOptions): Store {
     connectionTimeoutMillis: connectTimeoutMs,
     statement_timeout: statementTimeoutMs,
     // The server's own timeout needs a server that answers; this one is for a connection that has gone silent.
-    query_timeout: statementTimeoutMs,
+    query_timeout: answerTimeoutMs,
     application_name: applicationName,
     // The adapter shifts timestamps by any other time zone.
     options: `-c TimeZone=UTC -c lock_timeout=${lockTimeoutMs}${byIndexOnly ? BY_INDEX_ONLY : ''}`,

@@ -116,6 +116,15 @@ test('an erasure forgets the older dead letters of its customer', async () => {
   ]);
 });
 
+test('an erasure forgets the dead letters of a customer with the longest id that there may be', async () => {
+  const customerId = '\u{1F9D1}'.repeat(255);
+  await add(customerId);
+  expect(await listed()).toEqual([customerId]);
+  await upsert({ customerId, version: T0 + 1, erase: true });
+  await add(customerId);
+  expect(await listed()).toEqual([]);
+});
+
 test('an entry that is refused after its customer was erased is not kept, one that is newer is', async () => {
   await upsert({ customerId: 'a', version: T0 + 1, erase: true });
   await add('a', { version: T0 });

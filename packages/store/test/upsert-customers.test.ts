@@ -3,7 +3,7 @@ import { type CustomerEntry, foldEntries, isLive } from '@opm/core';
 import { createTestDatabase, type TestDatabase } from '@opm/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
-import { createStore, type Store } from '../src/index.js';
+import { createStore, failureKindOf, type Store } from '../src/index.js';
 
 let database: TestDatabase;
 let store: Store;
@@ -159,6 +159,22 @@ test('what PostgreSQL refuses is a StoreError with its SQLSTATE', async () => {
   await expect(store.customers.upsert(rows)).rejects.toMatchObject({ name: 'StoreError', sqlState: '22021' });
   const tooLarge = toRows(2 ** 40, [{ customerId: 'a', version: T0, fields: { email: 'a' } }]);
   await expect(store.customers.upsert(tooLarge)).rejects.toMatchObject({ name: 'StoreError' });
+});
+
+test('a statement that takes too long is given up by PostgreSQL, and is no outage where its answer is waited for', async () => {
+  await client.query(`
+    CREATE FUNCTION take_long() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); RETURN NEW; END';
+    CREATE TRIGGER take_long BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION take_long()`);
+  const timeouts = { statementTimeoutMs: 50, answerTimeoutMs: 5_000 };
+  const impatient = createStore({ databaseUrl: database.url, ...timeouts, applicationName: 'test' });
+  for (let i = 0; i < 10; i++) {
+    const rows = toRows(1, [{ customerId: 'a', version: T0, fields: { email: 'a@example.com' } }]);
+    const error = await impatient.customers.upsert(rows).catch((reason) => reason);
+    expect(error).toMatchObject({ name: 'StoreError', sqlState: '57014' });
+    expect(failureKindOf(error)).toBe('blocked');
+  }
+  await impatient.close();
+  await client.query('DROP FUNCTION take_long CASCADE');
 });
 
 test('a customer existed before a version only if an older entry made the row', async () => {

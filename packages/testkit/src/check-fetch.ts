@@ -10,7 +10,8 @@ export function checkFetch(check: ContractCheck): void {
   globalThis.fetch = async (input, init) => {
     const response = await fetch(input, init);
     const { origin, pathname } = new URL(input instanceof Request ? input.url : input);
-    if (!ingressOrigins.has(origin) || (response.ok && DESCRIPTION.test(pathname))) return response;
+    const isGiven = response.ok || response.status === 304;
+    if (!ingressOrigins.has(origin) || (isGiven && DESCRIPTION.test(pathname))) return response;
     check({
       request: { method: init?.method ?? 'GET', path: pathname },
       status: response.status,

@@ -8,15 +8,20 @@ const REDIS_IMAGE = 'redis:8';
 const START_TIMEOUT_MS = 60_000;
 /** Where there is no other server to take, a busy machine has its time. */
 const PATIENT_TIMEOUT_MS = 300_000;
+const HOUR_MS = 3_600_000;
 
 export function startPostgresContainer(postgresFlags: readonly string[]): Promise<Server | undefined> {
   return tryContainer(POSTGRES_IMAGE, async () => {
-    const { PostgreSqlContainer } = await import('@testcontainers/postgresql');
+    const [{ PostgreSqlContainer }, { Wait }] = await Promise.all([
+      import('@testcontainers/postgresql'),
+      import('testcontainers'),
+    ]);
     const settings = ['max_connections=200', ...postgresFlags].flatMap((flag) => ['-c', flag]);
     const container = await new PostgreSqlContainer(POSTGRES_IMAGE)
       .withCommand(['postgres', ...settings])
-      // The default asks four times a second for as long as it runs, each time with a process in the container.
-      .withHealthCheck({ test: ['CMD', 'pg_isready', '-h', '127.0.0.1'], interval: 5_000, retries: 60 })
+      // Asked until it is up. The default goes on to ask four times a second, each time with a process in the container.
+      .withWaitStrategy(Wait.forSuccessfulCommand('pg_isready -h 127.0.0.1'))
+      .withHealthCheck({ test: ['CMD', 'true'], interval: HOUR_MS })
       .withLabels({ [TEST_RUN_LABEL]: testRunId() })
       .withStartupTimeout(PATIENT_TIMEOUT_MS)
       .start();
@@ -68,9 +73,12 @@ async function rejectAfter(timeoutMs: number, signal: AbortSignal): Promise<neve
   throw new Error(`not ready after ${timeoutMs} ms`);
 }
 
-function toServer(url: string, container: { stop(): Promise<unknown> }): Server {
+/** By its address: over IPv6 `localhost` may have another container at the same port, for Docker chooses it for each alone. */
+function toServer(uri: string, container: { stop(): Promise<unknown> }): Server {
+  const url = new URL(uri);
+  if (url.hostname === 'localhost') url.hostname = '127.0.0.1';
   return {
-    url,
+    url: url.href,
     stop: async () => {
       await container.stop();
     },

@@ -28,7 +28,7 @@ export interface RedisCluster {
   findMaster(key: string): Promise<ClusterNode | undefined>;
   /** Those of this master that run. */
   findReplicas(master: ClusterNode): Promise<ClusterNode[]>;
-  /** Resolves when each master has all its replicas, and all slots are served. */
+  /** Resolves when each master has all its replicas, all slots are served, and no node holds another for failed. */
   waitUntilWhole(): Promise<void>;
   stop(): Promise<void>;
 }
@@ -66,13 +66,13 @@ export async function startRedisCluster(options: RedisClusterOptions): Promise<R
 
   async function waitUntilWhole(): Promise<void> {
     const isWhole = async (node: ClusterNode) => {
-      const [cluster, replication] = await withRedis(node.url, (redis) =>
-        Promise.all([redis.cluster('INFO'), redis.info('replication')]),
+      const [cluster, replication, known] = await withRedis(node.url, (redis) =>
+        Promise.all([redis.cluster('INFO'), redis.info('replication'), redis.cluster('NODES')]),
       );
       const isInSync = /role:slave/.test(replication)
         ? /master_link_status:up/.test(replication)
         : replication.includes(`connected_slaves:${replicasPerMaster}`);
-      return isInSync && /cluster_state:ok/.test(String(cluster));
+      return isInSync && /cluster_state:ok/.test(String(cluster)) && !/fail|disconnected/.test(String(known));
     };
     const areWhole = async () => !(await Promise.all(nodes.map(isWhole))).includes(false);
     await waitFor(() => areWhole().catch(() => false), { description: 'the cluster', timeoutMs: HEALTHY_TIMEOUT_MS });

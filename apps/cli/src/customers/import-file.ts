@@ -2,6 +2,7 @@ import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { extname } from 'node:path';
 import { createBar } from '../create-bar.js';
+import { escapeControls } from '../print.js';
 import { toUserError, UserError } from '../user-error.js';
 import { withInterrupt } from '../with-interrupt.js';
 import { type QueueFlags, withQueue } from '../with-queue.js';
@@ -36,13 +37,15 @@ export async function importFile(
   const { projectId } = await withStore(env, (store) => findProject(store, options.project));
   const rejects = createRejects(rejectedFile, file);
   const bar = createBar('import');
-  const onIgnored = (columns: string[]) => console.error(`opm: columns that are ignored: ${columns.join(', ')}`);
+  const onIgnored = (columns: string[]) =>
+    console.error(`opm: columns that are ignored: ${escapeControls(columns.join(', '))}`);
   const counts: Imported = { imported: 0, rejected: 0 };
+  const shown = { ...counts, waiting: '' };
   let isWhole = false;
   try {
     return await withInterrupt((signal) =>
       withQueue(env, options, async (queue, shards) => {
-        bar.start(size, counts);
+        bar.start(size, shown);
         const stream = createReadStream(file);
         await importCustomers({
           lines: format === 'csv' ? readCsv(stream, { delimiter, onIgnored }) : readNdjson(stream),
@@ -51,7 +54,14 @@ export async function importFile(
           shards,
           asOf: asOf.getTime() * 1_000,
           onRejected: rejects.add,
-          onProgress: (progress) => bar.update(stream.bytesRead, Object.assign(counts, progress)),
+          onProgress(progress) {
+            Object.assign(counts, progress);
+            bar.update(stream.bytesRead, Object.assign(shown, progress));
+          },
+          onWaiting(tooMuch) {
+            shown.waiting = tooMuch ? `, waiting: ${tooMuch}` : '';
+            bar.update(stream.bytesRead, shown);
+          },
           signal,
         });
         isWhole = !signal.aborted;

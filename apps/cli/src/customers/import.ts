@@ -15,6 +15,8 @@ export type ImportOptions = {
   asOf: Version;
   onRejected: (line: Line, reason: string) => void;
   onProgress: (counts: Imported) => void;
+  /** Hears, in few words, of what there is too much while there is no room in the queue; undefined when there is. */
+  onWaiting: (tooMuch: string | undefined) => void;
   /** Ends it after the chunk that is under way. */
   signal: AbortSignal;
 };
@@ -30,7 +32,7 @@ const POLL_MS = 100;
 
 /** Sends the lines of a file through the queue. @throws Fault QUEUE_UNAVAILABLE */
 export async function importCustomers(options: ImportOptions): Promise<Imported> {
-  const { lines, projectId, queue, shards, asOf, onRejected, onProgress, signal } = options;
+  const { lines, projectId, queue, shards, asOf, onRejected, onProgress, onWaiting, signal } = options;
   const chunks = Array.from({ length: shards }, (): CustomerEntry[] => []);
   const counts: Imported = { imported: 0, rejected: 0 };
 
@@ -78,7 +80,14 @@ export async function importCustomers(options: ImportOptions): Promise<Imported>
   async function waitForRoom(): Promise<boolean> {
     while (!signal.aborted) {
       const { entries, memory } = await queue.load();
-      if (entries < MAX_WAITING_ENTRIES && memory < MAX_MEMORY_USE) return true;
+      const isFull = entries >= MAX_WAITING_ENTRIES;
+      const tooMuch = isFull
+        ? `${entries} queued`
+        : memory >= MAX_MEMORY_USE
+          ? `memory ${Math.round(memory * 100)} %`
+          : undefined;
+      onWaiting(tooMuch);
+      if (!tooMuch) return true;
       await delay(POLL_MS);
     }
     return false;

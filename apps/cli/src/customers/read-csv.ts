@@ -2,13 +2,16 @@ import { isUtf8 } from 'node:buffer';
 import { pipeline } from 'node:stream';
 import { entrySchema, Fault, LIMITS } from '@opm/contract';
 import { CsvError, type Info, parse } from 'csv-parse';
+import { escapeControls } from '../print.js';
 import { UserError } from '../user-error.js';
 import type { Line } from './line.js';
 import { withoutMark } from './without-mark.js';
 
 const PROPERTIES = Object.keys(entrySchema.properties);
+/** All of them in one file, too: parts of it may come from other systems. */
+const LINE_ENDS = ['\r\n', '\n', '\r'];
 /** Nothing else: in Latin-1 what looks like white space may be a part of a letter. */
-const LINE_ENDS = /^[\r\n]+|[\r\n]+$/g;
+const OUTER_LINE_ENDS = /^[\r\n]+|[\r\n]+$/g;
 const LINES_AT_ONCE = 1_000;
 const BYTES_AT_ONCE = 1024 * 1024;
 /** Of a record with all its columns. What runs on for longer is taken for one whose quote is not closed. */
@@ -30,6 +33,7 @@ export async function* readCsv(parts: AsyncIterable<Buffer>, options: CsvOptions
   const parser = parse({
     delimiter,
     encoding: 'latin1',
+    recordDelimiter: LINE_ENDS,
     info: true,
     raw: true,
     skipEmptyLines: true,
@@ -46,7 +50,7 @@ export async function* readCsv(parts: AsyncIterable<Buffer>, options: CsvOptions
         columns = readHeader(record, onIgnored);
         continue;
       }
-      lines.push(toLine(columns, record, raw.replace(LINE_ENDS, ''), info.lines));
+      lines.push(toLine(columns, record, raw.replace(OUTER_LINE_ENDS, ''), info.lines));
       bytes += raw.length;
       if (lines.length < LINES_AT_ONCE && bytes < BYTES_AT_ONCE) continue;
       yield lines;
@@ -63,7 +67,7 @@ export async function* readCsv(parts: AsyncIterable<Buffer>, options: CsvOptions
 }
 
 function readHeader(record: string[], onIgnored: CsvOptions['onIgnored']): string[] {
-  const columns = record.map((name) => name.trim());
+  const columns = record.map((name) => decode(name).trim());
   const isThere = (name: string) => columns.includes(name);
   if (!isThere('customerId') || !(isThere('customerEmail') || isThere('customerPhone'))) {
     throw new UserError(
@@ -72,11 +76,13 @@ function readHeader(record: string[], onIgnored: CsvOptions['onIgnored']): strin
     );
   }
   const twice = columns.find((name, i) => columns.indexOf(name) !== i);
-  if (twice !== undefined) throw new UserError(`it has two columns "${twice}"`);
+  if (twice !== undefined) throw new UserError(`it has two columns "${escapeControls(twice)}"`);
   const ignored = columns.filter((name) => !PROPERTIES.includes(name));
   if (ignored.length > 0) onIgnored(ignored);
   return columns;
 }
+
+const decode = (cell: string) => Buffer.from(cell, 'latin1').toString();
 
 const isKnown = ({ column }: { column: string }) => PROPERTIES.includes(column);
 
@@ -90,7 +96,6 @@ function toLine(columns: string[], record: string[], raw: string, number: number
         throw new Fault('BODY_INVALID', { message: `line has ${record.length} columns instead of ${columns.length}` });
       }
       if (!isUtf8(bytes)) throw new Fault('BODY_INVALID', { message: 'line must be UTF-8' });
-      const decode = (cell: string) => Buffer.from(cell, 'latin1').toString();
       const known = columns.map((column, i) => ({ column, cell: record[i] as string })).filter(isKnown);
       const bytesOfCells = known.reduce((sum, { cell }) => sum + cell.length, 0);
       if (bytesOfCells > LIMITS.entryBytes) throw new Fault('BODY_TOO_LARGE');

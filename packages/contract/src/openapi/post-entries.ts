@@ -24,7 +24,7 @@ export const postEntries: Operation = {
   summary: `Send up to ${LIMITS.batchEntries} entries`,
   description: `A JSON array, or lines of one entry each with the content type \`application/x-ndjson\`, of ${toSize(LIMITS.batchBytes)} at most. Each entry is answered as the single call would have been: one that is wrong keeps no other one from being accepted.
 
-Entries of the same customer apply in the order in which they stand. Where we cannot go on in the middle, the results from there on are 503, or 429 where your rate limit is reached, and the answer has \`retry-after\`: send those entries once more, in their order, and with a new \`idempotency-key\` where you use them.
+Entries of the same customer apply in the order in which they stand. Where we cannot go on in the middle, there are results 503 from there on, or 429 where your rate limit is reached, and the answer has \`retry-after\`: send those entries once more, in their order, and with a new \`idempotency-key\` where you use them.
 
 An array is read to its end before anything in it is accepted. Lines are accepted while they arrive, so where an upload is broken off or turns out to be too large, the lines before that may have been accepted. Sending them again is safe. With an \`idempotency-key\` lines are read to their end first, too.`,
   parameters: ['requestId', 'idempotencyKey'],

@@ -10,7 +10,7 @@ type AdmittedRow = {
 
 type ClaimRow = { customer_id: string; version: string; erased: boolean };
 
-/** The functions of the migration `admission`, called. */
+/** The functions of the migrations `admission` and `backlogs`, called. */
 export function createPostgresAdmission(pool: pg.Pool): Admission {
   return {
     async setShards(shards, instead = 0) {
@@ -101,10 +101,11 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
     },
 
     async limitBacklog(shard, maxEntries) {
-      await pool.query('UPDATE admission.backlogs SET entries = $2 WHERE shard = $1 AND entries > $2', [
-        shard,
-        maxEntries,
-      ]);
+      // In the order of locks that the functions keep: the shard first.
+      const text = `
+        WITH locked AS MATERIALIZED (SELECT shard FROM admission.shards WHERE shard = $1 FOR UPDATE)
+        UPDATE admission.backlogs AS b SET entries = $2 FROM locked WHERE b.shard = locked.shard AND b.entries > $2`;
+      await pool.query(text, [shard, maxEntries]);
     },
 
     async sweep(_shard, olderThanMs, before = Number.MAX_SAFE_INTEGER) {

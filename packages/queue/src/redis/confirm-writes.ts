@@ -1,4 +1,4 @@
-import type { Command, Redis } from 'ioredis';
+import { Command, type Redis } from 'ioredis';
 
 const SCRIPTS = new Set(['eval', 'evalsha']);
 /** What comes after it on the same connection waits, too. */
@@ -10,6 +10,9 @@ const TIMEOUT_MS = 500;
  * failover another node would confirm what it never had. One `WAIT` is for all scripts that were sent before it in one
  * turn of the event loop.
  *
+ * While replicas are missing each `WAIT` holds the connection up for its whole time, and scripts that were sent behind it would
+ * be run long after they were given up. So none is sent, and each fails at once, until the oldest `WAIT` has been answered.
+ *
  * https://redis.io/docs/latest/commands/wait/
  */
 export function confirmWrites(redis: Redis, minReplicas: number): Redis {
@@ -17,16 +20,32 @@ export function confirmWrites(redis: Redis, minReplicas: number): Redis {
   const sendCommand = redis.sendCommand.bind(redis);
   const resolvers = new WeakMap<Command, Command['resolve']>();
   let confirmation: Promise<void> | undefined;
+  /** When each `WAIT` was sent that has no answer yet, the oldest first: they are answered in order. */
+  const unanswered: number[] = [];
+  const isHeldUp = () => performance.now() - (unanswered[0] ?? Number.POSITIVE_INFINITY) > TIMEOUT_MS;
 
   async function confirm(): Promise<void> {
     await null; // for the others of this turn
     confirmation = undefined;
-    const replicas = await redis.wait(minReplicas, TIMEOUT_MS);
+    unanswered.push(performance.now());
+    const replicas = await sendWait().finally(() => unanswered.shift());
     if (replicas < minReplicas) throw new Error(`only ${replicas} of ${minReplicas} replicas have it`);
+  }
+
+  /** Without a time-out on this side, which would not take it off the connection. */
+  function sendWait(): Promise<number> {
+    const command = new Command('wait', [minReplicas, TIMEOUT_MS]);
+    command.setTimeout = () => {};
+    sendCommand(command);
+    return command.promise;
   }
 
   redis.sendCommand = (command, stream) => {
     if (SCRIPTS.has(command.name)) {
+      if (isHeldUp()) {
+        command.reject(new Error('replicas do not confirm'));
+        return command.promise;
+      }
       confirmation ??= confirm();
       const confirmed = confirmation;
       confirmed.catch(() => {}); // where the script itself fails, nobody else listens

@@ -16,7 +16,13 @@ type Scripts = {
   opmSetShards: Script<string>;
 };
 
-export function createRedisAdmission(redis: RedisClient, keyspace: (shard: number) => string): Admission {
+type Keyspaces = {
+  keyspaceOf: (shard: number) => string;
+  /** What processes find that disagree on how many shards there are. */
+  common: string;
+};
+
+export function createRedisAdmission(redis: RedisClient, { keyspaceOf, common }: Keyspaces): Admission {
   redis.defineCommand('opmAdmit', { lua: ADMIT });
   redis.defineCommand('opmRelease', { lua: RELEASE });
   redis.defineCommand('opmSettle', { lua: SETTLE });
@@ -24,13 +30,13 @@ export function createRedisAdmission(redis: RedisClient, keyspace: (shard: numbe
   redis.defineCommand('opmSweep', { lua: SWEEP });
   redis.defineCommand('opmSetShards', { lua: SET_SHARDS });
   const scripts = redis as unknown as Scripts;
-  const versionKey = (shard: number) => `${keyspace(shard)}:version`;
-  const backlogKey = (shard: number) => `${keyspace(shard)}:backlog`;
-  const claimsKey = (shard: number) => `${keyspace(shard)}:claims`;
+  const versionKey = (shard: number) => `${keyspaceOf(shard)}:version`;
+  const backlogKey = (shard: number) => `${keyspaceOf(shard)}:backlog`;
+  const claimsKey = (shard: number) => `${keyspaceOf(shard)}:claims`;
 
   return {
     setShards: async (shards, instead = 0) =>
-      Number(await scripts.opmSetShards(1, `${keyspace(0)}:shards`, shards, instead)),
+      Number(await scripts.opmSetShards(1, `${common}:shards`, shards, instead)),
 
     async admit(shard, projectId, customers) {
       const keys = [versionKey(shard), backlogKey(shard), claimsKey(shard)];

@@ -4,43 +4,57 @@ import { mastersOf, type RedisClient } from './connect-redis.js';
 
 /** A node that is gone without a word must not keep those that ask from hearing of the others. */
 const NODE_TIMEOUT_MS = 1_000;
+const LEAST_MAJOR = 7;
+
+/** The first has the other, and more. */
+type Section = 'default' | 'memory';
 
 /** What a node says of itself, by name; undefined for what it leaves out, as some hosted ones do. */
 type Info = (name: string) => string | undefined;
 
 /**
- * Resolves when the store answers, and none of its masters may drop what it has. While some of a cluster's masters do not
- * answer, the shards of the others go on: it resolves with a word on that.
+ * Resolves when the store answers, is new enough, and none of its masters may drop what it has. While some of a cluster's
+ * masters do not answer, the shards of the others go on: it resolves with a word on that.
  * @throws Error that says what to change
  */
 export async function checkRedis(redis: RedisClient): Promise<string | undefined> {
   if (redis.status !== 'ready') throw new Error(`Redis is not connected (${redis.status})`);
-  if (!(redis instanceof Cluster)) await assertStandsAlone(redis);
-  const { memories, failures } = await readMemories(redis);
-  for (const memory of memories) assertKeepsAll(memory('maxmemory_policy'));
+  const { infos, failures } = await readMasters(redis, 'default');
+  for (const info of infos) {
+    if (!(redis instanceof Cluster)) assertStandsAlone(info('cluster_enabled'));
+    assertNewEnough(info('redis_version'));
+    assertKeepsAll(info('maxmemory_policy'));
+  }
   const [failure] = failures;
   if (!failure) return undefined;
-  return `${failures.length} of ${memories.length + failures.length} masters do not answer: ${failure.message}`;
+  return `${failures.length} of ${infos.length + failures.length} masters do not answer: ${failure.message}`;
 }
 
 /** Of the fullest master that answers, 0 to 1; 0 where none has a limit. @throws the reason where none answers */
 export async function readMemoryUse(redis: RedisClient): Promise<number> {
-  const { memories } = await readMemories(redis);
-  return Math.max(...memories.map(toUse));
+  const { infos } = await readMasters(redis, 'memory');
+  return Math.max(...infos.map(toUse));
 }
 
 /** @throws the reason where no master answers */
-async function readMemories(redis: RedisClient): Promise<{ memories: Info[]; failures: Error[] }> {
-  const answers = await Promise.allSettled(mastersOf(redis).map((node) => readInfo(node, 'memory')));
-  const memories = answers.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []));
+async function readMasters(redis: RedisClient, section: Section): Promise<{ infos: Info[]; failures: Error[] }> {
+  const answers = await Promise.allSettled(mastersOf(redis).map((node) => readInfo(node, section)));
+  const infos = answers.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []));
   const failures: Error[] = answers.flatMap((answer) => (answer.status === 'rejected' ? [answer.reason] : []));
-  if (memories.length === 0) throw failures[0] ?? new Error('no master of the Redis Cluster is known');
-  return { memories, failures };
+  if (infos.length === 0) throw failures[0] ?? new Error('no master of the Redis Cluster is known');
+  return { infos, failures };
 }
 
 function toUse(memory: Info): number {
   const limit = Number(memory('maxmemory') ?? 0);
   return limit === 0 ? 0 : Number(memory('used_memory')) / limit;
+}
+
+/** Older ones know no flags of scripts, so what frees memory would fail, and what takes it would not. Valkey says 7.2.4. */
+export function assertNewEnough(version: string | undefined): void {
+  if (version !== undefined && Number.parseInt(version, 10) < LEAST_MAJOR) {
+    throw new Error(`Redis must be ${LEAST_MAJOR}.0 or newer, not ${version}`);
+  }
 }
 
 function assertKeepsAll(policy: string | undefined): void {
@@ -50,14 +64,13 @@ function assertKeepsAll(policy: string | undefined): void {
 }
 
 /** A node of a cluster serves the keys of its own slots only. */
-async function assertStandsAlone(redis: Redis): Promise<void> {
-  const cluster = await readInfo(redis, 'cluster');
-  if (cluster('cluster_enabled') === '1') {
+function assertStandsAlone(clusterEnabled: string | undefined): void {
+  if (clusterEnabled === '1') {
     throw new Error('REDIS_URL names a single node of a Redis Cluster: name two or more, with commas between them');
   }
 }
 
-async function readInfo(node: Redis, section: 'memory' | 'cluster'): Promise<Info> {
+async function readInfo(node: Redis, section: Section): Promise<Info> {
   const info = await withTimeout(node.info(section), NODE_TIMEOUT_MS);
   return (name) => new RegExp(`^${name}:(\\S+)`, 'm').exec(info)?.[1];
 }

@@ -9,12 +9,12 @@ type Scripts = { opmBegin: Script; opmEnd: Script };
 /** Answers to batches say the same again and again: they take a hundredth. */
 const DEFLATE_FROM_LENGTH = 512;
 
-export function createRedisIdempotency(redis: RedisClient, keyspace: (shard: number) => string): Idempotency {
+export function createRedisIdempotency(redis: RedisClient, keyspaceOf: (shard: number) => string): Idempotency {
   redis.defineCommand('opmBegin', { lua: BEGIN });
   redis.defineCommand('opmEnd', { lua: END });
   const scripts = redis as unknown as Scripts;
   const toKeys = (shard: number, requests: KeyedRequest[]) =>
-    requests.map(({ id }) => `${keyspace(shard)}:idempotency:${id}`);
+    requests.map(({ id }) => `${keyspaceOf(shard)}:idempotency:${id}`);
 
   return {
     async begin(shard, requests, leaseMs) {

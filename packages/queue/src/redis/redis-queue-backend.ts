@@ -1,7 +1,9 @@
 import { Queue, withBackend } from 'bullmq';
 import type { Store } from '../queue-backend.js';
+import type { QueueAddress } from '../shards.js';
 import { connectRedis, mastersOf, type RedisConnection, waitUntilReady } from './connect-redis.js';
 import { createWorkerBackend } from './create-worker-backend.js';
+import { toHashTag } from './hash-tag.js';
 import { createRedisAdmission } from './redis-admission.js';
 import { checkRedis, readMemoryUse } from './redis-health.js';
 import { createRedisIdempotency } from './redis-idempotency.js';
@@ -9,23 +11,28 @@ import { createRedisTokenBuckets } from './redis-token-buckets.js';
 
 const { Worker } = withBackend(createWorkerBackend);
 
-export function createRedisQueueBackend({ prefix, ...connection }: RedisConnection & { prefix: string }): Store {
+type RedisBackendOptions = RedisConnection & { prefix: string; shards: number };
+
+export function createRedisQueueBackend({ prefix, shards, ...connection }: RedisBackendOptions): Store {
   const redis = connectRedis(connection);
   const { onError } = connection;
-  // The braces are a hash tag: on Redis Cluster all keys of a shard live on one node.
-  const keyspace = (slot: string | number) => `{${prefix}-${slot}}`;
+  // On Redis Cluster all keys with the same hash tag live on one node.
+  const keyspaces = Array.from({ length: shards }, (_, shard) => toHashTag(prefix, shard, shards));
+  const keyspaceOf = (shard: number) => keyspaces[shard] as string;
+  const keyspaceOfQueue = ({ name, shard }: QueueAddress) =>
+    shard ? toHashTag(prefix, shard.index, shard.of) : `{${prefix}-${name}}`;
 
   return {
-    admission: createRedisAdmission(redis, keyspace),
-    idempotency: createRedisIdempotency(redis, keyspace),
-    buckets: createRedisTokenBuckets(redis, (projectId) => keyspace(`limit-${projectId}`)),
-    createQueue({ name, slot }, queueOptions) {
-      const queue = new Queue(name, { ...queueOptions, connection: redis, prefix: keyspace(slot) });
+    admission: createRedisAdmission(redis, { keyspaceOf, common: `{${prefix}-0}` }),
+    idempotency: createRedisIdempotency(redis, keyspaceOf),
+    buckets: createRedisTokenBuckets(redis, (projectId) => `{${prefix}-limit-${projectId}}`),
+    createQueue(address, queueOptions) {
+      const queue = new Queue(address.name, { ...queueOptions, connection: redis, prefix: keyspaceOfQueue(address) });
       return queue.on('error', onError);
     },
-    createWorker({ name, slot }, processor, workerOptions) {
-      const worker = new Worker(name, processor, { ...workerOptions, connection: redis, prefix: keyspace(slot) });
-      return worker.on('error', onError);
+    createWorker(address, processor, workerOptions) {
+      const options = { ...workerOptions, connection: redis, prefix: keyspaceOfQueue(address) };
+      return new Worker(address.name, processor, options).on('error', onError);
     },
     async ping() {
       await waitUntilReady(redis);

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { findFreePort } from '@opm/embedded';
 import { findChildren, isRunning, runOpm, startProcess, type TestProcess, waitFor } from '@opm/testkit';
 
-const OPM = join(import.meta.dirname, '../bin/opm.js');
+const OPM = join(import.meta.dirname, '../../apps/cli/bin/opm.js');
 // As on a new user's machine: no server is given.
 const env = { DATABASE_URL: '', REDIS_URL: '', CONSOLE_PASSWORD: '', OPM_URL: '', OPM_KEY: '' };
 

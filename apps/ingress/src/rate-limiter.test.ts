@@ -1,0 +1,36 @@
+import { expect, test } from '@jest/globals';
+import { createLogger } from '@opm/runtime';
+import { createRateLimiter } from './rate-limiter.js';
+
+test('a call for tokens that hangs keeps only its own project waiting, and for no more than its time-out', async () => {
+  const called: number[] = [];
+  const shed: [string, number][] = [];
+  const { acceptEntries } = createRateLimiter({
+    acceptEntry: () => Promise.reject(new Error('nothing is let through')),
+    acceptEntries: () => Promise.reject(new Error('nothing is let through')),
+    lease: (projectId) => {
+      called.push(projectId);
+      if (called.length === projects.length) second = sendAll(); // before any call may be over
+      return new Promise(() => {});
+    },
+    maxPending: 1_000,
+    onLease: () => {},
+    onShed: (...args) => shed.push(args),
+    logger: createLogger({ name: 'test', level: 'silent' }),
+  });
+  const limit = { rate: 1, burst: 1 };
+  const entries = [1, 2, 3].map((customerId) => ({ customerId: `${customerId}`, fields: { phone: '1' } }));
+  const projects = Array.from({ length: 200 }, (_project, projectId) => projectId);
+  const sendAll = async () => {
+    const outcomes = await Promise.allSettled(
+      projects.map((projectId) => acceptEntries({ projectId, limit, lease: undefined }, entries)),
+    );
+    return new Set(outcomes.map((outcome) => outcome.status === 'rejected' && outcome.reason.code));
+  };
+  let second: Promise<unknown> | undefined;
+  const first = sendAll();
+  expect(await first).toEqual(new Set(['QUEUE_UNAVAILABLE']));
+  expect(await second).toEqual(new Set(['OVERLOADED']));
+  expect(called).toEqual(projects);
+  expect(shed).toEqual(projects.map(() => ['waited', entries.length]));
+});

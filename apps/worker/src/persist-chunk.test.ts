@@ -1,0 +1,80 @@
+import { afterEach, expect, jest, test } from '@jest/globals';
+import { type Chunk, type JobContext, Postponed } from '@opm/queue';
+import { createLogger } from '@opm/runtime';
+import { StoreError } from '@opm/store';
+import { createPersistChunk, type PersistChunkDeps } from './persist-chunk.js';
+
+afterEach(() => {
+  jest.useRealTimers();
+});
+
+const start = (deps: Partial<PersistChunkDeps> = {}) =>
+  createPersistChunk({
+    gate: { run: (call) => call(), runAlone: (_start, call) => call() },
+    upsert: async () => {},
+    upsertAlone: async () => {},
+    settle: async () => {},
+    addDeadLetters: async () => {},
+    maxRows: 10,
+    maxInFlight: 2,
+    maxAttempts: 3,
+    onPersisted: () => {},
+    onDeadLetter: () => {},
+    logger: createLogger({ name: 'test', level: 'silent' }),
+    ...deps,
+  });
+
+const chunkOf = (...customerIds: string[]): Chunk => ({
+  projectId: 1,
+  entries: customerIds.map((customerId) => ({ customerId, version: 1, fields: { phone: '1' } })),
+});
+const contextOf = (shard: number, jobId: string, starts = 1): JobContext => ({
+  ...{ shard, jobId, attempt: 1, start: starts, priority: 0 },
+});
+
+test('shards whose store does not answer when their entries are settled keep no other shard waiting, and go on, too', async () => {
+  jest.useFakeTimers({ doNotFake: ['setImmediate', 'performance', 'nextTick', 'queueMicrotask'] });
+  let asked = 0;
+  const persist = start({
+    settle: (shard) => {
+      if (shard > 0) return Promise.resolve();
+      asked++;
+      return new Promise(() => {});
+    },
+  });
+  const hanging: Promise<void>[] = [];
+  for (let job = 0; asked < 2; job++) {
+    hanging.push(persist(chunkOf('a'), contextOf(0, `${job}`)));
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await Promise.all(Array.from({ length: 20 }, (_job, job) => persist(chunkOf('b'), contextOf(1, `${job}`))));
+
+  let isDone = false;
+  const done = Promise.all(hanging).finally(() => {
+    isDone = true;
+  });
+  while (!isDone) {
+    jest.advanceTimersByTime(1_000);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await done;
+});
+
+test('of a job whose row is held nothing is left out when it comes again, though another entry has the same version', async () => {
+  const held = new Set(['held']);
+  const stored: string[] = [];
+  const persist = start({
+    upsertAlone: async (chunks) => {
+      const customerIds = chunks.flatMap(({ entries }) => entries.map(({ customerId }) => customerId));
+      if (customerIds.some((id) => held.has(id))) throw new StoreError('held', { kind: 'blocked', sqlState: '55P03' });
+      stored.push(...customerIds);
+    },
+  });
+  const chunk = chunkOf('held', 'free');
+  await expect(persist(chunk, contextOf(0, 'job', 2))).rejects.toThrow(Postponed);
+  expect(stored).toEqual(['free']);
+  held.clear();
+  const again = async () => persist(chunk, contextOf(0, 'job', 3)).then(() => true);
+  while (!(await again().catch(() => false))) await new Promise((resolve) => setImmediate(resolve));
+  expect(stored).toEqual(['free', 'held']);
+});

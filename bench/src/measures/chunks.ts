@@ -1,0 +1,96 @@
+import { median, type TestApp, toTable, toWhole, withRedis } from '@opm/testkit';
+import { startProject } from '../contenders.js';
+import { runLoad, warmUp } from '../load/run-load.js';
+import { countInShards } from '../queues.js';
+import { type Report, withRounds } from '../report.js';
+import type { Servers } from '../servers.js';
+import { runCounted } from './run-counted.js';
+
+export type ChunksOptions = { seconds: number; rounds: number };
+
+/** What decides how many entries meet in a chunk. */
+type Layout = { shards: number; connections: number; chunksInFlight: number };
+
+const LAYOUTS: Layout[] = [
+  { shards: 1, connections: 400, chunksInFlight: 4 },
+  { shards: 1, connections: 100, chunksInFlight: 4 },
+  { shards: 6, connections: 400, chunksInFlight: 1 },
+  { shards: 6, connections: 400, chunksInFlight: 4 },
+  { shards: 1, connections: 25, chunksInFlight: 4 },
+  { shards: 6, connections: 100, chunksInFlight: 1 },
+  { shards: 6, connections: 100, chunksInFlight: 4 },
+];
+
+/** Of a run; microseconds of processor per entry. */
+type Cost = { entriesPerChunk: number; ingressUs: number; redisUs: number };
+
+/** What an entry takes of the ingress and of Redis, by how many of them share a chunk. No worker runs. */
+export async function measureChunks(servers: Servers, { seconds, rounds }: ChunksOptions): Promise<Report> {
+  const runs = LAYOUTS.map((layout) => ({ layout, costs: [] as Cost[] }));
+  for (let round = 1; round <= rounds; round++) {
+    for (const { layout, costs } of runs) {
+      const cost = await measureCost(servers, layout, seconds);
+      costs.push(cost);
+      const { shards, connections, chunksInFlight } = layout;
+      const [size, ingress, redis] = toCells(cost);
+      const where = `${shards} shards, ${connections} connections, ${chunksInFlight} in flight`;
+      console.log(`round ${round}: ${where}: chunks of ${size}, ${ingress} and ${redis} µs`);
+    }
+  }
+  const table = toTable(
+    ['#shards', '#connections', '#`CHUNKS_IN_FLIGHT`', '#entries per chunk', '#ingress µs', '#Redis µs'],
+    runs.map(({ layout: { shards, connections, chunksInFlight }, costs }) => {
+      const medianOf = (what: keyof Cost) => median(costs.map((cost) => cost[what]));
+      return [
+        ...[shards, connections, chunksInFlight].map(String),
+        ...toCells({
+          entriesPerChunk: medianOf('entriesPerChunk'),
+          ingressUs: medianOf('ingressUs'),
+          redisUs: medianOf('redisUs'),
+        }),
+      ];
+    }),
+  );
+  return { name: 'chunks', tables: withRounds(table, rounds), verdicts: [] };
+}
+
+const toCells = ({ entriesPerChunk, ingressUs, redisUs }: Cost): string[] => [
+  toWhole(entriesPerChunk),
+  toWhole(ingressUs),
+  redisUs.toFixed(1),
+];
+
+function measureCost(servers: Servers, { connections, ...settings }: Layout, seconds: number): Promise<Cost> {
+  return servers.inFreshPlace(async (fresh) => {
+    const place = { ...fresh, ...settings };
+    const target = await startProject(place);
+    await warmUp(target);
+    let [before, after] = [ZERO, ZERO];
+    await runCounted(place, { target, seconds, customers: 'new', connections }, countInShards, async (load) => {
+      before = await readCounts(target, place.redisUrl);
+      const result = await runLoad(load);
+      after = await readCounts(target, place.redisUrl);
+      return result;
+    });
+    const grown = (what: keyof Counts) => after[what] - before[what];
+    return {
+      entriesPerChunk: grown('entries') / grown('chunks'),
+      ingressUs: (grown('ingressSeconds') / grown('entries')) * 1e6,
+      redisUs: (grown('redisSeconds') / grown('entries')) * 1e6,
+    };
+  });
+}
+
+type Counts = { entries: number; chunks: number; ingressSeconds: number; redisSeconds: number };
+const ZERO: Counts = { entries: 0, chunks: 0, ingressSeconds: 0, redisSeconds: 0 };
+
+async function readCounts({ readMetric }: Pick<TestApp, 'readMetric'>, redisUrl: string): Promise<Counts> {
+  const cpu = await withRedis(redisUrl, (redis) => redis.info('cpu'));
+  const secondsOf = (what: string) => Number(new RegExp(`^used_cpu_${what}:([\\d.]+)`, 'm').exec(cpu)?.[1]);
+  return {
+    entries: await readMetric('opm_chunk_entries_sum'),
+    chunks: await readMetric('opm_chunk_entries_count'),
+    ingressSeconds: await readMetric('process_cpu_seconds_total'),
+    redisSeconds: secondsOf('user') + secondsOf('sys'),
+  };
+}

@@ -1,0 +1,27 @@
+import { withTimeout } from '@opm/core';
+
+/**
+ * Bounds how long one waits, and how often it is under way: what takes longer goes on by itself, and is not begun again before
+ * it is done. @returns what it returns, or rejects after that many milliseconds
+ */
+export function inTime<Args extends unknown[], T>(
+  run: (...args: Args) => Promise<T>,
+  timeoutMs: number,
+): (...args: Args) => Promise<T> {
+  let running: Promise<T> | undefined;
+  return (...args) => {
+    running ??= run(...args).finally(() => {
+      running = undefined;
+    });
+    return withTimeout(running, timeoutMs);
+  };
+}
+
+/** Resolves when all have; where some reject, it does so with the first's reason, when all of them are over. */
+export async function allDone<T>(promises: Promise<T>[]): Promise<T[]> {
+  const outcomes = await Promise.allSettled(promises);
+  return outcomes.map((outcome) => {
+    if (outcome.status === 'rejected') throw outcome.reason;
+    return outcome.value;
+  });
+}

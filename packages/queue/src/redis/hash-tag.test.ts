@@ -1,0 +1,43 @@
+import { describe, expect, test } from '@jest/globals';
+import calculateSlot from 'cluster-key-slot';
+import fc from 'fast-check';
+import { toHashTag } from './hash-tag.js';
+
+/** As `redis-cli --cluster create` deals them out: of each master, the last slot. */
+function dealSlots(masters: number): number[] {
+  return Array.from({ length: masters }, (_, i) => Math.round((16_384 / masters) * (i + 1) - 1));
+}
+
+function countShards(prefix: string, shards: number, masters: number): number[] {
+  const lasts = dealSlots(masters);
+  const counts = lasts.map(() => 0);
+  for (let shard = 0; shard < shards; shard++) {
+    const slot = calculateSlot(toHashTag(prefix, shard, shards));
+    const master = lasts.findIndex((last) => slot <= last);
+    counts[master] = (counts[master] ?? 0) + 1;
+  }
+  return counts;
+}
+
+test('where the shards are a multiple of the masters, each master has as many', () => {
+  const prefix = fc
+    .string({ unit: 'grapheme-ascii', minLength: 1, maxLength: 20 })
+    .filter((text) => !/[{}]/.test(text));
+  fc.assert(
+    fc.property(prefix, fc.integer({ min: 2, max: 30 }), fc.integer({ min: 1, max: 4 }), (prefix, masters, factor) => {
+      const counts = countShards(prefix, masters * factor, masters);
+      expect(counts).toEqual(Array(masters).fill(factor));
+    }),
+  );
+});
+
+describe('the tag of a shard', () => {
+  test('is another one than that of any other shard', () => {
+    const tags = Array.from({ length: 100 }, (_, shard) => toHashTag('opm', shard, 100));
+    expect(new Set(tags).size).toBe(100);
+  });
+
+  test('has no suffix where there is but one', () => {
+    expect(toHashTag('opm', 0, 1)).toBe('{opm-0}');
+  });
+});

@@ -1,0 +1,3 @@
+import { describeChaos } from './chaos.js';
+
+describeChaos('postgres', { seed: 38632 });
