@@ -13,15 +13,16 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 export type ComposeProject = Awaited<ReturnType<typeof createComposeProject>>;
 
 /**
- * The repository's docker-compose.yml with an .env as README.md has it made, and these settings more, on free ports. The
- * images are those of the run.
+ * The repository's docker-compose.yml with an .env as README.md has it made, and these settings more, on free ports. It has
+ * images of its own: Compose labels them with the project, and replaces what runs, and all that depends on it, when another
+ * project gives a tag to its own.
  */
 export async function createComposeProject(purpose: string, settings: NodeJS.Dict<string> = {}) {
   const run = process.env.OPM_TEST_COMPOSE_RUN as string;
   const name = `${run}-${purpose}`;
   const directory = await mkdtemp(join(tmpdir(), 'opm-compose-'));
   const envFile = join(directory, '.env');
-  const own = { IMAGE_TAG: run, ...(await toOwnSettings()), ...settings };
+  const own = { IMAGE_TAG: name, ...(await toOwnSettings()), ...settings };
   const example = await readFile(join(ROOT, '.env.example'), 'utf8');
   await writeFile(envFile, example + toEnvLines(own));
   // What the shell has would win over the file.
@@ -81,7 +82,7 @@ export type Inspected = {
     OOMKilled: boolean;
     Health?: { Status: string; Log: { ExitCode: number; Start: string }[] };
   };
-  Config: { Labels: Record<string, string> };
+  Config: { Image: string; Labels: Record<string, string> };
   NetworkSettings: { Ports: Record<string, { HostIp: string; HostPort: string }[] | null> };
 };
 

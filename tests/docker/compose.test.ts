@@ -215,20 +215,24 @@ describe('docker compose up --wait --build', () => {
     expect(after.filter((id) => before.includes(id))).toEqual([]);
   });
 
-  test('two ingresses are replaced by README.md’s commands: a proxy in front of them has an answer to every request', async () => {
+  test('two ingresses are upgraded by README.md’s commands: a proxy in front of them has an answer to every request', async () => {
     const guide = await readFile(join(import.meta.dirname, '../../README.md'), 'utf8');
-    const [script] = /^old=\$\(docker compose ps .*?(?=^```$)/ms.exec(guide) ?? [];
+    const [, build, replace] =
+      /^### Upgrade$.*?^```sh\n(.*?)docker compose up --wait\n```$.*?^```sh\n(.*?)^```$/ms.exec(guide) ?? [];
     const ports = await findFreePorts(4);
     const proxy = await startFailoverProxy(ports);
     try {
       await stack.change({ PORT: `${ports[0]}-${ports.at(-1)}` });
-      await stack.compose('up', '--wait', '--no-deps', '--scale', 'ingress=2', 'ingress');
+      await stack.compose('up', '--wait', '--scale', 'ingress=2');
       const before = await stack.containersOf('ingress');
-      await underLoad('upgrade', () => stack.run(String(script)), { url: proxy.url });
-      expect(proxy.unanswered()).toBe(0);
+      await stack.change({ IMAGE_TAG: `${stack.name}-next` });
+      await underLoad('upgrade', () => stack.run(`${build}${replace}`), { url: proxy.url });
+      expect(proxy.unanswered).toEqual([]);
       const after = await stack.containersOf('ingress');
       expect(after).toHaveLength(2);
       expect(after.filter((id) => before.includes(id))).toEqual([]);
+      const images = (await stack.inspect(after)).map(({ Config }) => Config.Image);
+      expect(images).toEqual(Array(2).fill(`opm-ingress:${stack.name}-next`));
     } finally {
       await proxy.stop();
       await stack.change({ PORT: stack.ports.ingress });

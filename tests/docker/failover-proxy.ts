@@ -11,7 +11,7 @@ const ANSWER_TIMEOUT_MS = 5_000;
 
 /** In front of ingresses, on loopback ports: when one is away, it goes on to the next. */
 export async function startFailoverProxy(ports: readonly number[]) {
-  let unanswered = 0;
+  const unanswered: string[] = [];
   const server = createServer((request, response) => {
     forward(request, response).catch(() => response.destroy()); // the client is gone
   });
@@ -23,6 +23,7 @@ export async function startFailoverProxy(ports: readonly number[]) {
     const body = await buffer(request);
     const headers = Object.entries(request.headers).filter(([name]) => !HOP_BY_HOP.includes(name));
     const init = { method, headers: headers as [string, string][], ...(body.length > 0 && { body }) };
+    const reasons: string[] = [];
     for (const port of ports) {
       try {
         const signal = AbortSignal.timeout(ANSWER_TIMEOUT_MS);
@@ -31,18 +32,18 @@ export async function startFailoverProxy(ports: readonly number[]) {
         const kept = [...answer.headers].filter(([name]) => !HOP_BY_HOP.includes(name));
         response.writeHead(answer.status, Object.fromEntries(kept)).end(text);
         return;
-      } catch {
-        // On to the next one: an entry may come twice.
+      } catch (error) {
+        reasons.push(`${port}: ${(error as Error).cause ?? error}`); // on to the next one: an entry may come twice
       }
     }
-    unanswered++;
+    unanswered.push(reasons.join('; '));
     response.writeHead(502).end();
   }
 
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    /** Requests that no ingress has answered. */
-    unanswered: () => unanswered,
+    /** Of each request that no ingress has answered, what happened at each port. */
+    unanswered,
     async stop(): Promise<void> {
       server.close();
       server.closeAllConnections();

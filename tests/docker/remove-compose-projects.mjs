@@ -1,11 +1,11 @@
 import { execFileSync } from 'node:child_process';
 
-/** Names begin with the run's, and images have it as their tag. Their layers stay in the cache of the builds, for the next run. */
+/** Names begin with the run's, and so do the tags of images. Their layers stay in the cache of the builds, for the next run. */
 const toKinds = (run) => [
   { kind: 'container', list: ['--all', '--filter', `name=${run}`], remove: ['--volumes'] },
   { kind: 'network', list: ['--filter', `name=${run}`], remove: [] },
   { kind: 'volume', list: ['--filter', `name=${run}`], remove: [] },
-  { kind: 'image', list: ['--filter', `reference=*:${run}`], remove: [] },
+  { kind: 'image', list: ['--filter', `reference=*:${run}-*`], remove: [] },
 ];
 
 /** Removes the images of the run, and whatever else a test that failed has left of its Compose projects. */
