@@ -51,10 +51,14 @@ export async function createComposeProject(purpose: string, settings: NodeJS.Dic
     compose,
     /** Sets others in the .env, for what is called from now on. */
     change: (settings: Record<string, string>) => appendFile(envFile, toEnvLines(settings)),
-    /** Runs commands as a guide has them, where the repository is. */
+    /** Runs commands as a guide has them; what they write stays out of the repository. */
     async run(script: string): Promise<void> {
-      const chosen = { COMPOSE_PROJECT_NAME: name, COMPOSE_ENV_FILES: envFile };
-      await promisify(execFile)('sh', ['-e', '-c', script], { cwd: ROOT, env: { ...env, ...chosen } });
+      const chosen = {
+        COMPOSE_PROJECT_NAME: name,
+        COMPOSE_ENV_FILES: envFile,
+        COMPOSE_FILE: join(ROOT, 'docker-compose.yml'),
+      };
+      await promisify(execFile)('sh', ['-e', '-c', script], { cwd: directory, env: { ...env, ...chosen } });
     },
     url: `http://127.0.0.1:${own.PORT}`,
     ports: { ingress: own.PORT, console: own.CONSOLE_PORT, postgres: own.POSTGRES_PORT, redis: own.REDIS_PORT },
@@ -78,6 +82,7 @@ export type Inspected = {
   HostConfig: { Memory: number; PidsLimit: number | null; LogConfig: { Type: string; Config: Record<string, string> } };
   State: {
     Status: string;
+    StartedAt: string;
     ExitCode: number;
     OOMKilled: boolean;
     Health?: { Status: string; Log: { ExitCode: number; Start: string }[] };

@@ -17,6 +17,14 @@ const RATE = 400;
 /** … but where workers are killed they must be at work. */
 const BUSY_RATE = 2_000;
 
+/** The blocks of commands below a heading of a guide. */
+async function readCommands(guide: string, heading: string): Promise<string[]> {
+  const text = await readFile(join(import.meta.dirname, '../..', guide), 'utf8');
+  const [, section = ''] = text.split(new RegExp(`^#+ ${heading}\n`, 'm'));
+  const [own = ''] = section.split(/^#/m);
+  return [...own.matchAll(/^```sh\n(.*?)^```$/gms)].map(([, commands = '']) => commands);
+}
+
 describe('docker compose up --wait --build', () => {
   let stack: ComposeProject;
 
@@ -216,28 +224,55 @@ describe('docker compose up --wait --build', () => {
   });
 
   test('two ingresses are upgraded by README.md’s commands: a proxy in front of them has an answer to every request', async () => {
-    const guide = await readFile(join(import.meta.dirname, '../../README.md'), 'utf8');
-    const [, build, replace] =
-      /^### Upgrade$.*?^```sh\n(.*?)docker compose up --wait\n```$.*?^```sh\n(.*?)^```$/ms.exec(guide) ?? [];
+    const [build = '', replace] = await readCommands('README.md', 'Upgrade');
     const ports = await findFreePorts(4);
     const proxy = await startFailoverProxy(ports);
     try {
-      await stack.change({ PORT: `${ports[0]}-${ports.at(-1)}` });
-      await stack.compose('up', '--wait', '--scale', 'ingress=2');
+      await stack.change({ PORT: `${ports[0]}-${ports.at(-1)}`, INGRESSES: '2', WORKERS: '2' });
+      await stack.compose('up', '--wait');
       const before = await stack.containersOf('ingress');
       await stack.change({ IMAGE_TAG: `${stack.name}-next` });
-      await underLoad('upgrade', () => stack.run(`${build}${replace}`), { url: proxy.url });
+      await underLoad('upgrade', () => stack.run(build.replace(/^ *docker compose up --wait\n$/m, '') + replace), {
+        url: proxy.url,
+      });
       expect(proxy.unanswered).toEqual([]);
       const after = await stack.containersOf('ingress');
       expect(after).toHaveLength(2);
       expect(after.filter((id) => before.includes(id))).toEqual([]);
-      const images = (await stack.inspect(after)).map(({ Config }) => Config.Image);
+      const ingresses = await stack.inspect(after);
+      const images = ingresses.map(({ Config }) => Config.Image);
       expect(images).toEqual(Array(2).fill(`opm-ingress:${stack.name}-next`));
+      // An old worker might not be able to read what a new ingress has queued.
+      for (const { State } of await stack.inspect(await stack.containersOf('worker'))) {
+        for (const ingress of ingresses)
+          expect(Date.parse(State.StartedAt)).toBeLessThan(Date.parse(ingress.State.StartedAt));
+      }
     } finally {
       await proxy.stop();
-      await stack.change({ PORT: stack.ports.ingress });
+      await stack.change({ PORT: stack.ports.ingress, INGRESSES: '1' });
       await stack.compose('up', '--wait');
     }
+  });
+
+  test('a backup by docs/operations.md’s commands brings back what was deleted, also where the volume is lost', async () => {
+    const [dump = '', restore = ''] = await readCommands('docs/operations.md', 'Backup and restore');
+    const damages = [
+      () => query(stack.databaseUrl, 'TRUNCATE customers, projects CASCADE'),
+      async () => {
+        await stack.compose('rm', '--stop', '--force', 'postgres');
+        await stack.docker('volume', 'rm', `${stack.name}_postgres`);
+      },
+    ];
+    const count = () =>
+      query(stack.databaseUrl, 'SELECT (SELECT count(*) FROM customers), (SELECT count(*) FROM api_keys) AS keys');
+    const before = await count();
+    await stack.run(dump);
+    for (const damage of damages) {
+      await damage();
+      await stack.run(restore);
+      expect(await count()).toEqual(before);
+    }
+    await underLoad('restored', async () => {});
   });
 
   test('Redis is killed under load: what it had acknowledged is there when it is back', async () => {

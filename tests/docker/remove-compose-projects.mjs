@@ -12,10 +12,9 @@ const toKinds = (run) => [
 export function removeComposeProjects(run) {
   const docker = (...args) => execFileSync('docker', args, { encoding: 'utf8' });
   for (const { kind, list, remove } of toKinds(run)) {
-    const ids = docker(kind, 'ls', '--quiet', ...list)
-      .split('\n')
-      .filter(Boolean);
+    const ids = docker(kind, 'ls', '--quiet', ...list).split('\n');
     // By force, for a test that is interrupted removes some of it at the same time.
-    if (ids.length > 0) docker(kind, 'rm', '--force', ...remove, ...ids);
+    const all = new Set(ids.filter(Boolean)); // two tags may be one image
+    if (all.size > 0) docker(kind, 'rm', '--force', ...remove, ...all);
   }
 }

@@ -101,7 +101,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     logger,
   });
   onClose('overload', overload.close);
-  measures.watch({ backlog: () => overload.backlog, chunksInFlight, pending });
+  measures.watch({ load: () => overload.last, chunksInFlight, pending });
 
   const unknownKeys = createUnknownKeys();
   onClose('unknown keys', unknownKeys.close);

@@ -3,7 +3,7 @@ import { shardOf } from '@opm/queue';
 /** Numbers for what may go into one bulk call: the entries or customers of one project and shard. */
 export type Lanes = ReturnType<typeof createLanes>;
 
-/** Of all projects and shards: calls that wait for their stores and not for the processor. */
+/** Shared out among the shards. They wait for their stores, and not for the processor. */
 const MAX_IN_FLIGHT = 64;
 
 export function createLanes(shards: number) {

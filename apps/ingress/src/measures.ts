@@ -1,3 +1,4 @@
+import type { QueueLoad } from '@opm/queue';
 import type { Metrics } from '@opm/runtime';
 
 export type Measures = ReturnType<typeof createMeasures>;
@@ -33,10 +34,11 @@ export function createMeasures(metrics: Metrics) {
     onLease: (): void => leases.inc(),
     onShed: (reason: string, entries = 1): void => shed.inc({ reason }, entries),
     /** Reads at each scrape what changes all the time. */
-    watch(read: { backlog: () => number; chunksInFlight: () => number; pending: () => number }): void {
+    watch(read: { load: () => QueueLoad; chunksInFlight: () => number; pending: () => number }): void {
       const gauge = (name: string, help: string, value: () => number) =>
         metrics.gauge(name, help, [], async () => [[{}, value()]]);
-      gauge('opm_backlog_entries', 'Entries that wait in the queues of all shards', read.backlog);
+      gauge('opm_backlog_entries', 'Entries that wait in the queues of all shards', () => read.load().entries);
+      gauge('opm_redis_memory_ratio', 'Part of its maxmemory that the fullest Redis uses', () => read.load().memory);
       gauge('opm_chunks_in_flight', 'Chunks on their way into the queue', read.chunksInFlight);
       gauge('opm_pending_entries', 'Entries that wait for their acknowledgement', read.pending);
     },

@@ -8,8 +8,8 @@ export type Overload = {
   check(): void;
   /** Reads need no room in the queue, only time. @throws Fault CUSTOMERS_UNAVAILABLE while there is none */
   checkRead(): void;
-  /** Entries that wait, as they were counted last. */
-  readonly backlog: number;
+  /** What it goes by, as it was read last. */
+  readonly last: Readonly<QueueLoad>;
   close(): void;
 };
 
@@ -92,8 +92,8 @@ export function createOverload(deps: OverloadDeps): Overload {
       onShed(reason);
       throw new Fault('CUSTOMERS_UNAVAILABLE');
     },
-    get backlog() {
-      return last.entries;
+    get last() {
+      return last;
     },
     close() {
       clearInterval(timer);

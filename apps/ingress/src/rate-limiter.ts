@@ -57,7 +57,7 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
       return wanted.map((some) => lease.use(some, now));
     },
     maxBatch: Number.POSITIVE_INFINITY,
-    maxInFlight: Number.POSITIVE_INFINITY, // no project waits for another one's bucket
+    maxInFlight: Number.POSITIVE_INFINITY, // one project's bucket may be on a master that hangs
     maxInFlightPerLane: 1,
     expiry: {
       maxWaitMs: MAX_WAIT_MS,

@@ -20,6 +20,8 @@ export type Persisted = { projectId: number; entries: { customerId: string; vers
 export type Admission = {
   /** Says how many shards there are, where nobody has yet or as `instead` says. @returns how many there are */
   setShards(shards: number, instead?: number): Promise<number>;
+  /** How many there are; undefined where nobody has said so. */
+  readShards(): Promise<number | undefined>;
   /** One result per customer, in order; a customer may occur more than once. */
   admit(shard: number, projectId: number, customers: { customerId: string; erase?: true }[]): Promise<Admittance>;
   /** The customers' claims, in order. */

@@ -4,6 +4,8 @@ import type { QueueBackend } from './queue-backend.js';
 import { toAddresses } from './shards.js';
 
 const TIMEOUT_MS = 2_000;
+/** Of the first. Where a master is away, nobody knows what waits there. */
+const LOOK_TIMEOUT_MS = 1_000;
 
 /** What the operator has to mend. */
 export class ShardsError extends Error {
@@ -32,8 +34,17 @@ export async function agreeOnShards(
 
 async function agree(backend: QueueBackend, shards: number): Promise<void> {
   let agreed = await backend.admission.setShards(shards);
-  const isFree = agreed !== shards && (await isIdle(backend, agreed).catch(() => false));
+  const isFree = agreed !== shards && (await withTimeout(isIdle(backend, agreed), LOOK_TIMEOUT_MS).catch(() => false));
   if (isFree) agreed = await backend.admission.setShards(shards, agreed);
+  assertAgreed(shards, agreed);
+}
+
+/** For who only looks on, and has no say. @throws ShardsError */
+export async function checkShards({ admission }: QueueBackend, shards: number): Promise<void> {
+  assertAgreed(shards, (await admission.readShards()) ?? shards);
+}
+
+function assertAgreed(shards: number, agreed: number): void {
   if (agreed === shards) return;
   throw new ShardsError(
     `QUEUE_SHARDS is ${shards}, but the queue has ${agreed}: that can only be changed while nothing waits and no worker runs`,

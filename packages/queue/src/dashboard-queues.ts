@@ -1,4 +1,5 @@
 import type { Queue } from 'bullmq';
+import { checkShards } from './agree-on-shards.js';
 import { MAINTENANCE } from './maintenance.js';
 import { connectQueueBackend, type QueueBackend, type QueueConfig } from './queue-backend.js';
 import { toAddresses } from './shards.js';
@@ -15,7 +16,10 @@ export async function openDashboardQueues(
   const queues = await Promise.all(addresses.map((address) => backend.openQueue(address, { skipMetasUpdate: true })));
   return {
     queues,
-    check: () => backend.check(),
+    async check() {
+      await checkShards(backend, config.shards);
+      return backend.check();
+    },
     close: () => backend.close(),
   };
 }

@@ -13,8 +13,8 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
   beforeAll(async () => {
     backend = await createBackend();
     const options = { signal: new AbortController().signal, onError: () => {} };
-    one = await connectQueueBackend({ ...backend, shards: 2 }, 'producer', options);
-    other = await connectQueueBackend({ ...backend, shards: 2 }, 'worker', options);
+    one = await connectQueueBackend({ ...backend, shards: 3 }, 'producer', options);
+    other = await connectQueueBackend({ ...backend, shards: 3 }, 'worker', options);
   });
   afterAll(async () => {
     await one.close();
@@ -132,6 +132,12 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect(await one.admission.countBacklog(1)).toBe(4);
     await one.admission.limitBacklog(1, 0);
     expect(await one.admission.countBacklog(1)).toBe(0);
+  });
+
+  test('a backlog of a shard to which nothing was ever admitted is limited, too', async () => {
+    expect(await one.admission.readmit(2, 9, 6)).toBe(6);
+    await one.admission.limitBacklog(2, 1);
+    expect(await one.admission.countBacklog(2)).toBe(1);
   });
 
   test('claims are read as they are, in the order that they are asked for', async () => {

@@ -1,15 +1,16 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { BACKENDS, type Backend, waitFor } from '@opm/testkit';
-import { createEntryQueue, createEntryWorker } from '../src/index.js';
+import { BACKENDS, type Backend, createBackend, waitFor } from '@opm/testkit';
+import pg from 'pg';
+import { createEntryQueue, createEntryWorker, openDashboardQueues } from '../src/index.js';
 import { IDLE_WORKER } from './idle-worker.js';
 
 const chunk = { projectId: 1, entries: [{ customerId: 'jane', version: 1, fields: { email: 'a@example.com' } }] };
 
-describe.each(BACKENDS)('the number of shards, with the queue on %s,', (_, createBackend) => {
+describe.each(BACKENDS)('the number of shards, with the queue on %s,', (_, createPlace) => {
   let backend: Backend;
   const opened: { close(): Promise<void> }[] = [];
   beforeEach(async () => {
-    backend = await createBackend();
+    backend = await createPlace();
   });
   afterEach(async () => {
     await Promise.all(opened.splice(0).map((it) => it.close()));
@@ -28,6 +29,7 @@ describe.each(BACKENDS)('the number of shards, with the queue on %s,', (_, creat
   });
   const openQueue = async (shards: number) => keep(await createEntryQueue(toOptions(shards)));
   const openWorker = async (shards: number) => keep(await createEntryWorker({ ...toOptions(shards), ...IDLE_WORKER }));
+  const openDashboard = async (shards: number) => keep(await openDashboardQueues(toOptions(shards)));
   const refusal = 'QUEUE_SHARDS is 2, but the queue has 1';
 
   test('is the first one, as long as anything waits', async () => {
@@ -54,4 +56,27 @@ describe.each(BACKENDS)('the number of shards, with the queue on %s,', (_, creat
     await openWorker(2);
     await expect(openQueue(1)).rejects.toThrow('QUEUE_SHARDS is 1, but the queue has 2');
   });
+
+  test('is said by who only looks on where it is another one, and is not for them to choose', async () => {
+    const dashboard = await openDashboard(2);
+    await expect(dashboard.check()).resolves.toBeUndefined();
+    await openQueue(1);
+    await expect(dashboard.check()).rejects.toThrow(refusal);
+    await expect((await openDashboard(1)).check()).resolves.toBeUndefined();
+  });
+});
+
+test('is refused where nobody can tell in time whether anything waits', async () => {
+  const backend = await createBackend(undefined);
+  const options = { ...backend, signal: new AbortController().signal, onError: () => {} };
+  const queue = await createEntryQueue({ ...options, shards: 1 });
+  const blocking = new pg.Client({ connectionString: backend.databaseUrl });
+  await blocking.connect();
+  await blocking.query('BEGIN; LOCK TABLE bullmq.job');
+  // It would wait for longer than a producer.
+  const worker = createEntryWorker({ ...options, shards: 2, ...IDLE_WORKER });
+  await expect(worker).rejects.toThrow('QUEUE_SHARDS is 2, but the queue has 1');
+  await blocking.end();
+  await queue.close();
+  await backend.drop();
 });

@@ -1,7 +1,7 @@
 import pg from 'pg';
 import { toStoreError } from './store-error.js';
 
-const TIMEOUT_MS = 10_000;
+const TIMEOUT_MS = 5_000;
 
 /** In which Prisma writes down what it has applied, or has begun to: https://www.prisma.io/docs/orm/prisma-migrate/understanding-prisma-migrate/migration-histories */
 const FIND_MIGRATIONS = `

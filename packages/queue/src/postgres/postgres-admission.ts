@@ -23,6 +23,11 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
       return rows[0]?.shards ?? shards;
     },
 
+    async readShards() {
+      const { rows } = await pool.query<{ shards: number }>('SELECT shards FROM admission.layout');
+      return rows[0]?.shards;
+    },
+
     async admit(shard, projectId, customers) {
       const { rows } = await pool.query<AdmittedRow>({
         name: 'admit',
@@ -101,14 +106,15 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
     },
 
     async limitBacklog(shard, maxEntries) {
-      // In the order of locks that the functions keep: the shard first.
+      // In the order of locks that the functions keep: the shard first, where something was admitted to it.
       const text = `
-        WITH locked AS MATERIALIZED (SELECT shard FROM admission.shards WHERE shard = $1 FOR UPDATE)
-        UPDATE admission.backlogs AS b SET entries = $2 FROM locked WHERE b.shard = locked.shard AND b.entries > $2`;
+        WITH locked AS MATERIALIZED (SELECT FROM admission.shards WHERE shard = $1 FOR UPDATE)
+        UPDATE admission.backlogs SET entries = $2 WHERE shard = $1 AND entries > $2 AND (SELECT count(*) FROM locked) >= 0`;
       await pool.query(text, [shard, maxEntries]);
     },
 
-    async sweep(_shard, olderThanMs, before = Number.MAX_SAFE_INTEGER) {
+    async sweep(shard, olderThanMs, before = Number.MAX_SAFE_INTEGER) {
+      if (shard !== 0) return; // one table has the claims of all
       // It takes no row that an admission has, nor waits for one: that takes them in an order of its own.
       const text = `
         DELETE FROM admission.claims WHERE (project_id, customer_id) IN (

@@ -37,6 +37,20 @@ describe('the tag of a shard', () => {
     expect(new Set(tags).size).toBe(100);
   });
 
+  test('is that of no shard of another prefix', () => {
+    const prefix = fc.constantFrom('opm', 'opm-0', 'opm-1', 'opm-2', 'opm-0.1', 'opm.1');
+    const shards = fc.integer({ min: 2, max: 20 });
+    fc.assert(
+      fc.property(prefix, shards, prefix, shards, (one, shardsOfOne, other, shardsOfOther) => {
+        fc.pre(one !== other);
+        const tagsOf = (name: string, count: number) =>
+          Array.from({ length: count }, (_, shard) => toHashTag(name, shard, count));
+        const tags = [...tagsOf(one, shardsOfOne), ...tagsOf(other, shardsOfOther)];
+        expect(new Set(tags).size).toBe(tags.length);
+      }),
+    );
+  });
+
   test('has no suffix where there is but one', () => {
     expect(toHashTag('opm', 0, 1)).toBe('{opm-0}');
   });

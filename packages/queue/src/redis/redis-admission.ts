@@ -30,13 +30,18 @@ export function createRedisAdmission(redis: RedisClient, { keyspaceOf, common }:
   redis.defineCommand('opmSweep', { lua: SWEEP });
   redis.defineCommand('opmSetShards', { lua: SET_SHARDS });
   const scripts = redis as unknown as Scripts;
+  const shardsKey = `${common}:shards`;
   const versionKey = (shard: number) => `${keyspaceOf(shard)}:version`;
   const backlogKey = (shard: number) => `${keyspaceOf(shard)}:backlog`;
   const claimsKey = (shard: number) => `${keyspaceOf(shard)}:claims`;
 
   return {
-    setShards: async (shards, instead = 0) =>
-      Number(await scripts.opmSetShards(1, `${common}:shards`, shards, instead)),
+    setShards: async (shards, instead = 0) => Number(await scripts.opmSetShards(1, shardsKey, shards, instead)),
+
+    async readShards() {
+      const shards = await redis.get(shardsKey);
+      return shards === null ? undefined : Number(shards);
+    },
 
     async admit(shard, projectId, customers) {
       const keys = [versionKey(shard), backlogKey(shard), claimsKey(shard)];

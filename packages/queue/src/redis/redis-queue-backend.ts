@@ -19,8 +19,10 @@ export function createRedisQueueBackend({ prefix, shards, ...connection }: Redis
   // On Redis Cluster all keys with the same hash tag live on one node.
   const keyspaces = Array.from({ length: shards }, (_, shard) => toHashTag(prefix, shard, shards));
   const keyspaceOf = (shard: number) => keyspaces[shard] as string;
-  const keyspaceOfQueue = ({ name, shard }: QueueAddress) =>
-    shard ? toHashTag(prefix, shard.index, shard.of) : `{${prefix}-${name}}`;
+  function keyspaceOfQueue({ name, shard }: QueueAddress): string {
+    if (!shard) return `{${prefix}-${name}}`;
+    return shard.of === shards ? keyspaceOf(shard.index) : toHashTag(prefix, shard.index, shard.of);
+  }
 
   return {
     admission: createRedisAdmission(redis, { keyspaceOf, common: `{${prefix}-0}` }),
