@@ -5,6 +5,7 @@ import { measureBatches } from './measures/batches.js';
 import { measureChunks } from './measures/chunks.js';
 import { measureCluster } from './measures/cluster.js';
 import { measureFairness } from './measures/fairness.js';
+import { measureHandOut } from './measures/hand-out.js';
 import { measureLatency } from './measures/latency.js';
 import { measureMemory } from './measures/memory.js';
 import { measureProcesses } from './measures/processes.js';
@@ -54,9 +55,9 @@ export const NAMED_MEASURES: NamedMeasure[] = [
   }),
   define({
     name: 'chunks',
-    description: 'What an entry takes of the ingress and of Redis, by how many of them share a chunk.',
+    description: 'What an entry takes of the ingress, of Redis and of a worker, by how many of them share a chunk.',
     settings: { seconds: SECONDS, rounds: ROUNDS },
-    measures: [measureChunks],
+    measures: [measureChunks, measureHandOut],
   }),
   define({
     name: 'cluster',

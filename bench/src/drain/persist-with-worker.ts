@@ -1,7 +1,7 @@
 import type { CustomerEntry } from '@opm/core';
 import { startProjectWorker } from '../contenders.js';
 import { CHUNK, createProducer, enqueueAsIngress } from '../producer.js';
-import { openProjectQueue } from '../queues.js';
+import { type OpenQueue, openProjectQueue } from '../queues.js';
 import type { Place } from '../servers.js';
 import { slice } from './entries.js';
 import { stopCleanly, timeDrain } from './time-drain.js';
@@ -12,16 +12,22 @@ export const persistWithWorker = (place: Place, entries: CustomerEntry[]): Promi
 
 /** With several of them. */
 export async function persistWithWorkers(place: Place, entries: CustomerEntry[], count: number): Promise<number> {
-  const producer = await createProducer(place);
-  const opened = await openProjectQueue(place);
-  await opened.queue.pause();
-  for (const some of slice([...slice(entries, CHUNK)], 50)) {
-    await Promise.all(some.map((chunk) => enqueueAsIngress(producer, 1, chunk)));
-  }
+  const opened = await fillQueue(place, entries);
   const workers = await Promise.all(Array.from({ length: count }, () => startProjectWorker(place)));
   const seconds = await timeDrain(opened);
   await Promise.all(workers.map(stopCleanly));
-  await producer.close();
   await opened.close();
   return seconds;
+}
+
+/** Has them wait in a queue that is paused. */
+export async function fillQueue(place: Place, entries: CustomerEntry[], chunkSize = CHUNK): Promise<OpenQueue> {
+  const producer = await createProducer(place);
+  const opened = await openProjectQueue(place);
+  await opened.queue.pause();
+  for (const some of slice([...slice(entries, chunkSize)], 50)) {
+    await Promise.all(some.map((chunk) => enqueueAsIngress(producer, 1, chunk)));
+  }
+  await producer.close();
+  return opened;
 }

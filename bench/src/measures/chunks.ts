@@ -1,9 +1,10 @@
-import { median, type TestApp, toTable, toWhole, withRedis } from '@opm/testkit';
-import { type Count, startProject, startProjectWorker } from '../contenders.js';
-import { countCustomers } from '../customers.js';
+import { median, type TestApp, toTable, toWhole } from '@opm/testkit';
+import { startProject } from '../contenders.js';
 import { runLoad, warmUp } from '../load/run-load.js';
+import { countInShards } from '../queues.js';
 import { type Report, withRounds } from '../report.js';
 import type { Servers } from '../servers.js';
+import { readRedisSeconds } from './redis-seconds.js';
 import { runCounted } from './run-counted.js';
 
 export type ChunksOptions = { seconds: number; rounds: number };
@@ -22,9 +23,9 @@ const LAYOUTS: Layout[] = [
 ];
 
 /** Of a run; microseconds of processor per entry. */
-type Cost = { entriesPerChunk: number; ingressUs: number; redisUs: number; workerUs: number };
+type Cost = { entriesPerChunk: number; ingressUs: number; redisUs: number };
 
-/** What an entry takes of the ingress, of Redis and of a worker until it is a row, by how many of them share a chunk. */
+/** What an entry takes of the ingress and of Redis, by how many of them share a chunk. No worker runs. */
 export async function measureChunks(servers: Servers, { seconds, rounds }: ChunksOptions): Promise<Report> {
   const runs = LAYOUTS.map((layout) => ({ layout, costs: [] as Cost[] }));
   for (let round = 1; round <= rounds; round++) {
@@ -32,16 +33,13 @@ export async function measureChunks(servers: Servers, { seconds, rounds }: Chunk
       const cost = await measureCost(servers, layout, seconds);
       costs.push(cost);
       const { shards, connections, chunksInFlight } = layout;
-      const [size, ...parts] = toCells(cost);
+      const [size, ingress, redis] = toCells(cost);
       const where = `${shards} shards, ${connections} connections, ${chunksInFlight} in flight`;
-      console.log(`round ${round}: ${where}: chunks of ${size}, ${parts.join(', ')} µs`);
+      console.log(`round ${round}: ${where}: chunks of ${size}, ${ingress} and ${redis} µs`);
     }
   }
   const table = toTable(
-    [
-      ...['#shards', '#connections', '#`CHUNKS_IN_FLIGHT`', '#entries per chunk'],
-      ...['#ingress µs', '#Redis µs', '#worker µs'],
-    ],
+    ['#shards', '#connections', '#`CHUNKS_IN_FLIGHT`', '#entries per chunk', '#ingress µs', '#Redis µs'],
     runs.map(({ layout: { shards, connections, chunksInFlight }, costs }) => {
       const medianOf = (what: keyof Cost) => median(costs.map((cost) => cost[what]));
       return [
@@ -50,7 +48,6 @@ export async function measureChunks(servers: Servers, { seconds, rounds }: Chunk
           entriesPerChunk: medianOf('entriesPerChunk'),
           ingressUs: medianOf('ingressUs'),
           redisUs: medianOf('redisUs'),
-          workerUs: medianOf('workerUs'),
         }),
       ];
     }),
@@ -58,54 +55,41 @@ export async function measureChunks(servers: Servers, { seconds, rounds }: Chunk
   return { name: 'chunks', tables: withRounds(table, rounds), verdicts: [] };
 }
 
-const toCells = ({ entriesPerChunk, ingressUs, redisUs, workerUs }: Cost): string[] => [
+const toCells = ({ entriesPerChunk, ingressUs, redisUs }: Cost): string[] => [
   toWhole(entriesPerChunk),
   toWhole(ingressUs),
   redisUs.toFixed(1),
-  workerUs.toFixed(1),
 ];
 
 function measureCost(servers: Servers, { connections, ...settings }: Layout, seconds: number): Promise<Cost> {
   return servers.inFreshPlace(async (fresh) => {
     const place = { ...fresh, ...settings };
-    const ingress = await startProject(place);
-    const worker = await startProjectWorker(place);
-    const readAll = () => readCounts(ingress, worker, place.redisUrl);
-    await warmUp(ingress);
-    const load = { target: ingress, seconds, customers: 'new', connections } as const;
-    let before = ZERO;
-    // At its end all that was accepted is rows.
-    await runCounted(place, load, countRows, async (counted) => {
-      before = await readAll();
-      return runLoad(counted);
+    const target = await startProject(place);
+    await warmUp(target);
+    let [before, after] = [ZERO, ZERO];
+    await runCounted(place, { target, seconds, customers: 'new', connections }, countInShards, async (load) => {
+      before = await readCounts(target, place.redisUrl);
+      const result = await runLoad(load);
+      after = await readCounts(target, place.redisUrl);
+      return result;
     });
-    const after = await readAll();
     const grown = (what: keyof Counts) => after[what] - before[what];
-    const toUs = (what: keyof Counts) => (grown(what) / grown('entries')) * 1e6;
     return {
       entriesPerChunk: grown('entries') / grown('chunks'),
-      ingressUs: toUs('ingressSeconds'),
-      redisUs: toUs('redisSeconds'),
-      workerUs: toUs('workerSeconds'),
+      ingressUs: (grown('ingressSeconds') / grown('entries')) * 1e6,
+      redisUs: (grown('redisSeconds') / grown('entries')) * 1e6,
     };
   });
 }
 
-const countRows: Count = ({ databaseUrl }) => countCustomers(databaseUrl);
+type Counts = { entries: number; chunks: number; ingressSeconds: number; redisSeconds: number };
+const ZERO: Counts = { entries: 0, chunks: 0, ingressSeconds: 0, redisSeconds: 0 };
 
-type Counts = { entries: number; chunks: number; ingressSeconds: number; redisSeconds: number; workerSeconds: number };
-const ZERO: Counts = { entries: 0, chunks: 0, ingressSeconds: 0, redisSeconds: 0, workerSeconds: 0 };
-
-type Measured = Pick<TestApp, 'readMetric'>;
-
-async function readCounts(ingress: Measured, worker: Measured, redisUrl: string): Promise<Counts> {
-  const cpu = await withRedis(redisUrl, (redis) => redis.info('cpu'));
-  const secondsOf = (what: string) => Number(new RegExp(`^used_cpu_${what}:([\\d.]+)`, 'm').exec(cpu)?.[1]);
+async function readCounts({ readMetric }: Pick<TestApp, 'readMetric'>, redisUrl: string): Promise<Counts> {
   return {
-    entries: await ingress.readMetric('opm_chunk_entries_sum'),
-    chunks: await ingress.readMetric('opm_chunk_entries_count'),
-    ingressSeconds: await ingress.readMetric('process_cpu_seconds_total'),
-    redisSeconds: secondsOf('user') + secondsOf('sys'),
-    workerSeconds: await worker.readMetric('process_cpu_seconds_total'),
+    entries: await readMetric('opm_chunk_entries_sum'),
+    chunks: await readMetric('opm_chunk_entries_count'),
+    ingressSeconds: await readMetric('process_cpu_seconds_total'),
+    redisSeconds: await readRedisSeconds(redisUrl),
   };
 }
