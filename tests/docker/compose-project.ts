@@ -58,7 +58,7 @@ export async function createComposeProject(purpose: string, settings: NodeJS.Dic
         COMPOSE_ENV_FILES: envFile,
         COMPOSE_FILE: join(ROOT, 'docker-compose.yml'),
       };
-      await promisify(execFile)('sh', ['-e', '-c', script], { cwd: directory, env: { ...env, ...chosen } });
+      await promisify(execFile)('sh', ['-c', script], { cwd: directory, env: { ...env, ...chosen } });
     },
     url: `http://127.0.0.1:${own.PORT}`,
     ports: { ingress: own.PORT, console: own.CONSOLE_PORT, postgres: own.POSTGRES_PORT, redis: own.REDIS_PORT },

@@ -137,6 +137,7 @@ describe('with a Redis of its own:', () => {
     await waitFor(async () => (await post('refused')).message === TOO_MANY_WAITING.message, {
       description: 'the full memory to be seen',
     });
+    expect(await ingress.readMetric('opm_redis_memory_ratio')).toBeGreaterThanOrEqual(0.9);
     await control.config('SET', 'maxmemory', '0');
     await waitFor(async () => (await post('refused')).status === 201, { description: 'the retry to be accepted' });
   });

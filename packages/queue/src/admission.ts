@@ -38,7 +38,8 @@ export type Admission = {
    */
   countBacklog(shard: number): Promise<number>;
   limitBacklog(shard: number, maxEntries: number): Promise<void>;
-  /** Removes claims that are older than so long, and than this version where one is given, of the shard at least. */
+  /** Removes claims that are older than so long, and than this version where one is given, of the shard, or with those of the
+   * first one all there are. */
   sweep(shard: number, olderThanMs: number, before?: Version): Promise<void>;
 };
 

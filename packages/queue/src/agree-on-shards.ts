@@ -4,7 +4,7 @@ import type { QueueBackend } from './queue-backend.js';
 import { toAddresses } from './shards.js';
 
 const TIMEOUT_MS = 2_000;
-/** Of the first. Where a master is away, nobody knows what waits there. */
+/** Of a look. Where a master is away, nobody knows what waits there. */
 const LOOK_TIMEOUT_MS = 1_000;
 
 /** What the operator has to mend. */
@@ -24,7 +24,8 @@ export async function agreeOnShards(
   onError: (error: Error) => void,
 ): Promise<void> {
   try {
-    await withTimeout(agree(backend, shards), TIMEOUT_MS);
+    const agreed = await withTimeout(backend.admission.setShards(shards), TIMEOUT_MS);
+    if (agreed !== shards) assertAgreed(shards, await change(backend, shards, agreed));
   } catch (error) {
     if (!(error instanceof ShardsError)) return onError(error as Error);
     await backend.close();
@@ -32,16 +33,16 @@ export async function agreeOnShards(
   }
 }
 
-async function agree(backend: QueueBackend, shards: number): Promise<void> {
-  let agreed = await backend.admission.setShards(shards);
-  const isFree = agreed !== shards && (await withTimeout(isIdle(backend, agreed), LOOK_TIMEOUT_MS).catch(() => false));
-  if (isFree) agreed = await backend.admission.setShards(shards, agreed);
-  assertAgreed(shards, agreed);
+/** @returns how many there are then */
+function change(backend: QueueBackend, shards: number, agreed: number): Promise<number> {
+  const changing = async () => ((await isIdle(backend, agreed)) ? backend.admission.setShards(shards, agreed) : agreed);
+  return withTimeout(changing(), LOOK_TIMEOUT_MS).catch(() => agreed);
 }
 
-/** For who only looks on, and has no say. @throws ShardsError */
+/** For who only looks on, and has no say. A store that does not answer is no matter of this. @throws ShardsError */
 export async function checkShards({ admission }: QueueBackend, shards: number): Promise<void> {
-  assertAgreed(shards, (await admission.readShards()) ?? shards);
+  const agreed = await withTimeout(admission.readShards(), LOOK_TIMEOUT_MS).catch(() => undefined);
+  assertAgreed(shards, agreed ?? shards);
 }
 
 function assertAgreed(shards: number, agreed: number): void {

@@ -17,8 +17,8 @@ export async function openDashboardQueues(
   return {
     queues,
     async check() {
-      await checkShards(backend, config.shards);
-      return backend.check();
+      const [word] = await Promise.all([backend.check(), checkShards(backend, config.shards)]);
+      return word;
     },
     close: () => backend.close(),
   };

@@ -2,7 +2,8 @@ import { withTimeout } from '@opm/core';
 
 /**
  * Bounds how long one waits, and how often it is under way: what takes longer goes on by itself, and is not begun again before
- * it is done: who calls meanwhile waits for that one, whatever the arguments. @returns what it returns, or rejects after that many milliseconds
+ * it is done. Who calls meanwhile waits for that one, whatever the arguments are.
+ * @returns what it returns, or rejects after that many milliseconds
  */
 export function inTime<Args extends unknown[], T>(
   run: (...args: Args) => Promise<T>,
