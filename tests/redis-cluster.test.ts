@@ -211,27 +211,35 @@ test('a master falls silent: its shard goes on with the replica, though connecti
   expect(await worker.stop()).toEqual({ code: 0, signal: null });
 });
 
-test('a worker stays ready while a master and its replica are silent, and says so', async () => {
-  const port = await findFreePort();
-  const env = { ...backend.env, QUEUE_SHARDS: String(SHARDS), INTERNAL_PORT: String(port) };
-  apps.push(await startApp('worker', env));
-  const askReady = async () => {
-    const response = await fetch(`http://127.0.0.1:${port}/readyz`);
-    return { status: response.status, text: await response.text() };
-  };
-  await waitFor(async () => (await askReady()).status === 200, { description: 'the worker to be ready' });
-  const lost = (await masterOf('jane')) as ClusterNode;
-  const [replica] = await cluster.findReplicas(lost);
-  for (const node of [lost, replica]) node?.signal('SIGSTOP');
-  const statuses = new Set<number>();
-  const isNoticed = async () => {
-    const { status, text } = await askReady();
-    statuses.add(status);
-    return text.includes('1 of 3 masters do not answer');
-  };
-  await waitFor(isNoticed, { description: 'a word on it' });
-  expect([...statuses]).toEqual([200]);
-});
+test.each(['worker', 'console'] as const)(
+  'a %s stays ready while a master and its replica are silent, and says so',
+  async (name) => {
+    const port = await findFreePort();
+    const env = {
+      ...backend.env,
+      QUEUE_SHARDS: String(SHARDS),
+      INTERNAL_PORT: String(port),
+      CONSOLE_PASSWORD: 'a-password-for-tests',
+    };
+    apps.push(await startApp(name, env));
+    const askReady = async () => {
+      const response = await fetch(`http://127.0.0.1:${port}/readyz`);
+      return { status: response.status, text: await response.text() };
+    };
+    await waitFor(async () => (await askReady()).status === 200, { description: `the ${name} to be ready` });
+    const lost = (await cluster.findMaster(`{${backend.prefix}-0}`)) as ClusterNode; // has the number of shards
+    const [replica] = await cluster.findReplicas(lost);
+    for (const node of [lost, replica]) node?.signal('SIGSTOP');
+    const statuses = new Set<number>();
+    const isNoticed = async () => {
+      const { status, text } = await askReady();
+      statuses.add(status);
+      return text.includes('1 of 3 masters do not answer');
+    };
+    await waitFor(isNoticed, { description: 'a word on it' });
+    expect([...statuses]).toEqual([200]);
+  },
+);
 
 describe.each([
   { minReplicas: '0', answer: 202, fate: 'is lost where that replica is promoted', email: 'old@example.com' },

@@ -265,12 +265,16 @@ describe('docker compose up --wait --build', () => {
     ];
     const count = () =>
       query(stack.databaseUrl, 'SELECT (SELECT count(*) FROM customers), (SELECT count(*) FROM api_keys) AS keys');
+    const countAnswers = async () =>
+      (await stack.compose('exec', '--no-TTY', 'redis', 'redis-cli', '--scan', '--pattern', '*:idempotency:*')).length;
+    expect(await countAnswers()).toBeGreaterThan(0);
     const before = await count();
     await stack.run(dump);
     for (const damage of damages) {
       await damage();
       await stack.run(restore);
       expect(await count()).toEqual(before);
+      expect(await countAnswers()).toBe(0);
     }
     await underLoad('restored', async () => {});
   });
