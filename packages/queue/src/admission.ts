@@ -38,8 +38,10 @@ export type Admission = {
    */
   countBacklog(shard: number): Promise<number>;
   limitBacklog(shard: number, maxEntries: number): Promise<void>;
-  /** Removes claims that are older than so long, and than this version where one is given, of the shard, or with those of the
-   * first one all there are. */
+  /**
+   * Removes claims that are older than so long, and than this version where one is given: those of the shard, or with those
+   * of the first one all there are.
+   */
   sweep(shard: number, olderThanMs: number, before?: Version): Promise<void>;
 };
 
