@@ -16,7 +16,9 @@ describe('docker compose up --wait with the profile cluster', () => {
   beforeAll(async () => {
     const [, settings = ''] = /^cat >>\.env <<'END'\n(.*?)^END$/ms.exec(await readFile(GUIDE, 'utf8')) ?? [];
     stack = await createComposeProject('cluster', parseEnv(settings));
-    await stack.compose('up', '--wait', '--build');
+    // The images are built while the nodes wait and find each other.
+    await Promise.all([stack.compose('up', '--detach', 'redis-cluster'), stack.compose('build')]);
+    await stack.compose('up', '--wait');
   });
   afterAll(async () => {
     await stack.compose('down', '--volumes');
