@@ -24,6 +24,13 @@ export function medianRatio(values: number[], bases: number[]): number {
   return median(values.map((value, round) => value / (bases[round] ?? Number.NaN)));
 }
 
+/** Of each figure by itself. */
+export function mediansOf<Figure extends string>(runs: Record<Figure, number>[]): Record<Figure, number> {
+  const figures = Object.keys(runs[0] ?? {}) as Figure[];
+  const medians = figures.map((figure) => [figure, median(runs.map((run) => run[figure]))]);
+  return Object.fromEntries(medians) as Record<Figure, number>;
+}
+
 /** The one that is compared with the others, whose ratio to each stands in the last column. */
 export function toRateTable(results: Result[], compared: string, unit: string): string {
   return toTableOf(results, unit, `${compared} ÷ it`, ({ what, perSecond }) =>

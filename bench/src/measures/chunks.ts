@@ -1,8 +1,8 @@
-import { median, type TestApp, toTable, toWhole } from '@opm/testkit';
+import { type TestApp, toTable, toWhole } from '@opm/testkit';
 import { startProject } from '../contenders.js';
 import { runLoad, warmUp } from '../load/run-load.js';
 import { countInShards } from '../queues.js';
-import { type Report, withRounds } from '../report.js';
+import { mediansOf, type Report, withRounds } from '../report.js';
 import type { Servers } from '../servers.js';
 import { readRedisSeconds } from './redis-seconds.js';
 import { runCounted } from './run-counted.js';
@@ -40,17 +40,10 @@ export async function measureChunks(servers: Servers, { seconds, rounds }: Chunk
   }
   const table = toTable(
     ['#shards', '#connections', '#`CHUNKS_IN_FLIGHT`', '#entries per chunk', '#ingress µs', '#Redis µs'],
-    runs.map(({ layout: { shards, connections, chunksInFlight }, costs }) => {
-      const medianOf = (what: keyof Cost) => median(costs.map((cost) => cost[what]));
-      return [
-        ...[shards, connections, chunksInFlight].map(String),
-        ...toCells({
-          entriesPerChunk: medianOf('entriesPerChunk'),
-          ingressUs: medianOf('ingressUs'),
-          redisUs: medianOf('redisUs'),
-        }),
-      ];
-    }),
+    runs.map(({ layout: { shards, connections, chunksInFlight }, costs }) => [
+      ...[shards, connections, chunksInFlight].map(String),
+      ...toCells(mediansOf(costs)),
+    ]),
   );
   return { name: 'chunks', tables: withRounds(table, rounds), verdicts: [] };
 }

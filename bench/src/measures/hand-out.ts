@@ -1,10 +1,10 @@
-import { median, toTable, toWhole } from '@opm/testkit';
+import { toTable, toWhole } from '@opm/testkit';
 import { startProjectWorker } from '../contenders.js';
 import { countCustomers } from '../customers.js';
 import { makeEntries } from '../drain/entries.js';
 import { fillQueue } from '../drain/persist-with-worker.js';
 import { stopCleanly, timeDrain } from '../drain/time-drain.js';
-import { type Report, withRounds } from '../report.js';
+import { mediansOf, type Report, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 import { readRedisSeconds } from './redis-seconds.js';
 
@@ -30,11 +30,7 @@ export async function measureHandOut(servers: Servers, { rounds }: HandOutOption
   }
   const table = toTable(
     ['#entries per chunk', '#entries/s', '#Redis µs', '#worker µs'],
-    runs.map(({ size, costs }) => {
-      const medianOf = (what: keyof Cost) => median(costs.map((cost) => cost[what]));
-      const cells = { perSecond: medianOf('perSecond'), redisUs: medianOf('redisUs'), workerUs: medianOf('workerUs') };
-      return [String(size), ...toCells(cells)];
-    }),
+    runs.map(({ size, costs }) => [String(size), ...toCells(mediansOf(costs))]),
   );
   return { name: 'hand-out', tables: withRounds(table, rounds), verdicts: [] };
 }
