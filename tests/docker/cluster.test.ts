@@ -16,9 +16,7 @@ describe('docker compose up --wait with the profile cluster', () => {
   beforeAll(async () => {
     const [, settings = ''] = /^cat >>\.env <<'END'\n(.*?)^END$/ms.exec(await readFile(GUIDE, 'utf8')) ?? [];
     stack = await createComposeProject('cluster', parseEnv(settings));
-    // The images are built while the nodes wait and find each other.
-    await Promise.all([stack.compose('up', '--detach', 'redis-cluster'), stack.compose('build')]);
-    await stack.compose('up', '--wait');
+    await stack.compose('up', '--wait', '--build');
   });
   afterAll(async () => {
     await stack.compose('down', '--volumes');
