@@ -1,16 +1,12 @@
 import { ANSWERS, type Entry, Fault } from '@opm/contract';
 import type { RequestHandler } from 'express';
+import { createBatchMemory } from './batch-memory.js';
 import { contextOf, type RequestContext } from './express-classes.js';
 import type { Overload } from './overload.js';
 import type { RateLimiter } from './rate-limiter.js';
 import { type BatchItem, readBatch, readWhole } from './read-batch.js';
 import type { Reply, Result } from './reply.js';
 import { findIdempotencyKey, type ReplyOnce } from './reply-once.js';
-
-/** Batches are read at the same time up to here: each may hold a body of 1 MiB. */
-const MAX_UNDER_WAY = 100;
-/** Of one project: a slow upload takes a place for ten seconds, and others have to find some. */
-const MAX_UNDER_WAY_OF_PROJECT = 50;
 
 /**
  * POST /entries. The answer says of each entry whether it is queued durably. Entries go group by group: the next when the
@@ -27,43 +23,24 @@ export function postEntries(deps: {
   replyOnce: ReplyOnce;
 }): RequestHandler {
   const { overload, rateLimiter, groupSize, onShed, reply, replyOnce } = deps;
-  let underWay = 0;
-  const underWayOf = new Map<number, number>();
+  const memory = createBatchMemory(onShed);
 
   return async (request, response) => {
     overload.check();
     const context = contextOf(response);
     const key = findIdempotencyKey(request);
-    take(context);
+    const held = memory.open(context.projectId);
     try {
-      if (key === undefined) reply.batch(response, await acceptAll(context, readBatch(request, groupSize)));
+      if (key === undefined) reply.batch(response, await acceptAll(context, readBatch(request, groupSize, held.take)));
       else {
-        const body = await readWhole(request);
+        const body = await readWhole(request, held.take);
         const act = (deadline: number) => acceptAll(context, readBatch(request, groupSize, body), deadline);
         await replyOnce(request, response, { key, body }, act);
       }
     } finally {
-      release(context);
+      held.release();
     }
   };
-
-  /** @throws Fault OVERLOADED */
-  function take({ projectId }: RequestContext): void {
-    const own = underWayOf.get(projectId) ?? 0;
-    if (underWay >= MAX_UNDER_WAY || own >= MAX_UNDER_WAY_OF_PROJECT) {
-      onShed('in-flight');
-      throw new Fault('OVERLOADED');
-    }
-    underWay++;
-    underWayOf.set(projectId, own + 1);
-  }
-
-  function release({ projectId }: RequestContext): void {
-    underWay--;
-    const left = (underWayOf.get(projectId) ?? 0) - 1;
-    if (left > 0) underWayOf.set(projectId, left);
-    else underWayOf.delete(projectId);
-  }
 
   /** @throws Fault that refuses the batch, also where none of its entries could be queued */
   async function acceptAll(

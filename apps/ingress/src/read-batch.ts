@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import { type Entry, Fault, isBlank, LIMITS, parseEntry, parseJson, splitLines } from '@opm/contract';
-import { type BodyLimit, readBody } from './read-body.js';
+import { type BodyLimit, type OnPart, readBody } from './read-body.js';
 import { readLines } from './read-lines.js';
 
 /** An entry of a batch, or what the single call would have been told. */
@@ -18,18 +18,19 @@ const PART_BYTES = 64 * 1024;
 
 /**
  * The entries of a batch in order, in groups of `groupSize`: an array is read whole, lines are read as they are asked for.
- * @param body where it has been read before: then lines, too, are counted before any is given out
+ * @param source the body if it has been read before: then lines, too, are counted before any is given out; else what hears of
+ * each part as `readWhole` has it
  * @throws Fault that refuses the batch; of lines, earlier ones may have been given out before. HungUp
  */
 export async function* readBatch(
   request: IncomingMessage,
   groupSize: number,
-  body?: Buffer,
+  source: Buffer | OnPart,
 ): AsyncGenerator<BatchItem[]> {
   const isLines = LINES.test(request.headers['content-type'] ?? '');
   let count = 0;
   let group: BatchItem[] = [];
-  for await (const items of isLines ? readItems(request, body) : [parseArray(body ?? (await readWhole(request)))]) {
+  for await (const items of isLines ? readItems(request, source) : [await readArray(request, source)]) {
     for (const item of items) {
       if (++count > LIMITS.batchEntries) throw new Fault('BATCH_TOO_LONG');
       group.push(item);
@@ -43,8 +44,12 @@ export async function* readBatch(
 }
 
 /** The body of a batch. @throws Fault where there is too much of it, or HungUp */
-export function readWhole(request: IncomingMessage): Promise<Buffer> {
-  return new Promise((resolve, reject) => readBody(request, resolve, reject, LIMIT));
+export function readWhole(request: IncomingMessage, onPart: OnPart): Promise<Buffer> {
+  return new Promise((resolve, reject) => readBody(request, resolve, reject, { ...LIMIT, onPart }));
+}
+
+async function readArray(request: IncomingMessage, source: Buffer | OnPart): Promise<Iterable<BatchItem>> {
+  return parseArray(Buffer.isBuffer(source) ? source : await readWhole(request, source));
 }
 
 function parseArray(body: Buffer): Iterable<BatchItem> {
@@ -54,10 +59,10 @@ function parseArray(body: Buffer): Iterable<BatchItem> {
   return toItems(values, (value) => value);
 }
 
-async function* readItems(request: IncomingMessage, body?: Buffer): AsyncGenerator<Iterable<BatchItem>> {
-  if (body) yield toItems(await readAllLines(body), parseLine);
+async function* readItems(request: IncomingMessage, source: Buffer | OnPart): AsyncGenerator<Iterable<BatchItem>> {
+  if (Buffer.isBuffer(source)) yield toItems(await readAllLines(source), parseLine);
   else {
-    for await (const lines of readLines(request, LIMIT, LIMITS.entryBytes)) {
+    for await (const lines of readLines(request, { ...LIMIT, onPart: source }, LIMITS.entryBytes)) {
       yield toItems(lines.filter(isEntry), parseLine);
     }
   }

@@ -2,11 +2,15 @@ import type { IncomingMessage } from 'node:http';
 import { Fault, type FaultCode, LIMITS } from '@opm/contract';
 import { type BodyTaker, takeBody } from './express-classes.js';
 
+/** Hears how many bytes each part has, before it is kept. May throw a Fault, which refuses the body. */
+export type OnPart = (bytes: number) => void;
+
 export type BodyLimit = {
   maxBytes: number;
   /** A body that is too large is read to its end up to here, so that its sender reads our answer and not a reset. */
   maxDrainedBytes: number;
   fault: FaultCode;
+  onPart?: OnPart;
 };
 
 const ENTRY_LIMIT: BodyLimit = {
@@ -59,10 +63,17 @@ class BodyReader implements BodyTaker {
   }
 
   onPart(part: Buffer): void {
-    const { maxBytes, maxDrainedBytes, fault } = this.#limit;
+    if (this.#isDone) return;
+    const { maxBytes, maxDrainedBytes, fault, onPart } = this.#limit;
     this.#size += part.length;
-    if (this.#size <= maxBytes) this.#parts.push(part);
-    else if (this.#size > maxDrainedBytes) this.#refuse(new Fault(fault));
+    if (this.#size > maxDrainedBytes) this.#refuse(new Fault(fault));
+    if (this.#size > maxBytes) return;
+    try {
+      onPart?.(part.length);
+      this.#parts.push(part);
+    } catch (error) {
+      this.#refuse(error);
+    }
   }
 
   onEnd(): void {

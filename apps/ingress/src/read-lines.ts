@@ -9,7 +9,7 @@ import { type BodyLimit, HungUp, refuseCompressed } from './read-body.js';
  */
 export async function* readLines(
   request: IncomingMessage,
-  { maxBytes, fault }: BodyLimit,
+  { maxBytes, fault, onPart }: BodyLimit,
   maxLineBytes: number,
 ): AsyncGenerator<(Buffer | null)[]> {
   refuseCompressed(request);
@@ -27,6 +27,7 @@ export async function* readLines(
       for await (const part of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
         size += part.length;
         if (size > maxBytes) throw new Fault(fault);
+        onPart?.(part.length);
         yield part;
       }
     } catch (error) {

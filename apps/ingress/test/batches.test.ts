@@ -74,6 +74,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     const left = entries.filter((_, i) => results[i]?.statusCode === 503);
     if (left.length > 0) await sendAll(send, left);
   }
+  const countRefused = () => ingress.readMetric('opm_shed_total{reason="in-flight"}');
   const find = (customerId: string) => store.customers.find(projectId, customerId);
 
   test('each entry is answered as the single call would have been, in order, and one that is bad sinks no other', async () => {
@@ -266,29 +267,51 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     expect(ingress.output().slice(before)).not.toMatch(/request failed/);
   });
 
-  test('the slow uploads of one project leave room for the batches of others', async () => {
+  test('uploads that send nothing take no room from anybody: sixty of two projects each', async () => {
+    const others = await Promise.all([1, 2].map((n) => store.projects.create(`slow ${n} of ${nextId}`)));
+    const uploads: ClientRequest[] = [];
+    for (const key of others.map((other) => other.apiKey)) {
+      await sendAll(createClient(ingress, key).sendArray, [fresh()]); // its key is known from now on
+      for (let i = 0; i < 60; i++) {
+        const headers = { 'x-api-key': key, expect: '100-continue', ...(i % 2 ? NDJSON : JSON_TYPE) };
+        const upload = request(`${ingress.url}/entries`, { method: 'POST', headers }).on('error', () => {});
+        uploads.push(upload);
+        upload.flushHeaders();
+        await once(upload, 'continue'); // it is under way
+      }
+    }
+    const refused = await countRefused();
+    for (const { apiKey: key } of [{ apiKey }, ...others]) {
+      await sendAll(createClient(ingress, key).sendArray, [fresh()]);
+      await sendAll(createClient(ingress, key).sendLines, [fresh()]);
+    }
+    expect(await countRefused()).toBe(refused);
+    for (const upload of uploads) upload.destroy();
+  });
+
+  test('a project whose unfinished bodies take its share of the memory is refused, and no other one', async () => {
     const other = await store.projects.create(`other ${nextId}`);
     const clientOfOther = createClient(ingress, other.apiKey);
     const uploads: ClientRequest[] = [];
+    const pad = 'x'.repeat(1024 * 1024 - 200);
     const openSome = () => {
-      for (let i = 0; i < 5; i++) {
-        const headers = { 'x-api-key': apiKey, ...NDJSON };
+      for (let i = 0; i < 10; i++) {
+        const headers = { 'x-api-key': apiKey, ...JSON_TYPE };
         const upload = request(`${ingress.url}/entries`, { method: 'POST', headers }).on('error', () => {});
-        upload.write('{');
+        upload.write(`["${pad}`);
         uploads.push(upload);
       }
     };
-    // Some may be refused, and so be over, because the machine is busy.
     await waitFor(
       async () => {
         openSome();
-        const [own] = await client.sendArray([fresh()]);
+        const [own] = await client.sendArray([{ ...fresh(), pad }]);
         return own === 503 && (await clientOfOther.sendArray([fresh()]))[0] === 207;
       },
       { description: 'the limit of one project' },
     );
     for (const upload of uploads) upload.destroy();
-    await waitFor(async () => (await client.sendArray([fresh()]))[0] === 207, { description: 'room' });
+    await waitFor(async () => (await client.sendArray([{ ...fresh(), pad }]))[0] === 207, { description: 'room' });
   });
 
   test.each([
@@ -322,7 +345,6 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
         .slice(60)
         .map((upload) => new Promise<void>((resolve) => void upload.end(line() + end, resolve)));
       await Promise.all(ended);
-      const countRefused = () => ingress.readMetric('opm_answers_total{route="/entries",status="503"}');
       const refused = await countRefused();
       for (const upload of given) upload.destroy();
       await fetch(`${ingress.url}/openapi.json`).then((response) => response.arrayBuffer()); // it has noticed by now
@@ -335,7 +357,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
       expect((await createClient(ingress, hasty.apiKey).sendArray([fresh()]))[0]).toBe(207);
       expect(ingress.output().slice(before)).not.toMatch(/request failed/);
       expect(await ingress.readMetric('opm_answers_total{route="/entries",status="500"}')).toBe(0);
-      expect(await countRefused()).toBe(refused); // though there were more of them than places
+      expect(await countRefused()).toBe(refused);
       // Whole arrays are accepted, though nobody waits for their answers.
       await waitFor(async () => (await ingress.readMetric('opm_pending_entries')) === 0, {
         description: 'the last one',
