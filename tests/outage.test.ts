@@ -131,7 +131,8 @@ test('PostgreSQL stopped for 30 s under load: entries are acknowledged, no job i
 
 test('Redis gone and back: what was acknowledged becomes rows, and both processes go on by themselves', async () => {
   const proxy = await startProxy(redis.REDIS_URL ?? '');
-  const env = { DATABASE_URL: postgres.url, REDIS_URL: proxy.url, REDIS_PREFIX: testPrefix() };
+  const place = { DATABASE_URL: postgres.url, REDIS_URL: proxy.url, REDIS_PREFIX: testPrefix() };
+  const env = { ...place, ANSWER_TIMEOUT_MS: '10000' }; // a silent connection is given up after one and a half times that
   const ingress = await startApp('ingress', env);
   const worker = await startApp('worker', env);
   apps.push(ingress, worker);

@@ -18,8 +18,7 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
     backend = await createBackend();
     store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
     ({ apiKey, projectId } = await store.projects.create('acme'));
-    const env = { ...backend.env, LOOKUP_TIMEOUT_MS: '500' }; // a late look-up makes a 202 of a 201
-    ingresses = await Promise.all([startApp('ingress', env), startApp('ingress', env)]);
+    ingresses = await Promise.all([startApp('ingress', backend.env), startApp('ingress', backend.env)]);
     workers = await Promise.all([startApp('worker', backend.env), startApp('worker', backend.env)]);
   });
   afterAll(async () => {

@@ -23,6 +23,8 @@ import pMap from 'p-map';
 
 const SHARDS = 6;
 const CLIENTS = 12;
+/** So that what a silent master would answer is given up while a test waits. */
+const ANSWER_TIMEOUT_MS = '10000';
 /** Between two entries of a client: load, not the most that goes. */
 const PAUSE_MS = 25;
 
@@ -66,7 +68,7 @@ afterAll(async () => {
 
 /** @param env for all of them */
 async function start(env: NodeJS.ProcessEnv = {}): Promise<{ ingress: TestApp; worker: TestApp }> {
-  const all = { ...backend.env, QUEUE_SHARDS: String(SHARDS), ...env };
+  const all = { ...backend.env, QUEUE_SHARDS: String(SHARDS), ANSWER_TIMEOUT_MS, ...env };
   const [ingress, worker] = await Promise.all([startApp('ingress', all), startApp('worker', all)]);
   apps.push(ingress, worker);
   return { ingress, worker };

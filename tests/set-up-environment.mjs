@@ -1,4 +1,5 @@
 import { fileURLToPath } from 'node:url';
+import { WIDE_LIMITS } from '@opm/testkit';
 
 const COMPILE_CACHE = fileURLToPath(new URL('../node_modules/.cache/opm-tests', import.meta.url));
 
@@ -6,7 +7,5 @@ const COMPILE_CACHE = fileURLToPath(new URL('../node_modules/.cache/opm-tests', 
 export function setUpEnvironment() {
   // Hundreds of processes load the same modules: Node.js 22 and later compile them once.
   process.env.NODE_COMPILE_CACHE ??= COMPILE_CACHE;
-  // That a machine is busy is not what is tested.
-  process.env.EVENT_LOOP_MAX_DELAY_MS = '60000';
-  process.env.LOOKUP_TIMEOUT_MS = '500';
+  Object.assign(process.env, WIDE_LIMITS);
 }

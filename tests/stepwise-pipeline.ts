@@ -2,10 +2,12 @@ import { Fault } from '@opm/contract';
 import type { EntryQueue, EntryWorker } from '@opm/queue';
 import { createLogger } from '@opm/runtime';
 import type { Store } from '@opm/store';
+import { ANSWER_TIMEOUT_MS } from '@opm/testkit';
 import { type AcceptEntry, createAcceptEntry } from '../apps/ingress/src/accept-entry.js';
 import { createFindExisting } from '../apps/ingress/src/find-existing.js';
 import { createLanes } from '../apps/ingress/src/lanes.js';
 import { OutagePause } from '../apps/ingress/src/outage-pause.js';
+import { toTimeBudget } from '../apps/ingress/src/time-budget.js';
 import { createPersistChunk, type PersistChunk } from '../apps/worker/src/persist-chunk.js';
 import { createUpsertChunks } from '../apps/worker/src/upsert-chunks.js';
 import type { AdmissionHistory } from './admission-history.js';
@@ -32,6 +34,7 @@ type IngressContext = Context & {
 export const QUEUE_DOWN = new Fault('QUEUE_UNAVAILABLE');
 
 const logger = createLogger({ name: 'test', level: 'silent' });
+const budget = toTimeBudget(ANSWER_TIMEOUT_MS);
 const ignore = () => {};
 const idsOf = (entries: { customerId: string }[]) => entries.map(({ customerId }) => customerId).join(' ');
 
@@ -41,7 +44,7 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
   const findExisting = createFindExisting({
     findExisting: store.customers.findExisting,
     maxInFlight: 4,
-    timeoutMs: 200,
+    timeoutMs: budget.lookUpMs,
     pause: new OutagePause({ onFailure: ignore }),
     onUnknown: ignore,
   });
@@ -81,6 +84,7 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
       });
     },
     lanes: createLanes(1),
+    budget,
     maxEntries: 200,
     maxInFlight: 4,
     maxPending: 1_000,

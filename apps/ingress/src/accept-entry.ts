@@ -5,6 +5,7 @@ import { createSparseWarning, type Logger } from '@opm/runtime';
 import { LRUCache } from 'lru-cache';
 import type { FindExisting } from './find-existing.js';
 import type { Lanes } from './lanes.js';
+import type { TimeBudget } from './time-budget.js';
 
 /** What a partner says of a customer: the entry of a POST, or an erasure. */
 export type Said = Omit<CustomerEntry, 'version'>;
@@ -29,6 +30,7 @@ export type AcceptEntryDeps = {
   queue: Pick<EntryQueue, 'admit' | 'release' | 'enqueue'>;
   findExisting: FindExisting;
   lanes: Lanes;
+  budget: Pick<TimeBudget, 'turnMs' | 'workMs' | 'replyMs'>;
   maxEntries: number;
   /** Chunks of one project and shard on their way at the same time. */
   maxInFlight: number;
@@ -39,19 +41,13 @@ export type AcceptEntryDeps = {
   logger: Logger;
 };
 
-/** Together a second, after which partners know that the queue hangs or is too slow: for a chunk's turn, and for the chunk. */
-const MAX_WAIT_MS = 250;
-const CHUNK_TIMEOUT_MS = 750;
-/** Of that, kept for the answer when PostgreSQL does not answer. */
-const ANSWER_MS = 50;
-
 /** After an erasure, for so long, entries are enqueued after their look-up: a worker may be faster than that. */
 const REMEMBER_ERASED_MS = 60_000;
 const MAX_REMEMBERED = 10_000;
 
 /** Concurrent entries of one project and shard become one chunk: one admission, one look-up, one job. */
 export function createAcceptEntry(deps: AcceptEntryDeps) {
-  const { queue, findExisting, lanes, maxEntries, maxInFlight, maxPending, onChunk, onShed, logger } = deps;
+  const { queue, findExisting, lanes, budget, maxEntries, maxInFlight, maxPending, onChunk, onShed, logger } = deps;
 
   const warnRefused = createSparseWarning(logger, 'entries are not accepted');
   /** Customers whose erasure came here a moment ago. */
@@ -60,28 +56,28 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   const chunks = new GroupCommit<number, Said, Verdict>({
     commit(lane, entries) {
       const { projectId, shard } = lanes.fromLane(lane);
-      return withTimeout(acceptChunk(projectId, shard, entries), CHUNK_TIMEOUT_MS).catch(refuse);
+      return withTimeout(acceptChunk(projectId, shard, entries), budget.workMs).catch(refuse);
     },
     maxBatch: maxEntries,
     ...lanes.toLimits(maxInFlight),
-    expiry: { maxWaitMs: MAX_WAIT_MS, toError: turnAway },
+    expiry: { maxWaitMs: budget.turnMs, toError: turnAway },
   });
 
   function turnAway(): Fault {
     onShed('waited');
-    warnRefused(new Error(`entries waited for more than ${MAX_WAIT_MS} ms for their turn`));
+    warnRefused(new Error(`entries waited for more than ${budget.turnMs} ms for their turn`));
     return new Fault('OVERLOADED');
   }
 
   async function acceptChunk(projectId: number, shard: number, entries: Said[]): Promise<Verdict[]> {
-    const deadline = performance.now() + CHUNK_TIMEOUT_MS;
+    const deadline = performance.now() + budget.workMs;
     let admitted: Admitted[] = [];
     try {
       const admittance = await queue.admit(shard, projectId, entries);
       admitted = admittance.admitted;
       // After the admission, or another ingress could slip in between; beside the enqueue, for it knows our own rows.
       const unclaimed = admitted.filter(({ previous }) => !previous);
-      const lookUp = findExisting({ projectId, asked: unclaimed, deadline: deadline - ANSWER_MS });
+      const lookUp = findExisting({ projectId, asked: unclaimed, deadline: deadline - budget.replyMs });
       rememberErased(projectId, entries);
       if (isAboutErased(projectId, entries)) await lookUp; // their rows will not tell what was there before
       // Its partners have been told by now that it was not accepted, and may have sent something newer.

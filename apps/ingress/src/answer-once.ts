@@ -5,6 +5,7 @@ import type { Ended, Idempotency, KeptAnswer, KeyedRequest, Known } from '@opm/q
 import { createSparseWarning, type Logger } from '@opm/runtime';
 import type { Lanes } from './lanes.js';
 import { type Result, render, statusOf } from './reply.js';
+import type { TimeBudget } from './time-budget.js';
 
 /** What makes a request the same one again. Where the body says nothing, as with DELETE, it is left out. */
 export type KeyedCall = { projectId: number; key: string; method: string; path: string; body?: Buffer };
@@ -21,6 +22,7 @@ export type AnswerOnce = (call: KeyedCall, act: Act) => Promise<{ told: Result |
 export type AnswerOnceDeps = {
   idempotency: Pick<Idempotency, 'begin' | 'end'>;
   lanes: Lanes;
+  budget: Pick<TimeBudget, 'turnMs' | 'workMs' | 'keyLeaseMs' | 'keyMarginMs'>;
   /** Requests that may wait for their key at the same time. */
   maxPending: number;
   onShed: (reason: 'in-flight' | 'waited') => void;
@@ -28,22 +30,12 @@ export type AnswerOnceDeps = {
 };
 
 const KEEP_MS = 24 * 60 * 60 * 1_000;
-/**
- * An entry takes a second at most, a batch one per group; what has not been begun two seconds before the end is refused.
- * Both start before the store counts, so nobody acts whose key may be another's by then.
- */
-const LEASE_MS = 10_000;
-const MARGIN_MS = 2_000;
-
 const MAX_REQUESTS = 200;
 const MAX_IN_FLIGHT_PER_LANE = 4;
-/** Together a second, after which partners know that the queue hangs. */
-const MAX_WAIT_MS = 250;
-const TIMEOUT_MS = 750;
 
 /** Concurrent requests of one project whose keys are in one shard ask for them together, and give them back together. */
 export function createAnswerOnce(deps: AnswerOnceDeps): AnswerOnce {
-  const { idempotency, lanes, maxPending, onShed, logger } = deps;
+  const { idempotency, lanes, budget, maxPending, onShed, logger } = deps;
   const warnNotBegun = createSparseWarning(logger, 'requests with an idempotency key are not accepted');
   const warnNotEnded = createSparseWarning(
     logger,
@@ -53,9 +45,9 @@ export function createAnswerOnce(deps: AnswerOnceDeps): AnswerOnce {
   const begins = new GroupCommit<number, KeyedRequest, Known>({
     async commit(lane, requests) {
       const { shard } = lanes.fromLane(lane);
-      const begun = idempotency.begin(shard, requests, LEASE_MS);
+      const begun = idempotency.begin(shard, requests, budget.keyLeaseMs);
       try {
-        return await withTimeout(begun, TIMEOUT_MS);
+        return await withTimeout(begun, budget.workMs);
       } catch (error) {
         free(shard, requests, begun);
         warnNotBegun(causeOf(error));
@@ -65,18 +57,19 @@ export function createAnswerOnce(deps: AnswerOnceDeps): AnswerOnce {
     maxBatch: MAX_REQUESTS,
     ...lanes.toLimits(MAX_IN_FLIGHT_PER_LANE),
     expiry: {
-      maxWaitMs: MAX_WAIT_MS,
+      maxWaitMs: budget.turnMs,
       toError() {
-        warnNotBegun(new Error(`they waited for more than ${MAX_WAIT_MS} ms for their turn`));
+        warnNotBegun(new Error(`they waited for more than ${budget.turnMs} ms for their turn`));
         return refuse('waited');
       },
     },
   });
   const ends = new GroupCommit<number, Ended, Known>({
-    commit: (lane, requests) => withTimeout(idempotency.end(lanes.fromLane(lane).shard, requests, KEEP_MS), TIMEOUT_MS),
+    commit: (lane, requests) =>
+      withTimeout(idempotency.end(lanes.fromLane(lane).shard, requests, KEEP_MS), budget.workMs),
     maxBatch: MAX_REQUESTS,
     ...lanes.toLimits(MAX_IN_FLIGHT_PER_LANE),
-    expiry: { maxWaitMs: MAX_WAIT_MS, toError: () => new Error(`answers waited for more than ${MAX_WAIT_MS} ms`) },
+    expiry: { maxWaitMs: budget.turnMs, toError: () => new Error(`answers waited for more than ${budget.turnMs} ms`) },
   });
 
   function refuse(reason: 'in-flight' | 'waited'): Fault {
@@ -104,7 +97,8 @@ export function createAnswerOnce(deps: AnswerOnceDeps): AnswerOnce {
     if (begins.pending >= maxPending) throw refuse('in-flight');
     const request = toRequest(call);
     const lane = lanes.toLane(call.projectId, request.id);
-    const deadline = performance.now() + LEASE_MS - MARGIN_MS;
+    // Counted from before the store counts, so that nobody acts whose key may be another's by then.
+    const deadline = performance.now() + budget.keyLeaseMs - budget.keyMarginMs;
     const known = await begins.run(lane, request);
     if (known.state === 'answered') return { replayed: known.answer };
     if (known.state === 'other') throw new Fault('IDEMPOTENCY_KEY_REUSED');

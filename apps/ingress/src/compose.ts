@@ -5,7 +5,7 @@ import { createAcceptEntry } from './accept-entry.js';
 import { createAnswerOnce } from './answer-once.js';
 import { createIngressApp } from './app.js';
 import { createAuthenticator } from './authenticate.js';
-import { type IngressConfig, MAX_LOOKUP_TIMEOUT_MS } from './config.js';
+import type { IngressConfig } from './config.js';
 import { createFindCustomer } from './find-customer.js';
 import { createFindExisting } from './find-existing.js';
 import { createLanes } from './lanes.js';
@@ -14,18 +14,19 @@ import { OutagePause } from './outage-pause.js';
 import { createOverload } from './overload.js';
 import { createRateLimiter } from './rate-limiter.js';
 import { serveIngress } from './server.js';
+import { toTimeBudget } from './time-budget.js';
 import { createUnknownKeys } from './unknown-keys.js';
 
 /** The ingress, put together by hand: who gets what stands here and nowhere else. */
 export async function compose(context: ProcessContext<IngressConfig>): Promise<void> {
   const { config, logger, metrics, health, signal, onClose } = context;
+  const budget = toTimeBudget(config.ANSWER_TIMEOUT_MS);
 
   const store = createStore({
     databaseUrl: config.DATABASE_URL,
     poolSize: config.DATABASE_POOL_SIZE,
-    // A look-up that its partner does not wait for any more must not keep its connection for long.
-    connectTimeoutMs: MAX_LOOKUP_TIMEOUT_MS,
-    statementTimeoutMs: MAX_LOOKUP_TIMEOUT_MS,
+    connectTimeoutMs: budget.statementMs,
+    statementTimeoutMs: budget.statementMs,
     byIndexOnly: true,
     applicationName: 'opm-ingress',
   });
@@ -55,7 +56,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   const findExisting = createFindExisting({
     findExisting: store.customers.findExisting,
     maxInFlight: config.DATABASE_POOL_SIZE,
-    timeoutMs: config.LOOKUP_TIMEOUT_MS,
+    timeoutMs: budget.lookUpMs,
     pause: createPause('customers'),
     onUnknown: measures.onExistenceUnknown,
   });
@@ -63,6 +64,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     queue,
     findExisting,
     lanes,
+    budget,
     maxEntries: config.CHUNK_MAX_ENTRIES,
     maxInFlight: config.CHUNKS_IN_FLIGHT,
     maxPending: config.PENDING_MAX_ENTRIES,
@@ -74,6 +76,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     acceptEntry,
     acceptEntries,
     lease: queue.lease,
+    budget,
     maxPending: config.PENDING_MAX_ENTRIES,
     onLease: measures.onLease,
     onShed: measures.onShed,
@@ -82,6 +85,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   const answerOnce = createAnswerOnce({
     idempotency: queue.idempotency,
     lanes,
+    budget,
     maxPending: config.PENDING_MAX_ENTRIES,
     onShed: measures.onShed,
     logger,
@@ -90,6 +94,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     readClaims: queue.readClaims,
     findMany: store.customers.findMany,
     lanes,
+    budget,
     maxInFlight: Math.ceil(config.DATABASE_POOL_SIZE / 2),
     pause: createPause('reading customers'),
   });

@@ -1,8 +1,6 @@
 import { MAX_CHUNK_ENTRIES } from '@opm/queue';
 import { count, countBetween, type Env, port, STORE_ENV, str } from '@opm/runtime';
 
-export const MAX_LOOKUP_TIMEOUT_MS = 500;
-
 export const INGRESS_ENV = {
   ...STORE_ENV,
   HOST: str({ default: undefined, desc: 'address to listen on; all of them where it is not given' }),
@@ -42,13 +40,6 @@ export const INGRESS_ENV = {
   )({
     default: 0,
     desc: 'proxies in front, 0 to 10, that say in X-Forwarded-For where a request comes from',
-  }),
-  LOOKUP_TIMEOUT_MS: countBetween(
-    1,
-    MAX_LOOKUP_TIMEOUT_MS,
-  )({
-    default: 200,
-    desc: `milliseconds, 1 to ${MAX_LOOKUP_TIMEOUT_MS}, in which PostgreSQL has to say whether a customer is known; after that the answer is 202`,
   }),
   DATABASE_POOL_SIZE: count({ default: 4, desc: 'connections to PostgreSQL for look-ups' }),
 };

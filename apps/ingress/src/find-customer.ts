@@ -4,18 +4,16 @@ import type { Claim, EntryQueue } from '@opm/queue';
 import type { Customers, StoredCustomer } from '@opm/store';
 import type { Lanes } from './lanes.js';
 import type { OutagePause } from './outage-pause.js';
+import type { TimeBudget } from './time-budget.js';
 
 /** What is known of a customer: the row, and the claim of the newest entry or erasure that is not persisted yet. */
 export type FoundCustomer = { stored: StoredCustomer | undefined; claim: Claim | undefined };
 
-/** @throws Fault CUSTOMERS_UNAVAILABLE, within a second */
+/** @throws Fault CUSTOMERS_UNAVAILABLE, within the time for an answer */
 export type FindCustomer = (projectId: number, customerId: string) => Promise<FoundCustomer>;
 
 const MAX_CUSTOMERS = 200;
 const MAX_READS_IN_FLIGHT_PER_LANE = 4;
-/** Together a second: for a read's turn, and for the read. */
-const MAX_WAIT_MS = 250;
-const TIMEOUT_MS = 750;
 
 /**
  * Customers that are asked for at the same time are read together. Their rows are read apart from their claims, so that a
@@ -25,30 +23,31 @@ export function createFindCustomer(deps: {
   readClaims: EntryQueue['readClaims'];
   findMany: Customers['findMany'];
   lanes: Lanes;
+  budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
   /** Calls of `findMany` at the same time. */
   maxInFlight: number;
   pause: OutagePause;
 }): FindCustomer {
-  const { readClaims, findMany, lanes, maxInFlight, pause } = deps;
+  const { readClaims, findMany, lanes, budget, maxInFlight, pause } = deps;
 
   const rows = new GroupCommit<number, string, StoredCustomer | undefined>({
     async commit(projectId, customerIds) {
-      const found = await pause.run(() => withTimeout(findMany(projectId, customerIds), TIMEOUT_MS));
+      const found = await pause.run(() => withTimeout(findMany(projectId, customerIds), budget.workMs));
       return customerIds.map((customerId) => found.get(customerId));
     },
     maxBatch: MAX_CUSTOMERS,
     maxInFlight,
-    expiry: { maxWaitMs: TIMEOUT_MS, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
+    expiry: { maxWaitMs: budget.workMs, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
   });
 
   const reads = new GroupCommit<number, string, FoundCustomer>({
     commit(lane, customerIds) {
       const { projectId, shard } = lanes.fromLane(lane);
-      return withTimeout(read(shard, projectId, customerIds), TIMEOUT_MS);
+      return withTimeout(read(shard, projectId, customerIds), budget.workMs);
     },
     maxBatch: MAX_CUSTOMERS,
     ...lanes.toLimits(MAX_READS_IN_FLIGHT_PER_LANE),
-    expiry: { maxWaitMs: MAX_WAIT_MS, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
+    expiry: { maxWaitMs: budget.turnMs, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
   });
 
   /** The claims first: what has none by then is in its row. The other way round, an entry could be in neither. */

@@ -20,7 +20,6 @@ const MAX_ASKED = 1_000;
 export function createFindExisting(deps: {
   findExisting: (asked: Asked[]) => Promise<Set<number>>;
   maxInFlight: number;
-  /** Well within what a chunk may take, so that a PostgreSQL that is slow costs a partner the 201 and not the acknowledgement. */
   timeoutMs: number;
   pause: OutagePause;
   onUnknown: (entries: number) => void;

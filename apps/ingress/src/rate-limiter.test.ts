@@ -1,6 +1,7 @@
 import { expect, test } from '@jest/globals';
 import { createLogger } from '@opm/runtime';
 import { createRateLimiter } from './rate-limiter.js';
+import { toTimeBudget } from './time-budget.js';
 
 test('a call for tokens that hangs keeps only its own project waiting, and for no more than its time-out', async () => {
   const called: number[] = [];
@@ -13,6 +14,7 @@ test('a call for tokens that hangs keeps only its own project waiting, and for n
       if (called.length === projects.length) second = sendAll(); // before any call may be over
       return new Promise(() => {});
     },
+    budget: toTimeBudget(1_000),
     maxPending: 1_000,
     onLease: () => {},
     onShed: (...args) => shed.push(args),

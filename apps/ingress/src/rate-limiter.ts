@@ -5,6 +5,7 @@ import { createSparseWarning, type Logger } from '@opm/runtime';
 import { LRUCache } from 'lru-cache';
 import type { AcceptEntries, AcceptEntry, Said, Verdict } from './accept-entry.js';
 import { Lease } from './lease.js';
+import type { TimeBudget } from './time-budget.js';
 
 /** Whose request it is. `lease` is noted where the project has a limit, for what the answer says of it. */
 export type Sender = { projectId: number; limit: RateLimit | undefined; lease: Lease | undefined };
@@ -22,6 +23,7 @@ export type RateLimiterDeps = {
   acceptEntry: AcceptEntry;
   acceptEntries: AcceptEntries;
   lease: EntryQueue['lease'];
+  budget: Pick<TimeBudget, 'tokensMs' | 'tokensTurnMs'>;
   /** Requests that may wait for tokens at the same time. */
   maxPending: number;
   /** Hears of each call for tokens. */
@@ -31,14 +33,10 @@ export type RateLimiterDeps = {
 };
 
 const MAX_LEASES = 10_000;
-/** Of a call; what hangs for so long would not take the entry either. */
-const TIMEOUT_MS = 250;
-/** Behind the call of the same project. Less, so that behind one that hangs no other is made. */
-const MAX_WAIT_MS = 200;
 
 /** Lets through what projects may send, before anything is done with it; those without a limit notice nothing of it. */
 export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
-  const { acceptEntry, acceptEntries, lease: leaseTokens, maxPending, onLease, onShed, logger } = deps;
+  const { acceptEntry, acceptEntries, lease: leaseTokens, budget, maxPending, onLease, onShed, logger } = deps;
   const leases = new LRUCache<number, Lease>({ max: MAX_LEASES });
   const warnUnavailable = createSparseWarning(logger, 'no tokens could be leased');
 
@@ -50,7 +48,7 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
       if (lease.isShort(entries, now)) {
         onLease();
         const call = leaseTokens(lease.projectId, lease.limit, lease.toCall(entries, now));
-        const leased = await withTimeout(call, TIMEOUT_MS).catch(giveUp);
+        const leased = await withTimeout(call, budget.tokensMs).catch(giveUp);
         now = performance.now();
         lease.onLeased(leased, now);
       }
@@ -60,9 +58,9 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
     maxInFlight: Number.POSITIVE_INFINITY, // one project's bucket may be on a master that hangs
     maxInFlightPerLane: 1,
     expiry: {
-      maxWaitMs: MAX_WAIT_MS,
+      maxWaitMs: budget.tokensTurnMs,
       toError(entries) {
-        warnUnavailable(new Error(`requests waited for more than ${MAX_WAIT_MS} ms for their turn`));
+        warnUnavailable(new Error(`requests waited for more than ${budget.tokensTurnMs} ms for their turn`));
         return turnAway('waited', entries);
       },
     },

@@ -3,19 +3,30 @@ import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals
 import { ANSWERS, Fault, type FaultCode } from '@opm/contract';
 import { createEntryQueue, type EntryQueue } from '@opm/queue';
 import { createLogger } from '@opm/runtime';
-import { BACKENDS, type Backend, startProxy, type TcpProxy, waitFor } from '@opm/testkit';
+import { ANSWER_TIMEOUT_MS, BACKENDS, type Backend, startProxy, type TcpProxy, waitFor } from '@opm/testkit';
 import fc from 'fast-check';
 import { type AnswerOnce, createAnswerOnce, type KeyedCall } from '../src/answer-once.js';
 import { createLanes } from '../src/lanes.js';
 import { type Result, render } from '../src/reply.js';
+import { toTimeBudget } from '../src/time-budget.js';
 
 const TIME_LIMIT_MS = 20_000;
 /** A machine that is ten times slower than the slowest one still makes as many. */
 const MIN_RUNS = 20;
 
 const logger = createLogger({ name: 'test', level: 'silent' });
-const create = ({ idempotency }: Pick<EntryQueue, 'idempotency'>): AnswerOnce =>
-  createAnswerOnce({ idempotency, lanes: createLanes(2), maxPending: 1_000, onShed: () => {}, logger });
+const createWithin =
+  (answerTimeoutMs: number) =>
+  ({ idempotency }: Pick<EntryQueue, 'idempotency'>): AnswerOnce =>
+    createAnswerOnce({
+      idempotency,
+      lanes: createLanes(2),
+      budget: toTimeBudget(answerTimeoutMs),
+      maxPending: 1_000,
+      onShed: () => {},
+      logger,
+    });
+const create = createWithin(ANSWER_TIMEOUT_MS);
 
 let keys = 0;
 const fresh = (): KeyedCall => ({
@@ -117,7 +128,7 @@ describe.each(BACKENDS)('answering once, with the queue on %s:', (_, createBacke
         ...idempotency,
         async begin(...call) {
           const known = await idempotency.begin(...call);
-          clock.mockImplementation(() => now() + 9_000);
+          clock.mockImplementation(() => now() + 9 * ANSWER_TIMEOUT_MS);
           return known;
         },
       },
@@ -136,7 +147,7 @@ describe.each(BACKENDS)('answering once, with the queue on %s:', (_, createBacke
     const stall = new Promise<void>((resolve) => {
       wake = resolve;
     });
-    const hung = create({
+    const hung = createWithin(1_000)({
       idempotency: {
         ...idempotency,
         async begin(shard, requests) {

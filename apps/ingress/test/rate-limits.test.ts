@@ -312,7 +312,7 @@ test('while the store of the tokens does not answer, an entry is a 503 as withou
   const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
   const project = await store.projects.create('acme');
   await store.projects.setLimit(project.projectId, { rate: 1_000, burst: 1_000 });
-  const ingress = await startApp('ingress', backend.env);
+  const ingress = await startApp('ingress', { ...backend.env, ANSWER_TIMEOUT_MS: '8000' });
   const isWorking = async () => isAccepted(await post(ingress, project));
   await waitFor(isWorking, { description: 'entries to be accepted' });
   const entry = fresh();

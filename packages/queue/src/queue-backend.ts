@@ -14,6 +14,8 @@ export type QueueConfig = {
   redisUrl?: string | undefined;
   /** Replicas of Redis that must have what a producer writes before it is answered; 0 unless given. */
   minReplicas?: number;
+  /** How long a producer's call may take, in ms; 1,000 unless given. */
+  answerTimeoutMs?: number;
   /** Namespace of all keys on Redis; on PostgreSQL the database is the namespace. */
   prefix: string;
   /** Number of queues `entries-0 … n-1`. */
@@ -25,6 +27,7 @@ export function toQueueConfig(env: {
   DATABASE_URL: string;
   REDIS_URL: string | undefined;
   REDIS_MIN_REPLICAS: number;
+  ANSWER_TIMEOUT_MS: number;
   REDIS_PREFIX: string;
   QUEUE_SHARDS: number;
 }): QueueConfig {
@@ -32,6 +35,7 @@ export function toQueueConfig(env: {
     databaseUrl: env.DATABASE_URL,
     redisUrl: env.REDIS_URL,
     minReplicas: env.REDIS_MIN_REPLICAS,
+    answerTimeoutMs: env.ANSWER_TIMEOUT_MS,
     prefix: env.REDIS_PREFIX,
     shards: env.QUEUE_SHARDS,
   };
@@ -83,11 +87,11 @@ export async function connectQueueBackend(
   role: Role,
   { signal, onError }: { signal: AbortSignal; onError: (error: Error) => void },
 ): Promise<QueueBackend> {
-  const { databaseUrl, redisUrl, minReplicas = 0, prefix, shards } = config;
+  const { databaseUrl, redisUrl, minReplicas = 0, answerTimeoutMs = 1_000, prefix, shards } = config;
   const { createQueue, createWorker, ...store } =
     redisUrl === undefined
-      ? createPostgresQueueBackend({ databaseUrl, role, onError })
-      : createRedisQueueBackend({ redisUrl, minReplicas, prefix, shards, role, onError });
+      ? createPostgresQueueBackend({ databaseUrl, role, answerTimeoutMs, onError })
+      : createRedisQueueBackend({ redisUrl, minReplicas, answerTimeoutMs, prefix, shards, role, onError });
 
   const opened = new Set<Queue | Worker>();
   let closed: Promise<void> | undefined;

@@ -19,7 +19,13 @@ afterAll(async () => {
 });
 
 async function connect(): Promise<Cluster> {
-  const redis = connectRedis({ redisUrl: cluster.url, role: 'worker', minReplicas: 0, onError: () => {} }) as Cluster;
+  const redis = connectRedis({
+    redisUrl: cluster.url,
+    role: 'worker',
+    minReplicas: 0,
+    answerTimeoutMs: 1_000,
+    onError: () => {},
+  }) as Cluster;
   expect(redis).toBeInstanceOf(Cluster);
   await waitFor(() => redis.status === 'ready', { description: 'the cluster' });
   return redis;

@@ -27,7 +27,7 @@ test.each<[string, Role]>([
 ])('a queue and a worker that are opened while %s is away work when it is back (%s)', async (store, role) => {
   const { backend, proxy, options } = await createPlace(store);
   const errors: Error[] = [];
-  const config = { ...options, prefix: backend.prefix, shards: 1 };
+  const config = { ...backend, ...options, shards: 1 };
   const signal = new AbortController().signal;
   const connected = await connectQueueBackend(config, role, { signal, onError: (error) => errors.push(error) });
   await proxy.cut();
@@ -47,7 +47,7 @@ test.each<[string, Role]>([
 
 test.each(['Redis', 'PostgreSQL'])('who waits for %s can be told to end', async (store) => {
   const { backend, proxy, options } = await createPlace(store);
-  const config = { ...options, prefix: backend.prefix, shards: 1 };
+  const config = { ...backend, ...options, shards: 1 };
   const abort = new AbortController();
   const errors: Error[] = [];
   const connected = await connectQueueBackend(config, 'worker', {

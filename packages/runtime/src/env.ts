@@ -74,6 +74,9 @@ const redisPrefix = makeValidator((text) => {
   return text;
 });
 
+/** Workers take what was admitted longer ago, and is in no job, for left by a process that was killed. */
+const MAX_ANSWER_TIMEOUT_MS = 30_000;
+
 /** A cluster has 16,384 slots, of which each shard wants a share. */
 const MAX_SHARDS = 1_000;
 
@@ -92,6 +95,13 @@ export const STORE_ENV = {
     0,
     100,
   )({ default: 0, desc: 'replicas of Redis that must have an entry before it is acknowledged, 0 to 100' }),
+  ANSWER_TIMEOUT_MS: countBetween(
+    100,
+    MAX_ANSWER_TIMEOUT_MS,
+  )({
+    default: 1_000,
+    desc: `milliseconds, 100 to ${MAX_ANSWER_TIMEOUT_MS}, in which a partner is answered, whatever the stores do`,
+  }),
   REDIS_PREFIX: redisPrefix({ default: 'opm', desc: 'namespace of all keys on Redis, without { and }' }),
   QUEUE_SHARDS: countBetween(
     1,

@@ -1,5 +1,6 @@
 import { createTestDatabase } from './test-database.js';
 import { testPrefix } from './test-prefix.js';
+import { ANSWER_TIMEOUT_MS } from './wide-limits.js';
 
 export type BackendName = 'Redis' | 'PostgreSQL';
 
@@ -8,6 +9,7 @@ export interface Backend {
   databaseUrl: string;
   redisUrl: string | undefined;
   prefix: string;
+  answerTimeoutMs: number;
   env: NodeJS.ProcessEnv;
   drop(): Promise<void>;
 }
@@ -26,6 +28,7 @@ export async function createBackend(redisUrl: string | undefined): Promise<Backe
     databaseUrl: database.url,
     redisUrl,
     prefix,
+    answerTimeoutMs: ANSWER_TIMEOUT_MS,
     env: { DATABASE_URL: database.url, REDIS_URL: redisUrl ?? '', REDIS_PREFIX: prefix },
     drop: database.drop,
   };

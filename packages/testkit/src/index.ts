@@ -21,4 +21,5 @@ export { startProxy, type TcpProxy } from './start-proxy.js';
 export { createDatabase, createTestDatabase, type TestDatabase } from './test-database.js';
 export { testPrefix } from './test-prefix.js';
 export { type WaitOptions, waitFor } from './wait-for.js';
+export { ANSWER_TIMEOUT_MS, WIDE_LIMITS } from './wide-limits.js';
 export { withRedis } from './with-redis.js';

@@ -12,6 +12,9 @@ export interface TcpProxy {
   restore(): Promise<void>;
   /** Swallows what comes over the present connections, which stay open; new ones work. */
   swallow(): void;
+  /** Holds what comes, either way, until the next `release`. */
+  hold(): void;
+  release(): void;
   /** From now on everything that comes, either way, is held for so long; what follows it waits behind it. */
   delay(ms: number): void;
   close(): Promise<void>;
@@ -22,10 +25,13 @@ export async function startProxy(serverUrl: string): Promise<TcpProxy> {
   const target = new URL(serverUrl);
   const sockets = new Set<Socket>();
   let delayMs = 0;
+  let held: Promise<void> | undefined;
+  let release = () => {};
   const createDelay = () =>
     new Transform({
       transform(chunk, _encoding, done) {
-        if (delayMs === 0) done(null, chunk);
+        if (held) void held.then(() => done(null, chunk));
+        else if (delayMs === 0) done(null, chunk);
         else setTimeout(done, delayMs, null, chunk).unref();
       },
     });
@@ -66,6 +72,15 @@ export async function startProxy(serverUrl: string): Promise<TcpProxy> {
     },
     swallow() {
       for (const socket of sockets) socket.unpipe().resume();
+    },
+    hold() {
+      held ??= new Promise((resolve) => {
+        release = resolve;
+      });
+    },
+    release() {
+      held = undefined;
+      release();
     },
     delay(ms) {
       delayMs = ms;

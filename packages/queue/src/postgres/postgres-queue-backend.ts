@@ -12,10 +12,10 @@ const bullmq = withBackend(createPostgresBackend);
 const KEPT = { max: 4, idleTimeoutMillis: 0, keepAliveInitialDelayMillis: 10_000 };
 
 const CONNECTION = {
-  producer: { ...KEPT, connectionTimeoutMillis: 1_000, statement_timeout: 1_000, query_timeout: 1_000 },
-  worker: { ...KEPT, connectionTimeoutMillis: 10_000, query_timeout: 30_000 },
-  dashboard: { max: 2, connectionTimeoutMillis: 5_000 },
-} satisfies Record<Role, pg.PoolConfig>;
+  producer: (ms) => ({ ...KEPT, connectionTimeoutMillis: ms, statement_timeout: ms, query_timeout: ms }),
+  worker: () => ({ ...KEPT, connectionTimeoutMillis: 10_000, query_timeout: 30_000 }),
+  dashboard: () => ({ max: 2, connectionTimeoutMillis: 5_000 }),
+} satisfies Record<Role, (answerTimeoutMs: number) => pg.PoolConfig>;
 
 const NOT_DIRECT =
   'the queue in PostgreSQL needs sessions of its own, which a pooler such as PgBouncer does not give: ' +
@@ -24,10 +24,12 @@ const NOT_DIRECT =
 export function createPostgresQueueBackend(options: {
   databaseUrl: string;
   role: Role;
+  /** How long a producer's call may take. */
+  answerTimeoutMs: number;
   onError: (error: Error) => void;
 }): Store {
-  const { databaseUrl, role, onError } = options;
-  const connection = { ...CONNECTION[role], connectionString: databaseUrl, keepAlive: true };
+  const { databaseUrl, role, answerTimeoutMs, onError } = options;
+  const connection = { ...CONNECTION[role](answerTimeoutMs), connectionString: databaseUrl, keepAlive: true };
   // What admission writes is flushed by the enqueue that follows it: see the migration that defines it.
   const pool = new pg.Pool({ ...connection, options: '-c synchronous_commit=off' });
   pool.on('error', onError);

@@ -1,8 +1,6 @@
 import { Command, type Redis } from 'ioredis';
 
 const SCRIPTS = new Set(['eval', 'evalsha']);
-/** What comes after it on the same connection waits, too. */
-const TIMEOUT_MS = 500;
 
 /**
  * Lets a script be answered only when `minReplicas` replicas have all that it has written; else it fails, though its
@@ -14,15 +12,16 @@ const TIMEOUT_MS = 500;
  * be run long after they were given up. So none is sent, and each fails at once, until the oldest `WAIT` has been answered.
  *
  * https://redis.io/docs/latest/commands/wait/
+ * @param timeoutMs of a `WAIT`: what comes after it on the same connection waits, too
  */
-export function confirmWrites(redis: Redis, minReplicas: number): Redis {
+export function confirmWrites(redis: Redis, minReplicas: number, timeoutMs: number): Redis {
   if (minReplicas === 0) return redis;
   const sendCommand = redis.sendCommand.bind(redis);
   const resolvers = new WeakMap<Command, Command['resolve']>();
   let confirmation: Promise<void> | undefined;
   /** When each `WAIT` was sent that has no answer yet, the oldest first: they are answered in order. */
   const unanswered: number[] = [];
-  const isHeldUp = () => performance.now() - (unanswered[0] ?? Number.POSITIVE_INFINITY) > TIMEOUT_MS;
+  const isHeldUp = () => performance.now() - (unanswered[0] ?? Number.POSITIVE_INFINITY) > timeoutMs;
 
   async function confirm(): Promise<void> {
     await null; // for the others of this turn
@@ -34,7 +33,7 @@ export function confirmWrites(redis: Redis, minReplicas: number): Redis {
 
   /** Without a time-out on this side, which would not take it off the connection. */
   function sendWait(): Promise<number> {
-    const command = new Command('wait', [minReplicas, TIMEOUT_MS]);
+    const command = new Command('wait', [minReplicas, timeoutMs]);
     command.setTimeout = () => {};
     sendCommand(command);
     return command.promise;

@@ -12,21 +12,23 @@ export type RedisConnection = {
   role: Role;
   /** That must have a producer's writes before it is answered; 0 where the one that it writes to is enough. */
   minReplicas: number;
+  /** How long a producer's call may take. */
+  answerTimeoutMs: number;
   onError: (error: Error) => void;
 };
 
 /** A connection that was lost without a word looks open for ever: `socketTimeout` ends one that owes an answer for that long. */
-const OPTIONS: Record<Role, RedisOptions> = {
-  producer: {
+const OPTIONS: Record<Role, (answerTimeoutMs: number) => RedisOptions> = {
+  producer: (answerTimeoutMs) => ({
     enableOfflineQueue: false,
     maxRetriesPerRequest: 0,
-    connectTimeout: 1_000,
-    commandTimeout: 1_000,
-    socketTimeout: 1_500,
-  },
+    connectTimeout: answerTimeoutMs,
+    commandTimeout: answerTimeoutMs,
+    socketTimeout: 1.5 * answerTimeoutMs,
+  }),
   // BullMQ waits for jobs with calls that take 10 s at most.
-  worker: { maxRetriesPerRequest: null, socketTimeout: 30_000 },
-  dashboard: { maxRetriesPerRequest: 1, commandTimeout: 10_000, socketTimeout: 10_000 },
+  worker: () => ({ maxRetriesPerRequest: null, socketTimeout: 30_000 }),
+  dashboard: () => ({ maxRetriesPerRequest: 1, commandTimeout: 10_000, socketTimeout: 10_000 }),
 };
 
 const CLUSTER_OPTIONS: Record<Role, ClusterOptions> = {
@@ -41,19 +43,22 @@ const READY_TIMEOUT_MS = 2_000;
 const REFRESH_INTERVAL_MS = 5_000;
 
 /** Connects in the background, and again whenever the connection is lost. */
-export function connectRedis({ redisUrl, role, minReplicas, onError }: RedisConnection): RedisClient {
+export function connectRedis(connection: RedisConnection): RedisClient {
+  const { redisUrl, role, minReplicas, answerTimeoutMs, onError } = connection;
   const urls = redisUrl.split(',');
-  const confirm = (node: Redis) => confirmWrites(node, role === 'producer' ? minReplicas : 0);
+  const options = OPTIONS[role](answerTimeoutMs);
+  const confirm = (node: Redis) =>
+    confirmWrites(node, role === 'producer' ? minReplicas : 0, Math.ceil(answerTimeoutMs / 2));
   const redis =
     urls.length > 1
-      ? connectCluster(urls, role).on('+node', confirm).on('node error', onError)
-      : confirm(new Redis(redisUrl, { ...OPTIONS[role], retryStrategy: toRetryDelay }));
+      ? connectCluster(urls, role, options).on('+node', confirm).on('node error', onError)
+      : confirm(new Redis(redisUrl, { ...options, retryStrategy: toRetryDelay }));
   return makeEndable(redis).on('error', onError);
 }
 
-function connectCluster(urls: string[], role: Role): Cluster {
+function connectCluster(urls: string[], role: Role, options: RedisOptions): Cluster {
   return new Cluster(urls, {
-    redisOptions: { ...OPTIONS[role], ...toCredentials(urls[0] as string) },
+    redisOptions: { ...options, ...toCredentials(urls[0] as string) },
     ...CLUSTER_OPTIONS[role],
     clusterRetryStrategy: toRetryDelay,
     slotsRefreshInterval: REFRESH_INTERVAL_MS,
