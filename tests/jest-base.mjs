@@ -5,8 +5,6 @@ const nodeMajor = process.versions.node.split('.')[0];
 /** Of tests that start the project's own processes. */
 export const WITH_PROCESSES = {
   setupFiles: ['<rootDir>/tests/check-answers.mjs'],
-  setupFilesAfterEnv: process.env.CI ? ['<rootDir>/tests/try-again.mjs'] : [],
-  testTimeout: 180_000,
 };
 
 /** Tests run as real ES modules: sources compiled by swc, `@opm/*` from the packages' dist, as in production. */
@@ -14,6 +12,7 @@ export function toJestConfig({ name, ...config }) {
   return {
     rootDir: fileURLToPath(new URL('..', import.meta.url)),
     testEnvironment: '<rootDir>/tests/leak-check-environment.mjs',
+    testTimeout: 900_000,
     // Has Jest use a worker even for a single file: its own process is too busy to tell a leak from its own timers.
     workerIdleMemoryLimit: '1GB',
     reporters: ['default', ['<rootDir>/tests/report.mjs', { outputFile: `.reports/node-${nodeMajor}/${name}.json` }]],

@@ -5,8 +5,8 @@ import { stripVTControlCharacters } from 'node:util';
 const MAX_REASON_LINES = 20;
 
 /**
- * Writes {passed, failed, skipped, troubles} for CI to sum up; troubles are lists of {name, reason} of the tests that
- * `failed` and of those that passed when they were `triedAgain`. A file that could not run, or leaked, counts as one failure.
+ * Writes {passed, failed, skipped, failures} for `npm test` and CI to sum up; failures is a list of {name, reason}. A file that
+ * could not run, or leaked, counts as one failure.
  */
 export default class Report {
   constructor(globalConfig, { outputFile }) {
@@ -20,20 +20,15 @@ export default class Report {
       passed: results.numPassedTests,
       failed: results.numFailedTests + results.numRuntimeErrorTestSuites,
       skipped: results.numPendingTests + results.numTodoTests,
-      troubles: {
-        failed: [
-          ...tests
-            .filter(({ status }) => status === 'failed')
-            .map(({ fullName, failureMessages }) => ({ name: fullName, reason: toReason(failureMessages) })),
-          ...files.map(({ testFilePath, failureMessage }) => ({
-            name: testFilePath,
-            reason: toReason([failureMessage]),
-          })),
-        ],
-        triedAgain: tests
-          .filter(({ status, invocations }) => status === 'passed' && invocations > 1)
-          .map(({ fullName, retryReasons }) => ({ name: fullName, reason: toReason(retryReasons) })),
-      },
+      failures: [
+        ...tests
+          .filter(({ status }) => status === 'failed')
+          .map(({ fullName, failureMessages }) => ({ name: fullName, reason: toReason(failureMessages) })),
+        ...files.map(({ testFilePath, failureMessage }) => ({
+          name: testFilePath,
+          reason: toReason([failureMessage]),
+        })),
+      ],
     };
     await mkdir(dirname(this.outputFile), { recursive: true });
     await writeFile(this.outputFile, `${JSON.stringify(report)}\n`);
