@@ -22,7 +22,7 @@ const PEER_KEY = 'opm_peer';
 
 export const project: Contender = {
   name: 'this project',
-  start: startProject,
+  start: (place) => startProject(place),
   countAccepted: countQueued(openProjectQueue),
 };
 
@@ -43,22 +43,26 @@ export const synchronous: Contender = {
   countAccepted: { new: ({ databaseUrl }) => countCustomers(databaseUrl) },
 };
 
-type Ingress = Target & Pick<TestApp, 'readMetric'>;
+type Ingress = Target & Pick<TestApp, 'pid' | 'output' | 'readMetric'>;
 
 /** The ingress, with the key of a project that is made for it: the first of its database. */
-export async function startProject(place: Place): Promise<Ingress> {
-  const [ingress] = await startIngresses(place, 1);
+export async function startProject(place: Place, env?: NodeJS.ProcessEnv): Promise<Ingress> {
+  const [ingress] = await startIngresses(place, 1, env);
   return ingress;
 }
 
 /** Several of them, for the same project. */
-export async function startIngresses(place: Place, count: number): Promise<[Ingress, ...Ingress[]]> {
+export async function startIngresses(
+  place: Place,
+  count: number,
+  env: NodeJS.ProcessEnv = {},
+): Promise<[Ingress, ...Ingress[]]> {
   const store = createStore({ databaseUrl: place.databaseUrl, applicationName: 'bench' });
   const { apiKey } = await store.projects.create('bench').finally(store.close);
   const start = async (): Promise<Ingress> => {
-    const { url, readMetric, stop } = await startApp('ingress', environmentOf(place));
+    const { stop, ...ingress } = await startApp('ingress', { ...environmentOf(place), ...env });
     endWith(place, stop);
-    return { url, apiKey, readMetric };
+    return { ...ingress, apiKey };
   };
   return Promise.all([start(), ...Array.from({ length: count - 1 }, start)]);
 }

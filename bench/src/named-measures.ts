@@ -6,6 +6,7 @@ import { measureChunks } from './measures/chunks.js';
 import { measureCluster } from './measures/cluster.js';
 import { measureFairness } from './measures/fairness.js';
 import { measureHandOut } from './measures/hand-out.js';
+import { measureHostile } from './measures/hostile.js';
 import { measureLatency } from './measures/latency.js';
 import { measureMemory } from './measures/memory.js';
 import { measureProcesses } from './measures/processes.js';
@@ -89,6 +90,12 @@ export const NAMED_MEASURES: NamedMeasure[] = [
     description: 'How long the entries of a project take while another one has very many waiting.',
     settings: { backlog: [2_000_000, 'entries of the other project'], samples: [200, 'entries that are timed'] },
     measures: [measureFairness],
+  }),
+  define({
+    name: 'hostile',
+    description: 'What a MiB that nobody should send takes of the ingress, beside a MiB of valid entries.',
+    settings: { mib: [16, 'of each body'], rounds: ROUNDS },
+    measures: [measureHostile],
   }),
   define({
     name: 'memory',
