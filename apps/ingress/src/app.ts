@@ -1,9 +1,10 @@
-import { Fault } from '@opm/contract';
+import { FAULTS, Fault } from '@opm/contract';
 import type { Logger } from '@opm/runtime';
 import express, { type ErrorRequestHandler, type Express, type Request, type Response } from 'express';
 import type { AnswerOnce } from './answer-once.js';
 import type { Authenticator } from './authenticate.js';
 import { deleteEntry } from './delete-entry.js';
+import { contextOf } from './express-classes.js';
 import { withFastPath } from './fast-path.js';
 import type { FindCustomer } from './find-customer.js';
 import { getDocs } from './get-docs.js';
@@ -14,12 +15,13 @@ import type { Measures } from './measures.js';
 import type { Overload } from './overload.js';
 import { postEntries } from './post-entries.js';
 import { postEntry } from './post-entry.js';
-import type { RateLimiter } from './rate-limiter.js';
+import { type RateLimiter, toTokens } from './rate-limiter.js';
 import { HungUp } from './read-body.js';
 import { createReply, type Reply } from './reply.js';
 import { createReplyOnce } from './reply-once.js';
 import { requestIdOf } from './request-id.js';
 import { methodNotAllowed, refusePath, refuseWrongKey, requireProject, routeUnknown } from './routing.js';
+import { Slices } from './slices.js';
 
 export type IngressDeps = {
   authenticator: Pick<Authenticator, 'authenticate'>;
@@ -51,20 +53,21 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
     measures,
     logger,
   } = deps;
-  const { acceptEntry } = rateLimiter;
   const reply = createReply({ measures, logger });
   const replyOnce = createReplyOnce({ answerOnce, reply });
+  const slices = new Slices();
   const app = express();
   app.disable('x-powered-by').disable('etag').set('trust proxy', trustedProxies);
 
   const authenticated = requireProject(authenticator);
-  const hot = [authenticated, postEntry({ overload, acceptEntry, reply, replyOnce })];
+  const hot = [authenticated, postEntry({ overload, rateLimiter, slices, reply, replyOnce })];
   app.post('/entry', hot);
   const { onShed } = measures;
-  app.post('/entries', authenticated, postEntries({ overload, rateLimiter, groupSize, onShed, reply, replyOnce }));
+  const batches = { overload, rateLimiter, slices, groupSize, onShed, reply, replyOnce };
+  app.post('/entries', authenticated, postEntries(batches));
   app.get('/ping', authenticated, getPing({ reply }));
   app.get('/entry/:customerId', authenticated, getEntry({ overload, findCustomer, reply }));
-  app.delete('/entry/:customerId', authenticated, deleteEntry({ overload, acceptEntry, reply, replyOnce }));
+  app.delete('/entry/:customerId', authenticated, deleteEntry({ overload, rateLimiter, reply, replyOnce }));
   app.use(refuseWrongKey(authenticator));
   const docs = getDocs({ measures });
   app.get('/openapi.json', getOpenApi({ reply }));
@@ -76,13 +79,14 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   for (const path of ['/openapi.json', '/docs', '/docs/:file']) app.all(path, methodNotAllowed('GET, HEAD'));
   app.use(routeUnknown);
   app.use(refusePath(authenticated));
-  const onError = answerFault(reply, logger);
+  const onError = answerFault({ reply, rateLimiter, logger });
   app.use(onError);
   return { app, handle: withFastPath(app, { method: 'POST', path: '/entry', handlers: hot, onError }) };
 }
 
-/** The one place where an error becomes an answer, and where its cause is logged. */
-function answerFault(reply: Reply, logger: Logger): ErrorRequestHandler {
+/** The one place where an error becomes an answer, where its cause is logged, and where what is refused is counted. */
+function answerFault(deps: Pick<IngressDeps, 'logger' | 'rateLimiter'> & { reply: Reply }): ErrorRequestHandler {
+  const { reply, rateLimiter, logger } = deps;
   return (error, request, response, _next) => {
     if (error instanceof HungUp) return;
     const fault = error instanceof Fault ? error : new Fault('INTERNAL', { cause: error });
@@ -90,8 +94,20 @@ function answerFault(reply: Reply, logger: Logger): ErrorRequestHandler {
     if (fault.code === 'INTERNAL') {
       logger.error({ requestId: requestIdOf(response), err: fault.cause }, 'request failed');
     }
-    // What nobody gets is not counted as an answer.
-    if (response.headersSent || request.socket.destroyed) response.destroy();
-    else reply.fault(response, fault);
+    const context = contextOf(response);
+    const isCharged = QUEUEING.has(request.method) && REFUSALS.has(FAULTS[fault.code].statusCode);
+    const charged = isCharged ? rateLimiter.charge(context, toTokens(context.bodyBytes)) : undefined;
+    if (charged) charged.then(answer);
+    else answer();
+
+    function answer(): void {
+      // What nobody gets is not counted as an answer.
+      if (response.headersSent || request.socket.destroyed) response.destroy();
+      else reply.fault(response, fault);
+    }
   };
 }
+
+/** What counts against the project's limit: something is wrong with what would have been queued. */
+const QUEUEING = new Set(['POST', 'DELETE']);
+const REFUSALS = new Set<number>([400, 413, 415]);

@@ -10,16 +10,18 @@ import { findIdempotencyKey } from './reply-once.js';
  * claim. So there is no claim to take back either, in the face of those that came after it.
  */
 export function deleteEntry(deps: EntryDeps): RequestHandler {
-  const { overload, acceptEntry, reply, replyOnce } = deps;
+  const { overload, rateLimiter, reply, replyOnce } = deps;
   return async (request, response) => {
     overload.check();
+    const context = contextOf(response);
+    rateLimiter.check(context);
     const key = findIdempotencyKey(request);
     if (key === undefined) reply.answer(response, await erase());
     else await replyOnce(request, response, { key }, erase);
 
     async function erase(): Promise<Answer> {
       const customerId = parseCustomerId(request.params.customerId);
-      const { existed } = await acceptEntry(contextOf(response), { customerId, erase: true });
+      const { existed } = await rateLimiter.acceptEntry(context, { customerId, erase: true });
       if (!existed) throw new Fault('CUSTOMER_UNKNOWN');
       return ANSWERS.erasureAccepted;
     }

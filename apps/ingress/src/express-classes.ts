@@ -9,6 +9,8 @@ import type { Sender } from './rate-limiter.js';
 export type RequestContext = Sender & {
   /** When it had been read: its headers, or its body where there is one. In ms as `performance.now()` has it. */
   receivedAt: number;
+  /** Of its body, as far as it has been read. */
+  bodyBytes: number;
   requestId: string | undefined;
 };
 
@@ -64,6 +66,7 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
   class Response<R extends IncomingMessage> extends ServerResponse<R> {
     locals: RequestContext = {
       receivedAt: performance.now(),
+      bodyBytes: 0,
       projectId: 0,
       limit: undefined,
       lease: undefined,

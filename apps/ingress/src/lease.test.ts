@@ -36,7 +36,8 @@ function simulate(limit: RateLimit, ingresses: number) {
   const secondsUntil = (entries: number) => (leases[0] as Lease).secondsUntil(entries, now);
   const remaining = () => (leases[0] as Lease).remaining(now);
   const passed = () => now - start;
-  return { pass, send, secondsUntil, remaining, passed, calls: () => calls, mostAhead: () => mostAhead };
+  const bar = (tokens: number) => (leases[0] as Lease).bar(tokens, now);
+  return { pass, send, bar, secondsUntil, remaining, passed, calls: () => calls, mostAhead: () => mostAhead };
 }
 
 const limits = fc.record({
@@ -98,6 +99,30 @@ test('who sends no more than remains is let through', () => {
         const some = remaining();
         expect(send(some)).toBe(some);
       }
+    }),
+  );
+});
+
+test('what is refused beyond the tokens there are lets nothing through until the rate would have brought them, ten seconds at most', () => {
+  const debts = fc.array(fc.record({ ms: waits, tokens: entries }), { minLength: 1, maxLength: 5 });
+  fc.assert(
+    fc.property(limits, steps, debts, (limit, sent, refused) => {
+      const { pass, send, remaining, secondsUntil, bar } = simulate(limit, 1);
+      for (const { ms, entries } of sent) {
+        pass(ms);
+        send(entries);
+      }
+      let barredMs = 0;
+      for (const { ms, tokens } of refused) {
+        pass(ms);
+        bar(tokens);
+        barredMs = Math.min(10_000, Math.max(0, barredMs - ms) + (tokens / limit.rate) * 1_000);
+      }
+      expect(secondsUntil(1)).toBeGreaterThanOrEqual(Math.ceil(barredMs / 1_000 - 1e-6));
+      pass(barredMs * 0.99);
+      if (barredMs > 0) expect([send(1), remaining()]).toEqual([0, 0]);
+      pass(secondsUntil(1) * 1_000 + 1e-3);
+      expect(send(1)).toBe(1);
     }),
   );
 });

@@ -7,6 +7,8 @@ const LEASE_MS = 100;
 const AHEAD_PER_BURST = 1 / 16;
 /** A bucket that had less than was wanted is empty, and is not asked again at once. */
 const MAX_PAUSE_MS = 25;
+/** What is refused may take more tokens than there are; so long at most nothing is let through for that. */
+const MAX_BAR_MS = 10_000;
 
 /**
  * The tokens of a project that this process has leased from the bucket that all share, and what it knows of the rest. A
@@ -25,6 +27,7 @@ export class Lease {
   #left: number;
   #leftAt = 0;
   #mayAskAt = 0;
+  #barredUntil = 0;
   #used = 0;
   #wanted = 0;
   #askedAt = Number.NEGATIVE_INFINITY;
@@ -38,7 +41,8 @@ export class Lease {
 
   /** Whether to ask the bucket before so many are used: there are too few here, and there may be some. */
   isShort(entries: number, now: number): boolean {
-    return this.#usable(now) < entries && now >= this.#mayAskAt && this.#held + this.#bucket(now) >= 1;
+    if (this.isBarred(now) || now < this.#mayAskAt) return false;
+    return this.#usable(now) < entries && this.#held + this.#bucket(now) >= 1;
   }
 
   /** @returns for how many entries there are tokens, which are used by that */
@@ -74,20 +78,31 @@ export class Lease {
     if (granted < this.#wanted) this.#mayAskAt = now + Math.min(MAX_PAUSE_MS, (500 * burst) / rate);
   }
 
+  /** Lets nothing through for as long as the rate takes to bring so many tokens, those of earlier calls too. */
+  bar(tokens: number, now: number): void {
+    const until = Math.max(this.#barredUntil, now) + (tokens / this.limit.rate) * 1_000;
+    this.#barredUntil = Math.min(until, now + MAX_BAR_MS);
+  }
+
+  isBarred(now: number): boolean {
+    return now < this.#barredUntil;
+  }
+
   /** Entries that may come now, as far as is known here. */
   remaining(now: number): number {
-    const more = now < this.#mayAskAt ? 0 : this.#bucket(now);
+    const more = now < this.#mayAskAt || this.isBarred(now) ? 0 : this.#bucket(now);
     return Math.floor(Math.min(this.limit.burst, this.#usable(now) + more));
   }
 
   /** Whole seconds, 1 at least, until the bucket has so many, or as many as it ever can, where nobody takes any meanwhile. */
   secondsUntil(entries: number, now: number): number {
     const { rate, burst } = this.limit;
-    return Math.max(1, Math.ceil((Math.min(entries, burst) - this.#bucket(now)) / rate));
+    const seconds = (Math.min(entries, burst) - this.#bucket(now)) / rate;
+    return Math.max(1, Math.ceil(seconds), Math.ceil((this.#barredUntil - now) / 1_000));
   }
 
   #usable(now: number): number {
-    return now <= this.#heldUntil ? this.#held : 0;
+    return now <= this.#heldUntil && !this.isBarred(now) ? this.#held : 0;
   }
 
   /** What the bucket has at most, and has where nobody else has taken any since it was asked. */

@@ -1,12 +1,15 @@
+import type { IncomingMessage } from 'node:http';
 import { ANSWERS, type Entry, Fault } from '@opm/contract';
 import type { RequestHandler } from 'express';
 import { createBatchMemory } from './batch-memory.js';
 import { contextOf, type RequestContext } from './express-classes.js';
 import type { Overload } from './overload.js';
 import type { RateLimiter } from './rate-limiter.js';
-import { type BatchItem, readBatch, readWhole } from './read-batch.js';
+import { readBatch, readWhole } from './read-batch.js';
+import type { OnPart } from './read-body.js';
 import type { Reply, Result } from './reply.js';
 import { findIdempotencyKey, type ReplyOnce } from './reply-once.js';
+import type { Slices } from './slices.js';
 
 /**
  * POST /entries. The answer says of each entry whether it is queued durably. Entries go group by group: the next when the
@@ -15,26 +18,28 @@ import { findIdempotencyKey, type ReplyOnce } from './reply-once.js';
  */
 export function postEntries(deps: {
   overload: Pick<Overload, 'check'>;
-  rateLimiter: Pick<RateLimiter, 'acceptEntries' | 'refuse'>;
+  rateLimiter: Pick<RateLimiter, 'acceptEntries' | 'charge' | 'check' | 'refuse'>;
+  slices: Pick<Slices, 'next'>;
   /** Entries in one group at most. */
   groupSize: number;
   onShed: (reason: 'in-flight') => void;
   reply: Reply;
   replyOnce: ReplyOnce;
 }): RequestHandler {
-  const { overload, rateLimiter, groupSize, onShed, reply, replyOnce } = deps;
+  const { overload, rateLimiter, slices, groupSize, onShed, reply, replyOnce } = deps;
   const memory = createBatchMemory(onShed);
 
   return async (request, response) => {
     overload.check();
     const context = contextOf(response);
+    rateLimiter.check(context);
     const key = findIdempotencyKey(request);
     const held = memory.open(context.projectId);
     try {
-      if (key === undefined) reply.batch(response, await acceptAll(context, readBatch(request, groupSize, held.take)));
+      if (key === undefined) reply.batch(response, await acceptAll(context, request, held.take));
       else {
-        const body = await readWhole(request, held.take);
-        const act = (deadline: number) => acceptAll(context, readBatch(request, groupSize, body), deadline);
+        const body = await readWhole(request, context, held.take);
+        const act = (deadline: number) => acceptAll(context, request, held.take, body, deadline);
         await replyOnce(request, response, { key, body }, act);
       }
     } finally {
@@ -45,13 +50,20 @@ export function postEntries(deps: {
   /** @throws Fault that refuses the batch, also where none of its entries could be queued */
   async function acceptAll(
     context: RequestContext,
-    groups: AsyncIterable<BatchItem[]>,
+    request: IncomingMessage,
+    onPart: OnPart,
+    body?: Buffer,
     deadline = Number.POSITIVE_INFINITY,
   ): Promise<Result[]> {
+    const nextSlice = () => slices.next(context.projectId);
+    let refusedTokens = 0;
+    const onRefused = (tokens: number) => {
+      refusedTokens += tokens;
+    };
     const results: (Result | undefined)[] = []; // undefined for what was not tried
     let refusal: Fault | undefined;
     let isOver = false;
-    for await (const group of groups) {
+    for await (const group of readBatch(request, { context, onPart, groupSize, nextSlice, onRefused }, body)) {
       context.receivedAt = performance.now(); // how long the upload took is the partner's own
       if (context.receivedAt > deadline) refusal ??= new Fault('OVERLOADED');
       const entries = group.filter((item): item is Entry => !(item instanceof Fault));
@@ -62,6 +74,7 @@ export function postEntries(deps: {
       let next = 0;
       for (const item of group) results.push(item instanceof Fault ? item : outcomes[next++]);
     }
+    await rateLimiter.charge(context, refusedTokens);
     if (isOver) refusal ??= rateLimiter.refuse(context, results.filter((result) => !result).length);
     const told = results.map((result) => result ?? (refusal as Fault));
     if (refusal && told.every((result) => result instanceof Fault)) throw refusal;

@@ -14,7 +14,7 @@ test('a call for tokens that hangs keeps only its own project waiting, and for n
       if (called.length === projects.length) second = sendAll(); // before any call may be over
       return new Promise(() => {});
     },
-    budget: toTimeBudget(1_000),
+    budget: toTimeBudget(10_000),
     maxPending: 1_000,
     onLease: () => {},
     onShed: (...args) => shed.push(args),
@@ -35,4 +35,20 @@ test('a call for tokens that hangs keeps only its own project waiting, and for n
   expect(await second).toEqual(new Set(['OVERLOADED']));
   expect(called).toEqual(projects);
   expect(shed).toEqual(projects.map(() => ['waited', entries.length]));
+});
+
+test('where the tokens of what is refused cannot be had, that is no reason not to say why it is refused', async () => {
+  const { charge } = createRateLimiter({
+    acceptEntry: () => Promise.reject(new Error('nothing is let through')),
+    acceptEntries: () => Promise.reject(new Error('nothing is let through')),
+    lease: () => Promise.reject(new Error('the store is away')),
+    budget: toTimeBudget(10_000),
+    maxPending: 1_000,
+    onLease: () => {},
+    onShed: () => {},
+    logger: createLogger({ name: 'test', level: 'silent' }),
+  });
+  const limit = { rate: 1, burst: 1 };
+  await expect(charge({ projectId: 1, limit, lease: undefined }, 10)).resolves.toBeUndefined();
+  expect(charge({ projectId: 1, limit: undefined, lease: undefined }, 10)).toBeUndefined();
 });

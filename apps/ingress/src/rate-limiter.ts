@@ -17,7 +17,16 @@ export type RateLimiter = {
   acceptEntries(sender: Sender, entries: Said[]): Promise<(Verdict | Fault)[]>;
   /** What to tell of entries that were not let through. */
   refuse(sender: Sender, entries: number): Fault;
+  /** Before a body is read. @throws Fault RATE_LIMITED while what was refused before has taken more tokens than there were */
+  check(sender: Sender): void;
+  /** Takes the tokens of what was refused; undefined where there is nothing to wait for. What is told of it stays the same. */
+  charge(sender: Sender, tokens: number): Promise<void> | undefined;
 };
+
+const KIB = 1024;
+
+/** For something that is refused: without, it would be free. */
+export const toTokens = (bytes: number): number => Math.max(1, Math.ceil(bytes / KIB));
 
 export type RateLimiterDeps = {
   acceptEntry: AcceptEntry;
@@ -99,6 +108,11 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
     return new Fault('RATE_LIMITED', { retryAfterSeconds: lease?.secondsUntil(entries, performance.now()) ?? 1 });
   }
 
+  async function chargeLimited(sender: Sender, limit: RateLimit, tokens: number): Promise<void> {
+    const taken = await take(sender, limit, tokens);
+    if (taken < tokens) sender.lease?.bar(tokens - taken, performance.now());
+  }
+
   async function acceptLimited(sender: Sender, limit: RateLimit, entry: Said): Promise<Verdict> {
     if ((await take(sender, limit, 1)) === 0) throw refuse(sender, 1);
     return acceptEntry(sender.projectId, entry);
@@ -115,5 +129,15 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
     acceptEntries: (sender, entries) =>
       sender.limit ? acceptFirst(sender, sender.limit, entries) : acceptEntries(sender.projectId, entries),
     refuse,
+    check(sender) {
+      if (!sender.limit || !leases.get(sender.projectId)?.isBarred(performance.now())) return;
+      sender.lease = leaseOf(sender.projectId, sender.limit);
+      throw refuse(sender, 1);
+    },
+    charge(sender, tokens) {
+      if (!sender.limit || tokens === 0) return undefined;
+      // Where the store does not answer, what was refused is still to be told why.
+      return chargeLimited(sender, sender.limit, tokens).catch(() => {});
+    },
   };
 }

@@ -1,102 +1,151 @@
 import type { IncomingMessage } from 'node:http';
-import { type Entry, Fault, isBlank, LIMITS, parseEntry, parseJson, splitLines } from '@opm/contract';
+import { type Entry, Fault, LIMITS, LineSplitter, parseEntry, parseJson, parseValues, splitArray } from '@opm/contract';
+import type { RequestContext } from './express-classes.js';
+import { toTokens } from './rate-limiter.js';
 import { type BodyLimit, type OnPart, readBody } from './read-body.js';
-import { readLines } from './read-lines.js';
+import { readParts } from './read-parts.js';
 
 /** An entry of a batch, or what the single call would have been told. */
 export type BatchItem = Entry | Fault;
+
+export type BatchOptions = {
+  context: RequestContext;
+  onPart: OnPart;
+  /** Entries in one group at most. */
+  groupSize: number;
+  /** Is asked before each piece of work: resolves when there is time for it; undefined where that is now. */
+  nextSlice: () => Promise<void> | undefined;
+  /** Hears what is refused of a batch that is not refused as a whole, in tokens. */
+  onRefused: (tokens: number) => void;
+};
 
 const LIMIT: BodyLimit = { maxBytes: LIMITS.batchBytes, maxDrainedBytes: 2 * 1024 * 1024, fault: 'BATCH_TOO_LARGE' };
 
 const LINES = /^\s*application\/(x-)?ndjson\b/i;
 
-/** null where it is too long. */
-type Line = Buffer | null;
-
 /** Of a body that is there already, as much is handled at once as sockets give. */
 const PART_BYTES = 64 * 1024;
 
 /**
- * The entries of a batch in order, in groups of `groupSize`: an array is read whole, lines are read as they are asked for.
- * @param source the body if it has been read before: then lines, too, are counted before any is given out; else what hears of
- * each part as `readWhole` has it
+ * The entries of a batch in order, in groups, and in slices: no body may hold up anybody else. An array is read to its end
+ * before any entry is given out, lines are read as they are asked for.
+ * @param body where it has been read before: then lines, too, are read to their end first
  * @throws Fault that refuses the batch; of lines, earlier ones may have been given out before. HungUp
  */
 export async function* readBatch(
   request: IncomingMessage,
-  groupSize: number,
-  source: Buffer | OnPart,
+  options: BatchOptions,
+  body?: Buffer,
 ): AsyncGenerator<BatchItem[]> {
+  const { context, onPart } = options;
   const isLines = LINES.test(request.headers['content-type'] ?? '');
-  let count = 0;
-  let group: BatchItem[] = [];
-  for await (const items of isLines ? readItems(request, source) : [await readArray(request, source)]) {
-    for (const item of items) {
-      if (++count > LIMITS.batchEntries) throw new Fault('BATCH_TOO_LONG');
-      group.push(item);
-      if (group.length < groupSize) continue;
-      yield group;
-      group = [];
-    }
+  if (isLines && !body) {
+    yield* readLines(readParts(request, context, { ...LIMIT, onPart }), options);
+    return;
   }
-  if (count === 0) throw new Fault('BATCH_EMPTY');
-  if (group.length > 0) yield group;
+  const whole = body ?? (await readWhole(request, context, onPart));
+  const groups: BatchItem[][] = [];
+  for await (const group of isLines ? readLines(toParts(whole), options) : readArray(whole, options))
+    groups.push(group);
+  yield* groups;
 }
 
 /** The body of a batch. @throws Fault where there is too much of it, or HungUp */
-export function readWhole(request: IncomingMessage, onPart: OnPart): Promise<Buffer> {
-  return new Promise((resolve, reject) => readBody(request, resolve, reject, { ...LIMIT, onPart }));
-}
-
-async function readArray(request: IncomingMessage, source: Buffer | OnPart): Promise<Iterable<BatchItem>> {
-  return parseArray(Buffer.isBuffer(source) ? source : await readWhole(request, source));
-}
-
-function parseArray(body: Buffer): Iterable<BatchItem> {
-  const values = parseJson(body);
-  if (!Array.isArray(values)) throw new Fault('BODY_INVALID', { message: 'body must be array' });
-  if (values.length > LIMITS.batchEntries) throw new Fault('BATCH_TOO_LONG');
-  return toItems(values, (value) => value);
-}
-
-async function* readItems(request: IncomingMessage, source: Buffer | OnPart): AsyncGenerator<Iterable<BatchItem>> {
-  if (Buffer.isBuffer(source)) yield toItems(await readAllLines(source), parseLine);
-  else {
-    for await (const lines of readLines(request, { ...LIMIT, onPart: source }, LIMITS.entryBytes)) {
-      yield toItems(lines.filter(isEntry), parseLine);
-    }
-  }
-}
-
-/** Too many are known before the first is given out, as with arrays. */
-async function readAllLines(body: Buffer): Promise<Line[]> {
-  const all: Line[] = [];
-  for await (const lines of splitLines(toParts(body), LIMITS.entryBytes)) {
-    all.push(...lines.filter(isEntry));
-    if (all.length > LIMITS.batchEntries) throw new Fault('BATCH_TOO_LONG');
-  }
-  return all;
+export function readWhole(request: IncomingMessage, context: RequestContext, onPart: OnPart): Promise<Buffer> {
+  return new Promise((resolve, reject) => readBody(request, context, resolve, reject, { ...LIMIT, onPart }));
 }
 
 function* toParts(body: Buffer): Generator<Buffer> {
   for (let start = 0; start < body.length; start += PART_BYTES) yield body.subarray(start, start + PART_BYTES);
 }
 
-const isEntry = (line: Line) => line === null || !isBlank(line);
+async function* readLines(
+  parts: AsyncIterable<Buffer> | Iterable<Buffer>,
+  { groupSize, nextSlice, onRefused }: BatchOptions,
+): AsyncGenerator<BatchItem[]> {
+  const splitter = new LineSplitter(LIMITS.entryBytes);
+  const groups = new Groups(groupSize, onRefused);
+  for await (const part of withEnd(parts)) {
+    const lines = part ? splitter.split(part) : splitter.end();
+    for (const { bytes, size } of lines) {
+      const slice = nextSlice();
+      if (slice) await slice;
+      groups.count(1);
+      const full = groups.add(() => parseLine(bytes), size);
+      if (full) yield full;
+    }
+    const slice = nextSlice();
+    if (slice) await slice;
+  }
+  onRefused(Math.floor(splitter.blankBytes / 1024));
+  yield* groups.end();
+}
 
-function parseLine(line: Line): unknown {
+async function* withEnd(parts: AsyncIterable<Buffer> | Iterable<Buffer>): AsyncGenerator<Buffer | undefined> {
+  yield* parts;
+  yield undefined;
+}
+
+function parseLine(line: Buffer | null): unknown {
   if (line === null) throw new Fault('BODY_TOO_LARGE');
   return parseJson(line);
 }
 
-/** One by one as they are asked for: a thousand at once would hold up everybody else. */
-function* toItems<Source>(sources: Source[], read: (source: Source) => unknown): Generator<BatchItem> {
-  for (const source of sources) {
+async function* readArray(
+  body: Buffer,
+  { groupSize, nextSlice, onRefused }: BatchOptions,
+): AsyncGenerator<BatchItem[]> {
+  const groups = new Groups(groupSize, onRefused);
+  for (const some of splitArray(body, LIMITS.entryBytes)) {
+    const slice = nextSlice();
+    if (slice) await slice;
+    if (!some) continue;
+    groups.count(some.sizes.length); // before any is parsed
+    const { bytes, sizes } = some;
+    const values = bytes && parseValues({ bytes, sizes });
+    for (const [i, size] of sizes.entries()) {
+      const slice = nextSlice();
+      if (slice) await slice;
+      const full = groups.add(() => (values ? values[i] : parseLine(null)), size);
+      if (full) yield full;
+    }
+  }
+  yield* groups.end();
+}
+
+/** Entries on their way into groups. */
+class Groups {
+  readonly #size: number;
+  readonly #onRefused: BatchOptions['onRefused'];
+  #count = 0;
+  #group: BatchItem[] = [];
+
+  constructor(size: number, onRefused: BatchOptions['onRefused']) {
+    this.#size = size;
+    this.#onRefused = onRefused;
+  }
+
+  /** That so many more come. @throws Fault BATCH_TOO_LONG */
+  count(entries: number): void {
+    this.#count += entries;
+    if (this.#count > LIMITS.batchEntries) throw new Fault('BATCH_TOO_LONG');
+  }
+
+  /** @returns the group that is full with it */
+  add(parse: () => unknown, bytes: number): BatchItem[] | undefined {
     try {
-      yield parseEntry(read(source));
+      this.#group.push(parseEntry(parse()));
     } catch (error) {
       if (!(error instanceof Fault)) throw error;
-      yield error;
+      this.#onRefused(toTokens(bytes));
+      this.#group.push(error);
     }
+    return this.#group.length === this.#size ? this.#group.splice(0) : undefined;
+  }
+
+  /** @returns the last one, if any @throws Fault BATCH_EMPTY */
+  end(): BatchItem[][] {
+    if (this.#count === 0) throw new Fault('BATCH_EMPTY');
+    return this.#group.length > 0 ? [this.#group] : [];
   }
 }

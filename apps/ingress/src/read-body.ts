@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import { Fault, type FaultCode, LIMITS } from '@opm/contract';
-import { type BodyTaker, takeBody } from './express-classes.js';
+import { type BodyTaker, type RequestContext, takeBody } from './express-classes.js';
 
 /** Hears how many bytes each part has, before it is kept. May throw a Fault, which refuses the body. */
 export type OnPart = (bytes: number) => void;
@@ -37,6 +37,7 @@ const NOT_JSON = /^\s*(application\/x-www-form-urlencoded|multipart\/)/i;
  */
 export function readBody(
   request: IncomingMessage,
+  context: RequestContext,
   onBody: (body: Buffer) => void,
   onError: (error: unknown) => void,
   limit: BodyLimit = ENTRY_LIMIT,
@@ -45,10 +46,11 @@ export function readBody(
   if (type !== undefined && NOT_JSON.test(type)) throw new Fault('MEDIA_TYPE_UNSUPPORTED');
   refuseCompressed(request);
   if (Number(length) > limit.maxDrainedBytes) throw new Fault(limit.fault);
-  takeBody(request, new BodyReader(onBody, onError, limit));
+  takeBody(request, new BodyReader(context, onBody, onError, limit));
 }
 
 class BodyReader implements BodyTaker {
+  readonly #context: RequestContext;
   readonly #onBody: (body: Buffer) => void;
   readonly #onError: (error: unknown) => void;
   readonly #limit: BodyLimit;
@@ -56,7 +58,13 @@ class BodyReader implements BodyTaker {
   #size = 0;
   #isDone = false;
 
-  constructor(onBody: (body: Buffer) => void, onError: (error: unknown) => void, limit: BodyLimit) {
+  constructor(
+    context: RequestContext,
+    onBody: (body: Buffer) => void,
+    onError: (error: unknown) => void,
+    limit: BodyLimit,
+  ) {
+    this.#context = context;
     this.#onBody = onBody;
     this.#onError = onError;
     this.#limit = limit;
@@ -78,6 +86,7 @@ class BodyReader implements BodyTaker {
 
   onEnd(): void {
     if (this.#isDone) return;
+    this.#context.bodyBytes = this.#size;
     try {
       if (this.#size > this.#limit.maxBytes) throw new Fault(this.#limit.fault);
       this.#onBody(this.#parts.length > 1 ? Buffer.concat(this.#parts, this.#size) : (this.#parts[0] ?? EMPTY));
@@ -93,6 +102,7 @@ class BodyReader implements BodyTaker {
   #refuse(error: unknown): void {
     if (this.#isDone) return;
     this.#isDone = true;
+    this.#context.bodyBytes = this.#size;
     this.#parts = [];
     this.#onError(error);
   }

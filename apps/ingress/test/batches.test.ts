@@ -179,6 +179,16 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     expect([status, results]).toEqual([207, lines.map(([, result]) => result)]);
   });
 
+  test('an entry of more than 16 KiB is refused in an array, too, and keeps no other from being accepted', async () => {
+    const ofSize = (bytes: number) => {
+      const entry = { ...fresh(), other: '' };
+      return { ...entry, other: 'x'.repeat(bytes - JSON.stringify(entry).length) };
+    };
+    const [status, { results }] = await client.sendArray([fresh(), ofSize(16 * 1024), ofSize(16 * 1024 + 1), fresh()]);
+    const refused = tooLarge('body must not be larger than 16 KiB');
+    expect([status, results]).toEqual([207, [CREATED, CREATED, refused, CREATED]]);
+  });
+
   test('lines are the same however they are cut on their way', async () => {
     const bodies = Array.from({ length: 12 }, (_, i) => (i % 3 ? { ...fresh(), customerFirstName: '😀é' } : { i }));
     const whole = Buffer.from(bodies.map((body) => JSON.stringify(body)).join('\r\n'));
@@ -231,7 +241,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
   test('a full batch of 1,000 entries and 1 MiB is accepted and becomes as many rows', async () => {
     const entries = Array.from({ length: 1_000 }, () => ({ ...fresh(), other: '' }));
     const spare = 2 ** 20 - JSON.stringify(entries).length;
-    entries[0] = { ...(entries[0] as (typeof entries)[number]), other: 'x'.repeat(Math.min(spare, 2 ** 20)) };
+    for (const [i, entry] of entries.entries()) entry.other = 'x'.repeat(Math.floor((spare + i) / 1_000));
     const body = JSON.stringify(entries);
     expect(Buffer.byteLength(body)).toBe(2 ** 20);
     await sendAll((left) => (left.length === 1_000 ? client.send(body) : client.sendArray(left)), entries);

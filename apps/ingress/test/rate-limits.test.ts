@@ -27,8 +27,12 @@ async function ask(
 ): Promise<Answer> {
   const response = await fetch(ingress.url + path, {
     method,
-    headers: { 'x-api-key': apiKey, ...(idempotencyKey && { 'idempotency-key': idempotencyKey }) },
-    ...(body !== undefined && { body: JSON.stringify(body) }),
+    headers: {
+      'x-api-key': apiKey,
+      ...(idempotencyKey && { 'idempotency-key': idempotencyKey }),
+      ...(Buffer.isBuffer(body) && { 'content-type': 'application/x-ndjson' }),
+    },
+    ...(body !== undefined && { body: Buffer.isBuffer(body) ? body : JSON.stringify(body) }),
   });
   const answer = {
     status: response.status,
@@ -59,6 +63,8 @@ let nextId = 1;
 const fresh = (customerId = `customer ${nextId++}`) => ({ customerId, customerPhone: '+1' });
 const post = (ingress: TestApp, { apiKey }: Project, entry: unknown = fresh(), key?: string) =>
   ask(ingress, apiKey, 'POST', '/entry', entry, key);
+const postLines = (ingress: TestApp, { apiKey }: Project, lines: string) =>
+  ask(ingress, apiKey, 'POST', '/entries', Buffer.from(lines));
 const postAll = (ingress: TestApp, { apiKey }: Project, entries: unknown[], key?: string) =>
   ask(ingress, apiKey, 'POST', '/entries', entries, key);
 
@@ -271,20 +277,73 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
       expect(parseFields(await post(one, project)).r).toBeGreaterThanOrEqual(before - 1);
     }));
 
-  test('entries that are wrong do not count, and a batch of which none is accepted is a 429 as a single one is', () =>
+  const times = <T>(count: number, make: () => T) => Array.from({ length: count }, make);
+  const lines = (text: string) => (project: Project) => postLines(one, project, text);
+  test.each<[what: string, send: (project: Project) => Promise<Answer>, status: number, tokens: number]>([
+    ['a small entry', (project) => post(one, project, { customerId: 1 }), 400, 1],
+    ['a large entry', (project) => post(one, project, { customerId: 'x'.repeat(10_000) }), 400, 10],
+    ['an entry that is too large', (project) => post(one, project, 'x'.repeat(100_000)), 413, 98],
+    ['entries of a batch', (project) => postAll(one, project, [...times(9, () => ({})), 'x'.repeat(5_000)]), 207, 14],
+    ['lines', lines(`${'{}\n'.repeat(100)}"${'x'.repeat(5_000)}"`), 207, 105],
+    ['too many lines', lines('{}\n'.repeat(5_000)), 413, 15],
+    ['a MiB of blank lines', lines('\n'.repeat(2 ** 20)), 400, 1_024],
+    ['blank lines behind an entry', lines(`{"customerId":1}${'\r\n'.repeat(50_000)}`), 207, 98],
+    ['an erasure', ({ apiKey }) => ask(one, apiKey, 'DELETE', '/entry/%00'), 400, 1],
+  ])('what is refused is told why, and counts as one for each KiB or part of one: %s', (_what, send, status, tokens) =>
     undisturbed(async () => {
-      const project = await createProject('wrong ones', { rate: 1, burst: 2 });
-      const wrong = Array.from({ length: 20 }, () => ({ customerId: 1 }));
-      for (const entry of wrong) expect(hasFields(await post(one, project, entry))).toBe(false);
+      const burst = 2 * tokens;
+      const project = await createProject('refused', { rate: 1, burst });
+      const startedAt = performance.now();
+      const answer = await send(project);
+      const seconds = Math.ceil((performance.now() - startedAt) / 1_000);
+      expect(answer.status).toBe(status);
+      // The time brings some, and some may have been leased ahead.
+      expect(parseFields(answer).r).toBeLessThanOrEqual(tokens + seconds);
+      expect(parseFields(answer).r).toBeGreaterThanOrEqual(tokens - Math.ceil(burst / 16));
+    }),
+  );
+
+  test('of a project with valid data, blank lines between entries take no tokens', () =>
+    undisturbed(async () => {
+      const project = await createProject('blank lines', { rate: 1, burst: 500 });
+      const lines = Array.from({ length: 300 }, () => `${JSON.stringify(fresh())}\r\n\r\n`).join('');
+      const answer = await postLines(one, project, lines);
+      expect(answer.body).toMatchObject({ statusCode: 207, accepted: 300, rejected: 0 });
+      expect(parseFields(answer).r).toBeGreaterThanOrEqual(200 - Math.ceil(500 / 16)); // some may be leased ahead
+    }));
+
+  test('entries go before what is wrong beside them; who has sent more of that than there are tokens is a 429 before it is read', () =>
+    undisturbed(async () => {
+      const project = await createProject('wrong ones', { rate: 2, burst: 2 });
+      const wrong = Array.from({ length: 5 }, () => ({ customerId: 1 }));
       const answer = await postAll(one, project, [...wrong, fresh(), ...wrong, fresh()]);
-      expect(answer.body).toMatchObject({ statusCode: 207, accepted: 2, rejected: 40 });
+      expect(answer.body).toMatchObject({ statusCode: 207, accepted: 2, rejected: 10 });
+      expect([parseFields(answer).r, parseFields(answer).t]).toEqual([0, 5]);
+      const refused = await postLines(one, project, '\n');
+      expect([refused.body, refused.headers.get('retry-after')]).toEqual([LIMITED, expect.stringMatching(/^[45]$/)]);
+      await obey(refused);
+      expect((await post(one, project)).status).toBe(201);
+    }));
+
+  test('a batch of which none is accepted is a 429 as a single one is', () =>
+    undisturbed(async () => {
+      const project = await createProject('too many', { rate: 1, burst: 2 });
       const refused = async () => {
-        const last = await postAll(one, project, [fresh(), {}, fresh()]);
+        const last = await postAll(one, project, [fresh(), fresh()]);
         return last.status === 429 ? last : undefined;
       };
       const last = await waitFor(refused, { description: 'a batch to be refused' });
       expect([last.body, last.headers.get('retry-after')]).toEqual([LIMITED, '2']);
     }));
+
+  test('to a project without a limit nothing is counted', async () => {
+    const project = await createProject('unlimited');
+    for (let i = 0; i < 3; i++) {
+      const answer = await postLines(one, project, '\n'.repeat(2 ** 20));
+      expect([answer.status, hasFields(answer)]).toEqual([400, false]);
+    }
+    expect((await post(one, project)).status).toBe(201);
+  });
 
   test('an erasure counts as an entry; reading a customer and checking the key do not', () =>
     undisturbed(async () => {

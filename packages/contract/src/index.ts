@@ -7,4 +7,5 @@ export { LIMITS } from './limits.js';
 export { toOpenApiDocument } from './openapi/to-openapi-document.js';
 export { parseJson } from './parse-json.js';
 export { REQUEST_ID } from './request-id.js';
-export { isBlank, splitLines } from './split-lines.js';
+export { parseValues, splitArray, type Values } from './split-array.js';
+export { type Line, LineSplitter } from './split-lines.js';

@@ -1,19 +1,17 @@
-import { Fault, isBlank, LIMITS, parseJson, splitLines } from '@opm/contract';
+import { Fault, type Line as JsonLine, LIMITS, LineSplitter, parseJson } from '@opm/contract';
 import type { Line } from './line.js';
 import { withoutMark } from './without-mark.js';
 
 /** The lines of NDJSON, those that came together together. */
 export async function* readNdjson(parts: AsyncIterable<Buffer>): AsyncGenerator<Line[]> {
-  let number = 0;
-  for await (const lines of splitLines(withoutMark(parts), LIMITS.entryBytes)) {
-    const found: Line[] = [];
-    for (const line of lines) {
-      number++;
-      if (line === null) found.push({ number, text: '', toBody: throwTooLarge });
-      else if (!isBlank(line)) found.push({ number, text: line.toString(), toBody: () => parseJson(line) });
-    }
-    yield found;
-  }
+  const splitter = new LineSplitter(LIMITS.entryBytes);
+  for await (const part of withoutMark(parts)) yield Array.from(splitter.split(part), toLine);
+  yield splitter.end().map(toLine);
+}
+
+function toLine({ number, bytes }: JsonLine): Line {
+  if (bytes === null) return { number, text: '', toBody: throwTooLarge };
+  return { number, text: bytes.toString(), toBody: () => parseJson(bytes) };
 }
 
 function throwTooLarge(): never {

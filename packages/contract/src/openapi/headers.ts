@@ -69,7 +69,8 @@ export const HEADERS = {
     example: '"burst";q=1000;w=10',
   },
   ratelimit: {
-    description: 'Where your project has a limit: `r` more entries may come within the next `t` seconds.',
+    description:
+      'Where your project has a limit: `r` more entries may come within the next `t` seconds. What is refused counts, too: each KiB of it or part of one as an entry.',
     required: true,
     schema: { type: 'string', pattern: '^"burst";r=\\d+;t=\\d+$' },
     example: '"burst";r=640;t=4',

@@ -22,7 +22,7 @@ export const postEntries: Operation = {
   operationId: 'postEntries',
   tag: 'Entries',
   summary: `Send up to ${LIMITS.batchEntries} entries`,
-  description: `A JSON array, or lines of one entry each with the content type \`application/x-ndjson\`, of ${toSize(LIMITS.batchBytes)} at most. Each entry is answered as the single call would have been: one that is wrong keeps no other one from being accepted.
+  description: `A JSON array, or lines of one entry each with the content type \`application/x-ndjson\`, of ${toSize(LIMITS.batchBytes)} at most, with at most ${toSize(LIMITS.entryBytes)} per entry. Each entry is answered as the single call would have been: one that is wrong keeps no other one from being accepted.
 
 Entries of the same customer apply in the order in which they stand. Where we cannot go on in the middle, there are results 503 from there on, or 429 where your rate limit is reached, and the answer has \`retry-after\`: send those entries once more, in their order, and with a new \`idempotency-key\` where you use them.
 
