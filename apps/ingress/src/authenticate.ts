@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { Fault } from '@opm/contract';
 import { GroupCommit, hashApiKey, isApiKey } from '@opm/core';
 import type { KeyOwner } from '@opm/store';
@@ -21,14 +22,15 @@ export type AuthenticatorDeps = {
   /** By the keys' SHA-256 in hex. */
   findOwners: (keyHashes: string[]) => Promise<Map<string, KeyOwner>>;
   pause: OutagePause;
-  unknownKeys: UnknownKeys;
+  unknownKeys: Tries;
 };
 
-/** Counts the unknown keys of each address. */
-export type UnknownKeys = {
-  /** For which the address may try no more of them; 0 where it may. */
-  secondsLeft(address: string): Promise<number>;
-  count(address: string): void;
+/** Counts, per address, the keys that are looked up or were unknown. */
+export type Tries = {
+  /** Counts one more; undefined if the address may try no more of them. @returns takes it back, if the key is known */
+  take(address: string): (() => void) | undefined;
+  /** Until the address may try some again, at least 1. */
+  secondsLeft(address: string): number;
 };
 
 const MAX_CACHED_KEYS = 10_000;
@@ -39,6 +41,10 @@ const REFRESH_INTERVAL_MS = 400;
 const REFRESH_ALL_EVERY = 25;
 const FORGET_AFTER_MS = 10 * 60 * 1_000;
 const UNKNOWN_TTL_MS = 10_000;
+/** Of addresses that have tried too many keys: a query at a time, ten a second, so that guesses cost PostgreSQL next to nothing. */
+const SUSPECT_INTERVAL_MS = 100;
+const MAX_SUSPECTS = 5_000;
+const MAX_LOOKED_UP = 1_000;
 
 type KnownKey = KeyOwner & { checkedAt: number; isBusy: boolean };
 
@@ -46,6 +52,9 @@ type KnownKey = KeyOwner & { checkedAt: number; isBusy: boolean };
  * Knows keys by their SHA-256. All keys in use are looked up again together, every 400 ms and in the background, so
  * no partner waits for that; a key that is new here, or was not used for a while, is looked up when it comes. While
  * PostgreSQL is away, keys that were good within the ten seconds before stay good: acknowledging does not depend on it.
+ *
+ * A key counts as a guess of its address until it is known. Those of an address that has guessed too often wait in a queue of
+ * their own, for a good one may be among them: of somebody behind the same proxy.
  */
 export function createAuthenticator({ findOwners, pause, unknownKeys }: AuthenticatorDeps): Authenticator {
   const known = new LRUCache<string, KnownKey>({
@@ -57,15 +66,24 @@ export function createAuthenticator({ findOwners, pause, unknownKeys }: Authenti
   });
   const unknown = new LRUCache<string, true>({ max: MAX_CACHED_KEYS, ttl: UNKNOWN_TTL_MS });
 
+  async function findAll(hashes: string[]): Promise<(KeyOwner | undefined)[]> {
+    if (pause.isActive) throw new Fault('KEYS_UNAVAILABLE');
+    const checkedAt = performance.now();
+    const found = await pause.run(() => findOwners(hashes));
+    return hashes.map((hash) => note(hash, found.get(hash), checkedAt));
+  }
   const lookUps = new GroupCommit<'all', string, KeyOwner | undefined>({
-    async commit(_, hashes) {
-      if (pause.isActive) throw new Fault('KEYS_UNAVAILABLE');
-      const checkedAt = performance.now();
-      const found = await pause.run(() => findOwners(hashes));
-      return hashes.map((hash) => note(hash, found.get(hash), checkedAt));
-    },
-    maxBatch: 1_000,
+    commit: (_, hashes) => findAll(hashes),
+    maxBatch: MAX_LOOKED_UP,
     maxInFlight: 2,
+  });
+  const suspects = new GroupCommit<'all', string, KeyOwner | undefined>({
+    async commit(_, hashes) {
+      const [owners] = await Promise.all([findAll(hashes), delay(SUSPECT_INTERVAL_MS)]);
+      return owners;
+    },
+    maxBatch: MAX_LOOKED_UP,
+    maxInFlight: 1,
   });
 
   /** A connection gives the same key with each request: its hash is worked out once, and goes with the connection. */
@@ -89,17 +107,38 @@ export function createAuthenticator({ findOwners, pause, unknownKeys }: Authenti
     return owner;
   }
 
-  async function lookUp(hash: string, address: string): Promise<KeyOwner> {
-    const stale = known.get(hash);
-    const retryAfterSeconds = stale ? 0 : await unknownKeys.secondsLeft(address);
-    if (retryAfterSeconds > 0) throw new Fault('TOO_MANY_UNKNOWN_KEYS', { retryAfterSeconds });
+  /** By hash: a key that comes many times at once is one try. */
+  const underWay = new Map<string, Promise<KeyOwner>>();
+  function lookUp(hash: string, address: string): Promise<KeyOwner> {
+    let found = underWay.get(hash);
+    if (!found) {
+      const stale = known.get(hash);
+      found = (stale ? renew(hash, stale) : tryKey(hash, address)).finally(() => underWay.delete(hash));
+      underWay.set(hash, found);
+    }
+    return found;
+  }
+
+  async function renew(hash: string, stale: KeyOwner): Promise<KeyOwner> {
     const owner = await lookUps.run('all', hash).catch((cause) => {
-      if (!stale || !pause.isActive) throw new Fault('KEYS_UNAVAILABLE', { cause });
+      if (!pause.isActive) throw new Fault('KEYS_UNAVAILABLE', { cause });
       return stale;
     });
-    if (owner) return owner;
-    unknownKeys.count(address);
-    throw new Fault('KEY_UNKNOWN');
+    if (!owner) throw new Fault('KEY_UNKNOWN');
+    return owner;
+  }
+
+  async function tryKey(hash: string, address: string): Promise<KeyOwner> {
+    const takeBack = unknownKeys.take(address);
+    const refuse = () => new Fault('TOO_MANY_UNKNOWN_KEYS', { retryAfterSeconds: unknownKeys.secondsLeft(address) });
+    if (!takeBack && suspects.pending >= MAX_SUSPECTS) throw refuse();
+    const owner = await (takeBack ? lookUps : suspects).run('all', hash).catch((cause) => {
+      takeBack?.();
+      throw new Fault('KEYS_UNAVAILABLE', { cause });
+    });
+    if (!owner) throw takeBack ? new Fault('KEY_UNKNOWN') : refuse();
+    takeBack?.();
+    return owner;
   }
 
   async function refresh(isDue: (key: KnownKey) => boolean): Promise<void> {

@@ -108,12 +108,10 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   onClose('overload', overload.close);
   measures.watch({ load: () => overload.last, chunksInFlight, pending });
 
-  const unknownKeys = createUnknownKeys();
-  onClose('unknown keys', unknownKeys.close);
   const authenticator = createAuthenticator({
     findOwners: store.apiKeys.findOwners,
     pause: createPause('API keys'),
-    unknownKeys,
+    unknownKeys: createUnknownKeys(),
   });
   onClose('authenticator', authenticator.close);
 

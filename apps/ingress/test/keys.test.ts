@@ -63,34 +63,61 @@ test('a key that is revoked or rotated away ends in every ingress within a secon
   }
 });
 
-test('who tries keys gets to try twenty; keys that are known go on, and so do other addresses', async () => {
+test('who tries keys gets to try twenty; good keys go on, new ones too, and so do other addresses', async () => {
   expect(await ping(apiKey)).toEqual(OK);
   const tried = Array.from({ length: 20 }, createApiKey);
   for (const key of tried) expect(await ping(key)).toEqual(UNKNOWN);
   expect(await ping(createApiKey())).toEqual(LIMITED);
   const { apiKey: unseen } = await store.projects.create('unseen');
-  expect(await ping(unseen)).toEqual(LIMITED);
+  expect(await ping(unseen)).toEqual(OK);
 
   expect(await ping(apiKey)).toEqual(OK);
   expect(await ping(String(tried[0]))).toEqual(UNKNOWN);
   expect(await ping('no key at all')).toEqual(UNKNOWN);
-  expect(await ping(unseen, { address: '203.0.113.2' })).toEqual(OK);
+  expect(await ping(createApiKey(), { address: '203.0.113.2' })).toEqual(UNKNOWN);
 });
 
-test('who has tried too many keys is told how long to wait, and is let in after that', async () => {
-  const { apiKey: unseen } = await store.projects.create('waiting');
+test('keys that are tried at the same time are counted before they are looked up, and keep no good key out', async () => {
+  const good = await Promise.all([1, 2, 3].map((n) => store.projects.create(`behind the same proxy ${n}`)));
+  const guesses = Array.from({ length: 300 }, () => ping(createApiKey()));
+  expect(await Promise.all(good.map((project) => ping(project.apiKey)))).toEqual([OK, OK, OK]);
+  const statuses = (await Promise.all(guesses)).map(({ status }) => status);
+  expect(statuses.filter((status) => status === 401)).toHaveLength(20);
+  expect(statuses.filter((status) => status === 429)).toHaveLength(280);
+});
+
+test('a new key that is good is no guess, however many requests bring it at once', async () => {
+  const { apiKey: unseen } = await store.projects.create('eager');
+  const answers = await Promise.all(Array.from({ length: 60 }, () => ping(unseen)));
+  expect(answers).toEqual(answers.map(() => OK));
+  for (let i = 0; i < 20; i++) expect(await ping(createApiKey())).toEqual(UNKNOWN);
+  expect(await ping(createApiKey())).toEqual(LIMITED);
+});
+
+test('addresses of one /64 of IPv6 are one, those of IPv4 are themselves', async () => {
+  for (let i = 0; i < 20; i++) {
+    expect(await ping(createApiKey(), { address: `2001:db8:1:1::${i.toString(16)}` })).toEqual(UNKNOWN);
+  }
+  expect(await ping(createApiKey(), { address: '2001:db8:1:1:ffff::1' })).toEqual(LIMITED);
+  expect(await ping(createApiKey(), { address: '2001:db8:1:2::1' })).toEqual(UNKNOWN);
+  for (let i = 0; i < 20; i++) expect(await ping(createApiKey(), { address: '::ffff:203.0.113.7' })).toEqual(UNKNOWN);
+  expect(await ping(createApiKey(), { address: '203.0.113.7' })).toEqual(LIMITED);
+  expect(await ping(createApiKey(), { address: '::ffff:203.0.113.8' })).toEqual(UNKNOWN);
+});
+
+test('who has tried too many keys is told how long to wait, and may try some more after that', async () => {
   for (let i = 0; i < 20; i++) await ping(createApiKey());
-  const first = await ping(unseen);
+  const first = await ping(createApiKey());
   const told = performance.now() + Number(first.retryAfter) * 1_000;
   expect(first.status).toBe(429);
   let last = { ...first, sentAt: 0 };
   const isLetIn = async () => {
     const sentAt = performance.now();
-    const answer = await ping(unseen);
+    const answer = await ping(createApiKey());
     if (answer.status === 429) last = { ...answer, sentAt };
-    return answer.status === 200;
+    return answer.status === 401;
   };
-  await waitFor(isLetIn, { description: 'the key to be let in' });
+  await waitFor(isLetIn, { description: 'the next try' });
   expect(last.sentAt).toBeLessThan(told);
   expect(Number(last.retryAfter)).toBeLessThan(Number(first.retryAfter));
 });
