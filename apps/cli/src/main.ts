@@ -1,6 +1,8 @@
+import { outliveSessions } from '@opm/runtime';
 import { buildProgram } from './program.js';
 import { UserError } from './user-error.js';
 
+outliveSessions();
 try {
   await buildProgram(process.env).parseAsync(process.argv);
 } catch (error) {

@@ -5,6 +5,7 @@ import type { Health } from './health.js';
 import { type InternalServer, serveInternal } from './internal-server.js';
 import { createLogger, type Logger } from './logger.js';
 import { createMetrics, type Metrics } from './metrics.js';
+import { outliveSessions } from './outlive-sessions.js';
 
 export type ProcessContext<Config> = {
   config: Config;
@@ -38,6 +39,7 @@ export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonE
   // When many connections open at once V8 may learn from their objects, which stay, to keep those of requests as well, up to
   // the next full collection: each of the small ones then takes four times as long, and a quarter of the throughput.
   setFlagsFromString('--no-allocation-site-pretenuring');
+  outliveSessions();
   const common = config as unknown as CommonEnv;
   const logger = createLogger({ name, level: common.LOG_LEVEL });
   const metrics = createMetrics({ process: name });
@@ -65,7 +67,7 @@ export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonE
   };
 
   closeWithGrace({ delay: common.SHUTDOWN_TIMEOUT_MS, logger: false }, async ({ signal, err }) => {
-    // Must not cut off what is under way. BullMQ, for one, has no ear for its PostgreSQL connections while it closes them.
+    // Must not cut off what is under way.
     for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
       process.removeAllListeners(event).on(event, (error) => logger.error({ err: error }, 'nobody handled an error'));
     }

@@ -20,13 +20,19 @@ export interface TcpProxy {
   close(): Promise<void>;
 }
 
+export interface ProxyOptions {
+  /** Changes what the server sends over its n-th connection, from 0. */
+  toClient?: (connection: number) => Transform;
+}
+
 /** Passes connections on to the server of the URL, from a free port on loopback that stays the same. */
-export async function startProxy(serverUrl: string): Promise<TcpProxy> {
+export async function startProxy(serverUrl: string, { toClient }: ProxyOptions = {}): Promise<TcpProxy> {
   const target = new URL(serverUrl);
   const sockets = new Set<Socket>();
   let delayMs = 0;
   let held: Promise<void> | undefined;
   let release = () => {};
+  let connections = 0;
   const createDelay = () =>
     new Transform({
       transform(chunk, _encoding, done) {
@@ -37,7 +43,8 @@ export async function startProxy(serverUrl: string): Promise<TcpProxy> {
     });
   const server = createServer((client) => {
     const upstream = connect(Number(target.port), target.hostname);
-    client.pipe(createDelay()).pipe(upstream).pipe(createDelay()).pipe(client);
+    client.pipe(createDelay()).pipe(upstream);
+    (toClient ? upstream.pipe(toClient(connections++)) : upstream).pipe(createDelay()).pipe(client);
     for (const socket of [client, upstream]) {
       sockets.add(socket);
       const end = () => {
