@@ -85,6 +85,7 @@ describe.each(BACKENDS)('three ingresses and two workers with the queue on %s:',
     const workers = [0, 1].map(() => createStepwiseWorker(context));
     const nextTakers = () => workers.filter((_worker, n) => fates.next().value.includes(n));
     const ingresses = queues.map((queue) => createStepwiseIngress({ ...context, queue, nextTakers, jobs }));
+    const requester = { projectId, startedAt: performance.now(), socket: { destroyed: false } };
     let values = 0;
     const partnersDone = drawn.map(async (posts) => {
       for (const { ingress, entries: given } of posts) {
@@ -95,7 +96,7 @@ describe.each(BACKENDS)('three ingresses and two workers with the queue on %s:',
               ? { customerId, erase: true }
               : { customerId, fields: Object.fromEntries(names.map((name) => [name, `value ${values++}`])) },
         );
-        const settled = await Promise.allSettled(entries.map((it) => ingresses[ingress]?.(projectId, it)));
+        const settled = await Promise.allSettled(entries.map((it) => ingresses[ingress]?.(requester, it)));
         entries.forEach((it, i) => void answers.set(it, settled[i] as Answer));
       }
     });

@@ -88,6 +88,7 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
     maxEntries: 200,
     maxInFlight: 4,
     maxPending: 1_000,
+    isStale: () => false,
     onChunk: ignore,
     onShed: ignore,
     logger,

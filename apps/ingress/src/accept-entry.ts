@@ -10,18 +10,23 @@ import type { TimeBudget } from './time-budget.js';
 /** What a partner says of a customer: the entry of a POST, or an erasure. */
 export type Said = Omit<CustomerEntry, 'version'>;
 
+/** Who waits for the answer, over which connection, and since when, in ms as `performance.now()` has it. */
+export type Requester = { projectId: number; startedAt: number; socket: { readonly destroyed: boolean } };
+
 /**
  * Resolves once the entry is queued durably.
  * @throws Fault QUEUE_UNAVAILABLE or OVERLOADED: it was not accepted, sending it again is safe
  */
-export type AcceptEntry = (projectId: number, entry: Said) => Promise<Verdict>;
+export type AcceptEntry = (requester: Requester, entry: Said) => Promise<Verdict>;
 
 /**
  * The same for at most as many entries as a chunk holds: what became of each, in order. Those of one customer apply in
  * their order.
  * @throws Fault OVERLOADED for all of them
  */
-export type AcceptEntries = (projectId: number, entries: Said[]) => Promise<(Verdict | Fault)[]>;
+export type AcceptEntries = (requester: Requester, entries: Said[]) => Promise<(Verdict | Fault)[]>;
+
+type Call = { requester: Requester; entry: Said };
 
 /** Whether the customer was known before this entry: the difference between 202 and 201, or 404 for an erasure. */
 export type Verdict = { existed: boolean };
@@ -36,6 +41,8 @@ export type AcceptEntryDeps = {
   maxInFlight: number;
   /** Entries that may wait for their acknowledgement at the same time. */
   maxPending: number;
+  /** Whether a request that began then may have been given up while this process stood still. */
+  isStale: (startedAt: number) => boolean;
   onChunk: (entries: number) => void;
   onShed: (reason: 'in-flight' | 'waited', entries?: number) => void;
   logger: Logger;
@@ -47,21 +54,31 @@ const MAX_REMEMBERED = 10_000;
 
 /** Concurrent entries of one project and shard become one chunk: one admission, one look-up, one job. */
 export function createAcceptEntry(deps: AcceptEntryDeps) {
-  const { queue, findExisting, lanes, budget, maxEntries, maxInFlight, maxPending, onChunk, onShed, logger } = deps;
+  const { queue, findExisting, lanes, budget, maxEntries, maxInFlight, maxPending } = deps;
+  const { isStale, onChunk, onShed, logger } = deps;
 
   const warnRefused = createSparseWarning(logger, 'entries are not accepted');
   /** Customers whose erasure came here a moment ago. */
   const erased = new LRUCache<string, true>({ max: MAX_REMEMBERED, ttl: REMEMBER_ERASED_MS, ttlResolution: 1_000 });
 
-  const chunks = new GroupCommit<number, Said, Verdict>({
-    commit(lane, entries) {
+  const chunks = new GroupCommit<number, Call, Verdict>({
+    commit(lane, calls) {
       const { projectId, shard } = lanes.fromLane(lane);
+      const entries = calls.map(({ entry }) => entry);
       return withTimeout(acceptChunk(projectId, shard, entries), budget.workMs).catch(refuse);
     },
     maxBatch: maxEntries,
     ...lanes.toLimits(maxInFlight),
     expiry: { maxWaitMs: budget.turnMs, toError: turnAway },
+    refuse: refuseAbandoned,
   });
+
+  /** Its partner may have sent something newer to another ingress, which a later version would undo. */
+  function refuseAbandoned({ requester: { socket, startedAt } }: Call): Fault | undefined {
+    if (!socket.destroyed && !isStale(startedAt)) return undefined;
+    onShed('waited');
+    return new Fault('QUEUE_UNAVAILABLE');
+  }
 
   function turnAway(): Fault {
     onShed('waited');
@@ -123,15 +140,18 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     throw new Fault('OVERLOADED');
   }
 
-  const acceptEntry: AcceptEntry = (projectId, entry) => {
+  const acceptEntry: AcceptEntry = (requester, entry) => {
     checkPending(1);
-    return chunks.run(lanes.toLane(projectId, entry.customerId), entry);
+    return chunks.run(lanes.toLane(requester.projectId, entry.customerId), { requester, entry });
   };
 
-  const acceptEntries: AcceptEntries = async (projectId, entries) => {
+  const acceptEntries: AcceptEntries = async (requester, entries) => {
     checkPending(entries.length);
     // Together per lane: two admissions that are under way at the same time may be decided in either order.
-    const calls = entries.map((entry) => ({ lane: lanes.toLane(projectId, entry.customerId), item: entry }));
+    const calls = entries.map((entry) => ({
+      lane: lanes.toLane(requester.projectId, entry.customerId),
+      item: { requester, entry },
+    }));
     const outcomes = await chunks.runAll(calls);
     return outcomes.map((outcome) => ('result' in outcome ? outcome.result : (outcome.error as Fault)));
   };

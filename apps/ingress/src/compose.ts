@@ -16,6 +16,7 @@ import { createRateLimiter } from './rate-limiter.js';
 import { serveIngress } from './server.js';
 import { toTimeBudget } from './time-budget.js';
 import { createUnknownKeys } from './unknown-keys.js';
+import { watchStalls } from './watch-stalls.js';
 
 /** The ingress, put together by hand: who gets what stands here and nowhere else. */
 export async function compose(context: ProcessContext<IngressConfig>): Promise<void> {
@@ -60,6 +61,10 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     pause: createPause('customers'),
     onUnknown: measures.onExistenceUnknown,
   });
+  const stalls = watchStalls(config.ANSWER_TIMEOUT_MS, (ms) =>
+    logger.warn({ ms }, 'the process stood still: entries sent meanwhile are refused'),
+  );
+  onClose('stalls', stalls.close);
   const { acceptEntry, acceptEntries, pending, chunksInFlight } = createAcceptEntry({
     queue,
     findExisting,
@@ -68,6 +73,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     maxEntries: config.CHUNK_MAX_ENTRIES,
     maxInFlight: config.CHUNKS_IN_FLIGHT,
     maxPending: config.PENDING_MAX_ENTRIES,
+    isStale: stalls.isStale,
     onChunk: measures.onChunk,
     onShed: measures.onShed,
     logger,

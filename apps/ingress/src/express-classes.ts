@@ -65,8 +65,10 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
   }
   class Response<R extends IncomingMessage> extends ServerResponse<R> {
     locals: RequestContext = {
+      startedAt: performance.now(),
       receivedAt: performance.now(),
       bodyBytes: 0,
+      socket: this.req.socket,
       projectId: 0,
       limit: undefined,
       lease: undefined,

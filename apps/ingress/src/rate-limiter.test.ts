@@ -3,6 +3,8 @@ import { createLogger } from '@opm/runtime';
 import { createRateLimiter } from './rate-limiter.js';
 import { toTimeBudget } from './time-budget.js';
 
+const waiting = { startedAt: 0, socket: { destroyed: false }, lease: undefined };
+
 test('a call for tokens that hangs keeps only its own project waiting, and for no more than its time-out', async () => {
   const called: number[] = [];
   const shed: [string, number][] = [];
@@ -25,7 +27,7 @@ test('a call for tokens that hangs keeps only its own project waiting, and for n
   const projects = Array.from({ length: 200 }, (_project, projectId) => projectId);
   const sendAll = async () => {
     const outcomes = await Promise.allSettled(
-      projects.map((projectId) => acceptEntries({ projectId, limit, lease: undefined }, entries)),
+      projects.map((projectId) => acceptEntries({ ...waiting, projectId, limit }, entries)),
     );
     return new Set(outcomes.map((outcome) => outcome.status === 'rejected' && outcome.reason.code));
   };
@@ -49,6 +51,6 @@ test('where the tokens of what is refused cannot be had, that is no reason not t
     logger: createLogger({ name: 'test', level: 'silent' }),
   });
   const limit = { rate: 1, burst: 1 };
-  await expect(charge({ projectId: 1, limit, lease: undefined }, 10)).resolves.toBeUndefined();
-  expect(charge({ projectId: 1, limit: undefined, lease: undefined }, 10)).toBeUndefined();
+  await expect(charge({ ...waiting, projectId: 1, limit }, 10)).resolves.toBeUndefined();
+  expect(charge({ ...waiting, projectId: 1, limit: undefined }, 10)).toBeUndefined();
 });

@@ -3,12 +3,12 @@ import { GroupCommit, type RateLimit, withTimeout } from '@opm/core';
 import type { EntryQueue } from '@opm/queue';
 import { createSparseWarning, type Logger } from '@opm/runtime';
 import { LRUCache } from 'lru-cache';
-import type { AcceptEntries, AcceptEntry, Said, Verdict } from './accept-entry.js';
+import type { AcceptEntries, AcceptEntry, Requester, Said, Verdict } from './accept-entry.js';
 import { Lease } from './lease.js';
 import type { TimeBudget } from './time-budget.js';
 
 /** Whose request it is. `lease` is noted where the project has a limit, for what the answer says of it. */
-export type Sender = { projectId: number; limit: RateLimit | undefined; lease: Lease | undefined };
+export type Sender = Requester & { limit: RateLimit | undefined; lease: Lease | undefined };
 
 export type RateLimiter = {
   /** As `AcceptEntry`. @throws Fault RATE_LIMITED, too */
@@ -115,19 +115,19 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
 
   async function acceptLimited(sender: Sender, limit: RateLimit, entry: Said): Promise<Verdict> {
     if ((await take(sender, limit, 1)) === 0) throw refuse(sender, 1);
-    return acceptEntry(sender.projectId, entry);
+    return acceptEntry(sender, entry);
   }
 
   async function acceptFirst(sender: Sender, limit: RateLimit, entries: Said[]): Promise<(Verdict | Fault)[]> {
     const taken = await take(sender, limit, entries.length);
-    return taken === 0 ? [] : acceptEntries(sender.projectId, entries.slice(0, taken));
+    return taken === 0 ? [] : acceptEntries(sender, entries.slice(0, taken));
   }
 
   return {
     acceptEntry: (sender, entry) =>
-      sender.limit ? acceptLimited(sender, sender.limit, entry) : acceptEntry(sender.projectId, entry),
+      sender.limit ? acceptLimited(sender, sender.limit, entry) : acceptEntry(sender, entry),
     acceptEntries: (sender, entries) =>
-      sender.limit ? acceptFirst(sender, sender.limit, entries) : acceptEntries(sender.projectId, entries),
+      sender.limit ? acceptFirst(sender, sender.limit, entries) : acceptEntries(sender, entries),
     refuse,
     check(sender) {
       if (!sender.limit || !leases.get(sender.projectId)?.isBarred(performance.now())) return;

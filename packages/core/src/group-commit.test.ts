@@ -220,3 +220,29 @@ test('items that are given together share one bulk call, in order, and one fate'
   expect(await answers).toEqual([20, [failed, failed, failed], results(60, 70), 80, results(90, 100, 110, 120), []]);
   expect(calls.map(({ items }) => items)).toEqual([[1], [2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [12]]);
 });
+
+test('what is refused when its turn comes is not committed and holds no place, the others of its call are', async () => {
+  const calls: number[][] = [];
+  const refused = new Set<number>();
+  const group = new GroupCommit<string, number, number>({
+    commit: async (_lane, items) => {
+      calls.push(items);
+      return items.map((n) => n * 10);
+    },
+    maxBatch: 3,
+    maxInFlight: 1,
+    refuse: (item) => (refused.has(item) ? new Error(`no ${item}`) : undefined),
+  });
+  const [some, none] = [
+    Promise.allSettled([1, 2, 3].map((n) => group.run('a', n))),
+    Promise.allSettled([group.run('b', 4)]),
+  ];
+  for (const item of [2, 4]) refused.add(item);
+  expect((await some).map((outcome) => ('value' in outcome ? outcome.value : outcome.reason.message))).toEqual([
+    ...[10, 'no 2', 30],
+  ]);
+  expect((await none).map(({ status }) => status)).toEqual(['rejected']);
+  expect(await group.run('c', 5)).toBe(50);
+  expect(calls).toEqual([[1, 3], [5]]);
+  expect([group.pending, group.inFlight]).toEqual([0, 0]);
+});

@@ -43,7 +43,7 @@ class Tally<Key> {
  *
  * `commit` answers with one result per item, in order, or throws for all of them. Lanes take turns, and a lane costs
  * memory only while something waits in it. What has waited for longer than `expiry` when its turn could come is rejected:
- * behind calls that hang, nobody waits for more than their time-out.
+ * behind calls that hang, nobody waits for more than their time-out. So is, when its turn comes, what `refuse` has an error for.
  */
 export class GroupCommit<Lane, Item, Result> {
   readonly #commit: (lane: Lane, items: Item[]) => Promise<Result[]>;
@@ -52,6 +52,7 @@ export class GroupCommit<Lane, Item, Result> {
   readonly #maxInFlight: number;
   readonly #maxInFlightPerLane: number;
   readonly #expiry: Expiry<Item> | undefined;
+  readonly #refuse: ((item: Item) => Error | undefined) | undefined;
   readonly #lanes = new Map<Lane, Waiting<Item, Result>[]>();
   readonly #groups: Groups<Lane>;
   readonly #inFlightOfLane = new Tally<Lane>();
@@ -68,6 +69,7 @@ export class GroupCommit<Lane, Item, Result> {
     groups?: Groups<Lane>;
     sizeOf?: (item: Item) => number;
     expiry?: Expiry<Item>;
+    refuse?: (item: Item) => Error | undefined;
   }) {
     this.#commit = options.commit;
     const { maxBatch } = options;
@@ -77,6 +79,7 @@ export class GroupCommit<Lane, Item, Result> {
     this.#groups = options.groups ?? { of: () => undefined, maxInFlight: options.maxInFlight };
     this.#sizeOf = options.sizeOf ?? (() => 1);
     this.#expiry = options.expiry;
+    this.#refuse = options.refuse;
   }
 
   /** Items that wait or are under way. */
@@ -144,15 +147,17 @@ export class GroupCommit<Lane, Item, Result> {
     this.#inFlight++;
     this.#inFlightOfLane.add(lane, 1);
     this.#inFlightOfGroup.add(this.#groups.of(lane), 1);
+    const due = this.#refuse ? waiting.filter((call) => !this.#isRefused(call)) : waiting;
     try {
+      if (due.length === 0) return;
       const results = await this.#commit(
         lane,
-        waiting.map(({ item }) => item),
+        due.map(({ item }) => item),
       );
-      if (results.length !== waiting.length) throw new Error('commit must answer with one result per item');
-      for (let i = 0; i < waiting.length; i++) waiting[i]?.resolve(results[i] as Result);
+      if (results.length !== due.length) throw new Error('commit must answer with one result per item');
+      for (let i = 0; i < due.length; i++) due[i]?.resolve(results[i] as Result);
     } catch (error) {
-      for (const { reject } of waiting) reject(error);
+      for (const { reject } of due) reject(error);
     } finally {
       this.#inFlight--;
       this.#inFlightOfLane.add(lane, -1);
@@ -161,6 +166,12 @@ export class GroupCommit<Lane, Item, Result> {
       this.#rejectExpired();
       if (this.#lanes.size > 0) this.#schedule();
     }
+  }
+
+  #isRefused({ item, reject }: Waiting<Item, Result>): boolean {
+    const error = this.#refuse?.(item);
+    if (error) reject(error);
+    return error !== undefined;
   }
 
   #rejectExpired(): void {

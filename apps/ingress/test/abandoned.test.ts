@@ -1,0 +1,141 @@
+import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
+import { connect, type Socket } from 'node:net';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createStore, type Store } from '@opm/store';
+import { BACKENDS, type Backend, startApp, startProxy, type TcpProxy, type TestApp, waitFor } from '@opm/testkit';
+
+/** Longer than a request may take. */
+const FROZEN_MS = 1_500;
+const CLIENTS = 60;
+
+type Client = { socket: Socket; customerId: string; answered: () => string };
+
+describe.each(BACKENDS)('what nobody waits for any more, with the queue on %s:', (_, createBackend) => {
+  let backend: Backend;
+  let store: Store;
+  let proxy: TcpProxy;
+  let ingress: TestApp;
+  let other: TestApp;
+  let apiKey: string;
+  let projectId: number;
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    ({ apiKey, projectId } = await store.projects.create('acme'));
+    proxy = await startProxy(backend.redisUrl ?? backend.databaseUrl);
+    [ingress, other] = await Promise.all([
+      startApp('ingress', { ...backend.env, ANSWER_TIMEOUT_MS: '1000' }),
+      startApp('ingress', backend.env),
+    ]);
+  });
+  afterAll(async () => {
+    await Promise.all([ingress.stop(), other.stop()]);
+    await proxy.close();
+    await store.close();
+    await backend.drop();
+  });
+
+  const post = async ({ url }: TestApp, customerId: string, customerPhone: string) => {
+    const response = await fetch(`${url}/entry`, {
+      method: 'POST',
+      headers: { 'x-api-key': apiKey },
+      body: JSON.stringify({ customerId, customerPhone }),
+    });
+    await response.body?.cancel();
+    return response.status;
+  };
+  const untilPosted = (to: TestApp, customerId: string, phone = '+1') =>
+    waitFor(async () => [201, 202].includes(await post(to, customerId, phone)), { description: 'an acknowledgement' });
+
+  async function open(customerId: string, { url } = ingress): Promise<Client> {
+    const socket = connect(Number(new URL(url).port), '127.0.0.1').on('error', () => {});
+    let answered = '';
+    socket.setEncoding('utf8').on('data', (text) => {
+      answered += text;
+    });
+    await once(socket, 'connect');
+    return { socket, customerId, answered: () => answered };
+  }
+  const toRequest = (line: string, body: unknown, headers = '') => {
+    const text = JSON.stringify(body);
+    return `${line} HTTP/1.1\r\nhost: opm\r\nx-api-key: ${apiKey}\r\n${headers}content-length: ${text.length}\r\n\r\n${text}`;
+  };
+  const WAYS: ((entry: object) => string)[] = [
+    (entry) => toRequest('POST /entry', entry),
+    (entry) => toRequest('POST /entry?by=router', entry),
+    (entry) => toRequest('POST /entries', [entry]),
+    (entry) => toRequest('POST /entries', entry, 'content-type: application/x-ndjson\r\n'),
+  ];
+  const isStopped = async () => (await readFile(`/proc/${ingress.pid}/stat`, 'utf8')).includes(') T ');
+
+  test('an ingress that was frozen accepts nothing of what was sent to it meanwhile, and then goes on', async () => {
+    const toIds = (what: string) => Array.from({ length: CLIENTS }, (_client, i) => `${what} ${i}`);
+    await untilPosted(ingress, 'first');
+    const kept = await Promise.all(toIds('kept').map((id) => open(id)));
+    for (const { socket } of kept) socket.write(`GET /ping HTTP/1.1\r\nhost: opm\r\nx-api-key: ${apiKey}\r\n\r\n`);
+    await waitFor(() => kept.every(({ answered }) => answered().includes('pong')), { description: 'the pongs' });
+
+    process.kill(ingress.pid, 'SIGSTOP');
+    await waitFor(isStopped, { description: 'the ingress to be frozen' });
+    const frozenAt = performance.now();
+    const clients = [...kept, ...(await Promise.all(toIds('new').map((id) => open(id))))];
+    for (const [i, { socket, customerId }] of clients.entries()) {
+      socket.write((WAYS[i % WAYS.length] as (entry: object) => string)({ customerId, customerPhone: 'old' }));
+    }
+    const patient = clients.filter((_client, i) => i % 3 === 0);
+    for (const client of clients) if (!patient.includes(client)) client.socket.destroy();
+    await Promise.all(clients.map(({ customerId }) => untilPosted(other, customerId, 'new')));
+    await waitFor(() => performance.now() - frozenAt > FROZEN_MS, { description: 'the freeze to last' });
+    process.kill(ingress.pid, 'SIGCONT');
+
+    const lastAnswer = ({ answered }: Client) => answered().slice(answered().lastIndexOf('HTTP/1.1'));
+    const isAnswered = (client: Client) =>
+      lastAnswer(client).includes('message') && !lastAnswer(client).includes('pong');
+    await waitFor(() => patient.every(isAnswered), { description: 'the answers' });
+    expect(patient.map((client) => lastAnswer(client).slice(0, 12))).toEqual(patient.map(() => 'HTTP/1.1 503'));
+    await untilPosted(ingress, 'last');
+    for (const { socket } of clients) socket.destroy();
+
+    const worker = await startApp('worker', backend.env);
+    const states = ['waiting', 'active', 'delayed', 'prioritized'];
+    const count = async (state: string) => worker.readMetric(`opm_queue_jobs{state="${state}"}`);
+    const isDone = async () =>
+      (await store.customers.find(projectId, 'last')) && (await Promise.all(states.map(count))).every((n) => n === 0);
+    await waitFor(isDone, { description: 'an empty queue' });
+    const rows = await store.customers.findMany(
+      projectId,
+      clients.map(({ customerId }) => customerId),
+    );
+    expect(clients.filter(({ customerId }) => rows.get(customerId)?.phone !== 'new')).toEqual([]);
+    await worker.stop();
+  });
+
+  test('an entry whose sender hung up before its turn came is not accepted', async () => {
+    const place = backend.redisUrl === undefined ? { DATABASE_URL: proxy.url } : { REDIS_URL: proxy.url };
+    const held = await startApp('ingress', { ...backend.env, ...place });
+    const PING = `GET /ping HTTP/1.1\r\nhost: opm\r\nx-api-key: ${apiKey}\r\n\r\n`;
+    const untilPong = ({ answered }: Client) => waitFor(() => answered().includes('pong'), { description: 'the pong' });
+    expect(await post(held, 'before', '+1')).toBe(201);
+    proxy.hold(); // the key is asked for, and the connection ends meanwhile
+    const [client, witness] = [await open('gone', held), await open('witness', held)];
+    const entry = { customerId: client.customerId, customerPhone: 'old' };
+    client.socket.write(PING + toRequest('POST /entry', entry, 'idempotency-key: gone\r\n'));
+    await untilPong(client); // the request behind it has been read, too
+    client.socket.resetAndDestroy();
+    witness.socket.write(PING);
+    await untilPong(witness); // and the end of the connection
+    witness.socket.destroy();
+    proxy.release();
+    const repeat = async () => {
+      const headers = { 'x-api-key': apiKey, 'idempotency-key': 'gone' };
+      const answer = await fetch(`${other.url}/entry`, { method: 'POST', headers, body: JSON.stringify(entry) });
+      await answer.body?.cancel();
+      return answer.status !== 409 && { status: answer.status, replayed: answer.headers.get('idempotent-replayed') };
+    };
+    // The key is free once the request is over.
+    expect(await waitFor(repeat, { description: 'the key' })).toEqual({ status: 201, replayed: null });
+    await held.stop();
+  });
+});
