@@ -14,8 +14,8 @@ export const JOB_OPTIONS: JobsOptions = {
 };
 
 const FIRST_DELAY_MS = 250;
-/** Until a worker whose queue refused the connection asks again; BullMQ's own is 15 s, which entries would wait after an outage. */
-const RECONNECT_DELAY_MS = 1_000;
+/** Until a worker whose queue refused the connection, or a job, asks again; BullMQ's own is 15 s, which entries would wait after an outage. */
+export const RECONNECT_DELAY_MS = 1_000;
 
 /** Exponential, capped, the upper half of it random, so that workers do not come back all at once. @param attempt from 1 */
 export function retryDelayMs(

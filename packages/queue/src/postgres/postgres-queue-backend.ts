@@ -1,12 +1,16 @@
 import { createPostgresBackend, type Queue, type Worker, withBackend } from 'bullmq';
 import pg from 'pg';
+import { withBackOff } from '../back-off.js';
 import type { Role, Store } from '../queue-backend.js';
 import { isPooled } from './is-pooled.js';
 import { createPostgresAdmission } from './postgres-admission.js';
 import { createPostgresIdempotency } from './postgres-idempotency.js';
 import { createPostgresTokenBuckets } from './postgres-token-buckets.js';
 
-const bullmq = withBackend(createPostgresBackend);
+const bullmq = {
+  Queue: withBackend(createPostgresBackend).Queue,
+  Worker: withBackend(withBackOff(createPostgresBackend)).Worker,
+};
 
 /** A partner who comes after a while would wait for a new connection, and its first plans, ten times as long as for the answer. */
 const KEPT = { max: 4, idleTimeoutMillis: 0, keepAliveInitialDelayMillis: 10_000 };

@@ -1,4 +1,5 @@
 import { Queue, withBackend } from 'bullmq';
+import { withBackOff } from '../back-off.js';
 import type { Store } from '../queue-backend.js';
 import type { QueueAddress } from '../shards.js';
 import { connectRedis, mastersOf, type RedisConnection, waitUntilReady } from './connect-redis.js';
@@ -9,7 +10,7 @@ import { checkRedis, readMemoryUse } from './redis-health.js';
 import { createRedisIdempotency } from './redis-idempotency.js';
 import { createRedisTokenBuckets } from './redis-token-buckets.js';
 
-const { Worker } = withBackend(createWorkerBackend);
+const { Worker } = withBackend(withBackOff(createWorkerBackend));
 
 type RedisBackendOptions = RedisConnection & { prefix: string; shards: number };
 
