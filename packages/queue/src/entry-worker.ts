@@ -1,4 +1,4 @@
-import { type Job, WaitingError } from 'bullmq';
+import { type Job, type Queue, WaitingError } from 'bullmq';
 import pRetry from 'p-retry';
 import type { Admission } from './admission.js';
 import { agreeOnShards } from './agree-on-shards.js';
@@ -116,7 +116,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
 
   async function close(): Promise<void> {
     isClosing = true;
-    await closeWorkers(backend, workers);
+    await closeWorkers(workers.map((worker, shard) => ({ worker, queue: queues[shard] as Queue })));
     await backend.close();
   }
 

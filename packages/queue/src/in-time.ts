@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { withTimeout } from '@opm/core';
 
 /**
@@ -16,6 +17,20 @@ export function inTime<Args extends unknown[], T>(
     });
     return withTimeout(running, timeoutMs);
   };
+}
+
+/** What it resolves with; once the signal is aborted it is not waited for. @throws the signal's reason, too */
+export async function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  const settled = new AbortController();
+  const aborted = once(signal, 'abort', { signal: settled.signal }).then(() => Promise.reject(signal.reason));
+  try {
+    signal.throwIfAborted();
+    return await Promise.race([promise, aborted]);
+  } finally {
+    settled.abort();
+    aborted.catch(() => {});
+    promise.catch(() => {});
+  }
 }
 
 /** Resolves when all have; where some reject, it does so with the first's reason, when all of them are over. */

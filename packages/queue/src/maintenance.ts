@@ -1,10 +1,10 @@
 import type { Version } from '@opm/core';
-import type { Job, Queue } from 'bullmq';
+import { type Job, type Queue, WaitingError } from 'bullmq';
 import { CLAIM_TTL_MS } from './admission.js';
 import { countUndone, readOldestVersion } from './backlog.js';
 import { MAX_CHUNK_ENTRIES } from './chunk.js';
 import { closeWorkers } from './close-workers.js';
-import { allDone, inTime } from './in-time.js';
+import { allDone, inTime, untilAborted } from './in-time.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 import { toAddresses } from './shards.js';
 
@@ -38,7 +38,7 @@ const MAX_READ_JOBS = 200;
 
 /**
  * Runs the tasks as scheduled BullMQ jobs: one of the processes that do this gets each. A task that fails is due again
- * in its next period. Adds the queue's own tasks: correcting the backlogs, and sweeping claims and idempotency keys whose
+ * in its next period; one that is under way when the signal is aborted goes to another process. Adds the queue's own tasks: correcting the backlogs, and sweeping claims and idempotency keys whose
  * time is over.
  */
 export async function startMaintenance(options: MaintenanceOptions): Promise<{ close(): Promise<void> }> {
@@ -98,7 +98,16 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
       run: inTime(() => backend.idempotency.sweep(), SWEEP_TIMEOUT_MS),
     },
   };
-  const runTask = async ({ name }: Job) => onDone(name, await tasks[name]?.run());
+  async function runTask(job: Job, token?: string): Promise<void> {
+    const run = async () => tasks[job.name]?.run();
+    try {
+      onDone(job.name, await untilAborted(run(), signal));
+    } catch (error) {
+      if (!signal.aborted) throw error;
+      await job.moveToWait(token); // another process does it from the start
+      throw new WaitingError();
+    }
+  }
   const worker = await backend.openWorker(MAINTENANCE, runTask, { autorun: false });
   worker.on('failed', (job, error) => onFailed(job?.name ?? 'unknown', error));
   for (const [name, { repeat }] of Object.entries(tasks)) {
@@ -109,7 +118,7 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
   worker.run().catch(onError);
   return {
     async close() {
-      await closeWorkers(backend, [worker]);
+      await closeWorkers([{ queue, worker }]);
       await backend.close();
     },
   };

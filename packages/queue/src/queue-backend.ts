@@ -1,8 +1,9 @@
-import { once } from 'node:events';
+import { withTimeout } from '@opm/core';
 import type { Queue, QueueOptions, Worker, WorkerOptions } from 'bullmq';
 import pRetry from 'p-retry';
 import type { Admission } from './admission.js';
 import type { Idempotency } from './idempotency.js';
+import { untilAborted } from './in-time.js';
 import { createPostgresQueueBackend } from './postgres/postgres-queue-backend.js';
 import { createRedisQueueBackend } from './redis/redis-queue-backend.js';
 import type { QueueAddress } from './shards.js';
@@ -76,6 +77,7 @@ export type Store = Omit<QueueBackend, 'openQueue' | 'openWorker' | 'persist'> &
 };
 
 const OPEN_TIMEOUT_MS = 10_000;
+const CLOSE_TIMEOUT_MS = 3_000;
 
 /**
  * Opens the store and waits until it answers; from then on what is opened recovers by itself.
@@ -97,19 +99,26 @@ export async function connectQueueBackend(
   let closed: Promise<void> | undefined;
 
   function close(): Promise<void> {
-    closed ??= Promise.all([...opened].map((it) => it.close(true))).then(() => store.close());
+    closed ??= closeAll();
     return closed;
+  }
+
+  /** A call that nobody waits for any more, to a store that hangs, must not keep the process. */
+  async function closeAll(): Promise<void> {
+    await withTimeout(Promise.all([...opened].map((it) => it.close(true))), CLOSE_TIMEOUT_MS).catch(onError);
+    await withTimeout(store.close(), CLOSE_TIMEOUT_MS).catch(onError);
   }
 
   async function persist<T>(attempt: () => Promise<T>): Promise<T> {
     try {
-      return await pRetry(attempt, {
+      const trying = pRetry(attempt, {
         retries: Number.POSITIVE_INFINITY,
         minTimeout: 50,
         maxTimeout: 2_000,
         signal,
         onFailedAttempt: ({ error }) => onError(error),
       });
+      return await untilAborted(trying, signal); // an attempt may hang
     } catch (error) {
       await close();
       throw error;
@@ -121,7 +130,8 @@ export async function connectQueueBackend(
     return persist(async () => {
       const candidate = create();
       try {
-        await waitForOpening(candidate.waitUntilReady(), signal);
+        const tooLate = AbortSignal.any([signal, AbortSignal.timeout(OPEN_TIMEOUT_MS)]);
+        await untilAborted(candidate.waitUntilReady(), tooLate);
       } catch (cause) {
         await candidate.close(true).catch(onError);
         throw new Error(`${candidate.name} could not be opened: ${(cause as Error).message}`, { cause });
@@ -139,14 +149,4 @@ export async function connectQueueBackend(
     persist,
     close,
   };
-}
-
-async function waitForOpening(opening: Promise<unknown>, signal: AbortSignal): Promise<void> {
-  const tooLate = AbortSignal.any([signal, AbortSignal.timeout(OPEN_TIMEOUT_MS)]);
-  const late = new AbortController();
-  try {
-    await Promise.race([opening, once(tooLate, 'abort', { signal: late.signal }).then(() => tooLate.throwIfAborted())]);
-  } finally {
-    late.abort();
-  }
 }

@@ -52,6 +52,39 @@ test.each(BACKENDS)(
   },
 );
 
+test.each(BACKENDS)(
+  'on %s a task that is under way does not keep its process from ending, and goes to another process',
+  async (_, createBackend) => {
+    const backend = await createBackend();
+    const abort = new AbortController();
+    const done: string[] = [];
+    const failures: string[] = [];
+    let isBegun = false;
+    const start = (signal: AbortSignal, run: () => Promise<unknown>) =>
+      startMaintenance({
+        ...backend,
+        ...options,
+        signal,
+        tasks: { long: { repeat: { every: 60 * 60 * 1_000 }, run } },
+        onDone: (task) => done.push(task),
+        onFailed: (task) => failures.push(task),
+      });
+    const ending = await start(abort.signal, () => {
+      isBegun = true;
+      return new Promise(() => {});
+    });
+    await waitFor(() => isBegun, { description: 'the task' });
+    abort.abort();
+    await ending.close();
+    expect(done).not.toContain('long');
+    const other = await start(options.signal, async () => {});
+    await waitFor(() => done.includes('long'), { description: 'the task to be done' });
+    await other.close();
+    expect(failures).toEqual([]);
+    await backend.drop();
+  },
+);
+
 test('with the queue on PostgreSQL idempotency keys whose time is over are removed, and others stay', async () => {
   const backend = await createBackend(undefined);
   const queue = await createEntryQueue({ ...backend, ...options });

@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto';
+import { withTimeout } from '@opm/core';
 import { PrismaPg } from '@prisma/adapter-pg';
 import pg from 'pg';
 import { type ApiKeys, createApiKeys } from './api-keys.js';
@@ -43,6 +44,9 @@ export type Store = {
  */
 const BY_INDEX_ONLY = ' -c enable_seqscan=off -c jit=off';
 
+/** A statement that nobody waits for any more must not keep the process: it is cut off when that ends. */
+const CLOSE_TIMEOUT_MS = 3_000;
+
 /** Opens the store. It connects on first use; every method throws {@link StoreError} and nothing else of Prisma's. */
 export function createStore(options: StoreOptions): Store {
   const { databaseUrl, applicationName, poolSize = 2, statementTimeoutMs = 30_000, connectTimeoutMs = 5_000 } = options;
@@ -64,6 +68,10 @@ export function createStore(options: StoreOptions): Store {
   pool.on('error', () => {}); // an idle connection was lost: the pool has dropped it, and opens another when it needs one
   const adapter = new PrismaPg(pool, { disposeExternalPool: true, statementNameGenerator: ({ sql }) => toName(sql) });
   const prisma = new PrismaClient({ adapter });
+  async function end(): Promise<void> {
+    await prisma.$disconnect();
+    if (!pool.ended) await pool.end(); // Prisma ends it only where it was used itself
+  }
   return {
     projects: createProjects(prisma),
     apiKeys: createApiKeys(prisma),
@@ -75,10 +83,7 @@ export function createStore(options: StoreOptions): Store {
           () => undefined,
         ),
       ),
-    async close() {
-      await prisma.$disconnect();
-      if (!pool.ended) await pool.end(); // Prisma ends it only where it was used itself
-    },
+    close: () => withTimeout(end(), CLOSE_TIMEOUT_MS).catch(() => {}),
   };
 }
 
