@@ -105,7 +105,7 @@ export function createStepwiseWorker({
   isNextFailing,
 }: Context & { worker: Pick<EntryWorker, 'settle'> }): PersistChunk {
   return createPersistChunk({
-    gate: { run: (call) => call(), runAlone: (_start, call) => call() },
+    gate: { run: (call) => call(), check: async () => {} },
     upsert: createUpsertChunks({
       upsert: (rows) =>
         step(`upsert ${idsOf(rows)}`, async () => {

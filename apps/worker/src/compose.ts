@@ -48,8 +48,8 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     concurrency: config.WORKER_CONCURRENCY,
     lockMs: config.JOB_LOCK_MS,
     process: (chunk, context) => persistChunk(chunk, context),
-    async bury(data, error, { jobId, start }) {
-      await gate.runAlone(start, () => store.deadLetters.add([{ payload: data, error: error.message }]));
+    async bury(data, error, { jobId }) {
+      await gate.run(() => store.deadLetters.add([{ payload: data, error: error.message }]));
       measures.onNoChunk();
       warnNoChunk(error);
       logger.debug({ jobId }, 'job data is a dead letter');
@@ -62,7 +62,14 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     },
   });
   const measures = createMeasures(metrics, worker.backlog);
-  const gate = createStoreGate({ ping: store.ping, worker, logger, signal, onPaused: measures.onPaused });
+  const gate = createStoreGate({
+    ping: store.ping,
+    tryWrite: store.customers.tryWrite,
+    worker,
+    logger,
+    signal,
+    onPaused: measures.onPaused,
+  });
   const createUpsert = ({ customers: { upsert } }: Store) =>
     createUpsertChunks({ upsert, onStatement: measures.onStatement, onConflict: () => measures.onRetry('conflict') });
   const persistChunk = createPersistChunk({

@@ -11,7 +11,8 @@ type Held = { tries: number; until: number };
 
 /**
  * The customers whose rows another session holds, as far as statements have met them. Each is tried again after a delay
- * that doubles, however many entries there are about it, and meanwhile nothing waits for its row.
+ * that doubles, however many entries there are about it, and meanwhile nothing waits for its row. And those whose entries
+ * have failed by themselves, for whatever reason: their jobs are tried again as other jobs are.
  */
 export function createHeldCustomers() {
   const known = new LRUCache<string, Held>({ max: MAX_KNOWN, ttl: REMEMBER_MS, ttlResolution: 1_000 });
@@ -32,6 +33,11 @@ export function createHeldCustomers() {
       const tries = (known.get(key)?.tries ?? 0) + 1;
       known.set(key, { tries, until: performance.now() + retryDelayMs(tries) });
       return tries;
+    },
+
+    onFailed(projectId: number, customerId: string): void {
+      const key = toKey(projectId, customerId);
+      known.set(key, known.get(key) ?? { tries: 0, until: 0 });
     },
 
     onFree(projectId: number, entries: CustomerEntry[]): void {

@@ -10,7 +10,7 @@ afterEach(() => {
 
 const start = (deps: Partial<PersistChunkDeps> = {}) =>
   createPersistChunk({
-    gate: { run: (call) => call(), runAlone: (_start, call) => call() },
+    gate: { run: (call) => call(), check: async () => {} },
     upsert: async () => {},
     upsertAlone: async () => {},
     settle: async () => {},

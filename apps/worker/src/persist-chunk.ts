@@ -3,7 +3,6 @@ import { type Chunk, type EntryWorker, type JobContext, Postponed, retryDelayMs 
 import { LRUCache } from 'lru-cache';
 import { createHeldCustomers } from './held-customers.js';
 import { createPersistAlone, type PersistAloneDeps } from './persist-alone.js';
-import { isRefusal } from './refused.js';
 import type { UpsertChunks } from './upsert-chunks.js';
 
 /** Resolves when every entry of the chunk has its effect in PostgreSQL or is a dead letter. Doing it twice changes nothing. */
@@ -39,13 +38,14 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   let shortCameAt = Number.NEGATIVE_INFINITY;
   const isShortAbout = () => performance.now() - shortCameAt < POLITE_MS;
 
-  /** Whether the statement was persisted; if not, some of its chunks are to blame. */
+  /** Whether the statement was persisted; if not, its chunks go alone. */
   const createStatements = (maxBatch: number | (() => number)) =>
     new GroupCommit<number, Chunk, boolean>({
       ...bounds,
       maxBatch,
       async commit(_shard, chunks) {
-        const isPersisted = await gate.run(() => upsertUnlessRefused(chunks));
+        const isPersisted = await gate.run(() => upsert(chunks)).then(() => true, isolate);
+        if (isPersisted) onPersisted(chunks);
         return chunks.map(() => isPersisted);
       },
     });
@@ -82,29 +82,22 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     return statements.ofShortBacklogs.run(shard, chunk);
   }
 
-  async function upsertUnlessRefused(chunks: Chunk[]): Promise<boolean> {
-    try {
-      await upsert(chunks);
-    } catch (error) {
-      if (isRefusal(error)) return false;
-      throw error;
-    }
-    onPersisted(chunks);
-    return true;
-  }
-
-  /** @throws Postponed for the entries whose rows are held, when the others are done */
+  /** @throws Postponed for entries whose rows are held, and what entries failed with, when the others are done */
   async function persistSuspect(chunk: Chunk, context: JobContext): Promise<void> {
     const { shard, jobId, start } = context;
     const key = `${shard}:${jobId}`;
     const done = doneOf.get(key) ?? new Set();
     const left = chunk.entries.filter((entry) => !done.has(keyOf(entry)));
-    const waiting = new Set(await persistAlone({ ...chunk, entries: left }, context));
+    const unfinished = await persistAlone({ ...chunk, entries: left }, context);
+    const waiting = new Set(unfinished.entries);
     const entries = left.filter((entry) => !waiting.has(entry));
     if (entries.length > 0) await settlements.run(shard, { ...chunk, entries });
     if (waiting.size === 0) return void doneOf.delete(key);
     doneOf.set(key, new Set([...done, ...entries.map(keyOf)]));
-    throw new Postponed('another session holds rows', { delayMs: retryDelayMs(start), reason: 'blocked' });
+    throw (
+      unfinished.error ??
+      new Postponed('another session holds rows', { delayMs: retryDelayMs(start), reason: 'blocked' })
+    );
   }
 
   return async (chunk, context) => {
@@ -114,6 +107,12 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     else await persistSuspect(chunk, context);
     logger.debug({ jobId, projectId: chunk.projectId, entries: chunk.entries.length }, 'chunk done');
   };
+}
+
+/** Whatever a statement failed with, if it is not an outage, some of its entries are to blame. */
+function isolate(error: unknown): false {
+  if (error instanceof Postponed) throw error;
+  return false;
 }
 
 /** Of two files that are imported as of the same time, lines with the same number have the same version. */

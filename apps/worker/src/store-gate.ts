@@ -1,21 +1,20 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Postponed, retryDelayMs } from '@opm/queue';
 import type { Logger } from '@opm/runtime';
-import { failureKindOf } from '@opm/store';
+import { failureKindOf, StoreError } from '@opm/store';
 
 export type StoreGate = {
-  /** Makes a call for several jobs. @throws Postponed while PostgreSQL is away, and whatever else the call throws */
+  /** Makes a call for jobs. @throws Postponed while PostgreSQL takes no writes, and whatever else the call throws: its data is to blame */
   run<T>(call: () => Promise<T>): Promise<T>;
-  /**
-   * Makes a call for a job that was begun `start` times and goes alone. Where others get through and it does not, it is
-   * to blame: it is postponed for longer and longer, and nobody waits for it. @throws Postponed, and whatever else the call throws
-   */
-  runAlone<T>(start: number, call: () => Promise<T>): Promise<T>;
+  /** To be asked before entries are blamed. @throws Postponed if PostgreSQL takes no writes any more */
+  check(): Promise<void>;
 };
 
 export type StoreGateDeps = {
   /** Resolves when PostgreSQL answers. */
   ping: () => Promise<void>;
+  /** Resolves when PostgreSQL takes a write that is about nobody's entries. */
+  tryWrite: () => Promise<void>;
   worker: { pause(): void; resume(): void };
   logger: Logger;
   /** Hears when an outage begins and ends. */
@@ -25,30 +24,35 @@ export type StoreGateDeps = {
 };
 
 const MAX_PROBE_DELAY_MS = 10_000;
+/** What fails within this time of a write that passed is taken for the data's fault: isolating it takes many statements. */
+const FRESH_MS = 1_000;
 
 /**
  * One outage, from the first statement that met it: the worker takes no more jobs, PostgreSQL is probed with growing
- * delays until it answers, the worker takes jobs again, and the first statement that succeeds ends it. A server that
- * answers probes but takes no statements (of a read-only standby, say) is probed less and less, and logged once.
+ * delays until it answers, the worker takes jobs again, and the first write that succeeds ends it. A server that
+ * answers probes but takes no writes (of a read-only standby, say) is probed less and less, and logged once.
+ *
+ * What looks like an outage may be one entry's doing, for a trigger may raise any SQLSTATE. If another write passes, it is.
  */
-export function createStoreGate({ ping, worker, logger, onPaused, signal }: StoreGateDeps): StoreGate {
+export function createStoreGate(deps: StoreGateDeps): StoreGate {
+  const { ping, tryWrite, worker, logger, onPaused, signal } = deps;
   let isClosed = false;
   let probes = 0;
   let isOutage = false;
+  let succeededAt = Number.NEGATIVE_INFINITY;
 
   async function probe(): Promise<void> {
-    do {
+    let isThere = false;
+    while (!isThere) {
       await delay(retryDelayMs(++probes, { maxMs: MAX_PROBE_DELAY_MS }), undefined, { signal });
-    } while (!(await isThere()));
+      isThere = await ping().then(
+        () => true,
+        () => false,
+      );
+    }
     isClosed = false;
     worker.resume();
   }
-
-  const isThere = () =>
-    ping().then(
-      () => true,
-      () => false,
-    );
 
   function close(error: unknown): void {
     if (isClosed) return; // statements that were under way together fail together
@@ -62,7 +66,8 @@ export function createStoreGate({ ping, worker, logger, onPaused, signal }: Stor
     probe().catch(() => {}); // aborted: the process ends
   }
 
-  function endOutage(): void {
+  function onSuccess(): void {
+    succeededAt = performance.now();
     if (!isOutage || isClosed) return;
     isOutage = false;
     probes = 0;
@@ -70,37 +75,42 @@ export function createStoreGate({ ping, worker, logger, onPaused, signal }: Stor
     logger.info('resumed: PostgreSQL takes statements again');
   }
 
-  /** @param onOutage says for how long the call's jobs are postponed */
-  async function attempt<T>(
-    call: () => Promise<T>,
-    start: number,
-    onOutage: (error: unknown) => number | Promise<number>,
-  ): Promise<T> {
-    if (isClosed) throw new Postponed('PostgreSQL is away');
+  async function takesWrites(): Promise<boolean> {
+    const since = performance.now();
     try {
-      const result = await call();
-      endOutage();
-      return result;
+      await tryWrite();
+      onSuccess();
+      return true;
     } catch (error) {
-      const kind = failureKindOf(error);
-      if (kind !== 'outage' && kind !== 'blocked') throw error;
-      const delayMs = kind === 'outage' ? await onOutage(error) : retryDelayMs(start);
-      throw new Postponed('PostgreSQL does not take the statement', { cause: error, delayMs, reason: kind });
+      return failureKindOf(error) !== 'outage' || succeededAt > since; // others' writes pass, if not this one
     }
   }
 
+  async function isOutageOf(error: unknown): Promise<boolean> {
+    if (failureKindOf(error) !== 'outage') return false;
+    if (!(error instanceof StoreError && error.sqlState)) return true; // not the server's error: there is no session
+    return performance.now() - succeededAt > FRESH_MS && !(await takesWrites());
+  }
+
+  function postpone(cause: unknown): never {
+    close(cause);
+    throw new Postponed('PostgreSQL does not take statements', { cause });
+  }
+
   return {
-    run: (call) =>
-      attempt(call, 1, (error) => {
-        close(error);
-        return 0;
-      }),
-    runAlone: (start, call) =>
-      attempt(call, start, async (error) => {
-        const isAway = !(await isThere());
-        if (isAway || isOutage) close(error);
-        // Where PostgreSQL is there, another job may get through and end the outage: this one makes room for it.
-        return isAway ? 0 : retryDelayMs(start);
-      }),
+    async run(call) {
+      if (isClosed) throw new Postponed('PostgreSQL is away');
+      try {
+        const result = await call();
+        onSuccess();
+        return result;
+      } catch (error) {
+        if (!(await isOutageOf(error))) throw error;
+        return postpone(error);
+      }
+    },
+    async check() {
+      if (isClosed || !(await takesWrites())) postpone(new Error('PostgreSQL takes no writes'));
+    },
   };
 }

@@ -11,7 +11,8 @@ const TRIGGER = `
   CREATE SEQUENCE tries;
   CREATE FUNCTION meet_failure() RETURNS trigger LANGUAGE plpgsql AS $$
   BEGIN
-    IF NEW.email = 'state@example.com' THEN RAISE 'not now' USING ERRCODE = 'object_not_in_prerequisite_state'; END IF;
+    IF NEW.email LIKE '%@state-_____' THEN RAISE 'not now' USING ERRCODE = right(NEW.email, 5); END IF;
+    IF NEW.email = 'ends@example.com' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
     IF NEW.email = 'unknown@example.com' THEN RAISE 'nobody knows'; END IF;
     IF NEW.email = 'deadlock@example.com' AND nextval('tries') <= 2 THEN
       RAISE 'deadlock detected' USING ERRCODE = 'deadlock_detected';
@@ -155,20 +156,81 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     expect(await worker.readMetric('opm_worker_paused')).toBe(0);
   });
 
-  test('an entry that looks like an outage, though others get through, keeps nobody else waiting', async () => {
-    const errors = await worker.readMetric('opm_retries_total{reason="error"}');
-    await enqueue(8, 'state@example.com');
-    for (let i = 0; i < 200; i++) await enqueue(9, `${i}@example.com`);
-    await waitFor(async () => (await find(9, 'c0'))?.email === '199@example.com', { description: 'the others' });
-    expect(await find(8, 'c0')).toBeUndefined();
-    await waitFor(async () => (await worker.readMetric('opm_worker_paused')) === 0, {
-      description: 'the end of the pause',
+  test('entries for which a trigger raises what an outage does keep nobody else waiting, and are dead letters in the end', async () => {
+    const states = ['53100', '53200', '57P01', '57P03', '08006', '55000', '25006', '42501'];
+    const innocent = nextProject++; // another one, where it is tried again
+    const guilty = states.map((state) => ({ state, projectId: nextProject++ }));
+    for (const { state, projectId } of guilty) {
+      await enqueue(projectId, 'a@example.com', `b@state-${state}`, 'c@example.com');
+      for (let i = 0; i < 20; i++) await enqueue(innocent, `${state}-${i}@example.com`);
+    }
+    await waitFor(async () => (await find(innocent, 'c0'))?.email === '42501-19@example.com', {
+      description: 'the others',
     });
-    await client.query('ALTER TABLE customers DISABLE TRIGGER meet_failure');
-    await waitFor(() => find(8, 'c0'), { description: 'the row' });
-    await client.query('ALTER TABLE customers ENABLE TRIGGER meet_failure');
-    expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(errors);
+    for (const { state, projectId } of guilty) {
+      await waitFor(async () => (await find(projectId, 'c0')) && find(projectId, 'c2'), { description: 'neighbours' });
+      const letters = () => store.deadLetters.list({ projectId }, { limit: 5 });
+      await waitFor(async () => (await letters()).length > 0, { description: 'the dead letter' });
+      expect(await letters()).toMatchObject([{ customerId: 'c1', error: 'not now', sqlState: state }]);
+      expect(await find(projectId, 'c1')).toBeUndefined();
+    }
+    await untilEmpty();
+    expect(worker.output().split('paused: PostgreSQL').length - 1).toBe(1); // when the table was missing
+    expect(await worker.readMetric('opm_worker_paused')).toBe(0);
   });
+
+  test('an entry that ends the session of each statement that has it is a dead letter in the end, without a pause', async () => {
+    const [guilty, innocent] = [nextProject++, nextProject++];
+    await enqueue(guilty, 'a@example.com', 'ends@example.com', 'b@example.com');
+    for (let i = 0; i < 20; i++) await enqueue(innocent, `${i}@example.com`);
+    await waitFor(async () => (await find(innocent, 'c0'))?.email === '19@example.com', { description: 'the others' });
+    const letters = () => store.deadLetters.list({ projectId: guilty }, { limit: 5 });
+    await waitFor(async () => (await letters()).length > 0, { description: 'the dead letter' });
+    expect(await letters()).toMatchObject([{ customerId: 'c1', sqlState: '57P01' }]);
+    await untilEmpty();
+    expect(await find(guilty, 'c2')).toBeDefined();
+    expect(worker.output().split('paused: PostgreSQL').length - 1).toBe(1);
+  });
+
+  test.each([
+    [
+      'raises disk_full for every row',
+      `CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no space left' USING ERRCODE = 'disk_full'; END $$;
+       CREATE TRIGGER full_disk BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION fill()`,
+      'DROP FUNCTION fill CASCADE',
+    ],
+    [
+      'is read-only',
+      `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END $$;
+       SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'opm-worker'`,
+      `SET default_transaction_read_only = off;
+       DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET default_transaction_read_only', current_database()); END $$;
+       SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'opm-worker'`,
+    ],
+  ])(
+    'while PostgreSQL answers and %s, jobs wait and use up no attempt, and all is persisted afterwards',
+    async (_what, begin, end) => {
+      const own = nextProject++;
+      const read = (reason: string) => worker.readMetric(`opm_retries_total{reason="${reason}"}`);
+      const [errors, outages] = [await read('error'), await read('outage')];
+      const letters = await store.deadLetters.count({});
+      await client.query(begin);
+      for (let i = 0; i < 20; i++) await enqueue(own, `${i}@example.com`, `${i}@example.com`);
+      // The worker pauses and tries again, more often than it would try entries that are to blame.
+      await waitFor(async () => (await read('outage')) > outages + 20, {
+        description: 'the outage',
+        timeoutMs: 120_000,
+      });
+      expect(await worker.readMetric('opm_worker_paused')).toBe(1);
+      await client.query(end);
+      for (const id of ['c0', 'c1']) {
+        await waitFor(async () => (await find(own, id))?.email === '19@example.com', { description: `the row ${id}` });
+      }
+      await untilEmpty();
+      expect(await read('error')).toBe(errors);
+      expect(await store.deadLetters.count({})).toEqual(letters);
+    },
+  );
 
   test('what it does is measured: rows and time of statements, the time from acknowledgement to row', async () => {
     const count = await worker.readMetric('opm_entry_persist_seconds_count');
