@@ -6,10 +6,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { createApiKey } from '@opm/core';
-import { type EmbeddedPostgres, startEmbeddedPostgres } from '@opm/embedded';
+import { type EmbeddedPostgres, findFreePort, startEmbeddedPostgres } from '@opm/embedded';
 import { openDashboardQueues } from '@opm/queue';
 import { createStore } from '@opm/store';
-import { startApp, startProxy, type TestApp, testPrefix, waitFor } from '@opm/testkit';
+import { startApp, startProcess, startProxy, type TestApp, testPrefix, waitFor } from '@opm/testkit';
 
 // A PostgreSQL of its own, because the test stops it.
 let dataDir: string;
@@ -64,6 +64,36 @@ const allStored = (ids: string[], worker: TestApp) => {
     ),
   );
 };
+
+test('an ingress that PostgreSQL does not answer at its start says so in one line, without a stack, and accepts entries once it does', async () => {
+  const proxy = await startProxy(postgres.url);
+  proxy.delay(60_000);
+  const ingress = await startProcess({
+    file: 'apps/ingress/dist/main.js',
+    env: {
+      ...redis,
+      ANSWER_TIMEOUT_MS: '1000',
+      DATABASE_URL: proxy.url,
+      HOST: '127.0.0.1',
+      PORT: '0',
+      INTERNAL_PORT: String(await findFreePort()),
+    },
+    readyOutput: /PostgreSQL does not answer/,
+  });
+  try {
+    proxy.delay(0);
+    const isUp = () => ingress.output().includes('"msg":"accepting entries"');
+    await waitFor(isUp, { description: 'entries to be accepted', timeoutMs: 30_000 });
+    const lines = ingress.output().split('\n');
+    const [line = '', ...others] = lines.filter((text) => text.includes('PostgreSQL does not answer'));
+    expect(JSON.parse(line)).toMatchObject({ level: 'warn', reason: expect.stringContaining('timeout') });
+    expect(line).not.toContain('stack');
+    expect(others).toEqual([]);
+  } finally {
+    await ingress.stop();
+    await proxy.close();
+  }
+});
 
 test('PostgreSQL stopped for 30 s under load: entries are acknowledged, no job is tried in vain, all become rows', async () => {
   const ingress = await startApp('ingress', { DATABASE_URL: postgres.url, ...redis });

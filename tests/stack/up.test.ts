@@ -1,4 +1,5 @@
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,7 +7,8 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { findFreePort } from '@opm/embedded';
 import { findChildren, isRunning, runOpm, startProcess, type TestProcess, waitFor } from '@opm/testkit';
 
-const OPM = join(import.meta.dirname, '../../apps/cli/bin/opm.js');
+const ROOT = join(import.meta.dirname, '../..');
+const OPM = join(ROOT, 'apps/cli/bin/opm.js');
 // As on a new user's machine: no server is given.
 const env = { DATABASE_URL: '', REDIS_URL: '', CONSOLE_PASSWORD: '', OPM_URL: '', OPM_KEY: '' };
 
@@ -130,6 +132,39 @@ test('a stack file whose process number is another program’s now counts for no
   expect((await opm('projects', 'list')).stderr).toMatch(/^opm: no stack runs/);
 });
 
+async function findDescendants(pid: number): Promise<number[]> {
+  const children = await findChildren(pid);
+  return [...children, ...(await Promise.all(children.map(findDescendants))).flat()];
+}
+
+test('a SIGTERM to npm start itself ends the stack in order, and leaves no process behind', async () => {
+  await drawPorts();
+  const dataDir = await mkdtemp(join(cwd, 'npm-'));
+  const args = ['start', '--', '--port', String(port), '--console-port', String(consolePort), '--data-dir', dataDir];
+  const npm = spawn('npm', args, { cwd: ROOT, env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'inherit'] });
+  let output = '';
+  npm.stdout.setEncoding('utf8').on('data', (text: string) => {
+    output += text;
+  });
+  let started: number[] = [];
+  try {
+    const isUp = () => output.includes('OPM Partners API is running');
+    await waitFor(isUp, { description: 'the stack to run', timeoutMs: 120_000 });
+    const [postgres = ''] = (await readFile(join(dataDir, 'postgres/cluster/postmaster.pid'), 'utf8')).split('\n');
+    started = [...(await findDescendants(npm.pid as number)), Number(postgres)];
+    expect(started.length).toBeGreaterThanOrEqual(5); // opm up, three apps and PostgreSQL
+    npm.kill('SIGTERM');
+    const isEveryoneGone = async () => !(await Promise.all(started.map(isRunning))).includes(true);
+    await waitFor(isEveryoneGone, { description: 'all processes to end', timeoutMs: 60_000 });
+    expect(output).toMatch(/opm: stopped\n$/);
+  } finally {
+    for (const pid of started) if (await isRunning(pid)) process.kill(pid, 'SIGKILL');
+    npm.kill('SIGKILL');
+  }
+});
+
+const STACK_TRACE = /^\s+at /m;
+
 test('opm up: what it prints works, a restart keeps everything, and no process is left behind', async () => {
   await drawPorts();
   stack = await up();
@@ -149,9 +184,11 @@ test('opm up: what it prints works, a restart keeps everything, and no process i
     stderr: expect.stringMatching(/^opm: a stack runs in .* already \(process \d+\)/),
   });
   expect(await stack.stop('SIGINT')).toEqual({ code: 0, signal: null });
+  expect(stack.output()).not.toMatch(STACK_TRACE);
 
   const again = await up();
   stack = again;
+  expect(again.output()).not.toMatch(STACK_TRACE);
   expect(await sendPrintedEntry(again.output())).toBe(202);
   expect(await opmJson('customers', 'get', 'demo', '7519')).toMatchObject({ createdAt: row.createdAt });
   const apps = await findChildren(again.pid);

@@ -35,9 +35,13 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   health.postgres = toleratingOutages(store.ping);
 
   // Connecting and compiling the two queries of the hot path now keeps them out of the first partner's answer.
-  const warmUp = await Promise.allSettled([store.customers.findExisting([]), store.apiKeys.findOwners(['00'])]);
-  const failure = warmUp.find((outcome) => outcome.status === 'rejected');
-  if (failure) logger.warn({ err: failure.reason }, 'PostgreSQL does not answer; not ready until it does');
+  // Tried twice: a PostgreSQL that has just started may take longer for the first session than a look-up may.
+  const warmUp = () => Promise.all([store.customers.findExisting([]), store.apiKeys.findOwners(['00'])]);
+  await warmUp()
+    .catch(warmUp)
+    .catch(({ message }: Error) =>
+      logger.warn({ reason: message }, 'PostgreSQL does not answer; not ready until it does'),
+    );
 
   const queue = await createEntryQueue({
     ...toQueueConfig(config),

@@ -1,7 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import type { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
-import pretty from 'pino-pretty';
+import { prettyFactory } from 'pino-pretty';
 import { UserError } from '../user-error.js';
 import { inRepository } from './repository.js';
 
@@ -30,15 +32,7 @@ export async function startApp(name: string, { env, internalPort, signal }: Star
     // A group of its own: Ctrl-C reaches only this process, which then stops all in the right order.
     detached: true,
   });
-  child.stdout?.pipe(
-    pretty({
-      ignore: 'pid,hostname,name',
-      messageFormat: `${name}: {msg}`,
-      translateTime: 'HH:MM:ss',
-      singleLine: true,
-      sync: true,
-    }),
-  );
+  if (child.stdout) printLog(name, child.stdout);
   child.stderr?.pipe(process.stderr, { end: false });
   const ended = once(child, 'exit').then(([code, killedBy]) => (killedBy ? `signal ${killedBy}` : `exit code ${code}`));
   const stop = async () => {
@@ -52,6 +46,20 @@ export async function startApp(name: string, { env, internalPort, signal }: Star
     throw error;
   }
   return { name, internalPort, ended, stop };
+}
+
+/** A warning is one line with the error's message, because the process recovers by itself; an error comes with its stack. */
+function printLog(name: string, log: Readable): void {
+  const options = { translateTime: 'HH:MM:ss', singleLine: true };
+  const format = prettyFactory({ ...options, ignore: 'name', messageFormat: `${name}: {msg}` });
+  const formatWarning = prettyFactory({
+    ...options,
+    ignore: 'name,err',
+    messageFormat: `${name}: {msg}{if err.message}: {err.message}{end}`,
+  });
+  createInterface({ input: log }).on('line', (line) => {
+    process.stdout.write((line.startsWith('{"level":"warn"') ? formatWarning : format)(line));
+  });
 }
 
 const READY_TIMEOUT_MS = 3_000;
