@@ -6,5 +6,6 @@ export default toJestConfig({
     '<rootDir>/packages/*/src/**/*.test.ts',
     '<rootDir>/apps/*/src/**/*.test.ts',
     '<rootDir>/chaos/src/**/*.test.ts',
+    '<rootDir>/tools/*.test.mjs',
   ],
 });

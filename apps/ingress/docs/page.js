@@ -16,6 +16,5 @@ Scalar.createApiReference('#reference', {
   documentDownloadType: 'json',
   orderSchemaPropertiesBy: 'preserve',
   orderRequiredPropertiesFirst: true,
-  featuredClients: ['shell/curl', 'js/fetch', 'python/requests', 'php/curl'],
   defaultHttpClient: { targetKey: 'shell', clientKey: 'curl' },
 });

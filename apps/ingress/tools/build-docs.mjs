@@ -2,21 +2,30 @@
 // and compressed, so that the ingress has nothing to do but send them.
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { runInNewContext } from 'node:vm';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
-import scalar from '@scalar/fastify-api-reference';
-import fastify from 'fastify';
 
 const SOURCE = new URL('../docs/', import.meta.url);
 const TARGET = new URL('../dist/docs/', import.meta.url);
 
-/** Scalar's own package comes with 270 others; its plugin for Fastify has the viewer in one file, and serves it. */
-async function readViewer() {
-  const app = fastify();
-  await app.register(scalar, { routePrefix: '/docs', configuration: { url: '/openapi.json' } });
-  const { statusCode, body } = await app.inject('/docs/js/scalar.js');
-  await app.close();
-  if (statusCode !== 200) throw new Error(`the viewer cannot be read: ${statusCode}`);
-  return body.replace(/\n\/\/# sourceMappingURL=.*\s*$/, '\n'); // the map is not there
+/** The languages of snippets that have a tab. The newest viewer that supports Node 20 has no option for them. */
+const FEATURED_CLIENTS = {
+  from: '`shell/curl`,`ruby/native`,`node/undici`,`php/guzzle`,`python/python3`',
+  to: '`shell/curl`,`js/fetch`,`python/requests`,`php/curl`',
+};
+
+/**
+ * Scalar's own package has 270 dependencies; its plugin for Fastify has the viewer as a string. The plugin itself never
+ * runs: what it imports needs Node 22, and is replaced by an empty stand-in (`overrides` in package.json).
+ */
+function readViewer() {
+  const plugin = readFileSync(new URL(import.meta.resolve('@scalar/fastify-api-reference')), 'utf8');
+  const [, literal] = /^var standalone_default = (".*");$/m.exec(plugin) ?? [];
+  if (!literal) throw new Error('the viewer is not where it was in @scalar/fastify-api-reference');
+  const viewer = runInNewContext(literal);
+  if (!viewer.includes(FEATURED_CLIENTS.from))
+    throw new Error('the viewer has another list of languages that it shows first');
+  return viewer.replace(FEATURED_CLIENTS.from, FEATURED_CLIENTS.to).replace(/\n\/\/# sourceMappingURL=.*\s*$/, '\n'); // the map is not there
 }
 
 function write(name, text) {
@@ -32,7 +41,7 @@ function write(name, text) {
 }
 
 const read = (name) => readFileSync(new URL(name, SOURCE), 'utf8');
-const assets = { 'page.css': read('page.css'), 'page.js': read('page.js'), 'viewer.js': await readViewer() };
+const assets = { 'page.css': read('page.css'), 'page.js': read('page.js'), 'viewer.js': readViewer() };
 
 rmSync(TARGET, { recursive: true, force: true });
 mkdirSync(TARGET, { recursive: true });
