@@ -35,7 +35,8 @@ export class Lease {
   constructor(projectId: number, limit: RateLimit) {
     this.projectId = projectId;
     this.limit = limit;
-    this.policy = `"burst";q=${limit.burst};w=${Math.max(1, Math.ceil(limit.burst / limit.rate))}`;
+    const seconds = Math.max(1, Math.ceil(limit.burst / limit.rate)); // `w` is a whole number, hence the parameter of our own
+    this.policy = `"burst";q=${limit.burst};w=${seconds};opm-rate=${limit.rate}`;
     this.#left = limit.burst;
   }
 

@@ -45,6 +45,27 @@ test('a limit of less than one entry a second is waited for', () => {
   expect([pace.waitMs(), pace.maxEntries(MOST)]).toEqual([0, 1]);
 });
 
+test('what the limit lets through is sent, also where the burst is less than a second’s worth', () => {
+  const { pace, clock, limit } = createPace();
+  const [burst, perSecond, answerMs] = [100, 1_000, 10];
+  pace.onRefused({ rateLimit: limit(0, { burst, perSecond }), retryAfter: 1 });
+  let [bucket, sent] = [0, 0];
+  const pass = (ms: number) => {
+    bucket = Math.min(burst, bucket + (perSecond * ms) / 1_000);
+    clock.now += ms;
+  };
+  while (clock.now < 10_000) {
+    pass(pace.waitMs());
+    const entries = pace.maxEntries(MOST);
+    expect(entries).toBeLessThanOrEqual(bucket);
+    sent += entries;
+    bucket -= entries;
+    pass(answerMs);
+    pace.onTaken({ rateLimit: limit(Math.floor(bucket), { burst, perSecond }) });
+  }
+  expect(sent).toBeGreaterThan(9_500);
+});
+
 describe('a refusal that does not tell the limit', () => {
   test('is waited for as it says, and is over when something is taken', () => {
     const { pace, clock } = createPace();

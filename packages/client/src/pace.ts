@@ -4,7 +4,8 @@ import { toDelayMs } from './retries.js';
 
 /**
  * How fast the project's limit lets this client send. From a refusal on, until nothing is left to send, requests go one at a
- * time, each with no more entries than there is room for, and wait for about a second's worth of it. Times are in ms, as `performance.now()` has them.
+ * time, each with no more entries than there is room for. Each waits for room for a second's entries, or for half of the burst
+ * if that is less: a full bucket would lose what comes in. Times are in ms, as `performance.now()` has them.
  */
 export class Pace {
   readonly #now: () => number;
@@ -79,7 +80,8 @@ export class Pace {
     return Math.min(burst, remaining + (perSecond * (this.#now() - this.#limitAt)) / 1_000);
   }
 
-  #msUntilWorth({ perSecond, remaining }: RateLimit): number {
-    return Math.max(0, ((Math.max(1, perSecond) - remaining) * 1_000) / perSecond);
+  #msUntilWorth({ burst, perSecond, remaining }: RateLimit): number {
+    const worth = Math.max(1, Math.min(perSecond, burst / 2));
+    return Math.max(0, ((worth - remaining) * 1_000) / perSecond);
   }
 }

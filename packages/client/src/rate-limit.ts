@@ -8,11 +8,14 @@ export interface RateLimit {
   remaining: number;
 }
 
-/** The fields RateLimit-Policy, as `"burst";q=200;w=2`, and RateLimit, as `"burst";r=5;t=1`. @returns undefined where they do not say */
+/**
+ * The fields RateLimit-Policy, as `"burst";q=200;w=2;opm-rate=100`, and RateLimit, as `"burst";r=5;t=1`. `w` is rounded up to whole
+ * seconds, so it tells the rate only if there is no `opm-rate`. @returns undefined where they do not say
+ */
 export function parseRateLimit(policy: unknown, state: unknown): RateLimit | undefined {
   const [burst, seconds, remaining] = [readNumber(policy, 'q'), readNumber(policy, 'w'), readNumber(state, 'r')];
   if (!burst || !seconds || remaining === undefined) return undefined;
-  return { burst, perSecond: burst / seconds, remaining };
+  return { burst, perSecond: readNumber(policy, 'opm-rate') || burst / seconds, remaining };
 }
 
 function readNumber(field: unknown, name: string): number | undefined {

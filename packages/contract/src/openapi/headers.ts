@@ -63,10 +63,10 @@ export const HEADERS = {
   },
   'ratelimit-policy': {
     description:
-      "Your project's limit, where it has one: `q` entries at once, and all of them again after `w` seconds without one.",
+      "Your project's limit, where it has one: `q` entries at once, all of them again after `w` seconds without one, and `opm-rate` more with every second.",
     required: true,
-    schema: { type: 'string', pattern: '^"burst";q=\\d+;w=\\d+$' },
-    example: '"burst";q=1000;w=10',
+    schema: { type: 'string', pattern: '^"burst";q=\\d+;w=\\d+;opm-rate=\\d+$' },
+    example: '"burst";q=1000;w=10;opm-rate=100',
   },
   ratelimit: {
     description:
