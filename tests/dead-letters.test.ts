@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import type { CustomerEntry } from '@opm/core';
+import { type CustomerEntry, foldEntries } from '@opm/core';
+import { toChunkData } from '@opm/queue';
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, runOpm, startApp, startProcess, type TestApp, waitFor } from '@opm/testkit';
 
@@ -97,6 +98,20 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     expect(await opm('replay')).toMatchObject({
       stdout: 'Queued 0 dead letters once more.\n1 dead letter cannot be read as an entry, and stays.\n',
     });
+  });
+
+  test('a letter whose data is no chunk brings no erased customer back, however late it is replayed', async () => {
+    const entries = [entryOf('erased', T0), entryOf('not erased', T0 + 1)];
+    const payload = toChunkData({ projectId, entries });
+    await store.deadLetters.add([{ payload, error: 'job data is not a chunk' }]);
+    const state = foldEntries([{ customerId: 'erased', version: T0 + 2, erase: true }]).get('erased');
+    if (state) await store.customers.upsert([{ projectId, customerId: 'erased', state }]);
+    expect(await store.customers.purgeTombstones(new Date())).toBe(0);
+
+    expect(await opmJson('replay')).toEqual({ replayed: 1, skipped: 0 });
+    expect(await store.customers.purgeTombstones(new Date())).toBe(1);
+    await waitFor(() => emailOf('not erased'), { description: 'the row' });
+    expect(await emailOf('erased')).toBeUndefined();
   });
 
   test('a replay that is told to end stops between letters, and none of them is lost', async () => {

@@ -201,9 +201,17 @@ class Stack {
 
   /** As `opm dead-letters replay` does. */
   async replay(projectId: number): Promise<Replayed> {
-    const { deadLetters } = this.store;
-    const [onProgress, { signal }] = [() => {}, new AbortController()];
-    return replay({ deadLetters, queue: this.queue, shards: 1, filter: { projectId }, rate: 200, onProgress, signal });
+    const { deadLetters, customers } = this.store;
+    return replay({
+      deadLetters,
+      findErased: customers.findErased,
+      queue: this.queue,
+      shards: 1,
+      filter: { projectId },
+      rate: 200,
+      onProgress: () => {},
+      signal: new AbortController().signal,
+    });
   }
 
   async readStates(projectId: number): Promise<Map<string, CustomerState>> {

@@ -1,7 +1,7 @@
 import { FIELDS, type Version } from '@opm/core';
 import type pg from 'pg';
 import { toArrayLiteral } from './array-literal.js';
-import { noteErasures, purgeTombstones } from './erasures.js';
+import { findErased, noteErasures, purgeTombstones } from './erasures.js';
 import type { PrismaClient } from './generated/client.js';
 import { toStoreError } from './store-error.js';
 import { type CustomerRow, toTime, upsertCustomers } from './upsert-customers.js';
@@ -88,6 +88,9 @@ export function createCustomers(prisma: PrismaClient, pool: pg.Pool) {
 
     /** Deletes what is left of customers that were erased before that time. @returns how many */
     purgeTombstones: (before: Date): Promise<number> => toStoreError(() => purgeTombstones(prisma, before)),
+
+    /** Which of these entries came before an erasure that is remembered still, by their places in the list. */
+    findErased: (entries: Asked[]): Promise<Set<number>> => toStoreError(() => findErased(prisma, entries)),
 
     async find(projectId: number, customerId: string): Promise<StoredCustomer | undefined> {
       return (await findMany(projectId, [customerId])).get(customerId);

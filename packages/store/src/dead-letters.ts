@@ -1,6 +1,6 @@
 import type { CustomerEntry } from '@opm/core';
 import { toArrayLiteral } from './array-literal.js';
-import type { Prisma, PrismaClient } from './generated/client.js';
+import { Prisma, type PrismaClient } from './generated/client.js';
 import { toStoreError } from './store-error.js';
 
 /** What could not be persisted: an entry with its version, or, without `entry`, a job's data that is no chunk. */
@@ -48,29 +48,34 @@ const TAKE_TIMEOUT_MS = 30_000;
 export function createDeadLetters(prisma: PrismaClient) {
   return {
     /**
-     * Keeps them with one statement; an entry that is there already, because its job was handed on, is kept once, and
-     * one that has been erased meanwhile not at all.
+     * Keeps them; an entry that is there already, because its job was handed on, is kept once, and one that was erased not at
+     * all. Erasures are looked for when the letters are there: each side writes first and then looks for the other's, so a
+     * letter and an erasure that come at the same time cannot miss each other ({@link noteErasures}).
      */
     async add(letters: DeadLetter[]): Promise<void> {
       const column = (pick: (letter: DeadLetter) => string | number | undefined) => toArrayLiteral(letters, pick);
+      const keys = Prisma.sql`
+        ${column(({ projectId }) => projectId)}::int[],
+        ${column(({ entry }) => toIndexed(entry?.customerId))}::text[],
+        ${column(({ entry }) => entry?.version)}::bigint[]`;
       await toStoreError(
         () => prisma.$executeRaw`
           INSERT INTO dead_letters (project_id, customer_id, version, payload, error, sql_state)
-          SELECT project_id, customer_id, version, payload, error, sql_state
-          FROM unnest(
-            ${column(({ projectId }) => projectId)}::int[],
-            ${column(({ entry }) => toIndexed(entry?.customerId))}::text[],
-            ${column(({ entry }) => entry?.version)}::bigint[],
+          SELECT * FROM unnest(
+            ${keys},
             ${column(({ payload }) => JSON.stringify(payload) ?? 'null')}::json[],
             ${column(({ error }) => error)}::text[],
             ${column(({ sqlState }) => sqlState)}::text[]
-          ) AS given (project_id, customer_id, version, payload, error, sql_state)
-          WHERE NOT EXISTS (
-            SELECT FROM erasures AS erased
-            WHERE erased.project_id = given.project_id AND erased.customer_id = given.customer_id
-              AND erased.version >= given.version
           )
           ON CONFLICT DO NOTHING`,
+      );
+      await toStoreError(
+        () => prisma.$executeRaw`
+          DELETE FROM dead_letters AS letter
+          USING erasures AS erased, unnest(${keys}) AS given (project_id, customer_id, version)
+          WHERE letter.project_id = given.project_id AND letter.customer_id = given.customer_id
+            AND letter.version = given.version AND erased.project_id = given.project_id
+            AND erased.customer_id = given.customer_id AND erased.version >= given.version`,
       );
     },
 

@@ -1,36 +1,57 @@
-import type { PrismaClient } from './generated/client.js';
+import type { Version } from '@opm/core';
+import { toArrayLiteral } from './array-literal.js';
+import { Prisma, type PrismaClient } from './generated/client.js';
 import type { CustomerRow } from './upsert-customers.js';
 
 /**
  * What an erasure does beside the customer's row: it notes the tombstone, and forgets the customer's older dead letters,
- * which hold what the erased entries said. Doing it twice changes nothing.
+ * which hold what the erased entries said. One after the other, so that a letter that comes meanwhile meets one of the two:
+ * the tombstone, or its removal. Doing it twice changes nothing.
  */
 export async function noteErasures(prisma: PrismaClient, rows: CustomerRow[]): Promise<void> {
   const erased = rows.filter(({ state }) => state.erasedVersion > 0);
   if (erased.length === 0) return;
+  const given = Prisma.sql`
+    unnest(
+      ${erased.map(({ projectId }) => projectId)}::int[],
+      ${erased.map(({ customerId }) => customerId)}::text[],
+      ${erased.map(({ state }) => state.erasedVersion)}::bigint[]
+    ) AS erased (project_id, customer_id, version)`;
   await prisma.$executeRaw`
-    WITH erased AS (
-      SELECT * FROM unnest(
-        ${erased.map(({ projectId }) => projectId)}::int[],
-        ${erased.map(({ customerId }) => customerId)}::text[],
-        ${erased.map(({ state }) => state.erasedVersion)}::bigint[]
-      ) AS erased (project_id, customer_id, version)
-    ), forgotten AS (
-      DELETE FROM dead_letters AS letter USING erased
-      WHERE letter.project_id = erased.project_id AND letter.customer_id = erased.customer_id
-        AND letter.version <= erased.version
-    )
     INSERT INTO erasures AS noted (project_id, customer_id, version)
-    SELECT project_id, customer_id, version FROM erased
+    SELECT project_id, customer_id, version FROM ${given}
     ORDER BY project_id, customer_id
     ON CONFLICT (project_id, customer_id) DO UPDATE SET version = greatest(noted.version, excluded.version)`;
+  await prisma.$executeRaw`
+    DELETE FROM dead_letters AS letter USING ${given}
+    WHERE letter.project_id = erased.project_id AND letter.customer_id = erased.customer_id
+      AND letter.version <= erased.version`;
+}
+
+/** Which of these entries were erased by tombstones that are there, by their places in the list. */
+export async function findErased(
+  prisma: PrismaClient,
+  entries: { projectId: number; customerId: string; version: Version }[],
+): Promise<Set<number>> {
+  const column = (pick: (entry: (typeof entries)[number]) => string | number) => toArrayLiteral(entries, pick);
+  const rows = await prisma.$queryRaw<{ place: number }[]>`
+    SELECT asked.place::int
+    FROM unnest(
+      ${column(({ projectId }) => projectId)}::int[],
+      ${column(({ customerId }) => customerId)}::text[],
+      ${column(({ version }) => version)}::bigint[]
+    ) WITH ORDINALITY AS asked (project_id, customer_id, version, place)
+    JOIN erasures AS erased USING (project_id, customer_id)
+    WHERE erased.version >= asked.version`;
+  return new Set(rows.map(({ place }) => place - 1));
 }
 
 const PURGE_BATCH = 5_000;
 
 /**
  * Deletes the tombstones of erasures before that time, and with them the dead letters that are older still: replayed
- * later, those would bring the erased customer back. A customer that came back since is not touched.
+ * later, those would bring the erased customer back. A customer that came back since is not touched. None is deleted while
+ * there is a dead letter of which nobody knows whose entries it holds: replayed later, it would do the same.
  * @returns how many tombstones are gone
  */
 export async function purgeTombstones(prisma: PrismaClient, before: Date): Promise<number> {
@@ -42,6 +63,7 @@ export async function purgeTombstones(prisma: PrismaClient, before: Date): Promi
         DELETE FROM erasures WHERE (project_id, customer_id) IN (
           SELECT project_id, customer_id FROM erasures
           WHERE version < ${beforeVersion}::bigint
+            AND NOT EXISTS (SELECT FROM dead_letters WHERE project_id IS NULL)
           ORDER BY version LIMIT ${PURGE_BATCH}
           FOR UPDATE SKIP LOCKED
         )

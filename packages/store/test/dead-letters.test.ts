@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from '@jest/globals';
 import { type CustomerEntry, foldEntries } from '@opm/core';
-import { createTestDatabase, type TestDatabase } from '@opm/testkit';
+import { createTestDatabase, type TestDatabase, waitFor } from '@opm/testkit';
 import pg from 'pg';
 import { createStore, type Store } from '../src/index.js';
 
@@ -135,6 +135,53 @@ test('an entry that is refused after its customer was erased is not kept, one th
     [2, T0],
     [1, T0 + 2],
   ]);
+});
+
+/** Resolves when a statement waits for what the test's own session holds. */
+const untilBlocked = () =>
+  waitFor(
+    async () =>
+      (await client.query('SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))')).rowCount,
+    { description: 'a statement that waits' },
+  );
+
+test('a letter that comes while its customer is being erased is forgotten', async () => {
+  await upsert({ customerId: 'a', version: T0, erase: true });
+  await client.query(`BEGIN; SELECT FROM erasures WHERE customer_id = 'a' FOR UPDATE`);
+  const erasing = upsert({ customerId: 'a', version: T0 + 2, erase: true });
+  await untilBlocked();
+  await add('a', { version: T0 + 1 });
+  await client.query('COMMIT');
+  await erasing;
+  expect(await listed()).toEqual([]);
+});
+
+test('a letter whose customer is erased while it is being kept is forgotten', async () => {
+  await client.query(
+    `BEGIN; INSERT INTO dead_letters (project_id, customer_id, version, payload, error) VALUES (1, 'a', ${T0}, '{}', 'x')`,
+  );
+  const adding = add('a', { version: T0 });
+  await untilBlocked();
+  await upsert({ customerId: 'a', version: T0 + 1, erase: true });
+  await client.query('ROLLBACK');
+  await adding;
+  expect(await listed()).toEqual([]);
+});
+
+test('no tombstone is purged while there is a letter of which nobody knows whose entries it holds', async () => {
+  const later = new Date((T0 + 5_000) / 1_000);
+  await upsert({ customerId: 'a', version: T0 + 1, erase: true });
+  await store.deadLetters.add([{ payload: { odd: 1 }, error: 'job data is not a chunk' }]);
+  expect(await store.customers.purgeTombstones(later)).toBe(0);
+  const asked = [
+    { projectId: 1, customerId: 'a', version: T0 },
+    { projectId: 1, customerId: 'a', version: T0 + 2 },
+    { projectId: 2, customerId: 'a', version: T0 },
+    { projectId: 1, customerId: 'a', version: T0 + 1 },
+  ];
+  expect(await store.customers.findErased(asked)).toEqual(new Set([0, 3]));
+  await store.deadLetters.discard({});
+  expect(await store.customers.purgeTombstones(later)).toBe(1);
 });
 
 test('purging removes old tombstones, and neither recent ones nor customers that came back', async () => {

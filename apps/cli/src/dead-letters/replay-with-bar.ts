@@ -25,6 +25,7 @@ export async function replayWithBar(
         try {
           const done = await replay({
             deadLetters: store.deadLetters,
+            findErased: store.customers.findErased,
             queue,
             shards,
             filter,

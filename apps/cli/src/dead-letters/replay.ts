@@ -1,11 +1,12 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { CustomerEntry } from '@opm/core';
 import { type Chunk, type EntryQueue, parseChunk, shardOf, toChunkData } from '@opm/queue';
-import type { DeadLetterFilter, DeadLetters, WholeDeadLetter } from '@opm/store';
+import type { Customers, DeadLetterFilter, DeadLetters, WholeDeadLetter } from '@opm/store';
 import pThrottle from 'p-throttle';
 
 export type ReplayOptions = {
   deadLetters: DeadLetters;
+  findErased: Customers['findErased'];
   queue: Pick<EntryQueue, 'requeue'>;
   shards: number;
   filter: DeadLetterFilter;
@@ -38,7 +39,7 @@ const MAX_PAGE = 100;
  * @throws ReplayInterrupted
  */
 export async function replay(options: ReplayOptions): Promise<Replayed> {
-  const { deadLetters, queue, shards, filter, rate, onProgress, signal } = options;
+  const { deadLetters, findErased, queue, shards, filter, rate, onProgress, signal } = options;
   const limit = Math.min(rate, MAX_PAGE);
   const throttle = pThrottle({ limit: 1, interval: (limit / rate) * 1_000 });
   const throughId = (await deadLetters.list(filter, { limit: 1 }))[0]?.deadLetterId ?? '0';
@@ -51,7 +52,8 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
     const ids = readable.map(({ deadLetterId }) => deadLetterId);
     total.replayed += await deadLetters.take(ids, async (taken) => {
       const chunks = readable.filter(({ deadLetterId }) => taken.has(deadLetterId)).map(({ chunk }) => chunk);
-      for (const { shard, chunk } of mergeChunks(chunks, shards)) await queue.requeue(shard, chunk);
+      const left = await withoutErased(chunks, findErased);
+      for (const { shard, chunk } of mergeChunks(left, shards)) await queue.requeue(shard, chunk);
     });
     total.skipped += page.length - readable.length;
     afterId = page.at(-1)?.deadLetterId ?? afterId;
@@ -79,6 +81,16 @@ function toReadable({ deadLetterId, projectId, payload }: WholeDeadLetter) {
   } catch {
     return undefined;
   }
+}
+
+/**
+ * An erasure removes the letters of its customer, but not an entry in a job's data that no worker could read. That must not be
+ * queued: its tombstone might be purged while it waits.
+ */
+async function withoutErased(chunks: Chunk[], findErased: Customers['findErased']): Promise<Chunk[]> {
+  const all = chunks.flatMap(({ projectId, entries }) => entries.map((entry) => ({ projectId, entry })));
+  const erased = await findErased(all.map(({ projectId, entry }) => ({ projectId, ...entry })));
+  return all.filter((_, i) => !erased.has(i)).map(({ projectId, entry }) => ({ projectId, entries: [entry] }));
 }
 
 /** One chunk per project and shard. */
