@@ -34,14 +34,12 @@ export type Admission = {
   settle(shard: number, persisted: Persisted[]): Promise<void>;
   /**
    * Entries of all projects that wait in the shard. It may be too large by those of a process that was killed, or of a
-   * call that its caller had given up, until `limitBacklog` is called with what there can be at most of any project.
+   * call that its caller had given up, until `limitBacklog` is called with what the jobs hold.
    */
   countBacklog(shard: number): Promise<number>;
-  limitBacklog(shard: number, maxEntries: number): Promise<void>;
-  /**
-   * Removes claims that are older than so long, and than this version where one is given: those of the shard, or with those
-   * of the first one all there are.
-   */
+  /** Lowers the projects' backlogs in the shard to these numbers, and those of all other projects to `others`. */
+  limitBacklog(shard: number, most: Map<number, number>, others: number): Promise<void>;
+  /** Removes the shard's claims that are older than so long, and than this version if one is given. */
   sweep(shard: number, olderThanMs: number, before?: Version): Promise<void>;
 };
 

@@ -1,6 +1,6 @@
 import type { Version } from '@opm/core';
 import type { Queue } from 'bullmq';
-import { type Chunk, parseChunk } from './chunk.js';
+import { parseJobId } from './job-id.js';
 
 const UNDONE = ['waiting', 'prioritized', 'active', 'delayed'] as const;
 const STATES = [...UNDONE, 'failed'] as const;
@@ -15,29 +15,45 @@ export type Backlog = {
 /** Jobs that are still to be done, those under way included. */
 export const countUndone = (queue: Queue): Promise<number> => queue.getJobCountByTypes(...UNDONE);
 
-/**
- * The oldest version of what is still to be done; the greatest of all where nothing is, and undefined where there are more
- * jobs than `most`. They are read twice: in PostgreSQL the states are read one after the other, and a job that goes back to an
- * earlier one would be in none.
- */
-export async function readOldestVersion(queue: Queue, most: number): Promise<Version | undefined> {
-  let oldest = Number.MAX_SAFE_INTEGER;
-  for (let pass = 1; pass <= 2; pass++) {
-    const jobs = await queue.getJobs([...UNDONE], 0, most);
-    if (jobs.length > most) return undefined;
-    for (const { data } of jobs) {
-      for (const { version } of parseOrUndefined(data)?.entries ?? []) oldest = Math.min(oldest, version);
+/** What the jobs of a queue that are still to be done hold, those under way included, as their ids tell it. */
+export type Undone = {
+  /** The greatest of all where there is none. */
+  oldest: Version;
+  entries: Map<number, number>;
+  /** Jobs whose ids do not tell: of an older release, or added by hand. */
+  unknown: number;
+};
+
+/** Of each state, in one call: more than wait but after a long outage. */
+const IDS_PER_CALL = 10_000;
+
+export async function readUndone(queue: Queue): Promise<Undone> {
+  const undone: Undone = { oldest: Number.MAX_SAFE_INTEGER, entries: new Map(), unknown: 0 };
+  for (const id of await listUndone(queue)) {
+    const summary = parseJobId(id);
+    if (!summary) undone.unknown++;
+    undone.oldest = Math.min(undone.oldest, summary?.oldest ?? Number.MAX_SAFE_INTEGER);
+    for (const [projectId, entries] of summary?.entries ?? []) {
+      undone.entries.set(projectId, (undone.entries.get(projectId) ?? 0) + entries);
     }
   }
-  return oldest;
+  return undone;
 }
 
-function parseOrUndefined(data: unknown): Chunk | undefined {
-  try {
-    return parseChunk(data);
-  } catch {
-    return undefined; // no chunk, and so no claims
+/**
+ * Each state is read from the end from which no job is taken, so that none slips through between two calls. All is read twice,
+ * because a job may go back to a state that was read before: in PostgreSQL, and where one call is not enough.
+ */
+async function listUndone(queue: Queue): Promise<Set<string>> {
+  const ids = new Set<string>();
+  for (let pass = 1; pass <= 2; pass++) {
+    for (let start = 0, listed = IDS_PER_CALL; listed >= IDS_PER_CALL; start += IDS_PER_CALL) {
+      const page = await queue.getRanges([...UNDONE], start, start + IDS_PER_CALL - 1);
+      for (const id of page) ids.add(id);
+      listed = page.length;
+    }
   }
+  return ids;
 }
 
 export async function readBacklog(queues: Queue[]): Promise<Backlog> {

@@ -3,6 +3,7 @@ import type { Admission } from './admission.js';
 import { agreeOnShards } from './agree-on-shards.js';
 import { type Chunk, toChunkData } from './chunk.js';
 import type { Idempotency } from './idempotency.js';
+import { toJobId } from './job-id.js';
 import { toPriority } from './priority.js';
 import { connectQueueBackend, type QueueBackend, type QueueConfig } from './queue-backend.js';
 import { JOB_OPTIONS } from './retry-policy.js';
@@ -45,7 +46,7 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
   const backlogs = queues.map(() => 0);
 
   async function enqueue(shard: number, chunk: Chunk, backlog = 0): Promise<string> {
-    const options = { ...JOB_OPTIONS, priority: toPriority(backlog) };
+    const options = { ...JOB_OPTIONS, jobId: toJobId(chunk), priority: toPriority(backlog) };
     const job = await queueOf(queues, shard).add('chunk', toChunkData(chunk), options).catch(throwUnavailable);
     return job.id ?? '';
   }

@@ -92,7 +92,7 @@ export async function connectQueueBackend(
   const { databaseUrl, redisUrl, minReplicas = 0, answerTimeoutMs = 1_000, prefix, shards } = config;
   const { createQueue, createWorker, ...store } =
     redisUrl === undefined
-      ? createPostgresQueueBackend({ databaseUrl, role, answerTimeoutMs, onError })
+      ? createPostgresQueueBackend({ databaseUrl, shards, role, answerTimeoutMs, onError })
       : createRedisQueueBackend({ redisUrl, minReplicas, answerTimeoutMs, prefix, shards, role, onError });
 
   const opened = new Set<Queue | Worker>();

@@ -128,15 +128,17 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect((await add(one.admission, 9, 1)).backlog).toBe(1);
 
     await add(one.admission, 10, 5);
-    await one.admission.limitBacklog(1, 3);
+    await one.admission.limitBacklog(1, new Map([[10, 3]]), 6);
     expect(await one.admission.countBacklog(1)).toBe(4);
-    await one.admission.limitBacklog(1, 0);
+    await one.admission.limitBacklog(1, new Map([[9, 1]]), 2);
+    expect(await one.admission.countBacklog(1)).toBe(3);
+    await one.admission.limitBacklog(1, new Map(), 0);
     expect(await one.admission.countBacklog(1)).toBe(0);
   });
 
   test('a backlog of a shard to which nothing was ever admitted is limited, too', async () => {
     expect(await one.admission.readmit(2, 9, 6)).toBe(6);
-    await one.admission.limitBacklog(2, 1);
+    await one.admission.limitBacklog(2, new Map(), 1);
     expect(await one.admission.countBacklog(2)).toBe(1);
   });
 
@@ -160,7 +162,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
 test.each(BACKENDS)('on %s a sweep removes claims that are older, and no others', async (_, createBackend) => {
   const backend = await createBackend();
   const options = { signal: new AbortController().signal, onError: () => {} };
-  const { admission, close } = await connectQueueBackend({ ...backend, shards: 2 }, 'worker', options);
+  const { admission, close } = await connectQueueBackend({ ...backend, shards: 1 }, 'worker', options);
   const countClaims = async (shard: number, ...ids: string[]) =>
     (
       await admission.admit(
@@ -199,7 +201,7 @@ test('on PostgreSQL a limit on backlogs and those who settle do not wait for eac
   await settling.connect();
   await settling.query('BEGIN; SELECT FROM admission.shards WHERE shard = 0 FOR UPDATE');
   await settling.query('SELECT admission.count_down(0, 2, 1)');
-  const limiting = admission.limitBacklog(0, 1);
+  const limiting = admission.limitBacklog(0, new Map(), 1);
   const isWaiting = async () =>
     (await settling.query('SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))')).rowCount;
   await waitFor(isWaiting, { description: 'the limit to wait' });

@@ -1,20 +1,9 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import {
-  BACKENDS,
-  type Backend,
-  createBackend,
-  query,
-  startLocalRedis,
-  startProxy,
-  waitFor,
-  withRedis,
-} from '@opm/testkit';
-import { Redis } from 'ioredis';
-import pg from 'pg';
-import { createEntryQueue, createEntryWorker, type EntryQueue, startMaintenance } from '../src/index.js';
+import { expect, test } from '@jest/globals';
+import { BACKENDS, createBackend, query, startLocalRedis, startProxy, waitFor, withRedis } from '@opm/testkit';
+import { createEntryQueue, createEntryWorker, startMaintenance } from '../src/index.js';
 import { IDLE_WORKER } from './idle-worker.js';
 
 const options = { shards: 1, signal: new AbortController().signal, onError: () => {} };
@@ -107,96 +96,6 @@ test('with the queue on PostgreSQL idempotency keys whose time is over are remov
   await queue.close();
   await backend.drop();
 });
-
-describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createBackend) => {
-  let backend: Backend;
-  let queue: EntryQueue;
-  beforeEach(async () => {
-    backend = await createBackend();
-    queue = await createEntryQueue({ ...backend, ...options, shards: 2 });
-  });
-  afterEach(async () => {
-    await queue.close();
-    await backend.drop();
-  });
-
-  const admitOne = async (shard: number, customerId: string) => {
-    const { admitted, backlog } = await queue.admit(shard, 1, [{ customerId }]);
-    return { previous: admitted[0]?.previous, version: admitted[0]?.version ?? 0, backlog };
-  };
-  const enqueueOne = async (shard: number, customerId: string, ageMs = 0) => {
-    const { version, backlog } = await admitOne(shard, customerId);
-    const entries = [{ customerId, version: version - ageMs * 1_000, fields: { phone: '+1' } }];
-    await queue.enqueue(shard, { projectId: 1, entries }, backlog);
-  };
-  const clearLeftovers = async () => {
-    const done: string[] = [];
-    const maintenance = await startMaintenance({
-      ...backend,
-      ...options,
-      shards: 2,
-      tasks: {},
-      onDone: (task) => done.push(task),
-      onFailed: () => {},
-    });
-    await waitFor(() => done.includes('clear-leftovers'), { description: 'the task' });
-    await maintenance.close();
-  };
-
-  test('a backlog that cannot be in the queue is corrected, and one that can be is not', async () => {
-    await admitOne(0, 'lost');
-    await enqueueOne(1, 'waiting');
-    expect((await queue.load()).entries).toBe(2);
-    await clearLeftovers();
-    expect((await queue.load()).entries).toBe(1);
-  });
-
-  test('claims of half a minute ago go when no entry waits, and younger ones stay', async () => {
-    await admitOne(0, 'orphan');
-    await ageClaims(backend, 31_000);
-    await admitOne(0, 'young');
-    await clearLeftovers();
-    expect((await admitOne(0, 'orphan')).previous).toBeUndefined();
-    expect((await admitOne(0, 'young')).previous).toBeDefined();
-  });
-
-  test('while entries wait, claims that are older than all of them go, and others stay: they may be theirs', async () => {
-    await admitOne(0, 'orphan');
-    await ageClaims(backend, 10_000);
-    await enqueueOne(1, 'waiting', 31_000);
-    await admitOne(0, 'newer');
-    await ageClaims(backend, 31_000);
-    await clearLeftovers();
-    expect((await admitOne(0, 'orphan')).previous).toBeUndefined();
-    expect((await admitOne(0, 'newer')).previous).toBeDefined();
-    expect((await admitOne(1, 'waiting')).previous).toBeDefined();
-  });
-
-  test('where more waits than can be read, claims stay', async () => {
-    await admitOne(0, 'orphan');
-    await ageClaims(backend, 31_000);
-    for (let i = 0; i < 201; i++) await enqueueOne(1, `waiting ${i}`);
-    await clearLeftovers();
-    expect((await admitOne(0, 'orphan')).previous).toBeDefined();
-  });
-});
-
-/** As if they had been made earlier. */
-async function ageClaims({ redisUrl, prefix, databaseUrl }: Backend, ageMs: number): Promise<void> {
-  if (redisUrl === undefined) {
-    const client = new pg.Client({ connectionString: databaseUrl });
-    await client.connect();
-    await client.query('UPDATE admission.claims SET version = version - $1::bigint', [ageMs * 1_000]);
-    return client.end();
-  }
-  const redis = new Redis(redisUrl);
-  for (const claims of await redis.keys(`{${prefix}-*}:claims`)) {
-    for (const field of await redis.hkeys(claims)) {
-      if (field !== '') await redis.hincrby(claims, field, -2 * ageMs * 1_000);
-    }
-  }
-  redis.disconnect();
-}
 
 test('with a Redis that goes away at that very moment, workers and maintenance close all the same', async () => {
   const countTimers = () => process.getActiveResourcesInfo().filter((type) => type === 'Timeout').length;

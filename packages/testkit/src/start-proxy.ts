@@ -17,6 +17,8 @@ export interface TcpProxy {
   release(): void;
   /** From now on everything that comes, either way, is held for so long; what follows it waits behind it. */
   delay(ms: number): void;
+  /** What the server has sent so far. */
+  bytesReceived(): number;
   close(): Promise<void>;
 }
 
@@ -33,6 +35,7 @@ export async function startProxy(serverUrl: string, { toClient }: ProxyOptions =
   let held: Promise<void> | undefined;
   let release = () => {};
   let connections = 0;
+  let received = 0;
   const createDelay = () =>
     new Transform({
       transform(chunk, _encoding, done) {
@@ -45,6 +48,9 @@ export async function startProxy(serverUrl: string, { toClient }: ProxyOptions =
     const upstream = connect(Number(target.port), target.hostname);
     client.pipe(createDelay()).pipe(upstream);
     (toClient ? upstream.pipe(toClient(connections++)) : upstream).pipe(createDelay()).pipe(client);
+    upstream.on('data', ({ length }) => {
+      received += length;
+    });
     for (const socket of [client, upstream]) {
       sockets.add(socket);
       const end = () => {
@@ -92,6 +98,7 @@ export async function startProxy(serverUrl: string, { toClient }: ProxyOptions =
     delay(ms) {
       delayMs = ms;
     },
+    bytesReceived: () => received,
     close: cut,
   };
 }

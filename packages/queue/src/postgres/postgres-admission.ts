@@ -1,5 +1,6 @@
 import type pg from 'pg';
 import { type Admission, CLAIM_TTL_MS } from '../admission.js';
+import { shardOf } from '../shards.js';
 
 type AdmittedRow = {
   version: string;
@@ -10,17 +11,21 @@ type AdmittedRow = {
 
 type ClaimRow = { customer_id: string; version: string; erased: boolean };
 
+type OldClaimRow = { project_id: number; customer_id: string; version: string };
+
+const SWEPT_AT_ONCE = 10_000;
+
 /** The functions of the migrations `admission` and `backlogs`, called. */
-export function createPostgresAdmission(pool: pg.Pool): Admission {
+export function createPostgresAdmission(pool: pg.Pool, shards: number): Admission {
   return {
-    async setShards(shards, instead = 0) {
+    async setShards(count, instead = 0) {
       const { rows } = await pool.query<{ shards: number }>(
         `INSERT INTO admission.layout AS l (shards) VALUES ($1)
          ON CONFLICT (is_only) DO UPDATE SET shards = CASE l.shards WHEN $2 THEN excluded.shards ELSE l.shards END
          RETURNING shards`,
-        [shards, instead],
+        [count, instead],
       );
-      return rows[0]?.shards ?? shards;
+      return rows[0]?.shards ?? count;
     },
 
     async readShards() {
@@ -105,24 +110,52 @@ export function createPostgresAdmission(pool: pg.Pool): Admission {
       return Number(rows[0].backlog);
     },
 
-    async limitBacklog(shard, maxEntries) {
+    async limitBacklog(shard, most, others) {
       // In the order of locks that the functions keep: the shard first, where something was admitted to it.
       const text = `
         WITH locked AS MATERIALIZED (SELECT FROM admission.shards WHERE shard = $1 FOR UPDATE)
-        UPDATE admission.backlogs SET entries = $2 WHERE shard = $1 AND entries > $2 AND (SELECT count(*) FROM locked) >= 0`;
-      await pool.query(text, [shard, maxEntries]);
+        UPDATE admission.backlogs AS b SET entries = m.entries
+        FROM (
+          SELECT project_id, coalesce(most, $4) AS entries
+          FROM admission.backlogs LEFT JOIN unnest($2::int[], $3::bigint[]) AS given (project_id, most) USING (project_id)
+          WHERE shard = $1
+        ) AS m
+        WHERE b.shard = $1 AND b.project_id = m.project_id AND b.entries > m.entries
+          AND (SELECT count(*) FROM locked) >= 0`;
+      await pool.query(text, [shard, [...most.keys()], [...most.values()], others]);
     },
 
     async sweep(shard, olderThanMs, before = Number.MAX_SAFE_INTEGER) {
-      if (shard !== 0) return; // one table has the claims of all
-      // It takes no row that an admission has, nor waits for one: that takes them in an order of its own.
-      const text = `
-        DELETE FROM admission.claims WHERE (project_id, customer_id) IN (
-          SELECT project_id, customer_id FROM admission.claims
-          WHERE version < least(extract(epoch FROM now()) * 1000000 - $1::bigint * 1000, $2)
-          FOR UPDATE SKIP LOCKED
-        )`;
-      await pool.query(text, [olderThanMs, before]);
+      // The table does not tell the shard of a claim, so those that are old enough are read, and the shard's own go.
+      for (let last = { project_id: 0, customer_id: '' }, isOver = false; !isOver; ) {
+        const { rows } = await pool.query<OldClaimRow>(
+          `SELECT project_id, customer_id, version FROM admission.claims
+           WHERE (project_id, customer_id) > ($1, $2)
+             AND version < least(extract(epoch FROM now()) * 1000000 - $3::bigint * 1000, $4)
+           ORDER BY project_id, customer_id LIMIT $5`,
+          [last.project_id, last.customer_id, olderThanMs, before, SWEPT_AT_ONCE],
+        );
+        const own = rows.filter((row) => shardOf(row.project_id, row.customer_id, shards) === shard);
+        if (own.length > 0) await removeClaims(own);
+        last = rows.at(-1) ?? last;
+        isOver = rows.length < SWEPT_AT_ONCE;
+      }
     },
   };
+
+  /** Takes no row that an admission has, nor waits for one: that takes them in an order of its own. */
+  async function removeClaims(claims: OldClaimRow[]): Promise<void> {
+    const text = `
+      DELETE FROM admission.claims WHERE (project_id, customer_id) IN (
+        SELECT project_id, customer_id FROM admission.claims
+        JOIN unnest($1::int[], $2::text[], $3::bigint[]) AS swept (project_id, customer_id, version)
+          USING (project_id, customer_id, version)
+        FOR UPDATE OF claims SKIP LOCKED
+      )`;
+    await pool.query(text, [
+      claims.map((claim) => claim.project_id),
+      claims.map((claim) => claim.customer_id),
+      claims.map((claim) => claim.version),
+    ]);
+  }
 }

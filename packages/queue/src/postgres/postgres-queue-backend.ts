@@ -28,11 +28,12 @@ const NOT_DIRECT =
 export function createPostgresQueueBackend(options: {
   databaseUrl: string;
   role: Role;
+  shards: number;
   /** How long a producer's call may take. */
   answerTimeoutMs: number;
   onError: (error: Error) => void;
 }): Store {
-  const { databaseUrl, role, answerTimeoutMs, onError } = options;
+  const { databaseUrl, shards, role, answerTimeoutMs, onError } = options;
   const connection = { ...CONNECTION[role](answerTimeoutMs), connectionString: databaseUrl, keepAlive: true };
   // What admission writes is flushed by the enqueue that follows it: see the migration that defines it.
   const pool = new pg.Pool({ ...connection, options: '-c synchronous_commit=off' });
@@ -46,7 +47,7 @@ export function createPostgresQueueBackend(options: {
     await pool.query('SELECT FROM admission.shards LIMIT 0');
   };
   return {
-    admission: createPostgresAdmission(pool),
+    admission: createPostgresAdmission(pool, shards),
     idempotency: createPostgresIdempotency(pool),
     buckets: createPostgresTokenBuckets(pool),
     createQueue({ name }, queueOptions) {

@@ -91,11 +91,16 @@ for i = 2, 3 * ARGV[1], 3 do
 end
 dropIfEmpty(claims)`;
 
-/** KEYS: the shard's backlog. ARGV: what no project can have more of. */
+/** KEYS: the shard's backlog. ARGV: what a project that is not named may have at most, then per project its id and its own number. */
 export const LIMIT_BACKLOG = `${ALLOW_OOM}
-local backlogs = redis.call('HGETALL', KEYS[1])
+local call, most = redis.call, {}
+for i = 2, #ARGV, 2 do most[ARGV[i]] = tonumber(ARGV[i + 1]) end
+local backlogs = call('HGETALL', KEYS[1])
 for i = 1, #backlogs, 2 do
-  if tonumber(backlogs[i + 1]) > tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], backlogs[i], ARGV[1]) end
+  local limit = most[backlogs[i]] or tonumber(ARGV[1])
+  if tonumber(backlogs[i + 1]) > limit then
+    if limit == 0 then call('HDEL', KEYS[1], backlogs[i]) else call('HSET', KEYS[1], backlogs[i], limit) end
+  end
 end`;
 
 /**

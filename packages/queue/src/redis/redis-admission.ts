@@ -85,8 +85,8 @@ export function createRedisAdmission(redis: RedisClient, { keyspaceOf, common }:
       return counts.reduce((sum, count) => sum + Number(count), 0);
     },
 
-    async limitBacklog(shard, maxEntries) {
-      await scripts.opmLimitBacklog(1, backlogKey(shard), maxEntries);
+    async limitBacklog(shard, most, others) {
+      await scripts.opmLimitBacklog(1, backlogKey(shard), others, [...most].flat());
     },
 
     async sweep(shard, olderThanMs, before = Number.MAX_SAFE_INTEGER) {

@@ -1,0 +1,256 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import {
+  BACKENDS,
+  type Backend,
+  createBackend,
+  query,
+  startProxy,
+  startRedisCluster,
+  waitFor,
+  withRedis,
+} from '@opm/testkit';
+import type { Queue } from 'bullmq';
+import type { Redis } from 'ioredis';
+import { createClearLeftovers } from '../src/clear-leftovers.js';
+import { createEntryQueue, type EntryQueue, shardOf, startMaintenance, toHashTag } from '../src/index.js';
+import { toJobId } from '../src/job-id.js';
+import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
+import { toAddresses } from '../src/shards.js';
+
+const SHARDS = 3;
+const PROJECT = 1;
+const options = { shards: SHARDS, signal: new AbortController().signal, onError: () => {} };
+
+/** The entry queue of a place, and what tidies up behind it. */
+type Place = {
+  backend: Backend;
+  store: QueueBackend;
+  queue: EntryQueue;
+  queues: Queue[];
+  clear: () => Promise<unknown>;
+};
+
+async function openPlace(backend: Backend): Promise<Place> {
+  const store = await connectQueueBackend({ ...backend, shards: SHARDS }, 'worker', options);
+  const queues = await Promise.all(toAddresses(SHARDS).map((address) => store.openQueue(address)));
+  const queue = await createEntryQueue({ ...backend, ...options });
+  return { backend, store, queue, queues, clear: createClearLeftovers(store.admission, queues) };
+}
+
+async function closePlace({ queue, store }: Place): Promise<void> {
+  await queue.close();
+  await store.close();
+}
+
+/** A customer of this shard. */
+function customerOf(shard: number, name: string): string {
+  for (let n = 0; ; n++) if (shardOf(PROJECT, `${name} ${n}`, SHARDS) === shard) return `${name} ${n}`;
+}
+
+/** As a killed ingress does, which enqueues nothing of it. */
+async function admit({ queue }: Place, shard: number, ...names: string[]) {
+  const customers = names.map((name) => ({ customerId: customerOf(shard, name) }));
+  const { admitted } = await queue.admit(shard, PROJECT, customers);
+  return admitted;
+}
+
+/** @param ageMs before it was admitted */
+async function enqueue(place: Place, shard: number, names: string[], ageMs = 0, email = 'jane@example.com') {
+  const admitted = await admit(place, shard, ...names);
+  const entries = admitted.map(({ customerId, version }) => ({
+    customerId,
+    version: version - ageMs * 1_000,
+    fields: { email },
+  }));
+  await place.queue.enqueue(shard, { projectId: PROJECT, entries });
+}
+
+async function hasClaim({ queue }: Place, shard: number, name: string): Promise<boolean> {
+  const [claim] = await queue.readClaims(shard, PROJECT, [{ customerId: customerOf(shard, name) }]);
+  return claim !== undefined;
+}
+
+/** As if all claims that there are had been made earlier. */
+async function ageClaims({ redisUrl, prefix, databaseUrl }: Backend, ageMs: number): Promise<void> {
+  if (redisUrl === undefined) {
+    await query(databaseUrl, `UPDATE admission.claims SET version = version - ${ageMs * 1_000}`);
+    return;
+  }
+  const age = async (redis: Redis) => {
+    for (const claims of await redis.keys(`{${prefix}-*}:claims`)) {
+      for (const field of await redis.hkeys(claims)) {
+        if (field !== '') await redis.hincrby(claims, field, -2 * ageMs * 1_000);
+      }
+    }
+  };
+  await Promise.all(redisUrl.split(',').map((url) => withRedis(url, age)));
+}
+
+describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) => {
+  let place: Place;
+  beforeEach(async () => {
+    place = await openPlace(await createPlace());
+  });
+  afterEach(async () => {
+    await closePlace(place);
+    await place.backend.drop();
+  });
+
+  test('a project’s backlog is corrected to the entries that its jobs hold, in each shard', async () => {
+    await enqueue(place, 0, ['a', 'b']);
+    await enqueue(place, 0, ['c']);
+    await enqueue(place, 1, ['d']);
+    await admit(place, 0, 'lost', 'lost too');
+    await admit(place, 2, 'lost');
+    await place.queue.admit(1, 2, [{ customerId: 'of another project' }]);
+    expect((await place.queue.load()).entries).toBe(8);
+    await place.clear();
+    expect((await place.queue.load()).entries).toBe(4);
+    expect((await place.queue.admit(0, PROJECT, [{ customerId: 'next' }])).backlog).toBe(4);
+  });
+
+  test('claims of half a minute ago go when no entry waits, and younger ones stay', async () => {
+    await admit(place, 0, 'orphan');
+    await ageClaims(place.backend, 31_000);
+    await admit(place, 0, 'young');
+    await place.clear();
+    expect([await hasClaim(place, 0, 'orphan'), await hasClaim(place, 0, 'young')]).toEqual([false, true]);
+  });
+
+  test('while entries wait in a shard, its claims that are older than all of them go, and others stay: they may be theirs', async () => {
+    await admit(place, 1, 'orphan');
+    await ageClaims(place.backend, 10_000);
+    await enqueue(place, 1, ['waiting'], 31_000);
+    await admit(place, 1, 'newer');
+    await ageClaims(place.backend, 31_000);
+    await place.clear();
+    const claims = await Promise.all(['orphan', 'waiting', 'newer'].map((name) => hasClaim(place, 1, name)));
+    expect(claims).toEqual([false, true, true]);
+  });
+
+  test('entries that wait in one shard keep no claims in another', async () => {
+    await enqueue(place, 1, ['waiting'], 31_000);
+    await admit(place, 0, 'newer');
+    await admit(place, 1, 'newer');
+    await ageClaims(place.backend, 31_000);
+    await place.clear();
+    expect([await hasClaim(place, 0, 'newer'), await hasClaim(place, 1, 'newer')]).toEqual([false, true]);
+  });
+
+  test('however many jobs wait in a shard, older claims go there and in all others', async () => {
+    for (const shard of [0, 1]) await admit(place, shard, 'orphan');
+    await ageClaims(place.backend, 31_000);
+    for (let i = 0; i < 250; i++) await enqueue(place, 1, [`waiting ${i}`]);
+    await place.clear();
+    expect([await hasClaim(place, 0, 'orphan'), await hasClaim(place, 1, 'orphan')]).toEqual([false, false]);
+    expect((await place.queue.load()).entries).toBe(250);
+  });
+
+  test('jobs whose ids do not tell their entries, as those of older releases, keep the claims of their shard', async () => {
+    for (const shard of [0, 1]) await admit(place, shard, 'orphan');
+    await ageClaims(place.backend, 31_000);
+    await place.queue.admit(
+      1,
+      PROJECT,
+      Array.from({ length: 1_500 }, (_, i) => ({ customerId: `lost ${i}` })),
+    );
+    await place.queues[1]?.add('chunk', {});
+    await place.clear();
+    expect([await hasClaim(place, 0, 'orphan'), await hasClaim(place, 1, 'orphan')]).toEqual([false, true]);
+    expect((await place.queue.load()).entries).toBe(1_000); // what such a job may hold
+  });
+
+  test('jobs that are under way, put off or behind others count as those that wait', async () => {
+    await enqueue(place, 0, ['under way']);
+    const worker = await place.store.openWorker(
+      { name: 'entries-0', shard: { index: 0, of: SHARDS } },
+      async () => {},
+      {
+        autorun: false,
+      },
+    );
+    await worker.getNextJob('token');
+    const [first, second] = await admit(place, 0, 'put off', 'behind others');
+    const toChunk = (version = 0) => ({
+      projectId: PROJECT,
+      entries: [{ customerId: 'jane', version, fields: { phone: '+1' } }],
+    });
+    await place.queues[0]?.add('chunk', {}, { jobId: toJobId(toChunk(first?.version)), delay: 3_600_000 });
+    await place.queue.enqueue(0, toChunk(second?.version), 1_000_000);
+    const counts = await place.queues[0]?.getJobCounts('waiting', 'active', 'delayed', 'prioritized');
+    expect(counts).toEqual({ waiting: 0, active: 1, delayed: 1, prioritized: 1 });
+
+    await admit(place, 0, 'lost');
+    await place.clear();
+    expect((await place.queue.load()).entries).toBe(3);
+  });
+
+  test('more jobs than BullMQ lists at once are all counted', async () => {
+    const [first] = await admit(place, 0, ...Array.from({ length: 200 }, (_, i) => `old ${i}`));
+    await ageClaims(place.backend, 31_000);
+    const versions = Array.from({ length: 10_100 }, (_, i) => (first?.version ?? 0) + i);
+    const jobs = versions.map((version) => {
+      const entries = [{ customerId: 'jane', version, fields: { phone: '+1' } }];
+      return { name: 'chunk', data: {}, opts: { jobId: toJobId({ projectId: PROJECT, entries }) } };
+    });
+    await place.queues[0]?.addBulk(jobs);
+    await place.store.admission.readmit(0, PROJECT, 20_000);
+    await place.clear();
+    expect((await place.queue.load()).entries).toBe(10_100);
+  });
+
+  test('a scheduled job does this in one of the workers, at once and then twice a minute', async () => {
+    await admit(place, 0, 'lost');
+    const done: string[] = [];
+    const maintenance = await startMaintenance({
+      ...place.backend,
+      ...options,
+      tasks: {},
+      onDone: (task) => done.push(task),
+      onFailed: () => {},
+    });
+    await waitFor(() => done.includes('clear-leftovers'), { description: 'the task' });
+    await maintenance.close();
+    expect((await place.queue.load()).entries).toBe(0);
+  });
+});
+
+test.each(BACKENDS)('with %s the jobs’ data stays where it is', async (_, createPlace) => {
+  const backend = await createPlace();
+  const place = await openPlace(backend);
+  const email = 'x'.repeat(20_000);
+  for (let i = 0; i < 200; i++) await enqueue(place, 1, [`waiting ${i}`], 0, email);
+  await closePlace(place);
+
+  const proxy = await startProxy(backend.redisUrl ?? backend.databaseUrl);
+  const url = backend.redisUrl ? { redisUrl: proxy.url } : { databaseUrl: proxy.url };
+  const proxied = await openPlace({ ...backend, ...url });
+  const before = proxy.bytesReceived();
+  await proxied.clear();
+  expect(proxy.bytesReceived() - before).toBeLessThan(100_000);
+  await closePlace(proxied);
+  await proxy.close();
+  await backend.drop();
+});
+
+test('while a master of a cluster is away, the shards of the others are tidied up', async () => {
+  const directory = await mkdtemp(join(tmpdir(), 'opm-leftovers-'));
+  const cluster = await startRedisCluster({ directory, masters: SHARDS, replicasPerMaster: 0 });
+  const backend = await createBackend(cluster.url);
+  const place = await openPlace(backend);
+  for (const shard of [0, 1, 2]) await admit(place, shard, 'orphan');
+  await ageClaims(backend, 31_000);
+  const away = await cluster.findMaster(toHashTag(backend.prefix, 1, SHARDS));
+  away?.signal('SIGSTOP');
+  await expect(place.clear()).rejects.toThrow();
+  expect([await hasClaim(place, 0, 'orphan'), await hasClaim(place, 2, 'orphan')]).toEqual([false, false]);
+  away?.signal('SIGCONT');
+  await cluster.waitUntilWhole();
+  await closePlace(place);
+  await backend.drop();
+  await cluster.stop();
+  await rm(directory, { recursive: true, force: true, maxRetries: 5 });
+});
