@@ -1,6 +1,6 @@
 import { Fault } from '@opm/contract';
 import type { Admission } from './admission.js';
-import { agreeOnShards } from './agree-on-shards.js';
+import { agreeOnShards, checkWithShards } from './agree-on-shards.js';
 import { type Chunk, toChunkData } from './chunk.js';
 import type { Idempotency } from './idempotency.js';
 import { toJobId } from './job-id.js';
@@ -39,7 +39,7 @@ export type EntryQueue = Pick<Admission, 'admit' | 'release' | 'readClaims'> & {
  */
 export async function createEntryQueue({ signal, onError, ...config }: EntryQueueOptions): Promise<EntryQueue> {
   const backend = await connectQueueBackend(config, 'producer', { signal, onError });
-  await agreeOnShards(backend, config.shards, onError);
+  const shardCheck = await agreeOnShards(backend, config.shards, onError);
   const queues = await Promise.all(toAddresses(config.shards).map((address) => backend.openQueue(address)));
   const { admission, buckets, idempotency } = backend;
   /** Entries per shard. One whose master is away keeps its last count, so that the others' limit stays in force. */
@@ -51,8 +51,16 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
     return job.id ?? '';
   }
 
+  /** With another number of shards than the queue's, an entry would get into a shard that is not its customer's. */
+  async function assertShards(): Promise<void> {
+    if (shardCheck.differs()) await shardCheck.check();
+  }
+
   return {
-    admit: (...call) => admission.admit(...call).catch(throwUnavailable),
+    async admit(...call) {
+      await assertShards().catch(throwUnavailable);
+      return admission.admit(...call).catch(throwUnavailable);
+    },
     release: (...call) => admission.release(...call).catch(throwUnavailable),
     readClaims: (...call) => admission.readClaims(...call).catch(throwUnavailable),
     idempotency: {
@@ -62,6 +70,7 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
     lease: (...call) => buckets.lease(...call).catch(throwUnavailable),
     enqueue,
     async requeue(shard, chunk) {
+      await assertShards().catch(throwUnavailable);
       const count = (entries: number) => admission.readmit(shard, chunk.projectId, entries).catch(throwUnavailable);
       const backlog = await count(chunk.entries.length);
       try {
@@ -75,14 +84,16 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
       const counting = backlogs.map(async (_, shard) => {
         backlogs[shard] = await admission.countBacklog(shard);
       });
-      const [memory] = await Promise.all([backend.memoryUse(), Promise.allSettled(counting)]).catch(throwUnavailable);
+      const checking = shardCheck.check().catch(() => {}); // what it finds is told to those who admit
+      const asked = Promise.all([backend.memoryUse(), Promise.allSettled(counting), checking]);
+      const [memory] = await asked.catch(throwUnavailable);
       return { entries: backlogs.reduce((sum, entries) => sum + entries, 0), memory };
     },
     async findIdle() {
       const counts = await Promise.all(queues.map((queue) => queue.getWorkersCount())).catch(throwUnavailable);
       return queues.filter((_, shard) => counts[shard] === 0).map(({ name }) => name);
     },
-    check: () => backend.check(),
+    check: () => checkWithShards(backend, shardCheck),
     close: () => backend.close(),
   };
 }

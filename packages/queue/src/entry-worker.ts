@@ -1,7 +1,7 @@
 import { type Job, type Queue, WaitingError } from 'bullmq';
 import pRetry from 'p-retry';
 import type { Admission } from './admission.js';
-import { agreeOnShards } from './agree-on-shards.js';
+import { agreeOnShards, checkWithShards } from './agree-on-shards.js';
 import { type Backlog, readBacklog } from './backlog.js';
 import { type Chunk, parseChunk } from './chunk.js';
 import { closeWorkers } from './close-workers.js';
@@ -75,7 +75,7 @@ export class Postponed extends Error {
 export async function createEntryWorker(options: EntryWorkerOptions): Promise<EntryWorker> {
   const { concurrency, lockMs, process, bury, onPostponed, onRetry, signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
-  await agreeOnShards(backend, config.shards, onError);
+  const shardCheck = await agreeOnShards(backend, config.shards, onError);
   const addresses = toAddresses(config.shards);
   const queues = await Promise.all(addresses.map((address) => backend.openQueue(address, { skipMetasUpdate: true })));
   // BullMQ also fails a job that it could not report as done, because the queue's store went away: not its entries' fault.
@@ -132,7 +132,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
       for (const worker of workers) worker.resume();
     },
     backlog: () => readBacklog(queues),
-    check: () => backend.check(),
+    check: () => checkWithShards(backend, shardCheck),
     close() {
       closed ??= close();
       return closed;

@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { BACKENDS, type Backend, createBackend, waitFor } from '@opm/testkit';
 import pg from 'pg';
 import { createEntryQueue, createEntryWorker, openDashboardQueues } from '../src/index.js';
+import { connectQueueBackend } from '../src/queue-backend.js';
 import { IDLE_WORKER } from './idle-worker.js';
 
 const chunk = { projectId: 1, entries: [{ customerId: 'jane', version: 1, fields: { email: 'a@example.com' } }] };
@@ -57,13 +58,56 @@ describe.each(BACKENDS)('the number of shards, with the queue on %s,', (_, creat
     await expect(openQueue(1)).rejects.toThrow('QUEUE_SHARDS is 1, but the queue has 2');
   });
 
+  test('is checked again and again: an ingress that finds another one is not ready, and refuses entries', async () => {
+    const queue = await openQueue(1);
+    const worker = await openWorker(1);
+    await Promise.all([queue.check(), worker.check()]);
+    const { admission } = keep(await connectQueueBackend({ ...backend, shards: 2 }, 'worker', toOptions(2)));
+    await admission.setShards(2, 1);
+    await expect(queue.check()).rejects.toThrow('QUEUE_SHARDS is 1, but the queue has 2');
+    await expect(worker.check()).rejects.toThrow('QUEUE_SHARDS is 1, but the queue has 2');
+    const unavailable = { code: 'QUEUE_UNAVAILABLE' };
+    await expect(queue.admit(0, 1, [{ customerId: 'jane' }])).rejects.toMatchObject(unavailable);
+    await expect(queue.requeue(0, chunk)).rejects.toMatchObject(unavailable);
+    await admission.setShards(1, 2);
+    await queue.admit(0, 1, [{ customerId: 'jane' }]);
+    await Promise.all([queue.check(), worker.check()]);
+  });
+
+  test('is noticed by an ingress that nobody asks whether it is ready, by what it reads of the load', async () => {
+    const queue = await openQueue(1);
+    await openQueue(2);
+    await queue.load();
+    await expect(queue.admit(0, 1, [{ customerId: 'jane' }])).rejects.toMatchObject({ code: 'QUEUE_UNAVAILABLE' });
+  });
+
   test('is said by who only looks on where it is another one, and is not for them to choose', async () => {
     const dashboard = await openDashboard(2);
-    await expect(dashboard.check()).resolves.toBeUndefined();
+    await dashboard.check();
     await openQueue(1);
     await expect(dashboard.check()).rejects.toThrow(refusal);
-    await expect((await openDashboard(1)).check()).resolves.toBeUndefined();
+    await (await openDashboard(1)).check();
   });
+});
+
+test('is checked later by a process that starts when the store does not say it in time', async () => {
+  const backend = await createBackend(undefined);
+  const options = { ...backend, signal: new AbortController().signal };
+  const errors: string[] = [];
+  const first = await createEntryQueue({ ...options, shards: 1, onError: () => {} });
+  const blocking = new pg.Client({ connectionString: backend.databaseUrl });
+  await blocking.connect();
+  await blocking.query('BEGIN; LOCK TABLE admission.layout');
+  const onError = ({ message }: Error) => errors.push(message);
+  const queue = await createEntryQueue({ ...options, shards: 2, onError });
+  expect(errors).toHaveLength(1);
+  expect(await queue.check()).toMatch(/^number of shards is not known: /);
+  await blocking.query('ROLLBACK');
+  await blocking.end();
+  await expect(queue.check()).rejects.toThrow('QUEUE_SHARDS is 2, but the queue has 1');
+  await expect(queue.admit(1, 1, [{ customerId: 'jane' }])).rejects.toMatchObject({ code: 'QUEUE_UNAVAILABLE' });
+  await Promise.all([first.close(), queue.close()]);
+  await backend.drop();
 });
 
 test('is refused where nobody can tell in time whether anything waits', async () => {
