@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto';
-import { withTimeout } from '@opm/core';
+import { FLUSH_COMMITS, withTimeout } from '@opm/core';
 import { PrismaPg } from '@prisma/adapter-pg';
 import pg from 'pg';
 import { type ApiKeys, createApiKeys } from './api-keys.js';
@@ -64,6 +64,7 @@ export function createStore(options: StoreOptions): Store {
     application_name: applicationName,
     // The adapter shifts timestamps by any other time zone.
     options: `-c TimeZone=UTC -c lock_timeout=${lockTimeoutMs}${byIndexOnly ? BY_INDEX_ONLY : ''}`,
+    onConnect: (client) => client.query(FLUSH_COMMITS),
   });
   pool.on('error', () => {}); // an idle connection was lost: the pool has dropped it, and opens another when it needs one
   const adapter = new PrismaPg(pool, { disposeExternalPool: true, statementNameGenerator: ({ sql }) => toName(sql) });

@@ -1,3 +1,4 @@
+import { FLUSH_COMMITS } from '@opm/core';
 import { createPostgresBackend, type Queue, type Worker, withBackend } from 'bullmq';
 import pg from 'pg';
 import { withBackOff } from '../back-off.js';
@@ -39,6 +40,9 @@ export function createPostgresQueueBackend(options: {
   const pool = new pg.Pool({ ...connection, options: '-c synchronous_commit=off' });
   pool.on('error', onError);
 
+  /** BullMQ's sessions: a job is acknowledged when it is committed. */
+  const flushing = { ...connection, onConnect: (client: pg.ClientBase) => client.query(FLUSH_COMMITS) };
+
   let isDirect = false;
   const ping = async () => {
     isDirect ||= !(await isPooled(connection));
@@ -51,11 +55,11 @@ export function createPostgresQueueBackend(options: {
     idempotency: createPostgresIdempotency(pool),
     buckets: createPostgresTokenBuckets(pool),
     createQueue({ name }, queueOptions) {
-      const queue = new bullmq.Queue(name, { ...queueOptions, connection });
+      const queue = new bullmq.Queue(name, { ...queueOptions, connection: flushing });
       return queue.on('error', onError) as unknown as Queue;
     },
     createWorker({ name }, processor, workerOptions) {
-      const worker = new bullmq.Worker(name, processor, { ...workerOptions, connection });
+      const worker = new bullmq.Worker(name, processor, { ...workerOptions, connection: flushing });
       return worker.on('error', onError) as unknown as Worker;
     },
     ping,

@@ -5,6 +5,8 @@ import { mastersOf, type RedisClient } from './connect-redis.js';
 /** A node that is gone without a word must not keep those that ask from hearing of the others. */
 const NODE_TIMEOUT_MS = 1_000;
 const LEAST_MAJOR = 7;
+const NOTHING_ON_DISK =
+  'Redis keeps nothing on disk, neither appendonly nor save is set: a restart loses what was acknowledged';
 
 /** The first has the other, and more. */
 type Section = 'default' | 'memory';
@@ -14,7 +16,8 @@ type Info = (name: string) => string | undefined;
 
 /**
  * Resolves when the store answers, is new enough, and none of its masters may drop what it has. While some of a cluster's
- * masters do not answer, the shards of the others go on: it resolves with a word on that.
+ * masters do not answer, the shards of the others go on: it resolves with a word on that, and with one on masters that
+ * keep nothing on disk.
  * @throws Error that says what to change
  */
 export async function checkRedis(redis: RedisClient): Promise<string | undefined> {
@@ -26,8 +29,20 @@ export async function checkRedis(redis: RedisClient): Promise<string | undefined
     assertKeepsAll(info('maxmemory_policy'));
   }
   const [failure] = failures;
-  if (!failure) return undefined;
-  return `${failures.length} of ${infos.length + failures.length} masters do not answer: ${failure.message}`;
+  const away =
+    failure && `${failures.length} of ${infos.length + failures.length} masters do not answer: ${failure.message}`;
+  const isForgetful = infos.some((info) => info('aof_enabled') === '0') && (await keepsNothing(redis));
+  return [away, isForgetful && NOTHING_ON_DISK].filter(Boolean).join('; ') || undefined;
+}
+
+/** Whether a master has neither of the two ways to disk; one that does not tell is taken to have one. */
+async function keepsNothing(redis: RedisClient): Promise<boolean> {
+  const read = async (node: Redis, name: string) =>
+    ((await withTimeout(node.config('GET', name), NODE_TIMEOUT_MS).catch(() => [])) as string[])[1];
+  const answers = mastersOf(redis).map(
+    async (node) => (await read(node, 'save')) === '' && (await read(node, 'appendonly')) === 'no',
+  );
+  return (await Promise.all(answers)).includes(true);
 }
 
 /** Of the fullest master that answers, 0 to 1; 0 where none has a limit. @throws the reason where none answers */

@@ -1,0 +1,37 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from '@jest/globals';
+import { startLocalRedis, withRedis } from '@opm/testkit';
+import { connectQueueBackend } from '../src/queue-backend.js';
+
+const options = { signal: new AbortController().signal, onError: () => {} };
+
+test('a Redis that keeps nothing on disk is named, and is ready all the same', async () => {
+  const directory = await mkdtemp(join(tmpdir(), 'opm-health-'));
+  const redis = await startLocalRedis({ directory, flags: ['--appendonly', 'no'] });
+  const config = { databaseUrl: '', redisUrl: redis.url, prefix: 'opm', shards: 1 };
+  const { check, close } = await connectQueueBackend(config, 'producer', options);
+  const set = (name: string, value: string) => withRedis(redis.url, (client) => client.config('SET', name, value));
+
+  expect(await check()).toBe(
+    'Redis keeps nothing on disk, neither appendonly nor save is set: a restart loses what was acknowledged',
+  );
+  await set('save', '3600 1');
+  expect(await check()).toBeUndefined();
+  await set('save', '');
+  await set('appendonly', 'yes');
+  expect(await check()).toBeUndefined();
+
+  await set('appendonly', 'no');
+  await withRedis(redis.url, (client) =>
+    client.call('ACL', 'SETUSER', 'app', 'on', '>pw', '~*', '&*', '+@all', '-config'),
+  );
+  const redisUrl = redis.url.replace('redis://', 'redis://app:pw@');
+  const hosted = await connectQueueBackend({ ...config, redisUrl }, 'producer', options);
+  expect(await hosted.check()).toBeUndefined(); // nobody may ask
+
+  await Promise.all([close(), hosted.close()]);
+  await redis.stop();
+  await rm(directory, { recursive: true, force: true, maxRetries: 5 });
+});
