@@ -70,7 +70,7 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   app.delete('/entry/:customerId', authenticated, deleteEntry({ overload, rateLimiter, reply, replyOnce }));
   app.use(refuseWrongKey(authenticator));
   const docs = getDocs({ measures });
-  app.get('/openapi.json', getOpenApi({ reply }));
+  app.get('/openapi.json', getOpenApi({ measures }));
   app.get('/docs', docs).get('/docs/:file', docs);
   app.all('/entry', methodNotAllowed('POST'));
   app.all('/entries', methodNotAllowed('POST'));

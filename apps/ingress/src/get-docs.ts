@@ -1,10 +1,9 @@
-import { hash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { extname } from 'node:path';
 import { Fault } from '@opm/contract';
 import type { RequestHandler } from 'express';
 import type { Measures } from './measures.js';
-import { requestIdOf } from './request-id.js';
+import { sendFile, toFile } from './send-file.js';
 
 /** Beside this file once it is built: made by tools/build-docs.mjs. */
 const FOLDER = new URL('./docs/', import.meta.url);
@@ -34,18 +33,12 @@ const HEADERS = {
   'content-security-policy': POLICY,
   'cross-origin-opener-policy': 'same-origin',
   'referrer-policy': 'no-referrer',
-  'x-content-type-options': 'nosniff',
   vary: 'accept-encoding',
 };
 
-type File = { bytes: Buffer; etag: string };
-
-/**
- * GET /docs: the page that shows the OpenAPI document, and its files. Each is read once, and shared by all who ask: they may
- * be many, and slow to read, and none of them needs a key.
- */
+/** GET /docs: the page that shows the OpenAPI document, and its files. Each is read once. */
 export function getDocs({ measures }: { measures: Pick<Measures, 'onAnswer'> }): RequestHandler {
-  const files = new Map(readdirSync(FOLDER).map((name) => [name, readFile(new URL(name, FOLDER))]));
+  const files = new Map(readdirSync(FOLDER).map((name) => [name, toFile(readFileSync(new URL(name, FOLDER)))]));
   return (request, response) => {
     const { file = 'index.html' } = request.params as { file?: string };
     const accepted = request.acceptsEncodings();
@@ -53,20 +46,12 @@ export function getDocs({ measures }: { measures: Pick<Measures, 'onAnswer'> }):
     const type = TYPES[extname(file)];
     const found = files.get(`${file}${ENDINGS[encoding]}`);
     if (!type || !found) throw new Fault('ROUTE_UNKNOWN');
-    response.set({
+    sendFile(response, found, {
       ...HEADERS,
-      'x-request-id': requestIdOf(response),
       'content-type': type,
       'cache-control': file === 'index.html' ? 'no-cache' : 'public, max-age=31536000, immutable',
-      etag: found.etag,
       ...(encoding !== 'identity' && { 'content-encoding': encoding }),
     });
-    response.send(found.bytes);
     measures.onAnswer(request.route.path, response.statusCode);
   };
-}
-
-function readFile(url: URL): File {
-  const bytes = readFileSync(url);
-  return { bytes, etag: `"${hash('sha256', bytes, 'base64url')}"` };
 }

@@ -22,7 +22,6 @@ export function getEntry(deps: {
     const { stored, claim } = await findCustomer(contextOf(response).projectId, customerId);
     if (claim?.erased) throw new Fault('CUSTOMER_ERASED');
     if (!stored && !claim) throw new Fault('CUSTOMER_UNKNOWN');
-    response.setHeader('cache-control', 'no-store');
     reply.json(response, 200, JSON.stringify(toCustomerAnswer(customerId, stored, claim !== undefined)));
   };
 }

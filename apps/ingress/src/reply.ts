@@ -8,7 +8,13 @@ import { requestIdOf } from './request-id.js';
 
 export type Reply = ReturnType<typeof createReply>;
 
-const JSON_TYPE = 'application/json; charset=utf-8';
+/** What is answered depends on the key, so no cache may keep it, and no browser may take it for anything but JSON. */
+export const FIXED_HEADERS = [
+  ['content-type', 'application/json; charset=utf-8'],
+  ['cache-control', 'no-store'],
+  ['x-content-type-options', 'nosniff'],
+];
+const FIXED = FIXED_HEADERS.flat();
 const SLOW_MS = 1_000;
 /** Not more than ten lines a second: when one request is slow, they all are. */
 const SLOW_LOG_INTERVAL_MS = 100;
@@ -47,7 +53,7 @@ export function createReply({ measures, logger }: { measures: Measures; logger: 
     if (lease && status < 500) setRateLimit(response, lease, retryAfterSeconds);
     const length = Buffer.byteLength(body);
     // One flat list, because Node keeps headers that are set one by one in an object of their own first.
-    response.writeHead(status, ['x-request-id', requestId, 'content-type', JSON_TYPE, 'content-length', length]);
+    response.writeHead(status, ['x-request-id', requestId, ...FIXED, 'content-length', length]);
     response.end(body, length === body.length ? 'latin1' : 'utf8'); // where it is ASCII, latin1 is the same and faster
     const ms = performance.now() - receivedAt;
     if (ms > SLOW_MS) logSlow({ requestId, status, ms: Math.round(ms) });

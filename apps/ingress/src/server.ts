@@ -5,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { FAULTS, type FaultCode } from '@opm/contract';
 import type { Express, Request, Response } from 'express';
 import { toHttpClasses } from './express-classes.js';
+import { FIXED_HEADERS } from './reply.js';
 import { watchConnections } from './watch-connections.js';
 import { watchRequests } from './watch-requests.js';
 
@@ -99,10 +100,14 @@ const UNREADABLE: Record<string, FaultCode> = {
 function answerUnreadable({ code = '' }: NodeJS.ErrnoException, socket: Socket): void {
   const { statusCode, error, message } = FAULTS[UNREADABLE[code] ?? 'HTTP_INVALID'];
   const body = JSON.stringify({ statusCode, error, message });
-  socket.end(
-    `HTTP/1.1 ${statusCode} ${error}\r\nx-request-id: ${randomUUID()}\r\nconnection: close\r\ncontent-type: application/json; charset=utf-8\r\n` +
-      `content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
-  );
+  const head = [
+    `HTTP/1.1 ${statusCode} ${error}`,
+    `x-request-id: ${randomUUID()}`,
+    'connection: close',
+    ...FIXED_HEADERS.map(([name, value]) => `${name}: ${value}`),
+    `content-length: ${Buffer.byteLength(body)}`,
+  ];
+  socket.end(`${head.join('\r\n')}\r\n\r\n${body}`);
   // A slow request could still be sent to its end, by who does not hang up, and be taken. The rest of others is not read.
   if (code === 'ERR_HTTP_REQUEST_TIMEOUT') socket.destroySoon();
 }

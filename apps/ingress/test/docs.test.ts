@@ -35,6 +35,7 @@ describe('the files of the page', () => {
         expect(response.status).toBe(200);
         expect(response.headers.get('content-encoding') ?? 'identity').toBe(encoding);
         expect(response.headers.get('vary')).toBe('accept-encoding');
+        expect(response.headers.get('x-content-type-options')).toBe('nosniff');
         expect(response.headers.get('cache-control')).toBe('public, max-age=31536000, immutable');
         expect(response.headers.get('content-type')).toMatch(/^text\/(css|javascript); charset=utf-8$/);
         texts.push(await response.text());

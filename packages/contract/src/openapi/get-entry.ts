@@ -29,7 +29,6 @@ export const getEntry: Operation = {
         stored: { summary: 'All is stored', value: toCustomerAnswer('7519', STORED, false) },
         pending: { summary: 'The first entry is pending', value: toCustomerAnswer('7519', undefined, true) },
       },
-      headers: ['cache-control'],
     },
   ],
   faults: ['PATH_MALFORMED', 'PATH_INVALID', 'CUSTOMER_UNKNOWN', 'CUSTOMER_ERASED', 'CUSTOMERS_UNAVAILABLE'],

@@ -52,9 +52,14 @@ export const HEADERS = {
     example: 'POST',
   },
   'cache-control': {
-    description: 'Customers are not to be kept by caches.',
+    description: 'Answers depend on the key, so caches must not keep them.',
     required: true,
     schema: { type: 'string', const: 'no-store' },
+  },
+  'x-content-type-options': {
+    description: 'Browsers take the answer for JSON, whatever is in it.',
+    required: true,
+    schema: { type: 'string', const: 'nosniff' },
   },
   'idempotent-replayed': {
     description: 'This is the first answer to the idempotency key once more.',

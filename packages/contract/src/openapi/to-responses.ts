@@ -26,7 +26,7 @@ export const COMMON_FAULTS = [
   'KEYS_UNAVAILABLE',
 ] as const satisfies FaultCode[];
 
-const EVERY_ANSWER: HeaderName[] = ['x-request-id'];
+const EVERY_ANSWER: HeaderName[] = ['x-request-id', 'cache-control', 'x-content-type-options'];
 
 const MEANING: Record<number, string> = {
   400: 'Something is wrong with the request; the message says what. Correct it before you send it again.',
