@@ -7,6 +7,7 @@ import { deleteEntry } from './delete-entry.js';
 import { contextOf } from './express-classes.js';
 import { withFastPath } from './fast-path.js';
 import type { FindCustomer } from './find-customer.js';
+import { findHeaderFault } from './find-header-fault.js';
 import { getDocs } from './get-docs.js';
 import { getEntry } from './get-entry.js';
 import { getOpenApi } from './get-openapi.js';
@@ -81,7 +82,15 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   app.use(refusePath(authenticated));
   const onError = answerFault({ reply, rateLimiter, logger });
   app.use(onError);
-  return { app, handle: withFastPath(app, { method: 'POST', path: '/entry', handlers: hot, onError }) };
+  const handleGood = withFastPath(app, { method: 'POST', path: '/entry', handlers: hot, onError });
+  return {
+    app,
+    handle(request, response) {
+      const fault = findHeaderFault(request);
+      if (fault === undefined) handleGood(request, response);
+      else reply.fault(response.set('connection', 'close'), new Fault(fault));
+    },
+  };
 }
 
 /** The one place where an error becomes an answer, where its cause is logged, and where what is refused is counted. */

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import { FAULTS, type FaultCode } from '@opm/contract';
+import { FAULTS, type FaultCode, LIMITS } from '@opm/contract';
 import type { Express, Request, Response } from 'express';
 import { toHttpClasses } from './express-classes.js';
 import { FIXED_HEADERS } from './reply.js';
@@ -35,13 +35,15 @@ export async function serveIngress(options: {
   const { app, handle = app, host, port, maxConnections, closeDelayMs } = options;
   const server = createServer({
     ...toHttpClasses(app),
-    requireHostHeader: false, // Node would answer by itself, with an empty body
+    requireHostHeader: false, // Node would answer by itself, with an empty body; see findHeaderFault
     headersTimeout: 5_000,
     requestTimeout: REQUEST_TIMEOUT_MS,
     connectionsCheckingInterval: 1_000,
     keepAliveTimeout: 0, // see watchConnections
   });
   server.maxConnections = maxConnections;
+  // Node drops what is above; with one more it is known that there was more.
+  server.maxHeadersCount = LIMITS.headers + 1;
   const connections = watchConnections(server, IDLE_MS);
   const requests = watchRequests();
   let closing = false;

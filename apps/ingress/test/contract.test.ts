@@ -247,7 +247,7 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
     for (const [bytes, status] of [
       ['rubbish\r\n\r\n', 400],
       [`GET /ping HTTP/1.1\r\nx: ${'x'.repeat(20_000)}\r\n\r\n`, 431],
-      ['GET http://[ HTTP/1.1\r\nconnection: close\r\n\r\n', 404],
+      ['GET http://[ HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n', 404],
     ] as const) {
       const socket = connect(Number(port), '127.0.0.1').setEncoding('utf8');
       let answer = '';

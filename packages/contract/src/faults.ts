@@ -93,6 +93,11 @@ export const FAULTS = {
     error: 'Request Header Fields Too Large',
     message: 'headers must not be larger than 16 KiB',
   },
+  HEADERS_TOO_MANY: {
+    statusCode: 431,
+    error: 'Request Header Fields Too Large',
+    message: `request must not have more than ${LIMITS.headers} headers`,
+  },
   REQUEST_TOO_SLOW: { statusCode: 408, error: 'Request Timeout', message: 'request must arrive within 10 seconds' },
   RATE_LIMITED: {
     statusCode: 429,

@@ -5,6 +5,7 @@ export const LIMITS = {
   entryBytes: 16 * KIB,
   batchBytes: 1024 * KIB,
   batchEntries: 1_000,
+  headers: 100,
 } as const;
 
 /** Whole units, such as `16 KiB`. */

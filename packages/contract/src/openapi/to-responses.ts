@@ -22,6 +22,7 @@ export const COMMON_FAULTS = [
   'REQUEST_TOO_SLOW',
   'TOO_MANY_UNKNOWN_KEYS',
   'HEADERS_TOO_LARGE',
+  'HEADERS_TOO_MANY',
   'INTERNAL',
   'KEYS_UNAVAILABLE',
 ] as const satisfies FaultCode[];
@@ -39,7 +40,7 @@ const MEANING: Record<number, string> = {
   415: 'The body is declared as a form, or is compressed. Under any other content type it is read as JSON.',
   422: 'The idempotency key belongs to another request, which is under way or did something. Take a new one.',
   429: 'Too much in a short time. Send it again after the seconds in `retry-after`.',
-  431: 'The headers are too large. Send smaller ones.',
+  431: 'The headers are too large, or too many. Send smaller or fewer ones.',
   500: 'Something went wrong on our side. Send it again; tell us the request id if it persists.',
   503: 'Not possible just now. Sending it again is safe, after the seconds in `retry-after`.',
 };
