@@ -143,6 +143,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     port: config.PORT,
     maxConnections: config.MAX_CONNECTIONS,
     closeDelayMs: config.SHUTDOWN_DELAY_MS,
+    onConnectionEnd: measures.onConnectionEnd,
   });
   onClose('server', server.close);
   logger.info({ port: server.port, queue: config.REDIS_URL ? 'redis' : 'postgres' }, 'accepting entries');

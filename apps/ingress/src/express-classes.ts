@@ -1,6 +1,7 @@
 import { IncomingMessage, type ServerOptions, ServerResponse } from 'node:http';
 import type { Express, Response as ExpressResponse } from 'express';
 import type { Sender } from './rate-limiter.js';
+import type { Connection } from './watch-connections.js';
 
 /**
  * What is known of a request while it is answered, in Express's `response.locals`. Its sender's project is 0 until the key
@@ -12,9 +13,12 @@ export type RequestContext = Sender & {
   /** Of its body, as far as it has been read. */
   bodyBytes: number;
   requestId: string | undefined;
+  connection: Connection | undefined;
+  /** What its connection keeps in memory for it. */
+  heldBytes: number;
 };
 
-export const contextOf = (response: ExpressResponse) => response.locals as RequestContext;
+export const contextOf = (response: ServerResponse) => (response as ExpressResponse).locals as RequestContext;
 
 /** Takes a body as it arrives, and hears how it ends: whole, or with the connection. */
 export type BodyTaker = { onPart(part: Buffer): void; onEnd(): void; onAbort(): void };
@@ -73,6 +77,8 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
       limit: undefined,
       lease: undefined,
       requestId: undefined,
+      connection: undefined,
+      heldBytes: 0,
     };
   }
   app.request = Object.setPrototypeOf(Request.prototype, app.request);

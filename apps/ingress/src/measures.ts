@@ -21,6 +21,10 @@ export function createMeasures(metrics: Metrics) {
     'Entries and reads turned away because there was too much to do, or more than a project may send',
     ['reason'],
   );
+  const connectionsEnded = metrics.counter(
+    'opm_connections_ended_total',
+    'Connections ended for what they held in memory: requests and answers that nobody read',
+  );
   const leases = metrics.counter('opm_token_leases_total', 'Calls to the queue’s store for tokens of limited projects');
   // Series that are there from the start, so that the first increase is one.
   for (const reason of ['backlog', 'memory', 'event-loop', 'in-flight', 'waited', 'rate-limit'])
@@ -31,6 +35,7 @@ export function createMeasures(metrics: Metrics) {
     onAck: (seconds: number): void => ackSeconds.observe(seconds),
     onChunk: (entries: number): void => chunkEntries.observe(entries),
     onExistenceUnknown: (entries: number): void => unknown.inc(entries),
+    onConnectionEnd: (): void => connectionsEnded.inc(),
     onLease: (): void => leases.inc(),
     onShed: (reason: string, entries = 1): void => shed.inc({ reason }, entries),
     /** Reads at each scrape what changes all the time. */

@@ -7,7 +7,6 @@ import type { Express, Request, Response } from 'express';
 import { toHttpClasses } from './express-classes.js';
 import { FIXED_HEADERS } from './reply.js';
 import { watchConnections } from './watch-connections.js';
-import { watchRequests } from './watch-requests.js';
 
 export type IngressServer = {
   port: number;
@@ -18,11 +17,9 @@ export type IngressServer = {
   close(): Promise<void>;
 };
 
-/** Longer than the 60 s of common load balancers, which otherwise send into a connection that is just closing. */
-const IDLE_MS = 65_000;
 const REQUEST_TIMEOUT_MS = 10_000;
 
-/** Slow clients are cut: 5 s for the headers, 10 s for the whole request, 65 s between two or for an answer. @throws the error of listen */
+/** Slow clients are cut: 5 s for the headers, 10 s for the whole request, and see watchConnections. @throws the error of listen */
 export async function serveIngress(options: {
   app: Express;
   /** What is called with each request, where it is not the app itself. */
@@ -31,8 +28,10 @@ export async function serveIngress(options: {
   port: number;
   maxConnections: number;
   closeDelayMs: number;
+  /** Hears of each connection that is ended for what it holds in memory. */
+  onConnectionEnd?: () => void;
 }): Promise<IngressServer> {
-  const { app, handle = app, host, port, maxConnections, closeDelayMs } = options;
+  const { app, handle = app, host, port, maxConnections, closeDelayMs, onConnectionEnd } = options;
   const server = createServer({
     ...toHttpClasses(app),
     requireHostHeader: false, // Node would answer by itself, with an empty body; see findHeaderFault
@@ -44,11 +43,10 @@ export async function serveIngress(options: {
   server.maxConnections = maxConnections;
   // Node drops what is above; with one more it is known that there was more.
   server.maxHeadersCount = LIMITS.headers + 1;
-  const connections = watchConnections(server, IDLE_MS);
-  const requests = watchRequests();
+  const connections = watchConnections(server, { onEnd: onConnectionEnd });
   let closing = false;
   const onRequest = (request: IncomingMessage, response: ServerResponse<IncomingMessage>) => {
-    if (!requests.take(request, response)) return;
+    if (!connections.take(request, response)) return;
     request.url = toPath(request.url ?? '/');
     if (closing) response.setHeader('connection', 'close');
     handle(request as Request, response as Response); // their prototypes are the app's
@@ -56,7 +54,8 @@ export async function serveIngress(options: {
   server.on('request', onRequest);
   server.on('checkExpectation', onRequest); // an expectation that nobody knows may be ignored (RFC 9110, 10.1.1)
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
-    if (error.code === 'ECONNRESET' || !socket.writable || !requests.mayAnswer(socket)) socket.destroy();
+    if (connections.isEnding(socket) && error.code !== 'ECONNRESET') return;
+    if (error.code === 'ECONNRESET' || !socket.writable || !connections.mayAnswer(socket)) socket.destroy();
     else answerUnreadable(error, socket);
   });
   await new Promise<void>((resolve, reject) => {

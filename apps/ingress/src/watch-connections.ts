@@ -1,30 +1,183 @@
-import type { Server } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
+import { getHeapStatistics } from 'node:v8';
+import { contextOf } from './express-classes.js';
 
+/** Of one connection: Node reads thousands of requests at once, and each takes a part of one turn of the event loop. */
+const MAX_UNANSWERED = 100;
+/** That what waits for its answer, or to be read, may take per connection; one request alone may always take more. */
+const MAX_HELD_BYTES = 512 * 1024;
+/** What Node and Express keep of a request besides the text of its headers, and of each name or value of these; measured. */
+const REQUEST_BYTES = 4 * 1024;
+const HEADER_BYTES = 48;
+/** Part of the heap that all connections may hold together. */
+const MAX_HEAP_SHARE = 1 / 4;
+
+const IDLE_MS = 65_000;
 const CHECK_INTERVAL_MS = 5_000;
+/** As the operating system may report progress in steps of 1 MiB, a lower floor could not be told from nothing. */
+const MIN_TAKEN_BYTES = 1024 * 1024;
+
+/** A partner's connection, and what it holds in memory. */
+export type Connection = {
+  readonly socket: Socket;
+  /** Counts what else is kept for a request until its answer has been taken: that is, by the operating system. */
+  hold(response: ServerResponse<IncomingMessage>, bytes: number): void;
+};
+
+type State = Connection & {
+  unanswered: number;
+  heldBytes: number;
+  newest: ServerResponse<IncomingMessage> | undefined;
+  /** Whether an answer has told the client that it is the last one. */
+  isEnding: boolean;
+  /** Whether it took too much. What it holds is free when the event loop comes to closing it, after all that can be read by then. */
+  isEnded: boolean;
+  seen: { since: number; moved: number; taken: number; isUnread: boolean };
+};
 
 /**
- * Ends connections over which nothing has moved for that long: idle ones, and those of clients that do not read their
- * answers. Node's own time-outs would set two timers for each request.
+ * Drops what has been read, and will be, behind the present request. Node has no way to do so: it would make a request and a
+ * response of all that came in one piece, thousands of them, and keep these until the connection has been closed.
  */
-export function watchConnections(server: Server, idleMs: number): { endSilent(): void; stop(): void } {
-  const seen = new Map<Socket, { bytes: number; since: number }>();
+function stopParsing(socket: Socket): void {
+  const { parser } = socket as Socket & { parser?: { onIncoming?: () => number } };
+  if (parser?.onIncoming) parser.onIncoming = () => SKIP_REST;
+}
+
+/** Bytes that the operating system has taken, also of an answer that it has not taken as a whole: of these Node itself knows. */
+function toTaken(socket: Socket): number {
+  const { _handle: handle } = socket as Socket & { _handle?: { bytesWritten: number; writeQueueSize: number } };
+  return handle ? handle.bytesWritten - handle.writeQueueSize : 0;
+}
+
+/** What Node's parser takes for: another protocol begins here. */
+const SKIP_REST = 2;
+
+/**
+ * Ends connections that take too much: those with too many requests, or bytes, that wait for their answer or to be read; those
+ * that hold more than others where all together hold too much; those that read too slowly; and idle ones. Node's own
+ * time-outs would set two timers for each request.
+ */
+export function watchConnections(
+  server: Server,
+  {
+    onEnd,
+    maxHeldBytes = getHeapStatistics().heap_size_limit * MAX_HEAP_SHARE,
+    idleMs = IDLE_MS,
+    checkIntervalMs = CHECK_INTERVAL_MS,
+  }: {
+    /** Hears of each that is ended for what it holds. */
+    onEnd?: (() => void) | undefined;
+    /** Of all connections together. */
+    maxHeldBytes?: number;
+    idleMs?: number;
+    checkIntervalMs?: number;
+  } = {},
+) {
+  const connections = new Map<Socket, State>();
+  let heldBytes = 0;
+  let endedBytes = 0;
+
   server.on('connection', (socket: Socket) => {
-    seen.set(socket, { bytes: 0, since: performance.now() });
-    socket.once('close', () => seen.delete(socket));
+    const connection: State = {
+      socket,
+      hold: (response, bytes) => hold(connection, response, bytes),
+      unanswered: 0,
+      heldBytes: 0,
+      newest: undefined,
+      isEnding: false,
+      isEnded: false,
+      seen: { since: performance.now(), moved: 0, taken: 0, isUnread: false },
+    };
+    connections.set(socket, connection);
+    socket.once('close', () => {
+      connections.delete(socket);
+      if (connection.isEnded) endedBytes -= connection.heldBytes;
+      else heldBytes -= connection.heldBytes;
+    });
   });
+
+  function hold(connection: State, response: ServerResponse<IncomingMessage>, bytes: number): void {
+    if (connection.isEnded) return;
+    contextOf(response).heldBytes += bytes;
+    connection.heldBytes += bytes;
+    heldBytes += bytes;
+    const { unanswered } = connection;
+    const isTooMuch = connection.heldBytes > MAX_HELD_BYTES || heldBytes + endedBytes > maxHeldBytes;
+    if (unanswered > MAX_UNANSWERED || (unanswered > 1 && isTooMuch)) end(connection);
+    else if (heldBytes > maxHeldBytes) shed();
+  }
+
+  /** So many that the next time is far. */
+  function shed(): void {
+    const share = maxHeldBytes / 2 / connections.size;
+    for (const connection of connections.values()) {
+      if (connection.heldBytes > share && !connection.isEnded) end(connection);
+    }
+  }
+
+  function end(connection: State): void {
+    connection.isEnded = true;
+    heldBytes -= connection.heldBytes;
+    endedBytes += connection.heldBytes;
+    stopParsing(connection.socket);
+    connection.socket.destroy();
+    onEnd?.();
+  }
+
+  function onAnswered(this: ServerResponse<IncomingMessage>): void {
+    const connection = connections.get(this.req.socket);
+    if (!connection || connection.isEnded) return;
+    const bytes = contextOf(this).heldBytes;
+    connection.unanswered--;
+    connection.heldBytes -= bytes;
+    heldBytes -= bytes;
+    if (connection.newest === this && this.req.complete) connection.newest = undefined;
+  }
+
+  function check({ socket, seen }: State, now: number): void {
+    const isUnread = socket.writableLength > 0;
+    const moved = socket.bytesRead + socket.bytesWritten;
+    const taken = toTaken(socket);
+    const isSame = isUnread ? seen.isUnread : moved === seen.moved;
+    if (isSame && now - seen.since < idleMs) return;
+    if (isSame && !(isUnread && taken - seen.taken >= MIN_TAKEN_BYTES)) socket.destroy();
+    else Object.assign(seen, { since: now, moved, taken, isUnread });
+  }
+
   const timer = setInterval(() => {
     const now = performance.now();
-    for (const [socket, last] of seen) {
-      const bytes = socket.bytesRead + socket.bytesWritten;
-      if (bytes !== last.bytes) seen.set(socket, { bytes, since: now });
-      else if (now - last.since >= idleMs) socket.destroy();
-    }
-  }, CHECK_INTERVAL_MS);
+    for (const connection of connections.values()) check(connection, now);
+  }, checkIntervalMs);
+
   return {
+    /** False for a request that must not be handled: its connection has been ended, or the answer before it will end it. */
+    take({ socket, rawHeaders }: IncomingMessage, response: ServerResponse<IncomingMessage>): boolean {
+      const connection = connections.get(socket);
+      if (!connection || connection.isEnded) return false;
+      connection.isEnding ||= connection.newest?.getHeader('connection') === 'close';
+      if (connection.isEnding) stopParsing(socket);
+      connection.newest = response;
+      connection.unanswered++;
+      contextOf(response).connection = connection;
+      response.on('close', onAnswered);
+      let bytes = REQUEST_BYTES + HEADER_BYTES * rawHeaders.length;
+      for (const text of rawHeaders) bytes += text.length;
+      hold(connection, response, bytes);
+      return !(connection.isEnding || connection.isEnded);
+    },
+    /** Whether its last answer is under way: what comes behind the request for that does not matter. */
+    isEnding: (socket: Socket): boolean => connections.get(socket)?.isEnding === true,
+    /** Whether an answer to what cannot be read would not be taken for that to another request, nor be a second one. */
+    mayAnswer(socket: Socket): boolean {
+      const { unanswered, newest } = connections.get(socket) ?? { unanswered: 0 };
+      if (!newest || newest.req.complete) return unanswered === 0;
+      return unanswered === 1 && !newest.headersSent;
+    },
     /** Ends those that have not said a word yet: balancers keep some in stock. */
     endSilent() {
-      for (const socket of seen.keys()) if (socket.bytesRead === 0) socket.destroy();
+      for (const socket of connections.keys()) if (socket.bytesRead === 0) socket.destroy();
     },
     stop: () => clearInterval(timer),
   };

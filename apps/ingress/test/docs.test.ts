@@ -83,8 +83,8 @@ describe('the files of the page', () => {
       socket.write(`GET ${viewer} HTTP/1.1\r\nhost: a\r\n\r\n`.repeat(REQUESTS));
       return socket;
     });
-    const all = CONNECTIONS * REQUESTS;
-    await waitFor(async () => (await answered()) - answeredBefore >= all, { description: 'all to be asked for' });
+    // A large answer is the last one of its connection, so the requests behind it are not handled.
+    await waitFor(async () => (await answered()) - answeredBefore >= CONNECTIONS, { description: 'all to be asked' });
     expect((await memory()) - before).toBeLessThan(100 * 1024 ** 2);
     for (const socket of sockets) socket.destroy();
   });

@@ -70,6 +70,7 @@ function createApp(): Express {
   app.get('/reject', async () => {
     throw new Error('rejected');
   });
+  app.get('/last', (_request, response) => response.set('connection', 'close').sendStatus(204));
   app.get('/hang', ({ url }) => void hanging.push(url));
   app.use(
     '/mounted',
@@ -218,7 +219,7 @@ async function readAll(...writes: string[]): Promise<string> {
   });
   socket.on('error', () => {});
   socket.write(writes.shift() ?? '');
-  await once(socket, 'close');
+  await new Promise((resolve) => socket.once('close', resolve)); // also of one that is reset
   return text;
 }
 
@@ -238,6 +239,23 @@ test('100 requests may wait for their answers over one connection; one more ends
   const last = 'GET /status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n';
   const answers = await readAll('GET /status HTTP/1.1\r\nhost: x\r\n\r\n'.repeat(99) + last);
   expect(answers.match(/HTTP\/1.1 204/g)).toHaveLength(100);
+});
+
+test('requests that take 512 KiB with their headers may wait over one connection; more end it', async () => {
+  hanging.length = 0;
+  const request = `GET /hang HTTP/1.1\r\nhost: x\r\nx: ${'a'.repeat(16_000)}\r\n\r\n`;
+  expect(await readAll(request.repeat(1_000))).toBe('');
+  expect(hanging.length * request.length).toBeLessThan(512 * 1024);
+  expect(hanging.length).toBeGreaterThan(20);
+});
+
+test('what is sent behind an answer that ends its connection is not handled', async () => {
+  hanging.length = 0;
+  const answers = await readAll(
+    `GET /last HTTP/1.1\r\nhost: x\r\n\r\n${'GET /hang HTTP/1.1\r\nhost: x\r\n\r\n'.repeat(9)}`,
+  );
+  expect(answers.match(/HTTP\/1.1 \d+/g)).toEqual(['HTTP/1.1 204']);
+  expect(hanging).toEqual([]);
 });
 
 test('a client that is slow with its headers or its body, or says nothing at all, is told so and cut', async () => {
