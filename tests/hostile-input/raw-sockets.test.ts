@@ -40,6 +40,34 @@ test('a request that ends after any of its bytes is not accepted', async () => {
   expect(await stack.readRows(project)).toEqual(new Map());
 });
 
+test('whoever says that no more comes gets the answers to all that has come', async () => {
+  const project = await stack.createProject();
+  const ids = ['a', 'b', 'c'];
+  const stream = ids.map((id) => toEntryRequest(project.apiKey, id)).join('');
+  for (const pieces of [[stream], [stream.slice(0, 300), stream.slice(300)]]) {
+    const answers = await stack.talk(pieces, { end: true });
+    expect(answers.map(isAccepted)).toEqual([true, true, true]);
+  }
+  expect([...(await stack.readRows(project)).keys()].sort()).toEqual(ids);
+});
+
+test('a request that asks for another protocol, and those behind it, are answered as if it did not ask', async () => {
+  const project = await stack.createProject();
+  const upgrade = ['connection: upgrade, http2-settings', 'upgrade: h2c', 'http2-settings: AAMAAABkAARAAAAAAAIAAAAA'];
+  const ids = Array.from({ length: 8 }, (_, i) => `${i}`);
+  // Each second one asks, so that there are some before, behind and in a row.
+  const asks = (id: string) => ['1', '3', '4', '7'].includes(id);
+  const stream = ids.map((id) => toEntryRequest(project.apiKey, id, asks(id) ? upgrade : [])).join('');
+  const property = fc.asyncProperty(fc.array(fc.nat(), { maxLength: 4 }), fc.boolean(), async (cuts, end) => {
+    const places = [...new Set(cuts.map((cut) => cut % stream.length))].sort((a, b) => a - b);
+    const pieces = [0, ...places].map((start, i) => stream.slice(start, places[i]));
+    const answers = await stack.talk(pieces, end ? { end } : { answers: ids.length });
+    expect(answers.map(isAccepted)).toEqual(ids.map(() => true));
+  });
+  await fc.assert(property, RUNS);
+  expect([...(await stack.readRows(project)).keys()].sort()).toEqual(ids);
+});
+
 const token = fc.oneof(
   fc.constantFrom('\r\n', '\n', '\r\n\r\n', '0\r\n\r\n', ' ', ':', '\0', 'HTTP/1.1', '\r\nexpect: 100-continue'),
   fc.constantFrom('\r\ntransfer-encoding: chunked', '\r\ncontent-length: 5', '\r\nconnection: close', '5\r\nhello\r\n'),

@@ -5,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { FAULTS, type FaultCode, LIMITS } from '@opm/contract';
 import type { Express, Request, Response } from 'express';
 import { toHttpClasses } from './express-classes.js';
+import { ignoreUpgrade } from './ignore-upgrade.js';
 import { FIXED_HEADERS } from './reply.js';
 import { watchConnections } from './watch-connections.js';
 
@@ -43,6 +44,8 @@ export async function serveIngress(options: {
   server.maxConnections = maxConnections;
   // Node drops what is above; with one more it is known that there was more.
   server.maxHeadersCount = LIMITS.headers + 1;
+  // Whoever sends no more may still read. Node has no option for it, only this property, which is as old as its server.
+  Object.assign(server, { httpAllowHalfOpen: true });
   const connections = watchConnections(server, { onEnd: onConnectionEnd });
   let closing = false;
   const onRequest = (request: IncomingMessage, response: ServerResponse<IncomingMessage>) => {
@@ -53,6 +56,10 @@ export async function serveIngress(options: {
   };
   server.on('request', onRequest);
   server.on('checkExpectation', onRequest); // an expectation that nobody knows may be ignored (RFC 9110, 10.1.1)
+  server.on('upgrade', (request: IncomingMessage, socket: Socket, rest: Buffer) => {
+    if (connections.isEnding(socket)) return;
+    ignoreUpgrade(server, request, { socket, rest, ready: (proceed) => connections.onceAnswered(socket, proceed) });
+  });
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
     if (connections.isEnding(socket) && error.code !== 'ECONNRESET') return;
     if (error.code === 'ECONNRESET' || !socket.writable || !connections.mayAnswer(socket)) socket.destroy();
@@ -65,7 +72,7 @@ export async function serveIngress(options: {
     new Promise<void>((resolve) => {
       connections.endSilent();
       // Node does not watch over the time of requests any more once it is closing.
-      const deadline = setTimeout(() => server.closeAllConnections(), REQUEST_TIMEOUT_MS);
+      const deadline = setTimeout(() => connections.endAll(), REQUEST_TIMEOUT_MS);
       const sweep = setInterval(() => server.closeIdleConnections(), 50);
       server.close(() => {
         clearInterval(sweep);

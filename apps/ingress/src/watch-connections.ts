@@ -80,6 +80,7 @@ export function watchConnections(
   let endedBytes = 0;
 
   server.on('connection', (socket: Socket) => {
+    if (connections.has(socket)) return; // see ignoreUpgrade
     const connection: State = {
       socket,
       hold: (response, bytes) => hold(connection, response, bytes),
@@ -91,6 +92,7 @@ export function watchConnections(
       seen: { since: performance.now(), moved: 0, taken: 0, isUnread: false },
     };
     connections.set(socket, connection);
+    socket.on('error', () => {}); // Node listens, but not while an upgrade waits
     socket.once('close', () => {
       connections.delete(socket);
       if (connection.isEnded) endedBytes -= connection.heldBytes;
@@ -133,7 +135,12 @@ export function watchConnections(
     connection.unanswered--;
     connection.heldBytes -= bytes;
     heldBytes -= bytes;
-    if (connection.newest === this && this.req.complete) connection.newest = undefined;
+    if (connection.newest === this && this.req.complete && !isEnding(connection)) connection.newest = undefined;
+  }
+
+  function isEnding(connection: State): boolean {
+    connection.isEnding ||= connection.newest?.getHeader('connection') === 'close';
+    return connection.isEnding;
   }
 
   function check({ socket, seen }: State, now: number): void {
@@ -156,8 +163,7 @@ export function watchConnections(
     take({ socket, rawHeaders }: IncomingMessage, response: ServerResponse<IncomingMessage>): boolean {
       const connection = connections.get(socket);
       if (!connection || connection.isEnded) return false;
-      connection.isEnding ||= connection.newest?.getHeader('connection') === 'close';
-      if (connection.isEnding) stopParsing(socket);
+      if (isEnding(connection)) stopParsing(socket);
       connection.newest = response;
       connection.unanswered++;
       contextOf(response).connection = connection;
@@ -167,17 +173,29 @@ export function watchConnections(
       hold(connection, response, bytes);
       return !(connection.isEnding || connection.isEnded);
     },
-    /** Whether its last answer is under way: what comes behind the request for that does not matter. */
-    isEnding: (socket: Socket): boolean => connections.get(socket)?.isEnding === true,
+    /** Whether its last answer is under way, or it has been ended: what still comes over it does not matter. */
+    isEnding(socket: Socket): boolean {
+      const connection = connections.get(socket);
+      return !connection || connection.isEnded || isEnding(connection);
+    },
     /** Whether an answer to what cannot be read would not be taken for that to another request, nor be a second one. */
     mayAnswer(socket: Socket): boolean {
       const { unanswered, newest } = connections.get(socket) ?? { unanswered: 0 };
       if (!newest || newest.req.complete) return unanswered === 0;
       return unanswered === 1 && !newest.headersSent;
     },
+    /** Calls back once all requests of a connection are answered that have been read; never, if it ends before. */
+    onceAnswered(socket: Socket, proceed: () => void): void {
+      const { newest, unanswered = 0 } = connections.get(socket) ?? {};
+      if (!newest || unanswered === 0) proceed();
+      else newest.once('close', () => socket.destroyed || proceed());
+    },
     /** Ends those that have not said a word yet: balancers keep some in stock. */
     endSilent() {
       for (const socket of connections.keys()) if (socket.bytesRead === 0) socket.destroy();
+    },
+    endAll() {
+      for (const socket of connections.keys()) socket.destroy();
     },
     stop: () => clearInterval(timer),
   };
