@@ -30,6 +30,7 @@ export async function uploadAll({ url, apiKey }: Target, shape: Shape, mib: numb
   async function upload(body: Buffer): Promise<void> {
     const { name, statuses, chunkBytes } = shape;
     const { status, answer } = await (chunkBytes ? sendChunks(body, chunkBytes) : send(body));
+    if (status === 503) return upload(body); // as a partner does
     if (!statuses.includes(status)) throw new Error(`${name}: ${status} ${answer.slice(0, 200)}`);
   }
 

@@ -13,7 +13,7 @@ const WATCH_TURNS = `
   import { monitorEventLoopDelay } from 'node:perf_hooks';
   const turns = monitorEventLoopDelay({ resolution: 1 });
   turns.enable();
-  process.on('SIGUSR2', () => {
+  process.on('SIGWINCH', () => {
     process.stdout.write('longest turn: ' + turns.max / 1e6 + ' ms\\n');
     turns.reset();
   });`;
@@ -102,7 +102,7 @@ async function pingUntil({ url, apiKey }: Target, signal: AbortSignal): Promise<
 async function readLongestTurn({ pid, output }: Ingress): Promise<number> {
   const readAll = () => Array.from(output().matchAll(/longest turn: ([\d.]+) ms/g), ([, ms]) => Number(ms));
   const before = readAll().length;
-  process.kill(pid, 'SIGUSR2');
+  process.kill(pid, 'SIGWINCH');
   while (readAll().length === before) await delay(1);
   return readAll().at(-1) ?? Number.NaN;
 }
