@@ -29,6 +29,22 @@ export type BodyTaker = { onPart(part: Buffer): void; onEnd(): void; onAbort(): 
  */
 export const takeBody = (request: IncomingMessage, taker: BodyTaker) => (request as ServedRequest).takeBody(taker);
 
+/** A body that comes in smaller parts than that, and more of them, is read a little at a time. */
+const SMALL_PART_BYTES = 64;
+const SMALL_PARTS = 1_000;
+
+/** Lets one of those that wait go on in each turn of the event loop. */
+function createTurnstile(): (goOn: () => void) => void {
+  const waiting: (() => void)[] = [];
+  const next = (): void => {
+    waiting.shift()?.();
+    if (waiting.length > 0) setImmediate(next);
+  };
+  return (goOn) => {
+    if (waiting.push(goOn) === 1) setImmediate(next);
+  };
+}
+
 type ServedRequest = IncomingMessage & { takeBody(taker: BodyTaker): void };
 
 /**
@@ -38,8 +54,11 @@ type ServedRequest = IncomingMessage & { takeBody(taker: BodyTaker): void };
  * object for the properties of these; without, objects outgrow what V8 keeps fast.
  */
 export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessage' | 'ServerResponse'> {
+  const turnstile = createTurnstile();
   class Request extends IncomingMessage implements ServedRequest {
     #taker: BodyTaker | undefined;
+    #smallParts = 0;
+    #isHeld = false;
 
     takeBody(taker: BodyTaker): void {
       // What is there already; and from the first read on, Node takes the body for one that is being read.
@@ -49,17 +68,35 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
       else this.#taker = taker;
     }
 
-    /** What Node's parser calls with each part of the body, and with null at its end. */
+    /** What Node's parser calls with each part of the body, and with null at its end. False: no more is read for now. */
     override push(part: Buffer | null): boolean {
       const taker = this.#taker;
-      if (!taker) return super.push(part);
+      if (!taker) return super.push(part) && !this.#mustWait(part);
       if (part) taker.onPart(part);
       else {
         this.#taker = undefined;
         taker.onEnd();
       }
+      return !this.#mustWait(part);
+    }
+
+    /** Chunks of a byte cost so much more than their bytes that what a socket holds of them would be a turn of a second. */
+    #mustWait(part: Buffer | null): boolean {
+      if (part === null || part.length > SMALL_PART_BYTES || ++this.#smallParts < SMALL_PARTS) return false;
+      if (!this.#isHeld) turnstile(this.#goOn);
+      this.#isHeld = true;
       return true;
     }
+
+    override _read(size: number): void {
+      if (!this.#isHeld) super._read(size);
+    }
+
+    readonly #goOn = (): void => {
+      this.#isHeld = false;
+      this.#smallParts = 0;
+      if (this.readableLength < this.readableHighWaterMark) this._read(0); // otherwise whoever reads it does
+    };
 
     override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
       this.#taker?.onAbort();
