@@ -10,7 +10,7 @@ import type { QueueAddress } from './shards.js';
 import type { TokenBuckets } from './token-buckets.js';
 
 export type QueueConfig = {
-  /** Where the queue lives when there is no Redis. */
+  /** Where the rows are, and, without Redis, the queue. */
   databaseUrl: string;
   redisUrl?: string | undefined;
   /** Replicas of Redis that must have what a producer writes before it is answered; 0 unless given. */
@@ -93,7 +93,7 @@ export async function connectQueueBackend(
   const { createQueue, createWorker, ...store } =
     redisUrl === undefined
       ? createPostgresQueueBackend({ databaseUrl, shards, role, answerTimeoutMs, onError })
-      : createRedisQueueBackend({ redisUrl, minReplicas, answerTimeoutMs, prefix, shards, role, onError });
+      : createRedisQueueBackend({ databaseUrl, redisUrl, minReplicas, answerTimeoutMs, prefix, shards, role, onError });
 
   const opened = new Set<Queue | Worker>();
   let closed: Promise<void> | undefined;

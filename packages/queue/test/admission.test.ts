@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { BACKENDS, type Backend, createBackend, waitFor } from '@opm/testkit';
+import { BACKENDS, type Backend, createBackend, query, waitFor, withRedis } from '@opm/testkit';
 import pg from 'pg';
 import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
+import { toHashTag } from '../src/redis/hash-tag.js';
 
 type Customer = { customerId: string; erase?: true };
 
@@ -28,6 +29,18 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
   const admit = (projectId: number, ...customerIds: string[]) =>
     admitOn(one, projectId, ...customerIds.map((customerId) => ({ customerId })));
 
+  const setMark = (version: number) => query(backend.databaseUrl, 'UPDATE high_water_mark SET version = $1', [version]);
+  /** The shard has another version then, or none. */
+  const forgetVersion = async (instead?: number) => {
+    if (!backend.redisUrl) {
+      await query(backend.databaseUrl, 'DELETE FROM admission.shards WHERE shard = 0');
+      if (instead) await query(backend.databaseUrl, 'INSERT INTO admission.shards VALUES (0, $1)', [instead]);
+      return;
+    }
+    const key = `${toHashTag(backend.prefix, 0, 3)}:version`;
+    await withRedis(backend.redisUrl, async (redis) => (instead ? redis.set(key, instead) : redis.del(key)));
+  };
+
   test('versions follow the clock and strictly increase, across ingresses', async () => {
     const before = Date.now() * 1000;
     const calls = Array.from({ length: 40 }, (_, i) =>
@@ -39,6 +52,33 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect(Math.max(...versions)).toBeLessThan(Date.now() * 1000 + 1_000_000);
     const [next] = await admit(1, 'later');
     expect(next?.version).toBeGreaterThan(Math.max(...versions));
+  });
+
+  test('versions begin above the high-water mark where the shard has none, or a process comes to it for the first time', async () => {
+    const [before] = await admit(1, 'before');
+    const mark = (before?.version ?? 0) + 3_600_000_000;
+    await setMark(mark);
+    expect((await admit(1, 'running'))[0]?.version).toBeLessThan(mark);
+    await forgetVersion();
+    const [lost] = await admit(1, 'lost');
+    expect(lost?.version).toBeGreaterThan(mark);
+
+    await setMark(mark + 3_600_000_000);
+    const options = { signal: new AbortController().signal, onError: () => {} };
+    const starting = await connectQueueBackend({ ...backend, shards: 3 }, 'producer', options);
+    const [first, second] = await admitOn(starting, 1, { customerId: 'c' }, { customerId: 'd' });
+    expect(first?.version).toBeGreaterThan(mark + 3_600_000_000);
+    expect(second?.version).toBe((first?.version ?? 0) + 1);
+    await starting.close();
+    expect((await admit(1, 'running'))[0]?.version).toBeGreaterThan(second?.version ?? 0);
+    await setMark(0);
+  });
+
+  test('a process gives no version below one that it gave, though the store has fallen back', async () => {
+    await forgetVersion(Date.now() * 1_000 + 3_600_000_000);
+    const [before] = await admit(1, 'before');
+    await forgetVersion(1);
+    expect((await admit(1, 'after'))[0]?.version).toBeGreaterThan(before?.version ?? 0);
   });
 
   test('an entry learns of the claim before it, also within one call, and of no other project', async () => {

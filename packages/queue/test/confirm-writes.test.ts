@@ -2,13 +2,21 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { type LocalRedis, startLocalRedis, waitFor, withRedis } from '@opm/testkit';
+import {
+  createTestDatabase,
+  type LocalRedis,
+  startLocalRedis,
+  type TestDatabase,
+  waitFor,
+  withRedis,
+} from '@opm/testkit';
 import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
 
 let directory: string;
 let primary: LocalRedis;
 let replicas: LocalRedis[];
 let backend: QueueBackend;
+let database: TestDatabase;
 
 beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), 'opm-replicas-'));
@@ -17,8 +25,16 @@ beforeAll(async () => {
   primary = await start([]);
   replicas = await Promise.all([1, 2].map(() => start(['--replicaof', `127.0.0.1 ${primary.port}`])));
   await waitForReplicas(2);
+  database = await createTestDatabase();
   backend = await connectQueueBackend(
-    { databaseUrl: '', redisUrl: primary.url, minReplicas: 2, answerTimeoutMs: 10_000, prefix: 'opm', shards: 1 },
+    {
+      databaseUrl: database.url,
+      redisUrl: primary.url,
+      minReplicas: 2,
+      answerTimeoutMs: 10_000,
+      prefix: 'opm',
+      shards: 1,
+    },
     'producer',
     { signal: new AbortController().signal, onError: () => {} },
   );
@@ -26,6 +42,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await backend?.close();
   await Promise.all([...(replicas ?? []), primary].map((redis) => redis?.stop()));
+  await database?.drop();
   await rm(directory, { recursive: true, force: true, maxRetries: 5 });
 });
 

@@ -3,6 +3,7 @@ import type pg from 'pg';
 import { toArrayLiteral } from './array-literal.js';
 import { findErased, noteErasures, purgeTombstones } from './erasures.js';
 import type { PrismaClient } from './generated/client.js';
+import type { HighWaterMark } from './high-water-mark.js';
 import { toStoreError } from './store-error.js';
 import { type CustomerRow, toTime, upsertCustomers } from './upsert-customers.js';
 
@@ -68,7 +69,7 @@ const TRY_WRITE = `
   EXCEPTION WHEN SQLSTATE 'OPM00' THEN NULL;
   END $$`;
 
-export function createCustomers(prisma: PrismaClient, pool: pg.Pool) {
+export function createCustomers(prisma: PrismaClient, pool: pg.Pool, mark: HighWaterMark) {
   async function findMany(projectId: number, customerIds: string[]): Promise<Map<string, StoredCustomer>> {
     const customers = await toStoreError(() =>
       prisma.customer.findMany({ where: { projectId, customerId: { in: customerIds }, ...isLive }, select: visible }),
@@ -79,7 +80,8 @@ export function createCustomers(prisma: PrismaClient, pool: pg.Pool) {
   return {
     /** Merges the rows into the table with one statement; each (projectId, customerId) at most once. */
     async upsert(rows: CustomerRow[]): Promise<void> {
-      await toStoreError(() => upsertCustomers(prisma, rows));
+      const versions = rows.map(({ state }) => state.lastVersion);
+      await mark.write(versions, () => upsertCustomers(prisma, rows));
       await toStoreError(() => noteErasures(prisma, rows));
     },
 

@@ -1,6 +1,7 @@
 import type { CustomerEntry } from '@opm/core';
 import { toArrayLiteral } from './array-literal.js';
 import { Prisma, type PrismaClient } from './generated/client.js';
+import type { HighWaterMark } from './high-water-mark.js';
 import { toStoreError } from './store-error.js';
 
 /** What could not be persisted: an entry with its version, or, without `entry`, a job's data that is no chunk. */
@@ -45,7 +46,7 @@ export type DeadLetters = ReturnType<typeof createDeadLetters>;
 
 const TAKE_TIMEOUT_MS = 30_000;
 
-export function createDeadLetters(prisma: PrismaClient) {
+export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
   return {
     /**
      * Keeps them; an entry that is there already, because its job was handed on, is kept once, and one that was erased not at
@@ -58,7 +59,9 @@ export function createDeadLetters(prisma: PrismaClient) {
         ${column(({ projectId }) => projectId)}::int[],
         ${column(({ entry }) => toIndexed(entry?.customerId))}::text[],
         ${column(({ entry }) => entry?.version)}::bigint[]`;
-      await toStoreError(
+      const versions = letters.flatMap(({ entry }) => entry?.version ?? []);
+      await mark.write(
+        versions,
         () => prisma.$executeRaw`
           INSERT INTO dead_letters (project_id, customer_id, version, payload, error, sql_state)
           SELECT * FROM unnest(

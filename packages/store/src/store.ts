@@ -6,6 +6,7 @@ import { type ApiKeys, createApiKeys } from './api-keys.js';
 import { type Customers, createCustomers } from './customers.js';
 import { createDeadLetters, type DeadLetters } from './dead-letters.js';
 import { PrismaClient } from './generated/client.js';
+import { createHighWaterMark } from './high-water-mark.js';
 import { createProjects, type Projects } from './projects.js';
 import { toStoreError } from './store-error.js';
 import { isUpsert } from './upsert-customers.js';
@@ -66,7 +67,9 @@ export function createStore(options: StoreOptions): Store {
     options: `-c TimeZone=UTC -c lock_timeout=${lockTimeoutMs}${byIndexOnly ? BY_INDEX_ONLY : ''}`,
     onConnect: (client) => client.query(FLUSH_COMMITS),
   });
-  pool.on('error', () => {}); // an idle connection was lost: the pool has dropped it, and opens another when it needs one
+  const mark = createHighWaterMark(pool);
+  // An idle connection was lost: the pool has dropped it, and opens another when it needs one, perhaps of another server.
+  pool.on('error', mark.forget);
   const adapter = new PrismaPg(pool, { disposeExternalPool: true, statementNameGenerator: ({ sql }) => toName(sql) });
   const prisma = new PrismaClient({ adapter });
   async function end(): Promise<void> {
@@ -76,13 +79,13 @@ export function createStore(options: StoreOptions): Store {
   return {
     projects: createProjects(prisma),
     apiKeys: createApiKeys(prisma),
-    customers: createCustomers(prisma, pool),
-    deadLetters: createDeadLetters(prisma),
+    customers: createCustomers(prisma, pool, mark),
+    deadLetters: createDeadLetters(prisma, mark),
     ping: () =>
       toStoreError(() =>
-        prisma.$queryRaw`SELECT projects.rate FROM projects, api_keys, customers, dead_letters, erasures LIMIT 0`.then(
-          () => undefined,
-        ),
+        prisma.$queryRaw`
+          SELECT projects.rate FROM projects, api_keys, customers, dead_letters, erasures, high_water_mark LIMIT 0
+        `.then(() => undefined),
       ),
     close: () => withTimeout(end(), CLOSE_TIMEOUT_MS).catch(() => {}),
   };

@@ -1,3 +1,4 @@
+import type { Version } from '@opm/core';
 import type pg from 'pg';
 import { type Admission, CLAIM_TTL_MS } from '../admission.js';
 import { shardOf } from '../shards.js';
@@ -15,8 +16,11 @@ type OldClaimRow = { project_id: number; customer_id: string; version: string };
 
 const SWEPT_AT_ONCE = 10_000;
 
-/** The functions of the migrations `admission` and `backlogs`, called. */
+/** The functions of the migrations `admission`, `backlogs` and `high_water_mark`, called. */
 export function createPostgresAdmission(pool: pg.Pool, shards: number): Admission {
+  /** The newest versions that this process was given, by shard. */
+  const newest = new Map<number, Version>();
+
   return {
     async setShards(count, instead = 0) {
       const { rows } = await pool.query<{ shards: number }>(
@@ -39,15 +43,17 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
         // The backlog is read as it was before this statement.
         text: `
           SELECT *, (SELECT entries FROM admission.backlogs WHERE shard = $1 AND project_id = $2) AS backlog
-          FROM admission.admit($1, $2, $3, $4, $5)`,
+          FROM admission.admit($1, $2, $3, $4, $5, $6)`,
         values: [
           shard,
           projectId,
           customers.map(({ customerId }) => customerId),
           customers.map(({ erase }) => erase === true),
           `${CLAIM_TTL_MS} milliseconds`,
+          newest.get(shard),
         ],
       });
+      newest.set(shard, Math.max(Number(rows.at(-1)?.version ?? 0), newest.get(shard) ?? 0));
       const admitted = rows.map(({ version, previous_version, previous_erased }, i) => ({
         customerId: customers[i]?.customerId ?? '',
         version: Number(version),

@@ -15,24 +15,27 @@ end`;
 
 /**
  * KEYS: the shard's version, its backlog, its claims. ARGV: the project; a text with 1 for each entry that erases and 0
- * for the others, or an empty one where none does; the entries' fields. Answers with the first entry's version (the others
- * follow it), the project's backlog and, per entry, the mark that it replaced or nil.
+ * for the others, or an empty one where none does; a version that those given are above; 1 where that is above all rows'
+ * versions, else 0; the entries' fields. Answers with the first entry's version (the others follow it), the project's backlog
+ * and, per entry, the mark that it replaced or nil. Answers with nil if the shard's version is not there and ARGV[4] is 0.
  */
 export const ADMIT = `
 local call, format = redis.call, string.format
-local claims, entries = KEYS[3], #ARGV - 2
+local claims, entries = KEYS[3], #ARGV - 4
+local newestVersion = call('GET', KEYS[1])
+if not newestVersion and ARGV[4] == '0' then return nil end
 local time = call('TIME')
-local base = math.max(time[1] * 1000000 + time[2], (tonumber(call('GET', KEYS[1])) or 0) + 1)
+local base = math.max(time[1] * 1000000 + time[2], (tonumber(newestVersion) or 0) + 1, ARGV[3] + 1)
 call('SET', KEYS[1], format('%d', base + entries - 1))
 local backlog = call('HINCRBY', KEYS[2], ARGV[1], entries)
 if call('EXISTS', claims) == 0 then call('HSET', claims, '', string.rep('-', 65)) end
 local replaced, newest = {}, {}
 for first = 1, entries, ${SLICE} do
   local last = math.min(first + ${SLICE - 1}, entries)
-  local marks = call('HMGET', claims, unpack(ARGV, first + 2, last + 2))
+  local marks = call('HMGET', claims, unpack(ARGV, first + 4, last + 4))
   local claimed = {}
   for i = first, last do
-    local field, erases = ARGV[i + 2], ARGV[2]:byte(i) == 49
+    local field, erases = ARGV[i + 4], ARGV[2]:byte(i) == 49
     local mark = format('%d', 2 * (base + i - 1) + (erases and 1 or 0))
     replaced[i] = newest[field] or marks[i - first + 1]
     newest[field] = mark

@@ -1,6 +1,8 @@
+import type { Version } from '@opm/core';
 import type { Admission, Claim, Persisted } from '../admission.js';
 import { ADMIT, LIMIT_BACKLOG, RELEASE, SET_SHARDS, SETTLE, SWEEP } from './admission-scripts.js';
 import type { RedisClient } from './connect-redis.js';
+import type { HighWaterMark } from './high-water-mark.js';
 
 /** ioredis flattens arrays, which may be longer than what a call of JavaScript can spread. */
 type Script<Answer> = (
@@ -8,7 +10,7 @@ type Script<Answer> = (
   ...keysAndArguments: (string | number | (string | number)[])[]
 ) => Promise<Answer>;
 type Scripts = {
-  opmAdmit: Script<[base: number, backlog: number, replaced: (string | null)[]]>;
+  opmAdmit: Script<[base: number, backlog: number, replaced: (string | null)[]] | null>;
   opmRelease: Script<void>;
   opmSettle: Script<void>;
   opmLimitBacklog: Script<void>;
@@ -16,13 +18,15 @@ type Scripts = {
   opmSetShards: Script<string>;
 };
 
-type Keyspaces = {
+type RedisAdmissionOptions = {
   keyspaceOf: (shard: number) => string;
   /** What processes find that disagree on how many shards there are. */
   common: string;
+  mark: Pick<HighWaterMark, 'atStart' | 'read'>;
 };
 
-export function createRedisAdmission(redis: RedisClient, { keyspaceOf, common }: Keyspaces): Admission {
+export function createRedisAdmission(redis: RedisClient, options: RedisAdmissionOptions): Admission {
+  const { keyspaceOf, common, mark } = options;
   redis.defineCommand('opmAdmit', { lua: ADMIT });
   redis.defineCommand('opmRelease', { lua: RELEASE });
   redis.defineCommand('opmSettle', { lua: SETTLE });
@@ -34,6 +38,8 @@ export function createRedisAdmission(redis: RedisClient, { keyspaceOf, common }:
   const versionKey = (shard: number) => `${keyspaceOf(shard)}:version`;
   const backlogKey = (shard: number) => `${keyspaceOf(shard)}:backlog`;
   const claimsKey = (shard: number) => `${keyspaceOf(shard)}:claims`;
+  /** The newest versions that this process was given, by shard. */
+  const newest = new Map<number, Version>();
 
   return {
     setShards: async (shards, instead = 0) => Number(await scripts.opmSetShards(1, shardsKey, shards, instead)),
@@ -47,7 +53,15 @@ export function createRedisAdmission(redis: RedisClient, { keyspaceOf, common }:
       const keys = [versionKey(shard), backlogKey(shard), claimsKey(shard)];
       const erases = customers.some(({ erase }) => erase) ? customers.map(({ erase }) => (erase ? 1 : 0)).join('') : '';
       const fields = toFields(projectId, customers);
-      const [base, backlog, replaced] = await scripts.opmAdmit(3, keys, projectId, erases, fields);
+      const admitAbove = (version: Version, isAboveRows: boolean) =>
+        scripts.opmAdmit(3, keys, projectId, erases, version, isAboveRows ? 1 : 0, fields);
+      // A shard that was left for other ones, or for another store, may have an old version: hence the mark at the start.
+      const known = newest.get(shard) ?? (await mark.atStart);
+      const answer =
+        (known !== undefined && (await admitAbove(known, false))) || (await admitAbove(await mark.read(), true));
+      if (!answer) throw new Error('the store gave no versions above the high-water mark');
+      const [base, backlog, replaced] = answer;
+      newest.set(shard, Math.max(base + customers.length - 1, newest.get(shard) ?? 0));
       const admitted = customers.map(({ customerId }, i) => ({
         customerId,
         version: base + i,

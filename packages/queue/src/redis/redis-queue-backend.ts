@@ -5,6 +5,7 @@ import type { QueueAddress } from '../shards.js';
 import { connectRedis, mastersOf, type RedisConnection, waitUntilReady } from './connect-redis.js';
 import { createWorkerBackend } from './create-worker-backend.js';
 import { toHashTag } from './hash-tag.js';
+import { createHighWaterMark } from './high-water-mark.js';
 import { createRedisAdmission } from './redis-admission.js';
 import { checkRedis, readMemoryUse } from './redis-health.js';
 import { createRedisIdempotency } from './redis-idempotency.js';
@@ -12,10 +13,12 @@ import { createRedisTokenBuckets } from './redis-token-buckets.js';
 
 const { Worker } = withBackend(withBackOff(createWorkerBackend));
 
-type RedisBackendOptions = RedisConnection & { prefix: string; shards: number };
+type RedisBackendOptions = RedisConnection & { databaseUrl: string; prefix: string; shards: number };
 
-export function createRedisQueueBackend({ prefix, shards, ...connection }: RedisBackendOptions): Store {
+export function createRedisQueueBackend(options: RedisBackendOptions): Store {
+  const { databaseUrl, prefix, shards, ...connection } = options;
   const redis = connectRedis(connection);
+  const mark = createHighWaterMark({ databaseUrl, ...connection });
   const { onError } = connection;
   // On Redis Cluster all keys with the same hash tag live on one node.
   const keyspaces = Array.from({ length: shards }, (_, shard) => toHashTag(prefix, shard, shards));
@@ -26,7 +29,7 @@ export function createRedisQueueBackend({ prefix, shards, ...connection }: Redis
   }
 
   return {
-    admission: createRedisAdmission(redis, { keyspaceOf, common: `{${prefix}-0}` }),
+    admission: createRedisAdmission(redis, { keyspaceOf, common: `{${prefix}-0}`, mark }),
     idempotency: createRedisIdempotency(redis, keyspaceOf),
     buckets: createRedisTokenBuckets(redis, (projectId) => `{${prefix}-limit-${projectId}}`),
     createQueue(address, queueOptions) {
@@ -43,6 +46,9 @@ export function createRedisQueueBackend({ prefix, shards, ...connection }: Redis
     },
     check: () => checkRedis(redis),
     memoryUse: () => readMemoryUse(redis),
-    close: async () => redis.disconnect(),
+    async close() {
+      redis.disconnect();
+      await mark.close();
+    },
   };
 }

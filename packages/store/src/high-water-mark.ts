@@ -1,0 +1,52 @@
+import type { Version } from '@opm/core';
+import type pg from 'pg';
+import { toStoreError } from './store-error.js';
+
+/**
+ * One row in PostgreSQL: no customer and no dead letter has a version above it. A queue that has lost its last versions, or
+ * never had any, begins above it, however far its clock is behind.
+ */
+export type HighWaterMark = {
+  /** Writes rows with these versions, once the mark is not below them. @throws StoreError */
+  write<T>(versions: Version[], write: () => Promise<T>): Promise<T>;
+  /** Reads the mark again before the next write: a connection was lost, and another server may have taken over. */
+  forget(): void;
+};
+
+/** Raised so much further than is needed, in microseconds, the mark costs a worker one small statement a second. */
+const MARGIN = 1_000_000;
+
+const RAISE = `
+  INSERT INTO high_water_mark AS mark (version) VALUES ($1::bigint + $2)
+  ON CONFLICT (is_only) DO UPDATE
+  SET version = CASE WHEN mark.version < $1::bigint THEN excluded.version ELSE mark.version END
+  RETURNING version`;
+
+export function createHighWaterMark(pool: Pick<pg.Pool, 'query'>): HighWaterMark {
+  let known = 0;
+
+  async function raise(version: Version): Promise<void> {
+    const query = { name: 'raise-mark', text: RAISE, values: [version, MARGIN] };
+    const { rows } = await pool.query<{ version: string }>(query);
+    known = Number(rows[0]?.version);
+  }
+
+  function forget(): void {
+    known = 0;
+  }
+
+  return {
+    write: (versions, write) =>
+      toStoreError(async () => {
+        try {
+          const newest = versions.reduce((a, b) => Math.max(a, b), 0);
+          if (newest > known) await raise(newest);
+          return await write();
+        } catch (error) {
+          forget();
+          throw error;
+        }
+      }),
+    forget,
+  };
+}
