@@ -7,8 +7,8 @@ import type { Reply } from './reply.js';
 
 /**
  * GET /entry/{customerId}: the customer as stored, and whether something newer is on its way there. What has been
- * acknowledged counts at once: a customer whose first entry is pending is there, one whose erasure is pending is not. A newer
- * entry takes the erasure's place among the claims, and then the row is told as it is, until both are persisted.
+ * acknowledged counts at once: a customer whose first entry is pending is there, one whose erasure is pending is not. If a
+ * newer entry follows the erasure, the customer is told as the row is, and is pending until both are persisted.
  */
 export function getEntry(deps: {
   overload: Pick<Overload, 'checkRead'>;

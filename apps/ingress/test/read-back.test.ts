@@ -1,4 +1,6 @@
+import { once } from 'node:events';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createEntryWorker, Postponed } from '@opm/queue';
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, createBackend, startApp, startProxy, type TestApp, waitFor } from '@opm/testkit';
 
@@ -123,6 +125,50 @@ describe.each(BACKENDS)('reading a customer back, with the queue on %s:', (_, cr
         description: 'the erasure to be done',
       });
     }
+  });
+
+  test('a customer is pending while an erasure is, though newer entries are stored', async () => {
+    const path = 'erased late';
+    await client.post({ customerId: path, customerPhone: '+1', customerEmail: 'old@example.com' });
+    await settled(path);
+    await worker.stop();
+
+    // A worker that takes the erasure and comes to a standstill.
+    const stall = new AbortController();
+    let isTaken = false;
+    const signal = new AbortController().signal;
+    const stalled = await createEntryWorker({
+      ...{ ...backend, shards: 2, concurrency: 1, lockMs: 60_000, signal },
+      async process({ entries }) {
+        if (entries.some(({ erase }) => erase)) {
+          isTaken = true;
+          await once(stall.signal, 'abort');
+        }
+        throw new Postponed('for the other worker');
+      },
+      ...{ bury: async () => {}, onPostponed: () => {}, onRetry: () => {}, onError: () => {} },
+    });
+    stalled.start();
+    expect((await client.call(`/entry/${path}`, { method: 'DELETE' })).status).toBe(202);
+    await waitFor(() => isTaken, { description: 'the erasure to be taken' });
+    stalled.pause();
+
+    worker = await startApp('worker', { ...backend.env, QUEUE_SHARDS: '2' });
+    const projectId = 1;
+    const isStored = async () => (await store.customers.find(projectId, path))?.phone === '+2';
+    await client.post({ customerId: path, customerPhone: '+2' });
+    await waitFor(isStored, { description: 'the newer entry' });
+    await client.post({ customerId: 'after it', customerPhone: '+3' });
+    await settled('after it');
+    expect(await client.get(path)).toEqual([200, expect.objectContaining({ pending: true })]);
+
+    stall.abort();
+    const customer = { customerPhone: '+2', customerEmail: null };
+    expect(await settled(path)).toEqual([
+      200,
+      expect.objectContaining({ customer: expect.objectContaining(customer) }),
+    ]);
+    await stalled.close();
   });
 
   test('a customer that nobody sent, or another project, is a 404', async () => {

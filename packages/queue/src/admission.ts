@@ -24,7 +24,10 @@ export type Admission = {
   readShards(): Promise<number | undefined>;
   /** One result per customer, in order; a customer may occur more than once. */
   admit(shard: number, projectId: number, customers: { customerId: string; erase?: true }[]): Promise<Admittance>;
-  /** The customers' claims, in order. */
+  /**
+   * The customers' claims, in order. An erasure that is not persisted counts as a claim that is not erased, if the newer entry
+   * that had taken its place is settled.
+   */
   readClaims(shard: number, projectId: number, customers: { customerId: string }[]): Promise<(Claim | undefined)[]>;
   /** Adds entries that keep the versions that they have, such as dead letters, to the backlog. @returns the project's */
   readmit(shard: number, projectId: number, entries: number): Promise<number>;
@@ -42,6 +45,9 @@ export type Admission = {
   /** Removes the shard's claims that are older than so long, and than this version if one is given. */
   sweep(shard: number, olderThanMs: number, before?: Version): Promise<void>;
 };
+
+/** A pending erasure of a customer without a claim: something newer is persisted, and the customer is there. */
+export const toOvertaken = (erasure: Claim | undefined): Claim | undefined => erasure && { ...erasure, erased: false };
 
 /** What was queued before a weekend without workers is settled after it. */
 export const CLAIM_TTL_MS = 7 * 24 * 60 * 60 * 1000;

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { BACKENDS, type Backend, createBackend, query, waitFor, withRedis } from '@opm/testkit';
 import pg from 'pg';
+import type { Admitted } from '../src/admission.js';
 import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
 import { toHashTag } from '../src/redis/hash-tag.js';
 
@@ -188,6 +189,51 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     const erased = { version: b?.version, erased: true };
     expect(await other.admission.readClaims(0, 11, ids)).toEqual([erased, undefined, present(a?.version ?? 0), erased]);
     expect(await other.admission.readClaims(0, 12, ids)).toEqual(ids.map(() => undefined));
+  });
+
+  test('an erasure is pending until it is settled itself, though newer entries are', async () => {
+    const readOne = async (projectId: number) =>
+      (await other.admission.readClaims(0, projectId, [{ customerId: 'a' }]))[0];
+    const settleOne = (projectId: number, version = 0) =>
+      other.admission.settle(0, [{ projectId, entries: [{ customerId: 'a', version }] }]);
+    await admit(14, 'a');
+    const [first] = await admitOn(one, 14, { customerId: 'a', erase: true });
+    const [, second] = await admitOn(one, 14, { customerId: 'a' }, { customerId: 'a', erase: true });
+    const [newer] = await admit(14, 'a');
+    expect(await readOne(14)).toEqual(present(newer?.version ?? 0));
+    for (const settled of [newer, first]) {
+      await settleOne(14, settled?.version);
+      expect(await readOne(14)).toEqual(present(second?.version ?? 0));
+    }
+    expect((await admit(14, 'a'))[0]?.previous).toBeUndefined(); // the row tells
+    await settleOne(14, second?.version);
+    const [last] = await admit(14, 'a');
+    await settleOne(14, last?.version);
+    expect(await readOne(14)).toBeUndefined();
+  });
+
+  test('an erasure that is released, or swept, is pending no more, and one that it had replaced is again', async () => {
+    const readOne = async (customerId: string) => (await one.admission.readClaims(0, 15, [{ customerId }]))[0];
+    const settle = (...entries: Admitted[]) => other.admission.settle(0, [{ projectId: 15, entries }]);
+    const erase = (customerId: string) => one.admission.admit(0, 15, [{ customerId, erase: true }]);
+
+    const released = await erase('released');
+    const newer = await admit(15, 'released');
+    await one.admission.release(0, 15, released.admitted);
+    await settle(...newer);
+    expect(await readOne('released')).toBeUndefined();
+
+    const kept = await erase('kept');
+    const failed = await erase('kept');
+    await one.admission.release(0, 15, failed.admitted);
+    expect(await readOne('kept')).toEqual({ version: kept.admitted[0]?.version, erased: true });
+    await settle(...(await admit(15, 'kept')));
+    expect(await readOne('kept')).toEqual(present(kept.admitted[0]?.version ?? 0));
+
+    await one.admission.sweep(0, 0, kept.admitted[0]?.version);
+    expect(await readOne('kept')).toBeDefined();
+    await one.admission.sweep(0, -3 * 3_600_000);
+    expect(await readOne('kept')).toBeUndefined();
   });
 
   test('any text can be a customer id', async () => {

@@ -67,8 +67,12 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
 
     async readClaims(_shard, projectId, customers) {
       const { rows } = await pool.query<ClaimRow>(
-        `SELECT customer_id, version, erased FROM admission.claims
-         WHERE project_id = $1 AND customer_id = ANY($2) AND expires_at > now()`,
+        `SELECT customer_id, version, false AS erased, false AS is_claim FROM admission.pending_erasures
+         WHERE project_id = $1 AND customer_id = ANY($2)
+         UNION ALL
+         SELECT customer_id, version, erased, true FROM admission.claims
+         WHERE project_id = $1 AND customer_id = ANY($2) AND expires_at > now()
+         ORDER BY is_claim`, // of a customer who has both, the claim counts
         [projectId, customers.map(({ customerId }) => customerId)],
       );
       const claims = new Map(
@@ -132,31 +136,33 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
     },
 
     async sweep(shard, olderThanMs, before = Number.MAX_SAFE_INTEGER) {
-      // The table does not tell the shard of a claim, so those that are old enough are read, and the shard's own go.
-      for (let last = { project_id: 0, customer_id: '' }, isOver = false; !isOver; ) {
-        const { rows } = await pool.query<OldClaimRow>(
-          `SELECT project_id, customer_id, version FROM admission.claims
-           WHERE (project_id, customer_id) > ($1, $2)
-             AND version < least(extract(epoch FROM now()) * 1000000 - $3::bigint * 1000, $4)
-           ORDER BY project_id, customer_id LIMIT $5`,
-          [last.project_id, last.customer_id, olderThanMs, before, SWEPT_AT_ONCE],
-        );
-        const own = rows.filter((row) => shardOf(row.project_id, row.customer_id, shards) === shard);
-        if (own.length > 0) await removeClaims(own);
-        last = rows.at(-1) ?? last;
-        isOver = rows.length < SWEPT_AT_ONCE;
+      for (const table of ['admission.claims', 'admission.pending_erasures']) {
+        // The table does not tell the shard of a claim, so those that are old enough are read, and the shard's own go.
+        for (let last = { project_id: 0, customer_id: '' }, isOver = false; !isOver; ) {
+          const { rows } = await pool.query<OldClaimRow>(
+            `SELECT project_id, customer_id, version FROM ${table}
+             WHERE (project_id, customer_id) > ($1, $2)
+               AND version < least(extract(epoch FROM now()) * 1000000 - $3::bigint * 1000, $4)
+             ORDER BY project_id, customer_id LIMIT $5`,
+            [last.project_id, last.customer_id, olderThanMs, before, SWEPT_AT_ONCE],
+          );
+          const own = rows.filter((row) => shardOf(row.project_id, row.customer_id, shards) === shard);
+          if (own.length > 0) await removeOld(table, own);
+          last = rows.at(-1) ?? last;
+          isOver = rows.length < SWEPT_AT_ONCE;
+        }
       }
     },
   };
 
   /** Takes no row that an admission has, nor waits for one: that takes them in an order of its own. */
-  async function removeClaims(claims: OldClaimRow[]): Promise<void> {
+  async function removeOld(table: string, claims: OldClaimRow[]): Promise<void> {
     const text = `
-      DELETE FROM admission.claims WHERE (project_id, customer_id) IN (
-        SELECT project_id, customer_id FROM admission.claims
+      DELETE FROM ${table} WHERE (project_id, customer_id) IN (
+        SELECT project_id, customer_id FROM ${table} AS old
         JOIN unnest($1::int[], $2::text[], $3::bigint[]) AS swept (project_id, customer_id, version)
           USING (project_id, customer_id, version)
-        FOR UPDATE OF claims SKIP LOCKED
+        FOR UPDATE OF old SKIP LOCKED
       )`;
     await pool.query(text, [
       claims.map((claim) => claim.project_id),

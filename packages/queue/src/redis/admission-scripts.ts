@@ -3,6 +3,8 @@
  * the entry erases. As long as there are any there is a field without a name, too, whose value is too long for Redis to
  * pack the hash as it does small ones: it would read a packed one from its start for each field.
  *
+ * The pending erasures are the fields of another hash, with the marks of the newest erasures that are not persisted.
+ *
  * Lua can hand over some thousand values at a time, hence the slices.
  */
 
@@ -10,11 +12,11 @@ const SLICE = 1000;
 
 const DROP_IF_EMPTY = `
 local function dropIfEmpty(claims)
-  if redis.call('HLEN', claims) == 1 then redis.call('DEL', claims) end
+  if redis.call('HLEN', claims) == 1 and redis.call('HEXISTS', claims, '') == 1 then redis.call('DEL', claims) end
 end`;
 
 /**
- * KEYS: the shard's version, its backlog, its claims. ARGV: the project; a text with 1 for each entry that erases and 0
+ * KEYS: the shard's version, its backlog, its claims, its pending erasures. ARGV: the project; a text with 1 for each entry that erases and 0
  * for the others, or an empty one where none does; a version that those given are above; 1 where that is above all rows'
  * versions, else 0; the entries' fields. Answers with the first entry's version (the others follow it), the project's backlog
  * and, per entry, the mark that it replaced or nil. Answers with nil if the shard's version is not there and ARGV[4] is 0.
@@ -41,6 +43,7 @@ for first = 1, entries, ${SLICE} do
     newest[field] = mark
     claimed[#claimed + 1] = field
     claimed[#claimed + 1] = mark
+    if erases then call('HSET', KEYS[4], field, mark) end
   end
   call('HSET', claims, unpack(claimed))
 end
@@ -56,8 +59,8 @@ local function countDown(backlog, project, entries)
 end`;
 
 /**
- * KEYS: the shard's backlog, its claims. ARGV: the project, then per entry its field, its version and the mark that it had
- * replaced or ''. Newest first: an entry may have replaced the claim of another one of the same batch.
+ * KEYS: the shard's backlog, its claims, its pending erasures. ARGV: the project, then per entry its field, its version and the
+ * mark that it had replaced or ''. Newest first: an entry may have replaced the claim of another one of the same batch.
  */
 export const RELEASE = `${ALLOW_OOM}${COUNT_DOWN}${DROP_IF_EMPTY}
 local claims = KEYS[2]
@@ -68,15 +71,21 @@ for i = #ARGV - 2, 2, -3 do
   if mark and math.floor(mark / 2) == version then
     if replaced == '' then redis.call('HDEL', claims, field) else redis.call('HSET', claims, field, replaced) end
   end
+  if tonumber(redis.call('HGET', KEYS[3], field) or 0) == 2 * version + 1 then
+    local isErasure = replaced ~= '' and replaced % 2 == 1
+    if isErasure then redis.call('HSET', KEYS[3], field, replaced) else redis.call('HDEL', KEYS[3], field) end
+  end
 end
 dropIfEmpty(claims)`;
 
 /**
- * KEYS: the shard's backlog, its claims. ARGV: the number of runs; per run of entries whose versions follow one another:
- * project, number of entries, newest version; then the fields of all. A claim of a newer entry than the run's own stays.
+ * KEYS: the shard's backlog, its claims, its pending erasures. ARGV: the number of runs; per run of entries whose versions
+ * follow one another: project, number of entries, newest version; then the fields of all. A claim of a newer entry than the
+ * run's own stays, and so does a pending erasure other than the entry itself.
  */
 export const SETTLE = `${ALLOW_OOM}${COUNT_DOWN}${DROP_IF_EMPTY}
 local call, claims = redis.call, KEYS[2]
+local hasErasures = call('EXISTS', KEYS[3]) == 1
 local first = 2 + 3 * ARGV[1]
 for i = 2, 3 * ARGV[1], 3 do
   local entries, newest = tonumber(ARGV[i + 1]), 2 * ARGV[i + 2] + 1
@@ -89,6 +98,12 @@ for i = 2, 3 * ARGV[1], 3 do
       if mark and tonumber(mark) <= newest - 2 * (last - k) then persisted[#persisted + 1] = ARGV[k] end
     end
     if #persisted > 0 then call('HDEL', claims, unpack(persisted)) end
+    if hasErasures then
+      for j, mark in ipairs(call('HMGET', KEYS[3], unpack(ARGV, from, math.min(from + ${SLICE - 1}, last)))) do
+        local k = from + j - 1
+        if mark and tonumber(mark) == newest - 2 * (last - k) then call('HDEL', KEYS[3], ARGV[k]) end
+      end
+    end
   end
   first = last + 1
 end
@@ -107,7 +122,7 @@ for i = 1, #backlogs, 2 do
 end`;
 
 /**
- * A part of the claims. KEYS: the shard's claims. ARGV: the cursor of HSCAN, the age in microseconds above which they go, the
+ * A part of the claims, or of the pending erasures. KEYS: that hash. ARGV: the cursor of HSCAN, the age in microseconds above which they go, the
  * version below which they do. Answers with the next cursor.
  */
 export const SWEEP = `${ALLOW_OOM}${DROP_IF_EMPTY}

@@ -1,5 +1,5 @@
 import type { Version } from '@opm/core';
-import type { Admission, Claim, Persisted } from '../admission.js';
+import { type Admission, type Claim, type Persisted, toOvertaken } from '../admission.js';
 import { ADMIT, LIMIT_BACKLOG, RELEASE, SET_SHARDS, SETTLE, SWEEP } from './admission-scripts.js';
 import type { RedisClient } from './connect-redis.js';
 import type { HighWaterMark } from './high-water-mark.js';
@@ -38,6 +38,7 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
   const versionKey = (shard: number) => `${keyspaceOf(shard)}:version`;
   const backlogKey = (shard: number) => `${keyspaceOf(shard)}:backlog`;
   const claimsKey = (shard: number) => `${keyspaceOf(shard)}:claims`;
+  const erasuresKey = (shard: number) => `${keyspaceOf(shard)}:pending-erasures`;
   /** The newest versions that this process was given, by shard. */
   const newest = new Map<number, Version>();
 
@@ -50,11 +51,11 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
     },
 
     async admit(shard, projectId, customers) {
-      const keys = [versionKey(shard), backlogKey(shard), claimsKey(shard)];
+      const keys = [versionKey(shard), backlogKey(shard), claimsKey(shard), erasuresKey(shard)];
       const erases = customers.some(({ erase }) => erase) ? customers.map(({ erase }) => (erase ? 1 : 0)).join('') : '';
       const fields = toFields(projectId, customers);
       const admitAbove = (version: Version, isAboveRows: boolean) =>
-        scripts.opmAdmit(3, keys, projectId, erases, version, isAboveRows ? 1 : 0, fields);
+        scripts.opmAdmit(4, keys, projectId, erases, version, isAboveRows ? 1 : 0, fields);
       // A shard that was left for other ones, or for another store, may have an old version: hence the mark at the start.
       const known = newest.get(shard) ?? (await mark.atStart);
       const answer =
@@ -72,8 +73,12 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
 
     async readClaims(shard, projectId, customers) {
       if (customers.length === 0) return [];
-      const marks = await redis.hmget(claimsKey(shard), ...toFields(projectId, customers));
-      return marks.map(parseMark);
+      const fields = toFields(projectId, customers);
+      const [marks, erasures] = await Promise.all([
+        redis.hmget(claimsKey(shard), ...fields),
+        redis.hmget(erasuresKey(shard), ...fields),
+      ]);
+      return marks.map((mark, i) => parseMark(mark) ?? toOvertaken(parseMark(erasures[i] ?? null)));
     },
 
     readmit: (shard, projectId, entries) => redis.hincrby(backlogKey(shard), String(projectId), entries),
@@ -84,14 +89,14 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
         version,
         previous ? toMark(previous) : '',
       ]);
-      await scripts.opmRelease(2, backlogKey(shard), claimsKey(shard), projectId, entries);
+      await scripts.opmRelease(3, backlogKey(shard), claimsKey(shard), erasuresKey(shard), projectId, entries);
     },
 
     async settle(shard, persisted) {
       const runs = persisted.flatMap(toRuns);
       const heads = runs.flatMap(({ projectId, entries, newest }) => [projectId, entries, newest]);
       const fields = persisted.flatMap(({ projectId, entries }) => toFields(projectId, entries));
-      await scripts.opmSettle(2, backlogKey(shard), claimsKey(shard), runs.length, heads, fields);
+      await scripts.opmSettle(3, backlogKey(shard), claimsKey(shard), erasuresKey(shard), runs.length, heads, fields);
     },
 
     async countBacklog(shard) {
@@ -104,9 +109,11 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
     },
 
     async sweep(shard, olderThanMs, before = Number.MAX_SAFE_INTEGER) {
-      let cursor = '0';
-      do cursor = await scripts.opmSweep(1, claimsKey(shard), cursor, olderThanMs * 1_000, before);
-      while (cursor !== '0');
+      for (const key of [claimsKey(shard), erasuresKey(shard)]) {
+        let cursor = '0';
+        do cursor = await scripts.opmSweep(1, key, cursor, olderThanMs * 1_000, before);
+        while (cursor !== '0');
+      }
     },
   };
 }
