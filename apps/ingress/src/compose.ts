@@ -116,7 +116,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     logger,
   });
   onClose('overload', overload.close);
-  measures.watch({ load: () => overload.last, chunksInFlight, pending });
+  measures.watch({ load: () => overload.last, chunksInFlight, pending, clockSkew: queue.clockSkew });
 
   const authenticator = createAuthenticator({
     findOwners: store.apiKeys.findOwners,

@@ -39,13 +39,24 @@ export function createMeasures(metrics: Metrics) {
     onLease: (): void => leases.inc(),
     onShed: (reason: string, entries = 1): void => shed.inc({ reason }, entries),
     /** Reads at each scrape what changes all the time. */
-    watch(read: { load: () => QueueLoad; chunksInFlight: () => number; pending: () => number }): void {
+    watch(read: {
+      load: () => QueueLoad;
+      chunksInFlight: () => number;
+      pending: () => number;
+      clockSkew: () => Promise<number>;
+    }): void {
       const gauge = (name: string, help: string, value: () => number) =>
         metrics.gauge(name, help, [], async () => [[{}, value()]]);
       gauge('opm_backlog_entries', 'Entries that wait in the queues of all shards', () => read.load().entries);
       gauge('opm_redis_memory_ratio', 'Part of its maxmemory that the fullest Redis uses', () => read.load().memory);
       gauge('opm_chunks_in_flight', 'Chunks on their way into the queue', read.chunksInFlight);
       gauge('opm_pending_entries', 'Entries that wait for their acknowledgement', read.pending);
+      metrics.gauge(
+        'opm_clock_skew_seconds',
+        'How far the queue store’s clock is ahead of this process’s',
+        [],
+        async () => [[{}, (await read.clockSkew()) / 1_000]],
+      );
     },
   };
 }

@@ -61,7 +61,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
       logger.debug({ jobId, attempt }, 'job will be tried again');
     },
   });
-  const measures = createMeasures(metrics, worker.backlog);
+  const measures = createMeasures(metrics, worker);
   const gate = createStoreGate({
     ping: store.ping,
     tryWrite: store.customers.tryWrite,

@@ -1,9 +1,9 @@
-import type { Backlog, Chunk } from '@opm/queue';
+import type { Backlog, Chunk, EntryWorker } from '@opm/queue';
 import type { Metrics } from '@opm/runtime';
 import { type Refused, reasonOf } from './refused.js';
 
 /** What the worker counts, in terms of what happens to it. */
-export function createMeasures(metrics: Metrics, readBacklog: () => Promise<Backlog>) {
+export function createMeasures(metrics: Metrics, worker: Pick<EntryWorker, 'backlog' | 'clockSkew'>) {
   const persisted = metrics.counter('opm_entries_persisted_total', 'Entries whose effect is in PostgreSQL');
   const latency = metrics.hotHistogram(
     'opm_entry_persist_seconds',
@@ -26,7 +26,7 @@ export function createMeasures(metrics: Metrics, readBacklog: () => Promise<Back
   // The gauges of one scrape are read together, so one look at the queues serves them all.
   let reading: Promise<Backlog> | undefined;
   const readOnce = () => {
-    reading ??= readBacklog().finally(() => {
+    reading ??= worker.backlog().finally(() => {
       reading = undefined;
     });
     return reading;
@@ -34,6 +34,12 @@ export function createMeasures(metrics: Metrics, readBacklog: () => Promise<Back
   metrics.gauge('opm_worker_paused', '1 while PostgreSQL takes no statements of this worker', [], async () => [
     [{}, isPaused ? 1 : 0],
   ]);
+  metrics.gauge(
+    'opm_clock_skew_seconds',
+    'How far the queue store’s clock is ahead of this process’s',
+    [],
+    async () => [[{}, (await worker.clockSkew()) / 1_000]],
+  );
   metrics.gauge('opm_queue_jobs', 'Jobs in the queues of all shards', ['state'], async () =>
     Object.entries((await readOnce()).jobs).map(([state, jobs]) => [{ state }, jobs]),
   );

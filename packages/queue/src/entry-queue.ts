@@ -2,6 +2,7 @@ import { Fault } from '@opm/contract';
 import type { Admission } from './admission.js';
 import { agreeOnShards, checkWithShards } from './agree-on-shards.js';
 import { type Chunk, toChunkData } from './chunk.js';
+import { toWorst } from './clock-skew.js';
 import type { Idempotency } from './idempotency.js';
 import { toJobId } from './job-id.js';
 import { toPriority } from './priority.js';
@@ -30,6 +31,8 @@ export type EntryQueue = Pick<Admission, 'admit' | 'release' | 'readClaims'> & {
   /** The names of the queues that no worker process takes jobs from at present. */
   findIdle(): Promise<string[]>;
   check: QueueBackend['check'];
+  /** How far the clock of the store is ahead of this process's, in ms. */
+  clockSkew(): Promise<number>;
   close(): Promise<void>;
 };
 
@@ -94,6 +97,7 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
       return queues.filter((_, shard) => counts[shard] === 0).map(({ name }) => name);
     },
     check: () => checkWithShards(backend, shardCheck),
+    clockSkew: async () => toWorst(await backend.readClockSkews()),
     close: () => backend.close(),
   };
 }

@@ -4,9 +4,11 @@ import type { Admission } from './admission.js';
 import { agreeOnShards, checkWithShards } from './agree-on-shards.js';
 import { type Backlog, readBacklog } from './backlog.js';
 import { type Chunk, parseChunk } from './chunk.js';
+import { toWorst } from './clock-skew.js';
 import { closeWorkers } from './close-workers.js';
+import { followClock } from './follow-clock.js';
 import { connectQueueBackend, type QueueBackend, type QueueConfig } from './queue-backend.js';
-import { toWorkerOptions } from './retry-policy.js';
+import { MAX_DELAY_MS, toWorkerOptions } from './retry-policy.js';
 import { toAddresses } from './shards.js';
 
 export type JobContext = {
@@ -45,6 +47,8 @@ export type EntryWorker = Pick<Admission, 'settle'> & {
   resume(): void;
   backlog(): Promise<Backlog>;
   check: QueueBackend['check'];
+  /** How far the clock of the store is ahead of this process's, in ms. */
+  clockSkew(): Promise<number>;
   /** Takes no more jobs and resolves when those under way are done. Safe to call twice. */
   close(): Promise<void>;
 };
@@ -76,14 +80,15 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
   const { concurrency, lockMs, process, bury, onPostponed, onRetry, signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
   const shardCheck = await agreeOnShards(backend, config.shards, onError);
+  const workerOptions = toWorkerOptions({ concurrency, lockMs });
+  const limits = { lockMs, stalledMs: workerOptions.stalledInterval, delayMs: MAX_DELAY_MS };
+  const stopFollowing = await followClock(backend, { shards: config.shards, limits, onError });
   const addresses = toAddresses(config.shards);
   const queues = await Promise.all(addresses.map((address) => backend.openQueue(address, { skipMetasUpdate: true })));
   // BullMQ also fails a job that it could not report as done, because the queue's store went away: not its entries' fault.
   const thrown = new WeakSet<Error>();
   const workers = await Promise.all(
-    addresses.map((address, shard) =>
-      backend.openWorker(address, processJob(shard), toWorkerOptions({ concurrency, lockMs })),
-    ),
+    addresses.map((address, shard) => backend.openWorker(address, processJob(shard), workerOptions)),
   );
   for (const worker of workers) {
     worker.on('failed', (job, error) => {
@@ -117,6 +122,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
   async function close(): Promise<void> {
     isClosing = true;
     await closeWorkers(workers.map((worker, shard) => ({ worker, queue: queues[shard] as Queue })));
+    stopFollowing(); // not before: they may give jobs back
     await backend.close();
   }
 
@@ -133,6 +139,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
     },
     backlog: () => readBacklog(queues),
     check: () => checkWithShards(backend, shardCheck),
+    clockSkew: async () => toWorst(await backend.readClockSkews()),
     close() {
       closed ??= close();
       return closed;

@@ -2,6 +2,7 @@ import { withTimeout } from '@opm/core';
 import type { Queue, QueueOptions, Worker, WorkerOptions } from 'bullmq';
 import pRetry from 'p-retry';
 import type { Admission } from './admission.js';
+import { type DeadlineLimits, toClockWord } from './clock-skew.js';
 import type { Idempotency } from './idempotency.js';
 import { untilAborted } from './in-time.js';
 import { createPostgresQueueBackend } from './postgres/postgres-queue-backend.js';
@@ -58,10 +59,15 @@ export type QueueBackend = {
   /** Resolves when the store answers. */
   ping(): Promise<void>;
   /**
-   * Resolves when the store answers and is set up to keep what it is given, with a word where a part of it does not answer.
+   * Resolves when the store answers and is set up to keep what it is given, with a word where a part of it does not answer, or
+   * its clock is more than a minute from this process's.
    * @throws Error that says what to change
    */
   check(): Promise<string | void>;
+  /** How far the clock of each server that answers is ahead of this process's, in ms. */
+  readClockSkews(): Promise<number[]>;
+  /** Brings the deadlines of a queue's jobs nearer that are further away than they can be. */
+  shortenDeadlines(address: QueueAddress, limits: DeadlineLimits): Promise<void>;
   /** The part of the memory that the store may use which is in use, 0 to 1; 0 where it has no limit. */
   memoryUse(): Promise<number>;
   /** With all queues and workers that were opened. Safe to call twice. */
@@ -144,6 +150,10 @@ export async function connectQueueBackend(
   await persist(store.ping);
   return {
     ...store,
+    async check() {
+      const [word, skews] = await Promise.all([store.check(), store.readClockSkews().catch(() => [])]);
+      return [word, toClockWord(skews)].filter(Boolean).join('; ') || undefined;
+    },
     openQueue: (address, options) => open(() => createQueue(address, options)),
     openWorker: (address, processor, options) => open(() => createWorker(address, processor, options)),
     persist,

@@ -14,13 +14,15 @@ export const JOB_OPTIONS: JobsOptions = {
 };
 
 const FIRST_DELAY_MS = 250;
+/** No job is postponed for longer. */
+export const MAX_DELAY_MS = 30_000;
 /** Until a worker whose queue refused the connection, or a job, asks again; BullMQ's own is 15 s, which entries would wait after an outage. */
 export const RECONNECT_DELAY_MS = 1_000;
 
 /** Exponential, capped, the upper half of it random, so that workers do not come back all at once. @param attempt from 1 */
 export function retryDelayMs(
   attempt: number,
-  { maxMs = 30_000, random = Math.random }: { maxMs?: number; random?: () => number } = {},
+  { maxMs = MAX_DELAY_MS, random = Math.random }: { maxMs?: number; random?: () => number } = {},
 ): number {
   const delay = Math.min(FIRST_DELAY_MS * 2 ** Math.min(attempt - 1, 20), maxMs);
   return Math.round(delay * (0.5 + random() / 2));

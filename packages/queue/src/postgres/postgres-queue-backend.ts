@@ -5,6 +5,7 @@ import { withBackOff } from '../back-off.js';
 import type { Role, Store } from '../queue-backend.js';
 import { isPooled } from './is-pooled.js';
 import { createPostgresAdmission } from './postgres-admission.js';
+import { readClockSkews, shortenDeadlines } from './postgres-clock.js';
 import { createPostgresIdempotency } from './postgres-idempotency.js';
 import { createPostgresTokenBuckets } from './postgres-token-buckets.js';
 
@@ -64,6 +65,8 @@ export function createPostgresQueueBackend(options: {
     },
     ping,
     check: ping,
+    readClockSkews: () => readClockSkews(pool),
+    shortenDeadlines: ({ name }, limits) => shortenDeadlines(pool, name, limits),
     memoryUse: async () => 0,
     close: () => pool.end(),
   };

@@ -59,7 +59,8 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
       // A shard that was left for other ones, or for another store, may have an old version: hence the mark at the start.
       const known = newest.get(shard) ?? (await mark.atStart);
       const answer =
-        (known !== undefined && (await admitAbove(known, false))) || (await admitAbove(await mark.read(), true));
+        (known !== undefined && (await admitAbove(known, false))) ||
+        (await admitAbove(Math.max(await mark.read(), known ?? 0), true));
       if (!answer) throw new Error('the store gave no versions above the high-water mark');
       const [base, backlog, replaced] = answer;
       newest.set(shard, Math.max(base + customers.length - 1, newest.get(shard) ?? 0));

@@ -7,6 +7,7 @@ import { createWorkerBackend } from './create-worker-backend.js';
 import { toHashTag } from './hash-tag.js';
 import { createHighWaterMark } from './high-water-mark.js';
 import { createRedisAdmission } from './redis-admission.js';
+import { createShortenDeadlines, readClockSkews } from './redis-clock.js';
 import { checkRedis, readMemoryUse } from './redis-health.js';
 import { createRedisIdempotency } from './redis-idempotency.js';
 import { createRedisTokenBuckets } from './redis-token-buckets.js';
@@ -19,6 +20,7 @@ export function createRedisQueueBackend(options: RedisBackendOptions): Store {
   const { databaseUrl, prefix, shards, ...connection } = options;
   const redis = connectRedis(connection);
   const mark = createHighWaterMark({ databaseUrl, ...connection });
+  const shortenDeadlines = createShortenDeadlines(redis);
   const { onError } = connection;
   // On Redis Cluster all keys with the same hash tag live on one node.
   const keyspaces = Array.from({ length: shards }, (_, shard) => toHashTag(prefix, shard, shards));
@@ -45,6 +47,8 @@ export function createRedisQueueBackend(options: RedisBackendOptions): Store {
       await Promise.all(mastersOf(redis).map((node) => node.ping()));
     },
     check: () => checkRedis(redis),
+    readClockSkews: () => readClockSkews(redis),
+    shortenDeadlines: (address, limits) => shortenDeadlines(`${keyspaceOfQueue(address)}:${address.name}`, limits),
     memoryUse: () => readMemoryUse(redis),
     async close() {
       redis.disconnect();

@@ -1,0 +1,148 @@
+import { randomUUID } from 'node:crypto';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { findFreePort } from '@opm/embedded';
+import { toHashTag } from '@opm/queue';
+import { createStore, type Store } from '@opm/store';
+import { type AppName, BACKENDS, type Backend, query, startApp, type TestApp, waitFor, withRedis } from '@opm/testkit';
+import pg from 'pg';
+
+const HOUR_MS = 3_600_000;
+
+/** The clock of a process that is so many hours ahead. */
+const shifted = (hours: number) => ({
+  NODE_OPTIONS: `--import=data:text/javascript,{const%20own=Date.now;Date.now=()=>own()+${hours * HOUR_MS}}`,
+});
+
+describe.each(BACKENDS)('with the queue on %s,', (_, createPlace) => {
+  let backend: Backend;
+  let store: Store;
+  let ingress: TestApp;
+  let apiKey: string;
+  let projectId: number;
+  let locker: pg.Client;
+  /** Each test has its own. */
+  let customerId = '';
+  const apps: TestApp[] = [];
+
+  const start = async (name: AppName, env: NodeJS.ProcessEnv = {}) => {
+    const app = await startApp(name, { ...backend.env, JOB_LOCK_MS: '2000', ...env });
+    apps.push(app);
+    return app;
+  };
+
+  beforeAll(async () => {
+    backend = await createPlace();
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    ({ apiKey, projectId } = await store.projects.create('acme'));
+    locker = new pg.Client({ connectionString: backend.databaseUrl });
+    await locker.connect();
+    ingress = await startApp('ingress', backend.env);
+  });
+  beforeEach(() => {
+    customerId = randomUUID();
+  });
+  afterEach(async () => {
+    await Promise.all(apps.splice(0).map((app) => app.stop()));
+  });
+  afterAll(async () => {
+    await ingress.stop();
+    await locker.end();
+    await store.close();
+    await backend.drop();
+  });
+
+  const post = async (customerPhone: string) => {
+    const init = { method: 'POST', headers: { 'x-api-key': apiKey } };
+    const body = JSON.stringify({ customerId, customerPhone });
+    expect((await fetch(`${ingress.url}/entry`, { ...init, body })).ok).toBe(true);
+  };
+  const isStored = (phone: string) =>
+    waitFor(async () => (await store.customers.find(projectId, customerId))?.phone === phone, { description: phone });
+  /** From now on the next entry of the customer waits. */
+  const holdRow = () => locker.query('BEGIN; SELECT FROM customers FOR UPDATE');
+  const releaseRow = () => locker.query('ROLLBACK');
+
+  test.each([
+    ['an hour ahead', 1, 'right', 0],
+    ['right', 0, 'an hour behind', -1],
+  ])(
+    'what a worker whose clock is %s has postponed, one whose clock is %s takes up in time',
+    async (_first, firstHours, _second, secondHours) => {
+      const first = await start('worker', shifted(firstHours));
+      await post('+1');
+      await isStored('+1');
+      await holdRow();
+      await post('+2');
+      const isPostponed = async () => (await first.readMetric('opm_retries_total{reason="blocked"}')) > 0;
+      await waitFor(isPostponed, { description: 'the job to be postponed' });
+      await first.stop();
+      await releaseRow();
+      await start('worker', shifted(secondHours));
+      await isStored('+2');
+    },
+  );
+
+  test('jobs of a worker that was killed before the store’s clock was set back an hour are taken up in time', async () => {
+    const killed = await start('worker');
+    await post('+1');
+    await isStored('+1');
+    await holdRow();
+    await post('+2');
+    const isWaiting = async () =>
+      (await locker.query('SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))')).rowCount;
+    await waitFor(isWaiting, { description: 'the statement to wait' });
+    await killed.stop('SIGKILL');
+    expect(await setDeadlinesLater()).toBe(true);
+    await waitFor(async () => !(await isWaiting()), { description: 'the statement to end' });
+    await releaseRow();
+    await start('worker');
+    await isStored('+2');
+  });
+
+  /** As they are when the store's clock is set back. @returns whether a job was locked */
+  async function setDeadlinesLater(): Promise<boolean> {
+    const { databaseUrl, redisUrl, prefix } = backend;
+    if (!redisUrl) {
+      const jobs = await query(
+        databaseUrl,
+        `UPDATE bullmq.job SET locked_until_ms = locked_until_ms + $1 WHERE state = 'active' AND queue = 'entries-0' RETURNING id`,
+        [HOUR_MS],
+      );
+      const move = `UPDATE bullmq.meta SET value = value::bigint + $1 WHERE field = 'stalled-check'`;
+      await query(databaseUrl, move, [HOUR_MS]);
+      return jobs.length > 0;
+    }
+    return withRedis(redisUrl, async (redis) => {
+      const queue = `${toHashTag(prefix, 0, 1)}:entries-0`;
+      await redis.set(`${queue}:stalled-check`, '1', 'PX', HOUR_MS);
+      const locks = await redis.keys(`${queue}:*:lock`);
+      for (const lock of locks) await redis.pexpire(lock, HOUR_MS);
+      return locks.length > 0;
+    });
+  }
+
+  test.each<AppName>(['ingress', 'worker'])(
+    '/readyz of the %s says if the clocks are more than a minute apart, and stays ready; a metric says how far',
+    async (name) => {
+      const read = async (env: NodeJS.ProcessEnv) => {
+        const port = await findFreePort();
+        const app = await start(name, { ...env, INTERNAL_PORT: String(port) });
+        const isReady = async () => {
+          const response = await fetch(`http://127.0.0.1:${port}/readyz`);
+          return response.ok && ((await response.json()) as { checks: { queue: string } });
+        };
+        const { checks } = await waitFor(isReady, { description: 'the process to be ready' });
+        return { word: checks.queue, skew: await app.readMetric('opm_clock_skew_seconds') };
+      };
+      const right = await read({});
+      expect(right.word).not.toContain('clock');
+      expect(Math.abs(right.skew)).toBeLessThan(60);
+      const ahead = await read(shifted(1));
+      expect(ahead.word).toMatch(/\bits clock is 3[56]\d\d s behind this process's$/);
+      expect(Math.round(ahead.skew / 60)).toBe(-60);
+      const behind = await read(shifted(-1));
+      expect(behind.word).toMatch(/\bits clock is 3[56]\d\d s ahead of this process's$/);
+      expect(Math.round(behind.skew / 60)).toBe(60);
+    },
+  );
+});
