@@ -83,7 +83,7 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
     /** Chunks of a byte cost so much more than their bytes that what a socket holds of them would be a turn of a second. */
     #mustWait(part: Buffer | null): boolean {
       if (part === null || part.length > SMALL_PART_BYTES || ++this.#smallParts < SMALL_PARTS) return false;
-      if (!this.#isHeld) turnstile(this.#goOn);
+      if (!this.#isHeld) turnstile(() => this.#goOn());
       this.#isHeld = true;
       return true;
     }
@@ -92,11 +92,11 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
       if (!this.#isHeld) super._read(size);
     }
 
-    readonly #goOn = (): void => {
+    #goOn(): void {
       this.#isHeld = false;
       this.#smallParts = 0;
       if (this.readableLength < this.readableHighWaterMark) this._read(0); // otherwise whoever reads it does
-    };
+    }
 
     override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
       this.#taker?.onAbort();
