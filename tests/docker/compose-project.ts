@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { appendFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { appendFile, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -21,6 +21,7 @@ export async function createComposeProject(purpose: string, settings: NodeJS.Dic
   const run = process.env.OPM_TEST_COMPOSE_RUN as string;
   const name = `${run}-${purpose}`;
   const directory = await mkdtemp(join(tmpdir(), 'opm-compose-'));
+  await symlink(join(ROOT, 'deploy'), join(directory, 'deploy')); // for the commands of the guides
   const envFile = join(directory, '.env');
   const own = { IMAGE_TAG: name, ...(await toOwnSettings()), ...settings };
   const example = await readFile(join(ROOT, '.env.example'), 'utf8');

@@ -15,6 +15,7 @@ export { query } from './query.js';
 export { type ClusterNode, type RedisCluster, startRedisCluster } from './redis-cluster.js';
 export { runOpm } from './run-opm.js';
 export { type AppName, startApp, type TestApp } from './start-app.js';
+export { startNginx } from './start-nginx.js';
 export { type PgBouncer, startPgBouncer } from './start-pgbouncer.js';
 export { type ProcessExit, type ProcessOptions, startProcess, type TestProcess } from './start-process.js';
 export { startProxy, type TcpProxy } from './start-proxy.js';
