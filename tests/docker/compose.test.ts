@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { query, runOpm } from '@opm/testkit';
+import { query, runOpm, waitFor } from '@opm/testkit';
 import { type ComposeProject, createComposeProject, findFreePorts } from './compose-project.js';
 import { findDevelopmentPackages, toPackageName } from './development-packages.js';
 import { type Load, startLoad } from './load.js';
@@ -257,8 +257,15 @@ describe('docker compose up --wait --build', () => {
     }
   });
 
-  test('a backup by docs/operations.md’s commands brings back what was deleted, also where the volume is lost', async () => {
-    const [dump = '', restore = ''] = await readCommands('docs/operations.md', 'Backup and restore');
+  test('a backup by docs/operations.md’s commands brings back what was deleted, also where the volume is lost, and a key that was revoked after it is refused from the first request on', async () => {
+    const [dump = '', restore = '', redo = '', open = ''] = await readCommands(
+      'docs/operations.md',
+      'Backup and restore',
+    );
+    const { apiKey } = await createProject('leaked');
+    const [{ keyId }] = JSON.parse(await opm('keys', 'list', 'leaked', '--json'));
+    const redoIt = redo.replaceAll('acme', 'leaked').replaceAll('ID', String(keyId));
+    const ping = async () => (await fetch(`${stack.url}/ping`, { headers: { 'x-api-key': apiKey } })).status;
     const damages = [
       () => query(stack.databaseUrl, 'TRUNCATE customers, projects CASCADE'),
       async () => {
@@ -294,8 +301,10 @@ describe('docker compose up --wait --build', () => {
     });
   });
 
+    expect(await ping()).toBe(200);
   test('docker compose stop lets each app drain and end by itself, with 0', async () => {
     await underLoad('stop', async () => {
+    await opm('keys', 'revoke', 'leaked');
       await stack.compose('stop', ...APPS);
       const ids = (await Promise.all(APPS.map(stack.containersOf))).flat();
       const states = (await stack.inspect(ids)).map(({ State }) => State);
