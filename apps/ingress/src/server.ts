@@ -28,11 +28,12 @@ export async function serveIngress(options: {
   host?: string | undefined;
   port: number;
   maxConnections: number;
+  onConnection?: () => void;
   closeDelayMs: number;
   /** Hears of each connection that is ended for what it holds in memory. */
   onConnectionEnd?: () => void;
 }): Promise<IngressServer> {
-  const { app, handle = app, host, port, maxConnections, closeDelayMs, onConnectionEnd } = options;
+  const { app, handle = app, host, port, maxConnections, onConnection, closeDelayMs, onConnectionEnd } = options;
   const server = createServer({
     ...toHttpClasses(app),
     requireHostHeader: false, // Node would answer by itself, with an empty body; see findHeaderFault
@@ -42,6 +43,7 @@ export async function serveIngress(options: {
     keepAliveTimeout: 0, // see watchConnections
   });
   server.maxConnections = maxConnections;
+  if (onConnection) server.on('connection', onConnection);
   // Node drops what is above; with one more it is known that there was more.
   server.maxHeadersCount = LIMITS.headers + 1;
   // Whoever sends no more may still read. Node has no option for it, only this property, which is as old as its server.

@@ -1,10 +1,13 @@
 const MAX_TICK_MS = 250;
-/** After a stall, until this many ticks have passed: the first turns of the event loop read what was sent meanwhile. */
-const TICKS_TO_READ = 2;
+/** Turns of the event loop without a new connection, after which all that was sent during a stall has been read. */
+const QUIET_TURNS = 3;
+/** Node accepts one connection per turn. So many may have waited for that, and no more: Node's default. */
+const LISTEN_BACKLOG = 511;
 
 export type Stalls = {
   /** Whether a request that began then, in ms as `performance.now()` has it, was sent before a stall was over. */
   isStale(startedAt: number): boolean;
+  onConnection(): void;
   close(): void;
 };
 
@@ -14,30 +17,39 @@ export type Stalls = {
  * @param onStall hears of each, and of its length in ms, a tick more or less
  */
 export function watchStalls(maxStallMs: number, onStall: (ms: number) => void): Stalls {
-  const tickMs = Math.min(maxStallMs / 4, MAX_TICK_MS);
   let tickAt = performance.now();
-  let ticksToRead = 0;
   let freshFrom = Number.NEGATIVE_INFINITY;
+  let quietTurns = 0;
+  let accepted = 0;
 
-  function look(now: number): void {
+  function look(): void {
+    const now = performance.now();
     const ms = now - tickAt;
+    tickAt = now;
     if (ms < maxStallMs) return;
-    if (ticksToRead === 0) onStall(Math.round(ms));
-    ticksToRead = TICKS_TO_READ;
+    onStall(Math.round(ms));
+    if (freshFrom !== Number.POSITIVE_INFINITY) setImmediate(onTurn);
     freshFrom = Number.POSITIVE_INFINITY;
+    quietTurns = 0;
+    accepted = 0;
   }
 
-  const timer = setInterval(() => {
-    const now = performance.now();
-    if (ticksToRead > 0 && --ticksToRead === 0) freshFrom = now;
-    look(now);
-    tickAt = now;
-  }, tickMs);
+  function onTurn(): void {
+    quietTurns++;
+    if (quietTurns >= QUIET_TURNS || accepted > LISTEN_BACKLOG) freshFrom = performance.now();
+    else setImmediate(onTurn);
+  }
+
+  const timer = setInterval(look, Math.min(maxStallMs / 4, MAX_TICK_MS));
 
   return {
     isStale(startedAt) {
-      look(performance.now());
+      look();
       return startedAt < freshFrom;
+    },
+    onConnection() {
+      accepted++;
+      quietTurns = 0;
     },
     close: () => clearInterval(timer),
   };
