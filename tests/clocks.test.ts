@@ -63,11 +63,11 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createPlace) => {
   const releaseRow = () => locker.query('ROLLBACK');
 
   test.each([
-    ['an hour ahead', 1, 'right', 0],
-    ['right', 0, 'an hour behind', -1],
+    ['an hour ahead', 'right', 1, 0],
+    ['right', 'an hour behind', 0, -1],
   ])(
     'what a worker whose clock is %s has postponed, one whose clock is %s takes up in time',
-    async (_first, firstHours, _second, secondHours) => {
+    async (_first, _second, firstHours, secondHours) => {
       const first = await start('worker', shifted(firstHours));
       await post('+1');
       await isStored('+1');
@@ -86,15 +86,23 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createPlace) => {
     const killed = await start('worker');
     await post('+1');
     await isStored('+1');
-    await holdRow();
+    // The statement takes long, so that the job is under way when its worker is killed; then it ends without an effect.
+    await locker.query(`
+      CREATE FUNCTION take_long() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(12); RETURN NEW; END';
+      CREATE TRIGGER take_long BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION take_long()`);
     await post('+2');
-    const isWaiting = async () =>
-      (await locker.query('SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))')).rowCount;
-    await waitFor(isWaiting, { description: 'the statement to wait' });
+    const findSleeping = async (select = '1') =>
+      (
+        await locker.query(
+          `SELECT ${select} FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'`,
+        )
+      ).rowCount;
+    await waitFor(findSleeping, { description: 'the statement to take long' });
     await killed.stop('SIGKILL');
+    await findSleeping('pg_terminate_backend(pid)');
+    await waitFor(async () => (await findSleeping()) === 0, { description: 'the statement to end' });
     expect(await setDeadlinesLater()).toBe(true);
-    await waitFor(async () => !(await isWaiting()), { description: 'the statement to end' });
-    await releaseRow();
+    await locker.query('DROP FUNCTION take_long() CASCADE');
     await start('worker');
     await isStored('+2');
   });
