@@ -8,14 +8,18 @@ import { type Result, render, statusOf } from './reply.js';
 import type { TimeBudget } from './time-budget.js';
 
 /** What makes a request the same one again. Where the body says nothing, as with DELETE, it is left out. */
-export type KeyedCall = { projectId: number; key: string; method: string; path: string; body?: Buffer };
+export type KeyedCall = Keyed & { projectId: number; method: string; path: string };
+
+/** `asLines`: the body is read line by line. */
+export type Keyed = { key: string; body?: Buffer; asLines?: boolean };
 
 /** Does what a request asks for; nothing after the deadline, in ms as `performance.now()` has it. @throws Fault */
 export type Act = (deadline: number) => Promise<Result | Result[]>;
 
 /**
  * Acts, unless the key's first answer is there: then that is the answer.
- * @throws Fault IDEMPOTENCY_KEY_IN_USE, IDEMPOTENCY_KEY_REUSED, or QUEUE_UNAVAILABLE or OVERLOADED: nothing was done
+ * @throws Fault IDEMPOTENCY_KEY_IN_USE, IDEMPOTENCY_KEY_REUSED, TOO_MANY_IDEMPOTENCY_KEYS, or QUEUE_UNAVAILABLE or OVERLOADED:
+ * nothing was done
  */
 export type AnswerOnce = (call: KeyedCall, act: Act) => Promise<{ told: Result | Result[] } | { replayed: KeptAnswer }>;
 
@@ -25,7 +29,7 @@ export type AnswerOnceDeps = {
   budget: Pick<TimeBudget, 'turnMs' | 'workMs' | 'keyLeaseMs' | 'keyMarginMs'>;
   /** Requests that may wait for their key at the same time. */
   maxPending: number;
-  onShed: (reason: 'in-flight' | 'waited') => void;
+  onShed: (reason: 'in-flight' | 'waited' | 'idempotency-keys') => void;
   logger: Logger;
 };
 
@@ -41,15 +45,16 @@ export function createAnswerOnce(deps: AnswerOnceDeps): AnswerOnce {
     logger,
     'answers are not kept: retries with the same idempotency key act again',
   );
+  const warnNoRoom = createSparseWarning(logger, 'requests with a new idempotency key are refused for a day at most');
 
   const begins = new GroupCommit<number, KeyedRequest, Known>({
     async commit(lane, requests) {
-      const { shard } = lanes.fromLane(lane);
-      const begun = idempotency.begin(shard, requests, budget.keyLeaseMs);
+      const { shard, projectId } = lanes.fromLane(lane);
+      const begun = idempotency.begin(shard, projectId, requests, budget.keyLeaseMs);
       try {
         return await withTimeout(begun, budget.workMs);
       } catch (error) {
-        free(shard, requests, begun);
+        free(lane, requests, begun);
         warnNotBegun(causeOf(error));
         throw error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
       }
@@ -65,8 +70,7 @@ export function createAnswerOnce(deps: AnswerOnceDeps): AnswerOnce {
     },
   });
   const ends = new GroupCommit<number, Ended, Known>({
-    commit: (lane, requests) =>
-      withTimeout(idempotency.end(lanes.fromLane(lane).shard, requests, KEEP_MS), budget.workMs),
+    commit: (lane, requests) => withTimeout(endAll(lane, requests), budget.workMs),
     maxBatch: MAX_REQUESTS,
     ...lanes.toLimits(MAX_IN_FLIGHT_PER_LANE),
     expiry: { maxWaitMs: budget.turnMs, toError: () => new Error(`answers waited for more than ${budget.turnMs} ms`) },
@@ -78,9 +82,20 @@ export function createAnswerOnce(deps: AnswerOnceDeps): AnswerOnce {
   }
 
   /** The store may give a key to one who is not there any more. What fails here is free when the lease is over. */
-  function free(shard: number, requests: KeyedRequest[], begun: Promise<unknown>): void {
+  function free(lane: number, requests: KeyedRequest[], begun: Promise<unknown>): void {
     const ended = requests.map((request) => ({ ...request, answer: undefined }));
-    begun.finally(() => idempotency.end(shard, ended, KEEP_MS)).catch(() => {});
+    begun.finally(() => endAll(lane, ended)).catch(() => {});
+  }
+
+  function endAll(lane: number, ended: Ended[]): Promise<Known[]> {
+    const { shard, projectId } = lanes.fromLane(lane);
+    return idempotency.end(shard, projectId, ended, KEEP_MS);
+  }
+
+  function refuseNewKey(projectId: number): Fault {
+    onShed('idempotency-keys');
+    warnNoRoom(new Error(`project ${projectId} has no room for more answers`));
+    return new Fault('TOO_MANY_IDEMPOTENCY_KEYS');
   }
 
   /** The entry is queued by now, or is not: whatever becomes of the key, that is what its partner must be told. */
@@ -102,6 +117,7 @@ export function createAnswerOnce(deps: AnswerOnceDeps): AnswerOnce {
     const known = await begins.run(lane, request);
     if (known.state === 'answered') return { replayed: known.answer };
     if (known.state === 'other') throw new Fault('IDEMPOTENCY_KEY_REUSED');
+    if (known.state === 'no-room') throw refuseNewKey(call.projectId);
     if (known.state === 'in-flight') throw new Fault('IDEMPOTENCY_KEY_IN_USE');
 
     const told = await runInTime(act, deadline);
@@ -113,9 +129,9 @@ export function createAnswerOnce(deps: AnswerOnceDeps): AnswerOnce {
   };
 }
 
-function toRequest({ projectId, key, method, path, body }: KeyedCall): KeyedRequest {
+function toRequest({ projectId, key, method, path, body, asLines }: KeyedCall): KeyedRequest {
   // With the key in it, or a body could be guessed from what is kept.
-  const fingerprint = createHash('sha256').update(`${projectId}:${key}\n${method} ${path}\n`);
+  const fingerprint = createHash('sha256').update(`${projectId}:${key}\n${method} ${path}${asLines ? ' lines' : ''}\n`);
   if (body) fingerprint.update(body);
   // Hashed: a key may be long, and hold what no log or dashboard of ours may show.
   const id = hash('sha256', `${projectId}:${key}`, 'base64url');

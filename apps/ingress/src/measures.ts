@@ -27,7 +27,7 @@ export function createMeasures(metrics: Metrics) {
   );
   const leases = metrics.counter('opm_token_leases_total', 'Calls to the queue’s store for tokens of limited projects');
   // Series that are there from the start, so that the first increase is one.
-  for (const reason of ['backlog', 'memory', 'event-loop', 'in-flight', 'waited', 'rate-limit'])
+  for (const reason of ['backlog', 'memory', 'event-loop', 'in-flight', 'waited', 'rate-limit', 'idempotency-keys'])
     shed.inc({ reason }, 0);
 
   return {

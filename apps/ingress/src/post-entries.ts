@@ -5,7 +5,7 @@ import { createBatchMemory } from './batch-memory.js';
 import { contextOf, type RequestContext } from './express-classes.js';
 import type { Overload } from './overload.js';
 import type { RateLimiter } from './rate-limiter.js';
-import { readBatch, readWhole } from './read-batch.js';
+import { isLines, readBatch, readWhole } from './read-batch.js';
 import type { OnPart } from './read-body.js';
 import type { Reply, Result } from './reply.js';
 import { findIdempotencyKey, type ReplyOnce } from './reply-once.js';
@@ -40,7 +40,7 @@ export function postEntries(deps: {
       else {
         const body = await readWhole(request, context, held.take);
         const act = (deadline: number) => acceptAll(context, request, held.take, body, deadline);
-        await replyOnce(request, response, { key, body }, act);
+        await replyOnce(request, response, { key, body, asLines: isLines(request) }, act);
       }
     } finally {
       held.release();

@@ -21,6 +21,9 @@ export type BatchOptions = {
 
 const LIMIT: BodyLimit = { maxBytes: LIMITS.batchBytes, maxDrainedBytes: 2 * 1024 * 1024, fault: 'BATCH_TOO_LARGE' };
 
+/** Whether the body is NDJSON. */
+export const isLines = (request: IncomingMessage): boolean => LINES.test(request.headers['content-type'] ?? '');
+
 const LINES = /^\s*application\/(x-)?ndjson\b/i;
 
 /** Of a body that is there already, as much is handled at once as sockets give. */
@@ -38,14 +41,14 @@ export async function* readBatch(
   body?: Buffer,
 ): AsyncGenerator<BatchItem[]> {
   const { context, onPart } = options;
-  const isLines = LINES.test(request.headers['content-type'] ?? '');
-  if (isLines && !body) {
+  const areLines = isLines(request);
+  if (areLines && !body) {
     yield* readLines(readParts(request, context, { ...LIMIT, onPart }), options);
     return;
   }
   const whole = body ?? (await readWhole(request, context, onPart));
   const groups: BatchItem[][] = [];
-  for await (const group of isLines ? readLines(toParts(whole), options) : readArray(whole, options))
+  for await (const group of areLines ? readLines(toParts(whole), options) : readArray(whole, options))
     groups.push(group);
   yield* groups;
 }

@@ -1,16 +1,11 @@
 import { Fault, parseIdempotencyKey } from '@opm/contract';
 import type { Request, Response } from 'express';
-import type { Act, AnswerOnce } from './answer-once.js';
+import type { Act, AnswerOnce, Keyed } from './answer-once.js';
 import { contextOf } from './express-classes.js';
 import type { Reply } from './reply.js';
 
 /** Answers a request that has an idempotency key. @throws Fault that is the answer */
-export type ReplyOnce = (
-  request: Request,
-  response: Response,
-  keyed: { key: string; body?: Buffer },
-  act: Act,
-) => Promise<void>;
+export type ReplyOnce = (request: Request, response: Response, keyed: Keyed, act: Act) => Promise<void>;
 
 /** A replay is the first answer byte for byte, and says that it is one. */
 export function createReplyOnce({ answerOnce, reply }: { answerOnce: AnswerOnce; reply: Reply }): ReplyOnce {

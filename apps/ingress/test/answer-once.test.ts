@@ -84,7 +84,7 @@ describe.each(BACKENDS)('answering once, with the queue on %s:', (_, createBacke
   });
 
   const withLease = (leaseMs: number, { idempotency: { begin, end } }: EntryQueue) =>
-    create({ idempotency: { begin: (shard, requests) => begin(shard, requests, leaseMs), end } });
+    create({ idempotency: { begin: (shard, projectId, requests) => begin(shard, projectId, requests, leaseMs), end } });
   test('one who is late is told what the one who took the key over was told', async () => {
     const call = fresh();
     const [one, other] = queues as [EntryQueue, EntryQueue];
@@ -150,9 +150,9 @@ describe.each(BACKENDS)('answering once, with the queue on %s:', (_, createBacke
     const hung = createWithin(1_000)({
       idempotency: {
         ...idempotency,
-        async begin(shard, requests) {
+        async begin(shard, projectId, requests) {
           await stall;
-          given.push(idempotency.begin(shard, requests, 3_600_000));
+          given.push(idempotency.begin(shard, projectId, requests, 3_600_000));
           return given[0] as (typeof given)[number];
         },
       },
@@ -167,10 +167,10 @@ describe.each(BACKENDS)('answering once, with the queue on %s:', (_, createBacke
   });
 
   const createWatched = ({ idempotency }: EntryQueue) => {
-    const calls: Parameters<typeof idempotency.begin>[1][] = [];
-    const begin: typeof idempotency.begin = (shard, requests, leaseMs) => {
+    const calls: Parameters<typeof idempotency.begin>[2][] = [];
+    const begin: typeof idempotency.begin = (shard, projectId, requests, leaseMs) => {
       calls.push(requests);
-      return idempotency.begin(shard, requests, leaseMs);
+      return idempotency.begin(shard, projectId, requests, leaseMs);
     };
     return { calls, answerOnce: create({ idempotency: { ...idempotency, begin } }) };
   };

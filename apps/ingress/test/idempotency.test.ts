@@ -14,6 +14,7 @@ import {
   waitFor,
 } from '@opm/testkit';
 import fc from 'fast-check';
+import { fillShare } from '../../../packages/queue/test/idempotency-share.js';
 import { expireKeys, readKeys } from './idempotency-store.js';
 
 type Sent = {
@@ -199,6 +200,57 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     for (const another of others) expect(await sendOn(other, another)).toEqual(REUSED);
     expect(await countEffects()).toBe(before);
     expect(await sendOn(other, sent)).toEqual(replayOf(CREATED));
+  });
+
+  test('the answer to lines is no answer to the same body as JSON, nor the other way round', async () => {
+    const lines = { 'content-type': 'application/x-ndjson' };
+    const sent = fresh();
+    const asLines = { ...sent, path: '/entries', headers: lines };
+    const first = await sendOn(one, asLines);
+    expect(first.status).toBe(207);
+    expect(await sendOn(other, { ...asLines, headers: { 'content-type': 'application/json' } })).toEqual(REUSED);
+    expect(await sendOn(other, { ...asLines, headers: { 'content-type': 'Application/NDJSON' } })).toEqual(
+      replayOf(first),
+    );
+    const { key, body } = fresh();
+    const asJson = { key, path: '/entries', body: `[${body}]` };
+    const second = await sendOn(one, asJson);
+    expect(await sendOn(other, { ...asJson, headers: lines })).toEqual(REUSED);
+    expect(await sendOn(other, { ...asJson, headers: { 'content-type': 'text/plain' } })).toEqual(replayOf(second));
+  });
+
+  test('a project whose keys take their share gets 429 for new ones, and all else goes on', async () => {
+    const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    const { projectId, apiKey } = await store.projects.create('full');
+    await store.close();
+    const before = { ...fresh(), apiKey };
+    const first = await sendOn(one, before);
+    await fillShare(backend, projectId);
+    const requests = () => {
+      const { key, body } = fresh();
+      return [
+        { apiKey, key, body },
+        { apiKey, key, path: '/entries', body: `[${body}]` },
+        { apiKey, key, path: '/entry/1', method: 'DELETE' },
+      ];
+    };
+    const effects = await countEffects();
+    for (const sent of requests()) {
+      expect(await sendOn(other, sent)).toEqual({
+        ...{ status: 429, replayed: false, retryAfter: '60' },
+        body: '{"statusCode":429,"error":"Too Many Requests","message":"request was not accepted, too many idempotency keys are remembered, send it without one"}',
+      });
+    }
+    expect(await countEffects()).toBe(effects);
+    expect(await other.readMetric('opm_shed_total{reason="idempotency-keys"}')).toBe(3);
+    expect(await sendOn(other, before)).toEqual(replayOf(first));
+    for (const { key: _, ...unkeyed } of requests()) {
+      expect([201, 202, 207, 404]).toContain((await sendOn(one, unkeyed)).status);
+    }
+    for (const { apiKey: _, ...ofOther } of requests()) expect((await sendOn(one, ofOther)).status).not.toBe(429);
+
+    await fillShare(backend, projectId, { hoursAgo: 1 });
+    for (const sent of requests()) expect((await sendOn(one, sent)).status).not.toBe(429);
   });
 
   test('keys of one project are no other one’s', async () => {

@@ -87,6 +87,12 @@ export const FAULTS = {
     message: 'too many API keys that do not exist, try again',
     retryAfterSeconds: 10,
   },
+  TOO_MANY_IDEMPOTENCY_KEYS: {
+    statusCode: 429,
+    error: 'Too Many Requests',
+    message: 'request was not accepted, too many idempotency keys are remembered, send it without one',
+    retryAfterSeconds: 60,
+  },
   HTTP_INVALID: { statusCode: 400, error: 'Bad Request', message: 'request must be valid HTTP' },
   HEADERS_TOO_LARGE: {
     statusCode: 431,

@@ -1,15 +1,18 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { BACKENDS, type Backend, query, waitFor, withRedis } from '@opm/testkit';
+import { BACKENDS, type Backend, query, startRedis, waitFor, withRedis } from '@opm/testkit';
 import { Redis } from 'ioredis';
 import type { KeptAnswer, KeyedRequest, Known } from '../src/idempotency.js';
 import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
 import { toHashTag } from '../src/redis/hash-tag.js';
+import { countBytes, countRows, fillShare } from './idempotency-share.js';
 
+const PROJECT = 7;
 const LEASE_MS = 60_000;
 const KEEP_MS = 24 * 60 * 60 * 1_000;
 const FIRST: Known = { state: 'first' };
 const IN_FLIGHT: Known = { state: 'in-flight' };
 const OTHER: Known = { state: 'other' };
+const NO_ROOM: Known = { state: 'no-room' };
 const CREATED: KeptAnswer = { status: 201, body: '{"statusCode":201,"message":"OK - Created"}' };
 const UPDATED: KeptAnswer = { status: 202, body: '{"statusCode":202,"message":"OK - Update accepted"}' };
 const answered = (answer: KeptAnswer): Known => ({ state: 'answered', answer });
@@ -36,9 +39,9 @@ describe.each(BACKENDS)('first answers on %s:', (_, createBackend) => {
   const fresh = (): KeyedRequest => again({ id: `id ${ids++}`, fingerprint: 'a body', token: '' });
   const again = (request: KeyedRequest): KeyedRequest => ({ ...request, token: `token ${tokens++}` });
   const begin = async ({ idempotency }: QueueBackend, request: KeyedRequest, leaseMs = LEASE_MS) =>
-    (await idempotency.begin(1, [request], leaseMs))[0];
+    (await idempotency.begin(1, PROJECT, [request], leaseMs))[0];
   const end = async ({ idempotency }: QueueBackend, request: KeyedRequest, answer?: KeptAnswer, keepMs = KEEP_MS) =>
-    (await idempotency.end(1, [{ ...request, answer }], keepMs))[0];
+    (await idempotency.end(1, PROJECT, [{ ...request, answer }], keepMs))[0];
   /** As somebody who comes when the lease is over. */
   const takeOver = (request: KeyedRequest) =>
     waitFor(async () => (await begin(other, request))?.state === 'first', { description: 'the end of the lease' });
@@ -46,7 +49,7 @@ describe.each(BACKENDS)('first answers on %s:', (_, createBackend) => {
   test('of many who come with a key at the same time one is the first, in one call and over many', async () => {
     const request = fresh();
     const calls = Array.from({ length: 30 }, (_call, i) =>
-      (i % 2 ? one : other).idempotency.begin(1, [again(request), again(request), again(request)], LEASE_MS),
+      (i % 2 ? one : other).idempotency.begin(1, PROJECT, [again(request), again(request), again(request)], LEASE_MS),
     );
     const known = (await Promise.all(calls)).flat();
     expect(known.filter(({ state }) => state === 'first')).toHaveLength(1);
@@ -127,15 +130,15 @@ describe.each(BACKENDS)('first answers on %s:', (_, createBackend) => {
   test('many are begun and ended in one call, each for itself and in order', async () => {
     const requests = Array.from({ length: 200 }, fresh);
     const reversed = [...requests].reverse();
-    expect(await one.idempotency.begin(0, requests, LEASE_MS)).toEqual(requests.map(() => FIRST));
+    expect(await one.idempotency.begin(0, PROJECT, requests, LEASE_MS)).toEqual(requests.map(() => FIRST));
     const ended = requests.map((request, i) => ({
       ...request,
       answer: i % 3 ? { status: 200 + i, body: `${i}` } : undefined,
     }));
-    const reversedOther = other.idempotency.begin(0, reversed.map(again), LEASE_MS);
+    const reversedOther = other.idempotency.begin(0, PROJECT, reversed.map(again), LEASE_MS);
     expect(await reversedOther).toEqual(requests.map(() => IN_FLIGHT));
-    expect(await one.idempotency.end(0, ended, KEEP_MS)).toEqual(requests.map(() => FIRST));
-    expect(await other.idempotency.begin(0, reversed.map(again), LEASE_MS)).toEqual(
+    expect(await one.idempotency.end(0, PROJECT, ended, KEEP_MS)).toEqual(requests.map(() => FIRST));
+    expect(await other.idempotency.begin(0, PROJECT, reversed.map(again), LEASE_MS)).toEqual(
       [...ended].reverse().map(({ answer }) => (answer ? answered(answer) : FIRST)),
     );
   });
@@ -144,14 +147,66 @@ describe.each(BACKENDS)('first answers on %s:', (_, createBackend) => {
     const requests = Array.from({ length: 50 }, fresh);
     const calls = Array.from({ length: 20 }, async (_call, i) => {
       const mine = (i % 2 ? requests : [...requests].reverse()).map(again);
-      await (i % 2 ? one : other).idempotency.begin(1, mine, LEASE_MS);
+      await (i % 2 ? one : other).idempotency.begin(1, PROJECT, mine, LEASE_MS);
       return (i % 2 ? one : other).idempotency.end(
         1,
+        PROJECT,
         mine.map((request) => ({ ...request, answer: CREATED })),
         KEEP_MS,
       );
     });
     expect((await Promise.all(calls)).flat()).toHaveLength(1_000);
+  });
+
+  const beginOf = async (projectId: number, request: KeyedRequest) =>
+    (await other.idempotency.begin(1, projectId, [request], LEASE_MS))[0];
+
+  test('a project whose answers take its share gets no new key until they end; its old ones are answered', async () => {
+    const [full, others] = [100, 101];
+    const kept = fresh();
+    const underWay = fresh();
+    await beginOf(full, kept);
+    await one.idempotency.end(1, full, [{ ...kept, answer: CREATED }], KEEP_MS);
+    await beginOf(full, underWay);
+    expect(await countBytes(backend, full)).toBeGreaterThan(200);
+    await fillShare(backend, full);
+
+    expect(await beginOf(full, fresh())).toEqual(NO_ROOM);
+    expect(await beginOf(full, again(kept))).toEqual(answered(CREATED));
+    expect(await beginOf(full, { ...again(kept), fingerprint: 'b body' })).toEqual(OTHER);
+    expect(await beginOf(full, again(underWay))).toEqual(IN_FLIGHT);
+    expect(await beginOf(others, fresh())).toEqual(FIRST);
+    const many = [fresh(), again(kept), fresh()];
+    expect(await one.idempotency.begin(1, full, many, LEASE_MS)).toEqual([NO_ROOM, answered(CREATED), NO_ROOM]);
+    expect(await one.idempotency.end(1, full, [{ ...underWay, answer: CREATED }], KEEP_MS)).toEqual([FIRST]);
+
+    await fillShare(backend, full, { hoursAgo: 1 });
+    expect(await beginOf(full, fresh())).toEqual(FIRST);
+  });
+
+  test('what counts is what is kept: no key that is freed or replayed, and of a long answer what it takes compressed', async () => {
+    const projectId = 102;
+    const requests = Array.from({ length: 100 }, fresh);
+    const end = (some: KeyedRequest[], answer?: KeptAnswer) =>
+      one.idempotency.end(
+        0,
+        projectId,
+        some.map((request) => ({ ...request, answer })),
+        KEEP_MS,
+      );
+    await one.idempotency.begin(0, projectId, requests, LEASE_MS);
+    await end(requests.slice(0, 50));
+    expect(await countBytes(backend, projectId)).toBe(0);
+    await end(requests.slice(50), CREATED);
+    const bytes = await countBytes(backend, projectId);
+    expect(bytes / 50).toBeGreaterThan(200);
+    expect(bytes / 50).toBeLessThan(400);
+    await one.idempotency.begin(0, projectId, requests.slice(50).map(again), LEASE_MS);
+    await end(requests.slice(50).map(again), CREATED);
+    expect(await countBytes(backend, projectId)).toBe(bytes);
+
+    await end([fresh()], { status: 207, body: JSON.stringify(Array(1_000).fill(CREATED)) });
+    expect((await countBytes(backend, projectId)) - bytes).toBeLessThan(5_000);
   });
 
   test('what is over is removed from the store, and nothing else', async () => {
@@ -162,6 +217,7 @@ describe.each(BACKENDS)('first answers on %s:', (_, createBackend) => {
             backend.redisUrl,
             async (redis) => (await redis.keys(`{${backend.prefix}-*}:idempotency:*`)).length,
           );
+    await fillShare(backend, 103, { hoursAgo: 1 });
     const before = await count();
     const [over, unanswered, kept] = [fresh(), fresh(), fresh()];
     await begin(one, unanswered, 1);
@@ -174,7 +230,38 @@ describe.each(BACKENDS)('first answers on %s:', (_, createBackend) => {
     };
     await waitFor(isSwept, { description: 'the removal' });
     expect(await begin(one, again(kept))).toEqual(answered(CREATED));
+    for (const shard of [0, 1]) await one.idempotency.begin(shard, 103, [fresh()], LEASE_MS); // counting removes it on Redis
+    expect(await countRows(backend, 103)).toBe(0);
   });
+});
+
+test('on Redis a project’s share is a tenth of maxmemory, and what it may have more of goes on to be accepted', async () => {
+  const redis = await startRedis();
+  const [[, createBackend]] = BACKENDS as [(typeof BACKENDS)[number]];
+  const backend = await createBackend();
+  await withRedis(redis.url, (client) => client.config('SET', 'maxmemory', 32 * 1024 * 1024));
+  const options = { signal: new AbortController().signal, onError: () => {} };
+  const queue = await connectQueueBackend({ ...backend, redisUrl: redis.url, shards: 2 }, 'producer', options);
+  await queue.memoryUse();
+  let kept = 0;
+  for (let call = 0; ; call++) {
+    const requests = Array.from({ length: 200 }, (_, i) => ({
+      ...{ id: `${'i'.repeat(30)} ${call} ${i}`, fingerprint: 'f'.repeat(43), token: 't' },
+    }));
+    const [known] = await queue.idempotency.begin(call % 2, PROJECT, requests, LEASE_MS);
+    if (known?.state === 'no-room') break;
+    const ended = requests.map((request) => ({ ...request, answer: CREATED }));
+    await queue.idempotency.end(call % 2, PROJECT, ended, KEEP_MS);
+    kept += requests.length;
+  }
+  expect(kept * 290).toBeGreaterThan(0.08 * 32 * 1024 * 1024);
+  expect(await queue.memoryUse()).toBeLessThan(0.3);
+  expect(
+    (await queue.idempotency.begin(0, PROJECT + 1, [{ id: 'i', fingerprint: 'f', token: 't' }], LEASE_MS))[0],
+  ).toEqual(FIRST);
+  await queue.close();
+  await redis.stop();
+  await backend.drop();
 });
 
 test('on Redis a key is named by its shard’s hash tag, takes less than 300 bytes, and goes by itself', async () => {
@@ -193,9 +280,9 @@ test('on Redis a key is named by its shard’s hash tag, takes less than 300 byt
     expect(others).toEqual([]);
     return { bytes: Number(await redis.memory('USAGE', key)), ttl: await redis.pttl(key) };
   };
-  await idempotency.begin(1, [request], LEASE_MS);
+  await idempotency.begin(1, PROJECT, [request], LEASE_MS);
   const begun = await read();
-  await idempotency.end(1, [{ ...request, answer: CREATED }], KEEP_MS);
+  await idempotency.end(1, PROJECT, [{ ...request, answer: CREATED }], KEEP_MS);
   const ended = await read();
   expect(Math.max(begun.bytes, ended.bytes)).toBeLessThan(300);
   expect(begun.ttl).toBeGreaterThan(0);

@@ -78,8 +78,8 @@ test('with the queue on PostgreSQL idempotency keys whose time is over are remov
   const backend = await createBackend(undefined);
   const queue = await createEntryQueue({ ...backend, ...options });
   const toRequest = (id: string) => ({ id, fingerprint: id, token: id });
-  await queue.idempotency.begin(0, [toRequest('over')], 1);
-  await queue.idempotency.begin(0, [toRequest('kept')], 60_000);
+  await queue.idempotency.begin(0, 1, [toRequest('over')], 1);
+  await queue.idempotency.begin(0, 1, [toRequest('kept')], 60_000);
   const maintenance = await startMaintenance({
     ...backend,
     ...options,

@@ -45,10 +45,15 @@ async function keepsNothing(redis: RedisClient): Promise<boolean> {
   return (await Promise.all(answers)).includes(true);
 }
 
-/** Of the fullest master that answers, 0 to 1; 0 where none has a limit. @throws the reason where none answers */
-export async function readMemoryUse(redis: RedisClient): Promise<number> {
+/**
+ * `use` of the fullest master that answers, 0 to 1, and the `limit` of all masters together in bytes, as if each had that of
+ * the smallest one; 0 and 0 where none has a limit. @throws the reason where none answers
+ */
+export async function readMemory(redis: RedisClient): Promise<{ use: number; limit: number }> {
   const { infos } = await readMasters(redis, 'memory');
-  return Math.max(...infos.map(toUse));
+  const limits = infos.map(toLimit).filter((limit) => limit > 0);
+  const limit = limits.length > 0 ? Math.min(...limits) * mastersOf(redis).length : 0;
+  return { use: Math.max(...infos.map(toUse)), limit };
 }
 
 /** @throws the reason where no master answers */
@@ -60,8 +65,10 @@ async function readMasters(redis: RedisClient, section: Section): Promise<{ info
   return { infos, failures };
 }
 
+const toLimit = (memory: Info): number => Number(memory('maxmemory') ?? 0);
+
 function toUse(memory: Info): number {
-  const limit = Number(memory('maxmemory') ?? 0);
+  const limit = toLimit(memory);
   return limit === 0 ? 0 : Number(memory('used_memory')) / limit;
 }
 

@@ -1,5 +1,6 @@
 import { Queue, withBackend } from 'bullmq';
 import { withBackOff } from '../back-off.js';
+import { toMaxKeptBytes } from '../idempotency.js';
 import type { Store } from '../queue-backend.js';
 import type { QueueAddress } from '../shards.js';
 import { connectRedis, mastersOf, type RedisConnection, waitUntilReady } from './connect-redis.js';
@@ -8,7 +9,7 @@ import { toHashTag } from './hash-tag.js';
 import { createHighWaterMark } from './high-water-mark.js';
 import { createRedisAdmission } from './redis-admission.js';
 import { createShortenDeadlines, readClockSkews } from './redis-clock.js';
-import { checkRedis, readMemoryUse } from './redis-health.js';
+import { checkRedis, readMemory } from './redis-health.js';
 import { createRedisIdempotency } from './redis-idempotency.js';
 import { createRedisTokenBuckets } from './redis-token-buckets.js';
 
@@ -25,6 +26,7 @@ export function createRedisQueueBackend(options: RedisBackendOptions): Store {
   // On Redis Cluster all keys with the same hash tag live on one node.
   const keyspaces = Array.from({ length: shards }, (_, shard) => toHashTag(prefix, shard, shards));
   const keyspaceOf = (shard: number) => keyspaces[shard] as string;
+  let memoryLimit = 0; // as it was read last
   function keyspaceOfQueue({ name, shard }: QueueAddress): string {
     if (!shard) return `{${prefix}-${name}}`;
     return shard.of === shards ? keyspaceOf(shard.index) : toHashTag(prefix, shard.index, shard.of);
@@ -32,7 +34,10 @@ export function createRedisQueueBackend(options: RedisBackendOptions): Store {
 
   return {
     admission: createRedisAdmission(redis, { keyspaceOf, common: `{${prefix}-0}`, mark }),
-    idempotency: createRedisIdempotency(redis, keyspaceOf),
+    idempotency: createRedisIdempotency(redis, {
+      keyspaceOf,
+      maxBytes: () => Math.ceil(toMaxKeptBytes(memoryLimit) / shards),
+    }),
     buckets: createRedisTokenBuckets(redis, (projectId) => `{${prefix}-limit-${projectId}}`),
     createQueue(address, queueOptions) {
       const queue = new Queue(address.name, { ...queueOptions, connection: redis, prefix: keyspaceOfQueue(address) });
@@ -49,7 +54,11 @@ export function createRedisQueueBackend(options: RedisBackendOptions): Store {
     check: () => checkRedis(redis),
     readClockSkews: () => readClockSkews(redis),
     shortenDeadlines: (address, limits) => shortenDeadlines(`${keyspaceOfQueue(address)}:${address.name}`, limits),
-    memoryUse: () => readMemoryUse(redis),
+    async memoryUse() {
+      const { use, limit } = await readMemory(redis);
+      memoryLimit = limit;
+      return use;
+    },
     async close() {
       redis.disconnect();
       await mark.close();
