@@ -9,7 +9,11 @@ test.each([
   ['2026-11-24T18:00Z', new Date(Date.UTC(2026, 10, 24, 18))],
   ['2026-11-24T18:00+09:00', new Date(Date.UTC(2026, 10, 24, 9))],
 ])('a time without a zone is local, and a day is its first moment: %s', (text, moment) => {
-  expect(parseMoment(text)).toEqual(moment);
+  expect(parseMoment(text)(new Date(0))).toEqual(moment);
+});
+
+test('how long ago it was counts from the moment that is given, not from the clock of this machine', () => {
+  expect(parseMoment('90m')(new Date('2026-11-24T18:00Z'))).toEqual(new Date('2026-11-24T16:30Z'));
 });
 
 test.each([

@@ -13,16 +13,22 @@ export function parseDuration(text: string): number {
 
 const MAX_DURATION_MS = ms('365d');
 
+/** A moment as it was given; some count from `now`, which is for the store to say and not for this machine. */
+export type Moment = (now: Date) => Date;
+
 /**
  * A moment, given as such or as how long ago it was. Without a zone it is local, and a day is its first moment.
  * @throws InvalidArgumentError, which commander shows with the option's name
  */
-export function parseMoment(text: string): Date {
+export function parseMoment(text: string): Moment {
   const { day, time } = TIME.exec(text)?.groups ?? {};
-  if (day === undefined) return new Date(Date.now() - parseAgo(text));
+  if (day === undefined) {
+    const ago = parseAgo(text);
+    return (now) => new Date(now.getTime() - ago);
+  }
   const moment = new Date(`${day}T${time ?? '00:00'}`); // JavaScript takes a day alone for one in UTC
   if (Number.isNaN(moment.getTime()) || !isDay(day)) throw new InvalidArgumentError(MOMENT);
-  return moment;
+  return () => moment;
 }
 
 /** ISO 8601, as far as times are given to a shell. */

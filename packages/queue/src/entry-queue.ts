@@ -28,6 +28,7 @@ export type EntryQueue = Pick<Admission, 'admit' | 'release' | 'readClaims'> & {
   /** Stores a chunk whose entries keep their versions. Returns the job's id. */
   requeue(shard: number, chunk: Chunk): Promise<string>;
   load(): Promise<QueueLoad>;
+  readClock: QueueBackend['readClock'];
   /** The names of the queues that no worker process takes jobs from at present. */
   findIdle(): Promise<string[]>;
   check: QueueBackend['check'];
@@ -96,6 +97,7 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
       const counts = await Promise.all(queues.map((queue) => queue.getWorkersCount())).catch(throwUnavailable);
       return queues.filter((_, shard) => counts[shard] === 0).map(({ name }) => name);
     },
+    readClock: () => backend.readClock().catch(throwUnavailable),
     check: () => checkWithShards(backend, shardCheck),
     clockSkew: async () => toWorst(await backend.readClockSkews()),
     close: () => backend.close(),

@@ -68,6 +68,8 @@ export type QueueBackend = {
   readClockSkews(): Promise<number[]>;
   /** Brings the deadlines of a queue's jobs nearer that are further away than they can be. */
   shortenDeadlines(address: QueueAddress, limits: DeadlineLimits): Promise<void>;
+  /** What the store's clock says, that versions follow; of a cluster's masters, the one that is furthest behind. */
+  readClock(): Promise<Date>;
   /** The part of the memory that the store may use which is in use, 0 to 1; 0 where it has no limit. */
   memoryUse(): Promise<number>;
   /** With all queues and workers that were opened. Safe to call twice. */

@@ -22,6 +22,7 @@ type OwnerRow = { keyHash: string; projectId: number; rate: number | null; burst
 
 const HINT_LENGTH = 'opm_'.length + 6;
 
+/** Times are PostgreSQL's: the machine that issues or ends keys may have another clock. */
 export function createApiKeys(prisma: PrismaClient) {
   return {
     /** Whose those keys are that are neither revoked nor expired, by the keys' SHA-256 in hex. One query. */
@@ -37,58 +38,57 @@ export function createApiKeys(prisma: PrismaClient) {
     },
 
     async list(projectId: number): Promise<StoredApiKey[]> {
-      const rows = await toStoreError(() => prisma.apiKey.findMany({ where: { projectId }, orderBy: { id: 'asc' } }));
-      return rows.map(({ id, hint, createdAt, expiresAt, revokedAt }) => ({
-        keyId: id,
-        hint,
-        status: revokedAt ? 'revoked' : expiresAt && expiresAt <= new Date() ? 'expired' : 'active',
-        createdAt,
-        expiresAt,
-        revokedAt,
-      }));
+      return toStoreError(
+        () => prisma.$queryRaw<StoredApiKey[]>`
+          SELECT id AS "keyId", hint,
+            CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN expires_at <= now() THEN 'expired' ELSE 'active' END AS status,
+            created_at AS "createdAt", expires_at AS "expiresAt", revoked_at AS "revokedAt"
+          FROM api_keys WHERE project_id = ${projectId} ORDER BY id`,
+      );
     },
 
     /** Issues one more key, shown here and never again. */
     async issue(projectId: number): Promise<string> {
       const apiKey = createApiKey();
-      await toStoreError(() => prisma.apiKey.create({ data: { projectId, ...toKeyRow(apiKey) } }));
+      const { keyHash, hint } = toKeyRow(apiKey);
+      await toStoreError(
+        () => prisma.$executeRaw`
+          INSERT INTO api_keys (project_id, key_hash, hint) VALUES (${projectId}, decode(${keyHash}, 'hex'), ${hint})`,
+      );
       return apiKey;
     },
 
     /** Issues a new key, shown here and never again; the ones before it end after the grace period. */
     async rotate(projectId: number, { graceMs }: { graceMs: number }): Promise<{ apiKey: string; oldKeysEndAt: Date }> {
       const apiKey = createApiKey();
-      const oldKeysEndAt = new Date(Date.now() + graceMs);
-      await toStoreError(() =>
-        prisma.$transaction([
-          prisma.apiKey.updateMany({
-            where: { projectId, revokedAt: null, OR: [{ expiresAt: null }, { expiresAt: { gt: oldKeysEndAt } }] },
-            data: { expiresAt: oldKeysEndAt },
-          }),
-          prisma.apiKey.create({ data: { projectId, ...toKeyRow(apiKey) } }),
-        ]),
+      const { keyHash, hint } = toKeyRow(apiKey);
+      const [rotated] = await toStoreError(
+        () => prisma.$queryRaw<{ oldKeysEndAt: Date }[]>`
+          WITH grace AS (SELECT now() + ${graceMs}::double precision * interval '1 millisecond' AS ends_at),
+          old AS (
+            UPDATE api_keys SET expires_at = grace.ends_at FROM grace
+            WHERE project_id = ${projectId} AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > grace.ends_at)
+          )
+          INSERT INTO api_keys (project_id, key_hash, hint) VALUES (${projectId}, decode(${keyHash}, 'hex'), ${hint})
+          RETURNING (SELECT ends_at FROM grace) AS "oldKeysEndAt"`,
       );
-      return { apiKey, oldKeysEndAt };
+      if (!rotated) throw new Error('the new key must be answered with the end of the old ones');
+      return { apiKey, ...rotated };
     },
 
     /** Ends keys now: one of them, or all that the project has. Returns how many were active until now. */
     async revoke(projectId: number, { keyId }: { keyId?: number | undefined } = {}): Promise<number> {
-      const { count } = await toStoreError(() =>
-        prisma.apiKey.updateMany({
-          where: { projectId, ...(keyId === undefined ? {} : { id: keyId }), ...isActive() },
-          data: { revokedAt: new Date() },
-        }),
+      return toStoreError(
+        () => prisma.$executeRaw`
+          UPDATE api_keys SET revoked_at = now()
+          WHERE project_id = ${projectId} AND coalesce(id = ${keyId ?? null}::integer, true)
+            AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())`,
       );
-      return count;
     },
   };
 }
 
-/** What is stored of a key. */
-export function toKeyRow(apiKey: string) {
-  return { keyHash: toBytes(hashApiKey(apiKey)), hint: apiKey.slice(0, HINT_LENGTH) };
+/** What is stored of a key: its SHA-256 in hex, and its first characters. */
+export function toKeyRow(apiKey: string): { keyHash: string; hint: string } {
+  return { keyHash: hashApiKey(apiKey), hint: apiKey.slice(0, HINT_LENGTH) };
 }
-
-const toBytes = (hex: string): Uint8Array<ArrayBuffer> => new Uint8Array(Buffer.from(hex, 'hex'));
-
-const isActive = () => ({ revokedAt: null, OR: [{ expiresAt: null }, { expiresAt: { gt: new Date() } }] });

@@ -10,6 +10,8 @@ export type ListedProject = Project & { [Part in keyof RateLimit]: number | null
 /** Shown in one line, and typed on command lines. */
 const NAME = /^(?! )[^\p{Cc}\p{Cs}]{1,100}(?<! )$/u;
 
+const UNIQUE_VIOLATION = '23505';
+
 /** The same as in the table's constraint. */
 const MAX_LIMIT = 1_000_000;
 
@@ -25,14 +27,19 @@ export function createProjects(prisma: PrismaClient) {
         );
       }
       const apiKey = createApiKey();
+      const { keyHash, hint } = toKeyRow(apiKey);
       try {
-        const project = await toStoreError(() =>
-          prisma.project.create({ data: { name, apiKeys: { create: toKeyRow(apiKey) } } }),
+        const [created] = await toStoreError(
+          () => prisma.$queryRaw<{ projectId: number }[]>`
+            WITH project AS (INSERT INTO projects (name) VALUES (${name}) RETURNING id)
+            INSERT INTO api_keys (project_id, key_hash, hint)
+            SELECT id, decode(${keyHash}, 'hex'), ${hint} FROM project RETURNING project_id AS "projectId"`,
         );
-        return { projectId: project.id, name, apiKey };
+        if (!created) throw new Error('the key must be answered with its project');
+        return { ...created, name, apiKey };
       } catch (error) {
-        if (!(error instanceof StoreError) || error.prismaCode !== 'P2002') throw error;
-        throw new StoreError(`a project named "${name}" exists already`, { cause: error, prismaCode: 'P2002' });
+        if (!(error instanceof StoreError) || error.sqlState !== UNIQUE_VIOLATION) throw error;
+        throw new StoreError(`a project named "${name}" exists already`, { cause: error, sqlState: UNIQUE_VIOLATION });
       }
     },
 

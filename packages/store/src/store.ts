@@ -36,6 +36,8 @@ export type Store = {
   deadLetters: DeadLetters;
   /** Resolves when PostgreSQL answers and has our tables. @throws StoreError */
   ping(): Promise<void>;
+  /** What PostgreSQL's clock says. */
+  now(): Promise<Date>;
   close(): Promise<void>;
 };
 
@@ -87,6 +89,11 @@ export function createStore(options: StoreOptions): Store {
           SELECT projects.rate FROM projects, api_keys, customers, dead_letters, erasures, high_water_mark LIMIT 0
         `.then(() => undefined),
       ),
+    async now() {
+      const [row] = await toStoreError(() => prisma.$queryRaw<{ now: Date }[]>`SELECT clock_timestamp() AS now`);
+      if (!row) throw new Error('there must be a time');
+      return row.now;
+    },
     close: () => withTimeout(end(), CLOSE_TIMEOUT_MS).catch(() => {}),
   };
 }

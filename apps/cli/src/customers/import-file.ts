@@ -1,7 +1,9 @@
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { extname } from 'node:path';
+import type { Version } from '@opm/core';
 import { createBar } from '../create-bar.js';
+import type { Moment } from '../parse-time.js';
 import { escapeControls } from '../print.js';
 import { toUserError, UserError } from '../user-error.js';
 import { withInterrupt } from '../with-interrupt.js';
@@ -17,7 +19,7 @@ export type ImportFileOptions = QueueFlags & {
   project: string;
   format?: Format;
   delimiter: string;
-  asOf?: Date;
+  asOf?: Moment;
   rejected?: string;
 };
 
@@ -30,9 +32,7 @@ export async function importFile(
   options: ImportFileOptions,
 ): Promise<ImportedFile> {
   const { size, mtime } = await statFile(file);
-  const { asOf = mtime, rejected: rejectedFile = `${file}.rejected.ndjson`, delimiter } = options;
-  const when = asOf.getTime() < 0 ? 'before 1970' : asOf.getTime() > Date.now() ? 'the future' : undefined;
-  if (when) throw new UserError(`${file} is of ${when}, ${asOf.toISOString()}: say with --as-of when it was true`);
+  const { asOf = () => mtime, rejected: rejectedFile = `${file}.rejected.ndjson`, delimiter } = options;
   const format = options.format ?? toFormat(file);
   const { projectId } = await withStore(env, (store) => findProject(store, options.project));
   const rejects = createRejects(rejectedFile, file);
@@ -45,6 +45,8 @@ export async function importFile(
   try {
     return await withInterrupt((signal) =>
       withQueue(env, options, async (queue, shards) => {
+        // The last line is as new as the file, so that none is newer than what partners send meanwhile.
+        const before = Math.max(0, toVersion(asOf, await queue.readClock()) - (await countLines(file)));
         bar.start(size, shown);
         const stream = createReadStream(file);
         await importCustomers({
@@ -52,7 +54,7 @@ export async function importFile(
           projectId,
           queue,
           shards,
-          asOf: asOf.getTime() * 1_000,
+          before,
           onRejected: rejects.add,
           onProgress(progress) {
             Object.assign(counts, progress);
@@ -77,6 +79,30 @@ export async function importFile(
     bar.stop();
     rejects.close({ isWhole });
   }
+}
+
+/** A clock that is a little ahead of the store's makes no file one of the future. */
+const MAX_AHEAD_MS = 60_000;
+const LINE_FEED = 10;
+const CARRIAGE_RETURN = 13;
+
+/** @throws UserError if the moment is in the store's future, or before 1970 */
+function toVersion(asOf: Moment, now: Date): Version {
+  const moment = asOf(now);
+  const aheadMs = moment.getTime() - now.getTime();
+  const when = moment.getTime() < 0 ? 'before 1970' : aheadMs > MAX_AHEAD_MS ? 'the future' : undefined;
+  if (!when) return Math.min(moment.getTime(), now.getTime()) * 1_000;
+  const store = aheadMs > 0 ? `, by the queue's clock, ${now.toISOString()}` : '';
+  throw new UserError(`it is of ${when}, ${moment.toISOString()}${store}: say with --as-of when it was true`);
+}
+
+/** At least as many lines as the file has, whatever they end with. */
+async function countLines(file: string): Promise<number> {
+  let count = 1;
+  for await (const part of createReadStream(file, { highWaterMark: 1024 * 1024 }) as AsyncIterable<Buffer>) {
+    for (let i = 0; i < part.length; i++) if (part[i] === LINE_FEED || part[i] === CARRIAGE_RETURN) count++;
+  }
+  return count;
 }
 
 async function statFile(file: string) {

@@ -12,7 +12,7 @@ export type ImportOptions = {
   queue: Pick<EntryQueue, 'requeue' | 'load'>;
   shards: number;
   /** Each line's version is this and its number: later lines win, and the same file imported again changes nothing. */
-  asOf: Version;
+  before: Version;
   onRejected: (line: Line, reason: string) => void;
   onProgress: (counts: Imported) => void;
   /** Hears, in few words, of what there is too much while there is no room in the queue; undefined when there is. */
@@ -32,7 +32,7 @@ const POLL_MS = 100;
 
 /** Sends the lines of a file through the queue. @throws Fault QUEUE_UNAVAILABLE */
 export async function importCustomers(options: ImportOptions): Promise<Imported> {
-  const { lines, projectId, queue, shards, asOf, onRejected, onProgress, onWaiting, signal } = options;
+  const { lines, projectId, queue, shards, before, onRejected, onProgress, onWaiting, signal } = options;
   const chunks = Array.from({ length: shards }, (): CustomerEntry[] => []);
   const counts: Imported = { imported: 0, rejected: 0 };
 
@@ -54,7 +54,7 @@ export async function importCustomers(options: ImportOptions): Promise<Imported>
 
   function toEntry(line: Line): CustomerEntry | undefined {
     try {
-      return { ...parseEntry(line.toBody()), version: asOf + line.number };
+      return { ...parseEntry(line.toBody()), version: before + line.number };
     } catch (error) {
       if (!(error instanceof Fault)) throw error;
       counts.rejected++;

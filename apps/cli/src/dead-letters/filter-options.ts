@@ -1,14 +1,14 @@
 import type { DeadLetterFilter, Store } from '@opm/store';
 import { type Command, InvalidArgumentError } from 'commander';
-import { parseMoment } from '../parse-time.js';
+import { type Moment, parseMoment } from '../parse-time.js';
 import { parseBigId } from '../parse-whole-number.js';
 import { findProject } from '../with-store.js';
 
 export type FilterOptions = {
   id?: string;
   project?: string;
-  since?: Date;
-  until?: Date;
+  since?: Moment;
+  until?: Moment;
   error?: string;
   sqlState?: string;
 };
@@ -32,7 +32,8 @@ export const hasFilter = ({ id, project, since, until, error, sqlState }: Filter
 export async function toFilter(store: Store, options: FilterOptions): Promise<DeadLetterFilter> {
   const { id, project, since, until, error, sqlState } = options;
   const projectId = project === undefined ? undefined : (await findProject(store, project)).projectId;
-  return { deadLetterId: id, projectId, since, until, error, sqlState };
+  const now = since || until ? await store.now() : new Date(0);
+  return { deadLetterId: id, projectId, since: since?.(now), until: until?.(now), error, sqlState };
 }
 
 function parseText(text: string): string {

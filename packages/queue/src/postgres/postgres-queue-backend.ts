@@ -67,6 +67,10 @@ export function createPostgresQueueBackend(options: {
     check: ping,
     readClockSkews: () => readClockSkews(pool),
     shortenDeadlines: ({ name }, limits) => shortenDeadlines(pool, name, limits),
+    async readClock() {
+      const { rows } = await pool.query<{ now: Date }>('SELECT clock_timestamp() AS now');
+      return (rows[0] as { now: Date }).now;
+    },
     memoryUse: async () => 0,
     close: () => pool.end(),
   };

@@ -54,6 +54,10 @@ export function createRedisQueueBackend(options: RedisBackendOptions): Store {
     check: () => checkRedis(redis),
     readClockSkews: () => readClockSkews(redis),
     shortenDeadlines: (address, limits) => shortenDeadlines(`${keyspaceOfQueue(address)}:${address.name}`, limits),
+    async readClock() {
+      const times = await Promise.all(mastersOf(redis).map((node) => node.time()));
+      return new Date(Math.min(...times.map(([seconds, micros]) => Number(seconds) * 1_000 + Number(micros) / 1_000)));
+    },
     async memoryUse() {
       const { use, limit } = await readMemory(redis);
       memoryLimit = limit;
