@@ -1,4 +1,6 @@
+import { inspect } from 'node:util';
 import { outliveSessions } from '@opm/runtime';
+import { escapeLines } from './print.js';
 import { buildProgram } from './program.js';
 import { UserError } from './user-error.js';
 
@@ -6,6 +8,6 @@ outliveSessions();
 try {
   await buildProgram(process.env).parseAsync(process.argv);
 } catch (error) {
-  console.error(error instanceof UserError ? `opm: ${error.message}` : error);
+  console.error(escapeLines(error instanceof UserError ? `opm: ${error.message}` : inspect(error)));
   process.exitCode = 1;
 }

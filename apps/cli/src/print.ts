@@ -2,12 +2,26 @@ export type PrintOptions = { json?: true };
 
 /** Data for programs on stdout where --json asks for it, else the lines for people. */
 export function print({ json }: PrintOptions, data: unknown, lines: string[]): void {
-  console.log(json ? JSON.stringify(data) : lines.join('\n'));
+  console.log(json ? toJson(data) : lines.map(escapeControls).join('\n'));
 }
+
+/** What a terminal obeys: control characters, those that turn the direction of text, and separators of lines. */
+const CONTROLS = /[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu;
 
 /** What partners send may hold anything, and a terminal obeys what it is sent. */
 export function escapeControls(text: string): string {
-  return text.replace(/\p{Cc}/gu, (control) => `\\x${control.charCodeAt(0).toString(16).padStart(2, '0')}`);
+  return text.replace(CONTROLS, (control) => {
+    const code = control.charCodeAt(0).toString(16);
+    return code.length > 2 ? `\\u${code.padStart(4, '0')}` : `\\x${code.padStart(2, '0')}`;
+  });
+}
+
+/** The same for text of several lines, which stay lines. */
+export const escapeLines = (text: string): string => text.split('\n').map(escapeControls).join('\n');
+
+/** JSON of the same value, without a character that a terminal obeys. */
+export function toJson(data: unknown): string {
+  return JSON.stringify(data).replace(CONTROLS, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
 
 /** Columns as wide as their widest cell; null and undefined are a dash. */

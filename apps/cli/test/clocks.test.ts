@@ -112,8 +112,7 @@ describe.each(BACKENDS)('an operator whose clock is wrong, with the queue on %s:
     test('imported lines are as old as their file, and none is newer', async () => {
       const { projectId, name } = await create();
       const { file, changedAt } = await write(new Date());
-      const { code, stderr } = await opm('customers', 'import', file, '--project', name);
-      expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+      expect((await opm('customers', 'import', file, '--project', name)).code).toBe(0);
       const { first, last } = await readVersions(projectId);
       expect(last).toBeLessThanOrEqual(changedAt * 1_000);
       expect(last).toBeGreaterThan((changedAt - 1_000) * 1_000);

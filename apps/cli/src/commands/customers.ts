@@ -66,19 +66,24 @@ function exportCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('export')
     .requiredOption('--project <name>', 'whose customers')
     .addOption(new Option('--format <format>').choices(FORMATS).default('ndjson'))
+    .option('--escape-formulas', "of CSV: put ' in front of cells that begin with = + - @, a tab or a carriage return")
     .description('Write the customers to stdout, in the order of their ids, as `import` reads them.')
     .addHelpText(
       'after',
-      '\nCells of CSV are as partners sent them: a spreadsheet may run those that begin with = as formulas.',
+      '\nCells of CSV are as partners sent them, and a spreadsheet may run some as formulas. With --escape-formulas they can be' +
+        '\nopened in one, and `import` cannot read them back: it takes the apostrophe for a part of the value.',
     )
-    .action(({ project, format }: { project: string; format: Format }) =>
+    .action(({ project, format, escapeFormulas = false }: ExportFlags) =>
       withStore(env, async (store) => {
+        if (escapeFormulas && format !== 'csv') throw new UserError('--escape-formulas is for --format csv');
         const { projectId } = await findProject(store, project);
         const { writeExport } = await import('../customers/write-export.js'); // with the contract, which takes long to load
-        await writeExport({ customers: store.customers, projectId, format });
+        await writeExport({ customers: store.customers, projectId, format, escapeFormulas });
       }),
     );
 }
+
+type ExportFlags = { project: string; format: Format; escapeFormulas?: boolean };
 
 const toLines = (count: number): string => `${count} ${count === 1 ? 'line' : 'lines'}`;
 

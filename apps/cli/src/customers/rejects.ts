@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { closeSync, openSync, readSync, renameSync, rmSync, statSync, writeSync } from 'node:fs';
+import { toJson } from '../print.js';
 import { toUserError, UserError } from '../user-error.js';
 import type { Line } from './line.js';
 
@@ -23,7 +24,7 @@ export function createRejects(file: string, importedFile: string): Rejects {
   return {
     add({ number, text }, reason) {
       isEmpty = false;
-      attempt(() => writeSync(descriptor, `${JSON.stringify({ line: number, reason, text })}\n`));
+      attempt(() => writeSync(descriptor, `${toJson({ line: number, reason, text })}\n`));
     },
     close({ isWhole }) {
       attempt(() => {
