@@ -149,7 +149,7 @@ describe.each(BACKENDS)('ingresses and workers that come and go, with the queue 
         expect(stored).toMatchObject(row);
         return true;
       };
-      await waitFor(isStored, { description: `the row of ${customerId}`, timeoutMs: 90_000 });
+      await waitFor(isStored, { description: `the row of ${customerId}` });
     }
     expect(await store.deadLetters.count({})).toEqual([]);
   });

@@ -32,7 +32,10 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     fields: { email },
   });
 
-  const opm = (...args: string[]) => runOpm(['dead-letters', ...args], backend.env);
+  const opm = async (...args: string[]) => {
+    const outcome = await runOpm(['dead-letters', ...args], backend.env);
+    return { ...outcome, stderr: outcome.stderr.replace(/^\[.*\n/gm, '') }; // lines of progress, when it takes long
+  };
   const opmJson = async (...args: string[]) => {
     const { code, stdout, stderr } = await opm(...args, '--json');
     if (code !== 0) throw new Error(stderr);
@@ -118,13 +121,13 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     for (let i = 0; i < 20; i++) await add(entryOf(`stopped ${i}`, T0 + i));
     const replay = await startProcess({
       file: 'apps/cli/bin/opm.js',
-      args: ['dead-letters', 'replay', '--rate', '2', '--json'],
+      args: ['dead-letters', 'replay', '--rate', '1', '--json'],
       env: backend.env,
     });
     const letters = () => store.deadLetters.list({ projectId }, { limit: 100 });
     await waitFor(async () => (await letters()).length < 20, { description: 'the first letters to be replayed' });
     expect(await replay.stop('SIGINT')).toEqual({ code: 130, signal: null });
-    const { replayed, isStopped } = JSON.parse(replay.output());
+    const { replayed, isStopped } = JSON.parse(replay.output().replace(/^\[.*\n/gm, ''));
     expect([replayed, isStopped]).toEqual([20 - (await letters()).length, true]);
     expect(replayed).toBeLessThan(20);
     expect(await opmJson('discard', '--project', 'acme')).toEqual({ discarded: 20 - replayed });

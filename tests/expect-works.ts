@@ -20,7 +20,7 @@ export async function expectWorks(env: NodeJS.ProcessEnv, project: string): Prom
   });
   expect([response.status, await response.text()]).toEqual([201, expect.any(String)]);
   const isStored = async () => (await runOpm(['customers', 'get', project, 'jane', '--json'], env)).code === 0;
-  await waitFor(isStored, { description: 'the row', timeoutMs: 60_000 });
+  await waitFor(isStored, { description: 'the row' });
   for (const app of apps) expect(await app.stop()).toEqual({ code: 0, signal: null });
   return apps.map((app) => app.output()).join('');
 }

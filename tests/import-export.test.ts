@@ -215,7 +215,7 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
     });
     await waitFor(async () => (await waiting()) === 50_000, { description: 'as many as may wait' });
     expect(await run.stop('SIGINT')).toEqual({ code: 130, signal: null });
-    expect(JSON.parse(run.output())).toMatchObject({ imported: 50_000, isStopped: true });
+    expect(JSON.parse(run.output().replace(/^\[.*\n/gm, ''))).toMatchObject({ imported: 50_000, isStopped: true });
 
     worker = await startApp('worker', backend.env);
     expectPersisted = 50_000;
@@ -227,6 +227,7 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
     const command = `set -o pipefail; node apps/cli/bin/opm.js customers export --project '${nameOf()}' | head -n 1`;
     const env = { ...process.env, ...backend.env };
     const { stdout, stderr } = await promisify(execFile)('bash', ['-c', command], { env });
-    expect([JSON.parse(stdout).customerId, stderr]).toEqual(['0', '']);
+    const progress = /^\d+ customers\s*$/gm; // on a slow machine
+    expect([JSON.parse(stdout).customerId, stderr.replace(progress, '')]).toEqual(['0', '']);
   });
 });

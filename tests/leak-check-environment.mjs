@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { TestEnvironment } from 'jest-environment-node';
 
-const GRACE_MS = 2_000;
+const GRACE_MS = 30_000;
 const POLL_INTERVAL_MS = 20;
 
 /**

@@ -278,8 +278,8 @@ describe.each(BACKENDS)('two workers with the queue on %s:', (_, createBackend) 
       last = check((real, model) => fc.asyncModelRun(() => ({ model, real }), drawn));
       return last;
     });
-    await fc.assert(property, { numRuns: 20, endOnFailure: true, interruptAfterTimeLimit: 60_000 });
+    await fc.assert(property, { numRuns: 2, endOnFailure: true });
+    await fc.assert(property, { numRuns: 18, endOnFailure: true, interruptAfterTimeLimit: 60_000 });
     await last.catch(() => {}); // the time limit interrupts one that goes on
-    expect(runs).toBeGreaterThan(1);
   });
 });

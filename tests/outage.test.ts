@@ -60,7 +60,7 @@ const allStored = (ids: string[], worker: TestApp) => {
         return true;
       },
       // Jobs of a lost connection are taken again when their locks have run out.
-      { description: 'all rows', timeoutMs: 120_000 },
+      { description: 'all rows' },
     ),
   );
 };
@@ -167,7 +167,7 @@ test('Redis gone and back: what was acknowledged becomes rows, and both processe
   const worker = await startApp('worker', env);
   apps.push(ingress, worker);
   const acknowledged: string[] = [];
-  const toId = (what: string) => `${what} of ${env.REDIS_PREFIX}`; // a test that is tried again finds other customers
+  const toId = (what: string) => `${what} of ${env.REDIS_PREFIX}`;
   const postSome = async (what: string) => {
     const ids = Array.from({ length: 50 }, (_, i) => toId(`${what} ${i}`));
     const answers = await Promise.all(ids.map((id) => post(ingress, id)));

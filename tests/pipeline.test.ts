@@ -110,10 +110,7 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
     expect(new Set(await posts)).toEqual(new Set([201]));
     workers[0] = await startApp('worker', backend.env);
     // A job that the killed worker held is handed on when its lock has ended.
-    await waitFor(async () => (await findStored(ids)).size === ids.length, {
-      description: 'all rows',
-      timeoutMs: 90_000,
-    });
+    await waitFor(async () => (await findStored(ids)).size === ids.length, { description: 'all rows' });
   });
 
   test('a worker that is told to end finishes what it has', async () => {

@@ -65,7 +65,7 @@ export class Stack {
   /** The project's rows but those of erased customers, by customer id, once every entry that was acknowledged to anybody is persisted. */
   async readRows({ projectId }: Project): Promise<Map<string, Row>> {
     const isSettled = async () => (await this.#countPersisted()) >= (await this.#countQueued());
-    await waitFor(isSettled, { description: 'every acknowledged entry to be persisted', timeoutMs: 20_000 });
+    await waitFor(isSettled, { description: 'every acknowledged entry to be persisted' });
     const { rows } = await this.client.query<Row>(
       `SELECT customer_id AS "customerId", email, phone, first_name AS "firstName", last_name AS "lastName", ip
        FROM customers WHERE project_id = $1 AND (email IS NOT NULL OR phone IS NOT NULL)`,

@@ -8,6 +8,9 @@ const FAULTS = 6;
 const ENTRIES = 2_000;
 const NEVER = new AbortController().signal;
 
+// As wide as the patience of the clients of chaos allows.
+process.env.ANSWER_TIMEOUT_MS = '3000';
+
 /**
  * The tests of a run of chaos, a file for each queue.
  * @param seed draws the faults; `npm run chaos` draws one of its own, and does more

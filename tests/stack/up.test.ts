@@ -38,7 +38,6 @@ const up = () =>
     cwd,
     env,
     readyOutput: /npx opm customers get demo 7519/,
-    timeoutMs: 90_000,
   });
 
 /** What a user sees of a command that is called where the stack runs. */

@@ -67,7 +67,7 @@ describe('a burst says what became of its entries, and they become rows:', () =>
     ['updates', ['--entries', '300', '--customers', '70', '--updates'], { sent: 300, rows: 70, statuses: ['202'] }],
     ['fewer than connections', ['--entries', '3'], { sent: 3, rows: 3, statuses: ['201', '202'] }],
   ])('%s', async (_, args, { sent, rows, statuses }) => {
-    const { code, stdout, stderr } = await opmBurst([...args, '--connections', '8', '--json']);
+    const { code, stdout, stderr } = await opmBurst([...args, '--connections', '8', '--wait', '5m', '--json']);
     expect([code, stderr]).toEqual([0, '']);
     const result = JSON.parse(stdout);
     expect(result).toMatchObject({ sent, accepted: sent, refused: 0, unanswered: 0, url: ingress.url });
@@ -84,7 +84,7 @@ describe('a burst says what became of its entries, and they become rows:', () =>
 });
 
 test('for people, it is a few lines', async () => {
-  const { code, stdout } = await opmBurst(['--entries', '200', '--batch', '10']);
+  const { code, stdout } = await opmBurst(['--entries', '200', '--batch', '10', '--wait', '5m']);
   expect(code).toBe(0);
   expect(stdout).toMatch(
     /^Sent 200 entries to http:\S+ in [\d.]+ s; 200 were accepted, \d+ per second\.\nAnswers: \d+ × 20[12].*\nLatency: p50 [\d.]+ ms, p99 [\d.]+ ms, at most [\d.]+ ms\nStored: all of a sample of \d+ customers, [\d.]+ s after the last answer\nOne of the customers: burst-\w+-\d+\n$/,

@@ -142,6 +142,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     host: config.HOST,
     port: config.PORT,
     maxConnections: config.MAX_CONNECTIONS,
+    budget,
     onConnection: stalls.onConnection,
     closeDelayMs: config.SHUTDOWN_DELAY_MS,
     onConnectionEnd: measures.onConnectionEnd,

@@ -51,6 +51,7 @@ test('what is known of the queue holds until it says something else, also while 
   let load: () => Promise<{ entries: number; memory: number }> = async () => ({ entries: 10, memory: 0 });
   let calls = 0;
   const overload = start({
+    maxEventLoopDelayMs: 600_000,
     load: () => {
       calls++;
       return load();

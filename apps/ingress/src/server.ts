@@ -7,6 +7,7 @@ import type { Express, Request, Response } from 'express';
 import { toHttpClasses } from './express-classes.js';
 import { ignoreUpgrade } from './ignore-upgrade.js';
 import { FIXED_HEADERS } from './reply.js';
+import type { TimeBudget } from './time-budget.js';
 import { watchConnections } from './watch-connections.js';
 
 export type IngressServer = {
@@ -18,8 +19,6 @@ export type IngressServer = {
   close(): Promise<void>;
 };
 
-const REQUEST_TIMEOUT_MS = 10_000;
-
 /** Slow clients are cut: 5 s for the headers, 10 s for the whole request, and see watchConnections. @throws the error of listen */
 export async function serveIngress(options: {
   app: Express;
@@ -28,17 +27,28 @@ export async function serveIngress(options: {
   host?: string | undefined;
   port: number;
   maxConnections: number;
+  budget: Pick<TimeBudget, 'headersMs' | 'requestMs'>;
   onConnection?: () => void;
   closeDelayMs: number;
   /** Hears of each connection that is ended for what it holds in memory. */
   onConnectionEnd?: () => void;
 }): Promise<IngressServer> {
-  const { app, handle = app, host, port, maxConnections, onConnection, closeDelayMs, onConnectionEnd } = options;
+  const {
+    app,
+    handle = app,
+    host,
+    port,
+    maxConnections,
+    budget,
+    onConnection,
+    closeDelayMs,
+    onConnectionEnd,
+  } = options;
   const server = createServer({
     ...toHttpClasses(app),
     requireHostHeader: false, // Node would answer by itself, with an empty body; see findHeaderFault
-    headersTimeout: 5_000,
-    requestTimeout: REQUEST_TIMEOUT_MS,
+    headersTimeout: budget.headersMs,
+    requestTimeout: budget.requestMs,
     connectionsCheckingInterval: 1_000,
     keepAliveTimeout: 0, // see watchConnections
   });
@@ -74,7 +84,7 @@ export async function serveIngress(options: {
     new Promise<void>((resolve) => {
       connections.endSilent();
       // Node does not watch over the time of requests any more once it is closing.
-      const deadline = setTimeout(() => connections.endAll(), REQUEST_TIMEOUT_MS);
+      const deadline = setTimeout(() => connections.endAll(), budget.requestMs);
       const sweep = setInterval(() => server.closeIdleConnections(), 50);
       server.close(() => {
         clearInterval(sweep);

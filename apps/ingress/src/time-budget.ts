@@ -18,6 +18,9 @@ export function toTimeBudget(answerTimeoutMs: number) {
     tokensMs: share(1 / 4),
     /** Waiting behind a call for tokens. Less than that call, so that no second one is made behind one that hangs. */
     tokensTurnMs: share(1 / 5),
+    /** A request's headers, and all of it. Never less than what partners are told. */
+    headersMs: Math.max(5_000, share(5)),
+    requestMs: Math.max(10_000, share(10)),
     /** An idempotency key stays with one request for so long. A batch takes the time of an entry for each group. */
     keyLeaseMs: share(10),
     /** Before the end of the lease nothing new is begun for so long, and what was begun is decided by then. */

@@ -59,7 +59,6 @@ describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
   const isStored = (customerId: string) => waitFor(() => find(customerId), { description: 'the row' });
   const isGone = (customerId: string) =>
     waitFor(async () => !(await find(customerId)), { description: 'the row to be gone' });
-  /** A test that is tried again must not find what it left. */
   let nextId = 7519;
   /** What comes behind all that was accepted before has been persisted when its row is there. */
   let marks = 0;

@@ -4,7 +4,7 @@ import { type AddressInfo, connect, type Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { waitFor } from '@opm/testkit';
+import { ANSWER_TIMEOUT_MS, waitFor } from '@opm/testkit';
 import express, {
   type ErrorRequestHandler,
   type Express,
@@ -14,6 +14,7 @@ import express, {
 } from 'express';
 import { withFastPath } from '../src/fast-path.js';
 import { type IngressServer, serveIngress } from '../src/server.js';
+import { toTimeBudget } from '../src/time-budget.js';
 
 // What Express promises must hold under our server as it does under Node's own: every request goes to both.
 
@@ -83,12 +84,23 @@ function createApp(): Express {
   return app;
 }
 
+const budget = toTimeBudget(ANSWER_TIMEOUT_MS);
+/** As in production. */
+const impatience = toTimeBudget(1_000);
+
 let ours: IngressServer;
 let plain: ReturnType<typeof createServer>;
 let ports: [ours: number, plain: number];
 
 beforeAll(async () => {
-  ours = await serveIngress({ app: createApp(), host: '127.0.0.1', port: 0, maxConnections: 100, closeDelayMs: 0 });
+  ours = await serveIngress({
+    app: createApp(),
+    host: '127.0.0.1',
+    port: 0,
+    maxConnections: 100,
+    budget,
+    closeDelayMs: 0,
+  });
   plain = createServer({ keepAliveTimeout: 0 }, createApp()).listen(0, '127.0.0.1');
   await once(plain, 'listening');
   ports = [ours.port, (plain.address() as AddressInfo).port];
@@ -185,7 +197,7 @@ test('past the router handlers are told the same of a request, and errors are an
   const serve = (handleWith: (app: Express) => (request: Request, response: Response) => void) => {
     const app = express().disable('x-powered-by').post('/hot', handlers).use(onError);
     const handle = handleWith(app);
-    return serveIngress({ app, handle, host: '127.0.0.1', port: 0, maxConnections: 100, closeDelayMs: 0 });
+    return serveIngress({ app, handle, host: '127.0.0.1', port: 0, maxConnections: 100, budget, closeDelayMs: 0 });
   };
   const servers = await Promise.all([
     serve((app) => withFastPath(app, { method: 'POST', path: '/hot', handlers, onError })),
@@ -266,8 +278,10 @@ test('a client that is slow with its headers or its body, or says nothing at all
     'POST /json HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"a"',
     '',
   ];
+  const options = { app: createApp(), host: '127.0.0.1', port: 0, maxConnections: 100, closeDelayMs: 0 };
+  const impatient = await serveIngress({ ...options, budget: impatience });
   const answers = beginnings.map(async (beginning) => {
-    const socket = connect(ours.port, '127.0.0.1').setEncoding('utf8');
+    const socket = connect(impatient.port, '127.0.0.1').setEncoding('utf8');
     let text = '';
     socket.on('data', (part: string) => {
       text += part;
@@ -280,10 +294,11 @@ test('a client that is slow with its headers or its body, or says nothing at all
     expect(text).toMatch(/^HTTP\/1.1 408 Request Timeout\r\n/);
     expect(text).toMatch(/"message":"request must arrive within 10 seconds"}$/);
   }
+  await impatient.close();
 });
 
 test('a server that is told to end takes requests for a while, and each answer ends its connection', async () => {
-  const options = { app: createApp(), host: '127.0.0.1', port: 0, maxConnections: 100, closeDelayMs: 1_000 };
+  const options = { app: createApp(), host: '127.0.0.1', port: 0, maxConnections: 100, budget, closeDelayMs: 5_000 };
   const leaving = await serveIngress(options);
   const get = async (socket: Socket) => {
     socket.write('GET /status HTTP/1.1\r\nhost: api.example.com\r\n\r\n');
@@ -307,6 +322,7 @@ test('a server that is told to end ends at once those that have not said a word,
     host: '127.0.0.1',
     port: 0,
     maxConnections: 100,
+    budget: impatience,
     closeDelayMs: 0,
   });
   const [silent, halfWay] = [connect(leaving.port, '127.0.0.1'), connect(leaving.port, '127.0.0.1')];

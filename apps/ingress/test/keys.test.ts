@@ -41,6 +41,27 @@ const LIMITED = {
   message: 'too many API keys that do not exist, try again',
 };
 
+/** As many as may be tried in ten seconds, at once: on a slow machine, too, that takes less. @returns the keys */
+async function tryTwenty(toAddress = (_i: number) => '203.0.113.1'): Promise<string[]> {
+  const keys = Array.from({ length: 20 }, createApiKey);
+  const answers = await Promise.all(keys.map((key, i) => ping(key, { address: toAddress(i) })));
+  expect(answers).toEqual(keys.map(() => UNKNOWN));
+  return keys;
+}
+
+/** Of requests that are sent a second after the key has ended, none is let in. */
+async function untilUnknown(key: string, ended: number, ingress = ingresses[0]): Promise<void> {
+  for (;;) {
+    const sentAt = performance.now();
+    const answer = await ping(key, { ingress });
+    if (answer.status !== 200) {
+      expect(answer).toEqual(UNKNOWN);
+      return;
+    }
+    expect(sentAt - ended).toBeLessThan(1_000);
+  }
+}
+
 test('a key that is revoked or rotated away ends in every ingress within a second, however busy it is', async () => {
   const rotating = await store.projects.create('rotating');
   for (const end of [
@@ -50,12 +71,8 @@ test('a key that is revoked or rotated away ends in every ingress within a secon
     const old = rotating.apiKey;
     for (const ingress of ingresses) expect(await ping(old, { ingress })).toEqual(OK);
     const successor = await end();
-    const ended = Date.now();
-    for (const ingress of ingresses) {
-      while ((await ping(old, { ingress })).status === 200);
-      expect(await ping(old, { ingress })).toEqual(UNKNOWN);
-    }
-    expect(Date.now() - ended).toBeLessThan(1_500); // half a second for a busy machine
+    const ended = performance.now();
+    for (const ingress of ingresses) await untilUnknown(old, ended, ingress);
     if (successor) {
       expect(await ping(successor)).toEqual(OK);
       rotating.apiKey = successor;
@@ -65,8 +82,7 @@ test('a key that is revoked or rotated away ends in every ingress within a secon
 
 test('who tries keys gets to try twenty; good keys go on, new ones too, and so do other addresses', async () => {
   expect(await ping(apiKey)).toEqual(OK);
-  const tried = Array.from({ length: 20 }, createApiKey);
-  for (const key of tried) expect(await ping(key)).toEqual(UNKNOWN);
+  const tried = await tryTwenty();
   expect(await ping(createApiKey())).toEqual(LIMITED);
   const { apiKey: unseen } = await store.projects.create('unseen');
   expect(await ping(unseen)).toEqual(OK);
@@ -79,34 +95,32 @@ test('who tries keys gets to try twenty; good keys go on, new ones too, and so d
 
 test('keys that are tried at the same time are counted before they are looked up, and keep no good key out', async () => {
   const good = await Promise.all([1, 2, 3].map((n) => store.projects.create(`behind the same proxy ${n}`)));
-  const guesses = Array.from({ length: 300 }, () => ping(createApiKey()));
+  const guesses = Array.from({ length: 100 }, () => ping(createApiKey()));
   expect(await Promise.all(good.map((project) => ping(project.apiKey)))).toEqual([OK, OK, OK]);
   const statuses = (await Promise.all(guesses)).map(({ status }) => status);
   expect(statuses.filter((status) => status === 401)).toHaveLength(20);
-  expect(statuses.filter((status) => status === 429)).toHaveLength(280);
+  expect(statuses.filter((status) => status === 429)).toHaveLength(80);
 });
 
 test('a new key that is good is no guess, however many requests bring it at once', async () => {
   const { apiKey: unseen } = await store.projects.create('eager');
   const answers = await Promise.all(Array.from({ length: 60 }, () => ping(unseen)));
   expect(answers).toEqual(answers.map(() => OK));
-  for (let i = 0; i < 20; i++) expect(await ping(createApiKey())).toEqual(UNKNOWN);
+  await tryTwenty();
   expect(await ping(createApiKey())).toEqual(LIMITED);
 });
 
 test('addresses of one /64 of IPv6 are one, those of IPv4 are themselves', async () => {
-  for (let i = 0; i < 20; i++) {
-    expect(await ping(createApiKey(), { address: `2001:db8:1:1::${i.toString(16)}` })).toEqual(UNKNOWN);
-  }
+  await tryTwenty((i) => `2001:db8:1:1::${i.toString(16)}`);
   expect(await ping(createApiKey(), { address: '2001:db8:1:1:ffff::1' })).toEqual(LIMITED);
   expect(await ping(createApiKey(), { address: '2001:db8:1:2::1' })).toEqual(UNKNOWN);
-  for (let i = 0; i < 20; i++) expect(await ping(createApiKey(), { address: '::ffff:203.0.113.7' })).toEqual(UNKNOWN);
+  await tryTwenty(() => '::ffff:203.0.113.7');
   expect(await ping(createApiKey(), { address: '203.0.113.7' })).toEqual(LIMITED);
   expect(await ping(createApiKey(), { address: '::ffff:203.0.113.8' })).toEqual(UNKNOWN);
 });
 
 test('who has tried too many keys is told how long to wait, and may try some more after that', async () => {
-  for (let i = 0; i < 20; i++) await ping(createApiKey());
+  await tryTwenty();
   const first = await ping(createApiKey());
   const told = performance.now() + Number(first.retryAfter) * 1_000;
   expect(first.status).toBe(429);
@@ -126,12 +140,11 @@ test('a key that was revoked while nobody used it is not good again because the 
   const idle = await store.projects.create('idle');
   expect(await ping(idle.apiKey)).toEqual(OK);
   await store.apiKeys.revoke(idle.projectId);
+  const revoked = performance.now();
   const client = new pg.Client({ connectionString: backend.databaseUrl });
   await client.connect();
-  await client.query('BEGIN');
-  await client.query('LOCK TABLE customers IN ACCESS EXCLUSIVE MODE');
-  const post = async () => {
-    const body = JSON.stringify({ customerId: 'looked up in vain', customerPhone: '+1' });
+  const post = async (customerId = 'looked up in vain') => {
+    const body = JSON.stringify({ customerId, customerPhone: '+1' });
     const response = await fetch(`${ingresses[0]?.url}/entry`, {
       method: 'POST',
       headers: { 'x-api-key': apiKey },
@@ -140,13 +153,13 @@ test('a key that was revoked while nobody used it is not good again because the 
     await response.arrayBuffer();
     return response.status;
   };
+  expect(await post('before')).toBe(201); // from then on the queue's store knows its versions
+  await client.query('BEGIN');
+  await client.query('LOCK TABLE customers IN ACCESS EXCLUSIVE MODE');
   // A customer of whom nothing is known is accepted all the same, and as an update, for nobody knows better.
   expect(await post()).toBe(202);
   expect(await ingresses[0]?.readMetric('opm_existence_unknown_total')).toBe(1);
-  await waitFor(async () => (await ping(idle.apiKey)).status === 401, {
-    description: 'the key to end',
-    timeoutMs: 1_500,
-  });
+  await untilUnknown(idle.apiKey, revoked);
   expect(await post()).toBe(202);
   expect(await ping(idle.apiKey)).toEqual(UNKNOWN);
   await client.query('ROLLBACK');

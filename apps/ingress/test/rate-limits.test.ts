@@ -103,10 +103,11 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     backend = await createPlace();
     store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
     const env = { ...backend.env, QUEUE_SHARDS: '3' };
-    // One after the other: three at the same time may take a busy machine too long.
-    one = await startApp('ingress', env);
-    other = await startApp('ingress', env);
-    worker = await startApp('worker', env);
+    [one, other, worker] = await Promise.all([
+      startApp('ingress', env),
+      startApp('ingress', env),
+      startApp('worker', env),
+    ]);
   });
   afterAll(async () => {
     for (const app of [one, other, worker]) expect(await app.stop()).toEqual({ code: 0, signal: null });
@@ -120,16 +121,18 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     return project;
   }
 
+  /** Many at once, or a slow machine would send less than the limit lets through. */
   async function postUntilRefused(ingress: TestApp, project: Project): Promise<Answer> {
     for (;;) {
-      const answer = await post(ingress, project);
-      if (answer.status === 429) return answer;
-      expect(isAccepted(answer)).toBe(true);
+      const answers = await Promise.all(Array.from({ length: 30 }, () => post(ingress, project)));
+      const refused = answers.filter(({ status }) => status === 429);
+      expect(answers.filter(isAccepted).length + refused.length).toBe(answers.length);
+      if (refused.length > 0) return refused.at(-1) as Answer;
     }
   }
 
   test('two ingresses together let through the burst and what the time brings, no more and hardly less, and call seldom for it', async () => {
-    const limit = { rate: 10, burst: 60 };
+    const limit = { rate: 2, burst: 60 };
     const [limited, unlimited] = await Promise.all([createProject('limited', limit), createProject('unlimited')]);
     const answers: { status: number; sentAt: number; answeredAt: number }[] = [];
     const startedAt = performance.now();
@@ -157,10 +160,11 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     const seconds = (performance.now() - startedAt) / 1_000;
     expect(accepted.length).toBeLessThanOrEqual(limit.burst + limit.rate * seconds);
     // The bucket was full until the first answer at least, and empty when the last one was refused but for what the
-    // ingresses held ahead, for half a second that a busy machine may take for an answer, and for answers that were lost.
+    // ingresses held ahead, for as long as a call for tokens took to be answered, and for answers that were lost.
     const first = Math.min(...answers.map(({ answeredAt }) => answeredAt));
     const last = Math.max(...refused.map(({ sentAt }) => sentAt));
-    const slack = 2 * Math.max(limit.rate / 10, limit.burst / 16) + limit.rate / 2 + 20 * away;
+    const slowest = Math.max(...answers.map(({ sentAt, answeredAt }) => answeredAt - sentAt));
+    const slack = 2 * Math.max(limit.rate / 10, limit.burst / 16) + (limit.rate * slowest) / 1_000 + 20 * away;
     expect(accepted.length).toBeGreaterThanOrEqual(limit.burst + (limit.rate * (last - first)) / 1_000 - slack);
 
     for (const metric of ['opm_token_leases_total', 'opm_shed_total{reason="rate-limit"}']) {
@@ -318,9 +322,10 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
       const wrong = Array.from({ length: 5 }, () => ({ customerId: 1 }));
       const answer = await postAll(one, project, [...wrong, fresh(), ...wrong, fresh()]);
       expect(answer.body).toMatchObject({ statusCode: 207, accepted: 2, rejected: 10 });
-      expect([parseFields(answer).r, parseFields(answer).t]).toEqual([0, 5]);
+      expect(parseFields(answer).r).toBe(0);
+      expect([3, 4, 5]).toContain(parseFields(answer).t); // the time brings two tokens a second
       const refused = await postLines(one, project, '\n');
-      expect([refused.body, refused.headers.get('retry-after')]).toEqual([LIMITED, expect.stringMatching(/^[45]$/)]);
+      expect([refused.body, refused.headers.get('retry-after')]).toEqual([LIMITED, expect.stringMatching(/^[1-5]$/)]);
       await obey(refused);
       expect((await post(one, project)).status).toBe(201);
     }));
@@ -329,8 +334,9 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     undisturbed(async () => {
       const project = await createProject('too many', { rate: 1, burst: 2 });
       const refused = async () => {
-        const last = await postAll(one, project, [fresh(), fresh()]);
-        return last.status === 429 ? last : undefined;
+        const batch = () => postAll(one, project, [fresh(), fresh()]);
+        const all = await Promise.all(Array.from({ length: 10 }, batch)); // or a slow machine leaves a token for each
+        return all.find(({ status }) => status === 429);
       };
       const last = await waitFor(refused, { description: 'a batch to be refused' });
       expect([last.body, last.headers.get('retry-after')]).toEqual([LIMITED, '2']);
@@ -347,7 +353,7 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
 
   test('an erasure counts as an entry; reading a customer and checking the key do not', () =>
     undisturbed(async () => {
-      const project = await createProject('reading', { rate: 1, burst: 50 });
+      const project = await createProject('reading', { rate: 1, burst: 20 });
       const before = parseFields(await post(one, project, fresh('read'))).r;
       for (let i = 0; i < 60; i++) {
         for (const path of ['/entry/read', '/ping']) {

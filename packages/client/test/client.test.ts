@@ -46,7 +46,7 @@ const find = (customerId: string) => store.customers.find(project.projectId, cus
 async function run(code: string): Promise<string> {
   const env = { ...process.env, OPM_URL: ingress.url, OPM_KEY: project.apiKey };
   const args = ['--input-type=module', '--eval', code];
-  const { stdout, stderr } = await promisify(execFile)(process.execPath, args, { cwd: PACKAGE, env, timeout: 120_000 });
+  const { stdout, stderr } = await promisify(execFile)(process.execPath, args, { cwd: PACKAGE, env, timeout: 600_000 });
   expect(stderr).toBe('');
   return stdout;
 }
@@ -70,7 +70,7 @@ describe('what the README shows is what happens:', () => {
 
 test('the file that partners are given installs as the README and the partner guide say, alone and with its types', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'opm-client-'));
-  const npm = (...args: string[]) => promisify(execFile)('npm', args, { cwd: folder, timeout: 120_000 });
+  const npm = (...args: string[]) => promisify(execFile)('npm', args, { cwd: folder, timeout: 600_000 });
   try {
     await writeFile(join(folder, 'package.json'), '{ "type": "module" }');
     await npm('pack', '--silent', PACKAGE);
@@ -145,12 +145,9 @@ test('one signal may serve many calls', async () => {
   expect(printed).toBe("Set(1) { 'AbortError' }\n");
 });
 
-/** A test that is tried again must not find what it left. */
-let lives = 0;
-
 test('a customer is created, updated, read, erased and created anew', async () => {
   const client = createClient();
-  const customerId = `life ${lives++}`;
+  const customerId = 'life';
   await client.ping();
   expect(await client.send({ customerId, customerEmail: 'jane@example.com' })).toEqual({ created: true });
   expect(await client.send({ customerId, customerPhone: '+41', customerEmail: null })).toEqual({
@@ -222,7 +219,7 @@ test('the largest batches that are made are taken, and every entry becomes a row
     version: Number.MAX_SAFE_INTEGER,
   }));
   const areStored = async () => (await store.customers.findExisting(asked)).size === all.length;
-  await waitFor(areStored, { description: 'all rows', timeoutMs: 120_000 });
+  await waitFor(areStored, { description: 'all rows' });
 });
 
 test('a key that is revoked under way ends everything with AuthenticationError, and what was accepted before is stored', async () => {
@@ -251,13 +248,13 @@ test('where the answer to a first entry is lost, the client is told that it crea
   const proxy = await startProxy(ingress.url);
   const client = createClient({ url: proxy.url });
   await client.ping();
-  proxy.delay(2_000);
+  proxy.hold();
   const answers = () => ingress.readMetric('opm_answers_total{route="/entries",status="207"}');
   const before = await answers();
   const sent = client.send({ customerId: 'lost answer', customerPhone: '1' });
   await waitFor(async () => (await answers()) > before, { description: 'the answer' });
   await proxy.cut();
-  proxy.delay(0);
+  proxy.release();
   await proxy.restore();
   expect(await sent).toEqual({ created: true });
   expect(await answers()).toBe(before + 2);
@@ -268,7 +265,7 @@ test('where the answer to a first entry is lost, the client is told that it crea
 test('without a server, a call fails after its deadline, and the client works once there is one', async () => {
   const proxy = await startProxy(ingress.url);
   await proxy.cut();
-  const client = createClient({ url: proxy.url, deadlineMs: 400 });
+  const client = createClient({ url: proxy.url, deadlineMs: 10_000 });
   await expect(client.send({ customerId: 'away', customerPhone: '1' })).rejects.toMatchObject({
     name: 'ConnectionError',
     message: expect.stringMatching(/^no answer from http:\/\/127\.0\.0\.1:\d+: ECONNREFUSED$/),

@@ -11,7 +11,7 @@ beforeAll(async () => {
 afterAll(() => rm(directory, { recursive: true }));
 
 /** Runs a process whose `start` is that, with `onClose` at hand. Ready once it has started, unless another output says so. */
-async function run(start: string, readyOutput = /started/) {
+async function run(start: string, readyOutput = /started/, env: NodeJS.ProcessEnv = {}) {
   const file = join(directory, 'main.mjs');
   await writeFile(
     file,
@@ -23,7 +23,7 @@ async function run(start: string, readyOutput = /started/) {
   );
   return startProcess({
     file,
-    env: { DATABASE_URL: 'postgresql://nobody', INTERNAL_HOST: '127.0.0.1', SHUTDOWN_TIMEOUT_MS: '1000' },
+    env: { DATABASE_URL: 'postgresql://nobody', INTERNAL_HOST: '127.0.0.1', SHUTDOWN_TIMEOUT_MS: '60000', ...env },
     readyOutput,
   });
 }
@@ -42,9 +42,12 @@ test('an error that nobody handles while a process ends does not keep it from en
 });
 
 test('an error that nobody handles ends a process, which closes all the same and exits with 1', async () => {
-  const child = await run(`
+  const child = await run(
+    `
     onClose('first', () => console.log('closed the first'));
-    setTimeout(() => { throw new Error('unexpected'); }, 50)`);
+    setTimeout(() => { throw new Error('unexpected'); }, 50)`,
+    /unexpected/,
+  );
   expect(await child.exited).toEqual({ code: 1, signal: null });
   expect(child.output()).toMatch(/"unexpected".*closed the first.*"stopped"/s);
 });
@@ -53,7 +56,7 @@ test('a start that fails ends a process with 1, also where what it had opened ca
   const start = `
     onClose('first', () => delay(600_000));
     throw new Error('nothing there');`;
-  const child = await run(start, /nothing there/);
+  const child = await run(start, /nothing there/, { SHUTDOWN_TIMEOUT_MS: '1000' });
   expect(await child.exited).toEqual({ code: 1, signal: null });
   expect(child.output()).toBe('test: nothing there\n');
 });

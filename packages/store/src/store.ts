@@ -52,7 +52,13 @@ const CLOSE_TIMEOUT_MS = 3_000;
 
 /** Opens the store. It connects on first use; every method throws {@link StoreError} and nothing else of Prisma's. */
 export function createStore(options: StoreOptions): Store {
-  const { databaseUrl, applicationName, poolSize = 2, statementTimeoutMs = 30_000, connectTimeoutMs = 5_000 } = options;
+  const {
+    databaseUrl,
+    applicationName,
+    poolSize = 2,
+    statementTimeoutMs = 30_000,
+    connectTimeoutMs = 30_000,
+  } = options;
   const { answerTimeoutMs = statementTimeoutMs, lockTimeoutMs = 0, byIndexOnly = false } = options;
   const pool = new pg.Pool({
     connectionString: databaseUrl,

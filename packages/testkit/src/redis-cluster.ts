@@ -45,7 +45,6 @@ export interface ClusterNode {
 }
 
 const SLOTS = 16_384;
-const HEALTHY_TIMEOUT_MS = 60_000;
 
 /** A Redis Cluster of processes on loopback ports that stay the same. */
 export async function startRedisCluster(options: RedisClusterOptions): Promise<RedisCluster> {
@@ -75,7 +74,7 @@ export async function startRedisCluster(options: RedisClusterOptions): Promise<R
       return isInSync && /cluster_state:ok/.test(String(cluster)) && !/fail|disconnected/.test(String(known));
     };
     const areWhole = async () => !(await Promise.all(nodes.map(isWhole))).includes(false);
-    await waitFor(() => areWhole().catch(() => false), { description: 'the cluster', timeoutMs: HEALTHY_TIMEOUT_MS });
+    await waitFor(() => areWhole().catch(() => false), { description: 'the cluster' });
   }
 
   const alive = () => nodes.filter((node) => node.isRunning());
@@ -161,7 +160,6 @@ async function waitUntilKnown(nodes: ClusterNode[]): Promise<void> {
   };
   await waitFor(async () => !(await Promise.all(nodes.map(isDone))).includes(false), {
     description: 'the nodes to know each other',
-    timeoutMs: HEALTHY_TIMEOUT_MS,
   });
 }
 

@@ -1,11 +1,12 @@
 import { fileURLToPath } from 'node:url';
 import { findFreePort } from '@opm/embedded';
 import { type ProcessOptions, startProcess, type TestProcess } from './start-process.js';
+import { PATIENCE_MS } from './wait-for.js';
 
 export interface TestApp extends TestProcess {
   /** Where it listens, such as http://127.0.0.1:12345; empty for the worker, which does not. */
   url: string;
-  /** Reads one of its metrics, by name and labels as they are rendered, without the label `process`; 0 where it is not there. Rejects where nothing comes for 30 s. */
+  /** Reads one of its metrics, by name and labels as they are rendered, without the label `process`; 0 where it is not there. */
   readMetric(name: string): Promise<number>;
 }
 
@@ -16,8 +17,6 @@ const READY = {
   worker: /"msg":"taking jobs"/,
   console: /"msg":"dashboard is up"/,
 };
-
-const METRICS_TIMEOUT_MS = 30_000;
 
 export type AppName = keyof typeof READY;
 
@@ -48,9 +47,8 @@ export async function startApp(name: AppName, env: NodeJS.ProcessEnv, options?: 
     ...app,
     url,
     async readMetric(metric) {
-      const response = await fetch(`http://127.0.0.1:${internalPort}/metrics`, {
-        signal: AbortSignal.timeout(METRICS_TIMEOUT_MS),
-      });
+      const signal = AbortSignal.timeout(PATIENCE_MS);
+      const response = await fetch(`http://127.0.0.1:${internalPort}/metrics`, { signal });
       const lines = (await response.text())
         .replaceAll(/,?process="\w+"/g, '')
         .replaceAll('{}', '')

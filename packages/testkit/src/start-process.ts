@@ -36,7 +36,7 @@ export interface TestProcess {
 const LEASH = `process.on('disconnect', () => process.kill(process.pid, 'SIGKILL')); process.channel.unref();`;
 
 export async function startProcess(options: ProcessOptions): Promise<TestProcess> {
-  const { file, args = [], env, cwd, timeoutMs = 60_000, detached = false } = options;
+  const { file, args = [], env, cwd, timeoutMs, detached = false } = options;
   const child = spawn(process.execPath, ['--import', `data:text/javascript,${LEASH}`, file, ...args], {
     cwd,
     detached,
@@ -65,7 +65,7 @@ export async function startProcess(options: ProcessOptions): Promise<TestProcess
 
   try {
     const findState = async () => (hasExited() ? 'exited' : (await isReady(options, output)) && 'ready');
-    const state = await waitFor(findState, { description: `${file} to be ready`, timeoutMs });
+    const state = await waitFor(findState, { description: `${file} to be ready`, ...(timeoutMs && { timeoutMs }) });
     if (state === 'exited') throw new Error(`${file} has exited`);
   } catch (cause) {
     await started.stop('SIGKILL');
@@ -77,7 +77,7 @@ export async function startProcess(options: ProcessOptions): Promise<TestProcess
 async function isReady({ readyUrl, readyOutput }: ProcessOptions, output: string): Promise<boolean> {
   if (readyOutput) return readyOutput.test(output);
   if (!readyUrl) return true;
-  const response = await fetch(readyUrl, { signal: AbortSignal.timeout(1_000) });
+  const response = await fetch(readyUrl, { signal: AbortSignal.timeout(10_000) });
   await response.body?.cancel();
   return response.ok;
 }

@@ -23,8 +23,6 @@ export interface RunningProgram {
   stop(signal?: NodeJS.Signals): Promise<void>;
 }
 
-const LISTEN_TIMEOUT_MS = 60_000;
-
 /** Runs a server that is not written in Node, until it is stopped. Throws with its log where it does not come up. */
 export async function startProgram(options: ProgramOptions): Promise<RunningProgram> {
   const { program, args, port, logFile, detached = false } = options;
@@ -34,10 +32,7 @@ export async function startProgram(options: ProgramOptions): Promise<RunningProg
   const exited = once(child, 'exit');
   const hasExited = () => child.exitCode !== null || child.signalCode !== null;
 
-  await waitFor(() => hasExited() || isListening(port), {
-    description: `${program} to listen`,
-    timeoutMs: LISTEN_TIMEOUT_MS,
-  });
+  await waitFor(() => hasExited() || isListening(port), { description: `${program} to listen` });
   if (hasExited()) throw new Error(`${program} did not start: ${await readFile(logFile, 'utf8')}`);
   return {
     port,

@@ -12,7 +12,7 @@ export interface TcpProxy {
   restore(): Promise<void>;
   /** Swallows what comes over the present connections, which stay open; new ones work. */
   swallow(): void;
-  /** Holds what comes, either way, until the next `release`. */
+  /** Holds what the server answers until the next `release`. */
   hold(): void;
   release(): void;
   /** From now on everything that comes, either way, is held for so long; what follows it waits behind it. */
@@ -36,18 +36,18 @@ export async function startProxy(serverUrl: string, { toClient }: ProxyOptions =
   let release = () => {};
   let connections = 0;
   let received = 0;
-  const createDelay = () =>
+  const createDelay = (isAnswer: boolean) =>
     new Transform({
       transform(chunk, _encoding, done) {
-        if (held) void held.then(() => done(null, chunk));
+        if (isAnswer && held) void held.then(() => done(null, chunk));
         else if (delayMs === 0) done(null, chunk);
         else setTimeout(done, delayMs, null, chunk).unref();
       },
     });
   const server = createServer((client) => {
     const upstream = connect(Number(target.port), target.hostname);
-    client.pipe(createDelay()).pipe(upstream);
-    (toClient ? upstream.pipe(toClient(connections++)) : upstream).pipe(createDelay()).pipe(client);
+    client.pipe(createDelay(false)).pipe(upstream);
+    (toClient ? upstream.pipe(toClient(connections++)) : upstream).pipe(createDelay(true)).pipe(client);
     upstream.on('data', ({ length }) => {
       received += length;
     });

@@ -8,6 +8,9 @@ export interface WaitOptions {
 
 type Truthy<T> = Exclude<T, undefined | null | false | 0 | ''>;
 
+/** So long that only what never happens takes longer, on a machine however slow. */
+export const PATIENCE_MS = 300_000;
+
 /** It is looked again after a tenth of what has been waited: what takes long is not hurried by many looks, which cost others. */
 const MIN_POLL_MS = 15;
 const MAX_POLL_MS = 250;
@@ -18,7 +21,7 @@ const MAX_POLL_MS = 250;
  */
 export async function waitFor<T>(
   condition: () => T | Promise<T>,
-  { description, timeoutMs = 60_000 }: WaitOptions,
+  { description, timeoutMs = PATIENCE_MS }: WaitOptions,
 ): Promise<Truthy<T>> {
   const since = performance.now();
   for (;;) {
