@@ -178,7 +178,10 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     undisturbed(async () => {
       const project = await createProject('obedient', { rate: 2, burst: 5 });
       const first = await post(one, project);
-      expect([isAccepted(first), parseFields(first)]).toEqual([true, { q: 5, w: 3, r: expect.any(Number), t: 1 }]);
+      expect([isAccepted(first), parseFields(first)]).toEqual([
+        true,
+        { q: 5, w: 3, 'opm-rate': 2, r: expect.any(Number), t: 1 },
+      ]);
       expect([4, 5]).toContain(parseFields(first).r); // five again where the answer has taken half a second
       for (let { r } = parseFields(first); r > 0; r--) expect(isAccepted(await post(one, project))).toBe(true);
 

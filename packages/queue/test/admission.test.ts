@@ -230,9 +230,11 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     await settle(...(await admit(15, 'kept')));
     expect(await readOne('kept')).toEqual(present(kept.admitted[0]?.version ?? 0));
 
-    await one.admission.sweep(0, 0, kept.admitted[0]?.version);
+    const sweep = (...older: [olderThanMs: number, before?: number]) =>
+      Promise.all([0, 1, 2].map((shard) => one.admission.sweep(shard, ...older)));
+    await sweep(0, kept.admitted[0]?.version);
     expect(await readOne('kept')).toBeDefined();
-    await one.admission.sweep(0, -3 * 3_600_000);
+    await sweep(-3 * 3_600_000);
     expect(await readOne('kept')).toBeUndefined();
   });
 
