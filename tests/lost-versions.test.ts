@@ -178,6 +178,10 @@ test('a Redis that is empty takes nothing while PostgreSQL is away, and then not
   await postgres.restore();
   const isAccepted = async () => (await client.post('updated away', 'back@example.com')) === 202;
   await waitFor(isAccepted, { description: 'entries to be accepted' });
+  // After an outage the ingress asks PostgreSQL again only after a pause, and answers 202 until then.
+  let customers = 0;
+  const isKnown = async () => (await client.post(`new ${customers++}`, 'new@example.com')) === 201;
+  await waitFor(isKnown, { description: 'the ingress to ask PostgreSQL who exists' });
   await expectNewerToWin(client, 'away');
   await stop();
   await postgres.close();
