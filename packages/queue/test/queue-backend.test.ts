@@ -65,7 +65,10 @@ test.each(['Redis', 'PostgreSQL'])('who waits for %s can be told to end', async 
 
 test('a single node of a cluster is not taken for a Redis that stands alone; the same name twice is a cluster', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'opm-single-'));
-  const { nodes, stop } = await startRedisCluster({ directory, masters: 3, replicasPerMaster: 0 });
+  const { nodes, stop } = await startRedisCluster({
+    ...{ directory, masters: 3, replicasPerMaster: 0 },
+    flags: ['--appendonly', 'yes'],
+  });
   const url = nodes[0]?.url ?? '';
   const check = async (redisUrl: string) => {
     const config = { databaseUrl: 'postgresql://nowhere', redisUrl, prefix: 'opm', shards: 1 };

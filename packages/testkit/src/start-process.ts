@@ -64,7 +64,11 @@ export async function startProcess(options: ProcessOptions): Promise<TestProcess
   };
 
   try {
-    const findState = async () => (hasExited() ? 'exited' : (await isReady(options, output)) && 'ready');
+    // One that has said what it is waited for may have exited since, on purpose.
+    const findState = async () => {
+      if (options.readyOutput?.test(output)) return 'ready';
+      return hasExited() ? 'exited' : (await isReady(options, output)) && 'ready';
+    };
     const state = await waitFor(findState, { description: `${file} to be ready`, ...(timeoutMs && { timeoutMs }) });
     if (state === 'exited') throw new Error(`${file} has exited`);
   } catch (cause) {
