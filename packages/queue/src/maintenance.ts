@@ -68,14 +68,23 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
   }
   const worker = await backend.openWorker(MAINTENANCE, runTask, { autorun: false });
   worker.on('failed', (job, error) => onFailed(job?.name ?? 'unknown', error));
-  for (const [name, { repeat }] of Object.entries(tasks)) {
-    const opts = { removeOnComplete: true, removeOnFail: { count: 100 } };
-    // A master that must have a replica, and has none now, is there and refuses it.
-    await backend.persist(() => queue.upsertJobScheduler(name, repeat, { name, opts }));
+  const schedule = (name: string, { repeat }: MaintenanceTask) =>
+    queue.upsertJobScheduler(name, repeat, { name, opts: { removeOnComplete: true, removeOnFail: { count: 100 } } });
+  /** A store that came back empty has lost the schedules, and nothing else would bring them back. */
+  async function scheduleMissing(): Promise<void> {
+    for (const [name, task] of Object.entries(tasks)) {
+      if (!(await queue.getJobScheduler(name))) await schedule(name, task);
+    }
   }
+  for (const [name, task] of Object.entries(tasks)) {
+    // A master that must have a replica, and has none now, is there and refuses it.
+    await backend.persist(() => schedule(name, task));
+  }
+  const timer = setInterval(() => scheduleMissing().catch(onError), CLEAR_INTERVAL_MS);
   worker.run().catch(onError);
   return {
     async close() {
+      clearInterval(timer);
       await closeWorkers([{ queue, worker }]);
       await backend.close();
     },

@@ -2,7 +2,16 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
-import { BACKENDS, createBackend, query, startLocalRedis, startProxy, waitFor, withRedis } from '@opm/testkit';
+import {
+  BACKENDS,
+  type Backend,
+  createBackend,
+  query,
+  startLocalRedis,
+  startProxy,
+  waitFor,
+  withRedis,
+} from '@opm/testkit';
 import { createEntryQueue, createEntryWorker, startMaintenance } from '../src/index.js';
 import { IDLE_WORKER } from './idle-worker.js';
 
@@ -140,3 +149,34 @@ test('on a master that lacks its replica maintenance starts when that is there, 
   await redis.stop();
   await rm(directory, { recursive: true, force: true, maxRetries: 5 });
 });
+
+test.each(BACKENDS)('on %s tasks go on when the queue’s store comes back empty', async (_, createBackend) => {
+  const backend = await createBackend();
+  let runs = 0;
+  const { close } = await startMaintenance({
+    ...{ ...backend, ...options },
+    tasks: { count: { repeat: { every: 1_000 }, run: async () => void runs++ } },
+    ...{ onDone: () => {}, onFailed: () => {} },
+  });
+  await waitFor(() => runs > 0, { description: 'the first run' });
+  await emptyStore(backend);
+  const runsBefore = runs;
+  await waitFor(() => runs > runsBefore + 1, { description: 'runs after the store was emptied' });
+  await close();
+  await backend.drop();
+});
+
+async function emptyStore({ redisUrl, prefix, databaseUrl }: Backend): Promise<void> {
+  if (redisUrl === undefined) {
+    const tables = await query<{ name: string }>(
+      databaseUrl,
+      "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables WHERE schemaname = 'bullmq' AND tablename !~ 'migration'",
+    );
+    await query(databaseUrl, `TRUNCATE ${tables.map(({ name }) => name).join(', ')}`);
+    return;
+  }
+  await withRedis(redisUrl, async (redis) => {
+    const keys = await redis.keys(`{${prefix}-*`);
+    if (keys.length > 0) await redis.del(...keys);
+  });
+}
