@@ -188,7 +188,7 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
       const refused = await postUntilRefused(one, project);
       expect(refused.body).toEqual(LIMITED);
       expect(refused.headers.get('retry-after')).toBe('1');
-      expect(parseFields(refused)).toEqual({ q: 5, w: 3, r: 0, t: 1 });
+      expect(parseFields(refused)).toEqual({ q: 5, w: 3, 'opm-rate': 2, r: 0, t: 1 });
       await obey(refused);
       expect(isAccepted(await post(other, project))).toBe(true);
     }));
