@@ -1,4 +1,4 @@
 import { describeChaos } from './chaos.js';
 
-/** Draws masters that are killed and frozen until their replicas take over, one that hands over, and a killed replica. */
-describeChaos('cluster', { seed: 4665 });
+/** Draws an emptied store, a master that is killed, one that is frozen, one that hands over, and clocks that are put back. */
+describeChaos('cluster', { seed: 12923 });

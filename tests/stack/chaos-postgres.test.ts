@@ -1,3 +1,4 @@
 import { describeChaos } from './chaos.js';
 
-describeChaos('postgres', { seed: 38632 });
+/** Draws an emptied store, a full disk, a clock that is put back, a trigger that refuses customers, a kill and a stop. */
+describeChaos('postgres', { seed: 1361 });

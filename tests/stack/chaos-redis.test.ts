@@ -1,4 +1,4 @@
 import { describeChaos } from './chaos.js';
 
-/** Draws kills of every kind of process, a freeze, Redis filled, and a connection that is cut or slowed down. */
-describeChaos('redis', { seed: 38632 });
+/** Draws an emptied store, a full disk, clocks that jump, a trigger that refuses customers, and a kill. */
+describeChaos('redis', { seed: 1797 });

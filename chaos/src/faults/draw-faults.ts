@@ -1,7 +1,9 @@
 import type { Random } from '../random.js';
 import type { Stack } from '../stack/stack.js';
 import { createClusterFaults } from './cluster-faults.js';
+import { EMPTY_STORE } from './empty-store.js';
 import { EVERYTHING, type Fault } from './fault.js';
+import { HOST_FAULTS } from './host-faults.js';
 import { LINK_FAULTS } from './link-faults.js';
 import { POSTGRES_FAULTS } from './postgres-faults.js';
 import { PROCESS_FAULTS } from './process-faults.js';
@@ -14,7 +16,10 @@ const PERCENT_PAIRS = 25;
 export function createFaultDraw(stack: Stack, random: Random): (left: number) => Fault[] {
   const redisFaults = stack.redis ? createRedisFaults(stack.redis) : [];
   const clusterFaults = stack.cluster ? createClusterFaults(stack.cluster) : [];
-  const kinds = [...PROCESS_FAULTS, ...LINK_FAULTS, ...POSTGRES_FAULTS, ...redisFaults, ...clusterFaults];
+  const kinds = [
+    ...[...PROCESS_FAULTS, ...LINK_FAULTS, ...POSTGRES_FAULTS, ...HOST_FAULTS, EMPTY_STORE],
+    ...[...redisFaults, ...clusterFaults],
+  ];
   const weighted = kinds.flatMap((kind) => Array.from({ length: kind.weight }, () => kind));
   const draw = () => random.pick(weighted).draw(stack, random);
   return (left) => {

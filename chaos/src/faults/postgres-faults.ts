@@ -32,7 +32,51 @@ export const POSTGRES_FAULTS: FaultKind[] = [
       return { name: 'lock the customers in PostgreSQL', victim: postgres.name, run };
     },
   },
+  {
+    weight: 2,
+    draw({ postgres, projects }, random) {
+      const forMs = random.between(500, 6_000);
+      const run = () =>
+        withClient(postgres.url, async (client) => {
+          await client.query('BEGIN');
+          await client.query(LOCK_HOT_ROWS, [projects.loaded.projectId]);
+          await delay(forMs);
+          await client.query('ROLLBACK');
+        });
+      return { name: 'lock rows in PostgreSQL', victim: postgres.name, run };
+    },
+  },
+  {
+    weight: 4,
+    draw({ postgres }, random) {
+      const sqlState = random.pick(TRIGGERED);
+      const forMs = random.between(500, 5_000);
+      const run = () =>
+        withClient(postgres.url, async (client) => {
+          await client.query(toTrigger(sqlState));
+          await delay(forMs);
+          await client.query(DROP_TRIGGER);
+        });
+      return { name: `refuse some customers in PostgreSQL with ${sqlState}`, victim: postgres.name, run };
+    },
+  },
 ];
+
+/** Errors that a trigger raises as if the store had them: out of memory, shutdown, lost connection, lock, and one unknown. */
+const TRIGGERED = ['53200', '57P01', '08006', '55P03', '40001', 'P0001'];
+
+/** Those who are always under way, and some others. For a shorter time than a worker needs to make dead letters. */
+const toTrigger = (sqlState: string) => `
+  CREATE OR REPLACE FUNCTION chaos_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+  BEGIN
+    IF NEW.customer_id ~ '^(hot-1|c-[0-9]*7)$' THEN RAISE EXCEPTION 'chaos' USING ERRCODE = '${sqlState}'; END IF;
+    RETURN NEW;
+  END $$;
+  CREATE OR REPLACE TRIGGER chaos_refuse BEFORE INSERT OR UPDATE ON customers
+  FOR EACH ROW EXECUTE FUNCTION chaos_refuse()`;
+const DROP_TRIGGER = 'DROP TRIGGER chaos_refuse ON customers';
+
+const LOCK_HOT_ROWS = `SELECT FROM customers WHERE project_id = $1 AND customer_id LIKE 'hot-%' ORDER BY customer_id FOR UPDATE`;
 
 const END_SESSIONS = `
   SELECT pg_terminate_backend(pid) FROM pg_stat_activity

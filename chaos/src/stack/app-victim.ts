@@ -1,7 +1,8 @@
 import { type AppName, startApp, type TestApp } from '@opm/testkit';
-import type { Victim } from './victim.js';
+import type { HostShim } from './host-shim.js';
+import type { Host } from './victim.js';
 
-export type AppVictim = Victim & {
+export type AppVictim = Host & {
   /** Whether it says so itself, in time. */
   isReady(): Promise<boolean>;
   /** 0 while it does not say. */
@@ -13,6 +14,7 @@ type Options = {
   kind: AppName;
   /** With its ports. */
   env: NodeJS.ProcessEnv;
+  shim: HostShim;
   /** Hears of an end that nobody has asked for, and of one that was asked for and went wrong. */
   onBadEnd: (what: string) => void;
   /** Gets what a process has written, when it has ended. */
@@ -25,12 +27,12 @@ const START_TIMEOUT_MS = 180_000;
 const END_TIMEOUT_MS = 120_000;
 const READY_TIMEOUT_MS = 10_000;
 
-export function createAppVictim({ name, kind, env, onBadEnd, onOutput }: Options): AppVictim {
+export function createAppVictim({ name, kind, env, shim, onBadEnd, onOutput }: Options): AppVictim {
   let app: TestApp | undefined;
 
   async function start(): Promise<void> {
     if (app) return;
-    const started = await startApp(kind, env, { timeoutMs: START_TIMEOUT_MS, detached: true });
+    const started = await startApp(kind, { ...env, ...shim.env }, { timeoutMs: START_TIMEOUT_MS, detached: true });
     app = started;
     void started.exited.then(({ code, signal }) => {
       onOutput(name, started.output());
@@ -43,6 +45,7 @@ export function createAppVictim({ name, kind, env, onBadEnd, onOutput }: Options
 
   return {
     name,
+    shim,
     start,
     async end(signal) {
       const ended = app;

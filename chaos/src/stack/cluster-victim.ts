@@ -1,10 +1,13 @@
 import { type ClusterNode, type RedisCluster, startRedisCluster, withRedis } from '@opm/testkit';
+import type { CreateShim, HostShim } from './host-shim.js';
 import { DURABLE } from './redis-victim.js';
 import type { Victim } from './victim.js';
 
 /** A master and its replica: each failover makes one of the other. */
 export type Pair = Record<'master' | 'replica', Victim> & {
   readonly name: string;
+  /** Of both. */
+  readonly shim: HostShim;
   /** That of the one that is the master now. */
   findMasterUrl(): Promise<string>;
   /** Has the replica take over, when it has all that the master has. */
@@ -19,10 +22,12 @@ const MASTERS = 3;
 const REFUSING = ['--min-replicas-to-write', '1'];
 
 /** A durable Redis Cluster in that directory, started: three masters with a replica each. */
-export async function startClusterVictim(directory: string): Promise<ClusterVictim> {
+export async function startClusterVictim(directory: string, createShim: CreateShim): Promise<ClusterVictim> {
+  const shims = await Promise.all(Array.from({ length: MASTERS }, (_, n) => createShim(`pair ${n + 1}`)));
   const cluster = await startRedisCluster({
     ...{ directory, masters: MASTERS, replicasPerMaster: 1 },
     ...{ flags: [...DURABLE, ...REFUSING], detached: true },
+    envOf: (n) => shims[n % MASTERS]?.env,
   });
   const { url, nodes, waitUntilWhole } = cluster;
   const all = (act: (node: ClusterNode) => unknown) => async () => void (await Promise.all(nodes.map(act)));
@@ -32,7 +37,7 @@ export async function startClusterVictim(directory: string): Promise<ClusterVict
     nodes,
     pairs: nodes
       .slice(0, MASTERS)
-      .map((node, n) => createPair(`pair ${n + 1}`, [node, nodes[MASTERS + n] as ClusterNode])),
+      .map((node, n) => createPair(`pair ${n + 1}`, shims[n] as HostShim, [node, nodes[MASTERS + n] as ClusterNode])),
     waitUntilWhole,
     start: all((node) => node.start()),
     end: (signal) => all((node) => node.kill(signal))(),
@@ -41,7 +46,7 @@ export async function startClusterVictim(directory: string): Promise<ClusterVict
   };
 }
 
-function createPair(name: string, nodes: ClusterNode[]): Pair {
+function createPair(name: string, shim: HostShim, nodes: ClusterNode[]): Pair {
   async function find(role: 'master' | 'slave'): Promise<ClusterNode> {
     for (const node of nodes) {
       if ((await withRedis(node.url, (redis) => redis.role()))[0] === role) return node;
@@ -65,6 +70,7 @@ function createPair(name: string, nodes: ClusterNode[]): Pair {
   }
   return {
     name,
+    shim,
     master: createVictim('master'),
     replica: createVictim('replica'),
     findMasterUrl: async () => (await find('master')).url,

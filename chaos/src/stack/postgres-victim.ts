@@ -1,15 +1,17 @@
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '@opm/embedded';
-import { findChildren, isRunning, waitFor } from '@opm/testkit';
-import type { Victim } from './victim.js';
+import { findChildren, isRunning, query, waitFor } from '@opm/testkit';
+import type { HostShim } from './host-shim.js';
+import type { StoreHost } from './victim.js';
 
-export type PostgresVictim = Victim & { readonly url: string };
+export type PostgresVictim = StoreHost & { readonly url: string };
 
 /** Few enough that they can be used up. */
 const SETTINGS = ['max_connections=120', 'shared_buffers=128MB'];
 
 /** A durable PostgreSQL in that directory, started. */
-export async function startPostgresVictim(dataDir: string): Promise<PostgresVictim> {
-  let postgres: EmbeddedPostgres | undefined = await startEmbeddedPostgres({ dataDir, postgresFlags: SETTINGS });
+export async function startPostgresVictim(dataDir: string, shim: HostShim): Promise<PostgresVictim> {
+  const options = { dataDir, postgresFlags: SETTINGS, env: shim.env };
+  let postgres: EmbeddedPostgres | undefined = await startEmbeddedPostgres(options);
   const { url, port } = postgres;
 
   /** Each connection has a process of its own. */
@@ -27,9 +29,12 @@ export async function startPostgresVictim(dataDir: string): Promise<PostgresVict
   return {
     name: 'PostgreSQL',
     url,
+    shim,
     async start() {
-      postgres ??= await startEmbeddedPostgres({ dataDir, port, postgresFlags: SETTINGS });
+      if (postgres && !(await isRunning(postgres.pid))) postgres = undefined;
+      postgres ??= await startEmbeddedPostgres({ ...options, port });
     },
+    answers: () => query(url, 'SELECT 1').then(() => true),
     async end(signal) {
       const ended = postgres;
       postgres = undefined;

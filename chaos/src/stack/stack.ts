@@ -10,6 +10,7 @@ import { startProxy, type TcpProxy, withRedis } from '@opm/testkit';
 import { empty } from '../faults/redis-faults.js';
 import { type AppVictim, createAppVictim } from './app-victim.js';
 import { type ClusterVictim, startClusterVictim } from './cluster-victim.js';
+import { createHostShims, type HostShim } from './host-shim.js';
 import { type PostgresVictim, startPostgresVictim } from './postgres-victim.js';
 import { type RedisVictim, startRedisVictim } from './redis-victim.js';
 import type { Victim } from './victim.js';
@@ -29,6 +30,10 @@ export type Stack = {
   /** All of the three that there are. */
   stores: Victim[];
   links: Link[];
+  /** Those between partners and ingresses. */
+  partnerLinks: Link[];
+  /** The clocks and disks of all hosts. */
+  shims: HostShim[];
   /** The ingresses as partners reach them. */
   urls: string[];
   /** Past the proxies, for looking at what is there. */
@@ -71,11 +76,19 @@ export async function startStack({ directory, queue, onBadEnd }: StackOptions): 
   try {
     for (const name of ['redis', 'logs']) await mkdir(join(directory, name), { recursive: true });
     await chmod(directory, 0o711); // When we are root, the account that Postgres runs as has to pass through.
-    const postgres = await startPostgresVictim(join(directory, 'postgres'));
+    const createHostShim = await createHostShims(directory);
+    const shims: HostShim[] = [];
+    const createShim = async (name: string) => {
+      const shim = await createHostShim(name);
+      shims.push(shim);
+      return shim;
+    };
+    const postgres = await startPostgresVictim(join(directory, 'postgres'), await createShim('postgres'));
     releases.push(() => postgres.end('SIGTERM'));
-    const redis = queue === 'redis' ? await startRedisVictim(join(directory, 'redis')) : undefined;
+    const redisDirectory = join(directory, 'redis');
+    const redis = queue === 'redis' ? await startRedisVictim(redisDirectory, await createShim('redis')) : undefined;
     if (redis) releases.push(() => redis.end('SIGTERM'));
-    const cluster = queue === 'cluster' ? await startClusterVictim(join(directory, 'redis')) : undefined;
+    const cluster = queue === 'cluster' ? await startClusterVictim(redisDirectory, createShim) : undefined;
     if (cluster) releases.push(() => cluster.end('SIGTERM'));
     const projects = await prepareDatabase(postgres.url);
 
@@ -104,7 +117,7 @@ export async function startStack({ directory, queue, onBadEnd }: StackOptions): 
           // The nodes of a cluster tell where they are, so there is no proxy that could stand between.
           REDIS_URL: redis ? await link(`${name} – Redis`, redis.url) : (cluster?.url ?? ''),
         };
-        const app = createAppVictim({ name, kind, env, onBadEnd, onOutput });
+        const app = createAppVictim({ name, kind, env, shim: await createShim(name), onBadEnd, onOutput });
         await app.start();
         releases.push(() => app.end('SIGTERM'));
         apps.push({ app, port });
@@ -115,6 +128,7 @@ export async function startStack({ directory, queue, onBadEnd }: StackOptions): 
     const ingresses = await startApps('ingress');
     const urls: string[] = [];
     for (const { app, port } of ingresses) urls.push(await link(`partners – ${app.name}`, `http://127.0.0.1:${port}`));
+    const partnerLinks = links.slice(-urls.length);
 
     const stores = [postgres, redis, cluster].filter((store) => store !== undefined);
     return {
@@ -125,6 +139,8 @@ export async function startStack({ directory, queue, onBadEnd }: StackOptions): 
       cluster,
       stores,
       links,
+      partnerLinks,
+      shims,
       urls: urls.map((url) => new URL(url).origin),
       queue: { databaseUrl: postgres.url, redisUrl: (redis ?? cluster)?.url, prefix: PREFIX, shards: SHARDS[queue] },
       projects,
@@ -133,6 +149,7 @@ export async function startStack({ directory, queue, onBadEnd }: StackOptions): 
           proxy.delay(0);
           await proxy.restore();
         }
+        for (const shim of shims) await reset(shim);
         for (const victim of [...stores, ...workers.map(({ app }) => app), ...ingresses.map(({ app }) => app)]) {
           await victim.thaw();
           await victim.start();
@@ -145,6 +162,11 @@ export async function startStack({ directory, queue, onBadEnd }: StackOptions): 
     await stop();
     throw error;
   }
+}
+
+async function reset({ setClock, setDiskFull }: HostShim): Promise<void> {
+  await setClock(0);
+  await setDiskFull(false);
 }
 
 async function prepareDatabase(databaseUrl: string): Promise<Stack['projects']> {

@@ -1,3 +1,5 @@
+import type { HostShim } from './host-shim.js';
+
 /** A process that faults are done to. Each call changes nothing where that is so already. */
 export type Victim = {
   readonly name: string;
@@ -9,3 +11,9 @@ export type Victim = {
   freeze(): Promise<void>;
   thaw(): Promise<void>;
 };
+
+/** One whose clock and disk can be bent. */
+export type Host = Victim & { readonly shim: HostShim };
+
+/** A store on a host: `start` also brings back one that has ended by itself. */
+export type StoreHost = Host & { answers(): Promise<boolean> };

@@ -18,6 +18,8 @@ interface Deps {
   account: Account | undefined;
   binaries: Binaries;
   layout: Layout;
+  /** On top of the environment of this process. */
+  env?: NodeJS.ProcessEnv | undefined;
 }
 
 /**
@@ -26,8 +28,8 @@ interface Deps {
  */
 const PASSAGES = ['dac_read_search', 'dac_override'];
 
-export async function createCommandRunner({ account, binaries, layout }: Deps): Promise<RunCommand> {
-  const env = { ...process.env, LC_ALL: 'C', HOME: dirname(layout.dataDir) };
+export async function createCommandRunner({ account, binaries, layout, env: given }: Deps): Promise<RunCommand> {
+  const env = { ...process.env, ...given, LC_ALL: 'C', HOME: dirname(layout.dataDir) };
   if (!account) return (program, args, input) => execute(program, args, { env }, input);
 
   // Root's own TMPDIR may be out of the account's reach.

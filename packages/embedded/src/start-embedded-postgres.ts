@@ -13,6 +13,8 @@ export interface EmbeddedPostgresOptions {
   port?: number;
   /** Settings on top of the durable defaults, such as `fsync=off`. */
   postgresFlags?: readonly string[];
+  /** On top of the environment of this process. */
+  env?: NodeJS.ProcessEnv | undefined;
 }
 
 export interface EmbeddedPostgres {
@@ -33,7 +35,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   const layout = await prepareLayout(options.dataDir);
   const binaries = await locateBinaries();
   const account = await chooseAccount(layout);
-  const run = await createCommandRunner({ account, binaries, layout });
+  const run = await createCommandRunner({ account, binaries, layout, env: options.env });
   const installation = { account, binaries, layout, run };
 
   if (await isInitialised(layout)) await stopServer(installation);

@@ -20,7 +20,7 @@ export async function createCertificates(directory: string): Promise<Certificate
   const openssl = await findProgram({
     title: 'OpenSSL',
     names: ['openssl'],
-    aptPackage: 'openssl',
+    aptPackages: ['openssl'],
     otherwise: 'brew install openssl (or your package manager)',
   });
   const run = (...args: string[]) => promisify(execFile)(openssl, args, { cwd: directory });

@@ -7,7 +7,7 @@ export async function findChromium(): Promise<string> {
     findProgram({
       title: 'Chromium',
       names: ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'],
-      aptPackage: 'chromium',
+      aptPackages: ['chromium'],
       otherwise: 'brew install --cask chromium (or your package manager)',
       alternative: 'set CHROMIUM_PATH to a Chromium or Chrome',
     })

@@ -8,8 +8,8 @@ export interface Program {
   title: string;
   /** What it may be called on the PATH, the best first. */
   names: readonly string[];
-  /** What Debian calls the package. */
-  aptPackage: string;
+  /** What Debian calls the packages. */
+  aptPackages: readonly string[];
   /** How to do without apt-get. */
   otherwise: string;
   /** What else can be done, completing "…, or". */
@@ -21,35 +21,38 @@ const SERVICE_POLICY = '/usr/sbin/policy-rc.d';
 
 /** The path of a local program; root on Debian or Ubuntu gets it installed. Else throws the line to run. */
 export async function findProgram(program: Program): Promise<string> {
-  const { title, names, aptPackage } = program;
+  const { title, names } = program;
+  const packages = program.aptPackages.join(' ');
   const found = await findOnPath(names);
   if (found) return found;
 
   const aptGet = await findOnPath(['apt-get']);
   if (!aptGet || process.geteuid?.() !== 0) {
-    const fix = aptGet ? `sudo apt-get install ${aptPackage}` : program.otherwise;
+    const fix = aptGet ? `sudo apt-get install ${packages}` : program.otherwise;
     throw new Error(`A real ${title} is needed: run "${fix}"${orElse(program)}.`);
   }
-  process.stderr.write(`No ${title} here: installing ${aptPackage} with apt-get\n`);
+  process.stderr.write(`No ${title} here: installing ${packages} with apt-get\n`);
   await install(program, aptGet);
 
   const installed = await findOnPath(names);
-  if (!installed) throw new Error(`apt-get installed ${aptPackage}, but it is not on the PATH.`);
+  if (!installed) throw new Error(`apt-get installed ${packages}, but ${title} is not on the PATH.`);
   return installed;
 }
 
 const orElse = ({ alternative }: Program) => (alternative ? `, or ${alternative}` : '');
 
 async function install(program: Program, aptGet: string): Promise<void> {
-  const { aptPackage } = program;
+  const { aptPackages } = program;
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
   const run = (...args: string[]) => promisify(execFile)(aptGet, ['-qq', ...args], { env, maxBuffer: 1 << 24 });
   const isOurPolicy = await denyServiceStart();
   try {
     await run('update');
-    await run('install', '-y', '--no-install-recommends', aptPackage);
+    await run('install', '-y', '--no-install-recommends', ...aptPackages);
   } catch (cause) {
-    throw new Error(`apt-get could not install ${aptPackage}: install it by hand${orElse(program)}.`, { cause });
+    throw new Error(`apt-get could not install ${aptPackages.join(' ')}: install it by hand${orElse(program)}.`, {
+      cause,
+    });
   } finally {
     if (isOurPolicy) await rm(SERVICE_POLICY, { force: true });
   }

@@ -8,7 +8,7 @@ export function findRedisProgram(alternative?: string): Promise<string> {
   return findProgram({
     title: 'Redis',
     names: ['redis-server', 'valkey-server'],
-    aptPackage: 'redis-server',
+    aptPackages: ['redis-server'],
     otherwise: 'brew install redis (or your package manager)',
     alternative,
   });

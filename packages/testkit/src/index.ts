@@ -4,6 +4,7 @@ export { type ContractCheck, createContractCheck, type Exchange } from './contra
 export { type Certificates, createCertificates } from './create-certificates.js';
 export { describeMachine } from './describe-machine.js';
 export { findChromium } from './find-chromium.js';
+export { findCompiler } from './find-compiler.js';
 export { findRedisProgram } from './find-redis-program.js';
 export { findChildren, isRunning } from './is-running.js';
 export { removeLeftContainers, testRunId } from './left-containers.js';

@@ -13,6 +13,8 @@ export interface LocalRedisOptions {
   port?: number;
   /** On top of listening on loopback only, and refusing what does not fit its memory. */
   flags: readonly string[];
+  /** On top of the environment of this process. */
+  env?: NodeJS.ProcessEnv | undefined;
   /** Ctrl-C in the terminal does not reach it. */
   detached?: boolean;
   /** What can be done where there is no Redis on this machine, completing "…, or". */
@@ -30,6 +32,7 @@ export async function startLocalRedis({
   directory,
   port,
   flags,
+  env,
   detached = false,
   alternative,
 }: LocalRedisOptions): Promise<LocalRedis> {
@@ -38,7 +41,7 @@ export async function startLocalRedis({
   const logFile = join(directory, 'redis.log');
   const place = ['--port', String(chosen), '--dir', directory];
   const args = [...place, ...REDIS_FLAGS, ...flags];
-  const running = await startProgram({ program, args, port: chosen, logFile, detached });
+  const running = await startProgram({ program, args, port: chosen, logFile, env, detached });
   return { ...running, url: `redis://127.0.0.1:${chosen}` };
 }
 

@@ -13,6 +13,8 @@ export interface RedisClusterOptions {
   replicasPerMaster: number;
   /** For each node, on top of what makes it one of a cluster. */
   flags?: readonly string[];
+  /** For each node, on top of the environment of this process. @param n from 0, in the order of `nodes` */
+  envOf?: (n: number) => NodeJS.ProcessEnv | undefined;
   /** How long a node may be silent before the others hold it for dead, and promote a replica. */
   nodeTimeoutMs?: number;
   /** Ctrl-C in the terminal does not reach it. */
@@ -105,7 +107,7 @@ export async function startRedisCluster(options: RedisClusterOptions): Promise<R
 }
 
 async function startNode(n: number, options: RedisClusterOptions): Promise<ClusterNode> {
-  const { directory, flags = [], nodeTimeoutMs = 2_000, detached = false } = options;
+  const { directory, flags = [], envOf, nodeTimeoutMs = 2_000, detached = false } = options;
   const place = join(directory, `node-${n + 1}`);
   await mkdir(place, { recursive: true });
   const [port, busPort] = [await findFreePort(), await findFreePort()];
@@ -119,7 +121,8 @@ async function startNode(n: number, options: RedisClusterOptions): Promise<Clust
     'cluster-replica-validity-factor': 0,
     'repl-diskless-sync-delay': 0,
   }).flatMap(([name, value]) => [`--${name}`, String(value)]);
-  const start = () => startLocalRedis({ directory: place, port, flags: [...clusterFlags, ...flags], detached });
+  const start = () =>
+    startLocalRedis({ directory: place, port, flags: [...clusterFlags, ...flags], env: envOf?.(n), detached });
 
   let redis: LocalRedis | undefined = await start();
   return {

@@ -17,7 +17,7 @@ export async function startNginx({ directory, config, port }: NginxOptions): Pro
   const program = await findProgram({
     title: 'nginx',
     names: ['nginx'],
-    aptPackage: 'nginx',
+    aptPackages: ['nginx'],
     otherwise: 'brew install nginx (or your package manager)',
   });
   const prefix = join(directory, 'nginx');

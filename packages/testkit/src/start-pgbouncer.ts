@@ -62,7 +62,7 @@ async function findPgBouncer(): Promise<string> {
   const program = await findProgram({
     title: 'PgBouncer',
     names: ['pgbouncer'],
-    aptPackage: 'pgbouncer',
+    aptPackages: ['pgbouncer'],
     otherwise: 'brew install pgbouncer (or your package manager)',
   });
   const { stdout } = await promisify(execFile)(program, ['--version']);

@@ -12,6 +12,8 @@ export interface ProgramOptions {
   port: number;
   /** Gets what it writes, behind what is there; quoted where it does not come up. */
   logFile: string;
+  /** On top of the environment of this process. */
+  env?: NodeJS.ProcessEnv | undefined;
   /** Ctrl-C in the terminal does not reach it. */
   detached?: boolean;
 }
@@ -25,9 +27,9 @@ export interface RunningProgram {
 
 /** Runs a server that is not written in Node, until it is stopped. Throws with its log where it does not come up. */
 export async function startProgram(options: ProgramOptions): Promise<RunningProgram> {
-  const { program, args, port, logFile, detached = false } = options;
+  const { program, args, port, logFile, env, detached = false } = options;
   const log = await open(logFile, 'a');
-  const child = spawn(program, args, { stdio: ['ignore', log.fd, log.fd], detached });
+  const child = spawn(program, args, { env: { ...process.env, ...env }, stdio: ['ignore', log.fd, log.fd], detached });
   await once(child, 'spawn').finally(() => log.close());
   const exited = once(child, 'exit');
   const hasExited = () => child.exitCode !== null || child.signalCode !== null;
