@@ -18,7 +18,7 @@ const SWEEP_TIMEOUT_MS = 50 * 1_000;
 export function createClearLeftovers(
   admission: Pick<Admission, 'limitBacklog' | 'sweep'>,
   queues: Queue[],
-): () => Promise<unknown> {
+): () => Promise<void> {
   const shards = queues.map((queue, shard) => {
     /** @returns the version below which no entry waits, and when the jobs were read; undefined where that is not known */
     const count = inTime(async () => {
@@ -37,5 +37,5 @@ export function createClearLeftovers(
       if (counted) await sweep(shard, ORPHAN_AGE_MS + Math.ceil(performance.now() - counted.readAt), counted.oldest);
     };
   });
-  return () => allDone(shards.map((clear) => clear()));
+  return async () => void (await allDone(shards.map((clear) => clear())));
 }
