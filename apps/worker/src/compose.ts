@@ -99,7 +99,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     ...queue,
     tasks: {
       'purge-tombstones': {
-        repeat: { every: HOUR_MS },
+        everyMs: HOUR_MS,
         run: () => store.customers.purgeTombstones(new Date(Date.now() - config.TOMBSTONE_RETENTION_DAYS * DAY_MS)),
       },
     },

@@ -42,8 +42,10 @@ export type Admission = {
   countBacklog(shard: number): Promise<number>;
   /** Lowers the projects' backlogs in the shard to these numbers, and those of all other projects to `others`. */
   limitBacklog(shard: number, most: Map<number, number>, others: number): Promise<void>;
-  /** Removes the shard's claims that are older than so long, and than this version if one is given. */
-  sweep(shard: number, olderThanMs: number, before?: Version): Promise<void>;
+  /** The newest version that was given in the shard; undefined if none was. */
+  readVersion(shard: number): Promise<Version | undefined>;
+  /** Removes the shard's claims, and pending erasures, below this version. */
+  sweep(shard: number, before: Version): Promise<void>;
 };
 
 /** A pending erasure of a customer without a claim: something newer is persisted, and the customer is there. */

@@ -1,26 +1,39 @@
+import type { Version } from '@opm/core';
 import type { Queue } from 'bullmq';
 import type { Admission } from './admission.js';
 import { readUndone } from './backlog.js';
 import { MAX_CHUNK_ENTRIES } from './chunk.js';
 import { allDone, inTime } from './in-time.js';
 
-/** No ingress enqueues what it has admitted so long ago. */
+/** An ingress enqueues nothing that it admitted so long ago. */
 const ORPHAN_AGE_MS = 30 * 1_000;
-/** A shard whose master is away would wait for it, and the other tasks behind that. */
+/** Bounds the wait for a shard whose master is away, because all other tasks wait behind it. */
 const COUNT_TIMEOUT_MS = 10 * 1_000;
 /** For what reads all claims. */
 const SWEEP_TIMEOUT_MS = 50 * 1_000;
 
+export type ClearLeftovers = {
+  /** Notes the newest version of each shard. Without it no claim is ever old enough. */
+  observe: () => Promise<void>;
+  /** @throws the reason of the first shard that failed, when all are done */
+  clear: () => Promise<void>;
+};
+
 /**
- * Processes that were killed, and calls that came too late, leave entries that count as waiting, and claims without an entry.
- * This corrects both, in each shard by itself. @returns a function that rejects if a shard failed, when all are done
+ * Killed processes, and calls that came too late, leave entries that count as waiting, and claims without an entry. This corrects
+ * both, in each shard by itself. A claim's age is how long ago this process saw its version, or a newer one: the store's clock,
+ * which versions follow, may have jumped.
  */
 export function createClearLeftovers(
-  admission: Pick<Admission, 'limitBacklog' | 'sweep'>,
+  admission: Pick<Admission, 'limitBacklog' | 'readVersion' | 'sweep'>,
   queues: Queue[],
-): () => Promise<void> {
+  orphanAgeMs = ORPHAN_AGE_MS,
+): ClearLeftovers {
   const shards = queues.map((queue, shard) => {
-    /** @returns the version below which no entry waits, and when the jobs were read; undefined where that is not known */
+    /** Oldest first. All but the first are younger than `orphanAgeMs`. */
+    let observed: { version: Version; at: number }[] = [];
+
+    /** @returns the version below which no entry waits, and when the jobs were read; undefined if the jobs do not tell */
     const count = inTime(async () => {
       const readAt = performance.now();
       const { oldest, entries, unknown } = await readUndone(queue);
@@ -31,11 +44,29 @@ export function createClearLeftovers(
     }, COUNT_TIMEOUT_MS);
     const sweep = inTime(admission.sweep, SWEEP_TIMEOUT_MS);
 
-    return async () => {
-      const counted = await count();
-      // A claim must have been that old when the jobs were read: what was enqueued since may be its own.
-      if (counted) await sweep(shard, ORPHAN_AGE_MS + Math.ceil(performance.now() - counted.readAt), counted.oldest);
+    return {
+      async observe() {
+        const version = await admission.readVersion(shard);
+        const at = performance.now();
+        // A store that lost its newest versions may give them again.
+        if (version === undefined || observed.some((older) => older.version > version)) observed = [];
+        else
+          observed = [
+            ...observed.slice(observed.findLastIndex((older) => older.at <= at - orphanAgeMs)),
+            { version, at },
+          ];
+      },
+      async clear() {
+        const counted = await count();
+        if (!counted) return;
+        // A claim must have been that old when the jobs were read: a younger one may be of an entry that was enqueued since.
+        const old = observed.findLast(({ at }) => at <= counted.readAt - orphanAgeMs);
+        if (old) await sweep(shard, Math.min(counted.oldest, old.version + 1));
+      },
     };
   });
-  return async () => void (await allDone(shards.map((clear) => clear())));
+  return {
+    observe: async () => void (await allDone(shards.map(({ observe }) => observe()))),
+    clear: async () => void (await allDone(shards.map(({ clear }) => clear()))),
+  };
 }

@@ -1,15 +1,14 @@
 import { type Job, WaitingError } from 'bullmq';
-import { CLAIM_TTL_MS } from './admission.js';
 import { createClearLeftovers } from './clear-leftovers.js';
 import { closeWorkers } from './close-workers.js';
-import { allDone, inTime, untilAborted } from './in-time.js';
+import { inTime, untilAborted } from './in-time.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 import { toAddresses } from './shards.js';
 
 /** Work that is due once per period, however many processes there are. Doing it twice must change nothing. */
 export type MaintenanceTask = {
-  /** Milliseconds, and for the first time at once; or a cron expression. */
-  repeat: { every: number } | { pattern: string };
+  /** The first time is at once. */
+  everyMs: number;
   run: () => Promise<unknown>;
 };
 
@@ -23,9 +22,8 @@ export type MaintenanceOptions = QueueConfig & {
 
 export const MAINTENANCE = { name: 'maintenance' };
 const HOUR_MS = 60 * 60 * 1_000;
-const ON_THE_HOUR = '0 * * * *';
 const CLEAR_INTERVAL_MS = 30 * 1_000;
-/** For what reads all claims, or all keys. */
+/** For what reads all keys. */
 const SWEEP_TIMEOUT_MS = 60 * 1_000;
 
 /**
@@ -41,18 +39,13 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
     toAddresses(config.shards).map((address) => backend.openQueue(address, { skipMetasUpdate: true })),
   );
 
-  const clearLeftovers = createClearLeftovers(backend.admission, entryQueues);
-  const sweepShards = entryQueues.map((_, shard) =>
-    inTime(() => backend.admission.sweep(shard, CLAIM_TTL_MS), SWEEP_TIMEOUT_MS),
-  );
+  const leftovers = createClearLeftovers(backend.admission, entryQueues);
 
   const tasks: Record<string, MaintenanceTask> = {
     ...options.tasks,
-    'clear-leftovers': { repeat: { every: CLEAR_INTERVAL_MS }, run: clearLeftovers },
-    // Not at once: it reads all claims, and the first worker to start may have a backlog to work off.
-    'sweep-claims': { repeat: { pattern: ON_THE_HOUR }, run: () => allDone(sweepShards.map((sweep) => sweep())) },
+    'clear-leftovers': { everyMs: CLEAR_INTERVAL_MS, run: leftovers.clear },
     'sweep-idempotency-keys': {
-      repeat: { every: HOUR_MS },
+      everyMs: HOUR_MS,
       run: inTime(() => backend.idempotency.sweep(), SWEEP_TIMEOUT_MS),
     },
   };
@@ -68,8 +61,12 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
   }
   const worker = await backend.openWorker(MAINTENANCE, runTask, { autorun: false });
   worker.on('failed', (job, error) => onFailed(job?.name ?? 'unknown', error));
-  const schedule = (name: string, { repeat }: MaintenanceTask) =>
-    queue.upsertJobScheduler(name, repeat, { name, opts: { removeOnComplete: true, removeOnFail: { count: 100 } } });
+  const schedule = (name: string, { everyMs }: MaintenanceTask) =>
+    queue.upsertJobScheduler(
+      name,
+      { every: everyMs },
+      { name, opts: { removeOnComplete: true, removeOnFail: { count: 100 } } },
+    );
   /** A store that came back empty has lost the schedules, and nothing else would bring them back. */
   async function scheduleMissing(): Promise<void> {
     for (const [name, task] of Object.entries(tasks)) {
@@ -80,7 +77,12 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
     // A master that must have a replica, and has none now, is there and refuses it.
     await backend.persist(() => schedule(name, task));
   }
-  const timer = setInterval(() => scheduleMissing().catch(onError), CLEAR_INTERVAL_MS);
+  const observe = () => leftovers.observe().catch(onError);
+  observe();
+  const timer = setInterval(() => {
+    observe();
+    scheduleMissing().catch(onError);
+  }, CLEAR_INTERVAL_MS);
   worker.run().catch(onError);
   return {
     async close() {

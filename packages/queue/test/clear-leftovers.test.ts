@@ -13,8 +13,7 @@ import {
   withRedis,
 } from '@opm/testkit';
 import type { Queue } from 'bullmq';
-import type { Redis } from 'ioredis';
-import { createClearLeftovers } from '../src/clear-leftovers.js';
+import { type ClearLeftovers, createClearLeftovers } from '../src/clear-leftovers.js';
 import { createEntryQueue, type EntryQueue, shardOf, startMaintenance, toHashTag } from '../src/index.js';
 import { toJobId } from '../src/job-id.js';
 import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
@@ -24,20 +23,19 @@ const SHARDS = 3;
 const PROJECT = 1;
 const options = { shards: SHARDS, signal: new AbortController().signal, onError: () => {} };
 
-/** The entry queue of a place, and what tidies up behind it. */
+/** The entry queue of a place, and what tidies up behind it: a claim is old as soon as it was observed, unless told otherwise. */
 type Place = {
   backend: Backend;
   store: QueueBackend;
   queue: EntryQueue;
   queues: Queue[];
-  clear: () => Promise<unknown>;
-};
+} & ClearLeftovers;
 
-async function openPlace(backend: Backend): Promise<Place> {
+async function openPlace(backend: Backend, orphanAgeMs = 0): Promise<Place> {
   const store = await connectQueueBackend({ ...backend, shards: SHARDS }, 'worker', options);
   const queues = await Promise.all(toAddresses(SHARDS).map((address) => store.openQueue(address)));
   const queue = await createEntryQueue({ ...backend, ...options });
-  return { backend, store, queue, queues, clear: createClearLeftovers(store.admission, queues) };
+  return { backend, store, queue, queues, ...createClearLeftovers(store.admission, queues, orphanAgeMs) };
 }
 
 async function closePlace({ queue, store }: Place): Promise<void> {
@@ -57,14 +55,9 @@ async function admit({ queue }: Place, shard: number, ...names: string[]) {
   return admitted;
 }
 
-/** @param ageMs before it was admitted */
-async function enqueue(place: Place, shard: number, names: string[], ageMs = 0, email = 'jane@example.com') {
+async function enqueue(place: Place, shard: number, names: string[], email = 'jane@example.com') {
   const admitted = await admit(place, shard, ...names);
-  const entries = admitted.map(({ customerId, version }) => ({
-    customerId,
-    version: version - ageMs * 1_000,
-    fields: { email },
-  }));
+  const entries = admitted.map(({ customerId, version }) => ({ customerId, version, fields: { email } }));
   await place.queue.enqueue(shard, { projectId: PROJECT, entries });
 }
 
@@ -73,20 +66,15 @@ async function hasClaim({ queue }: Place, shard: number, name: string): Promise<
   return claim !== undefined;
 }
 
-/** As if all claims that there are had been made earlier. */
-async function ageClaims({ redisUrl, prefix, databaseUrl }: Backend, ageMs: number): Promise<void> {
+/** As if the clock that versions follow had been ahead when the last one was given. */
+async function raiseVersion({ redisUrl, prefix, databaseUrl }: Backend, shard: number, byMs: number): Promise<void> {
   if (redisUrl === undefined) {
-    await query(databaseUrl, `UPDATE admission.claims SET version = version - ${ageMs * 1_000}`);
+    const text = `UPDATE admission.shards SET last_version = last_version + ${byMs * 1_000} WHERE shard = ${shard}`;
+    await query(databaseUrl, text);
     return;
   }
-  const age = async (redis: Redis) => {
-    for (const claims of await redis.keys(`{${prefix}-*}:claims`)) {
-      for (const field of await redis.hkeys(claims)) {
-        if (field !== '') await redis.hincrby(claims, field, -2 * ageMs * 1_000);
-      }
-    }
-  };
-  await Promise.all(redisUrl.split(',').map((url) => withRedis(url, age)));
+  const key = `${toHashTag(prefix, shard, SHARDS)}:version`;
+  await withRedis(redisUrl, (redis) => redis.incrby(key, byMs * 1_000));
 }
 
 describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) => {
@@ -112,37 +100,72 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     expect((await place.queue.admit(0, PROJECT, [{ customerId: 'next' }])).backlog).toBe(4);
   });
 
-  test('claims of half a minute ago go when no entry waits, and younger ones stay', async () => {
+  test('claims that were observed half a minute ago go if no entry waits, and younger ones stay', async () => {
     await admit(place, 0, 'orphan');
-    await ageClaims(place.backend, 31_000);
+    await place.observe();
     await admit(place, 0, 'young');
     await place.clear();
     expect([await hasClaim(place, 0, 'orphan'), await hasClaim(place, 0, 'young')]).toEqual([false, true]);
   });
 
+  test('claims that were observed less than half a minute ago stay', async () => {
+    const { observe, clear } = createClearLeftovers(place.store.admission, place.queues);
+    await admit(place, 0, 'young');
+    await observe();
+    await clear();
+    expect(await hasClaim(place, 0, 'young')).toBe(true);
+  });
+
+  test('a claim goes though the store’s clock was an hour ahead when it was made', async () => {
+    await admit(place, 0, 'before');
+    await raiseVersion(place.backend, 0, 3_600_000);
+    await admit(place, 0, 'orphan');
+    await place.observe();
+    await place.clear();
+    expect([await hasClaim(place, 0, 'before'), await hasClaim(place, 0, 'orphan')]).toEqual([false, false]);
+  });
+
+  test('a claim stays though the store’s clock has jumped ahead since it was made', async () => {
+    await admit(place, 0, 'young');
+    await raiseVersion(place.backend, 0, 3_600_000);
+    await place.clear();
+    expect(await hasClaim(place, 0, 'young')).toBe(true);
+  });
+
+  test('a claim stays if its shard gives again the versions that were observed, for it may be new', async () => {
+    await admit(place, 0, 'first');
+    await raiseVersion(place.backend, 0, 3_600_000);
+    await place.observe();
+    await raiseVersion(place.backend, 0, -3_600_000);
+    await admit(place, 0, 'young');
+    await place.observe();
+    await admit(place, 0, 'younger');
+    await place.clear();
+    expect(await hasClaim(place, 0, 'younger')).toBe(true);
+  });
+
   test('while entries wait in a shard, its claims that are older than all of them go, and others stay: they may be theirs', async () => {
     await admit(place, 1, 'orphan');
-    await ageClaims(place.backend, 10_000);
-    await enqueue(place, 1, ['waiting'], 31_000);
+    await enqueue(place, 1, ['waiting']);
     await admit(place, 1, 'newer');
-    await ageClaims(place.backend, 31_000);
+    await place.observe();
     await place.clear();
     const claims = await Promise.all(['orphan', 'waiting', 'newer'].map((name) => hasClaim(place, 1, name)));
     expect(claims).toEqual([false, true, true]);
   });
 
   test('entries that wait in one shard keep no claims in another', async () => {
-    await enqueue(place, 1, ['waiting'], 31_000);
+    await enqueue(place, 1, ['waiting']);
     await admit(place, 0, 'newer');
     await admit(place, 1, 'newer');
-    await ageClaims(place.backend, 31_000);
+    await place.observe();
     await place.clear();
     expect([await hasClaim(place, 0, 'newer'), await hasClaim(place, 1, 'newer')]).toEqual([false, true]);
   });
 
   test('however many jobs wait in a shard, older claims go there and in all others', async () => {
     for (const shard of [0, 1]) await admit(place, shard, 'orphan');
-    await ageClaims(place.backend, 31_000);
+    await place.observe();
     for (let i = 0; i < 250; i++) await enqueue(place, 1, [`waiting ${i}`]);
     await place.clear();
     expect([await hasClaim(place, 0, 'orphan'), await hasClaim(place, 1, 'orphan')]).toEqual([false, false]);
@@ -151,7 +174,7 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
 
   test('jobs whose ids do not tell their entries, as those of older releases, keep the claims of their shard', async () => {
     for (const shard of [0, 1]) await admit(place, shard, 'orphan');
-    await ageClaims(place.backend, 31_000);
+    await place.observe();
     await place.queue.admit(
       1,
       PROJECT,
@@ -190,7 +213,6 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
 
   test('more jobs than BullMQ lists at once are all counted', async () => {
     const [first] = await admit(place, 0, ...Array.from({ length: 200 }, (_, i) => `old ${i}`));
-    await ageClaims(place.backend, 31_000);
     const versions = Array.from({ length: 10_100 }, (_, i) => (first?.version ?? 0) + i);
     const jobs = versions.map((version) => {
       const entries = [{ customerId: 'jane', version, fields: { phone: '+1' } }];
@@ -222,7 +244,7 @@ test.each(BACKENDS)('with %s the jobs’ data stays where it is', async (_, crea
   const backend = await createPlace();
   const place = await openPlace(backend);
   const email = 'x'.repeat(20_000);
-  for (let i = 0; i < 200; i++) await enqueue(place, 1, [`waiting ${i}`], 0, email);
+  for (let i = 0; i < 200; i++) await enqueue(place, 1, [`waiting ${i}`], email);
   await closePlace(place);
 
   const proxy = await startProxy(backend.redisUrl ?? backend.databaseUrl);
@@ -242,7 +264,7 @@ test('while a master of a cluster is away, the shards of the others are tidied u
   const backend = await createBackend(cluster.url);
   const place = await openPlace(backend);
   for (const shard of [0, 1, 2]) await admit(place, shard, 'orphan');
-  await ageClaims(backend, 31_000);
+  await place.observe();
   const away = await cluster.findMaster(toHashTag(backend.prefix, 1, SHARDS));
   away?.signal('SIGSTOP');
   await expect(place.clear()).rejects.toThrow();

@@ -29,7 +29,7 @@ test.each(BACKENDS)(
         ...options,
         tasks: {
           count: {
-            repeat: { every: 1_000 },
+            everyMs: 1_000,
             run: async () => {
               runs.push(Date.now());
               if (runs.length === 1) throw new Error('not now');
@@ -63,7 +63,7 @@ test.each(BACKENDS)(
         ...backend,
         ...options,
         signal,
-        tasks: { long: { repeat: { every: 60 * 60 * 1_000 }, run } },
+        tasks: { long: { everyMs: 60 * 60 * 1_000, run } },
         onDone: (task) => done.push(task),
         onFailed: (task) => failures.push(task),
       });
@@ -155,7 +155,7 @@ test.each(BACKENDS)('on %s tasks go on when the queue’s store comes back empty
   let runs = 0;
   const { close } = await startMaintenance({
     ...{ ...backend, ...options },
-    tasks: { count: { repeat: { every: 1_000 }, run: async () => void runs++ } },
+    tasks: { count: { everyMs: 1_000, run: async () => void runs++ } },
     ...{ onDone: () => {}, onFailed: () => {} },
   });
   await waitFor(() => runs > 0, { description: 'the first run' });

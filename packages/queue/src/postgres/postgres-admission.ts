@@ -135,16 +135,21 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
       await pool.query(text, [shard, [...most.keys()], [...most.values()], others]);
     },
 
-    async sweep(shard, olderThanMs, before = Number.MAX_SAFE_INTEGER) {
+    async readVersion(shard) {
+      const text = 'SELECT last_version FROM admission.shards WHERE shard = $1';
+      const { rows } = await pool.query<{ last_version: string }>(text, [shard]);
+      return rows[0] && Number(rows[0].last_version);
+    },
+
+    async sweep(shard, before) {
       for (const table of ['admission.claims', 'admission.pending_erasures']) {
         // The table does not tell the shard of a claim, so those that are old enough are read, and the shard's own go.
         for (let last = { project_id: 0, customer_id: '' }, isOver = false; !isOver; ) {
           const { rows } = await pool.query<OldClaimRow>(
             `SELECT project_id, customer_id, version FROM ${table}
-             WHERE (project_id, customer_id) > ($1, $2)
-               AND version < least(extract(epoch FROM now()) * 1000000 - $3::bigint * 1000, $4)
-             ORDER BY project_id, customer_id LIMIT $5`,
-            [last.project_id, last.customer_id, olderThanMs, before, SWEPT_AT_ONCE],
+             WHERE (project_id, customer_id) > ($1, $2) AND version < $3
+             ORDER BY project_id, customer_id LIMIT $4`,
+            [last.project_id, last.customer_id, before, SWEPT_AT_ONCE],
           );
           const own = rows.filter((row) => shardOf(row.project_id, row.customer_id, shards) === shard);
           if (own.length > 0) await removeOld(table, own);

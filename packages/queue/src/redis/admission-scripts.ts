@@ -122,12 +122,11 @@ for i = 1, #backlogs, 2 do
 end`;
 
 /**
- * A part of the claims, or of the pending erasures. KEYS: that hash. ARGV: the cursor of HSCAN, the age in microseconds above which they go, the
- * version below which they do. Answers with the next cursor.
+ * A part of the claims, or of the pending erasures. KEYS: that hash. ARGV: the cursor of HSCAN, the version below which they go.
+ * Answers with the next cursor.
  */
 export const SWEEP = `${ALLOW_OOM}${DROP_IF_EMPTY}
-local time = redis.call('TIME')
-local oldest = 2 * math.min(time[1] * 1000000 + time[2] - ARGV[2], ARGV[3])
+local oldest = 2 * ARGV[2]
 local cursor, found = unpack(redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ${SLICE}))
 for i = 1, #found, 2 do
   if found[i] ~= '' and tonumber(found[i + 1]) < oldest then redis.call('HDEL', KEYS[1], found[i]) end

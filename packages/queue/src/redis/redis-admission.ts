@@ -109,10 +109,15 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
       await scripts.opmLimitBacklog(1, backlogKey(shard), others, [...most].flat());
     },
 
-    async sweep(shard, olderThanMs, before = Number.MAX_SAFE_INTEGER) {
+    async readVersion(shard) {
+      const version = await redis.get(versionKey(shard));
+      return version === null ? undefined : Number(version);
+    },
+
+    async sweep(shard, before) {
       for (const key of [claimsKey(shard), erasuresKey(shard)]) {
         let cursor = '0';
-        do cursor = await scripts.opmSweep(1, key, cursor, olderThanMs * 1_000, before);
+        do cursor = await scripts.opmSweep(1, key, cursor, before);
         while (cursor !== '0');
       }
     },
