@@ -1,5 +1,6 @@
 import { type Job, WaitingError } from 'bullmq';
 import { createClearLeftovers } from './clear-leftovers.js';
+import { TOLERANCE_MS } from './clock-skew.js';
 import { closeWorkers } from './close-workers.js';
 import { inTime, untilAborted } from './in-time.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
@@ -67,22 +68,28 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
       { every: everyMs },
       { name, opts: { removeOnComplete: true, removeOnFail: { count: 100 } } },
     );
-  /** A store that came back empty has lost the schedules, and nothing else would bring them back. */
-  async function scheduleMissing(): Promise<void> {
+  /**
+   * Schedules a task anew if its next run is more than a period away: a store that came back empty has lost the schedule, the
+   * clock may have been ahead when the run was scheduled, and BullMQ may have failed to write it.
+   */
+  async function mendSchedules(): Promise<void> {
     for (const [name, task] of Object.entries(tasks)) {
-      if (!(await queue.getJobScheduler(name))) await schedule(name, task);
+      const { next } = (await queue.getJobScheduler(name)) ?? {};
+      if (next && Math.abs(next - Date.now()) <= task.everyMs + TOLERANCE_MS) continue;
+      await queue.removeJobScheduler(name); // or BullMQ keeps the time of its next run
+      await schedule(name, task);
     }
   }
   for (const [name, task] of Object.entries(tasks)) {
     // A master that must have a replica, and has none now, is there and refuses it.
     await backend.persist(() => schedule(name, task));
   }
-  const observe = () => leftovers.observe().catch(onError);
-  observe();
-  const timer = setInterval(() => {
-    observe();
-    scheduleMissing().catch(onError);
-  }, CLEAR_INTERVAL_MS);
+  const look = () => {
+    leftovers.observe().catch(onError);
+    mendSchedules().catch(onError);
+  };
+  look();
+  const timer = setInterval(look, CLEAR_INTERVAL_MS);
   worker.run().catch(onError);
   return {
     async close() {

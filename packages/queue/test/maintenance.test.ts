@@ -166,6 +166,58 @@ test.each(BACKENDS)('on %s tasks go on when the queue’s store comes back empty
   await backend.drop();
 });
 
+test.each(BACKENDS)('on %s tasks go on after the clock was an hour ahead', async (_, createBackend) => {
+  const backend = await createBackend();
+  const own = Date.now;
+  Date.now = () => own() + 60 * 60 * 1_000;
+  let runs = 0;
+  let close: (() => Promise<void>) | undefined;
+  try {
+    ({ close } = await startMaintenance({
+      ...{ ...backend, ...options },
+      tasks: { count: { everyMs: 1_000, run: async () => void runs++ } },
+      ...{ onDone: () => {}, onFailed: () => {} },
+    }));
+    await waitFor(() => runs > 1, { description: 'runs while the clock is ahead' });
+    Date.now = own;
+    const runsBefore = runs;
+    await waitFor(() => runs > runsBefore + 1, { description: 'runs after the clock was set back' });
+  } finally {
+    Date.now = own;
+    await close?.();
+    await backend.drop();
+  }
+});
+
+test.each(BACKENDS)('on %s a task whose next run is lost goes on', async (_, createBackend) => {
+  const backend = await createBackend();
+  let runs = 0;
+  const { close } = await startMaintenance({
+    ...{ ...backend, ...options },
+    tasks: { count: { everyMs: 1_000, run: async () => void runs++ } },
+    ...{ onDone: () => {}, onFailed: () => {} },
+  });
+  await waitFor(() => runs > 0, { description: 'the first run' });
+  await waitFor(() => loseNextRun(backend), { description: 'the next run to be scheduled' });
+  const runsBefore = runs;
+  await waitFor(() => runs > runsBefore + 2, { description: 'runs after one was lost' });
+  await close();
+  await backend.drop();
+});
+
+/** @returns whether there was one */
+async function loseNextRun({ redisUrl, prefix, databaseUrl }: Backend): Promise<boolean> {
+  if (redisUrl === undefined) {
+    const lose = `DELETE FROM bullmq.job WHERE queue = 'maintenance' AND name = 'count' AND state = 'delayed' RETURNING id`;
+    return (await query(databaseUrl, lose)).length > 0;
+  }
+  return withRedis(redisUrl, async (redis) => {
+    const [delayed = ''] = await redis.keys(`*${prefix}*:maintenance:delayed`);
+    const jobs = (await redis.zrange(delayed, 0, -1)).filter((id) => id.startsWith('repeat:count:'));
+    return jobs.length > 0 && (await redis.zrem(delayed, ...jobs)) > 0;
+  });
+}
+
 async function emptyStore({ redisUrl, prefix, databaseUrl }: Backend): Promise<void> {
   if (redisUrl === undefined) {
     const tables = await query<{ name: string }>(
