@@ -213,7 +213,7 @@ async function loseNextRun({ redisUrl, prefix, databaseUrl }: Backend): Promise<
   }
   return withRedis(redisUrl, async (redis) => {
     const [delayed = ''] = await redis.keys(`*${prefix}*:maintenance:delayed`);
-    const jobs = (await redis.zrange(delayed, 0, -1)).filter((id) => id.startsWith('repeat:count:'));
+    const jobs = (await redis.zrange(delayed, 0, '-1')).filter((id) => id.startsWith('repeat:count:'));
     return jobs.length > 0 && (await redis.zrem(delayed, ...jobs)) > 0;
   });
 }
