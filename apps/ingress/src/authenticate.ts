@@ -1,10 +1,10 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { Fault } from '@opm/contract';
 import { GroupCommit, hashApiKey, isApiKey } from '@opm/core';
 import type { KeyOwner } from '@opm/store';
 import type { Request } from 'express';
 import { LRUCache } from 'lru-cache';
 import type { OutagePause } from './outage-pause.js';
+import { createSuspects } from './suspects.js';
 
 export type Authenticator = {
   /**
@@ -41,9 +41,6 @@ const REFRESH_INTERVAL_MS = 400;
 const REFRESH_ALL_EVERY = 25;
 const FORGET_AFTER_MS = 10 * 60 * 1_000;
 const UNKNOWN_TTL_MS = 10_000;
-/** Of addresses that have tried too many keys: a query at a time, ten a second, so that guesses cost PostgreSQL next to nothing. */
-const SUSPECT_INTERVAL_MS = 100;
-const MAX_SUSPECTS = 5_000;
 const MAX_LOOKED_UP = 1_000;
 
 type KnownKey = KeyOwner & { checkedAt: number; isBusy: boolean };
@@ -54,7 +51,7 @@ type KnownKey = KeyOwner & { checkedAt: number; isBusy: boolean };
  * PostgreSQL is away, keys that were good within the ten seconds before stay good: acknowledging does not depend on it.
  *
  * A key counts as a guess of its address until it is known. Those of an address that has guessed too often wait in a queue of
- * their own, for a good one may be among them: of somebody behind the same proxy.
+ * their own (`suspects.ts`), for a good one may be among them: of somebody behind the same proxy.
  */
 export function createAuthenticator({ findOwners, pause, unknownKeys }: AuthenticatorDeps): Authenticator {
   const known = new LRUCache<string, KnownKey>({
@@ -77,14 +74,7 @@ export function createAuthenticator({ findOwners, pause, unknownKeys }: Authenti
     maxBatch: MAX_LOOKED_UP,
     maxInFlight: 2,
   });
-  const suspects = new GroupCommit<'all', string, KeyOwner | undefined>({
-    async commit(_, hashes) {
-      const [owners] = await Promise.all([findAll(hashes), delay(SUSPECT_INTERVAL_MS)]);
-      return owners;
-    },
-    maxBatch: MAX_LOOKED_UP,
-    maxInFlight: 1,
-  });
+  const lookUpSuspect = createSuspects(findAll);
 
   /** A connection gives the same key with each request: its hash is worked out once, and goes with the connection. */
   const lastOf = new WeakMap<Asker['socket'], { apiKey: string; hash: string }>();
@@ -107,15 +97,20 @@ export function createAuthenticator({ findOwners, pause, unknownKeys }: Authenti
     return owner;
   }
 
-  /** By hash: a key that comes many times at once is one try. */
+  /** By hash: a key that comes many times at once is one try. Suspects' are not among them. */
   const underWay = new Map<string, Promise<KeyOwner>>();
-  function lookUp(hash: string, address: string): Promise<KeyOwner> {
-    let found = underWay.get(hash);
-    if (!found) {
-      const stale = known.get(hash);
-      found = (stale ? renew(hash, stale) : tryKey(hash, address)).finally(() => underWay.delete(hash));
-      underWay.set(hash, found);
-    }
+  function lookUp(hash: string, from: Asker): Promise<KeyOwner> {
+    const found = underWay.get(hash);
+    if (found) return found;
+    const stale = known.get(hash);
+    if (stale) return share(hash, renew(hash, stale));
+    const takeBack = unknownKeys.take(from.ip ?? '');
+    return takeBack ? share(hash, tryKey(hash, takeBack)) : tryAsSuspect(hash, from);
+  }
+
+  function share(hash: string, lookingUp: Promise<KeyOwner>): Promise<KeyOwner> {
+    const found = lookingUp.finally(() => underWay.delete(hash));
+    underWay.set(hash, found);
     return found;
   }
 
@@ -128,16 +123,21 @@ export function createAuthenticator({ findOwners, pause, unknownKeys }: Authenti
     return owner;
   }
 
-  async function tryKey(hash: string, address: string): Promise<KeyOwner> {
-    const takeBack = unknownKeys.take(address);
-    const refuse = () => new Fault('TOO_MANY_UNKNOWN_KEYS', { retryAfterSeconds: unknownKeys.secondsLeft(address) });
-    if (!takeBack && suspects.pending >= MAX_SUSPECTS) throw refuse();
-    const owner = await (takeBack ? lookUps : suspects).run('all', hash).catch((cause) => {
-      takeBack?.();
+  async function tryKey(hash: string, takeBack: () => void): Promise<KeyOwner> {
+    const owner = await lookUps.run('all', hash).catch((cause) => {
+      takeBack();
       throw new Fault('KEYS_UNAVAILABLE', { cause });
     });
-    if (!owner) throw takeBack ? new Fault('KEY_UNKNOWN') : refuse();
-    takeBack?.();
+    if (!owner) throw new Fault('KEY_UNKNOWN');
+    takeBack();
+    return owner;
+  }
+
+  async function tryAsSuspect(hash: string, { socket, ip = '' }: Asker): Promise<KeyOwner> {
+    const owner = await lookUpSuspect(hash, socket).catch((cause) => {
+      throw new Fault('KEYS_UNAVAILABLE', { cause });
+    });
+    if (!owner) throw new Fault('TOO_MANY_UNKNOWN_KEYS', { retryAfterSeconds: unknownKeys.secondsLeft(ip) });
     return owner;
   }
 
@@ -163,7 +163,7 @@ export function createAuthenticator({ findOwners, pause, unknownKeys }: Authenti
       }
       if (!isApiKey(apiKey) || unknown.has(hash)) throw new Fault('KEY_UNKNOWN');
       if (pause.isActive) throw new Fault('KEYS_UNAVAILABLE');
-      return lookUp(hash, from.ip ?? '');
+      return lookUp(hash, from);
     },
     close: () => clearInterval(timer),
   };

@@ -102,6 +102,14 @@ test('keys that are tried at the same time are counted before they are looked up
   expect(statuses.filter((status) => status === 429)).toHaveLength(80);
 });
 
+test('an address that tries the keys that another one has tried too many of is answered as if it were alone', async () => {
+  await tryTwenty();
+  const keys = Array.from({ length: 19 }, createApiKey);
+  const both = keys.map((key) => [ping(key), ping(key, { address: '203.0.113.2' })]);
+  const answers = await Promise.all(both.map((pair) => Promise.all(pair)));
+  expect(answers.map(([, fresh]) => fresh)).toEqual(keys.map(() => UNKNOWN));
+});
+
 test('a new key that is good is no guess, however many requests bring it at once', async () => {
   const { apiKey: unseen } = await store.projects.create('eager');
   const answers = await Promise.all(Array.from({ length: 60 }, () => ping(unseen)));
