@@ -1,0 +1,134 @@
+import fc from 'fast-check';
+import { body, text } from './bodies.js';
+import { toRequest } from './requests.js';
+
+/** A request to any route. Strings are latin1: a character is a byte. */
+export type Input = {
+  method: string;
+  path: string;
+  headers: string[];
+  body: string;
+  hasKey: boolean;
+  isChunked: boolean;
+  /** Where the request is cut into two pieces, modulo its length; 0 for one piece. */
+  cut: number;
+};
+
+/** So few that most customers come more than once in a run. */
+const IDS = Array.from({ length: 100 }, (_, i) => `customer-${i}`);
+const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
+const PATHS = [
+  ...['/entry', '/entries', '/entry/a', '/ping', '/docs', '/docs/nowhere.js', '/openapi.json', '/nowhere', '/'],
+  ...['/entry/', '/ENTRY', '//entry', '/entry/%', '/entry/%ff', '/entry/a/b', 'http://test/entry', '*'],
+];
+const HEADERS = [
+  ...['content-encoding: gzip', 'content-encoding: identity', 'expect: 100-continue', 'expect: nothing'],
+  ...[
+    'connection: close',
+    'connection: upgrade\r\nupgrade: h2c',
+    'te: trailers',
+    'host: another',
+    'x-api-key: another',
+  ],
+  ...['accept: text/html', 'accept-encoding: gzip', 'if-none-match: *', 'range: bytes=0-1', 'cookie: a=b'],
+  ...['x-http-method-override: DELETE', 'x-forwarded-for: 10.0.0.1'],
+];
+const TYPES = ['application/json', 'application/x-ndjson', 'text/plain', 'multipart/x', 'nonsense'];
+const REQUEST_IDS = ['a', 'sane-id_1', 'not sane', '\xe9'];
+
+const toLatin1 = (bytes: string | Buffer) => Buffer.from(bytes as string).toString('latin1');
+const toPath = (customerId: string) => `/entry/${toLatin1(customerId).replaceAll(/[^\w.~-]/g, encode)}`;
+const encode = (character: string) => `%${character.charCodeAt(0).toString(16).padStart(2, '0')}`;
+
+/** `usual`, or once in `times` draws something else. */
+const rarely = <T>(times: number, usual: T, other: fc.Arbitrary<T>) =>
+  fc.oneof({ weight: times - 1, arbitrary: fc.constant(usual) }, { weight: 1, arbitrary: other });
+
+const id = fc.oneof({ weight: 3, arbitrary: fc.constantFrom(...IDS) }, { weight: 1, arbitrary: text });
+const entry = fc
+  .record({ customerId: id, customerEmail: text, customerPhone: text }, { requiredKeys: ['customerId'] })
+  .map((value) => toLatin1(JSON.stringify(value)));
+const single = fc.oneof({ weight: 3, arbitrary: entry }, { weight: 2, arbitrary: body.map(toLatin1) });
+const batch = fc
+  .tuple(fc.array(single, { maxLength: 6 }), fc.boolean())
+  .map(([entries, isArray]) => (isArray ? `[${entries.join(',')}]` : entries.map((line) => `${line}\n`).join('')));
+const nothing = fc.constant('');
+const anything = fc.oneof(nothing, single, batch);
+
+const header = fc.oneof(
+  fc.constantFrom(...HEADERS),
+  fc.constantFrom(...TYPES).map((type) => `content-type: ${type}`),
+  fc.constantFrom(...REQUEST_IDS).map((value) => `x-request-id: ${value}`),
+  fc.nat(100).map((key) => `idempotency-key: key-${key}`),
+);
+
+/** All routes, and paths that are none. The routes that do most come most often. */
+const target = fc.oneof(
+  { weight: 10, arbitrary: fc.tuple(fc.constant('POST'), fc.constant('/entry'), single) },
+  { weight: 3, arbitrary: fc.tuple(fc.constant('POST'), fc.constant('/entries'), batch) },
+  { weight: 2, arbitrary: fc.tuple(fc.constant('DELETE'), id.map(toPath), fc.oneof(nothing, single)) },
+  { weight: 2, arbitrary: fc.tuple(fc.constantFrom('GET', 'HEAD'), id.map(toPath), nothing) },
+  { weight: 2, arbitrary: fc.tuple(fc.constantFrom(...METHODS), fc.constantFrom(...PATHS), anything) },
+);
+
+export const input: fc.Arbitrary<Input> = fc
+  .record({
+    target,
+    headers: fc.oneof(fc.constant<string[]>([]), fc.array(header, { maxLength: 3 })),
+    hasKey: rarely(30, true, fc.constant(false)),
+    isChunked: rarely(10, false, fc.constant(true)),
+    cut: rarely(10, 0, fc.nat()),
+  })
+  .map(({ target: [method, path, content], ...others }) => ({ method, path, body: content, ...others }));
+
+/** The bytes to send, in one piece or two. */
+export function toPieces(request: Input, { apiKey, suffix }: { apiKey: string; suffix: string }): Uint8Array[] {
+  const { method, path, headers, body: content, hasKey, isChunked, cut } = request;
+  const key = hasKey ? [`x-api-key: ${apiKey}`] : [];
+  const framing = isChunked ? 'transfer-encoding: chunked' : `content-length: ${content.length}`;
+  const framed = isChunked ? toChunks(content) : content;
+  const bytes = Buffer.from(toRequest(`${method} ${path}${suffix}`, [...key, framing, ...headers], framed), 'latin1');
+  const place = cut % bytes.length;
+  return place === 0 ? [bytes] : [bytes.subarray(0, place), bytes.subarray(place)];
+}
+
+function toChunks(content: string): string {
+  const chunk = content === '' ? '' : `${content.length.toString(16)}\r\n${content}\r\n`;
+  return `${chunk}0\r\n\r\n`;
+}
+
+/**
+ * Puts requests into steps. Each comes as early as it can, but after all earlier requests with the same customer or idempotency
+ * key. So the requests of one step do not depend on one another, and go in any order.
+ */
+export function toSteps(inputs: Input[], maxAtOnce: number): Input[][] {
+  const steps: Input[][] = [];
+  const firstFree = new Map<string, number>();
+  for (const request of inputs) {
+    const subjects = toSubjects(request);
+    let at = Math.max(0, ...subjects.map((subject) => firstFree.get(subject) ?? 0));
+    while ((steps[at]?.length ?? 0) >= maxAtOnce) at++;
+    for (const subject of subjects) firstFree.set(subject, at + 1);
+    steps[at] = [...(steps[at] ?? []), request];
+  }
+  return steps;
+}
+
+/** The customers and idempotency keys of a request. Its body is searched, not parsed: a broken batch has entries, too. */
+function toSubjects({ path, headers, body: content }: Input): string[] {
+  const given = Buffer.from(content, 'latin1').toString();
+  const ids = Array.from(given.matchAll(CUSTOMER_ID), ([, json = '']) => attempt(() => JSON.parse(json)));
+  if (path.startsWith('/entry/')) ids.push(attempt(() => decodeURIComponent(path.slice('/entry/'.length))));
+  const keys = headers.filter((line) => line.startsWith('idempotency-key:'));
+  return [...ids.filter((customerId) => customerId !== ''), ...keys];
+}
+const CUSTOMER_ID = /"customerId"\s*:\s*("(?:[^"\\]|\\.)*"|[^\s,}]+)/g;
+
+/** An id as text; none if it cannot be read, for then it is refused. */
+function attempt(read: () => unknown): string {
+  try {
+    return String(read());
+  } catch {
+    return '';
+  }
+}
