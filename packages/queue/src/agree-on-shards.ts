@@ -5,8 +5,10 @@ import type { QueueBackend } from './queue-backend.js';
 import { toAddresses } from './shards.js';
 
 const TIMEOUT_MS = 2_000;
-/** Of a look. Where a master is away, nobody knows what waits there. */
+/** Of a look. */
 const LOOK_TIMEOUT_MS = 1_000;
+/** For finding out whether nothing waits. If a master is away, nobody knows what waits there. */
+const CHANGE_TIMEOUT_MS = 10_000;
 
 /** What the operator has to mend. */
 export class ShardsError extends Error {
@@ -67,7 +69,7 @@ export async function checkWithShards(backend: QueueBackend, { check }: ShardChe
 /** @returns how many there are then */
 function change(backend: QueueBackend, shards: number, agreed: number): Promise<number> {
   const changing = async () => ((await isIdle(backend, agreed)) ? backend.admission.setShards(shards, agreed) : agreed);
-  return withTimeout(changing(), LOOK_TIMEOUT_MS).catch(() => agreed);
+  return withTimeout(changing(), CHANGE_TIMEOUT_MS).catch(() => agreed);
 }
 
 /** For read-only processes, which do not choose the number; a store that does not answer is ignored. @throws ShardsError */
