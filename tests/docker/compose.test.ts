@@ -3,11 +3,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { query, runOpm, waitFor } from '@opm/testkit';
+import { startFront } from '../start-front.js';
 import { type ComposeProject, createComposeProject, findFreePorts } from './compose-project.js';
 import { findDevelopmentPackages, toPackageName } from './development-packages.js';
 import { type Load, startLoad } from './load.js';
 import { createRows, type Rows } from './rows.js';
-import { startFront } from './start-front.js';
 
 type Project = { projectId: number; apiKey: string };
 

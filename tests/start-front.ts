@@ -1,16 +1,16 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { findFreePort } from '@opm/embedded';
 import { createCertificates, startNginx } from '@opm/testkit';
-import { findFreePorts } from './compose-project.js';
 
-const CONFIG = join(import.meta.dirname, '../../deploy/nginx.conf');
+const CONFIG = join(import.meta.dirname, '../deploy/nginx.conf');
 
 /** nginx with deploy/nginx.conf, in front of ingresses on these loopback ports. It also listens without TLS. */
 export async function startFront(ports: readonly number[]) {
   const directory = await mkdtemp(join(tmpdir(), 'opm-front-'));
   const { cert, key } = await createCertificates(directory);
-  const [port, tlsPort] = (await findFreePorts(2)) as [number, number];
+  const [port, tlsPort] = [await findFreePort(), await findFreePort()];
   const shipped = await readFile(CONFIG, 'utf8');
   const upstreams = [...ports];
   const config = shipped
@@ -24,6 +24,7 @@ export async function startFront(ports: readonly number[]) {
   const nginx = await startNginx({ directory, config: log + config, port });
   return {
     url: `http://127.0.0.1:${port}`,
+    tlsPort,
     /** The status of each answer, and those of the ingresses that were asked for it. */
     async readAnswers(): Promise<string[]> {
       return (await readFile(join(directory, 'nginx/answers.log'), 'utf8')).trim().split('\n');

@@ -1,0 +1,108 @@
+import { once } from 'node:events';
+import { connect } from 'node:net';
+import { text } from 'node:stream/consumers';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { findFreePort } from '@opm/embedded';
+import { createStore } from '@opm/store';
+import { type Backend, createBackend, startApp, type TestApp } from '@opm/testkit';
+import { startFront } from './start-front.js';
+
+const MIB = 1024 * 1024;
+
+let backend: Backend;
+let ingress: TestApp;
+let front: Awaited<ReturnType<typeof startFront>>;
+/** nginx whose ingresses are all away. */
+let lonelyFront: typeof front;
+let apiKey: string;
+
+beforeAll(async () => {
+  backend = await createBackend(process.env.OPM_TEST_REDIS_URL);
+  const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+  ({ apiKey } = await store.projects.create('acme'));
+  await store.close();
+  ingress = await startApp('ingress', { ...backend.env, TRUSTED_PROXIES: '1' });
+  const free = await Promise.all([findFreePort(), findFreePort(), findFreePort(), findFreePort()]);
+  front = await startFront([Number(new URL(ingress.url).port), ...free.slice(1)]);
+  lonelyFront = await startFront(free);
+});
+afterAll(async () => {
+  await front?.stop();
+  await lonelyFront?.stop();
+  await ingress?.stop();
+  await backend?.drop();
+});
+
+type Sent = {
+  method?: string;
+  path?: string;
+  headers?: Record<string, string | undefined>;
+  body?: string;
+  version?: string;
+};
+
+/** Sends the request as it is, and reads what comes until the connection ends. */
+async function send(url: string, sent: Sent) {
+  const { method = 'GET', path = '/ping', headers = {}, body = '', version = '1.1' } = sent;
+  const all = { host: 'opm', connection: 'close', 'x-api-key': apiKey, ...headers };
+  const lines = Object.entries(all).map(([name, value]) => (value === undefined ? '' : `${name}: ${value}\r\n`));
+  const socket = connect(Number(new URL(url).port), '127.0.0.1');
+  await once(socket, 'connect');
+  socket.on('error', () => {}); // whoever refuses a body need not read all of it
+  socket.write(`${method} ${path} HTTP/${version}\r\n${lines.join('')}\r\n${body}`);
+  const [head = '', ...rest] = (await text(socket)).split('\r\n\r\n');
+  const [status = '', ...fields] = head.split('\r\n');
+  return {
+    status: Number(status.split(' ')[1]),
+    headers: new Headers(fields.map((field) => field.split(': ', 2) as [string, string])),
+    body: rest.join('\r\n\r\n'),
+  };
+}
+
+const pickFixed = (headers: Headers) =>
+  ['content-type', 'cache-control', 'x-content-type-options', 'retry-after'].map((name) => headers.get(name));
+
+test.each<[string, Sent]>([
+  ['a body of 3 MB', { method: 'POST', path: '/entries', headers: { 'content-length': String(3 * MIB) } }],
+  ['a path of 20 KiB', { path: `/${'a'.repeat(20 * 1024)}` }],
+  ['a header of 20 KiB', { headers: { 'x-long': 'a'.repeat(20 * 1024) } }],
+  ['headers of 50 KiB', { headers: Object.fromEntries([1, 2, 3, 4].map((n) => [`x-${n}`, 'a'.repeat(12_800)])) }],
+  ['a header without a name', { headers: { '': 'a' } }],
+  ['an unknown version of HTTP', { version: '7.0' }],
+  ['a method that is refused', { method: 'TRACE' }],
+  ['the path that nginx keeps for itself', { path: '/opm-answer' }],
+  ['no host', { headers: { host: undefined } }],
+])('%s is answered behind nginx as without it', async (_, sent) => {
+  const [behind, without] = [await send(front.url, sent), await send(ingress.url, sent)];
+  expect(JSON.parse(behind.body)).toEqual(JSON.parse(without.body));
+  expect(behind.status).toBe(without.status);
+  expect(pickFixed(behind.headers)).toEqual(pickFixed(without.headers));
+  expect(behind.headers.get('x-request-id')).toBeTruthy();
+});
+
+test('headers of 15 KiB, one of them of 9 KiB, go through to the ingress', async () => {
+  const headers = { 'x-long': 'a'.repeat(9 * 1024), 'x-short': 'a'.repeat(6 * 1024) };
+  expect(await send(front.url, { headers })).toMatchObject({
+    status: 200,
+    body: '{"statusCode":200,"message":"pong"}',
+  });
+});
+
+test.each(['GET', 'POST'])(
+  'a %s that no ingress answers gets a 503 that does not say what became of it',
+  async (method) => {
+    const headers = { 'content-length': '0', 'x-request-id': 'mine' };
+    const answer = await send(lonelyFront.url, { method, headers });
+    const message = 'request was not answered, try again';
+    expect(JSON.parse(answer.body)).toEqual({ statusCode: 503, error: 'Service Unavailable', message });
+    expect(answer.status).toBe(503);
+    expect(pickFixed(answer.headers)).toEqual(['application/json; charset=utf-8', 'no-store', 'nosniff', '1']);
+    expect(answer.headers.get('x-request-id')).toBe('mine');
+  },
+);
+
+test('HTTP without TLS on the port for TLS gets a 400 in JSON', async () => {
+  const answer = await send(`http://127.0.0.1:${front.tlsPort}`, {});
+  expect(answer.status).toBe(400);
+  expect(JSON.parse(answer.body)).toMatchObject({ statusCode: 400, error: 'Bad Request' });
+});
