@@ -1,7 +1,8 @@
+import { hash } from 'node:crypto';
 import { once } from 'node:events';
 import { request } from 'node:http';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { createEntryQueue, type EntryQueue } from '@opm/queue';
+import { createEntryQueue, type EntryQueue, type KeptAnswer } from '@opm/queue';
 import { createStore } from '@opm/store';
 import {
   ANSWER_TIMEOUT_MS,
@@ -64,13 +65,16 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
   let queue: EntryQueue;
   let one: TestApp;
   let other: TestApp;
+  let projectId: number;
   let otherProject: string;
   let send: ReturnType<typeof createSend>;
 
   beforeAll(async () => {
     backend = await createPlace();
     const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
-    send = createSend((await store.projects.create('acme')).apiKey);
+    const acme = await store.projects.create('acme');
+    projectId = acme.projectId;
+    send = createSend(acme.apiKey);
     otherProject = (await store.projects.create('other')).apiKey;
     await store.close();
     queue = await createEntryQueue({ ...backend, shards: 1, signal: new AbortController().signal, onError: () => {} });
@@ -218,6 +222,35 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     expect(await sendOn(other, { ...asJson, headers: lines })).toEqual(REUSED);
     expect(await sendOn(other, { ...asJson, headers: { 'content-type': 'text/plain' } })).toEqual(replayOf(second));
   });
+
+  test.each([
+    ['lines', 'application/x-ndjson', 'application/json', (entry: string) => `${entry}\n${entry}`],
+    [
+      'lines that begin with blank ones',
+      'application/x-ndjson',
+      'application/json',
+      (entry: string) => `\r\n \n${entry}`,
+    ],
+    ['an array', 'application/json', 'application/x-ndjson', (entry: string) => ` [\n${entry}\n]`],
+  ])('the answer that the release before gave to %s is given again', async (_what, type, otherType, toBody) => {
+    const { key, body: entry } = fresh();
+    const body = toBody(entry);
+    const results = '[{"statusCode":202,"message":"OK - Update accepted"}]';
+    const multiStatus = '"statusCode":207,"message":"OK - Multi-Status"';
+    const answer = { status: 207, body: `{${multiStatus},"accepted":1,"rejected":0,"results":${results}}` };
+    await keepAsBefore({ key, body, answer });
+    const sent = { key, path: '/entries', body, headers: { 'content-type': type } };
+    expect(await sendOn(one, sent)).toEqual({ ...answer, replayed: true, retryAfter: null });
+    expect(await sendOn(one, { ...sent, headers: { 'content-type': otherType } })).toEqual(REUSED);
+  });
+
+  /** Its fingerprint is the same for lines and JSON. */
+  async function keepAsBefore({ key, body, answer }: { key: string; body: string; answer: KeptAnswer }): Promise<void> {
+    const fingerprint = hash('sha256', `${projectId}:${key}\nPOST /entries\n${body}`, 'base64url');
+    const kept = { id: hash('sha256', `${projectId}:${key}`, 'base64url'), fingerprint, token: 'before' };
+    await queue.idempotency.begin(0, projectId, [kept], HOUR_MS);
+    await queue.idempotency.end(0, projectId, [{ ...kept, answer }], HOUR_MS);
+  }
 
   test('a project whose keys take their share gets 429 for new ones, and all else goes on', async () => {
     const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
