@@ -23,6 +23,7 @@ import { createReplyOnce } from './reply-once.js';
 import { requestIdOf } from './request-id.js';
 import { methodNotAllowed, refusePath, refuseWrongKey, requireProject, routeUnknown } from './routing.js';
 import { Slices } from './slices.js';
+import { isChunked, refusedBytes } from './unread-body.js';
 
 export type IngressDeps = {
   authenticator: Pick<Authenticator, 'authenticate'>;
@@ -105,8 +106,12 @@ function answerFault(deps: Pick<IngressDeps, 'logger' | 'rateLimiter'> & { reply
     }
     const context = contextOf(response);
     const isCharged = QUEUEING.has(request.method) && REFUSALS.has(FAULTS[fault.code].statusCode);
-    const charged = isCharged ? rateLimiter.charge(context, toTokens(context.bodyBytes)) : undefined;
+    const charged = isCharged
+      ? rateLimiter.charge(context, toTokens(refusedBytes(request, context.bodyBytes)))
+      : undefined;
     if (charged) charged.then(answer);
+    else if (!request.complete && isChunked(request))
+      setImmediate(answer); // its end may be read already, and then its connection goes on
     else answer();
 
     function answer(): void {

@@ -29,7 +29,7 @@ test.each([
         parts++;
         bytes += part.length;
       };
-      if (isTaken) takeBody(request, { onPart, onEnd: end, onAbort: end });
+      if (isTaken) takeBody(request, { onPart, onEnd: end, onRefuse: end, onAbort: end });
       else request.on('data', onPart).on('end', end);
     });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));

@@ -1,6 +1,8 @@
 import { IncomingMessage, type ServerOptions, ServerResponse } from 'node:http';
+import { Fault, LIMITS } from '@opm/contract';
 import type { Express, Response as ExpressResponse } from 'express';
 import type { Sender } from './rate-limiter.js';
+import { dropBody, isChunked, lingerAfterAnswer, mayBeLong } from './unread-body.js';
 import type { Connection } from './watch-connections.js';
 
 /**
@@ -20,8 +22,8 @@ export type RequestContext = Sender & {
 
 export const contextOf = (response: ServerResponse) => (response as ExpressResponse).locals as RequestContext;
 
-/** Takes a body as it arrives, and hears how it ends: whole, or with the connection. */
-export type BodyTaker = { onPart(part: Buffer): void; onEnd(): void; onAbort(): void };
+/** Takes a body as it arrives, and hears how it ends: whole, refused by how it comes, or with the connection. */
+export type BodyTaker = { onPart(part: Buffer): void; onEnd(): void; onRefuse(fault: Fault): void; onAbort(): void };
 
 /**
  * Has a request's body go to the taker, past Node's stream, which has no data then, nor an end that was not there before:
@@ -29,9 +31,20 @@ export type BodyTaker = { onPart(part: Buffer): void; onEnd(): void; onAbort(): 
  */
 export const takeBody = (request: IncomingMessage, taker: BodyTaker) => (request as ServedRequest).takeBody(taker);
 
+/** Drops what still comes of a body. If it may be long, no more of it is read, and its connection ends with the answer. */
+export function dropRest(request: IncomingMessage): void {
+  if (!request.complete && mayBeLong(request)) (request as ServedRequest).stopReading();
+  else request.resume();
+}
+
+/** Why a body was not read to its end, if it was how it came. */
+export const refusalOf = (request: IncomingMessage): Fault | undefined => (request as ServedRequest).refusal;
+
 /** A body that comes in smaller parts than that, and more of them, is read a little at a time. */
 const SMALL_PART_BYTES = 64;
 const SMALL_PARTS = 1_000;
+/** What Node keeps of a part beside its bytes while nobody takes it; measured. */
+const PART_BYTES = 350;
 
 /** Lets one of those that wait go on in each turn of the event loop. */
 function createTurnstile(): (goOn: () => void) => void {
@@ -45,7 +58,13 @@ function createTurnstile(): (goOn: () => void) => void {
   };
 }
 
-type ServedRequest = IncomingMessage & { takeBody(taker: BodyTaker): void };
+type ServedRequest = IncomingMessage & {
+  /** Its response, which exists before anybody handles it. */
+  res: ServerResponse | undefined;
+  refusal: Fault | undefined;
+  takeBody(taker: BodyTaker): void;
+  stopReading(): void;
+};
 
 /**
  * Classes for `http.createServer` whose prototypes are the app's from the start. Express gives its own prototypes to
@@ -56,28 +75,67 @@ type ServedRequest = IncomingMessage & { takeBody(taker: BodyTaker): void };
 export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessage' | 'ServerResponse'> {
   const turnstile = createTurnstile();
   class Request extends IncomingMessage implements ServedRequest {
+    res: ServerResponse | undefined;
+    refusal: Fault | undefined;
     #taker: BodyTaker | undefined;
     #smallParts = 0;
     #isHeld = false;
+    #isStopped = false;
 
     takeBody(taker: BodyTaker): void {
       // What is there already; and from the first read on, Node takes the body for one that is being read.
       for (let part: Buffer | null = this.read(); part !== null; part = this.read()) taker.onPart(part);
-      if (this.complete) taker.onEnd();
+      if (this.refusal) taker.onRefuse(this.refusal);
+      else if (this.complete) taker.onEnd();
       else if (this.destroyed) taker.onAbort();
       else this.#taker = taker;
     }
 
     /** What Node's parser calls with each part of the body, and with null at its end. False: no more is read for now. */
     override push(part: Buffer | null): boolean {
+      if (this.#isStopped) return false;
+      if (part && this.#isTooMuch(part)) return this.#refuse(new Fault('CHUNKS_TOO_SMALL'));
       const taker = this.#taker;
-      if (!taker) return super.push(part) && !this.#mustWait(part);
+      if (!taker) {
+        if (part) this.#context?.connection?.hold(this.#context, part.length + PART_BYTES);
+        return super.push(part) && !this.#mustWait(part);
+      }
       if (part) taker.onPart(part);
       else {
         this.#taker = undefined;
         taker.onEnd();
       }
       return !this.#mustWait(part);
+    }
+
+    get #context(): RequestContext | undefined {
+      return this.res && contextOf(this.res);
+    }
+
+    /** Without chunks each part has been a packet of its own, and has cost its sender as much. */
+    #isTooMuch({ length }: Buffer): boolean {
+      if (length >= LIMITS.smallChunkBytes || !isChunked(this)) return false;
+      return this.#context?.connection?.mayTakeSmallChunk() === false;
+    }
+
+    #refuse(fault: Fault): false {
+      const taker = this.#taker;
+      this.#taker = undefined;
+      this.refusal = fault;
+      this.stopReading();
+      if (taker) taker.onRefuse(fault);
+      else super.push(null); // whoever reads the stream finds the refusal at its end
+      return false;
+    }
+
+    /** What has been read and is not parsed yet is dropped. The connection ends with the answer. */
+    stopReading(): void {
+      if (this.#isStopped) return;
+      this.#isStopped = true;
+      if (!this.res?.headersSent) this.res?.setHeader('connection', 'close');
+      dropBody(this.socket);
+      lingerAfterAnswer(this.socket);
+      this.socket.pause();
     }
 
     /** Chunks of a byte cost so much more than their bytes that what a socket holds of them would be a turn of a second. */
@@ -89,7 +147,7 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
     }
 
     override _read(size: number): void {
-      if (!this.#isHeld) super._read(size);
+      if (!this.#isHeld && !this.#isStopped) super._read(size);
     }
 
     #goOn(): void {
@@ -101,7 +159,9 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
     override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
       this.#taker?.onAbort();
       this.#taker = undefined;
-      super._destroy(error, done);
+      if (this.#isStopped)
+        done(error); // Node would destroy the connection before the answer
+      else super._destroy(error, done);
     }
   }
   class Response<R extends IncomingMessage> extends ServerResponse<R> {
@@ -117,6 +177,17 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
       connection: undefined,
       heldBytes: 0,
     };
+
+    constructor(...args: ConstructorParameters<typeof ServerResponse<R>>) {
+      super(...args);
+      (this.req as IncomingMessage as ServedRequest).res = this;
+    }
+
+    /** Also of an answer that was given before the body was there. */
+    override writeHead(...args: unknown[]): this {
+      if (!this.req.complete && mayBeLong(this.req)) (this.req as IncomingMessage as ServedRequest).stopReading();
+      return super.writeHead(...(args as [status: number]));
+    }
   }
   app.request = Object.setPrototypeOf(Request.prototype, app.request);
   app.response = Object.setPrototypeOf(Response.prototype, app.response);

@@ -19,7 +19,7 @@ export type BatchOptions = {
   onRefused: (tokens: number) => void;
 };
 
-const LIMIT: BodyLimit = { maxBytes: LIMITS.batchBytes, maxDrainedBytes: 2 * 1024 * 1024, fault: 'BATCH_TOO_LARGE' };
+const LIMIT: BodyLimit = { maxBytes: LIMITS.batchBytes, fault: 'BATCH_TOO_LARGE' };
 
 /** Whether the body is NDJSON. */
 export const isLines = (request: IncomingMessage): boolean => LINES.test(request.headers['content-type'] ?? '');

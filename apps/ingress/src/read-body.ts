@@ -1,23 +1,19 @@
 import type { IncomingMessage } from 'node:http';
 import { Fault, type FaultCode, LIMITS } from '@opm/contract';
-import { type BodyTaker, type RequestContext, takeBody } from './express-classes.js';
+import { type BodyTaker, dropRest, type RequestContext, takeBody } from './express-classes.js';
+import { MAX_DRAINED_BYTES } from './unread-body.js';
 
 /** Hears how many bytes each part has, before it is kept. May throw a Fault, which refuses the body. */
 export type OnPart = (bytes: number) => void;
 
 export type BodyLimit = {
   maxBytes: number;
-  /** A body that is too large is read to its end up to here, so that its sender reads our answer and not a reset. */
-  maxDrainedBytes: number;
   fault: FaultCode;
+  /** Without, what is kept counts for the connection. */
   onPart?: OnPart;
 };
 
-const ENTRY_LIMIT: BodyLimit = {
-  maxBytes: LIMITS.entryBytes,
-  maxDrainedBytes: 1024 * 1024,
-  fault: 'BODY_TOO_LARGE',
-};
+const ENTRY_LIMIT: BodyLimit = { maxBytes: LIMITS.entryBytes, fault: 'BODY_TOO_LARGE' };
 
 /** There is nobody left to answer. */
 export class HungUp extends Error {
@@ -25,6 +21,7 @@ export class HungUp extends Error {
 }
 
 const EMPTY = Buffer.alloc(0);
+const MIN_GROWN_BYTES = 1024;
 
 const NOT_JSON = /^\s*(application\/x-www-form-urlencoded|multipart\/)/i;
 
@@ -32,7 +29,7 @@ const NOT_JSON = /^\s*(application\/x-www-form-urlencoded|multipart\/)/i;
  * Reads the body of JSON, whatever its content type says: `fetch` labels a string body text/plain. One of the two is
  * called, once; `onError` also with what `onBody` throws. They are callbacks and not a promise because this stands in the
  * way of every entry.
- * @param onError gets the limit's Fault, or HungUp
+ * @param onError gets the limit's Fault, CHUNKS_TOO_SMALL, or HungUp
  * @throws Fault MEDIA_TYPE_UNSUPPORTED, BODY_COMPRESSED or the limit's, where the headers tell
  */
 export function readBody(
@@ -45,25 +42,29 @@ export function readBody(
   const { 'content-type': type, 'content-length': length } = request.headers;
   if (type !== undefined && NOT_JSON.test(type)) throw new Fault('MEDIA_TYPE_UNSUPPORTED');
   refuseCompressed(request);
-  if (Number(length) > limit.maxDrainedBytes) throw new Fault(limit.fault);
-  takeBody(request, new BodyReader(context, onBody, onError, limit));
+  if (Number(length) > MAX_DRAINED_BYTES) throw new Fault(limit.fault);
+  takeBody(request, new BodyReader(request, context, onBody, onError, limit));
 }
 
 class BodyReader implements BodyTaker {
+  readonly #request: IncomingMessage;
   readonly #context: RequestContext;
   readonly #onBody: (body: Buffer) => void;
   readonly #onError: (error: unknown) => void;
   readonly #limit: BodyLimit;
-  #parts: Buffer[] = [];
+  /** The first part, which is mostly all, or a buffer that grows: many small ones would take a hundred times their bytes. */
+  #body: Buffer = EMPTY;
   #size = 0;
   #isDone = false;
 
   constructor(
+    request: IncomingMessage,
     context: RequestContext,
     onBody: (body: Buffer) => void,
     onError: (error: unknown) => void,
     limit: BodyLimit,
   ) {
+    this.#request = request;
     this.#context = context;
     this.#onBody = onBody;
     this.#onError = onError;
@@ -72,16 +73,34 @@ class BodyReader implements BodyTaker {
 
   onPart(part: Buffer): void {
     if (this.#isDone) return;
-    const { maxBytes, maxDrainedBytes, fault, onPart } = this.#limit;
+    const { maxBytes, fault, onPart } = this.#limit;
+    const before = this.#size;
     this.#size += part.length;
-    if (this.#size > maxDrainedBytes) this.#refuse(new Fault(fault));
-    if (this.#size > maxBytes) return;
-    try {
-      onPart?.(part.length);
-      this.#parts.push(part);
-    } catch (error) {
-      this.#refuse(error);
+    if (this.#size > MAX_DRAINED_BYTES) this.onRefuse(new Fault(fault));
+    if (this.#size > maxBytes) {
+      this.#body = EMPTY;
+      return;
     }
+    try {
+      if (onPart) onPart(part.length);
+      else this.#context.connection?.hold(this.#context, part.length);
+      this.#keep(part, before);
+    } catch (error) {
+      this.onRefuse(error);
+    }
+  }
+
+  #keep(part: Buffer, before: number): void {
+    if (before === 0) {
+      this.#body = part;
+      return;
+    }
+    if (this.#size > this.#body.length) {
+      const grown = Buffer.allocUnsafe(Math.min(this.#limit.maxBytes, Math.max(2 * this.#size, MIN_GROWN_BYTES)));
+      this.#body.copy(grown, 0, 0, before);
+      this.#body = grown;
+    }
+    part.copy(this.#body, before);
   }
 
   onEnd(): void {
@@ -89,21 +108,26 @@ class BodyReader implements BodyTaker {
     this.#context.bodyBytes = this.#size;
     try {
       if (this.#size > this.#limit.maxBytes) throw new Fault(this.#limit.fault);
-      this.#onBody(this.#parts.length > 1 ? Buffer.concat(this.#parts, this.#size) : (this.#parts[0] ?? EMPTY));
+      this.#onBody(this.#size === this.#body.length ? this.#body : this.#body.subarray(0, this.#size));
     } catch (error) {
       this.#onError(error);
     }
   }
 
   onAbort(): void {
-    this.#refuse(new HungUp('the request ended before its body did'));
+    this.#fail(new HungUp('the request ended before its body did'));
   }
 
-  #refuse(error: unknown): void {
+  onRefuse(error: unknown): void {
+    dropRest(this.#request);
+    this.#fail(error);
+  }
+
+  #fail(error: unknown): void {
     if (this.#isDone) return;
     this.#isDone = true;
     this.#context.bodyBytes = this.#size;
-    this.#parts = [];
+    this.#body = EMPTY;
     this.#onError(error);
   }
 }

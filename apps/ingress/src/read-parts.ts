@@ -1,11 +1,11 @@
 import type { IncomingMessage } from 'node:http';
 import { Fault } from '@opm/contract';
-import type { RequestContext } from './express-classes.js';
+import { dropRest, type RequestContext, refusalOf } from './express-classes.js';
 import { type BodyLimit, HungUp, refuseCompressed } from './read-body.js';
 
 /**
  * A body as it comes in. No more is read until what is there is handled.
- * @throws Fault of the limit, or HungUp
+ * @throws Fault of the limit, CHUNKS_TOO_SMALL, or HungUp
  */
 export async function* readParts(
   request: IncomingMessage,
@@ -22,9 +22,11 @@ export async function* readParts(
       onPart?.(part.length);
       yield part;
     }
+    const refusal = refusalOf(request);
+    if (refusal) throw refusal;
   } catch (error) {
     throw error instanceof Fault ? error : new HungUp('the connection ended before all was read', { cause: error });
   } finally {
-    request.resume(); // what is left goes nowhere, and the connection goes on
+    dropRest(request);
   }
 }

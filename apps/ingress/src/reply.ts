@@ -48,13 +48,14 @@ export function createReply({ measures, logger }: { measures: Measures; logger: 
   /** @returns milliseconds since the request was read */
   function send(response: Response, status: number, body: string, retryAfterSeconds = 0): number {
     const requestId = requestIdOf(response);
-    const { receivedAt, lease, connection } = contextOf(response);
+    const context = contextOf(response);
+    const { receivedAt, lease, connection } = context;
     if (retryAfterSeconds > 0) response.setHeader('retry-after', retryAfterSeconds);
     if (lease && status < 500) setRateLimit(response, lease, retryAfterSeconds);
     const length = Buffer.byteLength(body);
     // One flat list, because Node keeps headers that are set one by one in an object of their own first.
     response.writeHead(status, ['x-request-id', requestId, ...FIXED, 'content-length', length]);
-    connection?.hold(response, length);
+    connection?.hold(context, length);
     response.end(body, length === body.length ? 'latin1' : 'utf8'); // where it is ASCII, latin1 is the same and faster
     const ms = performance.now() - receivedAt;
     if (ms > SLOW_MS) logSlow({ requestId, status, ms: Math.round(ms) });

@@ -45,7 +45,7 @@ test('a connection whose requests and answers take more than 512 KiB is ended, b
   const alone = dial(1);
   const some = dial(3);
   await until(() => waiting.length === 4);
-  const hold = (response: Response, bytes: number) => contextOf(response).connection?.hold(response, bytes);
+  const hold = (response: Response, bytes: number) => contextOf(response).connection?.hold(contextOf(response), bytes);
   const ofAlone = waiting.filter(({ req }) => req.socket.remotePort === alone.localPort);
   const ofSome = waiting.filter(({ req }) => req.socket.remotePort === some.localPort);
   for (const response of ofAlone) hold(response, 5_000 * KB);
@@ -63,7 +63,7 @@ test('what has been answered and taken is held no more', async () => {
   for (let round = 1; round <= 5; round++) {
     await until(() => waiting.length === 100);
     for (const response of waiting.splice(0)) {
-      contextOf(response).connection?.hold(response, 1 * KB);
+      contextOf(response).connection?.hold(contextOf(response), 1 * KB);
       response.end();
     }
     if (round < 5) socket.write('GET / HTTP/1.1\r\nhost: a\r\n\r\n'.repeat(100));

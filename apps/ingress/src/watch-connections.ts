@@ -1,7 +1,8 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { getHeapStatistics } from 'node:v8';
-import { contextOf } from './express-classes.js';
+import { LIMITS } from '@opm/contract';
+import { contextOf, type RequestContext } from './express-classes.js';
 
 /** Of one connection: Node reads thousands of requests at once, and each takes a part of one turn of the event loop. */
 const MAX_UNANSWERED = 100;
@@ -22,12 +23,17 @@ const MIN_TAKEN_BYTES = 1024 * 1024;
 export type Connection = {
   readonly socket: Socket;
   /** Counts what else is kept for a request until its answer has been taken: that is, by the operating system. */
-  hold(response: ServerResponse<IncomingMessage>, bytes: number): void;
+  hold(context: RequestContext, bytes: number): void;
+  /** Counts a small HTTP chunk. False: it is one too many of those whose requests are not answered yet. */
+  mayTakeSmallChunk(): boolean;
 };
 
 type State = Connection & {
   unanswered: number;
   heldBytes: number;
+  smallChunks: number;
+  /** The turn of the event loop in which the newest of them came. */
+  smallChunkTurn: number;
   newest: ServerResponse<IncomingMessage> | undefined;
   /** Whether an answer has told the client that it is the last one. */
   isEnding: boolean;
@@ -83,9 +89,12 @@ export function watchConnections(
     if (connections.has(socket)) return; // see ignoreUpgrade
     const connection: State = {
       socket,
-      hold: (response, bytes) => hold(connection, response, bytes),
+      hold: (context, bytes) => hold(connection, context, bytes),
+      mayTakeSmallChunk: () => mayTakeSmallChunk(connection),
       unanswered: 0,
       heldBytes: 0,
+      smallChunks: 0,
+      smallChunkTurn: 0,
       newest: undefined,
       isEnding: false,
       isEnded: false,
@@ -100,9 +109,23 @@ export function watchConnections(
     });
   });
 
-  function hold(connection: State, response: ServerResponse<IncomingMessage>, bytes: number): void {
+  let turn = 0;
+  let isTurnCounted = false;
+  function mayTakeSmallChunk(connection: State): boolean {
+    if (!isTurnCounted) {
+      isTurnCounted = true;
+      setImmediate(() => {
+        turn++;
+        isTurnCounted = false;
+      });
+    }
+    connection.smallChunkTurn = turn;
+    return ++connection.smallChunks <= LIMITS.smallChunks;
+  }
+
+  function hold(connection: State, context: RequestContext, bytes: number): void {
     if (connection.isEnded) return;
-    contextOf(response).heldBytes += bytes;
+    context.heldBytes += bytes;
     connection.heldBytes += bytes;
     heldBytes += bytes;
     const { unanswered } = connection;
@@ -164,13 +187,16 @@ export function watchConnections(
       const connection = connections.get(socket);
       if (!connection || connection.isEnded) return false;
       if (isEnding(connection)) stopParsing(socket);
+      // In one turn, requests that are answered at once would each have as many as they like.
+      if (connection.unanswered === 0 && connection.smallChunkTurn !== turn) connection.smallChunks = 0;
       connection.newest = response;
       connection.unanswered++;
-      contextOf(response).connection = connection;
+      const context = contextOf(response);
+      context.connection = connection;
       response.on('close', onAnswered);
       let bytes = REQUEST_BYTES + HEADER_BYTES * rawHeaders.length;
       for (const text of rawHeaders) bytes += text.length;
-      hold(connection, response, bytes);
+      hold(connection, context, bytes);
       return !(connection.isEnding || connection.isEnded);
     },
     /** Whether its last answer is under way, or it has been ended: what still comes over it does not matter. */

@@ -15,6 +15,11 @@ export const FAULTS = {
     error: 'Payload Too Large',
     message: `body must not be larger than ${toSize(LIMITS.entryBytes)}`,
   },
+  CHUNKS_TOO_SMALL: {
+    statusCode: 400,
+    error: 'Bad Request',
+    message: `body must not have more than ${LIMITS.smallChunks} HTTP chunks of fewer than ${LIMITS.smallChunkBytes} bytes`,
+  },
   BATCH_TOO_LARGE: {
     statusCode: 413,
     error: 'Payload Too Large',

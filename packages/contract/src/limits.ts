@@ -6,6 +6,9 @@ export const LIMITS = {
   batchBytes: 1024 * KIB,
   batchEntries: 1_000,
   headers: 100,
+  /** HTTP chunks with fewer bytes than that: so many in a body at most. An entry in a line has more bytes. */
+  smallChunkBytes: 32,
+  smallChunks: 256,
 } as const;
 
 /** Whole units, such as `16 KiB`. */

@@ -90,6 +90,7 @@ An array is read to its end before anything in it is accepted. Lines are accepte
     'BATCH_TOO_LONG',
     'MEDIA_TYPE_UNSUPPORTED',
     'BODY_COMPRESSED',
+    'CHUNKS_TOO_SMALL',
     ...QUEUED.faults,
   ],
   replayedFaults: [],

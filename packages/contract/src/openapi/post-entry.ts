@@ -50,6 +50,7 @@ The body may have ${toSize(LIMITS.entryBytes)}. It is read as JSON whatever its 
     'BODY_TOO_LARGE',
     'MEDIA_TYPE_UNSUPPORTED',
     'BODY_COMPRESSED',
+    'CHUNKS_TOO_SMALL',
     ...QUEUED.faults,
   ],
   replayedFaults: [],
