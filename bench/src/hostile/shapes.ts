@@ -85,6 +85,8 @@ export const HOSTILE: Record<keyof typeof VALID, Shape[]> = {
     ...BLANK.map(([name, text]) => single(name, repeat(text, KIB_16))),
     ...VALUES.map(([name, make]) => single(name, make(KIB_16))),
     single('1 MiB', repeat(' ', MIB)),
+    single('spaces in chunks of a byte', repeat(' ', KIB_16), { chunkBytes: 1 }),
+    single('spaces in chunks of 32 bytes', repeat(' ', KIB_16), { chunkBytes: 32 }),
   ],
 };
 
@@ -99,9 +101,9 @@ function batch(
   return { name, path: '/entries', type, statuses, next: () => Buffer.from(next() as string), ...more };
 }
 
-function single(name: string, body: string | Buffer): Shape {
+function single(name: string, body: string | Buffer, more: Pick<Shape, 'chunkBytes'> = {}): Shape {
   const bytes = Buffer.from(body as string);
-  return { name, path: '/entry', type: 'application/json', statuses: [400, 413], next: () => bytes };
+  return { name, path: '/entry', type: 'application/json', statuses: [400, 413], next: () => bytes, ...more };
 }
 
 function constant(body: string | Buffer): () => string | Buffer {
