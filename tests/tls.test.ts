@@ -124,12 +124,12 @@ test.each([
   for (const name of ['ingress', 'worker'] as const) {
     const port = String(await findFreePort());
     const app = await startApp(name, { ...env, REDIS_URL: process.env.OPM_TEST_REDIS_URL, INTERNAL_PORT: port });
-    const readReason = async () => {
+    const saysWhy = async () => {
       const readyz = await fetch(`http://127.0.0.1:${port}/readyz`);
       const { checks } = (await readyz.json()) as { checks: { postgres?: string } };
-      return readyz.status === 503 && checks.postgres;
+      return readyz.status === 503 && reason.test(checks.postgres ?? '');
     };
-    expect(await waitFor(readReason, { description: 'the check of PostgreSQL' })).toMatch(reason);
+    await waitFor(saysWhy, { description: 'the reason' }); // a slow machine says first that there was no answer in time
     expect(await app.stop()).toEqual({ code: 0, signal: null });
   }
 });
