@@ -19,7 +19,7 @@ export async function uploadAll({ url, apiKey }: Target, shape: Shape, mib: numb
   const sendSome = async () => {
     while (bytes < wanted) {
       const body = shape.next();
-      bytes += body.length * (shape.chunkBytes ? 6 / shape.chunkBytes : 1); // a chunk's frame takes five
+      bytes += body.length * (shape.chunkBytes ? 1 + 5 / shape.chunkBytes : 1); // a chunk's frame takes five
       await upload(body);
     }
   };
