@@ -82,7 +82,11 @@ function toCredentials(url: string): RedisOptions {
 /** All that have data of their own: one, or a cluster's masters. */
 export const mastersOf = (redis: RedisClient): Redis[] => (redis instanceof Cluster ? redis.nodes('master') : [redis]);
 
-/** @throws the reason when the connection fails instead */
+/** @throws the reason if the connection fails, or is not there in time */
 export async function waitUntilReady(redis: RedisClient): Promise<void> {
-  if (redis.status !== 'ready') await once(redis, 'ready', { signal: AbortSignal.timeout(READY_TIMEOUT_MS) });
+  if (redis.status === 'ready') return;
+  const signal = AbortSignal.timeout(READY_TIMEOUT_MS);
+  await once(redis, 'ready', { signal }).catch((cause) => {
+    throw signal.aborted ? new Error(`Redis is not ready after ${READY_TIMEOUT_MS} ms`, { cause }) : cause;
+  });
 }
