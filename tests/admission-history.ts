@@ -1,9 +1,11 @@
-import type { CustomerEntry, CustomerState } from '@opm/core';
-import type { Admitted, Persisted } from '@opm/queue';
+import type { CustomerState } from '@opm/core';
+import type { Admitted, Asking, ChunkEntry, Persisted } from '@opm/queue';
 import type { Said } from '../apps/ingress/src/accept-entry.js';
 
 /** An entry that was admitted. */
 export type Known = {
+  /** Its customer, see `toKey`. */
+  key: string;
   entry: Said;
   version: number;
   /** The answer that is due. */
@@ -12,6 +14,10 @@ export type Known = {
   /** PostgreSQL was asked too late to know, see {@link AdmissionHistory.lookUp}: then nobody is told that it was the first. */
   isUnknown: boolean;
 };
+
+/** Two projects may have customers of the same id. */
+export const toKey = ({ projectId, customerId }: { projectId: number; customerId: string }) =>
+  `${projectId}:${customerId}`;
 
 /**
  * The sequential model of admission: it hears of every step when it has been taken, has one process and one memory, and
@@ -24,41 +30,43 @@ export class AdmissionHistory {
   readonly #stored = new Map<string, Pick<CustomerState, 'lastVersion' | 'erasedVersion'>>();
   /** Calls that failed and would have counted entries down. */
   failedToCountDown = false;
-  readonly #enqueued: CustomerEntry[] = [];
+  readonly #enqueued: ChunkEntry[] = [];
 
-  admit(entries: Said[], admitted: Admitted[]): void {
-    entries.forEach((entry, i) => {
+  admit(asking: (Asking & { entry: Said })[], admitted: Admitted[]): void {
+    asking.forEach(({ entry, ...customer }, i) => {
+      const key = toKey(customer);
       const version = admitted[i]?.version ?? 0;
-      const before = this.#newestOf(entry.customerId);
+      const before = this.#newestOf(key);
       const existed = before !== undefined && !before.entry.erase;
-      this.known.push({ entry, version, existed, isReleased: false, isUnknown: false });
-      this.claims.set(entry.customerId, version);
+      this.known.push({ key, entry, version, existed, isReleased: false, isUnknown: false });
+      this.claims.set(key, version);
     });
   }
 
   /** What a claim says counts, even where its entry was released after another one had replaced it. */
-  #newestOf(customerId: string): Known | undefined {
-    const claim = this.claims.get(customerId);
-    return this.known.findLast(({ entry, version, isReleased }) =>
-      claim === undefined ? entry.customerId === customerId && !isReleased : version === claim,
+  #newestOf(key: string): Known | undefined {
+    const claim = this.claims.get(key);
+    return this.known.findLast((known) =>
+      claim === undefined ? known.key === key && !known.isReleased : known.version === claim,
     );
   }
 
   /** Once the entry or a later one is stored, the row of one who was ever erased does not say when the present life began. */
-  lookUp(asked: { customerId: string; version: number }[]): void {
-    for (const { customerId, version } of asked) {
-      const { lastVersion, erasedVersion } = this.#stored.get(customerId) ?? { lastVersion: 0, erasedVersion: 0 };
+  lookUp(asked: { projectId: number; customerId: string; version: number }[]): void {
+    for (const { version, ...customer } of asked) {
+      const { lastVersion, erasedVersion } = this.#stored.get(toKey(customer)) ?? { lastVersion: 0, erasedVersion: 0 };
       if (erasedVersion === 0 || lastVersion < version) continue;
       Object.assign(this.#find(version), { existed: true, isUnknown: true });
     }
   }
 
   release(admitted: Admitted[]): void {
-    for (const { customerId, version, previous } of admitted.toReversed()) {
+    for (const { version, previous, ...customer } of admitted.toReversed()) {
       this.#find(version).isReleased = true;
-      if (this.claims.get(customerId) !== version) continue;
-      if (previous) this.claims.set(customerId, previous.version);
-      else this.claims.delete(customerId);
+      const key = toKey(customer);
+      if (this.claims.get(key) !== version) continue;
+      if (previous) this.claims.set(key, previous.version);
+      else this.claims.delete(key);
     }
   }
 
@@ -72,14 +80,15 @@ export class AdmissionHistory {
     this.failedToCountDown = true;
   }
 
-  enqueue(entries: CustomerEntry[]): void {
+  enqueue(entries: ChunkEntry[]): void {
     this.#enqueued.push(...entries);
   }
 
-  upsert(rows: { customerId: string; state: CustomerState }[]): void {
-    for (const { customerId, state } of rows) {
-      const { lastVersion, erasedVersion } = this.#stored.get(customerId) ?? { lastVersion: 0, erasedVersion: 0 };
-      this.#stored.set(customerId, {
+  upsert(rows: { projectId: number; customerId: string; state: CustomerState }[]): void {
+    for (const { state, ...customer } of rows) {
+      const key = toKey(customer);
+      const { lastVersion, erasedVersion } = this.#stored.get(key) ?? { lastVersion: 0, erasedVersion: 0 };
+      this.#stored.set(key, {
         lastVersion: Math.max(lastVersion, state.lastVersion),
         erasedVersion: Math.max(erasedVersion, state.erasedVersion),
       });
@@ -87,17 +96,19 @@ export class AdmissionHistory {
   }
 
   settle(persisted: Persisted[]): void {
-    for (const { customerId, version } of persisted.flatMap(({ entries }) => entries)) {
-      if ((this.claims.get(customerId) ?? 0) <= version) this.claims.delete(customerId);
+    for (const { version, ...customer } of persisted) {
+      const key = toKey(customer);
+      if ((this.claims.get(key) ?? 0) <= version) this.claims.delete(key);
     }
   }
 
   /** The fields of the customers that are there when the entries that were enqueued are applied, one by one. */
   rows(): Map<string, object> {
     const rows = new Map<string, object>();
-    for (const { customerId, fields, erase } of this.#enqueued.toSorted((a, b) => a.version - b.version)) {
-      if (erase) rows.delete(customerId);
-      else rows.set(customerId, { ...rows.get(customerId), ...fields });
+    for (const { fields, erase, ...customer } of this.#enqueued.toSorted((a, b) => a.version - b.version)) {
+      const key = toKey(customer);
+      if (erase) rows.delete(key);
+      else rows.set(key, { ...rows.get(key), ...fields });
     }
     return rows;
   }

@@ -89,7 +89,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
 
   test('a letter whose data is no chunk brings no erased customer back, however late it is replayed', async () => {
     const entries = [entryOf('erased', T0), entryOf('not erased', T0 + 1)];
-    const payload = toChunkData({ projectId, entries });
+    const payload = toChunkData({ entries: entries.map((entry) => ({ projectId, ...entry })) });
     await store.deadLetters.add([{ payload, error: 'job data is not a chunk' }]);
     const state = foldEntries([{ customerId: 'erased', version: T0 + 2, erase: true }]).get('erased');
     if (state) await store.customers.upsert([{ projectId, customerId: 'erased', state }]);

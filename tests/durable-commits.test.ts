@@ -37,8 +37,8 @@ test.each([
     ...options,
     concurrency: 1,
     lockMs: 20_000,
-    async process({ projectId, entries }) {
-      const rows = [...foldEntries(entries)].map(([customerId, state]) => ({ projectId, customerId, state }));
+    async process({ entries }) {
+      const rows = [...foldEntries(entries)].map(([customerId, state]) => ({ projectId: 1, customerId, state }));
       await store.customers.upsert(rows);
     },
     bury: async () => {},
@@ -46,9 +46,9 @@ test.each([
     onRetry: () => {},
   });
   worker.start();
-  const { admitted } = await queue.admit(0, 1, [{ customerId: 'jane' }]);
-  const entries = [{ customerId: 'jane', version: admitted[0]?.version ?? 0, fields: { phone: '+1' } }];
-  await queue.enqueue(0, { projectId: 1, entries });
+  const { admitted } = await queue.admit(0, [{ projectId: 1, customerId: 'jane' }]);
+  const entries = [{ projectId: 1, customerId: 'jane', version: admitted[0]?.version ?? 0, fields: { phone: '+1' } }];
+  await queue.enqueue(0, { entries });
 
   const read = () => query(databaseUrl, 'SELECT relation, setting FROM seen.settings ORDER BY relation');
   await waitFor(async () => (await read()).length >= 4, { description: 'the job to be done' });

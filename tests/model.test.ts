@@ -59,9 +59,9 @@ class Project {
 
   async post(drawn: { customerId: string; fields?: object; erase?: true }[]): Promise<Chunk> {
     const { projectId } = this;
-    const { admitted } = await this.stack.queue.admit(0, projectId, drawn);
-    const entries = drawn.map((entry, i) => ({ ...entry, version: admitted[i]?.version ?? 0 }));
-    const chunk: Chunk = { projectId, entries };
+    const asking = drawn.map((entry) => ({ ...entry, projectId }));
+    const { admitted } = await this.stack.queue.admit(0, asking);
+    const chunk: Chunk = { entries: asking.map((entry, i) => ({ ...entry, version: admitted[i]?.version ?? 0 })) };
     await this.enqueue(chunk);
     return chunk;
   }
@@ -134,7 +134,7 @@ const commands = fc.commands(
         const letters = [...model.letters.values()];
         expect(await project.stack.replay(project.projectId)).toEqual({ replayed: letters.length, skipped: 0 });
         model.letters.clear();
-        take(model, { projectId: project.projectId, entries: letters });
+        take(model, { entries: letters.map((letter) => ({ ...letter, projectId: project.projectId })) });
         await project.check(model);
       }),
     ),

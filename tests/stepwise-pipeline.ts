@@ -1,16 +1,17 @@
 import { Fault } from '@opm/contract';
-import type { EntryQueue, EntryWorker } from '@opm/queue';
+import type { Asking, EntryQueue, EntryWorker } from '@opm/queue';
 import { createLogger } from '@opm/runtime';
 import type { Store } from '@opm/store';
 import { ANSWER_TIMEOUT_MS } from '@opm/testkit';
-import { type AcceptEntry, createAcceptEntry } from '../apps/ingress/src/accept-entry.js';
+import { type AcceptEntry, createAcceptEntry, type Said } from '../apps/ingress/src/accept-entry.js';
+import { createChunkLanes } from '../apps/ingress/src/chunk-lanes.js';
 import { createFindExisting } from '../apps/ingress/src/find-existing.js';
 import { createLanes } from '../apps/ingress/src/lanes.js';
 import { OutagePause } from '../apps/ingress/src/outage-pause.js';
 import { toTimeBudget } from '../apps/ingress/src/time-budget.js';
 import { createPersistChunk, type PersistChunk } from '../apps/worker/src/persist-chunk.js';
-import { createUpsertChunks } from '../apps/worker/src/upsert-chunks.js';
-import type { AdmissionHistory } from './admission-history.js';
+import { createUpsertEntries } from '../apps/worker/src/upsert-entries.js';
+import { type AdmissionHistory, toKey } from './admission-history.js';
 
 /** Makes the call when it is its turn, and no other at the same time. */
 export type Step = <T>(label: string, call: () => Promise<T>) => Promise<T>;
@@ -36,7 +37,7 @@ export const QUEUE_DOWN = new Fault('QUEUE_UNAVAILABLE');
 const logger = createLogger({ name: 'test', level: 'silent' });
 const budget = toTimeBudget(ANSWER_TIMEOUT_MS);
 const ignore = () => {};
-const idsOf = (entries: { customerId: string }[]) => entries.map(({ customerId }) => customerId).join(' ');
+const idsOf = (entries: { projectId: number; customerId: string }[]) => entries.map(toKey).join(' ');
 
 /** The ingress's code from the entry to the queue, with every call of a store as a step. */
 export function createStepwiseIngress(context: IngressContext): AcceptEntry {
@@ -50,43 +51,43 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
   });
   const { acceptEntry } = createAcceptEntry({
     queue: {
-      admit: (shard, projectId, given) =>
+      admit: (shard, given) =>
         step(`admit ${idsOf(given)}`, async () => {
-          const admittance = await queue.admit(shard, projectId, given);
-          history.admit(given, admittance.admitted);
+          const admittance = await queue.admit(shard, given);
+          history.admit(given as (Asking & { entry: Said })[], admittance.admitted);
           return admittance;
         }),
-      enqueue: (shard, chunk, backlog) =>
+      enqueue: (shard, chunk, priority) =>
         step(`enqueue ${idsOf(chunk.entries)}`, async () => {
           const takers = nextTakers();
           if (takers.length === 0) throw QUEUE_DOWN;
-          const jobId = await queue.enqueue(shard, chunk, backlog);
+          const jobId = await queue.enqueue(shard, chunk, priority);
           history.enqueue(chunk.entries);
           jobs.push(...takers.map((persist) => persist(chunk, { shard, jobId, attempt: 1, start: 1, priority: 0 })));
           return jobId;
         }),
-      release: (shard, projectId, admitted) =>
+      release: (shard, admitted) =>
         step(`release ${idsOf(admitted)}`, async () => {
           if (isNextFailing()) {
             history.failToRelease(admitted);
             throw QUEUE_DOWN;
           }
-          await queue.release(shard, projectId, admitted);
+          await queue.release(shard, admitted);
           history.release(admitted);
         }),
     },
-    findExisting: async (question) => {
-      if (question.asked.length === 0) return findExisting(question);
-      return step(`look up ${idsOf(question.asked)}`, async () => {
-        const existing = await findExisting(question);
-        history.lookUp(question.asked);
+    findExisting: async (asked, deadline) => {
+      if (asked.length === 0) return findExisting(asked, deadline);
+      return step(`look up ${idsOf(asked)}`, async () => {
+        const existing = await findExisting(asked, deadline);
+        history.lookUp(asked);
         return existing;
       });
     },
-    lanes: createLanes(1),
+    chunkLanes: createChunkLanes(1),
+    limits: createLanes(1).toLimits(4),
     budget,
     maxEntries: 200,
-    maxInFlight: 4,
     maxPending: 1_000,
     isStale: () => false,
     onChunk: ignore,
@@ -106,7 +107,7 @@ export function createStepwiseWorker({
 }: Context & { worker: Pick<EntryWorker, 'settle'> }): PersistChunk {
   return createPersistChunk({
     gate: { run: (call) => call(), check: async () => {} },
-    upsert: createUpsertChunks({
+    upsert: createUpsertEntries({
       upsert: (rows) =>
         step(`upsert ${idsOf(rows)}`, async () => {
           await store.customers.upsert(rows);
@@ -117,14 +118,14 @@ export function createStepwiseWorker({
     }),
     upsertAlone: () => Promise.reject(new Error('nothing has to go alone here')),
     addDeadLetters: () => Promise.reject(new Error('nothing is refused here')),
-    settle: (shard, chunks) =>
-      step(`settle ${idsOf(chunks.flatMap(({ entries }) => entries))}`, async () => {
+    settle: (shard, entries) =>
+      step(`settle ${idsOf(entries)}`, async () => {
         if (isNextFailing()) {
           history.failToSettle();
           throw QUEUE_DOWN;
         }
-        await worker.settle(shard, chunks);
-        history.settle(chunks);
+        await worker.settle(shard, entries);
+        history.settle(entries);
       }),
     maxRows: 1_000,
     maxInFlight: 2,

@@ -1,5 +1,5 @@
 import type { CustomerEntry } from '@opm/core';
-import { createEntryQueue, type EntryQueue } from '@opm/queue';
+import { createEntryQueue, type EntryQueue, toPriority } from '@opm/queue';
 import type { Place } from './servers.js';
 
 /** As many as the ingress puts into one job at most. */
@@ -12,7 +12,8 @@ export function createProducer(place: Place): Promise<EntryQueue> {
 
 /** Versions, claims and priority come from admission, so that it is as if the ingress had done it. */
 export async function enqueueAsIngress(queue: EntryQueue, projectId: number, chunk: CustomerEntry[]): Promise<void> {
-  const { admitted, backlog } = await queue.admit(0, projectId, chunk);
-  const entries = chunk.map((entry, i) => ({ ...entry, version: admitted[i]?.version ?? 0 }));
-  await queue.enqueue(0, { projectId, entries }, backlog);
+  const asking = chunk.map((entry) => ({ ...entry, projectId }));
+  const { admitted, backlogs } = await queue.admit(0, asking);
+  const entries = asking.map((entry, i) => ({ ...entry, version: admitted[i]?.version ?? 0 }));
+  await queue.enqueue(0, { entries }, toPriority(Math.max(0, ...backlogs.values())));
 }

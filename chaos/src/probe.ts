@@ -15,9 +15,9 @@ let probes = 0;
  * wrong. @throws Error where that takes more than three minutes
  */
 export async function untilRecovered(stack: Stack): Promise<void> {
-  const { urls, postgres, projects, ingresses, workers, queue, cluster } = stack;
+  const { urls, postgres, probing, ingresses, workers, queue, cluster } = stack;
   const options = (what: string) => ({ description: `${what} after the fault`, timeoutMs: MAX_RECOVERY_MS });
-  const { apiKey, projectId } = projects.probing;
+  const { apiKey, projectId } = probing;
   const probe = async (url: string, shard: number) => {
     const customerId = nextProbe(projectId, shard, queue.shards);
     await waitFor(() => isAcknowledged(url, apiKey, customerId), options('acknowledgements'));

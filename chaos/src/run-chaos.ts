@@ -83,10 +83,18 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
   const stack = await startStack({ directory, queue, onBadEnd: report('process') });
   const since = performance.now();
   const watch = watchMemory(stack);
-  const { apiKey, projectId } = stack.projects.loaded;
+  const { partners } = stack;
   const { urls } = stack;
   const random = createRandom(seed, 1);
-  const clients = startClients({ urls, apiKey, ledger, random, rate, keyed, onUnexpected: report('answer') });
+  const clients = startClients({
+    urls,
+    apiKeys: partners.map(({ apiKey }) => apiKey),
+    ledger,
+    random,
+    rate,
+    keyed,
+    onUnexpected: report('answer'),
+  });
   const result = { machine: '', rate: 0 };
 
   async function load(): Promise<void> {
@@ -107,7 +115,8 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
     await sendRest({ clients, counts, entries, onWait: () => tell('sending the rest'), signal });
   }
   async function judgeRows(): Promise<void> {
-    for (const [customerId, row] of await readRows(stack.postgres.url, projectId)) rows.set(customerId, row);
+    const projectIds = partners.map(({ projectId }) => projectId);
+    for (const [customerId, row] of await readRows(stack.postgres.url, projectIds)) rows.set(customerId, row);
     await writeEvidence(directory, 'rows', rows);
     if (giveUp.aborted) return; // much of it may still be on its way
     for (const finding of checkRows(customers, rows)) onFound(finding);

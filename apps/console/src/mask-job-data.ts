@@ -12,13 +12,14 @@ const SHORTEST_ID_WITH_A_HINT = 6;
 export function maskJobData(data: unknown): unknown {
   const chunk = readChunk(data);
   if (!chunk) return MASK;
-  const entries = chunk.entries.map(({ customerId, version, fields, erase }) => ({
+  const entries = chunk.entries.map(({ projectId, customerId, version, fields, erase }) => ({
+    projectId,
     customerId: maskCustomerId(customerId),
     version,
     ...(fields && { fields: Object.fromEntries(Object.keys(fields).map((name) => [name, MASK])) }),
     ...(erase && { erase }),
   }));
-  return { projectId: chunk.projectId, entries };
+  return { entries };
 }
 
 function readChunk(data: unknown) {

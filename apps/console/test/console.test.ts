@@ -75,7 +75,7 @@ describe.each(Object.entries(BACKENDS))('the console over queues on %s', (_, ope
         failedReason: '•••',
         stacktrace: [expect.stringMatching(/^UnrecoverableError: •••\n {4}at .*fill-queue/)],
         opts: { attempts: 2_147_483_647, backoff: { type: '•••' } },
-        data: { projectId: 7, entries: [{ customerId: 'cu•••', version: 1_700_000_000_000_001, fields }] },
+        data: { entries: [{ projectId: 7, customerId: 'cu•••', version: 1_700_000_000_000_001, fields }] },
       },
     });
   });

@@ -19,7 +19,7 @@ export const PERSONAL = {
 };
 
 const { customerId, ...fields } = PERSONAL;
-const CHUNK = toChunkData({ projectId: 7, entries: [{ customerId, version: 1_700_000_000_000_001, fields }] });
+const CHUNK = toChunkData({ entries: [{ projectId: 7, customerId, version: 1_700_000_000_000_001, fields }] });
 const EVERYTHING = JSON.stringify(PERSONAL);
 
 /** A job for each place where the board could show a value: 1 completed, 1 failed, 1 delayed, 3 waiting, 1 waiting for it. */

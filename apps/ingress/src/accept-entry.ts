@@ -1,8 +1,8 @@
 import { Fault } from '@opm/contract';
-import { type CustomerEntry, GroupCommit, withTimeout } from '@opm/core';
-import type { Admitted, EntryQueue } from '@opm/queue';
+import { type CustomerEntry, FIELDS, GroupCommit, withTimeout } from '@opm/core';
+import type { Admitted, Asking, ChunkEntry, EntryQueue } from '@opm/queue';
 import { createSparseWarning, type Logger } from '@opm/runtime';
-import { LRUCache } from 'lru-cache';
+import type { ChunkLane, ChunkLanes } from './chunk-lanes.js';
 import type { FindExisting } from './find-existing.js';
 import type { Lanes } from './lanes.js';
 import type { TimeBudget } from './time-budget.js';
@@ -26,7 +26,8 @@ export type AcceptEntry = (requester: Requester, entry: Said) => Promise<Verdict
  */
 export type AcceptEntries = (requester: Requester, entries: Said[]) => Promise<(Verdict | Fault)[]>;
 
-type Call = { requester: Requester; entry: Said };
+/** It is given to `admit` as it is. */
+type Call = Asking & { requester: Requester; entry: Said };
 
 /** Whether the customer was known before this entry: the difference between 202 and 201, or 404 for an erasure. */
 export type Verdict = { existed: boolean };
@@ -34,12 +35,11 @@ export type Verdict = { existed: boolean };
 export type AcceptEntryDeps = {
   queue: Pick<EntryQueue, 'admit' | 'release' | 'enqueue'>;
   findExisting: FindExisting;
-  lanes: Lanes;
+  chunkLanes: ChunkLanes;
+  limits: ReturnType<Lanes['toLimits']>;
   budget: Pick<TimeBudget, 'turnMs' | 'workMs' | 'replyMs'>;
   maxEntries: number;
-  /** Chunks of one project and shard on their way at the same time. */
-  maxInFlight: number;
-  /** Entries that may wait for their acknowledgement at the same time. */
+  /** Entries that may wait for their acknowledgement at the same time; twice as many if they are of projects with few. */
   maxPending: number;
   /** Whether a request that began then may have been given up while this process stood still. */
   isStale: (startedAt: number) => boolean;
@@ -48,27 +48,24 @@ export type AcceptEntryDeps = {
   logger: Logger;
 };
 
-/** After an erasure, for so long, entries are enqueued after their look-up: a worker may be faster than that. */
-const REMEMBER_ERASED_MS = 60_000;
-const MAX_REMEMBERED = 10_000;
+/** Of the entries in a chunk. A larger job keeps Redis and the workers from others for too long. */
+export const MAX_CHUNK_BYTES = 64 * 1024;
+/** Its project, and what separates its values. */
+const ENTRY_OVERHEAD = 32;
 
-/** Concurrent entries of one project and shard become one chunk: one admission, one look-up, one job. */
+/** Concurrent entries of one shard become one chunk: one admission, one look-up, one job. Projects take turns to fill it. */
 export function createAcceptEntry(deps: AcceptEntryDeps) {
-  const { queue, findExisting, lanes, budget, maxEntries, maxInFlight, maxPending } = deps;
+  const { queue, findExisting, chunkLanes, limits, budget, maxEntries, maxPending } = deps;
   const { isStale, onChunk, onShed, logger } = deps;
 
   const warnRefused = createSparseWarning(logger, 'entries are not accepted');
-  /** Customers whose erasure came here a moment ago. */
-  const erased = new LRUCache<string, true>({ max: MAX_REMEMBERED, ttl: REMEMBER_ERASED_MS, ttlResolution: 1_000 });
 
   const chunks = new GroupCommit<number, Call, Verdict>({
-    commit(lane, calls) {
-      const { projectId, shard } = lanes.fromLane(lane);
-      const entries = calls.map(({ entry }) => entry);
-      return withTimeout(acceptChunk(projectId, shard, entries), budget.workMs).catch(refuse);
-    },
+    commit: (lane, calls) => withTimeout(acceptChunk(chunkLanes.fromLane(lane), calls), budget.workMs).catch(refuse),
+    sourceOf: ({ projectId }) => projectId,
     maxBatch: maxEntries,
-    ...lanes.toLimits(maxInFlight),
+    bytes: { of: toBytes, max: MAX_CHUNK_BYTES },
+    ...limits,
     expiry: { maxWaitMs: budget.turnMs, toError: turnAway },
     refuse: refuseAbandoned,
   });
@@ -86,40 +83,36 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     return new Fault('OVERLOADED');
   }
 
-  async function acceptChunk(projectId: number, shard: number, entries: Said[]): Promise<Verdict[]> {
+  async function acceptChunk(lane: ChunkLane, calls: Call[]): Promise<Verdict[]> {
+    const { shard, priority } = lane;
     const deadline = performance.now() + budget.workMs;
     let admitted: Admitted[] = [];
     try {
-      const admittance = await queue.admit(shard, projectId, entries);
+      const admittance = await queue.admit(shard, calls);
       admitted = admittance.admitted;
+      chunkLanes.onBacklogs(shard, admittance.backlogs);
       // After the admission, or another ingress could slip in between; beside the enqueue, for it knows our own rows.
       const unclaimed = admitted.filter(({ previous }) => !previous);
-      const lookUp = findExisting({ projectId, asked: unclaimed, deadline: deadline - budget.replyMs });
-      rememberErased(projectId, entries);
-      if (isAboutErased(projectId, entries)) await lookUp; // their rows will not tell what was there before
+      const lookUp = findExisting(unclaimed, deadline - budget.replyMs);
+      if (lane.waitsForLookUp || calls.some(isAboutErased)) await lookUp; // their rows will not tell what was there before
       // Its partners have been told by now that it was not accepted, and may have sent something newer.
       if (performance.now() > deadline) throw new Fault('QUEUE_UNAVAILABLE');
-      const chunk = { projectId, entries: toEntries(entries, admitted) };
-      const jobId = await queue.enqueue(shard, chunk, admittance.backlog);
+      const jobId = await queue.enqueue(shard, { entries: toEntries(calls, admitted) }, priority);
       const existing = await lookUp;
-      onChunk(entries.length);
-      logger.debug({ jobId, projectId, shard, entries: entries.length }, 'chunk queued');
-      return admitted.map(({ customerId, previous }) => ({
-        existed: previous ? !previous.erased : (existing?.has(customerId) ?? true),
+      onChunk(calls.length);
+      logger.debug({ jobId, shard, entries: calls.length }, 'chunk queued');
+      let place = 0;
+      return admitted.map(({ previous }) => ({
+        existed: previous ? !previous.erased : (existing?.has(place++) ?? true),
       }));
     } catch (error) {
-      await release(projectId, shard, admitted);
+      await release(shard, admitted);
       throw error;
     }
   }
 
-  function rememberErased(projectId: number, entries: Said[]): void {
-    for (const { customerId, erase } of entries) if (erase) erased.set(`${projectId}:${customerId}`, true);
-  }
-
-  function isAboutErased(projectId: number, entries: Said[]): boolean {
-    return erased.size > 0 && entries.some(({ customerId }) => erased.has(`${projectId}:${customerId}`));
-  }
+  /** It may have come before the erasure, and be admitted after it. */
+  const isAboutErased = ({ projectId, customerId }: Call) => chunkLanes.isErased(projectId, customerId);
 
   /** Its cause is logged here, once for all of the chunk's requests. */
   function refuse(error: Error): never {
@@ -127,30 +120,33 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     throw error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
   }
 
-  async function release(projectId: number, shard: number, admitted: Admitted[]): Promise<void> {
+  async function release(shard: number, admitted: Admitted[]): Promise<void> {
     if (admitted.length === 0) return;
-    await queue.release(shard, projectId, admitted).catch(() => {
-      logger.warn({ projectId, shard, entries: admitted.length }, 'claims could not be released: retries will be 202');
+    await queue.release(shard, admitted).catch(() => {
+      logger.warn({ shard, entries: admitted.length }, 'claims could not be released: retries will be 202');
     });
   }
 
-  function checkPending(entries: number): void {
+  /** When too many wait, the projects that hold more than their share of the places are turned away, and not who comes next. */
+  function checkPending(projectId: number, entries: number): void {
     if (chunks.pending < maxPending) return;
+    const share = maxPending / chunks.sources;
+    if (chunks.pending < 2 * maxPending && chunks.pendingOf(projectId) < share) return;
     onShed('in-flight', entries);
     throw new Fault('OVERLOADED');
   }
 
   const acceptEntry: AcceptEntry = (requester, entry) => {
-    checkPending(1);
-    return chunks.run(lanes.toLane(requester.projectId, entry.customerId), { requester, entry });
+    checkPending(requester.projectId, 1);
+    return chunks.run(chunkLanes.toLane(requester.projectId, entry), toCall(requester, entry));
   };
 
   const acceptEntries: AcceptEntries = async (requester, entries) => {
-    checkPending(entries.length);
+    checkPending(requester.projectId, entries.length);
     // Together per lane: two admissions that are under way at the same time may be decided in either order.
     const calls = entries.map((entry) => ({
-      lane: lanes.toLane(requester.projectId, entry.customerId),
-      item: { requester, entry },
+      lane: chunkLanes.toLane(requester.projectId, entry),
+      item: toCall(requester, entry),
     }));
     const outcomes = await chunks.runAll(calls);
     return outcomes.map((outcome) => ('result' in outcome ? outcome.result : (outcome.error as Fault)));
@@ -158,12 +154,25 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   return { acceptEntry, acceptEntries, pending: () => chunks.pending, chunksInFlight: () => chunks.inFlight };
 }
 
+function toCall(requester: Requester, entry: Said): Call {
+  const call: Call = { projectId: requester.projectId, customerId: entry.customerId, requester, entry };
+  if (entry.erase) call.erase = true;
+  return call;
+}
+
+/** About what an entry takes in a job's data. */
+function toBytes({ entry: { customerId, fields } }: Call): number {
+  let bytes = ENTRY_OVERHEAD + Buffer.byteLength(customerId);
+  if (fields) for (const field of FIELDS) bytes += fields[field] ? Buffer.byteLength(fields[field]) : 0;
+  return bytes;
+}
+
 /** Each entry with the version that it got. */
-function toEntries(entries: Said[], admitted: Admitted[]): CustomerEntry[] {
-  return entries.map((said, i) => {
+function toEntries(calls: Call[], admitted: Admitted[]): ChunkEntry[] {
+  return calls.map(({ projectId, entry: said }, i) => {
     const version = admitted[i]?.version;
     if (version === undefined) throw new Error('admission must answer for every entry');
-    const entry: CustomerEntry = { customerId: said.customerId, version }; // not spread: that is slow, for every entry
+    const entry: ChunkEntry = { projectId, customerId: said.customerId, version }; // not spread: that is slow, for every entry
     if (said.fields) entry.fields = said.fields;
     if (said.erase) entry.erase = true;
     return entry;

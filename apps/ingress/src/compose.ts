@@ -5,6 +5,7 @@ import { createAcceptEntry } from './accept-entry.js';
 import { createAnswerOnce } from './answer-once.js';
 import { createIngressApp } from './app.js';
 import { createAuthenticator } from './authenticate.js';
+import { createChunkLanes } from './chunk-lanes.js';
 import type { IngressConfig } from './config.js';
 import { createFindCustomer } from './find-customer.js';
 import { createFindExisting } from './find-existing.js';
@@ -72,10 +73,10 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   const { acceptEntry, acceptEntries, pending, chunksInFlight } = createAcceptEntry({
     queue,
     findExisting,
-    lanes,
+    chunkLanes: createChunkLanes(config.QUEUE_SHARDS),
+    limits: lanes.toLimits(config.CHUNKS_IN_FLIGHT),
     budget,
     maxEntries: config.CHUNK_MAX_ENTRIES,
-    maxInFlight: config.CHUNKS_IN_FLIGHT,
     maxPending: config.PENDING_MAX_ENTRIES,
     isStale: stalls.isStale,
     onChunk: measures.onChunk,

@@ -15,7 +15,7 @@ export const INGRESS_ENV = {
   }),
   CHUNKS_IN_FLIGHT: count({
     default: 4,
-    desc: 'chunks of one project and shard on their way into the queue at the same time',
+    desc: 'chunks of one shard and priority on their way into the queue at the same time',
   }),
   PENDING_MAX_ENTRIES: count({
     default: 5_000,

@@ -2,14 +2,11 @@ import { GroupCommit, withTimeout } from '@opm/core';
 import type { Asked } from '@opm/store';
 import type { OutagePause } from './outage-pause.js';
 
-/** Customers of one project. */
-type Question = { projectId: number; asked: Omit<Asked, 'projectId'>[] };
-
 /**
- * Which of these customers existed before these versions; undefined where PostgreSQL does not say so in time, that is
- * before the deadline, in ms as `performance.now()` has it.
+ * Which of these customers existed before these versions, by their places in the list; undefined if PostgreSQL does not say so
+ * in time, that is before the deadline, in ms as `performance.now()` has it.
  */
-export type FindExisting = (question: Question & { deadline: number }) => Promise<Set<string> | undefined>;
+export type FindExisting = (asked: Asked[], deadline: number) => Promise<Set<number> | undefined>;
 
 const MAX_ASKED = 1_000;
 
@@ -26,29 +23,25 @@ export function createFindExisting(deps: {
 }): FindExisting {
   const { findExisting, maxInFlight, timeoutMs, pause, onUnknown } = deps;
 
-  const lookUps = new GroupCommit<'all', Question, Set<string>>({
+  const lookUps = new GroupCommit<'all', Asked[], Set<number>>({
     async commit(_, questions) {
-      const all: Asked[] = [];
-      for (const { projectId, asked } of questions) {
-        for (const { customerId, version } of asked) all.push({ projectId, customerId, version });
-      }
-      const places = await pause.run(() => withTimeout(findExisting(all), timeoutMs));
+      const places = await pause.run(() => withTimeout(findExisting(questions.flat()), timeoutMs));
       let first = 0;
-      return questions.map(({ asked }) => {
-        const existing = asked.filter((_asked, i) => places.has(first + i));
+      return questions.map((asked) => {
+        const own = asked.flatMap((_asked, i) => (places.has(first + i) ? i : []));
         first += asked.length;
-        return new Set(existing.map(({ customerId }) => customerId));
+        return new Set(own);
       });
     },
     maxBatch: MAX_ASKED,
-    sizeOf: ({ asked }) => asked.length,
+    sizeOf: (asked) => asked.length,
     maxInFlight,
   });
 
-  return async ({ projectId, asked, deadline }) => {
+  return async (asked, deadline) => {
     if (asked.length === 0) return new Set();
     const leftMs = deadline - performance.now();
-    const lookUp = () => withTimeout(lookUps.run('all', { projectId, asked }), leftMs).catch(() => undefined);
+    const lookUp = () => withTimeout(lookUps.run('all', asked), leftMs).catch(() => undefined);
     const existing = pause.isActive || leftMs <= 0 ? undefined : await lookUp();
     if (!existing) onUnknown(asked.length);
     return existing;

@@ -1,6 +1,6 @@
 import { shardOf } from '@opm/queue';
 
-/** Numbers for what may go into one bulk call: the entries or customers of one project and shard. */
+/** Numbers for what may go into one bulk call: the keys or customers of one project and shard. */
 export type Lanes = ReturnType<typeof createLanes>;
 
 /** Shared out among the shards. They wait for their stores, and not for the processor. */

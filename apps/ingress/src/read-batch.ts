@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http';
 import { type Entry, Fault, LIMITS, LineSplitter, parseEntry, parseJson, parseValues, splitArray } from '@opm/contract';
+import { MAX_CHUNK_BYTES } from './accept-entry.js';
 import type { RequestContext } from './express-classes.js';
 import { toTokens } from './rate-limiter.js';
 import { type BodyLimit, type OnPart, readBody } from './read-body.js';
@@ -116,12 +117,13 @@ async function* readArray(
   yield* groups.end();
 }
 
-/** Entries on their way into groups. */
+/** Entries on their way into groups, each of which fits into a chunk. */
 class Groups {
   readonly #size: number;
   readonly #onRefused: BatchOptions['onRefused'];
   #count = 0;
   #group: BatchItem[] = [];
+  #bytes = 0;
 
   constructor(size: number, onRefused: BatchOptions['onRefused']) {
     this.#size = size;
@@ -143,7 +145,10 @@ class Groups {
       this.#onRefused(toTokens(bytes));
       this.#group.push(error);
     }
-    return this.#group.length === this.#size ? this.#group.splice(0) : undefined;
+    this.#bytes += bytes;
+    if (this.#group.length < this.#size && this.#bytes + LIMITS.entryBytes <= MAX_CHUNK_BYTES) return undefined;
+    this.#bytes = 0;
+    return this.#group.splice(0);
   }
 
   /** @returns the last one, if any @throws Fault BATCH_EMPTY */

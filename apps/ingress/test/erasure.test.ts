@@ -108,7 +108,7 @@ describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
     const entry = { customerId: 'replayed', version: Date.now() * 1_000, fields: { email: 'jane@example.com' } };
     expect(await erase('replayed')).toEqual(UNKNOWN);
     await everythingIsPersisted();
-    await queue.requeue(0, { projectId, entries: [entry] });
+    await queue.requeue(0, { entries: [{ projectId, ...entry }] });
     await everythingIsPersisted();
     await waitFor(async () => (await queue.load()).entries === 0, { description: 'an empty queue' });
     expect(await find('replayed')).toBeUndefined();

@@ -1,4 +1,4 @@
-import type { Backlog, Chunk, EntryWorker } from '@opm/queue';
+import type { Backlog, ChunkEntry, EntryWorker } from '@opm/queue';
 import type { Metrics } from '@opm/runtime';
 import { type Refused, reasonOf } from './refused.js';
 
@@ -52,13 +52,11 @@ export function createMeasures(metrics: Metrics, worker: Pick<EntryWorker, 'back
     onPaused: (paused: boolean): void => {
       isPaused = paused;
     },
-    onPersisted(chunks: Chunk[]): void {
+    onPersisted(entries: ChunkEntry[]): void {
       const now = Date.now();
-      for (const { entries } of chunks) {
-        persisted.inc(entries.length);
-        // Versions are microseconds of the queue store's clock, which may be a little ahead of ours.
-        for (const { version } of entries) latency.observe(Math.max(now - version / 1_000, 0) / 1_000);
-      }
+      persisted.inc(entries.length);
+      // Versions are microseconds of the queue store's clock, which may be a little ahead of ours.
+      for (const { version } of entries) latency.observe(Math.max(now - version / 1_000, 0) / 1_000);
     },
     onStatement(statement: { rows: number; seconds: number }): void {
       rows.observe(statement.rows);

@@ -25,8 +25,7 @@ const start = (deps: Partial<PersistChunkDeps> = {}) =>
   });
 
 const chunkOf = (...customerIds: string[]): Chunk => ({
-  projectId: 1,
-  entries: customerIds.map((customerId) => ({ customerId, version: 1, fields: { phone: '1' } })),
+  entries: customerIds.map((customerId) => ({ projectId: 1, customerId, version: 1, fields: { phone: '1' } })),
 });
 const contextOf = (shard: number, jobId: string, starts = 1): JobContext => ({
   ...{ shard, jobId, attempt: 1, start: starts, priority: 0 },
@@ -64,8 +63,8 @@ test('of a job whose row is held nothing is left out when it comes again, though
   const held = new Set(['held']);
   const stored: string[] = [];
   const persist = start({
-    upsertAlone: async (chunks) => {
-      const customerIds = chunks.flatMap(({ entries }) => entries.map(({ customerId }) => customerId));
+    upsertAlone: async (entries) => {
+      const customerIds = entries.map(({ customerId }) => customerId);
       if (customerIds.some((id) => held.has(id))) throw new StoreError('held', { kind: 'blocked', sqlState: '55P03' });
       stored.push(...customerIds);
     },

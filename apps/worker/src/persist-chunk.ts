@@ -1,15 +1,15 @@
-import { type CustomerEntry, GroupCommit, withTimeout } from '@opm/core';
-import { type Chunk, type EntryWorker, type JobContext, Postponed, retryDelayMs } from '@opm/queue';
+import { GroupCommit, withTimeout } from '@opm/core';
+import { type Chunk, type ChunkEntry, type EntryWorker, type JobContext, Postponed, retryDelayMs } from '@opm/queue';
 import { LRUCache } from 'lru-cache';
-import { createHeldCustomers } from './held-customers.js';
 import { createPersistAlone, type PersistAloneDeps } from './persist-alone.js';
-import type { UpsertChunks } from './upsert-chunks.js';
+import { createSuspects } from './suspects.js';
+import type { UpsertEntries } from './upsert-entries.js';
 
 /** Resolves when every entry of the chunk has its effect in PostgreSQL or is a dead letter. Doing it twice changes nothing. */
 export type PersistChunk = (chunk: Chunk, context: JobContext) => Promise<void>;
 
-export type PersistChunkDeps = Omit<PersistAloneDeps, 'heldCustomers'> & {
-  upsert: UpsertChunks;
+export type PersistChunkDeps = Omit<PersistAloneDeps, 'suspects'> & {
+  upsert: UpsertEntries;
   settle: EntryWorker['settle'];
   /** Entries in one statement at most. */
   maxRows: number;
@@ -29,24 +29,26 @@ const MAX_POSTPONED = 1_000;
 export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   const { gate, upsert, settle, maxRows, maxInFlight, onPersisted, logger } = deps;
 
-  const heldCustomers = createHeldCustomers();
-  const persistAlone = createPersistAlone({ ...deps, heldCustomers });
+  const suspects = createSuspects();
+  const persistAlone = createPersistAlone({ ...deps, suspects });
   /** The entries that are done of jobs that were postponed for the others. */
   const doneOf = new LRUCache<string, Set<string>>({ max: MAX_POSTPONED });
-  const bounds = { sizeOf: ({ entries }: Chunk) => entries.length, maxInFlight };
+  const bounds = { sizeOf: (entries: ChunkEntry[]) => entries.length, maxInFlight };
 
   let shortCameAt = Number.NEGATIVE_INFINITY;
   const isShortAbout = () => performance.now() - shortCameAt < POLITE_MS;
 
-  /** Whether the statement was persisted; if not, its chunks go alone. */
-  const createStatements = (maxBatch: number | (() => number)) =>
-    new GroupCommit<number, Chunk, boolean>({
-      ...bounds,
+  /** Whether the statement was persisted; if not, its jobs go alone. */
+  const createStatements = (maxBatch: number | (() => number), most = maxInFlight) =>
+    new GroupCommit<number, ChunkEntry[], boolean>({
+      sizeOf: bounds.sizeOf,
+      maxInFlight: most,
       maxBatch,
-      async commit(_shard, chunks) {
-        const isPersisted = await gate.run(() => upsert(chunks)).then(() => true, isolate);
-        if (isPersisted) onPersisted(chunks);
-        return chunks.map(() => isPersisted);
+      async commit(_shard, jobs) {
+        const entries = jobs.flat();
+        const isPersisted = await gate.run(() => upsert(entries)).then(() => true, isolate);
+        if (isPersisted) onPersisted(entries);
+        return jobs.map(() => isPersisted);
       },
     });
 
@@ -57,55 +59,85 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   const statements = {
     ofShortBacklogs: createStatements(maxRows),
     ofLongBacklogs: createStatements(() => (isShortAbout() ? Math.ceil(maxRows / POLITE_DIVISOR) : maxRows)),
+    ofSuspects: createStatements(maxRows, 1),
   };
 
   /**
-   * The chunks of a statement come here together, so there is one call for each; the next statement need not wait for it. Nor
+   * The jobs of a statement come here together, so there is one call for each; the next statement need not wait for it. Nor
    * need other shards: the store of one may be away for good.
    */
-  const settlements = new GroupCommit<number, Chunk, void>({
+  const settlements = new GroupCommit<number, ChunkEntry[], void>({
     ...bounds,
     maxBatch: maxRows,
     maxInFlight: Number.POSITIVE_INFINITY,
     maxInFlightPerLane: maxInFlight,
-    async commit(shard, chunks) {
-      await withTimeout(settle(shard, chunks), SETTLE_TIMEOUT_MS).catch((error) => {
+    async commit(shard, jobs) {
+      await withTimeout(settle(shard, jobs.flat()), SETTLE_TIMEOUT_MS).catch((error) => {
         logger.warn({ err: error }, 'claims could not be settled; they are cleared away later');
       });
-      return chunks.map(() => undefined);
+      return jobs.map(() => undefined);
     },
   });
 
-  function persistWithOthers(shard: number, chunk: Chunk, priority: number): Promise<boolean> {
-    if (priority > 0) return statements.ofLongBacklogs.run(shard, chunk);
-    shortCameAt = performance.now();
-    return statements.ofShortBacklogs.run(shard, chunk);
+  /** @returns those that were persisted, and settled: all or none */
+  async function persistWithOthers(entries: ChunkEntry[], { shard, priority }: JobContext): Promise<ChunkEntry[]> {
+    if (entries.length === 0) return [];
+    if (priority === 0) shortCameAt = performance.now();
+    const isPersisted = await statements[priority > 0 ? 'ofLongBacklogs' : 'ofShortBacklogs'].run(shard, entries);
+    if (isPersisted) await settlements.run(shard, entries);
+    return isPersisted ? entries : [];
+  }
+
+  /** The same for those of projects that have sent what the database refuses, each with its own of all jobs. */
+  async function persistByProject(entries: ChunkEntry[], { shard }: JobContext): Promise<ChunkEntry[]> {
+    const byProject = new Map<number, ChunkEntry[]>();
+    for (const entry of entries) {
+      const own = byProject.get(entry.projectId);
+      if (own) own.push(entry);
+      else byProject.set(entry.projectId, [entry]);
+    }
+    const persisting = [...byProject].map(async ([projectId, own]) =>
+      (await statements.ofSuspects.run(projectId, own)) ? own : [],
+    );
+    const persisted = (await Promise.all(persisting)).flat();
+    if (persisted.length > 0) await settlements.run(shard, persisted);
+    return persisted;
   }
 
   /** @throws Postponed for entries whose rows are held, and what entries failed with, when the others are done */
-  async function persistSuspect(chunk: Chunk, context: JobContext): Promise<void> {
+  async function persistSuspects(entries: ChunkEntry[], done: Set<string>, context: JobContext): Promise<void> {
     const { shard, jobId, start } = context;
-    const key = `${shard}:${jobId}`;
-    const done = doneOf.get(key) ?? new Set();
-    const left = chunk.entries.filter((entry) => !done.has(keyOf(entry)));
-    const unfinished = await persistAlone({ ...chunk, entries: left }, context);
+    const unfinished = await persistAlone(entries, context);
     const waiting = new Set(unfinished.entries);
-    const entries = left.filter((entry) => !waiting.has(entry));
-    if (entries.length > 0) await settlements.run(shard, { ...chunk, entries });
+    const finished = entries.filter((entry) => !waiting.has(entry));
+    if (finished.length > 0) await settlements.run(shard, finished);
+    const key = `${shard}:${jobId}`;
     if (waiting.size === 0) return void doneOf.delete(key);
-    doneOf.set(key, new Set([...done, ...entries.map(keyOf)]));
+    doneOf.set(key, new Set([...done, ...finished.map(keyOf)]));
     throw (
       unfinished.error ??
       new Postponed('another session holds rows', { delayMs: retryDelayMs(start), reason: 'blocked' })
     );
   }
 
-  return async (chunk, context) => {
-    const { shard, jobId, start, priority } = context;
-    const mayGoWithOthers = start === 1 && !heldCustomers.isAbout(chunk);
-    if (mayGoWithOthers && (await persistWithOthers(shard, chunk, priority))) await settlements.run(shard, chunk);
-    else await persistSuspect(chunk, context);
-    logger.debug({ jobId, projectId: chunk.projectId, entries: chunk.entries.length }, 'chunk done');
+  return async ({ entries }, context) => {
+    const { shard, jobId, start } = context;
+    const key = `${shard}:${jobId}`;
+    const done = new Set(doneOf.get(key));
+    // A job that was begun before goes alone: something was wrong with it.
+    if (start === 1) {
+      const able = entries.filter((entry) => !suspects.isHeld(entry));
+      const sound = able.filter((entry) => !suspects.isOfSuspectProject(entry));
+      const others = able.length > sound.length ? able.filter(suspects.isOfSuspectProject) : [];
+      const both = await Promise.all([persistWithOthers(sound, context), persistByProject(others, context)]);
+      for (const entry of both.flat()) done.add(keyOf(entry));
+    }
+    const left = entries.filter((entry) => !done.has(keyOf(entry)));
+    if (left.length > 0) {
+      if (done.size > 0) doneOf.set(key, done);
+      await persistSuspects(left, done, context);
+    }
+    logger.debug({ jobId, entries: entries.length }, 'chunk done');
   };
 }
 
@@ -116,4 +148,4 @@ function isolate(error: unknown): false {
 }
 
 /** Of two files that are imported as of the same time, lines with the same number have the same version. */
-const keyOf = ({ customerId, version }: CustomerEntry) => `${version}:${customerId}`;
+const keyOf = ({ projectId, customerId, version }: ChunkEntry) => `${version}:${projectId}:${customerId}`;

@@ -1,20 +1,14 @@
-import type { Chunk } from '@opm/queue';
+import type { ChunkEntry } from '@opm/queue';
 import { type DeadLetter, failureKindOf, StoreError } from '@opm/store';
 
-/** An entry that cannot be persisted, as a chunk of its own, and why. */
-export type Refused = { chunk: Chunk; error: Error };
+/** An entry that cannot be persisted, and why. */
+export type Refused = { entry: ChunkEntry; error: Error };
 
 /** Whether it says that the data is to blame. */
 export const isRefusal = (error: unknown): boolean => failureKindOf(error) === 'refusal';
 
-/** The chunks' entries, each as a chunk of its own. */
-export function toSingles(chunks: Chunk[]): Chunk[] {
-  return chunks.flatMap((chunk) => chunk.entries.map((entry) => ({ ...chunk, entries: [entry] })));
-}
-
-export function toDeadLetters({ chunk: { projectId, entries }, error }: Refused): DeadLetter[] {
-  const sqlState = sqlStateOf(error);
-  return entries.map((entry) => ({ projectId, entry, payload: entry, error: error.message, sqlState }));
+export function toDeadLetter({ entry: { projectId, claim: _, ...entry }, error }: Refused): DeadLetter {
+  return { projectId, entry, payload: entry, error: error.message, sqlState: sqlStateOf(error) };
 }
 
 /** In few words, as metrics and logs need it: they must not quote what a partner sent. */

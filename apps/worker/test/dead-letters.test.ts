@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { CustomerEntry } from '@opm/core';
-import { type Chunk, createEntryQueue, type EntryQueue, openDashboardQueues } from '@opm/queue';
+import { createEntryQueue, type EntryQueue, openDashboardQueues } from '@opm/queue';
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/testkit';
 
@@ -54,8 +54,7 @@ describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
       return POISON[name] ? { ...entry, fields: POISON[name] } : { ...entry, customerId: randomId() };
     });
     for (let i = 0; i < 1_000; i += 100) {
-      const chunk: Chunk = { projectId: 1, entries: entries.slice(i, i + 100) };
-      await queue.enqueue(0, chunk);
+      await queue.enqueue(0, { entries: entries.slice(i, i + 100).map((entry) => ({ projectId: 1, ...entry })) });
     }
     const list = () => store.deadLetters.list({ projectId: 1 }, { limit: 100 });
     await waitFor(async () => (await list()).length === bad.size, { description: 'the dead letters' });
@@ -80,7 +79,7 @@ describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
     const statements = () => worker.readMetric('opm_statement_rows_count');
     await untilEmpty(); // and what the test before has done is counted
     const before = await statements();
-    await queue.enqueue(0, { projectId: 2, entries });
+    await queue.enqueue(0, { entries: entries.map((entry) => ({ projectId: 2, ...entry })) });
     await waitFor(async () => (await store.deadLetters.list({ projectId: 2 }, { limit: 2 })).length === 1, {
       description: 'the dead letter',
     });

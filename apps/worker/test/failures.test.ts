@@ -50,8 +50,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
   let nextProject = 100;
   const enqueue = (projectId: number, ...emails: string[]) =>
     queue.enqueue(0, {
-      projectId,
-      entries: emails.map((email, i) => ({ customerId: `c${i}`, version: version++, fields: { email } })),
+      entries: emails.map((email, i) => ({ projectId, customerId: `c${i}`, version: version++, fields: { email } })),
     });
   const find = (projectId: number, customerId: string) => store.customers.find(projectId, customerId);
   async function untilEmpty(): Promise<void> {
@@ -256,8 +255,8 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     const killed = await startApp('worker', env);
     await locker.query('BEGIN; LOCK TABLE customers IN ACCESS EXCLUSIVE MODE');
     for (let i = 0; i < 5; i++) {
-      const entry = { customerId: `killed ${i}`, version: version++, fields: { email: 'a@example.com' } };
-      await entries.enqueue(0, { projectId: 1, entries: [entry] });
+      const entry = { projectId: 1, customerId: `killed ${i}`, version: version++, fields: { email: 'a@example.com' } };
+      await entries.enqueue(0, { entries: [entry] });
     }
     await waitFor(async () => (await killed.readMetric('opm_queue_jobs{state="active"}')) === 5, {
       description: 'the jobs',
@@ -281,8 +280,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     const day = 24 * 60 * 60 * 1_000;
     const erase = (customerId: string, daysAgo: number) =>
       queue.enqueue(0, {
-        projectId: 5,
-        entries: [{ customerId, version: (Date.now() - daysAgo * day) * 1_000, erase: true }],
+        entries: [{ projectId: 5, customerId, version: (Date.now() - daysAgo * day) * 1_000, erase: true }],
       });
     await erase('old', 31);
     await erase('recent', 29);

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { createEntryQueue, type EntryQueue, openDashboardQueues } from '@opm/queue';
+import { createEntryQueue, type EntryQueue, openDashboardQueues, toPriority } from '@opm/queue';
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, query, startApp, waitFor } from '@opm/testkit';
 
@@ -24,10 +24,15 @@ describe.each(BACKENDS)('with the queue on %s:', (_, createBackend) => {
   });
 
   const enqueueAsIngress = async (projectId: number, customerIds: string[]) => {
-    const customers = customerIds.map((customerId) => ({ customerId }));
-    const { admitted, backlog } = await queue.admit(0, projectId, customers);
-    const entries = admitted.map(({ customerId, version }) => ({ customerId, version, fields: { phone: '+1' } }));
-    await queue.enqueue(0, { projectId, entries }, backlog);
+    const asking = customerIds.map((customerId) => ({ projectId, customerId }));
+    const { admitted, backlogs } = await queue.admit(0, asking);
+    const entries = admitted.map(({ customerId, version }) => ({
+      projectId,
+      customerId,
+      version,
+      fields: { phone: '+1' },
+    }));
+    await queue.enqueue(0, { entries }, toPriority(backlogs.get(projectId) ?? 0));
   };
   const countStored = async (projectId: number, customerIds: string[]) => {
     const asked = customerIds.map((customerId) => ({ projectId, customerId, version: Number.MAX_SAFE_INTEGER }));
@@ -62,7 +67,7 @@ describe.each(BACKENDS)('with the queue on %s:', (_, createBackend) => {
     const statements = await worker.readMetric('opm_statement_rows_count');
     const small = await worker.readMetric('opm_statement_rows_bucket{le="100"}');
     expect(small).toBeGreaterThan((2 * BACKLOG) / CHUNK / 2);
-    // Those of its first 2,000 entries, which count as few, and any where the next one of the other was late; not all 50.
+    // Those of its first entries, which count as few, and any where the next one of the other was late; not all 50.
     expect(statements - small).toBeLessThan(25);
     expect(await worker.stop()).toEqual({ code: 0, signal: null });
   });

@@ -29,7 +29,7 @@ export async function checkCalm(stack: Stack, remains: Remains, report: Report):
 
 /** A machine that is too busy is trouble, too: then the ingresses say so, and other customers have to do. */
 async function checkAlone(worker: AppVictim, stack: Stack, remains: Remains, report: Report): Promise<void> {
-  const { projectId } = stack.projects.probing;
+  const { projectId } = stack.probing;
   const deadline = performance.now() + TIMEOUT_MS;
   for (let round = 1; performance.now() < deadline; round++) {
     await remains.untilCleared([projectId]);
@@ -38,13 +38,13 @@ async function checkAlone(worker: AppVictim, stack: Stack, remains: Remains, rep
     const lives = await Promise.all(ids.map((customerId, i) => live(customerId, i, stack)));
     const isTroubled = lives.some(({ statuses }) => statuses.flat().some((status) => status === 0 || status === 503));
     await remains.drain();
-    const [claims, waiting] = [await remains.readClaims(projectId), await remains.countWaiting()];
+    const [claims, waiting] = [await remains.readClaims([projectId]), await remains.countWaiting()];
     if (isTroubled || (await countUnknown(stack)) > unknown) continue;
 
     const wrong = lives.filter(({ statuses }) => JSON.stringify(statuses) !== JSON.stringify(EXPECTED));
     if (wrong.length > 0)
       report('answer', `${wrong.length} of ${CUSTOMERS} new customers: ${JSON.stringify(wrong[0])}`);
-    const claimed = ids.filter((customerId) => claims.has(customerId));
+    const claimed = ids.filter((id) => claims.some(({ customerId }) => customerId === id));
     if (claimed.length > 0) report('left behind', `${claimed.length} claims of ${CUSTOMERS}, though all jobs are done`);
     if (waiting > 0) report('left behind', `${waiting} entries count as waiting, though all jobs are done`);
     return;
@@ -58,14 +58,14 @@ async function checkAlone(worker: AppVictim, stack: Stack, remains: Remains, rep
  */
 const EXPECTED = [[404], [201, 202], [202], [202], [201], [202], [404]];
 
-async function live(customerId: string, turn: number, { urls, projects }: Stack): Promise<Answers> {
+async function live(customerId: string, turn: number, { urls, probing }: Stack): Promise<Answers> {
   let sent = turn;
   const send = async (method: 'POST' | 'DELETE', id = customerId) => {
     const answer = await request(
       urls[sent++ % urls.length] + (method === 'POST' ? '/entry' : `/entry/${encodeURIComponent(id)}`),
       {
         method,
-        headers: { 'x-api-key': projects.probing.apiKey },
+        headers: { 'x-api-key': probing.apiKey },
         ...(method === 'POST' && { body: JSON.stringify({ customerId: id, customerPhone: String(sent) }) }),
         headersTimeout: ANSWER_TIMEOUT_MS,
       },

@@ -1,5 +1,5 @@
 import { query } from '@opm/testkit';
-import type { Sent } from '../load/ledger.js';
+import { type Sent, toCustomer } from '../load/ledger.js';
 import type { Stack } from '../stack/stack.js';
 import { checkCalm } from './check-calm.js';
 import { checkClaims } from './check-claims.js';
@@ -19,15 +19,17 @@ type Options = {
  * then is as it should be. @throws Error where it is not worth going on
  */
 export async function checkRest(stack: Stack, { customers, quietSince, onDoing, onFound }: Options): Promise<void> {
-  const { loaded, probing } = stack.projects;
+  const projectIds = stack.partners.map(({ projectId }) => projectId);
   const report = (rule: StackRule, what: string) => onFound({ rule, at: performance.now(), what });
   const remains = await openRemains(stack.queue);
   try {
     await remains.drain();
-    const claims = await remains.readClaims(loaded.projectId);
-    for (const finding of checkClaims(claims, customers, quietSince)) onFound(finding);
+    const claims = (await remains.readClaims(projectIds)).map(({ projectId, customerId }) =>
+      toCustomer(projectIds.indexOf(projectId), customerId),
+    );
+    for (const finding of checkClaims(new Set(claims), customers, quietSince)) onFound(finding);
     onDoing('waiting for what killed processes left to be cleared away');
-    await remains.untilCleared([loaded.projectId, probing.projectId]);
+    await remains.untilCleared([...projectIds, stack.probing.projectId]);
     onDoing('each worker alone, without faults');
     await checkCalm(stack, remains, report);
     const letters = await countDeadLetters(stack.postgres.url);

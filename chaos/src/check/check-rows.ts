@@ -1,10 +1,10 @@
 import type { Field } from '@opm/core';
 import { query } from '@opm/testkit';
-import type { Sent } from '../load/ledger.js';
+import { type Sent, toCustomer } from '../load/ledger.js';
 import { checkCustomer, type Row } from './check-customer.js';
 import type { Finding } from './finding.js';
 
-/** Rows of one project, by customer. */
+/** Rows by customer, as the ledger names them. */
 export type Rows = Map<string, Row>;
 
 /** Compares the table with all that was sent, customer by customer. */
@@ -22,8 +22,14 @@ export function checkRows(customers: Map<string, Sent[]>, rows: Rows): Finding[]
 
 const PAGE = 20_000;
 
-export async function readRows(databaseUrl: string, projectId: number): Promise<Rows> {
+/** @param projectIds of the partners, in order */
+export async function readRows(databaseUrl: string, projectIds: number[]): Promise<Rows> {
   const rows: Rows = new Map();
+  for (const [partner, projectId] of projectIds.entries()) await addRows(rows, partner, databaseUrl, projectId);
+  return rows;
+}
+
+async function addRows(rows: Rows, partner: number, databaseUrl: string, projectId: number): Promise<void> {
   let after = '';
   for (;;) {
     const page = await query<{ customerId: string } & Record<Field, string | null>>(databaseUrl, READ, [
@@ -32,10 +38,11 @@ export async function readRows(databaseUrl: string, projectId: number): Promise<
       PAGE,
     ]);
     for (const { customerId, ...fields } of page) {
-      rows.set(customerId, Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null)) as Row);
+      const given = Object.entries(fields).filter(([, value]) => value !== null);
+      rows.set(toCustomer(partner, customerId), Object.fromEntries(given) as Row);
       after = customerId;
     }
-    if (page.length < PAGE) return rows;
+    if (page.length < PAGE) return;
   }
 }
 

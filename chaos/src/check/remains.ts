@@ -6,12 +6,14 @@ const DRAIN_TIMEOUT_MS = 10 * 60_000;
 /** What killed processes left is cleared away by a scheduled job, twice a minute. */
 const CLEAR_TIMEOUT_MS = 4 * 60_000;
 
+type Claimed = { projectId: number; customerId: string };
+
 /** What is on its way from an acknowledgement to a row. */
 export type Remains = {
   /** Resolves when all jobs are done. @throws Error where one has failed, or they are not done in time */
   drain(): Promise<void>;
-  /** The customers of a project who have a claim. */
-  readClaims(projectId: number): Promise<Set<string>>;
+  /** The customers of these projects who have a claim. */
+  readClaims(projectIds: number[]): Promise<Claimed[]>;
   /** The entries of all projects that count as waiting. */
   countWaiting(): Promise<number>;
   /** Resolves when nothing is claimed or counted. @throws Error where that is not so in time */
@@ -43,12 +45,12 @@ export async function openRemains(queue: QueueConfig): Promise<Remains> {
       const left = Object.entries(counts).filter(([, count]) => count > 0);
       if (left.length > 0) throw new Error(`jobs: ${left.map(([state, count]) => `${count} ${state}`).join(', ')}`);
     },
-    readClaims: (projectId) => readClaims(queue, projectId),
+    readClaims: (projectIds) => readClaims(queue, projectIds),
     countWaiting,
     async untilCleared(projectIds) {
       const isCleared = async () => {
-        const claims = await Promise.all(projectIds.map((projectId) => readClaims(queue, projectId)));
-        return (await countWaiting()) === 0 && claims.every(({ size }) => size === 0);
+        const claims = await readClaims(queue, projectIds);
+        return claims.length === 0 && (await countWaiting()) === 0;
       };
       const description = 'claims and counts to be cleared away';
       await waitFor(isCleared, { description, timeoutMs: CLEAR_TIMEOUT_MS });
@@ -60,24 +62,24 @@ export async function openRemains(queue: QueueConfig): Promise<Remains> {
   };
 }
 
-async function readClaims({ redisUrl, prefix, databaseUrl }: QueueConfig, projectId: number): Promise<Set<string>> {
+async function readClaims({ redisUrl, prefix, databaseUrl }: QueueConfig, projectIds: number[]): Promise<Claimed[]> {
   if (redisUrl === undefined) {
-    const read = 'SELECT customer_id AS "customerId" FROM admission.claims WHERE project_id = $1';
-    const claims = await query<{ customerId: string }>(databaseUrl, read, [projectId]);
-    return new Set(claims.map(({ customerId }) => customerId));
+    const read = `SELECT project_id AS "projectId", customer_id AS "customerId" FROM admission.claims
+      WHERE project_id = ANY ($1)`;
+    return query<Claimed>(databaseUrl, read, [projectIds]);
   }
-  const customers = new Set<string>();
+  const claimed: Claimed[] = [];
   await forEachMaster(redisUrl, async (redis) => {
     for await (const keys of redis.scanStream({ match: `{${prefix}-*}:claims`, count: 1_000 })) {
       for (const key of keys) {
         for (const field of await redis.hkeys(key)) {
           const [project, customerId = ''] = field.split(':');
-          if (Number(project) === projectId) customers.add(customerId);
+          if (projectIds.includes(Number(project))) claimed.push({ projectId: Number(project), customerId });
         }
       }
     }
   });
-  return customers;
+  return claimed;
 }
 
 /** Each Redis that has data of its own: one, or a cluster's masters. */

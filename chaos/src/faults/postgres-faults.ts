@@ -34,12 +34,12 @@ export const POSTGRES_FAULTS: FaultKind[] = [
   },
   {
     weight: 2,
-    draw({ postgres, projects }, random) {
+    draw({ postgres, partners }, random) {
       const forMs = random.between(500, 6_000);
       const run = () =>
         withClient(postgres.url, async (client) => {
           await client.query('BEGIN');
-          await client.query(LOCK_HOT_ROWS, [projects.loaded.projectId]);
+          await client.query(LOCK_HOT_ROWS, [partners[0]?.projectId]);
           await delay(forMs);
           await client.query('ROLLBACK');
         });

@@ -1,11 +1,11 @@
-import { type Sent, toValue } from './ledger.js';
+import { parseCustomer, type Sent, toValue } from './ledger.js';
 
 /** A request to an ingress. */
 export type Call = { method: 'POST' | 'DELETE'; path: string; body?: string };
 
 export function toSingle(sent: Sent): Call {
   return sent.erases
-    ? { method: 'DELETE', path: `/entry/${sent.customerId}` }
+    ? { method: 'DELETE', path: `/entry/${parseCustomer(sent.customerId).id}` }
     : { method: 'POST', path: '/entry', body: JSON.stringify(toBody(sent)) };
 }
 
@@ -22,5 +22,6 @@ const PROPERTY = {
 } as const;
 
 function toBody({ customerId, fields, id }: Sent): Record<string, string> {
-  return { customerId, ...Object.fromEntries(fields.map((field) => [PROPERTY[field], toValue(id, field)])) };
+  const { id: own } = parseCustomer(customerId);
+  return { customerId: own, ...Object.fromEntries(fields.map((field) => [PROPERTY[field], toValue(id, field)])) };
 }

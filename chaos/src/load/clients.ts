@@ -4,13 +4,14 @@ import { Pool } from 'undici';
 import type { Random } from '../random.js';
 import { type Answer, toAnswers, toOutcome } from './answer.js';
 import { type Call, toBatch, toSingle } from './call.js';
-import { FIELD_SETS, type Ledger, type Sent } from './ledger.js';
+import { FIELD_SETS, type Ledger, parseCustomer, type Sent, toCustomer } from './ledger.js';
 import { sendUntilDecided } from './send-until-decided.js';
 
 export type ClientsOptions = {
   /** Of the ingresses. */
   urls: string[];
-  apiKey: string;
+  /** Of the partners, in order. */
+  apiKeys: string[];
   ledger: Ledger;
   random: Random;
   /** Entries per second that they aim at. */
@@ -30,9 +31,12 @@ export type Clients = {
 export const CLIENTS = 16;
 const MAX_BURST = 24;
 const TIMEOUT_MS = 4_000;
-const HOT_CUSTOMERS = 12;
+/** Of each partner. */
+const HOT_CUSTOMERS = 3;
+/** The first ones, who send most. */
+const DOMINANT_PARTNERS = 3;
 /** Of 100 entries. */
-const PERCENT = { hot: 30, new: 35, erasing: 4 };
+const PERCENT = { hot: 30, new: 35, erasing: 4, dominant: 60 };
 /** Of 100 bursts. */
 const PERCENT_BATCHED = 30;
 /** Of 100 keyed requests that are answered. */
@@ -40,46 +44,58 @@ const PERCENT_REPEATED = 25;
 
 /**
  * Senders that post to all ingresses at once, in bursts of single requests or of one batch: some customers once, some
- * often, a few all the time and from everywhere. What fails is not sent again; the customer's next entry is another one.
+ * often, a few all the time and from everywhere, of many partners, a few of whom send most. What fails is not sent again; the customer's next entry is another one.
  * Only those who give keys send a request until it is decided, and some of them once more.
  */
 export function startClients(options: ClientsOptions): Clients {
-  const { urls, apiKey, ledger, random, rate, keyed, onUnexpected } = options;
+  const { urls, apiKeys, ledger, random, rate, keyed, onUnexpected } = options;
   const pools = urls.map(
     (url) => new Pool(url, { connections: CLIENTS, headersTimeout: TIMEOUT_MS, bodyTimeout: TIMEOUT_MS }),
   );
-  const headers = { 'x-api-key': apiKey, 'content-type': 'application/json' };
   let isStopping = false;
   let isHurrying = false;
-  let customers = 0;
+  const customers = apiKeys.map(() => 0);
   let batches = 0;
 
-  function drawCustomer(): string {
-    if (random.chance(PERCENT.hot)) return `hot-${random.between(1, HOT_CUSTOMERS)}`;
-    if (customers === 0 || random.chance(PERCENT.new)) return `c-${++customers}`;
-    return `c-${random.between(1, customers)}`;
+  function drawPartner(): number {
+    const last = random.chance(PERCENT.dominant) ? Math.min(DOMINANT_PARTNERS, apiKeys.length) : apiKeys.length;
+    return random.between(1, last) - 1;
   }
 
-  function drawEntry(batch?: number): Sent {
+  function drawCustomer(partner: number): string {
+    const known = customers[partner] ?? 0;
+    if (random.chance(PERCENT.hot)) return toCustomer(partner, `hot-${random.between(1, HOT_CUSTOMERS)}`);
+    if (known > 0 && !random.chance(PERCENT.new)) return toCustomer(partner, `c-${random.between(1, known)}`);
+    customers[partner] = known + 1;
+    return toCustomer(partner, `c-${known + 1}`);
+  }
+
+  function drawEntry(partner: number, batch?: number): Sent {
     const erases = batch === undefined && random.chance(PERCENT.erasing);
-    return ledger.open({ customerId: drawCustomer(), erases, fields: erases ? [] : random.pick(FIELD_SETS), batch });
+    return ledger.open({
+      customerId: drawCustomer(partner),
+      erases,
+      fields: erases ? [] : random.pick(FIELD_SETS),
+      batch,
+    });
   }
 
   async function sendBurst(size: number, isKeyed: boolean): Promise<void> {
     const send = isKeyed ? sendKeyed : sendOnce;
     const batch = random.chance(PERCENT_BATCHED) ? ++batches : undefined;
-    const entries = Array.from({ length: size }, () => drawEntry(batch));
+    const ofBatch = drawPartner();
+    const entries = Array.from({ length: size }, () => drawEntry(batch === undefined ? drawPartner() : ofBatch, batch));
     if (batch === undefined) await Promise.all(entries.map((entry) => send([entry], toSingle(entry))));
     else await send(entries, toBatch(entries));
   }
 
   async function sendOnce(entries: Sent[], call: Call): Promise<void> {
-    note(entries, await request(call), 0);
+    note(entries, await request(entries, call), 0);
   }
 
   async function sendKeyed(entries: Sent[], call: Call): Promise<void> {
     const key = randomUUID();
-    const { answer, repeats } = await sendUntilDecided(() => request(call, key));
+    const { answer, repeats } = await sendUntilDecided(() => request(entries, call, key));
     note(entries, answer, repeats);
     const isAccepted = answer !== undefined && answer.status < 300;
     if (isAccepted && random.chance(PERCENT_REPEATED)) await repeat(entries, call, key, answer);
@@ -87,7 +103,7 @@ export function startClients(options: ClientsOptions): Clients {
 
   /** What is kept is told again, and has no effect. What could not be kept counts as a first request some time later. */
   async function repeat(entries: Sent[], call: Call, key: string, first: Answer): Promise<void> {
-    const again = await request(call, key);
+    const again = await request(entries, call, key);
     if (again?.isReplayed) {
       const isSame = again.status === first.status && again.text === first.text;
       for (const entry of entries) entry.isReplayed = true;
@@ -112,10 +128,15 @@ export function startClients(options: ClientsOptions): Clients {
     }
   }
 
-  async function request(call: Call, key?: string): Promise<Answer | undefined> {
+  async function request([entry]: Sent[], call: Call, key?: string): Promise<Answer | undefined> {
+    const { partner } = parseCustomer(entry?.customerId ?? '');
     try {
-      const all = { ...headers, ...(key && { 'idempotency-key': key }) };
-      const response = await random.pick(pools).request({ ...call, headers: all });
+      const headers = {
+        'x-api-key': apiKeys[partner] ?? '',
+        'content-type': 'application/json',
+        ...(key && { 'idempotency-key': key }),
+      };
+      const response = await random.pick(pools).request({ ...call, headers });
       const isReplayed = response.headers['idempotent-replayed'] === 'true';
       return { status: response.statusCode, text: await response.body.text(), isReplayed };
     } catch {

@@ -13,6 +13,7 @@ export type Outcome =
 export type Sent = {
   /** Unlike any other; its values are made of it. */
   id: number;
+  /** Of the ledger: see `toCustomer`. */
   customerId: string;
   /** The fields that it gives; none where it erases. */
   fields: readonly Field[];
@@ -30,6 +31,14 @@ export type Sent = {
   /** It was sent more than once, and was told the first answer again. */
   isReplayed?: true;
 };
+
+/** Partners have customers with the same ids: in the ledger, each begins with its partner's number. */
+export const toCustomer = (partner: number, id: string): string => `${partner}/${id}`;
+
+export function parseCustomer(customerId: string): { partner: number; id: string } {
+  const [partner, id = ''] = customerId.split('/');
+  return { partner: Number(partner), id };
+}
 
 /** All that was sent, by customer. */
 export class Ledger {

@@ -21,6 +21,10 @@ export type QueueStore = 'redis' | 'cluster' | 'postgres';
 /** A connection between two of the processes, through a proxy of ours. */
 export type Link = { name: string; proxy: TcpProxy };
 
+export type Project = { projectId: number; apiKey: string };
+
+const PARTNERS = 50;
+
 export type Stack = {
   ingresses: AppVictim[];
   workers: AppVictim[];
@@ -38,8 +42,10 @@ export type Stack = {
   urls: string[];
   /** Past the proxies, for looking at what is there. */
   queue: QueueConfig;
-  /** Of two projects: the one that is loaded, and the one that asks how things are. */
-  projects: Record<'loaded' | 'probing', { projectId: number; apiKey: string }>;
+  /** The projects that are loaded. */
+  partners: Project[];
+  /** The one that asks how things are. */
+  probing: Project;
   /** Ends what faults have left, if they could not be mended. */
   mend(): Promise<void>;
   /** Does what it can, whatever fails, which `onBadEnd` hears of. */
@@ -90,7 +96,7 @@ export async function startStack({ directory, queue, onBadEnd }: StackOptions): 
     if (redis) releases.push(() => redis.end('SIGTERM'));
     const cluster = queue === 'cluster' ? await startClusterVictim(redisDirectory, createShim) : undefined;
     if (cluster) releases.push(() => cluster.end('SIGTERM'));
-    const projects = await prepareDatabase(postgres.url);
+    const { partners, probing } = await prepareDatabase(postgres.url);
 
     const links: Link[] = [];
     const link = async (name: string, url: string) => {
@@ -143,7 +149,8 @@ export async function startStack({ directory, queue, onBadEnd }: StackOptions): 
       shims,
       urls: urls.map((url) => new URL(url).origin),
       queue: { databaseUrl: postgres.url, redisUrl: (redis ?? cluster)?.url, prefix: PREFIX, shards: SHARDS[queue] },
-      projects,
+      partners,
+      probing,
       async mend() {
         for (const { proxy } of links) {
           proxy.delay(0);
@@ -169,12 +176,14 @@ async function reset({ setClock, setDiskFull }: HostShim): Promise<void> {
   await setDiskFull(false);
 }
 
-async function prepareDatabase(databaseUrl: string): Promise<Stack['projects']> {
+async function prepareDatabase(databaseUrl: string): Promise<Pick<Stack, 'partners' | 'probing'>> {
   const opm = fileURLToPath(new URL('../../../apps/cli/bin/opm.js', import.meta.url));
   await promisify(execFile)(process.execPath, [opm, 'migrate'], { env: { ...process.env, DATABASE_URL: databaseUrl } });
   const store = createStore({ databaseUrl, applicationName: 'opm-chaos' });
   try {
-    return { loaded: await store.projects.create('loaded'), probing: await store.projects.create('probing') };
+    const partners: Project[] = [];
+    while (partners.length < PARTNERS) partners.push(await store.projects.create(`partner ${partners.length}`));
+    return { partners, probing: await store.projects.create('probing') };
   } finally {
     await store.close();
   }

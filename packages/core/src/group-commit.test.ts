@@ -1,4 +1,4 @@
-import { expect, test } from '@jest/globals';
+import { expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
 import { GroupCommit } from './group-commit.js';
 
@@ -245,4 +245,93 @@ test('what is refused when its turn comes is not committed and holds no place, t
   expect(await group.run('c', 5)).toBe(50);
   expect(calls).toEqual([[1, 3], [5]]);
   expect([group.pending, group.inFlight]).toEqual([0, 0]);
+});
+
+/** Items of sources; all wait before the first bulk call is made. @returns the bulk calls */
+async function commitAll(items: { source: string; size: number; bytes: number }[], maxBatch: number, maxBytes: number) {
+  const calls: (typeof items)[] = [];
+  const group = new GroupCommit<string, (typeof items)[number], void>({
+    commit: async (_lane, some) => {
+      calls.push(some);
+      return some.map(() => undefined);
+    },
+    maxInFlight: 1,
+    maxBatch,
+    sizeOf: ({ size }) => size,
+    bytes: { of: ({ bytes }) => bytes, max: maxBytes },
+    sourceOf: ({ source }) => source,
+  });
+  const done = Promise.all(items.map((item) => group.run('a', item)));
+  expect([group.pending, group.sources]).toEqual([items.length, new Set(items.map(({ source }) => source)).size]);
+  await done;
+  expect([group.pending, group.sources, group.pendingOf('a')]).toEqual([0, 0, 0]);
+  return calls;
+}
+
+test('a source with much delays no other: they take turns in each bulk call', async () => {
+  const items = [...'aaaaaaaaaaaaaaaabbbc'].map((source) => ({ source, size: 1, bytes: 1 }));
+  const calls = await commitAll(items, 8, 1_000);
+  expect(calls.map((call) => call.map(({ source }) => source).join(''))).toEqual(['abcababa', 'aaaaaaaa', 'aaaa']);
+});
+
+test('whatever the sources give, each keeps its order, no call is too large, and none gets much more than another that waits', async () => {
+  const item = fc.record({
+    source: fc.constantFrom<string>('a', 'b', 'c', 'd'),
+    size: fc.integer({ min: 1, max: 4 }),
+    bytes: fc.integer({ min: 1, max: 100 }),
+  });
+  const [maxBatch, maxBytes] = [20, 500];
+  const sharesOf = (some: { size: number; bytes: number }[]) =>
+    some.reduce((sum, { size, bytes }) => sum + Math.max(size / maxBatch, bytes / maxBytes), 0);
+  await fc.assert(
+    fc.asyncProperty(fc.array(item, { minLength: 1, maxLength: 200 }), async (items) => {
+      const calls = await commitAll(items, maxBatch, maxBytes);
+      const of = (source: string, some: typeof items) => some.filter((it) => it.source === source);
+      for (const source of ['a', 'b', 'c', 'd']) expect(of(source, calls.flat())).toEqual(of(source, items));
+      for (const [i, call] of calls.entries()) {
+        expect(call.reduce((sum, { size }) => sum + size, 0)).toBeLessThanOrEqual(maxBatch);
+        expect(call.reduce((sum, { bytes }) => sum + bytes, 0)).toBeLessThanOrEqual(maxBytes);
+        const given = calls.slice(0, i + 1).flat();
+        const waiting = ['a', 'b', 'c', 'd'].filter((source) => of(source, given).length < of(source, items).length);
+        const shares = waiting.map((source) => sharesOf(of(source, given)));
+        // A turn, and the largest item, of both.
+        if (waiting.length > 1)
+          expect(Math.max(...shares) - Math.min(...shares)).toBeLessThanOrEqual(2 * (1 / 8 + 1 / 5));
+      }
+    }),
+    { numRuns: 100 },
+  );
+});
+
+test('what has waited too long is rejected, of whatever lane and source, and what has not is kept', async () => {
+  let now = 0;
+  const clock = jest.spyOn(performance, 'now').mockImplementation(() => now);
+  const ends: (() => void)[] = [];
+  const calls: string[][] = [];
+  const group = new GroupCommit<string, string, string>({
+    commit: (_lane, items) =>
+      new Promise((resolve) => {
+        calls.push(items);
+        ends.push(() => resolve(items));
+      }),
+    maxBatch: 10,
+    maxInFlight: 1,
+    sourceOf: ([source]) => source,
+    expiry: { maxWaitMs: 50, toError: (item) => new Error(`${item} came too late`) },
+  });
+  const run = (lane: string, ...items: string[]) => Promise.allSettled(items.map((item) => group.run(lane, item)));
+  const hanging = run('x', 'a1');
+  await turn();
+  const late = Promise.all([run('x', 'a2', 'b1', 'a3'), run('y', 'c1')]);
+  now = 60;
+  const intime = run('x', 'b2', 'd1');
+  ends[0]?.();
+  await hanging;
+  expect((await late).flat().map((outcome) => outcome.status)).toEqual(Array(4).fill('rejected'));
+  expect([group.pending, group.pendingOf('a'), group.pendingOf('b'), group.sources]).toEqual([2, 0, 1, 2]);
+  await turn();
+  ends[1]?.();
+  expect((await intime).map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled']);
+  expect(calls).toEqual([['a1'], ['b2', 'd1']]);
+  clock.mockRestore();
 });

@@ -1,18 +1,64 @@
-type Waiting<Item, Result> = {
+type Waiting<Lane, Item, Result> = {
+  lane: Lane;
   item: Item;
   since: number;
   /** Never in another bulk call than the one before it. */
   isJoined: boolean;
+  /** Neither taken nor expired. */
+  isWaiting: boolean;
   resolve: (result: Result) => void;
   reject: (error: unknown) => void;
+  /** The call that came next, in whatever lane. */
+  next: Waiting<Lane, Item, Result> | undefined;
 };
 
-type Batch<Lane, Item, Result> = { lane: Lane; waiting: Waiting<Item, Result>[] };
+type Batch<Lane, Item, Result> = { lane: Lane; waiting: Waiting<Lane, Item, Result>[] };
+
+/** The part of a bulk call that a source may take before the next one has its turn. */
+const QUANTUM = 1 / 8;
+/** As many bulk calls as a lane has sources it may have one after the other, and no more than these. */
+const MAX_TURNS = 8;
+
+/** First in, first out, without the cost of `shift` where much waits. */
+class Fifo<T> {
+  #items: T[] = [];
+  #head = 0;
+
+  get length(): number {
+    return this.#items.length - this.#head;
+  }
+
+  at(i: number): T | undefined {
+    return this.#items[this.#head + i];
+  }
+
+  push(item: T): void {
+    this.#items.push(item);
+  }
+
+  take(count: number): T[] {
+    const taken = this.#items.slice(this.#head, this.#head + count);
+    this.#head += count;
+    if (2 * this.#head >= this.#items.length) {
+      this.#items = this.#items.slice(this.#head);
+      this.#head = 0;
+    }
+    return taken;
+  }
+}
+
+/** What waits in a lane, by source. The first source has its turn. */
+class Line<Lane, Item, Result> extends Map<unknown, { calls: Fifo<Waiting<Lane, Item, Result>>; credit: number }> {
+  /** Bulk calls before the next lane has its turn. */
+  turns = 1;
+}
 
 /** What a call got: its result, or the error. */
 export type Outcome<Result> = { result: Result; error?: undefined } | { error: unknown };
 
 type Groups<Lane> = { of: (lane: Lane) => unknown; maxInFlight: number };
+
+type Bytes<Item> = { of: (item: Item) => number; max: number };
 
 type Expiry<Item> = { maxWaitMs: number; toError: (item: Item) => Error };
 
@@ -22,6 +68,10 @@ class Tally<Key> {
 
   of(key: Key): number {
     return this.#counts.get(key) ?? 0;
+  }
+
+  get size(): number {
+    return this.#counts.size;
   }
 
   add(key: Key, some: number): void {
@@ -36,7 +86,12 @@ class Tally<Key> {
  * `maxInFlight` bulk calls are under way, becomes one call of `commit` of at most `maxBatch` items. There are no
  * timers, so a lone call is not delayed. (Group commit as databases do it: DeWitt et al., SIGMOD 1984.)
  * An item counts as one, or as what `sizeOf` says; one that is larger than `maxBatch` goes alone. Where `maxBatch` is a
- * function, it is asked for each bulk call.
+ * function, it is asked for each bulk call. With `bytes` a bulk call has a second limit of the same kind.
+ *
+ * With `sourceOf`, the sources in a lane take turns to fill a bulk call, each in order of arrival: one that has much to say
+ * delays the others by an eighth of a call. And a lane with eight sources or more has eight turns where one with a single
+ * source has one. (Surplus round robin: Adiseshu et al., SIGCOMM 1996. It is deficit round robin,
+ * Shreedhar and Varghese, SIGCOMM 1995, but for an item that is larger than what is left: it is taken, and paid for later.)
  *
  * With `maxInFlightPerLane` a lane has so many of the bulk calls under way at most, however many there may be in all; and with
  * `groups` so have the lanes together that are of one group, such as those whose calls go to the same store.
@@ -49,14 +104,20 @@ export class GroupCommit<Lane, Item, Result> {
   readonly #commit: (lane: Lane, items: Item[]) => Promise<Result[]>;
   readonly #maxBatch: () => number;
   readonly #sizeOf: (item: Item) => number;
+  readonly #bytes: Bytes<Item>;
+  readonly #sourceOf: (item: Item) => unknown;
   readonly #maxInFlight: number;
   readonly #maxInFlightPerLane: number;
   readonly #expiry: Expiry<Item> | undefined;
   readonly #refuse: ((item: Item) => Error | undefined) | undefined;
-  readonly #lanes = new Map<Lane, Waiting<Item, Result>[]>();
+  readonly #lanes = new Map<Lane, Line<Lane, Item, Result>>();
   readonly #groups: Groups<Lane>;
   readonly #inFlightOfLane = new Tally<Lane>();
   readonly #inFlightOfGroup = new Tally<unknown>();
+  readonly #pendingOfSource = new Tally<unknown>();
+  /** What may expire, in order of arrival, and some that is taken already. */
+  #oldest: Waiting<Lane, Item, Result> | undefined;
+  #newest: Waiting<Lane, Item, Result> | undefined;
   #pending = 0;
   #inFlight = 0;
   #scheduled = false;
@@ -68,6 +129,8 @@ export class GroupCommit<Lane, Item, Result> {
     maxInFlightPerLane?: number;
     groups?: Groups<Lane>;
     sizeOf?: (item: Item) => number;
+    bytes?: Bytes<Item>;
+    sourceOf?: (item: Item) => unknown;
     expiry?: Expiry<Item>;
     refuse?: (item: Item) => Error | undefined;
   }) {
@@ -78,6 +141,8 @@ export class GroupCommit<Lane, Item, Result> {
     this.#maxInFlightPerLane = options.maxInFlightPerLane ?? options.maxInFlight;
     this.#groups = options.groups ?? { of: () => undefined, maxInFlight: options.maxInFlight };
     this.#sizeOf = options.sizeOf ?? (() => 1);
+    this.#bytes = options.bytes ?? { of: () => 0, max: Number.POSITIVE_INFINITY };
+    this.#sourceOf = options.sourceOf ?? (() => undefined);
     this.#expiry = options.expiry;
     this.#refuse = options.refuse;
   }
@@ -85,6 +150,16 @@ export class GroupCommit<Lane, Item, Result> {
   /** Items that wait or are under way. */
   get pending(): number {
     return this.#pending;
+  }
+
+  /** The same of one source. */
+  pendingOf(source: unknown): number {
+    return this.#pendingOfSource.of(source);
+  }
+
+  /** Sources that have items that wait or are under way. */
+  get sources(): number {
+    return this.#pendingOfSource.size;
   }
 
   /** Bulk calls under way. */
@@ -95,13 +170,22 @@ export class GroupCommit<Lane, Item, Result> {
   /** Resolves with the item's own result, or rejects with what the bulk call threw. */
   run(lane: Lane, item: Item): Promise<Result> {
     return new Promise((resolve, reject) => {
-      this.#add(lane, { item, since: performance.now(), isJoined: false, resolve, reject });
+      this.#add({
+        lane,
+        item,
+        since: performance.now(),
+        isJoined: false,
+        isWaiting: true,
+        resolve,
+        reject,
+        next: undefined,
+      });
     });
   }
 
   /**
    * The same for each call, with one promise for all: it resolves with what each got, in order. Those of one lane share one
-   * bulk call, in order, where they fit into one.
+   * bulk call, in order, if they fit into one; all calls of a lane have one source.
    */
   runAll(calls: { lane: Lane; item: Item }[]): Promise<Outcome<Result>[]> {
     const since = performance.now();
@@ -115,18 +199,32 @@ export class GroupCommit<Lane, Item, Result> {
           if (--open === 0) done(outcomes);
         };
         const resolve = (result: Result) => settle({ result });
-        this.#add(lane, { item, since, isJoined: lanes.has(lane), resolve, reject: (error) => settle({ error }) });
+        const reject = (error: unknown) => settle({ error });
+        this.#add({ lane, item, since, isJoined: lanes.has(lane), isWaiting: true, resolve, reject, next: undefined });
         lanes.add(lane);
       }
       if (open === 0) done(outcomes);
     });
   }
 
-  #add(lane: Lane, call: Waiting<Item, Result>): void {
+  #add(call: Waiting<Lane, Item, Result>): void {
     this.#pending++;
-    const waiting = this.#lanes.get(lane);
-    if (waiting) waiting.push(call);
-    else this.#lanes.set(lane, [call]);
+    const line = this.#lanes.get(call.lane) ?? new Line<Lane, Item, Result>();
+    if (line.size === 0) this.#lanes.set(call.lane, line);
+    const source = this.#sourceOf(call.item);
+    this.#pendingOfSource.add(source, 1);
+    const known = line.get(source);
+    if (known) known.calls.push(call);
+    else {
+      const calls = new Fifo<Waiting<Lane, Item, Result>>();
+      calls.push(call);
+      line.set(source, { calls, credit: QUANTUM });
+    }
+    if (this.#expiry) {
+      if (this.#newest) this.#newest.next = call;
+      this.#oldest ??= call;
+      this.#newest = call;
+    }
     this.#schedule();
   }
 
@@ -162,53 +260,97 @@ export class GroupCommit<Lane, Item, Result> {
       this.#inFlight--;
       this.#inFlightOfLane.add(lane, -1);
       this.#inFlightOfGroup.add(this.#groups.of(lane), -1);
-      this.#pending -= waiting.length;
+      for (const { item } of waiting) this.#leave(item);
       this.#rejectExpired();
       if (this.#lanes.size > 0) this.#schedule();
     }
   }
 
-  #isRefused({ item, reject }: Waiting<Item, Result>): boolean {
+  #isRefused({ item, reject }: Waiting<Lane, Item, Result>): boolean {
     const error = this.#refuse?.(item);
     if (error) reject(error);
     return error !== undefined;
   }
 
-  #rejectExpired(): void {
-    if (!this.#expiry) return;
-    const oldest = performance.now() - this.#expiry.maxWaitMs;
-    for (const [lane, waiting] of this.#lanes) {
-      const kept = waiting.findIndex(({ since }) => since >= oldest);
-      const expired = waiting.splice(0, kept < 0 ? waiting.length : kept);
-      this.#pending -= expired.length;
-      for (const { item, reject } of expired) reject(this.#expiry.toError(item));
-      if (waiting.length === 0) this.#lanes.delete(lane);
-    }
+  #leave(item: Item): void {
+    this.#pending--;
+    this.#pendingOfSource.add(this.#sourceOf(item), -1);
   }
 
-  /** The head of the lane that has waited longest, of those that may; what is left of it goes to the end of the line. */
+  #rejectExpired(): void {
+    if (!this.#expiry) return;
+    const since = performance.now() - this.#expiry.maxWaitMs;
+    while (this.#oldest && (!this.#oldest.isWaiting || this.#oldest.since < since)) {
+      const call = this.#oldest;
+      this.#oldest = call.next;
+      if (call.isWaiting) this.#expire(call, this.#expiry);
+    }
+    if (!this.#oldest) this.#newest = undefined;
+  }
+
+  /** Its source took it before all that came later, so it is the first there. */
+  #expire(call: Waiting<Lane, Item, Result>, { toError }: Expiry<Item>): void {
+    const line = this.#lanes.get(call.lane);
+    const source = this.#sourceOf(call.item);
+    const calls = line?.get(source)?.calls;
+    calls?.take(1);
+    if (calls?.length === 0) line?.delete(source);
+    if (line?.size === 0) this.#lanes.delete(call.lane);
+    call.isWaiting = false;
+    this.#leave(call.item);
+    call.reject(toError(call.item));
+  }
+
+  /** From the first lane, of those that may; when it has had its turns, what is left of it goes to the end of the line. */
   #takeBatch(): Batch<Lane, Item, Result> | undefined {
-    for (const [lane, waiting] of this.#lanes) {
+    for (const [lane, line] of this.#lanes) {
       if (this.#inFlightOfLane.of(lane) >= this.#maxInFlightPerLane) continue;
       if (this.#inFlightOfGroup.of(this.#groups.of(lane)) >= this.#groups.maxInFlight) continue;
-      this.#lanes.delete(lane);
-      const fitting = this.#countFitting(waiting);
-      if (fitting < waiting.length) this.#lanes.set(lane, waiting.splice(fitting));
+      const waiting = this.#fill(line);
+      for (const call of waiting) call.isWaiting = false;
+      line.turns--;
+      if (line.size === 0 || line.turns === 0) this.#lanes.delete(lane);
+      if (line.size > 0 && line.turns === 0) {
+        line.turns = Math.min(line.size, MAX_TURNS);
+        this.#lanes.set(lane, line);
+      }
       return { lane, waiting };
     }
     return undefined;
   }
 
-  #countFitting(waiting: Waiting<Item, Result>[]): number {
-    const maxBatch = this.#maxBatch();
-    let size = 0;
-    const surplus = waiting.findIndex(({ item }, i) => {
-      size += this.#sizeOf(item);
-      return size > maxBatch && i > 0;
-    });
-    if (surplus < 0) return waiting.length;
-    let start = surplus;
-    while (waiting[start]?.isJoined) start--;
-    return start > 0 ? start : surplus;
+  #fill(line: Line<Lane, Item, Result>): Waiting<Lane, Item, Result>[] {
+    const room = { size: this.#maxBatch(), bytes: this.#bytes.max };
+    const whole = { ...room };
+    const taken: Waiting<Lane, Item, Result>[] = [];
+    for (const [source, turn] of line) {
+      // An entry that is set anew while a Map is iterated over is met again at its end.
+      while (turn.credit > 0 && turn.calls.length > 0) {
+        const { count, size, bytes } = this.#measureNext(turn.calls, whole);
+        const isFitting = size <= room.size && bytes <= room.bytes;
+        if (!isFitting && taken.length > 0) return taken; // it is first in the next call
+        for (const call of turn.calls.take(count)) taken.push(call);
+        room.size -= size;
+        room.bytes -= bytes;
+        turn.credit -= Math.max(size / whole.size, bytes / whole.bytes);
+      }
+      line.delete(source);
+      if (turn.calls.length === 0) continue;
+      turn.credit += QUANTUM;
+      line.set(source, turn);
+    }
+    return taken;
+  }
+
+  /** The next call of a source, and those that are joined to it, as far as they fit into an empty bulk call. */
+  #measureNext(calls: Fifo<Waiting<Lane, Item, Result>>, whole: { size: number; bytes: number }) {
+    let [count, size, bytes] = [0, 0, 0];
+    for (let call = calls.at(0); call && (count === 0 || call.isJoined); call = calls.at(count)) {
+      const nextSize = size + this.#sizeOf(call.item);
+      const nextBytes = bytes + this.#bytes.of(call.item);
+      if (count > 0 && (nextSize > whole.size || nextBytes > whole.bytes)) break;
+      [count, size, bytes] = [count + 1, nextSize, nextBytes];
+    }
+    return { count, size, bytes };
   }
 }

@@ -1,6 +1,7 @@
 import type { Version } from '@opm/core';
 import type { Queue } from 'bullmq';
-import { parseJobId } from './job-id.js';
+import type { Waiting } from './admission.js';
+import { type JobSummary, parseJobId } from './job-id.js';
 
 const UNDONE = ['waiting', 'prioritized', 'active', 'delayed'] as const;
 const STATES = [...UNDONE, 'failed'] as const;
@@ -19,39 +20,53 @@ export const countUndone = (queue: Queue): Promise<number> => queue.getJobCountB
 export type Undone = {
   /** The greatest of all where there is none. */
   oldest: Version;
-  entries: Map<number, number>;
+  /** In all of them. */
+  most: Waiting;
+  /** In those that have not been begun. Of others, some entries may be done. */
+  least: Waiting;
   /** Jobs whose ids do not tell: of an older release, or added by hand. */
   unknown: number;
 };
+
+const WAITING = ['waiting', 'prioritized'] as const;
 
 /** Of each state, in one call: more than wait but after a long outage. */
 const IDS_PER_CALL = 10_000;
 
 export async function readUndone(queue: Queue): Promise<Undone> {
-  const undone: Undone = { oldest: Number.MAX_SAFE_INTEGER, entries: new Map(), unknown: 0 };
-  for (const id of await listUndone(queue)) {
+  const first = await list(queue, UNDONE);
+  const last = await list(queue, UNDONE); // a job may go back to a state that was read before
+  const waiting = await list(queue, WAITING);
+  const undone: Undone = { oldest: Number.MAX_SAFE_INTEGER, most: toNone(), least: toNone(), unknown: 0 };
+  for (const id of new Set([...first, ...last])) {
     const summary = parseJobId(id);
-    if (!summary) undone.unknown++;
-    undone.oldest = Math.min(undone.oldest, summary?.oldest ?? Number.MAX_SAFE_INTEGER);
-    for (const [projectId, entries] of summary?.entries ?? []) {
-      undone.entries.set(projectId, (undone.entries.get(projectId) ?? 0) + entries);
+    if (!summary) {
+      undone.unknown++;
+      continue;
     }
+    undone.oldest = Math.min(undone.oldest, summary.oldest);
+    add(undone.most, summary);
+    if (first.has(id) && waiting.has(id)) add(undone.least, summary);
   }
   return undone;
 }
 
-/**
- * Each state is read from the end from which no job is taken, so that none slips through between two calls. All is read twice,
- * because a job may go back to a state that was read before: in PostgreSQL, and where one call is not enough.
- */
-async function listUndone(queue: Queue): Promise<Set<string>> {
+const toNone = (): Waiting => ({ entries: 0, ofProjects: new Map() });
+
+function add(waiting: Waiting, { entries, ofProjects }: JobSummary): void {
+  waiting.entries += entries;
+  for (const [projectId, count] of ofProjects) {
+    waiting.ofProjects.set(projectId, (waiting.ofProjects.get(projectId) ?? 0) + count);
+  }
+}
+
+/** The ids of the jobs in these states. Each is read from the end from which no job is taken, so that none slips through between two calls. */
+async function list(queue: Queue, states: readonly (typeof UNDONE)[number][]): Promise<Set<string>> {
   const ids = new Set<string>();
-  for (let pass = 1; pass <= 2; pass++) {
-    for (let start = 0, listed = IDS_PER_CALL; listed >= IDS_PER_CALL; start += IDS_PER_CALL) {
-      const page = await queue.getRanges([...UNDONE], start, start + IDS_PER_CALL - 1);
-      for (const id of page) ids.add(id);
-      listed = page.length;
-    }
+  for (let start = 0, listed = IDS_PER_CALL; listed >= IDS_PER_CALL; start += IDS_PER_CALL) {
+    const page = await queue.getRanges([...states], start, start + IDS_PER_CALL - 1);
+    for (const id of page) ids.add(id);
+    listed = page.length;
   }
   return ids;
 }

@@ -1,23 +1,28 @@
 import { describe, expect, test } from '@jest/globals';
-import { type CustomerEntry, FIELDS } from '@opm/core';
+import { FIELDS } from '@opm/core';
 import fc from 'fast-check';
-import { type Chunk, parseChunk, toChunkData } from './chunk.js';
+import { type Chunk, type ChunkEntry, parseChunk, toChunkData } from './chunk.js';
 
 const versions = fc.integer({ min: 1, max: Number.MAX_SAFE_INTEGER });
 const value = fc.string({ minLength: 1, unit: 'grapheme' });
 const givenFields = fc
   .record(Object.fromEntries(FIELDS.map((field) => [field, value])), { requiredKeys: [] })
   .filter((fields) => Object.keys(fields).length > 0);
-const entry: fc.Arbitrary<CustomerEntry> = fc.oneof(
-  fc.record({ customerId: value, version: versions, fields: givenFields }),
-  fc.record({ customerId: value, version: versions, erase: fc.constant(true as const) }),
+const projectId = fc.integer({ min: 1, max: 2 ** 31 - 1 });
+const entry: fc.Arbitrary<ChunkEntry> = fc.oneof(
+  fc.record({ projectId, customerId: value, version: versions, fields: givenFields }),
+  fc.record({ projectId, customerId: value, version: versions, erase: fc.constant(true as const) }),
 );
 const entries = fc.array(entry, { minLength: 1, maxLength: 20 });
 const ofOneAdmission = fc
   .tuple(entries, fc.integer({ min: 1, max: 2 ** 52 }))
   .map(([given, first]) => given.map((one, i) => ({ ...one, version: first + i })));
-const projectId = fc.integer({ min: 1, max: 2 ** 31 - 1 });
-const chunk: fc.Arbitrary<Chunk> = fc.record({ projectId, entries: fc.oneof(entries, ofOneAdmission) });
+const readmitted = fc
+  .tuple(entries, versions)
+  .map(([given, first]) =>
+    given.map((one, i) => ({ ...one, ...(first - i > 0 && first - i !== one.version && { claim: first - i }) })),
+  );
+const chunk: fc.Arbitrary<Chunk> = fc.record({ entries: fc.oneof(entries, ofOneAdmission, readmitted) });
 
 test('any chunk comes out of a job’s data as it went in', () => {
   fc.assert(
@@ -28,22 +33,53 @@ test('any chunk comes out of a job’s data as it went in', () => {
 });
 
 test('versions that follow one another, and columns without a value, take no room', () => {
-  const numbered = [7, 8, 9].map((version) => ({ customerId: `c${version}`, version, fields: { ip: '::1' } }));
-  expect(toChunkData({ projectId: 1, entries: numbered })).toEqual({
-    v: 2,
+  const numbered = [7, 8, 9].map((version) => ({
     projectId: 1,
+    customerId: `c${version}`,
+    version,
+    fields: { ip: '::1' },
+  }));
+  expect(toChunkData({ entries: numbered })).toEqual({
+    v: 3,
+    projectIds: [1, 1, 1],
     version: 7,
     customerIds: ['c7', 'c8', 'c9'],
     ip: ['::1', '::1', '::1'],
   });
 });
 
+test('the data of the last release, of one project, is read too', () => {
+  const data = {
+    v: 2,
+    projectId: 7,
+    version: 5,
+    steps: [0, 3],
+    customerIds: ['a', 'b'],
+    erased: [1],
+    ip: ['::1', null],
+  };
+  expect(parseChunk(data)).toEqual({
+    entries: [
+      { projectId: 7, customerId: 'a', version: 5, fields: { ip: '::1' } },
+      { projectId: 7, customerId: 'b', version: 8, erase: true },
+    ],
+  });
+});
+
 describe('what is no chunk is refused with the reason:', () => {
-  const data = { v: 2, projectId: 1, version: 5, customerIds: ['a', 'b'], email: ['a@example.com', 'b@example.com'] };
+  const data = {
+    ...{ v: 3, projectIds: [1, 2], version: 5, customerIds: ['a', 'b'] },
+    email: ['a@example.com', 'b@example.com'],
+  };
 
   test.each([
     [null, 'data must be object'],
-    [{ ...data, v: 1 }, 'data/v must be equal to constant'],
+    [{ ...data, v: 1 }, 'data/v must be equal to one of the allowed values'],
+    [{ ...data, v: 2 }, "data must have required property 'projectId'"],
+    [{ ...data, projectIds: [1] }, 'data/projectIds must have 2 items'],
+    [{ ...data, projectIds: [1, 0] }, 'data/projectIds/1 must be >= 1'],
+    [{ ...data, claims: [0] }, 'data/claims must have 2 items'],
+    [{ ...data, claims: [0, -9] }, 'data/claims/1 must lead to a version'],
     [{ ...data, other: [] }, 'data must NOT have additional properties'],
     [{ ...data, customerIds: [] }, 'data/customerIds must NOT have fewer than 1 items'],
     [{ ...data, customerIds: ['a', ''] }, 'data/customerIds/1 must NOT have fewer than 1 characters'],

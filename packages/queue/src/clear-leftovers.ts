@@ -1,6 +1,6 @@
 import type { Version } from '@opm/core';
 import type { Queue } from 'bullmq';
-import type { Admission } from './admission.js';
+import type { Admission, Waiting } from './admission.js';
 import { readUndone } from './backlog.js';
 import { MAX_CHUNK_ENTRIES } from './chunk.js';
 import { allDone, inTime } from './in-time.js';
@@ -25,7 +25,7 @@ export type ClearLeftovers = {
  * which versions follow, may have jumped.
  */
 export function createClearLeftovers(
-  admission: Pick<Admission, 'limitBacklog' | 'readVersion' | 'sweep'>,
+  admission: Pick<Admission, 'correctBacklog' | 'readVersion' | 'readWaiting' | 'sweep'>,
   queues: Queue[],
   orphanAgeMs = ORPHAN_AGE_MS,
 ): ClearLeftovers {
@@ -36,10 +36,10 @@ export function createClearLeftovers(
     /** @returns the version below which no entry waits, and when the jobs were read; undefined if the jobs do not tell */
     const count = inTime(async () => {
       const readAt = performance.now();
-      const { oldest, entries, unknown } = await readUndone(queue);
-      const unknownEntries = unknown * MAX_CHUNK_ENTRIES;
-      const most = [...entries].map(([projectId, known]): [number, number] => [projectId, known + unknownEntries]);
-      await admission.limitBacklog(shard, new Map(most), unknownEntries);
+      const before = await admission.readWaiting(shard);
+      const { oldest, least, most, unknown } = await readUndone(queue);
+      most.entries += unknown * MAX_CHUNK_ENTRIES;
+      await admission.correctBacklog(shard, toCorrection([before, await admission.readWaiting(shard)], least, most));
       return unknown === 0 ? { oldest, readAt } : undefined;
     }, COUNT_TIMEOUT_MS);
     const sweep = inTime(admission.sweep, SWEEP_TIMEOUT_MS);
@@ -69,4 +69,18 @@ export function createClearLeftovers(
     observe: async () => void (await allDone(shards.map(({ observe }) => observe()))),
     clear: async () => void (await allDone(shards.map(({ clear }) => clear()))),
   };
+}
+
+/** How far the counts, before and after the jobs were read, are both below the least, or both above the most, that the jobs hold. */
+function toCorrection(counts: [Waiting, Waiting], least: Waiting, most: Waiting): Waiting {
+  const correct = (read: (waiting: Waiting) => number) => {
+    const [one, other] = counts.map(read) as [number, number];
+    return Math.max(read(least) - Math.max(one, other), 0) + Math.min(read(most) - Math.min(one, other), 0);
+  };
+  const ofProjects = new Map<number, number>();
+  for (const projectId of new Set([...counts, most].flatMap((waiting) => [...waiting.ofProjects.keys()]))) {
+    const by = correct((waiting) => waiting.ofProjects.get(projectId) ?? 0);
+    if (by !== 0) ofProjects.set(projectId, by);
+  }
+  return { entries: correct(({ entries }) => entries), ofProjects };
 }

@@ -22,9 +22,9 @@ export type EntryQueue = Pick<Admission, 'admit' | 'release' | 'readClaims'> & {
   lease: TokenBuckets['lease'];
   /**
    * Resolves once the chunk is stored: then, and not before, its partners may be answered. Returns the job's id.
-   * @param backlog of the project, this chunk included: the longer, the later is its turn; 0 where it is not given
+   * @param priority see `toPriority`: the greater, the later is its turn
    */
-  enqueue(shard: number, chunk: Chunk, backlog?: number): Promise<string>;
+  enqueue(shard: number, chunk: Chunk, priority?: number): Promise<string>;
   /** Stores a chunk whose entries keep their versions. Returns the job's id. */
   requeue(shard: number, chunk: Chunk): Promise<string>;
   load(): Promise<QueueLoad>;
@@ -49,8 +49,8 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
   /** Entries per shard. One whose master is away keeps its last count, so that the others' limit stays in force. */
   const backlogs = queues.map(() => 0);
 
-  async function enqueue(shard: number, chunk: Chunk, backlog = 0): Promise<string> {
-    const options = { ...JOB_OPTIONS, jobId: toJobId(chunk), priority: toPriority(backlog) };
+  async function enqueue(shard: number, chunk: Chunk, priority = 0): Promise<string> {
+    const options = { ...JOB_OPTIONS, jobId: toJobId(chunk), priority };
     const job = await queueOf(queues, shard).add('chunk', toChunkData(chunk), options).catch(throwUnavailable);
     return job.id ?? '';
   }
@@ -75,12 +75,11 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
     enqueue,
     async requeue(shard, chunk) {
       await assertShards().catch(throwUnavailable);
-      const count = (entries: number) => admission.readmit(shard, chunk.projectId, entries).catch(throwUnavailable);
-      const backlog = await count(chunk.entries.length);
+      const backlogs = await admission.readmit(shard, chunk.entries).catch(throwUnavailable);
       try {
-        return await enqueue(shard, chunk, backlog);
+        return await enqueue(shard, chunk, toPriority(Math.max(0, ...backlogs.values())));
       } catch (error) {
-        await count(-chunk.entries.length).catch(() => {}); // a scheduled job mends what this cannot
+        await admission.withdraw(shard, chunk.entries).catch(() => {}); // a scheduled job mends what this cannot
         throw error;
       }
     },

@@ -2,8 +2,8 @@ import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { toPriority } from './priority.js';
 
-test('a small backlog has no priority, and each doubling of a larger one counts one more', () => {
-  expect([0, 1, 2_000, 2_001, 4_000, 4_001, 1_000_000].map(toPriority)).toEqual([0, 0, 0, 1, 1, 2, 9]);
+test('a small backlog has no priority, and four times as much counts one more', () => {
+  expect([0, 1, 128, 129, 512, 513, 2_048, 1_000_000].map(toPriority)).toEqual([0, 0, 0, 1, 1, 2, 2, 7]);
 });
 
 test('a larger backlog is never served earlier, and BullMQ takes any of them', () => {

@@ -1,10 +1,13 @@
-/** Two statements' worth: up to here nobody waits for long behind a project. */
-const FAIR_BACKLOG = 2_000;
+/** A second of a small installation: up to here nobody waits for long behind a project. */
+const FAIR_BACKLOG = 128;
+/** Few classes: chunks of different ones are kept apart. */
+const STEP = 4;
 
 /**
- * The BullMQ priority of a project's next job: 0 (none, and the first to be taken) while little of it waits, then one
- * more with every doubling of its backlog. Jobs of a project may overtake one another: entries merge in any order.
+ * The BullMQ priority of a job of projects with such a backlog in the shard: 0 (none, and the first to be taken) while little of
+ * them waits, then one more each time that there is four times as much. Jobs of a project may overtake one another: entries
+ * merge in any order.
  */
 export function toPriority(backlog: number): number {
-  return backlog <= FAIR_BACKLOG ? 0 : Math.ceil(Math.log2(backlog / FAIR_BACKLOG));
+  return backlog <= FAIR_BACKLOG ? 0 : Math.ceil(Math.log(backlog / FAIR_BACKLOG) / Math.log(STEP));
 }

@@ -8,6 +8,9 @@ import { toHashTag } from '../src/redis/hash-tag.js';
 
 type Customer = { customerId: string; erase?: true };
 
+const of = <T extends { customerId: string }>(projectId: number, ...some: T[]): (T & { projectId: number })[] =>
+  some.map((one) => ({ ...one, projectId }));
+
 describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
   let backend: Backend;
   let one: QueueBackend;
@@ -27,7 +30,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
 
   const present = (version: number) => ({ version, erased: false });
   const admitOn = async ({ admission }: QueueBackend, projectId: number, ...customers: Customer[]) =>
-    (await admission.admit(0, projectId, customers)).admitted;
+    (await admission.admit(0, of(projectId, ...customers))).admitted;
   const admit = (projectId: number, ...customerIds: string[]) =>
     admitOn(one, projectId, ...customerIds.map((customerId) => ({ customerId })));
 
@@ -103,13 +106,8 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     const [old] = await admit(5, 'a');
     const [newer, b] = await admit(5, 'a', 'b');
     await other.admission.settle(0, [
-      {
-        projectId: 5,
-        entries: [
-          { customerId: 'a', version: old?.version ?? 0 },
-          { customerId: 'b', version: b?.version ?? 0 },
-        ],
-      },
+      { projectId: 5, customerId: 'a', version: old?.version ?? 0 },
+      { projectId: 5, customerId: 'b', version: b?.version ?? 0 },
     ]);
     const [a, again] = await admit(5, 'a', 'b');
     expect([a?.previous, again?.previous]).toEqual([present(newer?.version ?? 0), undefined]);
@@ -119,14 +117,43 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     const [claimed] = await admit(13, 'a');
     const version = claimed?.version ?? 0;
     const imported = ['a', 'b', 'c'].map((customerId, i) => ({ customerId, version: version - 1 + i }));
-    await other.admission.settle(0, [{ projectId: 13, entries: imported }]);
+    await other.admission.settle(0, of(13, ...imported));
     expect((await admit(13, 'a'))[0]?.previous).toEqual(present(version));
+  });
+
+  test('an entry that was admitted anew settles the claim that it got then', async () => {
+    const [older, newer] = [await admit(16, 'a', 'b'), await admit(16, 'a', 'b')];
+    const again = ['a', 'b'].map((customerId, i) => ({
+      ...{ projectId: 16, customerId, version: older[i]?.version ?? 0 },
+      ...(customerId === 'a' && { claim: newer[i]?.version ?? 0 }),
+    }));
+    await other.admission.settle(0, again);
+    const ids = [{ customerId: 'a' }, { customerId: 'b' }];
+    expect(await one.admission.readClaims(0, 16, ids)).toEqual([undefined, present(newer[1]?.version ?? 0)]);
+  });
+
+  test('projects that are admitted, settled and released together do not meet, though their customers have the same ids', async () => {
+    const both = [...of(17, { customerId: 'a' }), ...of(18, { customerId: 'a' })];
+    const first = (await one.admission.admit(0, both)).admitted;
+    expect(first.map(({ projectId, previous }) => [projectId, previous])).toEqual([
+      [17, undefined],
+      [18, undefined],
+    ]);
+    const second = (await one.admission.admit(0, both.toReversed())).admitted;
+    expect(second.map(({ previous }) => previous)).toEqual([
+      present(first[1]?.version ?? 0),
+      present(first[0]?.version ?? 0),
+    ]);
+    await one.admission.release(0, second.slice(0, 1));
+    await one.admission.settle(0, second.slice(1));
+    const claims = [17, 18].map((id) => one.admission.readClaims(0, id, [{ customerId: 'a' }]));
+    expect((await Promise.all(claims)).flat()).toEqual([undefined, present(first[1]?.version ?? 0)]);
   });
 
   test('settling takes any number of claims', async () => {
     const ids = Array.from({ length: 2_500 }, (_, i) => `many ${i}`);
     const admitted = await admit(8, ...ids);
-    await other.admission.settle(0, [{ projectId: 8, entries: admitted }]);
+    await other.admission.settle(0, admitted);
     expect((await admit(8, ...ids)).filter(({ previous }) => previous)).toEqual([]);
   });
 
@@ -134,7 +161,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     const kept = await admit(6, 'kept');
     const failed = await admit(6, 'kept', 'new', 'new', 'raced');
     const [raced] = await admitOn(other, 6, { customerId: 'raced' });
-    await one.admission.release(0, 6, failed);
+    await one.admission.release(0, failed);
     const after = await admit(6, 'kept', 'new', 'raced');
     expect(after.map(({ previous }) => previous)).toEqual([
       present(kept[0]?.version ?? 0),
@@ -143,45 +170,65 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     ]);
   });
 
-  test('a project’s backlog counts what is admitted until it is settled or released, per shard, and never below zero', async () => {
-    const add = (admission: QueueBackend['admission'], projectId: number, count: number, shard = 1) =>
-      admission.admit(
-        shard,
-        projectId,
-        Array.from({ length: count }, (_, i) => ({ customerId: `backlog ${i}` })),
-      );
-    const first = await add(one.admission, 9, 3);
-    const second = await add(other.admission, 9, 2);
-    const foreign = await add(one.admission, 10, 5);
-    expect([first.backlog, second.backlog, foreign.backlog]).toEqual([3, 5, 5]);
-    expect(await one.admission.countBacklog(1)).toBe(10);
+  test('what waits counts what is admitted until it is settled or released, per shard, and never below zero', async () => {
+    const add = (count: number, projectId = 9, shard = 1) =>
+      one.admission.admit(shard, of(projectId, ...Array.from({ length: count }, (_, i) => ({ customerId: `c ${i}` }))));
+    const countWaiting = () => other.admission.countBacklog(1);
+    const first = await add(3);
+    const second = await add(2);
+    const foreign = await add(5, 10);
+    expect(await countWaiting()).toBe(10);
+    expect(await other.admission.countBacklog(2)).toBe(0);
 
-    await one.admission.release(1, 9, second.admitted);
-    expect((await add(one.admission, 9, 1)).backlog).toBe(4);
-    expect(await one.admission.readmit(1, 9, 6)).toBe(10);
-    const both = [
-      { projectId: 9, entries: first.admitted },
-      { projectId: 10, entries: foreign.admitted },
-    ];
-    await other.admission.settle(1, both);
-    expect(await one.admission.countBacklog(1)).toBe(7);
-    for (let i = 0; i < 3; i++) await other.admission.settle(1, both);
-    expect(await one.admission.countBacklog(1)).toBe(0);
-    expect((await add(one.admission, 9, 1)).backlog).toBe(1);
-
-    await add(one.admission, 10, 5);
-    await one.admission.limitBacklog(1, new Map([[10, 3]]), 6);
-    expect(await one.admission.countBacklog(1)).toBe(4);
-    await one.admission.limitBacklog(1, new Map([[9, 1]]), 2);
-    expect(await one.admission.countBacklog(1)).toBe(3);
-    await one.admission.limitBacklog(1, new Map(), 0);
-    expect(await one.admission.countBacklog(1)).toBe(0);
+    await one.admission.release(1, second.admitted);
+    expect(await countWaiting()).toBe(8);
+    const again = of(9, ...Array.from({ length: 6 }, (_, i) => ({ customerId: `${i}`, version: 1 + i })));
+    await one.admission.readmit(1, again);
+    expect(await countWaiting()).toBe(14);
+    await one.admission.withdraw(1, again);
+    await other.admission.settle(1, [...first.admitted, ...foreign.admitted]);
+    expect(await countWaiting()).toBe(0);
+    await other.admission.settle(1, first.admitted);
+    expect(await countWaiting()).toBe(0);
+    await add(1);
+    expect(await countWaiting()).toBe(1);
   });
 
-  test('a backlog of a shard to which nothing was ever admitted is limited, too', async () => {
-    expect(await one.admission.readmit(2, 9, 6)).toBe(6);
-    await one.admission.limitBacklog(2, new Map(), 1);
-    expect(await one.admission.countBacklog(2)).toBe(1);
+  test('a project’s backlog counts one entry in 16 for 16, up and down the same, however many projects there are', async () => {
+    const asking = Array.from({ length: 3_200 }, (_, i) => ({ projectId: 100 + (i % 5), customerId: `c ${i}` }));
+    const { admitted, backlogs } = await one.admission.admit(2, asking);
+    const expected = new Map<number, number>();
+    for (const { projectId, version } of admitted) {
+      if (version % 16 === 0) expected.set(projectId, (expected.get(projectId) ?? 0) + 16);
+    }
+    expect([...backlogs].sort()).toEqual([...expected].sort());
+    expect([...expected.values()].reduce((sum, count) => sum + count, 0)).toBe(3_200);
+    expect((await other.admission.readWaiting(2)).ofProjects).toEqual(expected);
+
+    await other.admission.settle(2, admitted.slice(0, 1_600));
+    await one.admission.release(2, admitted.slice(1_600));
+    const { entries, ofProjects } = await other.admission.readWaiting(2);
+    expect([entries, ...ofProjects.values()].every((count) => count === 0)).toBe(true);
+  });
+
+  test('entries that keep their versions are counted by them, also in a shard to which nothing was ever admitted', async () => {
+    const again = of(9, ...Array.from({ length: 32 }, (_, i) => ({ customerId: `${i}`, version: 1_600 + i })));
+    await forgetVersion();
+    const before = await one.admission.countBacklog(0);
+    expect(await one.admission.readmit(0, again)).toEqual(new Map([[9, 32]]));
+    expect((await one.admission.countBacklog(0)) - (backend.redisUrl ? before : 0)).toBe(32);
+    await one.admission.withdraw(0, again);
+    expect((await admit(1, 'next'))[0]?.version).toBeGreaterThan(1_000_000);
+  });
+
+  test('what waits can be corrected, up and down', async () => {
+    await one.admission.correctBacklog(1, { entries: 7, ofProjects: new Map([[9, 48]]) });
+    const { entries, ofProjects } = await other.admission.readWaiting(1);
+    expect(ofProjects.get(9)).toBeGreaterThanOrEqual(48);
+    const away = [...ofProjects].map(([projectId, count]): [number, number] => [projectId, -count]);
+    await one.admission.correctBacklog(1, { entries: -entries - 1, ofProjects: new Map(away) });
+    const left = await other.admission.readWaiting(1);
+    expect([left.entries, ...left.ofProjects.values()].every((count) => count === 0)).toBe(true);
   });
 
   test('claims are read as they are, in the order that they are asked for', async () => {
@@ -196,7 +243,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     const readOne = async (projectId: number) =>
       (await other.admission.readClaims(0, projectId, [{ customerId: 'a' }]))[0];
     const settleOne = (projectId: number, version = 0) =>
-      other.admission.settle(0, [{ projectId, entries: [{ customerId: 'a', version }] }]);
+      other.admission.settle(0, [{ projectId, customerId: 'a', version }]);
     await admit(14, 'a');
     const [first] = await admitOn(one, 14, { customerId: 'a', erase: true });
     const [, second] = await admitOn(one, 14, { customerId: 'a' }, { customerId: 'a', erase: true });
@@ -215,18 +262,18 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
 
   test('an erasure that is released, or swept, is pending no more, and one that it had replaced is again', async () => {
     const readOne = async (customerId: string) => (await one.admission.readClaims(0, 15, [{ customerId }]))[0];
-    const settle = (...entries: Admitted[]) => other.admission.settle(0, [{ projectId: 15, entries }]);
-    const erase = (customerId: string) => one.admission.admit(0, 15, [{ customerId, erase: true }]);
+    const settle = (...entries: Admitted[]) => other.admission.settle(0, entries);
+    const erase = (customerId: string) => one.admission.admit(0, [{ projectId: 15, customerId, erase: true }]);
 
     const released = await erase('released');
     const newer = await admit(15, 'released');
-    await one.admission.release(0, 15, released.admitted);
+    await one.admission.release(0, released.admitted);
     await settle(...newer);
     expect(await readOne('released')).toBeUndefined();
 
     const kept = await erase('kept');
     const failed = await erase('kept');
-    await one.admission.release(0, 15, failed.admitted);
+    await one.admission.release(0, failed.admitted);
     expect(await readOne('kept')).toEqual({ version: kept.admitted[0]?.version, erased: true });
     await settle(...(await admit(15, 'kept')));
     expect(await readOne('kept')).toEqual(present(kept.admitted[0]?.version ?? 0));
@@ -251,13 +298,13 @@ test.each(BACKENDS)('on %s a sweep removes the claims below a version, and no ot
   const backend = await createBackend();
   const options = { signal: new AbortController().signal, onError: () => {} };
   const { admission, close } = await connectQueueBackend({ ...backend, shards: 1 }, 'worker', options);
-  const toCustomers = (ids: string[]) => ids.map((customerId) => ({ customerId }));
+  const toCustomers = (ids: string[]) => ids.map((customerId) => ({ projectId: 1, customerId }));
   const old = Array.from({ length: 2_000 }, (_, i) => `old ${i}`);
 
   expect(await admission.readVersion(0)).toBeUndefined();
-  await admission.admit(0, 1, toCustomers(old));
+  await admission.admit(0, toCustomers(old));
   const newest = await admission.readVersion(0);
-  const { admitted } = await admission.admit(0, 1, toCustomers(['current']));
+  const { admitted } = await admission.admit(0, toCustomers(['current']));
   expect(newest).toBeLessThan(admitted[0]?.version ?? 0);
   await admission.sweep(0, admitted[0]?.version ?? 0);
   expect((await admission.readClaims(0, 1, toCustomers(['current', ...old]))).filter(Boolean)).toHaveLength(1);
@@ -265,24 +312,47 @@ test.each(BACKENDS)('on %s a sweep removes the claims below a version, and no ot
   await backend.drop();
 });
 
-test('on PostgreSQL a limit on backlogs and those who settle do not wait for each other', async () => {
+test('on PostgreSQL the calls of the release before go on beside these', async () => {
+  const backend = await createBackend(undefined);
+  const admit = 'SELECT * FROM admission.admit($1, $2, $3, $4, $5, $6)';
+  const [row] = await query<{ version: string }>(backend.databaseUrl, admit, [0, 1, ['a'], [false], '7 days', null]);
+  const release = 'SELECT admission.release($1, $2, $3, $4, $5, $6)';
+  await query(backend.databaseUrl, release, [0, 1, ['a'], [row?.version], [null], [null]]);
+  expect(await query(backend.databaseUrl, 'SELECT FROM admission.claims')).toEqual([]);
+  await backend.drop();
+});
+
+test('on PostgreSQL a correction of backlogs and those who settle do not wait for each other', async () => {
   const backend = await createBackend(undefined);
   const options = { signal: new AbortController().signal, onError: () => {} };
   const { admission, close } = await connectQueueBackend({ ...backend, shards: 1 }, 'worker', options);
-  for (const projectId of [1, 2]) await admission.admit(0, projectId, [{ customerId: 'a' }, { customerId: 'b' }]);
+  await admission.correctBacklog(0, {
+    entries: 0,
+    ofProjects: new Map([
+      [1, 32],
+      [2, 32],
+    ]),
+  });
 
   const settling = new pg.Client({ connectionString: backend.databaseUrl });
   await settling.connect();
-  await settling.query('BEGIN; SELECT FROM admission.shards WHERE shard = 0 FOR UPDATE');
-  await settling.query('SELECT admission.count_down(0, 2, 1)');
-  const limiting = admission.limitBacklog(0, new Map(), 1);
+  await admission.admit(0, [{ projectId: 1, customerId: 'a' }]);
+  await settling.query('BEGIN');
+  await settling.query("SELECT admission.add_to_backlog(0, 0, '{2}', '{-16}')");
+  const correcting = admission.correctBacklog(0, {
+    entries: 0,
+    ofProjects: new Map([
+      [1, -16],
+      [2, -16],
+    ]),
+  });
   const isWaiting = async () =>
     (await settling.query('SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))')).rowCount;
-  await waitFor(isWaiting, { description: 'the limit to wait' });
-  await settling.query('SELECT admission.count_down(0, 1, 1)');
+  await waitFor(isWaiting, { description: 'the correction to wait' });
+  await settling.query("SELECT admission.add_to_backlog(0, 0, '{1}', '{-16}')");
   await settling.query('COMMIT');
-  await limiting;
-  expect(await admission.countBacklog(0)).toBe(2);
+  await correcting;
+  expect([...(await admission.readWaiting(0)).ofProjects.values()].every((count) => count < 16)).toBe(true);
   await settling.end();
   await close();
   await backend.drop();

@@ -5,7 +5,7 @@ import { createEntryQueue, createEntryWorker, openDashboardQueues } from '../src
 import { connectQueueBackend } from '../src/queue-backend.js';
 import { IDLE_WORKER } from './idle-worker.js';
 
-const chunk = { projectId: 1, entries: [{ customerId: 'jane', version: 1, fields: { email: 'a@example.com' } }] };
+const chunk = { entries: [{ projectId: 1, customerId: 'jane', version: 1, fields: { email: 'a@example.com' } }] };
 
 describe.each(BACKENDS)('the number of shards, with the queue on %s,', (_, createPlace) => {
   let backend: Backend;
@@ -67,10 +67,10 @@ describe.each(BACKENDS)('the number of shards, with the queue on %s,', (_, creat
     await expect(queue.check()).rejects.toThrow('QUEUE_SHARDS is 1, but the queue has 2');
     await expect(worker.check()).rejects.toThrow('QUEUE_SHARDS is 1, but the queue has 2');
     const unavailable = { code: 'QUEUE_UNAVAILABLE' };
-    await expect(queue.admit(0, 1, [{ customerId: 'jane' }])).rejects.toMatchObject(unavailable);
+    await expect(queue.admit(0, [{ projectId: 1, customerId: 'jane' }])).rejects.toMatchObject(unavailable);
     await expect(queue.requeue(0, chunk)).rejects.toMatchObject(unavailable);
     await admission.setShards(1, 2);
-    await queue.admit(0, 1, [{ customerId: 'jane' }]);
+    await queue.admit(0, [{ projectId: 1, customerId: 'jane' }]);
     await Promise.all([queue.check(), worker.check()]);
   });
 
@@ -78,7 +78,9 @@ describe.each(BACKENDS)('the number of shards, with the queue on %s,', (_, creat
     const queue = await openQueue(1);
     await openQueue(2);
     await queue.load();
-    await expect(queue.admit(0, 1, [{ customerId: 'jane' }])).rejects.toMatchObject({ code: 'QUEUE_UNAVAILABLE' });
+    await expect(queue.admit(0, [{ projectId: 1, customerId: 'jane' }])).rejects.toMatchObject({
+      code: 'QUEUE_UNAVAILABLE',
+    });
   });
 
   test('is said by who only looks on where it is another one, and is not for them to choose', async () => {
@@ -105,7 +107,9 @@ test('is checked later by a process that starts when the store does not say it i
   await blocking.query('ROLLBACK');
   await blocking.end();
   await expect(queue.check()).rejects.toThrow('QUEUE_SHARDS is 2, but the queue has 1');
-  await expect(queue.admit(1, 1, [{ customerId: 'jane' }])).rejects.toMatchObject({ code: 'QUEUE_UNAVAILABLE' });
+  await expect(queue.admit(1, [{ projectId: 1, customerId: 'jane' }])).rejects.toMatchObject({
+    code: 'QUEUE_UNAVAILABLE',
+  });
   await Promise.all([first.close(), queue.close()]);
   await backend.drop();
 });

@@ -50,15 +50,17 @@ function customerOf(shard: number, name: string): string {
 
 /** As a killed ingress does, which enqueues nothing of it. */
 async function admit({ queue }: Place, shard: number, ...names: string[]) {
-  const customers = names.map((name) => ({ customerId: customerOf(shard, name) }));
-  const { admitted } = await queue.admit(shard, PROJECT, customers);
+  const asking = names.map((name) => ({ projectId: PROJECT, customerId: customerOf(shard, name) }));
+  const { admitted } = await queue.admit(shard, asking);
   return admitted;
 }
 
 async function enqueue(place: Place, shard: number, names: string[], email = 'jane@example.com') {
   const admitted = await admit(place, shard, ...names);
-  const entries = admitted.map(({ customerId, version }) => ({ customerId, version, fields: { email } }));
-  await place.queue.enqueue(shard, { projectId: PROJECT, entries });
+  const entries = admitted.map(({ projectId, customerId, version }) => ({
+    ...{ projectId, customerId, version, fields: { email } },
+  }));
+  await place.queue.enqueue(shard, { entries });
 }
 
 async function hasClaim({ queue }: Place, shard: number, name: string): Promise<boolean> {
@@ -87,17 +89,34 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     await place.backend.drop();
   });
 
-  test('a project’s backlog is corrected to the entries that its jobs hold, in each shard', async () => {
+  test('what waits is corrected to the entries that the jobs hold, in each shard', async () => {
     await enqueue(place, 0, ['a', 'b']);
     await enqueue(place, 0, ['c']);
     await enqueue(place, 1, ['d']);
     await admit(place, 0, 'lost', 'lost too');
     await admit(place, 2, 'lost');
-    await place.queue.admit(1, 2, [{ customerId: 'of another project' }]);
+    await place.queue.admit(1, [{ projectId: 2, customerId: 'of another project' }]);
     expect((await place.queue.load()).entries).toBe(8);
     await place.clear();
     expect((await place.queue.load()).entries).toBe(4);
-    expect((await place.queue.admit(0, PROJECT, [{ customerId: 'next' }])).backlog).toBe(4);
+    await place.store.admission.correctBacklog(0, { entries: -2, ofProjects: new Map() });
+    expect((await place.queue.load()).entries).toBe(2);
+    await place.clear();
+    expect((await place.queue.load()).entries).toBe(4);
+  });
+
+  test('a project’s backlog is corrected to what the jobs’ entries count', async () => {
+    const names = (count: number) => Array.from({ length: count }, (_, i) => `c ${i}`);
+    await enqueue(place, 0, names(160));
+    const { ofProjects } = await place.store.admission.readWaiting(0);
+    expect(ofProjects).toEqual(new Map([[PROJECT, 160]]));
+    await admit(place, 0, ...names(320));
+    await place.queue.admit(
+      0,
+      names(32).map((customerId) => ({ projectId: 2, customerId })),
+    );
+    await place.clear();
+    expect((await place.store.admission.readWaiting(0)).ofProjects).toEqual(ofProjects);
   });
 
   test('claims that were observed half a minute ago go if no entry waits, and younger ones stay', async () => {
@@ -175,11 +194,8 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
   test('jobs whose ids do not tell their entries, as those of older releases, keep the claims of their shard', async () => {
     for (const shard of [0, 1]) await admit(place, shard, 'orphan');
     await place.observe();
-    await place.queue.admit(
-      1,
-      PROJECT,
-      Array.from({ length: 1_500 }, (_, i) => ({ customerId: `lost ${i}` })),
-    );
+    const lost = Array.from({ length: 1_500 }, (_, i) => ({ projectId: PROJECT, customerId: `lost ${i}` }));
+    await place.queue.admit(1, lost);
     await place.queues[1]?.add('chunk', {});
     await place.clear();
     expect([await hasClaim(place, 0, 'orphan'), await hasClaim(place, 1, 'orphan')]).toEqual([false, true]);
@@ -198,8 +214,7 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     await worker.getNextJob('token');
     const [first, second] = await admit(place, 0, 'put off', 'behind others');
     const toChunk = (version = 0) => ({
-      projectId: PROJECT,
-      entries: [{ customerId: 'jane', version, fields: { phone: '+1' } }],
+      entries: [{ projectId: PROJECT, customerId: 'jane', version, fields: { phone: '+1' } }],
     });
     await place.queues[0]?.add('chunk', {}, { jobId: toJobId(toChunk(first?.version)), delay: 3_600_000 });
     await place.queue.enqueue(0, toChunk(second?.version), 1_000_000);
@@ -211,15 +226,26 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     expect((await place.queue.load()).entries).toBe(3);
   });
 
+  test('entries that are done of a job that was put off for others are not counted again', async () => {
+    const [held, done] = await admit(place, 0, 'held', 'done');
+    const entries = [held, done].map((it) => ({
+      ...{ projectId: PROJECT, customerId: it?.customerId ?? '', version: it?.version ?? 0, fields: { phone: '+1' } },
+    }));
+    await place.queues[0]?.add('chunk', {}, { jobId: toJobId({ entries }), delay: 3_600_000 });
+    await place.store.admission.settle(0, entries.slice(1));
+    await place.clear();
+    expect((await place.queue.load()).entries).toBe(1);
+  });
+
   test('more jobs than BullMQ lists at once are all counted', async () => {
     const [first] = await admit(place, 0, ...Array.from({ length: 200 }, (_, i) => `old ${i}`));
     const versions = Array.from({ length: 10_100 }, (_, i) => (first?.version ?? 0) + i);
     const jobs = versions.map((version) => {
-      const entries = [{ customerId: 'jane', version, fields: { phone: '+1' } }];
-      return { name: 'chunk', data: {}, opts: { jobId: toJobId({ projectId: PROJECT, entries }) } };
+      const entries = [{ projectId: PROJECT, customerId: 'jane', version, fields: { phone: '+1' } }];
+      return { name: 'chunk', data: {}, opts: { jobId: toJobId({ entries }) } };
     });
     await place.queues[0]?.addBulk(jobs);
-    await place.store.admission.readmit(0, PROJECT, 20_000);
+    await place.store.admission.correctBacklog(0, { entries: 20_000, ofProjects: new Map() });
     await place.clear();
     expect((await place.queue.load()).entries).toBe(10_100);
   });

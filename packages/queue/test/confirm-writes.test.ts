@@ -52,7 +52,7 @@ async function waitForReplicas(count: number): Promise<void> {
 }
 const readInfo = () => withRedis(primary.url, (redis) => redis.info('replication'));
 const turn = () => new Promise((resolve) => setImmediate(resolve));
-const admit = (customerId: string) => backend.admission.admit(0, 1, [{ customerId }]);
+const admit = (customerId: string) => backend.admission.admit(0, [{ projectId: 1, customerId }]);
 
 test('what is answered is on all replicas that must have it, also of many calls at once', async () => {
   const versionOn = ({ url }: LocalRedis) => withRedis(url, (redis) => redis.get('{opm-0}:version'));

@@ -12,8 +12,7 @@ import {
 } from '../src/index.js';
 
 const chunkOf = (customerId: string): Chunk => ({
-  projectId: 1,
-  entries: [{ customerId, version: 1, fields: { email: 'a@example.com' } }],
+  entries: [{ projectId: 1, customerId, version: 1, fields: { email: 'a@example.com' } }],
 });
 const options = { signal: new AbortController().signal, onError: () => {} };
 

@@ -43,8 +43,8 @@ async function startWorker(place: { databaseUrl: string; redisUrl?: string | und
   worker.start();
   const doOne = async () => {
     const before = done;
-    const entries = [{ customerId: 'a', version: 1, fields: { phone: '+1' } }];
-    await waitFor(() => queue.enqueue(0, { projectId: 1, entries }), { description: 'a job' });
+    const entries = [{ projectId: 1, customerId: 'a', version: 1, fields: { phone: '+1' } }];
+    await waitFor(() => queue.enqueue(0, { entries }), { description: 'a job' });
     await waitFor(() => done > before, { description: 'the job to be done' });
   };
   await doOne();

@@ -40,8 +40,8 @@ test('while a master is silent, a worker that ends waits for the jobs of the oth
       await released;
     },
   });
-  const entries = [{ customerId: 'a', version: 1, fields: { phone: '+1' } }];
-  for (let shard = 0; shard < SHARDS; shard++) await queue.enqueue(shard, { projectId: 1, entries });
+  const entries = [{ projectId: 1, customerId: 'a', version: 1, fields: { phone: '+1' } }];
+  for (let shard = 0; shard < SHARDS; shard++) await queue.enqueue(shard, { entries });
   worker.start();
   await waitFor(() => begun.size === SHARDS, { description: 'the jobs' });
 

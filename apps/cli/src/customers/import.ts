@@ -67,7 +67,7 @@ export async function importCustomers(options: ImportOptions): Promise<Imported>
     if (entries.length === 0) return;
     const isSent = await pRetry(async () => {
       if (!(await waitForRoom())) return false;
-      await queue.requeue(shard, { projectId, entries });
+      await queue.requeue(shard, { entries: entries.map((entry) => ({ projectId, ...entry })) });
       return true;
     }, QUEUE_RETRIES);
     if (!isSent) return;

@@ -1,6 +1,14 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { CustomerEntry } from '@opm/core';
-import { type Chunk, type EntryQueue, parseChunk, shardOf, toChunkData } from '@opm/queue';
+import {
+  type Chunk,
+  type ChunkEntry,
+  type EntryQueue,
+  MAX_CHUNK_ENTRIES,
+  parseChunk,
+  shardOf,
+  toChunkData,
+} from '@opm/queue';
 import type { Customers, DeadLetterFilter, DeadLetters, WholeDeadLetter } from '@opm/store';
 import pThrottle from 'p-throttle';
 
@@ -53,7 +61,7 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
     total.replayed += await deadLetters.take(ids, async (taken) => {
       const chunks = readable.filter(({ deadLetterId }) => taken.has(deadLetterId)).map(({ chunk }) => chunk);
       const left = await withoutErased(chunks, findErased);
-      for (const { shard, chunk } of mergeChunks(left, shards)) await queue.requeue(shard, chunk);
+      for (const { shard, chunk } of toChunks(left, shards)) await queue.requeue(shard, chunk);
     });
     total.skipped += page.length - readable.length;
     afterId = page.at(-1)?.deadLetterId ?? afterId;
@@ -76,8 +84,10 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
 function toReadable({ deadLetterId, projectId, payload }: WholeDeadLetter) {
   try {
     if (projectId === null) return { deadLetterId, chunk: parseChunk(payload) };
-    const chunk = parseChunk(toChunkData({ projectId, entries: [payload as CustomerEntry] }));
-    return isDeepStrictEqual(chunk.entries, [payload]) ? { deadLetterId, chunk } : undefined;
+    const whole = { ...(payload as CustomerEntry), projectId };
+    if ('projectId' in (payload as object)) return undefined;
+    const chunk = parseChunk(toChunkData({ entries: [whole] }));
+    return isDeepStrictEqual(chunk.entries, [whole]) ? { deadLetterId, chunk } : undefined;
   } catch {
     return undefined;
   }
@@ -87,23 +97,26 @@ function toReadable({ deadLetterId, projectId, payload }: WholeDeadLetter) {
  * An erasure removes the letters of its customer, but not an entry in a job's data that no worker could read. That must not be
  * queued: its tombstone might be purged while it waits.
  */
-async function withoutErased(chunks: Chunk[], findErased: Customers['findErased']): Promise<Chunk[]> {
-  const all = chunks.flatMap(({ projectId, entries }) => entries.map((entry) => ({ projectId, entry })));
-  const erased = await findErased(all.map(({ projectId, entry }) => ({ projectId, ...entry })));
-  return all.filter((_, i) => !erased.has(i)).map(({ projectId, entry }) => ({ projectId, entries: [entry] }));
+async function withoutErased(chunks: Chunk[], findErased: Customers['findErased']): Promise<ChunkEntry[]> {
+  const all = chunks.flatMap(({ entries }) => entries);
+  const erased = await findErased(all);
+  return all.filter((_, i) => !erased.has(i));
 }
 
-/** One chunk per project and shard. */
-function mergeChunks(chunks: Chunk[], shards: number): { shard: number; chunk: Chunk }[] {
-  const merged = new Map<string, { shard: number; chunk: Chunk }>();
-  for (const { projectId, entries } of chunks) {
-    for (const entry of entries) {
-      const shard = shardOf(projectId, entry.customerId, shards);
-      const key = `${projectId}:${shard}`;
-      const known = merged.get(key);
-      if (known) known.chunk.entries.push(entry);
-      else merged.set(key, { shard, chunk: { projectId, entries: [entry] } });
-    }
+/** As few chunks per shard as there may be. */
+function toChunks(entries: ChunkEntry[], shards: number): { shard: number; chunk: Chunk }[] {
+  const byShard = new Map<number, ChunkEntry[]>();
+  for (const entry of entries) {
+    const shard = shardOf(entry.projectId, entry.customerId, shards);
+    const known = byShard.get(shard);
+    if (known) known.push(entry);
+    else byShard.set(shard, [entry]);
   }
-  return [...merged.values()];
+  return [...byShard].flatMap(([shard, ofShard]) => {
+    const chunks: { shard: number; chunk: Chunk }[] = [];
+    for (let i = 0; i < ofShard.length; i += MAX_CHUNK_ENTRIES) {
+      chunks.push({ shard, chunk: { entries: ofShard.slice(i, i + MAX_CHUNK_ENTRIES) } });
+    }
+    return chunks;
+  });
 }

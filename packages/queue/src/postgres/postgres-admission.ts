@@ -1,12 +1,14 @@
 import type { Version } from '@opm/core';
 import type pg from 'pg';
-import { type Admission, CLAIM_TTL_MS } from '../admission.js';
+import { type Admission, type Admitted, CLAIM_TTL_MS } from '../admission.js';
+import { claimOf } from '../backlog-sample.js';
 import { shardOf } from '../shards.js';
 
 type AdmittedRow = {
   version: string;
   previous_version: string | null;
   previous_erased: boolean | null;
+  /** Of the projects of some entries. */
   backlog: string | null;
 };
 
@@ -16,7 +18,7 @@ type OldClaimRow = { project_id: number; customer_id: string; version: string };
 
 const SWEPT_AT_ONCE = 10_000;
 
-/** The functions of the migrations `admission`, `backlogs` and `high_water_mark`, called. */
+/** The functions of the migrations `admission` to `mixed_chunks`, called. */
 export function createPostgresAdmission(pool: pg.Pool, shards: number): Admission {
   /** The newest versions that this process was given, by shard. */
   const newest = new Map<number, Version>();
@@ -37,32 +39,32 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
       return rows[0]?.shards;
     },
 
-    async admit(shard, projectId, customers) {
+    async admit(shard, entries) {
       const { rows } = await pool.query<AdmittedRow>({
         name: 'admit',
-        // The backlog is read as it was before this statement.
-        text: `
-          SELECT *, (SELECT entries FROM admission.backlogs WHERE shard = $1 AND project_id = $2) AS backlog
-          FROM admission.admit($1, $2, $3, $4, $5, $6)`,
+        text: 'SELECT * FROM admission.admit_entries($1, $2, $3, $4, $5, $6)',
         values: [
           shard,
-          projectId,
-          customers.map(({ customerId }) => customerId),
-          customers.map(({ erase }) => erase === true),
+          toProjectIds(entries),
+          toCustomerIds(entries),
+          entries.map(({ erase }) => erase === true),
           `${CLAIM_TTL_MS} milliseconds`,
           newest.get(shard),
         ],
       });
       newest.set(shard, Math.max(Number(rows.at(-1)?.version ?? 0), newest.get(shard) ?? 0));
-      const admitted = rows.map(({ version, previous_version, previous_erased }, i) => ({
-        customerId: customers[i]?.customerId ?? '',
-        version: Number(version),
-        previous:
+      const admitted: Admitted[] = [];
+      const backlogs = new Map<number, number>();
+      for (const [i, { projectId, customerId }] of entries.entries()) {
+        const { version = 0, previous_version = null, previous_erased = null, backlog = null } = rows[i] ?? {};
+        const previous =
           previous_version === null
             ? undefined
-            : { version: Number(previous_version), erased: previous_erased === true },
-      }));
-      return { admitted, backlog: Number(rows[0]?.backlog ?? 0) + customers.length };
+            : { version: Number(previous_version), erased: previous_erased === true };
+        admitted.push({ projectId, customerId, version: Number(version), previous });
+        if (backlog !== null) backlogs.set(projectId, Number(backlog));
+      }
+      return { admitted, backlogs };
     },
 
     async readClaims(_shard, projectId, customers) {
@@ -81,20 +83,24 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
       return customers.map(({ customerId }) => claims.get(customerId));
     },
 
-    async readmit(shard, projectId, entries) {
-      const { rows } = await pool.query('SELECT admission.count_up($1, $2, $3) AS backlog', [
-        shard,
-        projectId,
-        entries,
-      ]);
-      return Number(rows[0].backlog);
+    async readmit(shard, entries) {
+      const { rows } = await pool.query<{ project_id: number; backlog: string }>(
+        'SELECT * FROM admission.readmit($1, $2, $3)',
+        [shard, toProjectIds(entries), entries.map(claimOf)],
+      );
+      return new Map(rows.map(({ project_id, backlog }) => [project_id, Number(backlog)]));
     },
 
-    async release(shard, projectId, admitted) {
-      await pool.query('SELECT admission.release($1, $2, $3, $4, $5, $6)', [
+    async withdraw(shard, entries) {
+      const values = [shard, toProjectIds(entries), entries.map(claimOf)];
+      await pool.query('SELECT admission.count($1, $2, $3, -1)', values);
+    },
+
+    async release(shard, admitted) {
+      await pool.query('SELECT admission.release_entries($1, $2, $3, $4, $5, $6)', [
         shard,
-        projectId,
-        admitted.map(({ customerId }) => customerId),
+        toProjectIds(admitted),
+        toCustomerIds(admitted),
         admitted.map(({ version }) => version),
         admitted.map(({ previous }) => previous?.version ?? null),
         admitted.map(({ previous }) => previous?.erased ?? null),
@@ -105,34 +111,24 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
       await pool.query({
         name: 'settle',
         text: 'SELECT admission.settle($1, $2, $3, $4)',
-        values: [
-          shard,
-          persisted.flatMap(({ projectId, entries }) => entries.map(() => projectId)),
-          persisted.flatMap(({ entries }) => entries.map(({ customerId }) => customerId)),
-          persisted.flatMap(({ entries }) => entries.map(({ version }) => version)),
-        ],
+        values: [shard, toProjectIds(persisted), toCustomerIds(persisted), persisted.map(claimOf)],
       });
     },
 
-    async countBacklog(shard) {
-      const text = 'SELECT coalesce(sum(entries), 0) AS backlog FROM admission.backlogs WHERE shard = $1';
-      const { rows } = await pool.query({ name: 'count-backlog', text, values: [shard] });
-      return Number(rows[0].backlog);
+    countBacklog,
+
+    async readWaiting(shard) {
+      const entries = await countBacklog(shard);
+      const { rows } = await pool.query<{ project_id: number; entries: string }>(
+        'SELECT project_id, entries FROM admission.backlogs WHERE shard = $1 AND entries > 0',
+        [shard],
+      );
+      return { entries, ofProjects: new Map(rows.map(({ project_id, entries }) => [project_id, Number(entries)])) };
     },
 
-    async limitBacklog(shard, most, others) {
-      // In the order of locks that the functions keep: the shard first, where something was admitted to it.
-      const text = `
-        WITH locked AS MATERIALIZED (SELECT FROM admission.shards WHERE shard = $1 FOR UPDATE)
-        UPDATE admission.backlogs AS b SET entries = m.entries
-        FROM (
-          SELECT project_id, coalesce(most, $4) AS entries
-          FROM admission.backlogs LEFT JOIN unnest($2::int[], $3::bigint[]) AS given (project_id, most) USING (project_id)
-          WHERE shard = $1
-        ) AS m
-        WHERE b.shard = $1 AND b.project_id = m.project_id AND b.entries > m.entries
-          AND (SELECT count(*) FROM locked) >= 0`;
-      await pool.query(text, [shard, [...most.keys()], [...most.values()], others]);
+    async correctBacklog(shard, { entries, ofProjects }) {
+      const values = [shard, entries, [...ofProjects.keys()], [...ofProjects.values()]];
+      await pool.query('SELECT admission.correct_backlog($1, $2, $3, $4)', values);
     },
 
     async readVersion(shard) {
@@ -160,6 +156,12 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
     },
   };
 
+  async function countBacklog(shard: number): Promise<number> {
+    const text = 'SELECT waiting FROM admission.shards WHERE shard = $1';
+    const { rows } = await pool.query<{ waiting: string }>({ name: 'count-backlog', text, values: [shard] });
+    return Number(rows[0]?.waiting ?? 0);
+  }
+
   /** Takes no row that an admission has, nor waits for one: that takes them in an order of its own. */
   async function removeOld(table: string, claims: OldClaimRow[]): Promise<void> {
     const text = `
@@ -176,3 +178,6 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
     ]);
   }
 }
+
+const toProjectIds = (entries: { projectId: number }[]) => entries.map(({ projectId }) => projectId);
+const toCustomerIds = (entries: { customerId: string }[]) => entries.map(({ customerId }) => customerId);

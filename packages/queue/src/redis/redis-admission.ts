@@ -1,6 +1,7 @@
 import type { Version } from '@opm/core';
-import { type Admission, type Claim, type Persisted, toOvertaken } from '../admission.js';
-import { ADMIT, LIMIT_BACKLOG, RELEASE, SET_SHARDS, SETTLE, SWEEP } from './admission-scripts.js';
+import { type Admission, type Admitted, type Claim, type Persisted, toOvertaken } from '../admission.js';
+import { type Countable, claimOf, countSampled, SAMPLE } from '../backlog-sample.js';
+import { ADD_TO_BACKLOG, ADMIT, RELEASE, SET_SHARDS, SETTLE, SWEEP } from './admission-scripts.js';
 import type { RedisClient } from './connect-redis.js';
 import type { HighWaterMark } from './high-water-mark.js';
 
@@ -10,10 +11,10 @@ type Script<Answer> = (
   ...keysAndArguments: (string | number | (string | number)[])[]
 ) => Promise<Answer>;
 type Scripts = {
-  opmAdmit: Script<[base: number, backlog: number, replaced: (string | null)[]] | null>;
+  opmAdmit: Script<[base: number, backlogs: number[], replaced: (string | null)[]] | null>;
+  opmAddToBacklog: Script<number[]>;
   opmRelease: Script<void>;
   opmSettle: Script<void>;
-  opmLimitBacklog: Script<void>;
   opmSweep: Script<string>;
   opmSetShards: Script<string>;
 };
@@ -30,15 +31,21 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
   redis.defineCommand('opmAdmit', { lua: ADMIT });
   redis.defineCommand('opmRelease', { lua: RELEASE });
   redis.defineCommand('opmSettle', { lua: SETTLE });
-  redis.defineCommand('opmLimitBacklog', { lua: LIMIT_BACKLOG });
+  redis.defineCommand('opmAddToBacklog', { lua: ADD_TO_BACKLOG });
   redis.defineCommand('opmSweep', { lua: SWEEP });
   redis.defineCommand('opmSetShards', { lua: SET_SHARDS });
   const scripts = redis as unknown as Scripts;
   const shardsKey = `${common}:shards`;
   const versionKey = (shard: number) => `${keyspaceOf(shard)}:version`;
-  const backlogKey = (shard: number) => `${keyspaceOf(shard)}:backlog`;
+  const backlogsKey = (shard: number) => `${keyspaceOf(shard)}:backlog`;
+  const waitingKey = (shard: number) => `${keyspaceOf(shard)}:waiting`;
   const claimsKey = (shard: number) => `${keyspaceOf(shard)}:claims`;
   const erasuresKey = (shard: number) => `${keyspaceOf(shard)}:pending-erasures`;
+  const addToBacklog = (shard: number, entries: number, ofProjects: Map<number, number>) => {
+    const keys = [backlogsKey(shard), waitingKey(shard)];
+    return scripts.opmAddToBacklog(2, keys, entries, ofProjects.size, [...ofProjects].flat());
+  };
+  const keysOf = (shard: number) => [backlogsKey(shard), waitingKey(shard), claimsKey(shard), erasuresKey(shard)];
   /** The newest versions that this process was given, by shard. */
   const newest = new Map<number, Version>();
 
@@ -50,31 +57,33 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
       return shards === null ? undefined : Number(shards);
     },
 
-    async admit(shard, projectId, customers) {
-      const keys = [versionKey(shard), backlogKey(shard), claimsKey(shard), erasuresKey(shard)];
-      const erases = customers.some(({ erase }) => erase) ? customers.map(({ erase }) => (erase ? 1 : 0)).join('') : '';
-      const fields = toFields(projectId, customers);
+    async admit(shard, entries) {
+      const keys = [versionKey(shard), backlogsKey(shard), claimsKey(shard), erasuresKey(shard), waitingKey(shard)];
+      const erases = entries.some(({ erase }) => erase) ? entries.map(({ erase }) => (erase ? 1 : 0)).join('') : '';
+      const fields = entries.map(toField);
       const admitAbove = (version: Version, isAboveRows: boolean) =>
-        scripts.opmAdmit(4, keys, projectId, erases, version, isAboveRows ? 1 : 0, fields);
+        scripts.opmAdmit(5, keys, erases, version, isAboveRows ? 1 : 0, fields);
       // A shard that was left for other ones, or for another store, may have an old version: hence the mark at the start.
       const known = newest.get(shard) ?? (await mark.atStart);
       const answer =
         (known !== undefined && (await admitAbove(known, false))) ||
         (await admitAbove(Math.max(await mark.read(), known ?? 0), true));
       if (!answer) throw new Error('the store gave no versions above the high-water mark');
-      const [base, backlog, replaced] = answer;
-      newest.set(shard, Math.max(base + customers.length - 1, newest.get(shard) ?? 0));
-      const admitted = customers.map(({ customerId }, i) => ({
-        customerId,
-        version: base + i,
-        previous: parseMark(replaced[i] ?? null),
-      }));
-      return { admitted, backlog };
+      const [base, counts, replaced] = answer;
+      newest.set(shard, Math.max(base + entries.length - 1, newest.get(shard) ?? 0));
+      const admitted: Admitted[] = [];
+      const backlogs = new Map<number, number>();
+      let counted = 0;
+      for (const [i, { projectId, customerId }] of entries.entries()) {
+        admitted.push({ projectId, customerId, version: base + i, previous: parseMark(replaced[i] ?? null) });
+        if ((base + i) % SAMPLE === 0) backlogs.set(projectId, counts[counted++] ?? 0);
+      }
+      return { admitted, backlogs };
     },
 
     async readClaims(shard, projectId, customers) {
       if (customers.length === 0) return [];
-      const fields = toFields(projectId, customers);
+      const fields = customers.map(({ customerId }) => toField({ projectId, customerId }));
       const [marks, erasures] = await Promise.all([
         redis.hmget(claimsKey(shard), ...fields),
         redis.hmget(erasuresKey(shard), ...fields),
@@ -82,31 +91,43 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
       return marks.map((mark, i) => parseMark(mark) ?? toOvertaken(parseMark(erasures[i] ?? null)));
     },
 
-    readmit: (shard, projectId, entries) => redis.hincrby(backlogKey(shard), String(projectId), entries),
+    async readmit(shard, entries) {
+      const counts = countSampled(entries);
+      const backlogs = await addToBacklog(shard, entries.length, counts);
+      return new Map([...counts.keys()].map((projectId, i) => [projectId, backlogs[i] ?? 0]));
+    },
 
-    async release(shard, projectId, admitted) {
-      const entries = admitted.flatMap(({ customerId, version, previous }) => [
-        toField(projectId, customerId),
-        version,
-        previous ? toMark(previous) : '',
+    async withdraw(shard, entries) {
+      const counts = [...countSampled(entries)].map(([projectId, count]): [number, number] => [projectId, -count]);
+      await addToBacklog(shard, -entries.length, new Map(counts));
+    },
+
+    async release(shard, admitted) {
+      const counts = toCounts(admitted);
+      const entries = admitted.flatMap((entry) => [
+        toField(entry),
+        entry.version,
+        entry.previous ? toMark(entry.previous) : '',
       ]);
-      await scripts.opmRelease(3, backlogKey(shard), claimsKey(shard), erasuresKey(shard), projectId, entries);
+      await scripts.opmRelease(4, keysOf(shard), counts, entries);
     },
 
     async settle(shard, persisted) {
-      const runs = persisted.flatMap(toRuns);
-      const heads = runs.flatMap(({ projectId, entries, newest }) => [projectId, entries, newest]);
-      const fields = persisted.flatMap(({ projectId, entries }) => toFields(projectId, entries));
-      await scripts.opmSettle(3, backlogKey(shard), claimsKey(shard), erasuresKey(shard), runs.length, heads, fields);
+      const runs = toRuns(persisted);
+      const heads = runs.flatMap(({ entries, newest }) => [entries, newest]);
+      await scripts.opmSettle(4, keysOf(shard), toCounts(persisted), runs.length, heads, persisted.map(toField));
     },
 
-    async countBacklog(shard) {
-      const counts = await redis.hvals(backlogKey(shard));
-      return counts.reduce((sum, count) => sum + Number(count), 0);
+    countBacklog: async (shard) => Number(await redis.get(waitingKey(shard))),
+
+    async readWaiting(shard) {
+      const [waiting, backlogs] = await Promise.all([redis.get(waitingKey(shard)), redis.hgetall(backlogsKey(shard))]);
+      const ofProjects = Object.entries(backlogs).map(([id, count]): [number, number] => [Number(id), Number(count)]);
+      return { entries: Number(waiting), ofProjects: new Map(ofProjects) };
     },
 
-    async limitBacklog(shard, most, others) {
-      await scripts.opmLimitBacklog(1, backlogKey(shard), others, [...most].flat());
+    async correctBacklog(shard, { entries, ofProjects }) {
+      await addToBacklog(shard, entries, ofProjects);
     },
 
     async readVersion(shard) {
@@ -124,20 +145,23 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
   };
 }
 
-const toField = (projectId: number, customerId: string) => `${projectId}:${customerId}`;
+const toField = ({ projectId, customerId }: { projectId: number; customerId: string }) => `${projectId}:${customerId}`;
 
-const toFields = (projectId: number, customers: { customerId: string }[]) =>
-  customers.map(({ customerId }) => toField(projectId, customerId));
+/** The number of projects, and what each counts. */
+function toCounts(entries: Countable[]): number[] {
+  const counts = countSampled(entries);
+  return [counts.size, ...[...counts].flat()];
+}
 
-/** The entries' runs of versions that follow one another: of a chunk from the ingress, one. */
-function toRuns({ projectId, entries }: Persisted): { projectId: number; entries: number; newest: number }[] {
+/** Runs of entries whose claims follow one another: of a chunk from the ingress, one. */
+function toRuns(persisted: Persisted[]): { entries: number; newest: number }[] {
   const runs: ReturnType<typeof toRuns> = [];
-  for (const { version } of entries) {
+  for (const entry of persisted) {
     const run = runs.at(-1);
-    if (run && version === run.newest + 1) {
+    if (run && claimOf(entry) === run.newest + 1) {
       run.entries++;
-      run.newest = version;
-    } else runs.push({ projectId, entries: 1, newest: version });
+      run.newest++;
+    } else runs.push({ entries: 1, newest: claimOf(entry) });
   }
   return runs;
 }

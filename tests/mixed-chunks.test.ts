@@ -1,0 +1,243 @@
+import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
+import {
+  type ChunkEntry,
+  createEntryQueue,
+  type DashboardQueues,
+  type EntryQueue,
+  openDashboardQueues,
+  parseChunk,
+} from '@opm/queue';
+import { createLogger } from '@opm/runtime';
+import { createStore, type Store } from '@opm/store';
+import { ANSWER_TIMEOUT_MS, BACKENDS, type Backend, query, startApp, type TestApp, waitFor } from '@opm/testkit';
+import { createAcceptEntry, type Said } from '../apps/ingress/src/accept-entry.js';
+import { createChunkLanes } from '../apps/ingress/src/chunk-lanes.js';
+import { createFindExisting } from '../apps/ingress/src/find-existing.js';
+import { createLanes } from '../apps/ingress/src/lanes.js';
+import { OutagePause } from '../apps/ingress/src/outage-pause.js';
+import { toTimeBudget } from '../apps/ingress/src/time-budget.js';
+
+const logger = createLogger({ name: 'test', level: 'silent' });
+const budget = toTimeBudget(ANSWER_TIMEOUT_MS);
+const ignore = () => {};
+const options = { shards: 1, signal: new AbortController().signal, onError: ignore };
+const PHONE = { phone: '+1' };
+/** PostgreSQL refuses customers whose id says so. */
+const REFUSE_BAD = `
+  CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+  BEGIN
+    IF NEW.customer_id LIKE '%bad' THEN RAISE 'refused' USING ERRCODE = 'check_violation'; END IF;
+    RETURN NEW;
+  END $$;
+  CREATE TRIGGER refuse BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION refuse()`;
+
+describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_, createBackend) => {
+  let backend: Backend;
+  let store: Store;
+  let queue: EntryQueue;
+  let dashboard: DashboardQueues;
+  let worker: TestApp | undefined;
+  let nextProject = 1;
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    store = createStore({ databaseUrl: backend.databaseUrl, poolSize: 4, applicationName: 'test' });
+    queue = await createEntryQueue({ ...backend, ...options });
+    dashboard = await openDashboardQueues({ ...backend, ...options });
+  });
+  afterEach(async () => {
+    worker ??= await startApp('worker', backend.env);
+    await untilDone();
+    expect(await worker.stop()).toEqual({ code: 0, signal: null });
+    worker = undefined;
+  });
+  afterAll(async () => {
+    await dashboard.close();
+    await queue.close();
+    await store.close();
+    await backend.drop();
+  });
+
+  const newProjects = (count: number) => Array.from({ length: count }, () => nextProject++);
+  const jobsOf = () => dashboard.queues[0]?.getJobs(['waiting', 'prioritized'], 0, 1_000, true) ?? [];
+  const readChunks = async () => (await jobsOf()).map(({ data }) => parseChunk(data).entries);
+  const untilDone = () =>
+    waitFor(async () => (await queue.load()).entries === 0 && (await jobsOf()).length === 0, {
+      description: 'an empty queue',
+    });
+  const find = async (projectId: number, customerId: string) => store.customers.find(projectId, customerId);
+
+  /** The ingress's code from the entry to the queue. */
+  function createIngress({ maxPending = 10_000 } = {}) {
+    const { acceptEntry, acceptEntries } = createAcceptEntry({
+      queue,
+      findExisting: createFindExisting({
+        findExisting: store.customers.findExisting,
+        maxInFlight: 4,
+        timeoutMs: budget.lookUpMs,
+        pause: new OutagePause({ onFailure: ignore }),
+        onUnknown: ignore,
+      }),
+      chunkLanes: createChunkLanes(1),
+      limits: createLanes(1).toLimits(4),
+      budget,
+      maxEntries: 200,
+      maxPending,
+      isStale: () => false,
+      onChunk: ignore,
+      onShed: ignore,
+      logger,
+    });
+    const toRequester = (projectId: number) => ({
+      ...{ projectId, startedAt: performance.now(), socket: { destroyed: false } },
+    });
+    return {
+      accept: (projectId: number, entry: Said) => acceptEntry(toRequester(projectId), entry),
+      acceptAll: (projectId: number, entries: Said[]) => acceptEntries(toRequester(projectId), entries),
+    };
+  }
+
+  test('the entries of a hundred projects that come at once are two jobs, and each is answered and stored as its own', async () => {
+    const { accept } = createIngress();
+    const projects = newProjects(100);
+    const post = (fields: object) =>
+      Promise.all(
+        ['same', 'another', 'third'].flatMap((customerId) =>
+          projects.map((projectId) =>
+            accept(projectId, { customerId, fields: { ...fields, firstName: `${projectId}` } }),
+          ),
+        ),
+      );
+    expect((await post(PHONE)).filter(({ existed }) => existed)).toEqual([]);
+    expect((await readChunks()).map(({ length }) => length)).toEqual([200, 100]);
+    expect((await post({ email: 'a@example.com' })).filter(({ existed }) => !existed)).toEqual([]);
+    worker = await startApp('worker', backend.env);
+    await untilDone();
+    for (const projectId of projects) {
+      const row = { phone: '+1', email: 'a@example.com', firstName: `${projectId}` };
+      expect(await find(projectId, 'same')).toMatchObject(row);
+    }
+    expect((await post(PHONE)).filter(({ existed }) => !existed)).toEqual([]); // the rows tell
+  });
+
+  test('who is known is told by the place of the question: the same id may be known in one project and new in another', async () => {
+    const { accept } = createIngress();
+    const [known, unknown] = newProjects(2) as [number, number];
+    await accept(known, { customerId: 'a', fields: PHONE });
+    worker = await startApp('worker', backend.env);
+    await untilDone();
+    const verdicts = await Promise.all(
+      [unknown, known, unknown].map((projectId, i) =>
+        accept(projectId, { customerId: i === 2 ? 'b' : 'a', fields: PHONE }),
+      ),
+    );
+    expect(verdicts).toEqual([{ existed: false }, { existed: true }, { existed: false }]);
+  });
+
+  test('a project with much to send leaves most of a chunk to others, and its batch stays together', async () => {
+    const { accept, acceptAll } = createIngress();
+    const [busy, ...quiet] = newProjects(51) as [number, ...number[]];
+    const entries = Array.from({ length: 150 }, (_entry, i) => ({ customerId: `c${i}`, fields: PHONE }));
+    const posts = [
+      ...Array.from({ length: 400 }, (_post, i) => accept(busy, { customerId: `single ${i}`, fields: PHONE })),
+      acceptAll(busy, entries),
+      ...quiet.map((projectId) => accept(projectId, { customerId: 'a', fields: PHONE })),
+    ];
+    await Promise.all(posts);
+    const chunks = await readChunks();
+    const countQuiet = (chunk: ChunkEntry[]) => chunk.filter(({ projectId }) => projectId !== busy).length;
+    expect(chunks.map(countQuiet).filter((count) => count > 0)).toEqual([quiet.length]); // all in the first to be filled
+    expect(chunks.filter((chunk) => chunk.some(({ customerId }) => customerId === 'c0'))).toHaveLength(1);
+    const withBatch = chunks.find((chunk) => chunk.some(({ customerId }) => customerId === 'c0')) ?? [];
+    const batch = withBatch.filter(({ customerId }) => customerId.startsWith('c'));
+    expect(batch.map(({ customerId }) => customerId)).toEqual(entries.map(({ customerId }) => customerId));
+    for (const chunk of chunks) expect(chunk.length).toBeLessThanOrEqual(200);
+  });
+
+  test('entries that are large fill a chunk with their bytes', async () => {
+    const { accept } = createIngress();
+    const [one, other] = newProjects(2) as [number, number];
+    const large = { ...PHONE, firstName: 'x'.repeat(10_000) };
+    const posts = Array.from({ length: 24 }, (_post, i) =>
+      accept(i % 2 ? one : other, { customerId: `${i}`, fields: large }),
+    );
+    await Promise.all(posts);
+    expect((await readChunks()).map(({ length }) => length)).toEqual([6, 6, 6, 6]);
+  });
+
+  test('an erasure, and entries about its customer, have chunks of their own, so that no other waits for their look-up', async () => {
+    const { accept } = createIngress();
+    const [erasing, other] = newProjects(2) as [number, number];
+    await Promise.all([
+      accept(erasing, { customerId: 'a', fields: PHONE }),
+      accept(erasing, { customerId: 'a', erase: true }),
+      accept(other, { customerId: 'a', fields: PHONE }),
+      accept(erasing, { customerId: 'a', fields: PHONE }),
+      accept(erasing, { customerId: 'b', fields: PHONE }),
+    ]);
+    const kinds = (await readChunks()).map((chunk) =>
+      chunk.map(
+        ({ projectId, customerId, erase }) => `${projectId === other ? 'other' : customerId}${erase ? '!' : ''}`,
+      ),
+    );
+    expect(kinds.sort()).toEqual([
+      ['a!', 'a'],
+      ['a', 'b', 'other'],
+    ]);
+  });
+
+  test('when too many wait, the project that holds most is turned away, and not who comes next', async () => {
+    const { accept } = createIngress({ maxPending: 10 });
+    const [busy, quiet] = newProjects(2) as [number, number];
+    const posts = Array.from({ length: 10 }, (_post, i) => accept(busy, { customerId: `${i}`, fields: PHONE }));
+    expect(() => accept(busy, { customerId: 'one more', fields: PHONE })).toThrow('too many requests at once');
+    posts.push(accept(quiet, { customerId: 'a', fields: PHONE }));
+    expect(() => accept(busy, { customerId: 'one more', fields: PHONE })).toThrow('too many requests at once');
+    for (let i = 0; i < 4; i++) posts.push(accept(quiet, { customerId: `${i}`, fields: PHONE }));
+    expect(() => accept(quiet, { customerId: 'above its half', fields: PHONE })).toThrow('too many requests at once');
+    await Promise.all(posts);
+    await expect(accept(busy, { customerId: 'one more', fields: PHONE })).resolves.toBeDefined();
+  });
+
+  test('entries of one project that the database refuses become its dead letters, and all others of the chunk are rows', async () => {
+    const { accept } = createIngress();
+    const [bad, ...good] = newProjects(20) as [number, ...number[]];
+    const post = async (customerId: string) => {
+      await Promise.all([
+        accept(bad, { customerId: `${customerId} bad`, fields: PHONE }),
+        accept(bad, { customerId, fields: PHONE }),
+        ...good.map((projectId) => accept(projectId, { customerId, fields: PHONE })),
+      ]);
+    };
+    await query(backend.databaseUrl, REFUSE_BAD);
+    await post('first');
+    worker = await startApp('worker', backend.env);
+    await untilDone();
+    const countStatements = async () => (await worker?.readMetric('opm_statement_rows_count')) ?? 0;
+    const before = await countStatements();
+    await post('second');
+    await untilDone();
+    // One with the entries of all others, one of the bad project, which fails; that again, alone, and its two entries.
+    expect((await countStatements()) - before).toBeLessThanOrEqual(5);
+    for (const projectId of [bad, ...good]) expect(await find(projectId, 'second')).toBeDefined();
+    const letters = await store.deadLetters.list({}, { limit: 10 });
+    expect(letters.map(({ projectId, customerId }) => [projectId, customerId]).sort()).toEqual([
+      [bad, 'first bad'],
+      [bad, 'second bad'],
+    ]);
+  });
+
+  test('a queue that holds jobs of the last release, too, is drained, and nothing counts as waiting then', async () => {
+    const [old, current] = newProjects(2) as [number, number];
+    const version = Date.now() * 1_000;
+    const data = { v: 2, projectId: old, version, customerIds: ['a', 'b'], phone: ['+1', null], erased: [1] };
+    await dashboard.queues[0]?.add('chunk', data, { jobId: `${version}-${old}x2-1f3a9c2e`, removeOnComplete: true });
+    await createIngress().accept(current, { customerId: 'a', fields: PHONE });
+    worker = await startApp('worker', backend.env);
+    await untilDone();
+    expect(await find(old, 'a')).toMatchObject(PHONE);
+    expect(await find(old, 'b')).toBeUndefined();
+    expect(await find(current, 'a')).toMatchObject(PHONE);
+    expect(await queue.readClaims(0, old, [{ customerId: 'a' }, { customerId: 'b' }])).toEqual([undefined, undefined]);
+  });
+});
