@@ -1,4 +1,4 @@
--- wrk script: POST of entries with all five fields. Arguments: API key, what the ids begin with, the number of customers
+-- wrk script: POST of entries with all five fields. Arguments: a file with API keys, which take turns, what the ids begin with, the number of customers
 -- that the entries are about (0: each is about a new one), the mean think time of a connection in ms (0: none), and the
 -- number of entries in the array of each request (0: one entry, and no array).
 local threads = 0
@@ -9,7 +9,7 @@ function setup(thread)
 end
 
 function init(args)
-  local key, ids, customers, think_ms, batch = args[1], args[2], tonumber(args[3]), tonumber(args[4]), tonumber(args[5])
+  local keys, ids, customers, think_ms, batch = args[1], args[2], tonumber(args[3]), tonumber(args[4]), tonumber(args[5])
   local requests = number * 1e9
   math.randomseed(os.time() + number)
 
@@ -21,17 +21,27 @@ function init(args)
 
   -- All ids have the same length, so all requests do, and building one is joining strings.
   local length = #to_body(ids, string.format('%010d', 0))
-  local parts = { to_head(key, length), '' }
+  local heads, turn = {}, 0
+  for key in io.lines(keys) do
+    heads[#heads + 1] = to_head(key, batch > 0 and batch * (length + 1) + 1 or length)
+  end
+  local function next_head()
+    turn = turn % #heads + 1
+    return heads[turn]
+  end
+
+  local parts = {}
   function request()
+    parts[1] = next_head()
     parts[2] = next_body()
     return table.concat(parts)
   end
 
   if batch > 0 then
-    local head, bodies = to_head(key, batch * (length + 1) + 1), {}
+    local bodies = {}
     function request()
       for i = 1, batch do bodies[i] = next_body() end
-      return head .. '[' .. table.concat(bodies, ',') .. ']'
+      return next_head() .. '[' .. table.concat(bodies, ',') .. ']'
     end
   end
 

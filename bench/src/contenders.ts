@@ -6,7 +6,12 @@ import { countWaiting, type OpenQueue, openProjectQueue, openTextbookQueue } fro
 import type { Place } from './servers.js';
 
 /** Where to send entries. */
-export type Target = { url: string; apiKey: string };
+export type Target = {
+  url: string;
+  apiKey: string;
+  /** The keys that requests have, one after the other, again and again; all have `apiKey` unless given. */
+  turns?: string[];
+};
 
 /** A program that answers POST /entry. */
 export type Contender = {
@@ -105,7 +110,7 @@ const environmentOf = (place: Place): NodeJS.ProcessEnv => ({
   NODE_ENV: 'production',
   LOG_LEVEL: 'info',
   DATABASE_URL: place.databaseUrl,
-  REDIS_URL: place.redisUrl,
+  REDIS_URL: place.queue === 'postgres' ? undefined : place.redisUrl,
   REDIS_PREFIX: place.prefix,
   QUEUE_SHARDS: String(place.shards ?? 1),
   REDIS_MIN_REPLICAS: String(place.minReplicas ?? 0),

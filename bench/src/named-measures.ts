@@ -9,6 +9,7 @@ import { measureHandOut } from './measures/hand-out.js';
 import { measureHostile } from './measures/hostile.js';
 import { measureLatency } from './measures/latency.js';
 import { measureMemory } from './measures/memory.js';
+import { measurePartners } from './measures/partners.js';
 import { measureProcesses } from './measures/processes.js';
 import { measureRedisBytes } from './measures/redis-bytes.js';
 import { measureStored } from './measures/stored.js';
@@ -47,6 +48,16 @@ export const NAMED_MEASURES: NamedMeasure[] = [
     description: 'How many entries are acknowledged per second: new customers, and updates of known ones.',
     settings: { seconds: SECONDS, rounds: ROUNDS, known: KNOWN },
     measures: [measureAcks],
+  }),
+  define({
+    name: 'partners',
+    description: 'Whether many partners are as fast as one, on both queue stores.',
+    settings: {
+      partners: [1_000, 'partners that send at the same time'],
+      seconds: SECONDS,
+      rounds: ROUNDS,
+    },
+    measures: [measurePartners],
   }),
   define({
     name: 'batches',

@@ -11,7 +11,9 @@ const PAGE = 500;
 
 export async function openProjectQueue(place: Place): Promise<OpenQueue> {
   const signal = new AbortController().signal;
-  const { queues, close } = await openDashboardQueues({ ...place, shards: 1, signal, onError: console.error });
+  const { redisUrl, ...others } = place;
+  const config = place.queue === 'postgres' ? others : place;
+  const { queues, close } = await openDashboardQueues({ ...config, shards: 1, signal, onError: console.error });
   const [queue] = queues;
   if (!queue) throw new Error('there is no queue');
   return { queue, entriesOf, close };

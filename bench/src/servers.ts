@@ -8,6 +8,8 @@ import pg from 'pg';
 export type Place = {
   databaseUrl: string;
   redisUrl: string;
+  /** Where the queue is; in Redis unless given. */
+  queue?: 'postgres';
   prefix: string;
   /** 1 unless given. */
   shards?: number;

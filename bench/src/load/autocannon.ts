@@ -6,12 +6,19 @@ export async function loadWithAutocannon(stream: Stream): Promise<Measured> {
   const { target, seconds, path, connections, rate } = stream;
   const nextEntry = createEntries(stream);
   const nextBody = () => JSON.stringify(stream.batch ? Array.from({ length: stream.batch }, nextEntry) : nextEntry());
-  const headers = { 'x-api-key': target.apiKey, 'content-type': 'application/json' };
+  const keys = target.turns ?? [target.apiKey];
+  let turn = 0;
+  const nextHeaders = () => ({
+    'x-api-key': keys[turn++ % keys.length] as string,
+    'content-type': 'application/json',
+  });
   const { requests, duration, non2xx, errors, latency } = await autocannon({
     url: target.url + path,
     connections,
     duration: seconds,
-    requests: [{ method: 'POST', headers, setupRequest: (request) => ({ ...request, body: nextBody() }) }],
+    requests: [
+      { method: 'POST', setupRequest: (request) => ({ ...request, headers: nextHeaders(), body: nextBody() }) },
+    ],
     ...(rate === undefined ? {} : { overallRate: rate }),
   });
   return {

@@ -1,4 +1,7 @@
 import { execFile, spawn } from 'node:child_process';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -28,10 +31,17 @@ async function findThinkMs(stream: Stream & { rate?: number }): Promise<number> 
 }
 
 async function runWrk(stream: Stream): Promise<Measured> {
+  const directory = await mkdtemp(join(tmpdir(), 'opm-bench-'));
+  const keys = join(directory, 'keys');
+  await writeFile(keys, (stream.target.turns ?? [stream.target.apiKey]).join('\n'));
+  return runWrkWith(keys, stream).finally(() => rm(directory, { recursive: true }));
+}
+
+async function runWrkWith(keys: string, stream: Stream): Promise<Measured> {
   const { target, path, seconds, connections, ids, customers, thinkMs = 0, batch = 0 } = stream;
   const known = customers === 'new' ? 0 : customers.known;
   const options = ['-t1', `-c${connections}`, `-d${seconds}`, '--timeout', '10', '-s', SCRIPT, target.url + path];
-  const wrk = spawn('wrk', [...options, '--', target.apiKey, ids, String(known), String(thinkMs), String(batch)], {
+  const wrk = spawn('wrk', [...options, '--', keys, ids, String(known), String(thinkMs), String(batch)], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   const kill = () => wrk.kill();
