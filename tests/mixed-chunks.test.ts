@@ -13,7 +13,6 @@ import { ANSWER_TIMEOUT_MS, BACKENDS, type Backend, query, startApp, type TestAp
 import { createAcceptEntry, type Said } from '../apps/ingress/src/accept-entry.js';
 import { createChunkLanes } from '../apps/ingress/src/chunk-lanes.js';
 import { createFindExisting } from '../apps/ingress/src/find-existing.js';
-import { createLanes } from '../apps/ingress/src/lanes.js';
 import { OutagePause } from '../apps/ingress/src/outage-pause.js';
 import { toTimeBudget } from '../apps/ingress/src/time-budget.js';
 
@@ -79,7 +78,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
         onUnknown: ignore,
       }),
       chunkLanes: createChunkLanes(1),
-      limits: createLanes(1).toLimits(4),
+      maxInFlight: 4,
       budget,
       maxEntries: 200,
       maxPending,

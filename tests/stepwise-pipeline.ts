@@ -6,7 +6,6 @@ import { ANSWER_TIMEOUT_MS } from '@opm/testkit';
 import { type AcceptEntry, createAcceptEntry, type Said } from '../apps/ingress/src/accept-entry.js';
 import { createChunkLanes } from '../apps/ingress/src/chunk-lanes.js';
 import { createFindExisting } from '../apps/ingress/src/find-existing.js';
-import { createLanes } from '../apps/ingress/src/lanes.js';
 import { OutagePause } from '../apps/ingress/src/outage-pause.js';
 import { toTimeBudget } from '../apps/ingress/src/time-budget.js';
 import { createPersistChunk, type PersistChunk } from '../apps/worker/src/persist-chunk.js';
@@ -85,7 +84,7 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
       });
     },
     chunkLanes: createChunkLanes(1),
-    limits: createLanes(1).toLimits(4),
+    maxInFlight: 4,
     budget,
     maxEntries: 200,
     maxPending: 1_000,

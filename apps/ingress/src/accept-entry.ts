@@ -4,7 +4,6 @@ import type { Admitted, Asking, ChunkEntry, EntryQueue } from '@opm/queue';
 import { createSparseWarning, type Logger } from '@opm/runtime';
 import type { ChunkLane, ChunkLanes } from './chunk-lanes.js';
 import type { FindExisting } from './find-existing.js';
-import type { Lanes } from './lanes.js';
 import type { TimeBudget } from './time-budget.js';
 
 /** What a partner says of a customer: the entry of a POST, or an erasure. */
@@ -36,7 +35,8 @@ export type AcceptEntryDeps = {
   queue: Pick<EntryQueue, 'admit' | 'release' | 'enqueue'>;
   findExisting: FindExisting;
   chunkLanes: ChunkLanes;
-  limits: ReturnType<Lanes['toLimits']>;
+  /** Chunks of one lane on their way at the same time, and half of those of a shard. */
+  maxInFlight: number;
   budget: Pick<TimeBudget, 'turnMs' | 'workMs' | 'replyMs'>;
   maxEntries: number;
   /** Entries that may wait for their acknowledgement at the same time; twice as many if they are of projects with few. */
@@ -55,7 +55,7 @@ const ENTRY_OVERHEAD = 32;
 
 /** Concurrent entries of one shard become one chunk: one admission, one look-up, one job. Projects take turns to fill it. */
 export function createAcceptEntry(deps: AcceptEntryDeps) {
-  const { queue, findExisting, chunkLanes, limits, budget, maxEntries, maxPending } = deps;
+  const { queue, findExisting, chunkLanes, maxInFlight, budget, maxEntries, maxPending } = deps;
   const { isStale, onChunk, onShed, logger } = deps;
 
   const warnRefused = createSparseWarning(logger, 'entries are not accepted');
@@ -65,7 +65,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     sourceOf: ({ projectId }) => projectId,
     maxBatch: maxEntries,
     bytes: { of: toBytes, max: MAX_CHUNK_BYTES },
-    ...limits,
+    ...chunkLanes.toLimits(maxInFlight),
     expiry: { maxWaitMs: budget.turnMs, toError: turnAway },
     refuse: refuseAbandoned,
   });

@@ -14,7 +14,7 @@ test('a lane is of the customerâ€™s shard and of the priority that its projectâ€
       const lanes = createChunkLanes(shards);
       const shard = shardOf(it.projectId, it.customerId, shards);
       lanes.onBacklogs(shard, new Map([[it.projectId, backlog]]));
-      const priority = backlog <= 128 ? 0 : Math.ceil(Math.log(backlog / 128) / Math.log(4));
+      const priority = backlog <= 128 ? 0 : Math.ceil(Math.log(backlog / 128) / Math.log(16));
       expect(lanes.fromLane(lanes.toLane(it.projectId, it))).toEqual({ shard, priority, waitsForLookUp: false });
       expect(lanes.fromLane(lanes.toLane(it.projectId + 1, it)).priority).toBe(0);
       lanes.onBacklogs(shard, new Map([[it.projectId, 0]]));

@@ -38,6 +38,19 @@ export function createChunkLanes(shards: number) {
       return { shard: lane % shards, priority: rest >> 1, waitsForLookUp: rest % 2 === 1 };
     },
 
+    /**
+     * How many chunks may be under way: of a shard twice as many as of a lane, so that what waits for PostgreSQL keeps no other
+     * waiting, and many lanes do not make the chunks small.
+     */
+    toLimits(maxInFlightPerLane: number) {
+      const ofShard = 2 * maxInFlightPerLane;
+      return {
+        maxInFlight: ofShard * shards,
+        maxInFlightPerLane,
+        groups: { of: (lane: number) => lane % shards, maxInFlight: ofShard },
+      };
+    },
+
     isErased,
 
     /** Hears of the projects' backlogs in a shard. */

@@ -74,7 +74,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     queue,
     findExisting,
     chunkLanes: createChunkLanes(config.QUEUE_SHARDS),
-    limits: lanes.toLimits(config.CHUNKS_IN_FLIGHT),
+    maxInFlight: config.CHUNKS_IN_FLIGHT,
     budget,
     maxEntries: config.CHUNK_MAX_ENTRIES,
     maxPending: config.PENDING_MAX_ENTRIES,

@@ -2,8 +2,8 @@ import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { toPriority } from './priority.js';
 
-test('a small backlog has no priority, and four times as much counts one more', () => {
-  expect([0, 1, 128, 129, 512, 513, 2_048, 1_000_000].map(toPriority)).toEqual([0, 0, 0, 1, 1, 2, 2, 7]);
+test('a small backlog has no priority, and sixteen times as much counts one more', () => {
+  expect([0, 1, 128, 129, 2_048, 2_049, 32_768, 1_000_000].map(toPriority)).toEqual([0, 0, 0, 1, 1, 2, 2, 4]);
 });
 
 test('a larger backlog is never served earlier, and BullMQ takes any of them', () => {
