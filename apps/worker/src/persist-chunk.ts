@@ -3,7 +3,7 @@ import { type Chunk, type ChunkEntry, type EntryWorker, type JobContext, Postpon
 import { LRUCache } from 'lru-cache';
 import { createPersistAlone, type PersistAloneDeps } from './persist-alone.js';
 import { createSuspects } from './suspects.js';
-import type { UpsertEntries } from './upsert-entries.js';
+import { groupByProject, type UpsertEntries } from './upsert-entries.js';
 
 /** Resolves when every entry of the chunk has its effect in PostgreSQL or is a dead letter. Doing it twice changes nothing. */
 export type PersistChunk = (chunk: Chunk, context: JobContext) => Promise<void>;
@@ -90,13 +90,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
 
   /** The same for those of projects that have sent what the database refuses, each with its own of all jobs. */
   async function persistByProject(entries: ChunkEntry[], { shard }: JobContext): Promise<ChunkEntry[]> {
-    const byProject = new Map<number, ChunkEntry[]>();
-    for (const entry of entries) {
-      const own = byProject.get(entry.projectId);
-      if (own) own.push(entry);
-      else byProject.set(entry.projectId, [entry]);
-    }
-    const persisting = [...byProject].map(async ([projectId, own]) =>
+    const persisting = [...groupByProject(entries)].map(async ([projectId, own]) =>
       (await statements.ofSuspects.run(projectId, own)) ? own : [],
     );
     const persisted = (await Promise.all(persisting)).flat();

@@ -31,16 +31,20 @@ export function createUpsertEntries({ upsert, onStatement, onConflict }: UpsertE
   };
 }
 
-/** One row per customer. */
-function toRows(entries: ChunkEntry[]) {
+export function groupByProject(entries: ChunkEntry[]): Map<number, ChunkEntry[]> {
   const byProject = new Map<number, ChunkEntry[]>();
   for (const entry of entries) {
     const known = byProject.get(entry.projectId);
     if (known) known.push(entry);
     else byProject.set(entry.projectId, [entry]);
   }
+  return byProject;
+}
+
+/** One row per customer. */
+function toRows(entries: ChunkEntry[]) {
   const rows: CustomerRow[] = [];
-  for (const [projectId, ofProject] of byProject) {
+  for (const [projectId, ofProject] of groupByProject(entries)) {
     for (const [customerId, state] of foldEntries(ofProject)) rows.push({ projectId, customerId, state });
   }
   return rows;

@@ -84,8 +84,8 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
 function toReadable({ deadLetterId, projectId, payload }: WholeDeadLetter) {
   try {
     if (projectId === null) return { deadLetterId, chunk: parseChunk(payload) };
-    const whole = { ...(payload as CustomerEntry), projectId };
     if ('projectId' in (payload as object)) return undefined;
+    const whole = { ...(payload as CustomerEntry), projectId };
     const chunk = parseChunk(toChunkData({ entries: [whole] }));
     return isDeepStrictEqual(chunk.entries, [whole]) ? { deadLetterId, chunk } : undefined;
   } catch {
