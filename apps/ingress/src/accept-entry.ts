@@ -35,7 +35,7 @@ export type AcceptEntryDeps = {
   queue: Pick<EntryQueue, 'admit' | 'release' | 'enqueue'>;
   findExisting: FindExisting;
   chunkLanes: ChunkLanes;
-  /** Chunks of one lane on their way at the same time, and half of those of a shard. */
+  /** Chunks of one shard on their way at the same time; as many again of those that wait for a look-up first. */
   maxInFlight: number;
   budget: Pick<TimeBudget, 'turnMs' | 'workMs' | 'replyMs'>;
   maxEntries: number;

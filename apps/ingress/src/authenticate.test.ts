@@ -1,12 +1,21 @@
+import { EventEmitter, once } from 'node:events';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { createApiKey, hashApiKey } from '@opm/core';
+import type { KeyOwner } from '@opm/store';
 import { type Asker, type Authenticator, createAuthenticator } from './authenticate.js';
 import { OutagePause } from './outage-pause.js';
 
-const OWNER = { projectId: 1, limit: undefined };
+const OWNER: KeyOwner = { projectId: 1, limit: undefined };
+const OTHER: KeyOwner = { projectId: 2, limit: undefined };
+/** Ends before it could be read. */
+const ENDED: KeyOwner = { projectId: 3, limit: undefined, endsInMs: 0 };
 const LIMITED = expect.objectContaining({ code: 'TOO_MANY_UNKNOWN_KEYS', retryAfterSeconds: 7 });
 
 const good = createApiKey();
+let owners: Map<string, KeyOwner>;
+let revision: string;
+let polls: EventEmitter;
+let outage: OutagePause;
 let queries: string[][];
 let answerQueries: () => void;
 let authenticator: Authenticator;
@@ -14,6 +23,10 @@ let authenticator: Authenticator;
 /** Every address has tried too many keys. No query is answered before `answerQueries`. */
 beforeEach(() => {
   queries = [];
+  owners = new Map([[hashApiKey(good), OWNER]]);
+  revision = 'first';
+  polls = new EventEmitter();
+  outage = new OutagePause({ onFailure: () => {} });
   const held = new Promise<void>((resolve) => {
     answerQueries = resolve;
   });
@@ -21,9 +34,13 @@ beforeEach(() => {
     async findOwners(hashes) {
       queries.push(hashes);
       await held;
-      return new Map(hashes.filter((hash) => hash === hashApiKey(good)).map((hash) => [hash, OWNER]));
+      return new Map([...owners].filter(([hash]) => hashes.includes(hash)));
     },
-    pause: new OutagePause({ onFailure: () => {} }),
+    async readRevision() {
+      polls.emit('poll');
+      return revision;
+    },
+    pause: outage,
     unknownKeys: { take: () => undefined, secondsLeft: () => 7 },
   });
 });
@@ -68,4 +85,38 @@ test('keys of connections that are closed are not looked up', async () => {
   expect(await answer).toMatchObject(OWNER);
   await Promise.all([first, ...guesses]);
   expect(queries.map((hashes) => hashes.length)).toEqual([1, 1]);
+});
+
+/** Resolves after two polls: the second began later than this. */
+async function untilPolled(): Promise<void> {
+  for (let i = 0; i < 2; i++) await once(polls, 'poll');
+}
+
+test('however often keys are used, they are looked up again only if the revision changes, and then also those that nobody uses', async () => {
+  const other = createApiKey();
+  owners.set(hashApiKey(other), OTHER);
+  answerQueries();
+  await untilPolled();
+  for (const key of [good, other]) expect(await authenticate(key, createConnection())).toHaveProperty('projectId');
+  await untilPolled();
+  for (let i = 0; i < 100; i++) expect(await authenticate(good, createConnection())).toMatchObject(OWNER);
+  expect(queries).toEqual([[hashApiKey(good)], [hashApiKey(other)]]);
+
+  owners.delete(hashApiKey(other));
+  revision = 'second';
+  await untilPolled();
+  expect(queries.slice(2)).toEqual([[hashApiKey(good), hashApiKey(other)]]);
+  expect(await authenticate(other, createConnection())).toMatchObject({ code: 'KEY_UNKNOWN' });
+  expect(await authenticate(good, createConnection())).toMatchObject(OWNER);
+  expect(queries).toHaveLength(3);
+});
+
+test('while PostgreSQL is away a known key stays good, but not beyond its end', async () => {
+  const ending = createApiKey();
+  owners.set(hashApiKey(ending), ENDED);
+  answerQueries();
+  for (const key of [good, ending]) expect(await authenticate(key, createConnection())).toHaveProperty('projectId');
+  await expect(outage.run(() => Promise.reject(new Error('away')))).rejects.toThrow('away');
+  expect(await authenticate(good, createConnection())).toMatchObject(OWNER);
+  expect(await authenticate(ending, createConnection())).toMatchObject({ code: 'KEYS_UNAVAILABLE' });
 });

@@ -21,6 +21,8 @@ export type Asker = Pick<Request, 'socket' | 'ip'>;
 export type AuthenticatorDeps = {
   /** By the keys' SHA-256 in hex. */
   findOwners: (keyHashes: string[]) => Promise<Map<string, KeyOwner>>;
+  /** Another one since a key was ended or a limit changed. */
+  readRevision: () => Promise<string>;
   pause: OutagePause;
   unknownKeys: Tries;
 };
@@ -33,43 +35,45 @@ export type Tries = {
   secondsLeft(address: string): number;
 };
 
-const MAX_CACHED_KEYS = 10_000;
+/** More than 10 MB are not taken by them. */
+const MAX_KNOWN_KEYS = 50_000;
+const MAX_UNKNOWN_KEYS = 10_000;
 /** A revoked key ends everywhere within this time, and a limit changes: no answer of PostgreSQL is trusted for longer. */
-const KEY_TTL_MS = 1_000;
-const REFRESH_INTERVAL_MS = 400;
-/** Keys that nobody uses at the moment are looked up again, too: they would be good while PostgreSQL is away. */
-const REFRESH_ALL_EVERY = 25;
-const FORGET_AFTER_MS = 10 * 60 * 1_000;
+const TRUST_MS = 1_000;
+const POLL_INTERVAL_MS = 400;
+/** In case somebody has turned the triggers off that change the revision. */
+const MAX_AGE_MS = 5 * 60 * 1_000;
 const UNKNOWN_TTL_MS = 10_000;
 const MAX_LOOKED_UP = 1_000;
 
-type KnownKey = KeyOwner & { checkedAt: number; isBusy: boolean };
+type KnownKey = KeyOwner & { revision: string; askedAt: number; endsAt: number };
 
 /**
- * Knows keys by their SHA-256. All keys in use are looked up again together, every 400 ms and in the background, so
- * no partner waits for that; a key that is new here, or was not used for a while, is looked up when it comes. While
- * PostgreSQL is away, keys that were good within the ten seconds before stay good: acknowledging does not depend on it.
+ * Knows keys by their SHA-256. PostgreSQL keeps a revision, which changes when a key ends or a limit changes. It is read every
+ * 400 ms, in the background, and as long as it is the same, so are all keys: however many partners there are, no request
+ * waits for PostgreSQL. If it changes, the known keys are looked up again, also in the background. While PostgreSQL is away,
+ * all known keys stay good: acknowledging does not depend on it.
  *
  * A key counts as a guess of its address until it is known. Those of an address that has guessed too often wait in a queue of
  * their own (`suspects.ts`), for a good one may be among them: of somebody behind the same proxy.
  */
-export function createAuthenticator({ findOwners, pause, unknownKeys }: AuthenticatorDeps): Authenticator {
-  const known = new LRUCache<string, KnownKey>({
-    max: MAX_CACHED_KEYS,
-    ttl: FORGET_AFTER_MS,
-    updateAgeOnGet: true,
-    noUpdateTTL: true, // looking a key up again is not using it
-    ttlResolution: 1_000, // by default it sets a timer for each millisecond in which it is asked
-  });
-  const unknown = new LRUCache<string, true>({ max: MAX_CACHED_KEYS, ttl: UNKNOWN_TTL_MS });
+export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
+  const { findOwners, readRevision, pause, unknownKeys } = deps;
+  const known = new LRUCache<string, KnownKey>({ max: MAX_KNOWN_KEYS });
+  const unknown = new LRUCache<string, true>({ max: MAX_UNKNOWN_KEYS, ttl: UNKNOWN_TTL_MS });
+
+  /** The last two revisions, and until when keys that were looked up at that revision are trusted. */
+  let current = { revision: '', trustedUntil: 0 };
+  let previous = current;
 
   async function findAll(hashes: string[]): Promise<(KeyOwner | undefined)[]> {
     if (pause.isActive) throw new Fault('KEYS_UNAVAILABLE');
-    const checkedAt = performance.now();
+    const asked = { revision: current.revision, askedAt: performance.now() };
     const found = await pause.run(() => findOwners(hashes));
-    return hashes.map((hash) => note(hash, found.get(hash), checkedAt));
+    return hashes.map((hash) => note(hash, found.get(hash), asked));
   }
-  const lookUps = new GroupCommit<'all', string, KeyOwner | undefined>({
+  /** New keys do not wait behind all that are known. */
+  const lookUps = new GroupCommit<'new' | 'known', string, KeyOwner | undefined>({
     commit: (_, hashes) => findAll(hashes),
     maxBatch: MAX_LOOKED_UP,
     maxInFlight: 2,
@@ -86,13 +90,17 @@ export function createAuthenticator({ findOwners, pause, unknownKeys }: Authenti
     return hash;
   }
 
-  function note(hash: string, owner: KeyOwner | undefined, checkedAt: number): KeyOwner | undefined {
+  function note(
+    hash: string,
+    owner: KeyOwner | undefined,
+    asked: Pick<KnownKey, 'revision' | 'askedAt'>,
+  ): KeyOwner | undefined {
     if (owner === undefined) {
       known.delete(hash);
       unknown.set(hash, true);
     } else {
       unknown.delete(hash);
-      known.set(hash, { ...owner, checkedAt, isBusy: false });
+      known.set(hash, { ...owner, ...asked, endsAt: asked.askedAt + (owner.endsInMs ?? Number.POSITIVE_INFINITY) });
     }
     return owner;
   }
@@ -115,7 +123,7 @@ export function createAuthenticator({ findOwners, pause, unknownKeys }: Authenti
   }
 
   async function renew(hash: string, stale: KeyOwner): Promise<KeyOwner> {
-    const owner = await lookUps.run('all', hash).catch((cause) => {
+    const owner = await lookUps.run('new', hash).catch((cause) => {
       if (!pause.isActive) throw new Fault('KEYS_UNAVAILABLE', { cause });
       return stale;
     });
@@ -124,7 +132,7 @@ export function createAuthenticator({ findOwners, pause, unknownKeys }: Authenti
   }
 
   async function tryKey(hash: string, takeBack: () => void): Promise<KeyOwner> {
-    const owner = await lookUps.run('all', hash).catch((cause) => {
+    const owner = await lookUps.run('new', hash).catch((cause) => {
       takeBack();
       throw new Fault('KEYS_UNAVAILABLE', { cause });
     });
@@ -141,26 +149,44 @@ export function createAuthenticator({ findOwners, pause, unknownKeys }: Authenti
     return owner;
   }
 
-  async function refresh(isDue: (key: KnownKey) => boolean): Promise<void> {
-    const due = [...known].filter(([, key]) => isDue(key));
-    await Promise.all(due.map(([hash]) => lookUps.run('all', hash)));
+  function isTrusted({ revision, askedAt, endsAt }: KnownKey): boolean {
+    const now = performance.now();
+    if (now >= endsAt) return false;
+    if (pause.isActive) return true;
+    return now < trustedUntil(revision) && now < askedAt + MAX_AGE_MS;
   }
-  let round = 0;
-  const timer = setInterval(() => {
-    round++;
+
+  function trustedUntil(revision: string): number {
+    if (revision === current.revision) return current.trustedUntil;
+    return revision === previous.revision ? previous.trustedUntil : 0;
+  }
+
+  /** The known keys were looked up at this revision, or are about to be. */
+  let renewed = '';
+
+  async function poll(): Promise<void> {
     if (pause.isActive) return;
-    const isDue = round % REFRESH_ALL_EVERY === 0 ? () => true : ({ isBusy }: KnownKey) => isBusy;
-    refresh(isDue).catch(() => {}); // the pause has heard of it
-  }, REFRESH_INTERVAL_MS);
+    const trustedUntil = performance.now() + TRUST_MS;
+    const revision = await pause.run(readRevision);
+    if (revision !== current.revision) previous = current;
+    current = { revision, trustedUntil };
+    if (revision === renewed) return;
+    renewed = revision;
+    const outdated = [...known].filter(([, key]) => key.revision !== revision);
+    await Promise.all(outdated.map(([hash]) => lookUps.run('known', hash))).catch((error) => {
+      renewed = '';
+      throw error;
+    });
+  }
+  const pollInBackground = () => void poll().catch(() => {}); // the pause has heard of it
+  pollInBackground();
+  const timer = setInterval(pollInBackground, POLL_INTERVAL_MS);
 
   return {
     authenticate(apiKey, from) {
       const hash = hashOf(apiKey, from);
       const key = known.get(hash);
-      if (key && (performance.now() - key.checkedAt < KEY_TTL_MS || pause.isActive)) {
-        key.isBusy = true;
-        return key;
-      }
+      if (key && isTrusted(key)) return key;
       if (!isApiKey(apiKey) || unknown.has(hash)) throw new Fault('KEY_UNKNOWN');
       if (pause.isActive) throw new Fault('KEYS_UNAVAILABLE');
       return lookUp(hash, from);

@@ -39,15 +39,13 @@ export function createChunkLanes(shards: number) {
     },
 
     /**
-     * How many chunks may be under way: of a shard twice as many as of a lane, so that what waits for PostgreSQL keeps no other
-     * waiting, and many lanes do not make the chunks small.
+     * A shard's chunks under way: so many of what waits for a look-up, and as many of the rest. So what waits for PostgreSQL keeps
+     * nobody else waiting, and the classes of backlogs share the places: with places of their own, their chunks would be small.
      */
-    toLimits(maxInFlightPerLane: number) {
-      const ofShard = 2 * maxInFlightPerLane;
+    toLimits(maxInFlight: number) {
       return {
-        maxInFlight: ofShard * shards,
-        maxInFlightPerLane,
-        groups: { of: (lane: number) => lane % shards, maxInFlight: ofShard },
+        maxInFlight: 2 * shards * maxInFlight,
+        groups: { of: (lane: number) => lane % (2 * shards), maxInFlight },
       };
     },
 

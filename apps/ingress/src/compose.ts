@@ -121,6 +121,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
 
   const authenticator = createAuthenticator({
     findOwners: store.apiKeys.findOwners,
+    readRevision: store.apiKeys.readRevision,
     pause: createPause('API keys'),
     unknownKeys: createUnknownKeys(),
   });

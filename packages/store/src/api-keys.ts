@@ -13,12 +13,18 @@ export type StoredApiKey = {
   revokedAt: Date | null;
 };
 
-/** The project that a key opens, and its limit where it has one. */
-export type KeyOwner = { projectId: number; limit: RateLimit | undefined };
+/** The project that a key opens, its limit if it has one, and how long the key is good if it ends. */
+export type KeyOwner = { projectId: number; limit: RateLimit | undefined; endsInMs?: number };
 
 export type ApiKeys = ReturnType<typeof createApiKeys>;
 
-type OwnerRow = { keyHash: string; projectId: number; rate: number | null; burst: number | null };
+type OwnerRow = {
+  keyHash: string;
+  projectId: number;
+  rate: number | null;
+  burst: number | null;
+  endsInMs: number | null;
+};
 
 const HINT_LENGTH = 'opm_'.length + 6;
 
@@ -29,12 +35,26 @@ export function createApiKeys(prisma: PrismaClient) {
     async findOwners(keyHashes: string[]): Promise<Map<string, KeyOwner>> {
       const owners = await toStoreError(
         () => prisma.$queryRaw<OwnerRow[]>`
-          SELECT encode(k.key_hash, 'hex') AS "keyHash", p.id AS "projectId", p.rate, p.burst
+          SELECT encode(k.key_hash, 'hex') AS "keyHash", p.id AS "projectId", p.rate, p.burst,
+            (extract(epoch FROM k.expires_at - now()) * 1000)::double precision AS "endsInMs"
           FROM api_keys k JOIN projects p ON p.id = k.project_id
           WHERE k.key_hash IN (SELECT decode(hash, 'hex') FROM unnest(${keyHashes}::text[]) AS hash)
             AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())`,
       );
-      return new Map(owners.map(({ keyHash, projectId, ...row }) => [keyHash, { projectId, limit: toRateLimit(row) }]));
+      return new Map(
+        owners.map(({ keyHash, projectId, endsInMs, ...row }) => [
+          keyHash,
+          { projectId, limit: toRateLimit(row), ...(endsInMs !== null && { endsInMs }) },
+        ]),
+      );
+    },
+
+    /** Another one since a key was ended or a limit changed: until then, what `findOwners` has answered holds. */
+    async readRevision(): Promise<string> {
+      const rows = await toStoreError(
+        () => prisma.$queryRaw<{ revision: string }[]>`SELECT revision::text FROM access_revision`,
+      );
+      return rows[0]?.revision ?? '';
     },
 
     async list(projectId: number): Promise<StoredApiKey[]> {

@@ -7,9 +7,10 @@ const CONNECT_TIMEOUT_MS = 10_000;
 /** Whom the processes run as where they are to change no table. With a password it is made where it is not there, or gets it. */
 export type AppRole = { name: string; password?: string | undefined };
 
-const TABLES = ['projects', 'api_keys', 'customers', 'dead_letters', 'erasures', 'high_water_mark'].map(
-  (table) => `public.${table}`,
-);
+const TABLES = [
+  ...['projects', 'api_keys', 'access_revision'],
+  ...['customers', 'dead_letters', 'erasures', 'high_water_mark'],
+].map((table) => `public.${table}`);
 const RIGHTS = ['SELECT', 'INSERT', 'UPDATE', 'DELETE'];
 
 /** What is there of the role; `isOwner` where it owns a table or the database, by itself, through another role or as a superuser. */

@@ -92,7 +92,8 @@ export function createStore(options: StoreOptions): Store {
     ping: () =>
       toStoreError(() =>
         prisma.$queryRaw`
-          SELECT projects.rate FROM projects, api_keys, customers, dead_letters, erasures, high_water_mark LIMIT 0
+          SELECT projects.rate
+          FROM projects, api_keys, access_revision, customers, dead_letters, erasures, high_water_mark LIMIT 0
         `.then(() => undefined),
       ),
     async now() {

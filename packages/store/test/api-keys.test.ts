@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { hashApiKey } from '@opm/core';
-import { createTestDatabase, type TestDatabase } from '@opm/testkit';
+import { createTestDatabase, query, type TestDatabase } from '@opm/testkit';
 import pg from 'pg';
 import { createStore, failureKindOf, type Store } from '../src/index.js';
 
@@ -51,6 +51,28 @@ test('a revoked key ends at once, and the others stay', async () => {
   expect(await store.apiKeys.revoke(projectId)).toBe(1);
   expect(await ownerOf(second)).toBeUndefined();
   expect(await store.apiKeys.revoke(projectId)).toBe(0);
+});
+
+test('the revision is another one once a key has ended or a limit has changed, and the same when a key is added', async () => {
+  const { projectId } = await store.projects.create('revised');
+  const first = await store.apiKeys.readRevision();
+  await store.projects.create('another');
+  await store.apiKeys.issue(projectId);
+  expect(await store.apiKeys.readRevision()).toBe(first);
+
+  const revisions = [first];
+  for (const change of [
+    () => store.apiKeys.rotate(projectId, { graceMs: 60_000 }),
+    () => store.apiKeys.revoke(projectId),
+    () => store.projects.setLimit(projectId, { rate: 1, burst: 1 }),
+    () => query(database.url, 'DELETE FROM api_keys WHERE project_id = $1', [projectId]), // by hand
+    () => query(database.url, 'DELETE FROM access_revision'),
+    () => store.projects.setLimit(projectId, undefined),
+  ]) {
+    await change();
+    revisions.push(await store.apiKeys.readRevision());
+  }
+  expect(new Set(revisions).size).toBe(7);
 });
 
 test.each(['', ' ', 'a\nb', ' a', 'a ', 'x'.repeat(101)])('the name %j is refused', async (name) => {
