@@ -108,7 +108,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
         ),
       );
     expect((await post(PHONE)).filter(({ existed }) => existed)).toEqual([]);
-    expect((await readChunks()).map(({ length }) => length)).toEqual([200, 100]);
+    expect((await readChunks()).map(({ length }) => length).sort()).toEqual([100, 200]);
     expect((await post({ email: 'a@example.com' })).filter(({ existed }) => !existed)).toEqual([]);
     worker = await startApp('worker', backend.env);
     await untilDone();
@@ -216,8 +216,8 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     const before = await countStatements();
     await post('second');
     await untilDone();
-    // One with the entries of all others, one of the bad project, which fails; that again, alone, and its two entries.
-    expect((await countStatements()) - before).toBeLessThanOrEqual(5);
+    // One with the entries of all others, and one that tries each of the bad project.
+    expect((await countStatements()) - before).toBeLessThanOrEqual(2);
     for (const projectId of [bad, ...good]) expect(await find(projectId, 'second')).toBeDefined();
     const letters = await store.deadLetters.list({}, { limit: 10 });
     expect(letters.map(({ projectId, customerId }) => [projectId, customerId]).sort()).toEqual([

@@ -9,7 +9,7 @@ import { createFindExisting } from '../apps/ingress/src/find-existing.js';
 import { OutagePause } from '../apps/ingress/src/outage-pause.js';
 import { toTimeBudget } from '../apps/ingress/src/time-budget.js';
 import { createPersistChunk, type PersistChunk } from '../apps/worker/src/persist-chunk.js';
-import { createUpsertEntries } from '../apps/worker/src/upsert-entries.js';
+import { createUpserts } from '../apps/worker/src/upsert-entries.js';
 import { type AdmissionHistory, toKey } from './admission-history.js';
 
 /** Makes the call when it is its turn, and no other at the same time. */
@@ -104,18 +104,22 @@ export function createStepwiseWorker({
   step,
   isNextFailing,
 }: Context & { worker: Pick<EntryWorker, 'settle'> }): PersistChunk {
-  return createPersistChunk({
-    gate: { run: (call) => call(), check: async () => {} },
-    upsert: createUpsertEntries({
+  const upserts = createUpserts({
+    customers: {
       upsert: (rows) =>
         step(`upsert ${idsOf(rows)}`, async () => {
           await store.customers.upsert(rows);
           history.upsert(rows);
         }),
-      onStatement: ignore,
-      onConflict: ignore,
-    }),
-    upsertAlone: () => Promise.reject(new Error('nothing has to go alone here')),
+      upsertEach: () => Promise.reject(new Error('nothing has to go alone here')),
+    },
+    onStatement: ignore,
+    onConflict: ignore,
+  });
+  return createPersistChunk({
+    gate: { run: (call) => call(), check: async () => {} },
+    upsert: upserts.upsert,
+    upsertEach: upserts.upsertEach,
     addDeadLetters: () => Promise.reject(new Error('nothing is refused here')),
     settle: (shard, entries) =>
       step(`settle ${idsOf(entries)}`, async () => {

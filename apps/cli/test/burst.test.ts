@@ -143,6 +143,9 @@ describe('while it runs:', () => {
     return running;
   };
 
+  /** Behind the lines that it writes to stderr every five seconds. */
+  const readResult = (sending: TestProcess) => JSON.parse(sending.output().slice(sending.output().search(/^\{/m)));
+
   test('entries that are refused or not answered are counted, and end it with 1', async () => {
     const proxy = await startProxy(ingress.url);
     const sending = await start('revoked', proxy.url);
@@ -160,7 +163,7 @@ describe('while it runs:', () => {
       description: 'an entry to be refused',
     });
     expect(await sending.stop('SIGINT')).toEqual({ code: 1, signal: null });
-    const result = JSON.parse(sending.output());
+    const result = readResult(sending);
     expect(result.unanswered).toBeGreaterThan(0);
     expect(result.refused).toBeGreaterThan(0);
     expect(result.refused).toBe(result.statuses[401]);
@@ -171,7 +174,7 @@ describe('while it runs:', () => {
   test('Ctrl-C ends it with what there is by then', async () => {
     const sending = await start('stopped', ingress.url);
     const { code } = await sending.stop('SIGINT');
-    const result = JSON.parse(sending.output());
+    const result = readResult(sending);
     expect(result).toMatchObject({ isStopped: true, stored: null, unanswered: 0 });
     expect(code).toBe(result.refused > 0 ? 1 : 130);
     expect(result.accepted).toBe(result.sent - result.refused);

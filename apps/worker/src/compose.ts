@@ -5,7 +5,7 @@ import type { WorkerConfig } from './config.js';
 import { createMeasures } from './measures.js';
 import { createPersistChunk } from './persist-chunk.js';
 import { createStoreGate } from './store-gate.js';
-import { createUpsertEntries } from './upsert-entries.js';
+import { createUpserts } from './upsert-entries.js';
 
 const HOUR_MS = 60 * 60 * 1_000;
 const DAY_MS = 24 * HOUR_MS;
@@ -22,7 +22,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
 
   const store = createStore({
     databaseUrl: config.DATABASE_URL,
-    poolSize: 2 * config.STATEMENTS_IN_FLIGHT + 3, // short and long backlogs; suspects, a probe, maintenance
+    poolSize: 2 * config.STATEMENTS_IN_FLIGHT + 2, // short and long backlogs; a probe, maintenance
     lockTimeoutMs: 2_000,
     ...STORE_OPTIONS,
   });
@@ -70,12 +70,12 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     signal,
     onPaused: measures.onPaused,
   });
-  const createUpsert = ({ customers: { upsert } }: Store) =>
-    createUpsertEntries({ upsert, onStatement: measures.onStatement, onConflict: () => measures.onRetry('conflict') });
+  const upsertsOf = ({ customers }: Store) =>
+    createUpserts({ customers, onStatement: measures.onStatement, onConflict: () => measures.onRetry('conflict') });
   const persistChunk = createPersistChunk({
     gate,
-    upsert: createUpsert(store),
-    upsertAlone: createUpsert(storeOfSuspects),
+    upsert: upsertsOf(store).upsert,
+    upsertEach: upsertsOf(storeOfSuspects).upsertEach,
     addDeadLetters: store.deadLetters.add,
     settle: worker.settle,
     maxRows: config.STATEMENT_MAX_ROWS,

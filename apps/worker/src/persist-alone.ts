@@ -5,20 +5,22 @@ import { type DeadLetters, failureKindOf } from '@opm/store';
 import { isRefusal, type Refused, reasonOf, toDeadLetter } from './refused.js';
 import type { StoreGate } from './store-gate.js';
 import type { Suspects } from './suspects.js';
-import type { UpsertEntries } from './upsert-entries.js';
+import type { UpsertEach } from './upsert-entries.js';
 
 /** Entries that are neither rows nor dead letters yet; without an error, because another session holds their rows. */
 export type Unfinished = { entries: ChunkEntry[]; error: Error | undefined };
 
 /** Resolves when each of the job's entries has its effect in PostgreSQL or is a dead letter, but for the unfinished ones. */
-export type PersistAlone = (entries: ChunkEntry[], context: JobContext) => Promise<Unfinished>;
+export type PersistAlone = (entries: ChunkEntry[], context: Pick<JobContext, 'attempt'>) => Promise<Unfinished>;
 
 export type PersistAloneDeps = {
   gate: StoreGate;
   suspects: Suspects;
   /** Hardly waits for a row that another session holds. */
-  upsertAlone: UpsertEntries;
+  upsertEach: UpsertEach;
   addDeadLetters: DeadLetters['add'];
+  /** Entries in one statement at most. */
+  maxRows: number;
   /** From this attempt of a job on, entries that fail by themselves become dead letters, whatever the error. */
   maxAttempts: number;
   onPersisted: (entries: ChunkEntry[]) => void;
@@ -32,65 +34,86 @@ const MAX_SEARCH_MS = 1_000;
 const TRIES_TO_WARN = 4;
 
 type Job = { entries: ChunkEntry[]; attempt: number };
+type Failed = { entries: ChunkEntry[]; error: Error };
 
 const isBlocked = (error: unknown) => failureKindOf(error) === 'blocked';
 
-/** For what has failed before, is to blame, or is about a row that is held: one at a time, so that nobody waits behind it. */
+/**
+ * For what has failed before, is to blame, or is about a row that is held: each customer's entries by themselves, so that one
+ * that fails leaves the others as they are. One statement at a time, for all jobs that wait, so that nobody waits behind it.
+ */
 export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
-  const { gate, suspects, upsertAlone, addDeadLetters, maxAttempts, onPersisted, onDeadLetter, logger } = deps;
+  const { gate, suspects, upsertEach, addDeadLetters, maxRows, maxAttempts, onPersisted, onDeadLetter, logger } = deps;
 
   const warnRefused = createSparseWarning(logger, 'entries became dead letters: see `opm dead-letters count`');
   const warnHeld = createSparseWarning(logger, 'entries wait for rows that another session holds: see pg_locks');
 
-  const jobs = new GroupCommit<string, Job, Unfinished>({
-    commit: async (_jobId, some) => Promise.all(some.map(persist)),
-    maxBatch: 1,
+  const jobs = new GroupCommit<'all', Job, Unfinished>({
+    commit: (_, some) => persist(some),
+    sizeOf: ({ entries }) => entries.length,
+    maxBatch: maxRows,
     maxInFlight: 1,
   });
 
-  async function persist({ entries, attempt }: Job): Promise<Unfinished> {
-    const waiting = new Set(entries.filter(suspects.mustWait));
-    // By project, so that halving parts projects from one another first.
-    const due = entries.filter((entry) => !waiting.has(entry)).sort((a, b) => a.projectId - b.projectId);
+  async function persist(some: Job[]): Promise<Unfinished[]> {
+    const all = some.flatMap(({ entries }) => entries);
+    const waiting = new Set(all.filter(suspects.mustWait));
+    const due = all.filter((entry) => !waiting.has(entry));
     const searchUntil = performance.now() + MAX_SEARCH_MS;
-    const failed: Refused[] = [];
+    const failed = new Map<ChunkEntry, Error>();
     for (const part of [due.filter((entry) => !suspects.isHeld(entry)), due.filter(suspects.isHeld)]) {
-      if (part.length > 0) failed.push(...(await upsertOrBisect(part, searchUntil)));
+      for (const { entry, error } of await persistEach(part, searchUntil)) failed.set(entry, error);
     }
     // An outage that has begun meanwhile is nobody's fault.
-    if (failed.some(({ error }) => failureKindOf(error) === 'outage')) await gate.check();
-    const isLost = ({ error }: Refused) => isRefusal(error) || (attempt >= maxAttempts && !isBlocked(error));
-    const lost = failed.filter(isLost);
+    if ([...failed.values()].some((error) => failureKindOf(error) === 'outage')) await gate.check();
+    const lost = some.flatMap(({ entries, attempt }) => entries.flatMap((entry) => toLost(entry, attempt, failed)));
     if (lost.length > 0) await bury(lost);
-    const left = failed.filter((one) => !isLost(one));
-    return {
-      entries: [...waiting, ...left.map(({ entry }) => entry)],
-      error: left.find(({ error }) => !isBlocked(error))?.error,
-    };
+    for (const { entry } of lost) failed.delete(entry);
+    return some.map(({ entries }) => {
+      const errors = entries.flatMap((entry) => failed.get(entry) ?? []);
+      return {
+        entries: entries.filter((entry) => waiting.has(entry) || failed.has(entry)),
+        error: errors.find((error) => !isBlocked(error)),
+      };
+    });
   }
 
-  /** Entries that fail, or whose rows are held, are halved until these stand alone; the others are persisted. Results in those that were not. */
-  async function upsertOrBisect(entries: ChunkEntry[], searchUntil: number): Promise<Refused[]> {
-    try {
-      await gate.run(() => upsertAlone(entries));
-      suspects.onFree(entries);
-      onPersisted(entries);
-      return [];
-    } catch (cause) {
-      if (cause instanceof Postponed) throw cause;
-      const error = cause as Error;
-      const [only, ...others] = entries;
-      if (only && others.length === 0) {
-        note(only, error);
-        return [{ entry: only, error }];
-      }
-      if (isBlocked(error) && performance.now() > searchUntil) return entries.map((entry) => ({ entry, error }));
-      const middle = entries.length >> 1;
-      return [
-        ...(await upsertOrBisect(entries.slice(0, middle), searchUntil)),
-        ...(await upsertOrBisect(entries.slice(middle), searchUntil)),
-      ];
-    }
+  function toLost(entry: ChunkEntry, attempt: number, failed: Map<ChunkEntry, Error>): Refused[] {
+    const error = failed.get(entry);
+    const isLost = error && (isRefusal(error) || (attempt >= maxAttempts && !isBlocked(error)));
+    return isLost ? [{ entry, error }] : [];
+  }
+
+  /** @returns the entries that were not persisted */
+  async function persistEach(entries: ChunkEntry[], searchUntil: number): Promise<Refused[]> {
+    if (entries.length === 0) return [];
+    const tried = await gate.run(() => upsertEach(entries)).catch(toFailure);
+    if (tried instanceof Error) return halve([{ entries, error: tried }], searchUntil);
+    const { persisted, failed, untried } = tried;
+    suspects.onFree(persisted);
+    onPersisted(persisted);
+    const refused = await halve(failed, searchUntil);
+    const held = failed.at(-1)?.error;
+    if (held && performance.now() > searchUntil) return [...refused, ...refuseAll({ entries: untried, error: held })];
+    return [...refused, ...(await persistEach(untried, searchUntil))];
+  }
+
+  /** What failed together is halved until the guilty entries stand alone. */
+  async function halve(failed: Failed[], searchUntil: number): Promise<Refused[]> {
+    const isFinal = ({ entries, error }: Failed) =>
+      isOneCustomer(entries)
+        ? entries.length === 1 || isBlocked(error)
+        : isBlocked(error) && performance.now() > searchUntil;
+    const final = failed.filter(isFinal);
+    for (const { entries, error } of final) if (isOneCustomer(entries)) note(entries[0] as ChunkEntry, error);
+    const open = failed.filter((one) => !final.includes(one)).map(({ entries }) => entries);
+    const halves = [
+      open.flatMap((entries) => entries.slice(0, entries.length >> 1)),
+      open.flatMap((entries) => entries.slice(entries.length >> 1)),
+    ];
+    const refused = final.flatMap(refuseAll);
+    for (const half of halves) refused.push(...(await persistEach(half, searchUntil)));
+    return refused;
   }
 
   function note(entry: ChunkEntry, error: Error): void {
@@ -105,5 +128,16 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
     for (const { error } of refused) warnRefused(new Error(`reason: ${reasonOf(error)}`));
   }
 
-  return (entries, { jobId, attempt }) => jobs.run(jobId, { entries, attempt });
+  return (entries, { attempt }) => jobs.run('all', { entries, attempt });
+}
+
+const refuseAll = ({ entries, error }: Failed): Refused[] => entries.map((entry) => ({ entry, error }));
+
+const isOneCustomer = ([first, ...others]: ChunkEntry[]) =>
+  others.every((other) => other.projectId === first?.projectId && other.customerId === first.customerId);
+
+/** An outage is no failure of these entries. */
+function toFailure(error: Error): Error {
+  if (error instanceof Postponed) throw error;
+  return error;
 }

@@ -12,7 +12,7 @@ const start = (deps: Partial<PersistChunkDeps> = {}) =>
   createPersistChunk({
     gate: { run: (call) => call(), check: async () => {} },
     upsert: async () => {},
-    upsertAlone: async () => {},
+    upsertEach: async (persisted) => ({ persisted, failed: [], untried: [] }),
     settle: async () => {},
     addDeadLetters: async () => {},
     maxRows: 10,
@@ -63,10 +63,12 @@ test('of a job whose row is held nothing is left out when it comes again, though
   const held = new Set(['held']);
   const stored: string[] = [];
   const persist = start({
-    upsertAlone: async (entries) => {
-      const customerIds = entries.map(({ customerId }) => customerId);
-      if (customerIds.some((id) => held.has(id))) throw new StoreError('held', { kind: 'blocked', sqlState: '55P03' });
-      stored.push(...customerIds);
+    upsertEach: async (entries) => {
+      const persisted = entries.filter(({ customerId }) => !held.has(customerId));
+      const blocked = entries.filter((entry) => !persisted.includes(entry));
+      stored.push(...persisted.map(({ customerId }) => customerId));
+      const failed = blocked.map((entry) => ({ entries: [entry], error: StoreError.of('55P03', 'held') }));
+      return { persisted, failed, untried: [] };
     },
   });
   const chunk = chunkOf('held', 'free');

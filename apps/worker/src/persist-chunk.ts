@@ -1,9 +1,9 @@
 import { GroupCommit, withTimeout } from '@opm/core';
 import { type Chunk, type ChunkEntry, type EntryWorker, type JobContext, Postponed, retryDelayMs } from '@opm/queue';
 import { LRUCache } from 'lru-cache';
-import { createPersistAlone, type PersistAloneDeps } from './persist-alone.js';
+import { createPersistAlone, type PersistAloneDeps, type Unfinished } from './persist-alone.js';
 import { createSuspects } from './suspects.js';
-import { groupByProject, type UpsertEntries } from './upsert-entries.js';
+import type { UpsertEntries } from './upsert-entries.js';
 
 /** Resolves when every entry of the chunk has its effect in PostgreSQL or is a dead letter. Doing it twice changes nothing. */
 export type PersistChunk = (chunk: Chunk, context: JobContext) => Promise<void>;
@@ -11,8 +11,6 @@ export type PersistChunk = (chunk: Chunk, context: JobContext) => Promise<void>;
 export type PersistChunkDeps = Omit<PersistAloneDeps, 'suspects'> & {
   upsert: UpsertEntries;
   settle: EntryWorker['settle'];
-  /** Entries in one statement at most. */
-  maxRows: number;
   /** Statements under way at the same time. */
   maxInFlight: number;
 };
@@ -24,6 +22,8 @@ const POLITE_DIVISOR = 4;
 const SETTLE_TIMEOUT_MS = 5_000;
 /** Jobs of which it is known what is done. */
 const MAX_POSTPONED = 1_000;
+
+const NOTHING: Unfinished = { entries: [], error: undefined };
 
 /** Chunks of jobs that run at the same time become one statement, after folding the entries of each customer. */
 export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
@@ -39,10 +39,9 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   const isShortAbout = () => performance.now() - shortCameAt < POLITE_MS;
 
   /** Whether the statement was persisted; if not, its jobs go alone. */
-  const createStatements = (maxBatch: number | (() => number), most = maxInFlight) =>
+  const createStatements = (maxBatch: number | (() => number)) =>
     new GroupCommit<number, ChunkEntry[], boolean>({
-      sizeOf: bounds.sizeOf,
-      maxInFlight: most,
+      ...bounds,
       maxBatch,
       async commit(_shard, jobs) {
         const entries = jobs.flat();
@@ -59,7 +58,6 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   const statements = {
     ofShortBacklogs: createStatements(maxRows),
     ofLongBacklogs: createStatements(() => (isShortAbout() ? Math.ceil(maxRows / POLITE_DIVISOR) : maxRows)),
-    ofSuspects: createStatements(maxRows, 1),
   };
 
   /**
@@ -79,59 +77,45 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     },
   });
 
-  /** @returns those that were persisted, and settled: all or none */
-  async function persistWithOthers(entries: ChunkEntry[], { shard, priority }: JobContext): Promise<ChunkEntry[]> {
-    if (entries.length === 0) return [];
+  /** @returns what is left of them */
+  async function persistWithOthers(entries: ChunkEntry[], context: JobContext): Promise<Unfinished> {
+    if (entries.length === 0) return NOTHING;
+    const { shard, priority } = context;
     if (priority === 0) shortCameAt = performance.now();
     const isPersisted = await statements[priority > 0 ? 'ofLongBacklogs' : 'ofShortBacklogs'].run(shard, entries);
-    if (isPersisted) await settlements.run(shard, entries);
-    return isPersisted ? entries : [];
+    if (!isPersisted) return persistSuspects(entries, context);
+    await settlements.run(shard, entries);
+    return NOTHING;
   }
 
-  /** The same for those of projects that have sent what the database refuses, each with its own of all jobs. */
-  async function persistByProject(entries: ChunkEntry[], { shard }: JobContext): Promise<ChunkEntry[]> {
-    const persisting = [...groupByProject(entries)].map(async ([projectId, own]) =>
-      (await statements.ofSuspects.run(projectId, own)) ? own : [],
-    );
-    const persisted = (await Promise.all(persisting)).flat();
-    if (persisted.length > 0) await settlements.run(shard, persisted);
-    return persisted;
-  }
-
-  /** @throws Postponed for entries whose rows are held, and what entries failed with, when the others are done */
-  async function persistSuspects(entries: ChunkEntry[], done: Set<string>, context: JobContext): Promise<void> {
-    const { shard, jobId, start } = context;
+  /** The same for entries that no statement with those of others should have. */
+  async function persistSuspects(entries: ChunkEntry[], context: JobContext): Promise<Unfinished> {
+    if (entries.length === 0) return NOTHING;
     const unfinished = await persistAlone(entries, context);
     const waiting = new Set(unfinished.entries);
     const finished = entries.filter((entry) => !waiting.has(entry));
-    if (finished.length > 0) await settlements.run(shard, finished);
-    const key = `${shard}:${jobId}`;
-    if (waiting.size === 0) return void doneOf.delete(key);
-    doneOf.set(key, new Set([...done, ...finished.map(keyOf)]));
-    throw (
-      unfinished.error ??
-      new Postponed('another session holds rows', { delayMs: retryDelayMs(start), reason: 'blocked' })
-    );
+    if (finished.length > 0) await settlements.run(context.shard, finished);
+    return unfinished;
   }
 
   return async ({ entries }, context) => {
     const { shard, jobId, start } = context;
     const key = `${shard}:${jobId}`;
-    const done = new Set(doneOf.get(key));
+    const done = doneOf.get(key);
+    const due = done ? entries.filter((entry) => !done.has(keyOf(entry))) : entries;
     // A job that was begun before goes alone: something was wrong with it.
-    if (start === 1) {
-      const able = entries.filter((entry) => !suspects.isHeld(entry));
-      const sound = able.filter((entry) => !suspects.isOfSuspectProject(entry));
-      const others = able.length > sound.length ? able.filter(suspects.isOfSuspectProject) : [];
-      const both = await Promise.all([persistWithOthers(sound, context), persistByProject(others, context)]);
-      for (const entry of both.flat()) done.add(keyOf(entry));
+    const sound = start === 1 ? due.filter((entry) => !suspects.isSuspect(entry)) : [];
+    const others = sound.length === due.length ? [] : start === 1 ? due.filter(suspects.isSuspect) : due;
+    const both = await Promise.all([persistWithOthers(sound, context), persistSuspects(others, context)]);
+    const left = new Set(both.flatMap((unfinished) => unfinished.entries));
+    if (left.size === 0) {
+      doneOf.delete(key);
+      logger.debug({ jobId, entries: entries.length }, 'chunk done');
+      return;
     }
-    const left = entries.filter((entry) => !done.has(keyOf(entry)));
-    if (left.length > 0) {
-      if (done.size > 0) doneOf.set(key, done);
-      await persistSuspects(left, done, context);
-    }
-    logger.debug({ jobId, entries: entries.length }, 'chunk done');
+    doneOf.set(key, new Set(entries.filter((entry) => !left.has(entry)).map(keyOf)));
+    const error = both.find((unfinished) => unfinished.error)?.error;
+    throw error ?? new Postponed('another session holds rows', { delayMs: retryDelayMs(start), reason: 'blocked' });
   };
 }
 

@@ -12,20 +12,21 @@ type Held = { tries: number; until: number };
 /**
  * Entries that no statement with those of others should have, as far as statements have met them: of customers whose rows
  * another session holds, or whose entries have failed by themselves, for whatever reason. A held row is tried again after a delay
- * that doubles, however many entries there are about it, and meanwhile nothing waits for it. And those of projects that have sent
- * what the database refuses, which have statements of their own.
+ * that doubles, however many entries there are about it, and meanwhile nothing waits for it. And entries of projects that have
+ * sent what the database refuses.
  */
 export function createSuspects() {
   const options = { max: MAX_KNOWN, ttl: REMEMBER_MS, ttlResolution: 1_000 };
   const customers = new LRUCache<string, Held>(options);
   const projects = new LRUCache<number, true>(options);
   const toKey = ({ projectId, customerId }: Customer) => `${projectId}:${customerId}`;
+  const isHeld = (entry: Customer): boolean => customers.size > 0 && customers.has(toKey(entry));
 
   return {
-    /** Whether its row is held, or it has failed. */
-    isHeld: (entry: Customer): boolean => customers.size > 0 && customers.has(toKey(entry)),
+    isSuspect: (entry: Customer): boolean => isHeld(entry) || (projects.size > 0 && projects.has(entry.projectId)),
 
-    isOfSuspectProject: ({ projectId }: Customer): boolean => projects.size > 0 && projects.has(projectId),
+    /** Whether its row is held, or it has failed. */
+    isHeld,
 
     /** Whether the customer was met so short a time ago that another try is not due. */
     mustWait: (entry: Customer): boolean => (customers.get(toKey(entry))?.until ?? 0) > performance.now(),

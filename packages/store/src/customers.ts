@@ -5,7 +5,7 @@ import { findErased, noteErasures, purgeTombstones } from './erasures.js';
 import type { PrismaClient } from './generated/client.js';
 import type { HighWaterMark } from './high-water-mark.js';
 import { toStoreError } from './store-error.js';
-import { type CustomerRow, toTime, upsertCustomers } from './upsert-customers.js';
+import { type CustomerRow, type TriedRows, toTime, upsertCustomers, upsertEachCustomer } from './upsert-customers.js';
 
 export type StoredCustomer = {
   projectId: number;
@@ -83,6 +83,24 @@ export function createCustomers(prisma: PrismaClient, pool: pg.Pool, mark: HighW
       const versions = rows.map(({ state }) => state.lastVersion);
       await mark.write(versions, () => upsertCustomers(prisma, rows));
       await toStoreError(() => noteErasures(prisma, rows));
+    },
+
+    /**
+     * The same for each row by itself: one that fails leaves the others as they are.
+     * @returns those that failed; behind one whose row another session holds, the others are not tried
+     */
+    async upsertEach(rows: CustomerRow[]): Promise<TriedRows> {
+      if (rows.length === 0) return { failed: [], untried: [] };
+      const versions = rows.map(({ state }) => state.lastVersion);
+      const tried = await mark.write(versions, () => upsertEachCustomer(prisma, rows));
+      const left = new Set([...tried.failed.map(({ row }) => row), ...tried.untried]);
+      await toStoreError(() =>
+        noteErasures(
+          prisma,
+          rows.filter((row) => !left.has(row)),
+        ),
+      );
+      return tried;
     },
 
     /** Writes a row that is nobody's, and takes it back: whether PostgreSQL takes writes. @throws StoreError */

@@ -15,6 +15,12 @@ export class StoreError extends Error {
     this.sqlState = sqlState;
     this.prismaCode = prismaCode;
   }
+
+  /** What a function of ours has caught. */
+  static of(sqlState: string, message: string): StoreError {
+    const kind = toFailureKind({ sqlState, driverKind: undefined, codes: [], message });
+    return new StoreError(message, { kind, sqlState });
+  }
 }
 
 type Details = { kind?: FailureKind; sqlState?: string | undefined; prismaCode?: string | undefined };

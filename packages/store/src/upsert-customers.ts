@@ -1,6 +1,7 @@
 import { type CustomerState, FIELDS, type Field } from '@opm/core';
 import { toArrayLiteral } from './array-literal.js';
 import { Prisma, type PrismaClient } from './generated/client.js';
+import { StoreError } from './store-error.js';
 
 export type CustomerRow = { projectId: number; customerId: string; state: CustomerState };
 
@@ -18,12 +19,39 @@ const COLUMN: Record<Field, string> = {
  * would not change is not written.
  */
 export async function upsertCustomers(prisma: PrismaClient, rows: CustomerRow[]): Promise<void> {
-  if (rows.length === 0) return;
-  // One order for all workers, so that two statements cannot wait for each other's rows.
-  const sorted = rows.toSorted((a, b) => a.projectId - b.projectId || (a.customerId < b.customerId ? -1 : 1));
-  const column = (pick: (row: CustomerRow) => string | number | undefined) => toArrayLiteral(sorted, pick);
-  const versions = sorted.every(isOneEntry) ? ONE_VERSION : ownVersions(column);
-  await prisma.$executeRaw`
+  if (rows.length > 0) await prisma.$executeRaw(toUpsert(sort(rows), { areOneEntryEach: rows.every(isOneEntry) }));
+}
+
+export type TriedRows = {
+  failed: { row: CustomerRow; error: StoreError }[];
+  /** Those behind one whose row another session holds. */
+  untried: CustomerRow[];
+};
+
+/** The same for each row by itself, in one round trip: one that fails leaves the others as they are. */
+export async function upsertEachCustomer(prisma: PrismaClient, rows: CustomerRow[]): Promise<TriedRows> {
+  const sorted = sort(rows);
+  const calls = sorted.map((row) => toUpsert([row], { areOneEntryEach: false }));
+  const failures = await prisma.$queryRaw<{ place: number; sqlState: string; message: string }[]>`
+    SELECT place, sql_state AS "sqlState", message
+    FROM try_each(${calls[0]?.text}, ${toArrayLiteral(calls, ({ values }) => JSON.stringify(values))}::text[])`;
+  const failed = failures.map(({ place, sqlState, message }) => ({
+    row: sorted[place - 1] as CustomerRow,
+    error: StoreError.of(sqlState, message),
+  }));
+  const last = failed.at(-1);
+  const isStopped = last?.error.kind === 'blocked';
+  return { failed, untried: isStopped ? sorted.slice(failures.at(-1)?.place) : [] };
+}
+
+/** One order for all workers, so that two statements cannot wait for each other's rows. */
+const sort = (rows: CustomerRow[]) =>
+  rows.toSorted((a, b) => a.projectId - b.projectId || (a.customerId < b.customerId ? -1 : 1));
+
+function toUpsert(rows: CustomerRow[], { areOneEntryEach }: { areOneEntryEach: boolean }): Prisma.Sql {
+  const column = (pick: (row: CustomerRow) => string | number | undefined) => toArrayLiteral(rows, pick);
+  const versions = areOneEntryEach ? ONE_VERSION : ownVersions(column);
+  return Prisma.sql`
     INSERT INTO customers AS stored (
       project_id, customer_id, ${NAMES}, ${VERSIONS}, erased_version, created_at, updated_at
     )

@@ -98,14 +98,15 @@ test('the table is what merging calls for, whatever the order, the duplicates an
       entries: fc.constant(entries),
       order: fc.shuffledSubarray([...entries, ...entries], { minLength: entries.length * 2 }),
       batchSize: fc.integer({ min: 1, max: 24 }),
+      way: fc.constantFrom<'upsert' | 'upsertEach'>('upsert', 'upsertEach'),
     });
   });
   let projectId = 0;
   await fc.assert(
-    fc.asyncProperty(arrivals, async ({ entries, order, batchSize }) => {
+    fc.asyncProperty(arrivals, async ({ entries, order, batchSize, way }) => {
       projectId++;
       for (let i = 0; i < order.length; i += batchSize) {
-        await store.customers.upsert(toRows(projectId, order.slice(i, i + batchSize)));
+        await store.customers[way](toRows(projectId, order.slice(i, i + batchSize)));
       }
       expect(await readRows(projectId)).toEqual(expectedRows(entries));
       for (const [customerId, state] of foldEntries(entries)) {
@@ -115,6 +116,39 @@ test('the table is what merging calls for, whatever the order, the duplicates an
     }),
     { numRuns: 150 },
   );
+});
+
+const rowsOf = (...customerIds: string[]) =>
+  toRows(
+    1,
+    customerIds.map((customerId, i) => ({ customerId, version: T0 + i, fields: { email: 'a@example.com' } })),
+  );
+const readIds = async () => (await readRows(1)).map(({ customer_id }) => customer_id);
+
+test('of rows that are tried each by itself, those that are refused are told with the reason, and all others are there', async () => {
+  const tooLong = Array.from({ length: 9_000 }, (_, i) => String.fromCodePoint(0x4e00 + ((i * 7919) % 20_000))).join(
+    '',
+  );
+  const rows = rowsOf('a', 'b\0', 'c', tooLong, "d'); DROP TABLE customers; --", 'e');
+  const { failed, untried } = await store.customers.upsertEach(rows);
+  expect(failed.map(({ row, error }) => [row.customerId, error.kind, error.sqlState])).toEqual([
+    ['b\0', 'refusal', '22P05'],
+    [tooLong, 'refusal', '54000'],
+  ]);
+  expect(untried).toEqual([]);
+  expect(await readIds()).toEqual(['a', 'c', "d'); DROP TABLE customers; --", 'e']);
+});
+
+test('behind a row that another session holds no other is tried, so that nobody waits for those before it', async () => {
+  await store.customers.upsert(rowsOf('b'));
+  await client.query("BEGIN; UPDATE customers SET ip = '::1'");
+  const impatient = createStore({ databaseUrl: database.url, lockTimeoutMs: 20, applicationName: 'test' });
+  const newer = rowsOf('a', 'b', 'c', 'd');
+  const { failed, untried } = await impatient.customers.upsertEach(newer).finally(impatient.close);
+  expect(failed.map(({ row, error }) => [row.customerId, error.kind])).toEqual([['b', 'blocked']]);
+  expect(untried.map(({ customerId }) => customerId)).toEqual(['c', 'd']);
+  await client.query('ROLLBACK');
+  expect(await readIds()).toEqual(['a', 'b']);
 });
 
 test('two workers that write the same customers at the same time neither deadlock nor lose a field', async () => {

@@ -66,17 +66,21 @@ export async function startRedisCluster(options: RedisClusterOptions): Promise<R
   }
 
   async function waitUntilWhole(): Promise<void> {
-    const isWhole = async (node: ClusterNode) => {
+    const assertWhole = async (node: ClusterNode) => {
       const [cluster, replication, known] = await withRedis(node.url, (redis) =>
         Promise.all([redis.cluster('INFO'), redis.info('replication'), redis.cluster('NODES')]),
       );
       const isInSync = /role:slave/.test(replication)
         ? /master_link_status:up/.test(replication)
         : replication.includes(`connected_slaves:${replicasPerMaster}`);
-      return isInSync && /cluster_state:ok/.test(String(cluster)) && !/fail|disconnected/.test(String(known));
+      if (isInSync && /cluster_state:ok/.test(String(cluster)) && !/fail|disconnected/.test(String(known))) return;
+      throw new Error(`of node ${node.port}: ${[cluster, replication, known].join('\n')}`);
     };
-    const areWhole = async () => !(await Promise.all(nodes.map(isWhole))).includes(false);
-    await waitFor(() => areWhole().catch(() => false), { description: 'the cluster' });
+    const areWhole = async () => {
+      await Promise.all(nodes.map(assertWhole));
+      return true;
+    };
+    await waitFor(areWhole, { description: 'the cluster' });
   }
 
   const alive = () => nodes.filter((node) => node.isRunning());
@@ -129,7 +133,9 @@ async function startNode(n: number, options: RedisClusterOptions): Promise<Clust
     port,
     url: redis.url,
     isRunning: () => redis !== undefined,
-    signal: (signal) => void (redis && process.kill(redis.pid, signal)),
+    signal(signal) {
+      if (redis) process.kill(redis.pid, signal);
+    },
     async kill(signal = 'SIGKILL') {
       await redis?.stop(signal);
       redis = undefined;
