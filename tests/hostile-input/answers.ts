@@ -37,16 +37,33 @@ export function parseAnswers(text: string, { isHead = false } = {}): { answers: 
   const answers: Answer[] = [];
   let rest = text;
   for (;;) {
-    const end = rest.indexOf('\r\n\r\n') + 4;
-    const head = rest.slice(0, end);
-    const length = isHead ? 0 : Number(/\r\ncontent-length: (\d+)/i.exec(head)?.[1] ?? 0);
-    if (end < 4 || rest.length < end + length) return { answers, rest };
-    const status = Number(/^HTTP\/1\.1 (\d{3}) /.exec(head)?.[1]);
+    const { head, end } = measurePart(rest, isHead);
+    if (rest.length < end) return { answers, rest };
     const headers = new Map(
       Array.from(head.matchAll(/\r\n([^:\r]+): (.*)/g), ([, name = '', value = '']) => [name.toLowerCase(), value]),
     );
-    const body = rest.slice(end, end + length);
+    const status = statusOf(head);
+    const body = rest.slice(head.length, end);
     if (status !== 100) answers.push({ status, requestId: headers.get('x-request-id'), headers, text: body });
-    rest = rest.slice(end + length);
+    rest = rest.slice(end);
   }
+}
+
+/** The head of what the text begins with, an answer or a 100, and where its body ends: nowhere yet, if the head is not whole. */
+function measurePart(text: string, isHead: boolean): { head: string; end: number } {
+  const headEnd = text.indexOf('\r\n\r\n') + 4;
+  if (headEnd < 4) return { head: '', end: Number.POSITIVE_INFINITY };
+  const head = text.slice(0, headEnd);
+  const length = isHead ? 0 : Number(/\r\ncontent-length: (\d+)/i.exec(head)?.[1] ?? 0);
+  return { head, end: headEnd + length };
+}
+
+const statusOf = (head: string): number => Number(/^HTTP\/1\.1 (\d{3}) /.exec(head)?.[1]);
+
+/** Where the first answer ends, with a 100 before it, and whether the connection goes on after it. */
+export function measureAnswer(text: string, isHead: boolean): { end: number; isKeptAlive: boolean } {
+  const { head, end } = measurePart(text, isHead);
+  if (statusOf(head) !== 100) return { end, isKeptAlive: !/\r\nconnection: close\r/i.test(head) };
+  const next = measureAnswer(text.slice(end), isHead);
+  return { ...next, end: end + next.end };
 }

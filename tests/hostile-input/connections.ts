@@ -1,38 +1,67 @@
 import type { Socket } from 'node:net';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { parseAnswers } from './answers.js';
+import { measureAnswer } from './answers.js';
 import { dial } from './talk.js';
 
 /** A connection that is silent for longer is ended. */
 const PATIENCE_MS = 120_000;
+/** Below what the ingress holds of one connection. */
+const MAX_GROUP_REQUESTS = 16;
+const MAX_GROUP_BYTES = 64 * 1024;
 
-/** Sends requests one at a time. Opens a new socket if the server has ended the last one. */
+/** A request as it goes over the wire. */
+export type Wire = {
+  /** Each is sent in a turn of its own. */
+  pieces: Uint8Array[];
+  isHead: boolean;
+  /** Whether no other request may be on its connection, because the answer may end it. */
+  goesAlone: boolean;
+};
+
+type Waiting = Wire & { resolve: (answer: string) => void; reject: (error: unknown) => void };
+
+/** Sends some requests at a time. Opens a new socket if the server has ended the last one. */
 class Connection {
   #socket: Socket | undefined;
-  /** What the server has sent since the last answer. Between an answer and the next request, it must send nothing. */
+  /** What the server has sent since the last answer. After the last answer and before the next request, it must send nothing. */
   #text = '';
   #onText: (() => void) | undefined;
 
   constructor(readonly port: number) {}
 
-  /** @returns all bytes up to the end of the answer, or until the server ends the connection */
-  async ask(pieces: Uint8Array[], isHead: boolean): Promise<string> {
+  /** @returns the answers in order; the last one is all that came until the server ended the connection, if it did */
+  async ask(requests: Wire[]): Promise<string[]> {
     this.expectSilence();
     const socket = this.#socket ?? this.#dial();
+    const answers: string[] = [];
     const answered = new Promise<void>((resolve) => {
       this.#onText = () => {
-        const [answer] = parseAnswers(this.#text, { isHead }).answers;
-        const isKeptAlive = answer && answer.headers.get('connection') !== 'close';
-        if (isKeptAlive || socket.destroyed) resolve();
+        while (answers.length < requests.length) {
+          const answer = this.#takeAnswer(requests[answers.length] as Wire);
+          if (answer === undefined) break;
+          answers.push(answer);
+        }
+        if (socket.destroyed) answers.push(this.#takeAll());
+        if (socket.destroyed || answers.length === requests.length) resolve();
       };
     });
-    for (const [i, piece] of pieces.entries()) {
-      if (i > 0) await nextTurn();
-      socket.write(piece);
-    }
+    await send(socket, requests);
     await answered;
-    const text = this.#text;
     this.#onText = undefined;
+    return answers;
+  }
+
+  /** Nothing yet, if the answer is not whole, or says that the server will end the connection. */
+  #takeAnswer({ isHead }: Wire): string | undefined {
+    const { end, isKeptAlive } = measureAnswer(this.#text, isHead);
+    if (!isKeptAlive || this.#text.length < end) return undefined;
+    const answer = this.#text.slice(0, end);
+    this.#text = this.#text.slice(end);
+    return answer;
+  }
+
+  #takeAll(): string {
+    const text = this.#text;
     this.#text = '';
     return text;
   }
@@ -62,10 +91,28 @@ class Connection {
   }
 }
 
-/** Connections to one server, used in turn. */
+/** Requests that go together are one write, which costs less than one each. */
+async function send(socket: Socket, requests: Wire[]): Promise<void> {
+  const [{ pieces }] = requests as [Wire];
+  if (requests.length > 1) {
+    socket.write(Buffer.concat(requests.flatMap((request) => request.pieces)));
+    return;
+  }
+  for (const [i, piece] of pieces.entries()) {
+    if (i > 0) await nextTurn();
+    socket.write(piece);
+  }
+}
+
+/** Connections to one server. */
 export class Connections {
   #all: Connection[] = [];
-  #next = 0;
+  #free: Connection[] = [];
+  /** Each waits for a connection. */
+  #groups: Waiting[][] = [];
+  /** The one of them that takes more requests. */
+  #open: Waiting[] = [];
+  #isScheduled = false;
 
   constructor(
     readonly port: number,
@@ -74,19 +121,58 @@ export class Connections {
     this.destroy();
   }
 
-  /** Sends a request over the next connection, which must be free: so at most `count` requests go at once. */
-  ask(pieces: Uint8Array[], { isHead }: { isHead: boolean }): Promise<string> {
-    const connection = this.#all[this.#next++ % this.count] as Connection;
-    return connection.ask(pieces, isHead);
+  /** Sends a request as soon as a connection is free, together with others. */
+  ask(request: Wire): Promise<string> {
+    return new Promise((resolve, reject) => {
+      const waiting = { ...request, resolve, reject };
+      if (request.goesAlone) this.#groups.push([waiting]);
+      else if (hasRoom(this.#open)) this.#open.push(waiting);
+      else {
+        this.#open = [waiting];
+        this.#groups.push(this.#open);
+      }
+      this.#schedule();
+    });
   }
 
   expectSilence(): void {
     for (const connection of this.#all) connection.expectSilence();
   }
 
-  /** Ends the connections with all that is under way. Later requests get new ones. */
+  /** Ends the connections, of which none is in use. Later requests get new ones. */
   destroy(): void {
     for (const connection of this.#all) connection.destroy();
     this.#all = Array.from({ length: this.count }, () => new Connection(this.port));
+    this.#free = [...this.#all];
   }
+
+  /** In the next turn, because more requests may come in this one. */
+  #schedule(): void {
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
+    setImmediate(() => {
+      this.#isScheduled = false;
+      while (this.#groups.length > 0 && this.#free.length > 0) this.#askNextGroup();
+    });
+  }
+
+  async #askNextGroup(): Promise<void> {
+    const connection = this.#free.shift() as Connection;
+    const group = this.#groups.shift() as Waiting[];
+    if (group === this.#open) this.#open = [];
+    try {
+      const answers = await connection.ask(group);
+      for (const [i, { resolve }] of group.entries()) resolve(answers[i] ?? '');
+    } catch (error) {
+      for (const { reject } of group) reject(error);
+    }
+    this.#free.push(connection);
+    this.#schedule();
+  }
+}
+
+/** Whether a group has requests, but not as many as it may have. */
+function hasRoom(group: Waiting[]): boolean {
+  const bytes = group.reduce((sum, { pieces: [piece] }) => sum + (piece?.length ?? 0), 0);
+  return group.length > 0 && group.length < MAX_GROUP_REQUESTS && bytes < MAX_GROUP_BYTES;
 }

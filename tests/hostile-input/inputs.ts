@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { body, text } from './bodies.js';
+import type { Wire } from './connections.js';
 import { toRequest } from './requests.js';
 
 /** A request to any route. Strings are latin1: a character is a byte. */
@@ -21,6 +22,8 @@ const PATHS = [
   ...['/entry', '/entries', '/entry/a', '/ping', '/docs', '/docs/nowhere.js', '/openapi.json', '/nowhere', '/'],
   ...['/entry/', '/ENTRY', '//entry', '/entry/%', '/entry/%ff', '/entry/a/b', 'http://test/entry', '*'],
 ];
+/** These serve the OpenAPI document, which leaves them out. A large answer of theirs ends its connection. */
+export const DESCRIPTION = /^\/(docs|openapi\.json)/;
 const HEADERS = [
   ...['content-encoding: gzip', 'content-encoding: identity', 'expect: 100-continue', 'expect: nothing'],
   ...[
@@ -81,15 +84,22 @@ export const input: fc.Arbitrary<Input> = fc
   })
   .map(({ target: [method, path, content], ...others }) => ({ method, path, body: content, ...others }));
 
+/** Headers with which an answer may end its connection, or something may come before it. */
+const ENDING = /^(connection|expect|host):/;
+
 /** The bytes to send, in one piece or two. */
-export function toPieces(request: Input, { apiKey, suffix }: { apiKey: string; suffix: string }): Uint8Array[] {
+export function toWire(request: Input, { apiKey, suffix }: { apiKey: string; suffix: string }): Wire {
   const { method, path, headers, body: content, hasKey, isChunked, cut } = request;
   const key = hasKey ? [`x-api-key: ${apiKey}`] : [];
   const framing = isChunked ? 'transfer-encoding: chunked' : `content-length: ${content.length}`;
   const framed = isChunked ? toChunks(content) : content;
   const bytes = Buffer.from(toRequest(`${method} ${path}${suffix}`, [...key, framing, ...headers], framed), 'latin1');
-  const place = cut % bytes.length;
-  return place === 0 ? [bytes] : [bytes.subarray(0, place), bytes.subarray(place)];
+  const place = cut % (bytes.length - suffix.length);
+  return {
+    pieces: place === 0 ? [bytes] : [bytes.subarray(0, place), bytes.subarray(place)],
+    isHead: method === 'HEAD',
+    goesAlone: place > 0 || isChunked || headers.some((line) => ENDING.test(line)) || DESCRIPTION.test(path),
+  };
 }
 
 function toChunks(content: string): string {
@@ -97,25 +107,8 @@ function toChunks(content: string): string {
   return `${chunk}0\r\n\r\n`;
 }
 
-/**
- * Puts requests into steps. Each comes as early as it can, but after all earlier requests with the same customer or idempotency
- * key. So the requests of one step do not depend on one another, and go in any order.
- */
-export function toSteps(inputs: Input[], maxAtOnce: number): Input[][] {
-  const steps: Input[][] = [];
-  const firstFree = new Map<string, number>();
-  for (const request of inputs) {
-    const subjects = toSubjects(request);
-    let at = Math.max(0, ...subjects.map((subject) => firstFree.get(subject) ?? 0));
-    while ((steps[at]?.length ?? 0) >= maxAtOnce) at++;
-    for (const subject of subjects) firstFree.set(subject, at + 1);
-    steps[at] = [...(steps[at] ?? []), request];
-  }
-  return steps;
-}
-
 /** The customers and idempotency keys of a request. Its body is searched, not parsed: a broken batch has entries, too. */
-function toSubjects({ path, headers, body: content }: Input): string[] {
+export function toSubjects({ path, headers, body: content }: Input): string[] {
   const given = Buffer.from(content, 'latin1').toString();
   const ids = Array.from(given.matchAll(CUSTOMER_ID), ([, json = '']) => attempt(() => JSON.parse(json)));
   if (path.startsWith('/entry/')) ids.push(attempt(() => decodeURIComponent(path.slice('/entry/'.length))));

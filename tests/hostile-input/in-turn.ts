@@ -1,0 +1,19 @@
+/**
+ * Asks once per item: at once, or after the earlier items that have a subject in common. So items that are under way together
+ * do not depend on one another, and may go in any order.
+ * @returns the answers in the order of the items, when all are there
+ */
+export async function askInTurn<Item, Answer>(
+  items: { item: Item; subjects: string[] }[],
+  ask: (item: Item) => Promise<Answer>,
+): Promise<Answer[]> {
+  const latest = new Map<string, Promise<Answer>>();
+  const answers = items.map(({ item, subjects }) => {
+    const earlier = subjects.flatMap((subject) => latest.get(subject) ?? []);
+    const answer = earlier.length > 0 ? Promise.all(earlier).then(() => ask(item)) : ask(item);
+    for (const subject of subjects) latest.set(subject, answer);
+    return answer;
+  });
+  await Promise.allSettled(answers);
+  return Promise.all(answers);
+}
