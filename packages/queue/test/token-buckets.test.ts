@@ -92,6 +92,23 @@ describe.each(BACKENDS)('token buckets on %s:', (_, createBackend) => {
     expect((await lease(1, { limit: { rate: 1_000_000, burst: 100 }, ...all })).granted).toBeGreaterThanOrEqual(1);
   });
 
+  test('the tokens of many projects that are leased at the same time, in any order, come each from its own bucket', async () => {
+    const projectIds = Array.from({ length: 300 }, () => ++projectId);
+    const wanted = 1_000;
+    const leaseAll = (queue: QueueBackend, ids: number[]) =>
+      Promise.all(
+        ids.map(async (id, i) => {
+          const limit = { rate: 1, burst: 1 + (id % 7) };
+          return [id, (await queue.buckets.lease(id, limit, { wanted: i % 2 ? wanted : 0, returned: 0 })).granted];
+        }),
+      );
+    const [one, other] = ingresses as [QueueBackend, QueueBackend];
+    const granted = await Promise.all([leaseAll(one, projectIds), leaseAll(other, projectIds.toReversed())]);
+    const sums = new Map(projectIds.map((id) => [id, 0]));
+    for (const [id = 0, count = 0] of granted.flat()) sums.set(id, (sums.get(id) ?? 0) + count);
+    expect([...sums]).toEqual(projectIds.map((id) => [id, 1 + (id % 7)]));
+  });
+
   test('projects have buckets of their own', async () => {
     const limit = { rate: 1, burst: 2 };
     for (let i = 0; i < 3; i++) {

@@ -1,0 +1,19 @@
+-- `lease` for many projects with one statement. In the order of their ids, so that two of them do not wait for each other's buckets.
+CREATE FUNCTION admission.lease_many(
+    project_ids integer[], rates bigint[], bursts bigint[], wanted bigint[], returned bigint[]
+) RETURNS TABLE (place integer, granted bigint, available bigint, clock bigint)
+LANGUAGE plpgsql AS $$
+DECLARE
+    call record;
+BEGIN
+    FOR call IN
+        SELECT * FROM unnest(project_ids, rates, bursts, wanted, returned)
+            WITH ORDINALITY AS c (project_id, rate, burst, wanted, returned, place)
+        ORDER BY c.project_id, c.place
+    LOOP
+        place := call.place;
+        SELECT l.granted, l.available, l.clock INTO granted, available, clock
+        FROM admission.lease(call.project_id, call.rate, call.burst, call.wanted, call.returned) AS l;
+        RETURN NEXT;
+    END LOOP;
+END $$;
