@@ -21,7 +21,7 @@ export interface ProgramOptions {
 export interface RunningProgram {
   port: number;
   pid: number;
-  /** Sends the signal and resolves when it has exited; at once when it already has. */
+  /** Sends the signal and resolves when it has exited, and another one can start in its place. */
   stop(signal?: NodeJS.Signals): Promise<void>;
 }
 
@@ -42,6 +42,8 @@ export async function startProgram(options: ProgramOptions): Promise<RunningProg
     async stop(signal = 'SIGTERM') {
       if (!hasExited()) child.kill(signal);
       await exited;
+      // A child that Redis has made to save its data outlives it for a moment, with the port and the lock on its files.
+      await waitFor(async () => !(await isListening(port)), { description: `${program} to let go of its port` });
     },
   };
 }
