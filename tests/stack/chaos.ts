@@ -27,7 +27,7 @@ export const describeChaos = (queue: ChaosOptions['queue'], { seed }: { seed: nu
         onProgress: () => {},
         ...{ signal: NEVER, giveUp: NEVER },
       });
-    }, 900_000);
+    }, 3_600_000); // a slow machine takes its time
     afterAll(() => rm(directory, { recursive: true, force: true, maxRetries: 5 }));
 
     test('no promise is broken while processes and connections fail at random', () => {

@@ -148,16 +148,17 @@ test('a SIGTERM to npm start itself ends the stack in order, and leaves no proce
   let started: number[] = [];
   try {
     const isUp = () => output.includes('OPM Partners API is running');
-    await waitFor(isUp, { description: 'the stack to run', timeoutMs: 120_000 });
+    await waitFor(isUp, { description: 'the stack to run', timeoutMs: 600_000 });
     const [postgres = ''] = (await readFile(join(dataDir, 'postgres/cluster/postmaster.pid'), 'utf8')).split('\n');
     started = [...(await findDescendants(npm.pid as number)), Number(postgres)];
     expect(started.length).toBeGreaterThanOrEqual(5); // opm up, three apps and PostgreSQL
     npm.kill('SIGTERM');
     const isEveryoneGone = async () => !(await Promise.all(started.map(isRunning))).includes(true);
-    await waitFor(isEveryoneGone, { description: 'all processes to end', timeoutMs: 60_000 });
+    await waitFor(isEveryoneGone, { description: 'all processes to end' });
     expect(output).toMatch(/opm: stopped\n$/);
   } finally {
-    for (const pid of started) if (await isRunning(pid)) process.kill(pid, 'SIGKILL');
+    const left = new Set([...started, ...(await findDescendants(npm.pid as number))]);
+    for (const pid of left) if (await isRunning(pid)) process.kill(pid, 'SIGKILL');
     npm.kill('SIGKILL');
   }
 });

@@ -3,6 +3,7 @@ import { createSparseWarning, type ProcessContext } from '@opm/runtime';
 import { createStore, type Store } from '@opm/store';
 import type { WorkerConfig } from './config.js';
 import { createMeasures } from './measures.js';
+import { MAX_ALONE_IN_FLIGHT } from './persist-alone.js';
 import { createPersistChunk } from './persist-chunk.js';
 import { createStoreGate } from './store-gate.js';
 import { createUpserts } from './upsert-entries.js';
@@ -29,7 +30,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
   onClose('store', store.close);
   const storeOfSuspects = createStore({
     databaseUrl: config.DATABASE_URL,
-    poolSize: 1,
+    poolSize: MAX_ALONE_IN_FLIGHT,
     lockTimeoutMs: 100, // longer than our own statements hold a row
     ...STORE_OPTIONS,
   });

@@ -28,6 +28,8 @@ export type PersistAloneDeps = {
   logger: Logger;
 };
 
+/** Statements of entries that go alone, each of which needs a connection. */
+export const MAX_ALONE_IN_FLIGHT = 2;
 /** For so long it is looked for the rows that are held; the entries that were not tried by then wait, too. */
 const MAX_SEARCH_MS = 1_000;
 /** From so many tries on that met a row held, it is no coincidence. */
@@ -40,7 +42,7 @@ const isBlocked = (error: unknown) => failureKindOf(error) === 'blocked';
 
 /**
  * For what has failed before, is to blame, or is about a row that is held: each customer's entries by themselves, so that one
- * that fails leaves the others as they are. One statement at a time, for all jobs that wait, so that nobody waits behind it.
+ * that fails leaves the others as they are. One statement at a time, for all jobs that wait, and one for rows that may be held.
  */
 export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
   const { gate, suspects, upsertEach, addDeadLetters, maxRows, maxAttempts, onPersisted, onDeadLetter, logger } = deps;
@@ -48,22 +50,22 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
   const warnRefused = createSparseWarning(logger, 'entries became dead letters: see `opm dead-letters count`');
   const warnHeld = createSparseWarning(logger, 'entries wait for rows that another session holds: see pg_locks');
 
-  const jobs = new GroupCommit<'all', Job, Unfinished>({
+  /** What may wait for rows keeps nothing else waiting. */
+  const jobs = new GroupCommit<'held' | 'others', Job, Unfinished>({
     commit: (_, some) => persist(some),
     sizeOf: ({ entries }) => entries.length,
     maxBatch: maxRows,
-    maxInFlight: 1,
+    maxInFlight: MAX_ALONE_IN_FLIGHT,
+    maxInFlightPerLane: 1,
   });
 
   async function persist(some: Job[]): Promise<Unfinished[]> {
     const all = some.flatMap(({ entries }) => entries);
     const waiting = new Set(all.filter(suspects.mustWait));
     const due = all.filter((entry) => !waiting.has(entry));
-    const searchUntil = performance.now() + MAX_SEARCH_MS;
-    const failed = new Map<ChunkEntry, Error>();
-    for (const part of [due.filter((entry) => !suspects.isHeld(entry)), due.filter(suspects.isHeld)]) {
-      for (const { entry, error } of await persistEach(part, searchUntil)) failed.set(entry, error);
-    }
+    suspects.onTry(due);
+    const refused = await persistEach(due, performance.now() + MAX_SEARCH_MS);
+    const failed = new Map(refused.map(({ entry, error }) => [entry, error]));
     // An outage that has begun meanwhile is nobody's fault.
     if ([...failed.values()].some((error) => failureKindOf(error) === 'outage')) await gate.check();
     const lost = some.flatMap(({ entries, attempt }) => entries.flatMap((entry) => toLost(entry, attempt, failed)));
@@ -128,7 +130,19 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
     for (const { error } of refused) warnRefused(new Error(`reason: ${reasonOf(error)}`));
   }
 
-  return (entries, { attempt }) => jobs.run('all', { entries, attempt });
+  return async (entries, { attempt }) => {
+    const waiting = entries.filter(suspects.mustWait); // not for its turn, too, or it would keep a place of its worker
+    const due = entries.filter((entry) => !waiting.includes(entry));
+    const held = due.filter(suspects.isHeld);
+    const others = due.filter((entry) => !held.includes(entry));
+    const run = async (lane: 'held' | 'others', some: ChunkEntry[]): Promise<Unfinished> =>
+      some.length > 0 ? jobs.run(lane, { entries: some, attempt }) : { entries: [], error: undefined };
+    const [ofHeld, ofOthers] = await Promise.all([run('held', held), run('others', others)]);
+    return {
+      entries: [...waiting, ...ofHeld.entries, ...ofOthers.entries],
+      error: ofOthers.error ?? ofHeld.error,
+    };
+  };
 }
 
 const refuseAll = ({ entries, error }: Failed): Refused[] => entries.map((entry) => ({ entry, error }));

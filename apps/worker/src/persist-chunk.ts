@@ -20,8 +20,8 @@ const POLITE_MS = 250;
 const POLITE_DIVISOR = 4;
 /** What has not been settled by then is cleared away later, as after any failure. */
 const SETTLE_TIMEOUT_MS = 5_000;
-/** Jobs of which it is known what is done. */
-const MAX_POSTPONED = 1_000;
+/** Jobs of which it is known what is left. */
+const MAX_POSTPONED = 10_000;
 
 const NOTHING: Unfinished = { entries: [], error: undefined };
 
@@ -31,8 +31,8 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
 
   const suspects = createSuspects();
   const persistAlone = createPersistAlone({ ...deps, suspects });
-  /** The entries that are done of jobs that were postponed for the others. */
-  const doneOf = new LRUCache<string, Set<string>>({ max: MAX_POSTPONED });
+  /** The entries for which jobs were postponed; all others of theirs are done. */
+  const leftOf = new LRUCache<string, Set<string>>({ max: MAX_POSTPONED });
   const bounds = { sizeOf: (entries: ChunkEntry[]) => entries.length, maxInFlight };
 
   let shortCameAt = Number.NEGATIVE_INFINITY;
@@ -43,7 +43,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     new GroupCommit<number, ChunkEntry[], boolean>({
       ...bounds,
       maxBatch,
-      async commit(_shard, jobs) {
+      async commit(_lane, jobs) {
         const entries = jobs.flat();
         const isPersisted = await gate.run(() => upsert(entries)).then(() => true, isolate);
         if (isPersisted) onPersisted(entries);
@@ -82,7 +82,9 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     if (entries.length === 0) return NOTHING;
     const { shard, priority } = context;
     if (priority === 0) shortCameAt = performance.now();
-    const isPersisted = await statements[priority > 0 ? 'ofLongBacklogs' : 'ofShortBacklogs'].run(shard, entries);
+    // Erasures cost more statements; the ingress puts them into chunks of their own, and here they are apart, too.
+    const lane = entries.some(({ erase }) => erase) ? -1 - shard : shard;
+    const isPersisted = await statements[priority > 0 ? 'ofLongBacklogs' : 'ofShortBacklogs'].run(lane, entries);
     if (!isPersisted) return persistSuspects(entries, context);
     await settlements.run(shard, entries);
     return NOTHING;
@@ -101,19 +103,19 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   return async ({ entries }, context) => {
     const { shard, jobId, start } = context;
     const key = `${shard}:${jobId}`;
-    const done = doneOf.get(key);
-    const due = done ? entries.filter((entry) => !done.has(keyOf(entry))) : entries;
+    const known = leftOf.get(key);
+    const due = known ? entries.filter((entry) => known.has(keyOf(entry))) : entries;
     // A job that was begun before goes alone: something was wrong with it.
     const sound = start === 1 ? due.filter((entry) => !suspects.isSuspect(entry)) : [];
     const others = sound.length === due.length ? [] : start === 1 ? due.filter(suspects.isSuspect) : due;
     const both = await Promise.all([persistWithOthers(sound, context), persistSuspects(others, context)]);
-    const left = new Set(both.flatMap((unfinished) => unfinished.entries));
-    if (left.size === 0) {
-      doneOf.delete(key);
+    const left = both.flatMap((unfinished) => unfinished.entries);
+    if (left.length === 0) {
+      leftOf.delete(key);
       logger.debug({ jobId, entries: entries.length }, 'chunk done');
       return;
     }
-    doneOf.set(key, new Set(entries.filter((entry) => !left.has(entry)).map(keyOf)));
+    leftOf.set(key, new Set(left.map(keyOf)));
     const error = both.find((unfinished) => unfinished.error)?.error;
     throw error ?? new Postponed('another session holds rows', { delayMs: retryDelayMs(start), reason: 'blocked' });
   };

@@ -3,6 +3,7 @@ import { LRUCache } from 'lru-cache';
 
 const MAX_KNOWN = 10_000;
 const REMEMBER_MS = 60_000;
+const MAX_TRY_MS = 1_000;
 
 export type Suspects = ReturnType<typeof createSuspects>;
 
@@ -30,6 +31,15 @@ export function createSuspects() {
 
     /** Whether the customer was met so short a time ago that another try is not due. */
     mustWait: (entry: Customer): boolean => (customers.get(toKey(entry))?.until ?? 0) > performance.now(),
+
+    /** Until it is known what comes of it, no other job tries those whose rows were held. */
+    onTry(entries: Customer[]): void {
+      if (customers.size === 0) return;
+      for (const entry of entries) {
+        const held = customers.get(toKey(entry));
+        if (held) customers.set(toKey(entry), { ...held, until: performance.now() + MAX_TRY_MS });
+      }
+    },
 
     /** @returns how many tries in a row have met it */
     onHeld(entry: Customer): number {

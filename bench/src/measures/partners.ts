@@ -1,6 +1,7 @@
 import { createStore } from '@opm/store';
 import { median, type TestApp, toTable, toWhole } from '@opm/testkit';
 import { project, startProject, startProjectWorker, synchronous, type Target } from '../contenders.js';
+import { slice } from '../drain/entries.js';
 import { stopCleanly, timeDrain } from '../drain/time-drain.js';
 import { runLoad, warmUp } from '../load/run-load.js';
 import { countWaiting, openProjectQueue } from '../queues.js';
@@ -16,6 +17,10 @@ type Case = { queue: 'Redis' | 'PostgreSQL'; partners: number; isZipf?: true };
 /** Of a run; µs of processor per entry. */
 type Run = { acks: number; drain: number; p99Ms: number; ingressUs: number; workerUs: number; redisUs: number };
 
+/** So many times as many partners, too: more than an ingress meets within a second. */
+const MANY = 10;
+/** Projects that are created at the same time. */
+const CREATED_AT_ONCE = 50;
 /** As many requests as there are turns before they begin anew. */
 const TURNS = 20_000;
 
@@ -27,6 +32,7 @@ export async function measurePartners(
   const cases: Case[] = (['Redis', 'PostgreSQL'] as const).flatMap((queue) => [
     { queue, partners: 1 },
     { queue, partners },
+    { queue, partners: MANY * partners },
     { queue, partners, isZipf: true },
   ]);
   const runs = new Map<Case, Run[]>(cases.map((it) => [it, []]));
@@ -43,8 +49,8 @@ export async function measurePartners(
     (it ? (runs.get(it) ?? []) : []).map((run) => run[name]);
   const find = (queue: Case['queue'], count: number, isZipf?: true) =>
     cases.find((it) => it.queue === queue && it.partners === count && it.isZipf === isZipf);
-  const ratio = (name: 'acks' | 'drain', queue: Case['queue'], isZipf?: true) =>
-    medianRatio(figure(find(queue, partners, isZipf), name), figure(find(queue, 1), name));
+  const ratio = (name: 'acks' | 'drain', queue: Case['queue'], isZipf?: true, count = partners) =>
+    medianRatio(figure(find(queue, count, isZipf), name), figure(find(queue, 1), name));
   const both = figure(find('PostgreSQL', partners), 'acks').map((acks, i) =>
     Math.min(acks, figure(find('PostgreSQL', partners), 'drain')[i] ?? 0),
   );
@@ -62,6 +68,11 @@ export async function measurePartners(
         measure: `acks/s on Redis, ${partners} partners ÷ 1`,
         expected: { atLeast: 0.9 },
         measured: ratio('acks', 'Redis'),
+      },
+      {
+        measure: `acks/s on Redis, ${MANY * partners} partners ÷ 1`,
+        expected: { atLeast: 0.8 },
+        measured: ratio('acks', 'Redis', undefined, MANY * partners),
       },
       {
         measure: `acks/s on Redis, ${partners} partners, Zipf-distributed ÷ 1`,
@@ -144,8 +155,11 @@ function measureCase(servers: Servers, it: Case, seconds: number): Promise<Run> 
 async function withPartners({ databaseUrl }: Place, target: Target, { partners, isZipf }: Case): Promise<Target> {
   if (partners === 1) return target;
   const store = createStore({ databaseUrl, poolSize: 4, applicationName: 'bench' });
-  const numbers = Array.from({ length: partners }, (_, i) => i);
-  const created = await Promise.all(numbers.map((i) => store.projects.create(`partner ${i}`)));
+  const names = Array.from({ length: partners }, (_, i) => `partner ${i}`);
+  const created: { apiKey: string }[] = [];
+  for (const some of slice(names, CREATED_AT_ONCE)) {
+    created.push(...(await Promise.all(some.map((name) => store.projects.create(name)))));
+  }
   await store.close();
   const keys = created.map(({ apiKey }) => apiKey);
   return { ...target, turns: isZipf ? toZipf(keys) : keys };
