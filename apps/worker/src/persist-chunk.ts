@@ -38,16 +38,21 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   let shortCameAt = Number.NEGATIVE_INFINITY;
   const isShortAbout = () => performance.now() - shortCameAt < POLITE_MS;
 
-  /** Whether the statement was persisted; if not, its jobs go alone. */
+  /** What is not persisted of each job: all, if the statement fails, and what has become suspect while it waited. */
   const createStatements = (maxBatch: number | (() => number)) =>
-    new GroupCommit<number, ChunkEntry[], boolean>({
+    new GroupCommit<number, ChunkEntry[], ChunkEntry[]>({
       ...bounds,
       maxBatch,
       async commit(_lane, jobs) {
+        const left = jobs.map((own) => own.filter(suspects.isSuspect));
         const entries = jobs.flat();
-        const isPersisted = await gate.run(() => upsert(entries)).then(() => true, isolate);
-        if (isPersisted) onPersisted(entries);
-        return jobs.map(() => isPersisted);
+        const sound = left.some(({ length }) => length > 0)
+          ? entries.filter((one) => !suspects.isSuspect(one))
+          : entries;
+        const isPersisted = await gate.run(() => upsert(sound)).then(() => true, isolate);
+        if (!isPersisted) return jobs;
+        onPersisted(sound);
+        return left;
       },
     });
 
@@ -84,10 +89,10 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     if (priority === 0) shortCameAt = performance.now();
     // Erasures cost more statements; the ingress puts them into chunks of their own, and here they are apart, too.
     const lane = entries.some(({ erase }) => erase) ? -1 - shard : shard;
-    const isPersisted = await statements[priority > 0 ? 'ofLongBacklogs' : 'ofShortBacklogs'].run(lane, entries);
-    if (!isPersisted) return persistSuspects(entries, context);
-    await settlements.run(shard, entries);
-    return NOTHING;
+    const left = await statements[priority > 0 ? 'ofLongBacklogs' : 'ofShortBacklogs'].run(lane, entries);
+    const persisted = left.length > 0 ? entries.filter((entry) => !left.includes(entry)) : entries;
+    if (persisted.length > 0) await settlements.run(shard, persisted);
+    return persistSuspects(left, context);
   }
 
   /** The same for entries that no statement with those of others should have. */
