@@ -14,6 +14,7 @@ import { measureProcesses } from './measures/processes.js';
 import { measureRedisBytes } from './measures/redis-bytes.js';
 import { measureStored } from './measures/stored.js';
 import { measureSustained } from './measures/sustained.js';
+import { measureTrouble } from './measures/trouble.js';
 import type { Report } from './report.js';
 import type { Measure } from './run-measures.js';
 import type { Servers } from './servers.js';
@@ -58,6 +59,12 @@ export const NAMED_MEASURES: NamedMeasure[] = [
       rounds: ROUNDS,
     },
     measures: [measurePartners],
+  }),
+  define({
+    name: 'trouble',
+    description: 'What one partner in trouble leaves of the speed of all others.',
+    settings: { entries: [1_000_000, 'entries in the backlog'], rounds: ROUNDS },
+    measures: [measureTrouble],
   }),
   define({
     name: 'batches',

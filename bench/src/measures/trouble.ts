@@ -1,0 +1,141 @@
+import type { EntryQueue } from '@opm/queue';
+import { median, toTable, toWhole } from '@opm/testkit';
+import pg from 'pg';
+import { startProjectWorker } from '../contenders.js';
+import { makeEntry } from '../drain/entries.js';
+import { stopCleanly } from '../drain/time-drain.js';
+import { CHUNK, createProducer } from '../producer.js';
+import { openProjectQueue, waitUntilEmpty } from '../queues.js';
+import { medianRatio, type Report, withRounds } from '../report.js';
+import type { Place, Servers } from '../servers.js';
+
+export type TroubleOptions = { entries: number; rounds: number };
+
+type Asking = Parameters<EntryQueue['admit']>[1][number] & { fields?: object };
+
+type Trouble = {
+  name: string;
+  /** The entry of the partner in trouble; the others have a partner of their own. */
+  toEntry?: (n: number) => Asking;
+  /** The ingress gives erasures chunks of their own. */
+  isApart?: true;
+  isPersisted?: true;
+  hold?: (client: pg.Client) => Promise<void>;
+};
+
+const PARTNERS = 1_000;
+const IN_TROUBLE = 1;
+/** One entry of so many is of the partner in trouble. */
+const EVERY = 100;
+const POISON = 'poison@example.com';
+const MAX_POLL_MS = 50;
+
+const REFUSE = `
+  CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+  BEGIN
+    IF NEW.email = '${POISON}' THEN RAISE 'refused' USING ERRCODE = 'data_exception'; END IF;
+    RETURN NEW;
+  END $$;
+  CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION refuse()`;
+
+const hold = async (client: pg.Client) => {
+  await client.query(
+    `INSERT INTO customers (project_id, customer_id, email, created_at, updated_at)
+     SELECT ${IN_TROUBLE}, 'held ' || n, 'held@example.com', now(), now() FROM generate_series(0, 4) AS n`,
+  );
+  await client.query(`BEGIN; SELECT FROM customers WHERE project_id = ${IN_TROUBLE} FOR UPDATE`);
+};
+
+const TROUBLES: Trouble[] = [
+  { name: 'none' },
+  { name: 'entries that PostgreSQL refuses', toEntry: (n) => ({ ...toEntry(n), fields: { email: POISON } }) },
+  {
+    name: 'entries about five rows that a session holds',
+    toEntry: (n) => ({ ...toEntry(n), customerId: `held ${n % 5}` }),
+    hold,
+  },
+  {
+    name: 'erasures',
+    toEntry: (n) => ({ projectId: IN_TROUBLE, customerId: `erased ${n}`, erase: true }),
+    isApart: true,
+    isPersisted: true,
+  },
+];
+
+const toEntry = (n: number): Asking => ({ ...makeEntry(n, 1), projectId: IN_TROUBLE });
+
+/** What one partner's trouble, in 1 % of all entries, leaves of the speed at which a worker persists the others' entries. */
+export async function measureTrouble(servers: Servers, { entries, rounds }: TroubleOptions): Promise<Report> {
+  const perSecond = new Map<Trouble, number[]>(TROUBLES.map((trouble) => [trouble, []]));
+  for (let round = 1; round <= rounds; round++) {
+    for (const trouble of TROUBLES) {
+      const speed = await servers.inFreshPlace((place) => timeOthers(place, trouble, entries));
+      perSecond.get(trouble)?.push(speed);
+      console.log(`round ${round}: ${trouble.name}: ${toWhole(speed)}/s`);
+    }
+  }
+  const [[, without = []] = []] = perSecond;
+  const ratios = [...perSecond].map(([{ name }, speeds]) => ({ name, speeds, ratio: medianRatio(speeds, without) }));
+  return {
+    name: 'trouble',
+    tables: withRounds(
+      toTable(
+        ['1 % of the entries', '#others persisted/s', '#÷ none'],
+        ratios.map(({ name, speeds, ratio }) => [name, toWhole(median(speeds)), ratio.toFixed(2)]),
+      ),
+      rounds,
+    ),
+    verdicts: ratios.slice(1).map(({ name, ratio }) => ({
+      measure: `others beside ${name} ÷ without`,
+      expected: { atLeast: 0.8 },
+      measured: ratio,
+    })),
+  };
+}
+
+/** @returns entries of the others per second, from the first job until all of them are rows */
+async function timeOthers(place: Place, trouble: Trouble, entries: number): Promise<number> {
+  const client = new pg.Client({ connectionString: place.databaseUrl });
+  await client.connect();
+  await client.query(REFUSE);
+  await client.query(`INSERT INTO projects (name) SELECT 'partner ' || n FROM generate_series(1, ${PARTNERS}) AS n`);
+  await trouble.hold?.(client);
+  const opened = await openProjectQueue(place);
+  await opened.queue.pause();
+  const others = await fill(place, trouble, entries);
+  const worker = await startProjectWorker(place);
+  const due = trouble.isPersisted || !trouble.toEntry ? entries : others;
+  const since = performance.now();
+  await opened.queue.resume();
+  while ((await worker.readMetric('opm_entries_persisted_total')) < due) {
+    await new Promise((resolve) => setTimeout(resolve, MAX_POLL_MS));
+  }
+  const seconds = (performance.now() - since) / 1_000;
+  if (trouble.hold) await client.query('ROLLBACK');
+  await client.end();
+  await waitUntilEmpty(opened);
+  await stopCleanly(worker);
+  await opened.close();
+  return others / seconds;
+}
+
+/** Queues the entries. @returns how many are of the others */
+async function fill(place: Place, { toEntry: toTroubled, isApart }: Trouble, entries: number): Promise<number> {
+  const producer = await createProducer(place);
+  let others = 0;
+  for (let first = 0; first < entries; first += CHUNK) {
+    const isTroubled = (n: number) => toTroubled && (isApart ? (first / CHUNK) % EVERY === 0 : n % EVERY === 0);
+    const asking = Array.from({ length: CHUNK }, (_, i): Asking => {
+      const n = first + i;
+      if (toTroubled && isTroubled(n)) return toTroubled(n);
+      others++;
+      return { ...makeEntry(n, 1), projectId: IN_TROUBLE + 1 + (n % (PARTNERS - 1)) };
+    });
+    const { admitted } = await producer.admit(0, asking);
+    await producer.enqueue(0, {
+      entries: asking.map((entry, i) => ({ ...entry, version: admitted[i]?.version ?? 0 })),
+    });
+  }
+  await producer.close();
+  return others;
+}
