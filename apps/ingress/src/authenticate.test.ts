@@ -120,3 +120,17 @@ test('while PostgreSQL is away a known key stays good, but not beyond its end', 
   expect(await authenticate(good, createConnection())).toMatchObject(OWNER);
   expect(await authenticate(ending, createConnection())).toMatchObject({ code: 'KEYS_UNAVAILABLE' });
 });
+
+test('a key that has ended is not let in by the look-up that finds PostgreSQL away', async () => {
+  const ending = createApiKey();
+  owners.set(hashApiKey(ending), ENDED);
+  answerQueries();
+  expect(await authenticate(ending, createConnection())).toHaveProperty('projectId');
+  owners = {
+    get [Symbol.iterator](): never {
+      throw new Error('away');
+    },
+  } as unknown as typeof owners;
+  expect(await authenticate(ending, createConnection())).toMatchObject({ code: 'KEYS_UNAVAILABLE' });
+  expect(outage.isActive).toBe(true);
+});

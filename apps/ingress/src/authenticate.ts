@@ -41,12 +41,12 @@ const MAX_UNKNOWN_KEYS = 10_000;
 /** A revoked key ends everywhere within this time, and a limit changes: no answer of PostgreSQL is trusted for longer. */
 const TRUST_MS = 1_000;
 const POLL_INTERVAL_MS = 400;
-/** In case somebody has turned the triggers off that change the revision. */
-const MAX_AGE_MS = 5 * 60 * 1_000;
+/** In case somebody has turned the triggers off that change the revision; half of it at least, so that not all keys age at once. */
+const MAX_AGE_MS = 10 * 60 * 1_000;
 const UNKNOWN_TTL_MS = 10_000;
 const MAX_LOOKED_UP = 1_000;
 
-type KnownKey = KeyOwner & { revision: string; askedAt: number; endsAt: number };
+type KnownKey = KeyOwner & { revision: string; agesAt: number; endsAt: number };
 
 /**
  * Knows keys by their SHA-256. PostgreSQL keeps a revision, which changes when a key ends or a limit changes. It is read every
@@ -93,14 +93,15 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
   function note(
     hash: string,
     owner: KeyOwner | undefined,
-    asked: Pick<KnownKey, 'revision' | 'askedAt'>,
+    { revision, askedAt }: { revision: string; askedAt: number },
   ): KeyOwner | undefined {
     if (owner === undefined) {
       known.delete(hash);
       unknown.set(hash, true);
     } else {
       unknown.delete(hash);
-      known.set(hash, { ...owner, ...asked, endsAt: asked.askedAt + (owner.endsInMs ?? Number.POSITIVE_INFINITY) });
+      const agesAt = askedAt + MAX_AGE_MS * (0.5 + Math.random() / 2);
+      known.set(hash, { ...owner, revision, agesAt, endsAt: askedAt + (owner.endsInMs ?? Number.POSITIVE_INFINITY) });
     }
     return owner;
   }
@@ -122,9 +123,9 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
     return found;
   }
 
-  async function renew(hash: string, stale: KeyOwner): Promise<KeyOwner> {
+  async function renew(hash: string, stale: KnownKey): Promise<KeyOwner> {
     const owner = await lookUps.run('new', hash).catch((cause) => {
-      if (!pause.isActive) throw new Fault('KEYS_UNAVAILABLE', { cause });
+      if (!pause.isActive || performance.now() >= stale.endsAt) throw new Fault('KEYS_UNAVAILABLE', { cause });
       return stale;
     });
     if (!owner) throw new Fault('KEY_UNKNOWN');
@@ -149,11 +150,11 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
     return owner;
   }
 
-  function isTrusted({ revision, askedAt, endsAt }: KnownKey): boolean {
+  function isTrusted({ revision, agesAt, endsAt }: KnownKey): boolean {
     const now = performance.now();
     if (now >= endsAt) return false;
     if (pause.isActive) return true;
-    return now < trustedUntil(revision) && now < askedAt + MAX_AGE_MS;
+    return now < trustedUntil(revision) && now < agesAt;
   }
 
   function trustedUntil(revision: string): number {

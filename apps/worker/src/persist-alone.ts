@@ -30,7 +30,7 @@ export type PersistAloneDeps = {
 
 /** Statements of entries that go alone, each of which needs a connection. */
 export const MAX_ALONE_IN_FLIGHT = 2;
-/** For so long it is looked for the rows that are held; the entries that were not tried by then wait, too. */
+/** For so long it is looked for the rows of a project that are held; its entries that were not tried by then wait, too. */
 const MAX_SEARCH_MS = 1_000;
 /** From so many tries on that met a row held, it is no coincidence. */
 const TRIES_TO_WARN = 4;
@@ -69,8 +69,11 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
     // An outage that has begun meanwhile is nobody's fault.
     if ([...failed.values()].some((error) => failureKindOf(error) === 'outage')) await gate.check();
     const lost = some.flatMap(({ entries, attempt }) => entries.flatMap((entry) => toLost(entry, attempt, failed)));
-    if (lost.length > 0) await bury(lost);
-    for (const { entry } of lost) failed.delete(entry);
+    const error = lost.length > 0 ? await bury(lost).catch(toFailure) : undefined;
+    for (const { entry } of lost) {
+      if (error) failed.set(entry, error);
+      else failed.delete(entry);
+    }
     return some.map(({ entries }) => {
       const errors = entries.flatMap((entry) => failed.get(entry) ?? []);
       return {
@@ -95,19 +98,25 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
     suspects.onFree(persisted);
     onPersisted(persisted);
     const refused = await halve(failed, searchUntil);
-    const held = failed.at(-1)?.error;
-    if (held && performance.now() > searchUntil) return [...refused, ...refuseAll({ entries: untried, error: held })];
-    return [...refused, ...(await persistEach(untried, searchUntil))];
+    const [held] = failed.filter(({ error }) => isBlocked(error));
+    const isOver = held && performance.now() > searchUntil;
+    const isLeft = ({ projectId }: ChunkEntry) => isOver && projectId === held.entries[0]?.projectId;
+    if (isOver) refused.push(...refuseAll({ entries: untried.filter(isLeft), error: held.error }));
+    refused.push(
+      ...(await persistEach(
+        untried.filter((entry) => !isLeft(entry)),
+        searchUntil,
+      )),
+    );
+    return refused;
   }
 
   /** What failed together is halved until the guilty entries stand alone. */
   async function halve(failed: Failed[], searchUntil: number): Promise<Refused[]> {
     const isFinal = ({ entries, error }: Failed) =>
-      isOneCustomer(entries)
-        ? entries.length === 1 || isBlocked(error)
-        : isBlocked(error) && performance.now() > searchUntil;
+      entries.length === 1 || (isBlocked(error) && isOneCustomer(entries));
     const final = failed.filter(isFinal);
-    for (const { entries, error } of final) if (isOneCustomer(entries)) note(entries[0] as ChunkEntry, error);
+    for (const { entries, error } of final) note(entries[0] as ChunkEntry, error);
     const open = failed.filter((one) => !final.includes(one)).map(({ entries }) => entries);
     const halves = [
       open.flatMap((entries) => entries.slice(0, entries.length >> 1)),

@@ -20,8 +20,8 @@ const POLITE_MS = 250;
 const POLITE_DIVISOR = 4;
 /** What has not been settled by then is cleared away later, as after any failure. */
 const SETTLE_TIMEOUT_MS = 5_000;
-/** Jobs of which it is known what is left. */
-const MAX_POSTPONED = 10_000;
+/** Entries of which it is known that they are left of their jobs. */
+const MAX_LEFT = 200_000;
 
 const NOTHING: Unfinished = { entries: [], error: undefined };
 
@@ -32,7 +32,10 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   const suspects = createSuspects();
   const persistAlone = createPersistAlone({ ...deps, suspects });
   /** The entries for which jobs were postponed; all others of theirs are done. */
-  const leftOf = new LRUCache<string, Set<string>>({ max: MAX_POSTPONED });
+  const leftOf = new LRUCache<string, Set<string>>({
+    maxSize: MAX_LEFT,
+    sizeCalculation: ({ size }) => size,
+  });
   const bounds = { sizeOf: (entries: ChunkEntry[]) => entries.length, maxInFlight };
 
   let shortCameAt = Number.NEGATIVE_INFINITY;
@@ -49,6 +52,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
         const sound = left.some(({ length }) => length > 0)
           ? entries.filter((one) => !suspects.isSuspect(one))
           : entries;
+        if (sound.length === 0) return left; // without a statement, for the gate would take it for a success
         const isPersisted = await gate.run(() => upsert(sound)).then(() => true, isolate);
         if (!isPersisted) return jobs;
         onPersisted(sound);

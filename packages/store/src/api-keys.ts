@@ -36,7 +36,8 @@ export function createApiKeys(prisma: PrismaClient) {
       const owners = await toStoreError(
         () => prisma.$queryRaw<OwnerRow[]>`
           SELECT encode(k.key_hash, 'hex') AS "keyHash", p.id AS "projectId", p.rate, p.burst,
-            (extract(epoch FROM k.expires_at - now()) * 1000)::double precision AS "endsInMs"
+            CASE WHEN isfinite(k.expires_at) THEN extract(epoch FROM k.expires_at - now())::double precision * 1000 END
+              AS "endsInMs"
           FROM api_keys k JOIN projects p ON p.id = k.project_id
           WHERE k.key_hash IN (SELECT decode(hash, 'hex') FROM unnest(${keyHashes}::text[]) AS hash)
             AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())`,

@@ -57,10 +57,11 @@ const FIND_EXISTING = `
 
 /**
  * As large as rows may be, so that a disk with room for it has room for others, and taken back. It has another id each time: a
- * trigger that refuses some customers should not refuse it again and again.
+ * trigger that refuses some customers should not refuse it again and again. The function that writes what is suspect must be there.
  */
 const TRY_WRITE = `
   DO $$ BEGIN
+    PERFORM try_each('SELECT', '{}');
     INSERT INTO customers (project_id, customer_id, email, phone, first_name, last_name, ip, created_at, updated_at)
     VALUES (
       0, gen_random_uuid(), repeat('-', 320), repeat('-', 64), repeat('-', 255), repeat('-', 255), repeat('-', 64), now(), now()

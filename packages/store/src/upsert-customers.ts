@@ -24,7 +24,7 @@ export async function upsertCustomers(prisma: PrismaClient, rows: CustomerRow[])
 
 export type TriedRows = {
   failed: { row: CustomerRow; error: StoreError }[];
-  /** Those behind one whose row another session holds. */
+  /** Those behind one whose row another session holds, or for which there was no time. */
   untried: CustomerRow[];
 };
 
@@ -32,16 +32,18 @@ export type TriedRows = {
 export async function upsertEachCustomer(prisma: PrismaClient, rows: CustomerRow[]): Promise<TriedRows> {
   const sorted = sort(rows);
   const calls = sorted.map((row) => toUpsert([row], { areOneEntryEach: false }));
-  const failures = await prisma.$queryRaw<{ place: number; sqlState: string; message: string }[]>`
+  const results = await prisma.$queryRaw<{ place: number; sqlState: string | null; message: string }[]>`
     SELECT place, sql_state AS "sqlState", message
     FROM try_each(${calls[0]?.text}, ${toArrayLiteral(calls, ({ values }) => JSON.stringify(values))}::text[])`;
-  const failed = failures.map(({ place, sqlState, message }) => ({
-    row: sorted[place - 1] as CustomerRow,
-    error: StoreError.of(sqlState, message),
-  }));
-  const last = failed.at(-1);
-  const isStopped = last?.error.kind === 'blocked';
-  return { failed, untried: isStopped ? sorted.slice(failures.at(-1)?.place) : [] };
+  const failed: TriedRows['failed'] = [];
+  let tried = sorted.length;
+  for (const { place, sqlState, message } of results) {
+    const error = sqlState === null ? undefined : StoreError.of(sqlState, message);
+    if (error) failed.push({ row: sorted[place - 1] as CustomerRow, error });
+    if (!error) tried = place - 1;
+    else if (error.kind === 'blocked') tried = place;
+  }
+  return { failed, untried: sorted.slice(tried) };
 }
 
 /** One order for all workers, so that two statements cannot wait for each other's rows. */

@@ -142,13 +142,24 @@ test('of rows that are tried each by itself, those that are refused are told wit
 test('behind a row that another session holds no other is tried, so that nobody waits for those before it', async () => {
   await store.customers.upsert(rowsOf('b'));
   await client.query("BEGIN; UPDATE customers SET ip = '::1'");
-  const impatient = createStore({ databaseUrl: database.url, lockTimeoutMs: 20, applicationName: 'test' });
   const newer = rowsOf('a', 'b', 'c', 'd');
-  const { failed, untried } = await impatient.customers.upsertEach(newer).finally(impatient.close);
+  const { failed, untried } = await store.customers.upsertEach(newer);
   expect(failed.map(({ row, error }) => [row.customerId, error.kind])).toEqual([['b', 'blocked']]);
   expect(untried.map(({ customerId }) => customerId)).toEqual(['c', 'd']);
   await client.query('ROLLBACK');
   expect(await readIds()).toEqual(['a', 'b']);
+});
+
+test('rows that are tried each by itself are given up after half a second, so that those before are not locked for long', async () => {
+  await client.query(`
+    CREATE FUNCTION take_half() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.3); RETURN NEW; END';
+    CREATE TRIGGER take_half BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION take_half()`);
+  const { failed, untried } = await store.customers.upsertEach(rowsOf('a', 'b', 'c', 'd', 'e'));
+  await client.query('DROP TRIGGER take_half ON customers');
+  expect(failed).toEqual([]);
+  const ids = await readIds();
+  expect(ids.length).toBeLessThan(5);
+  expect([...ids, ...untried.map(({ customerId }) => customerId)]).toEqual(['a', 'b', 'c', 'd', 'e']);
 });
 
 test('two workers that write the same customers at the same time neither deadlock nor lose a field', async () => {

@@ -54,7 +54,7 @@ export function createPostgresQueueBackend(options: {
   return {
     admission: createPostgresAdmission(pool, shards),
     idempotency: createPostgresIdempotency(pool),
-    buckets: createPostgresTokenBuckets(pool),
+    buckets: createPostgresTokenBuckets(pool, { maxWaitMs: answerTimeoutMs / 4 }),
     createQueue({ name }, queueOptions) {
       const queue = new bullmq.Queue(name, { ...queueOptions, connection: flushing });
       return queue.on('error', onError) as unknown as Queue;

@@ -11,8 +11,8 @@ const MAX_CALLS = 200;
 const MAX_IN_FLIGHT = 2;
 
 /** The function of the migration `lease_many`, called: once for all projects whose tokens are leased at the same time. */
-export function createPostgresTokenBuckets(pool: pg.Pool): TokenBuckets {
-  const calls = new GroupCommit<'all', Call, Leased>({
+export function createPostgresTokenBuckets(pool: pg.Pool, { maxWaitMs }: { maxWaitMs: number }): TokenBuckets {
+  const calls = new GroupCommit<'all', Call, Leased | Error>({
     maxBatch: MAX_CALLS,
     maxInFlight: MAX_IN_FLIGHT,
     async commit(_, some) {
@@ -22,7 +22,7 @@ export function createPostgresTokenBuckets(pool: pg.Pool): TokenBuckets {
         text: 'SELECT * FROM admission.lease_many($1, $2, $3, $4, $5)',
         values: (['projectId', 'rate', 'burst', 'wanted', 'returned'] as const).map(column),
       });
-      const leased = new Array<Leased>(some.length);
+      const leased = some.map((): Leased | Error => new Error('another session holds the bucket'));
       for (const { place, granted, available, clock } of rows) {
         leased[place - 1] = {
           granted: Number(granted),
@@ -32,6 +32,14 @@ export function createPostgresTokenBuckets(pool: pg.Pool): TokenBuckets {
       }
       return leased;
     },
+    // Nobody waits for it any more, and its tokens would be lost.
+    expiry: { maxWaitMs, toError: () => new Error('the buckets do not answer') },
   });
-  return { lease: (projectId, limit, call) => calls.run('all', { projectId, ...limit, ...call }) };
+  return {
+    async lease(projectId, limit, call) {
+      const leased = await calls.run('all', { projectId, ...limit, ...call });
+      if (leased instanceof Error) throw leased;
+      return leased;
+    },
+  };
 }
