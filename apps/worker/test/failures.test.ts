@@ -75,7 +75,9 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     const rows = await Promise.all(['c0', 'c1', 'c2'].map((customerId) => find(2, customerId)));
     expect(rows.map((row) => row?.email)).toEqual(['a@example.com', undefined, 'b@example.com']);
     expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(2);
-    expect(await worker.readMetric('opm_dead_letters_total{reason="P0001"}')).toBe(1);
+    await waitFor(async () => (await worker.readMetric('opm_dead_letters_total{reason="P0001"}')) === 1, {
+      description: 'the letter to be counted',
+    });
 
     await untilEmpty();
   });

@@ -336,7 +336,7 @@ test('on PostgreSQL a correction of backlogs and those who settle do not wait fo
 
   const settling = new pg.Client({ connectionString: backend.databaseUrl });
   await settling.connect();
-  await admission.admit(0, [{ projectId: 1, customerId: 'a' }]);
+  const { admitted } = await admission.admit(0, [{ projectId: 1, customerId: 'a' }]);
   await settling.query('BEGIN');
   await settling.query("SELECT admission.add_to_backlog(0, 0, '{2}', '{-16}')");
   const correcting = admission.correctBacklog(0, {
@@ -352,7 +352,8 @@ test('on PostgreSQL a correction of backlogs and those who settle do not wait fo
   await settling.query("SELECT admission.add_to_backlog(0, 0, '{1}', '{-16}')");
   await settling.query('COMMIT');
   await correcting;
-  expect([...(await admission.readWaiting(0)).ofProjects.values()].every((count) => count < 16)).toBe(true);
+  const isCounted = Number(admitted[0]?.version) % 16 === 0; // as one in 16 is, see backlog-sample.ts
+  expect([...(await admission.readWaiting(0)).ofProjects]).toEqual(isCounted ? [[1, 16]] : []);
   await settling.end();
   await close();
   await backend.drop();
