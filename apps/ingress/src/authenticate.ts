@@ -35,7 +35,7 @@ export type Tries = {
   secondsLeft(address: string): number;
 };
 
-/** More than 10 MB are not taken by them. */
+/** Each takes a few hundred bytes. */
 const MAX_KNOWN_KEYS = 50_000;
 const MAX_UNKNOWN_KEYS = 10_000;
 /** A revoked key ends everywhere within this time, and a limit changes: no answer of PostgreSQL is trusted for longer. */

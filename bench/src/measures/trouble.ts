@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { EntryQueue } from '@opm/queue';
 import { median, toTable, toWhole } from '@opm/testkit';
 import pg from 'pg';
@@ -28,7 +29,7 @@ const IN_TROUBLE = 1;
 /** One entry of so many is of the partner in trouble. */
 const EVERY = 100;
 const POISON = 'poison@example.com';
-const MAX_POLL_MS = 50;
+const POLL_MS = 50;
 
 const REFUSE = `
   CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -108,7 +109,7 @@ async function timeOthers(place: Place, trouble: Trouble, entries: number): Prom
   const since = performance.now();
   await opened.queue.resume();
   while ((await worker.readMetric('opm_entries_persisted_total')) < due) {
-    await new Promise((resolve) => setTimeout(resolve, MAX_POLL_MS));
+    await delay(POLL_MS);
   }
   const seconds = (performance.now() - since) / 1_000;
   if (trouble.hold) await client.query('ROLLBACK');

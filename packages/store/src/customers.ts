@@ -88,7 +88,7 @@ export function createCustomers(prisma: PrismaClient, pool: pg.Pool, mark: HighW
 
     /**
      * The same for each row by itself: one that fails leaves the others as they are.
-     * @returns those that failed; behind one whose row another session holds, the others are not tried
+     * @returns those that failed, and those that were not tried: behind a row that another session holds, or for want of time
      */
     async upsertEach(rows: CustomerRow[]): Promise<TriedRows> {
       if (rows.length === 0) return { failed: [], untried: [] };

@@ -96,8 +96,8 @@ BEGIN
     ORDER BY g.n;
 END $$;
 
--- The rows are found first, each by itself, and deleted by where they are. They stay there: whoever changes a claim or an erasure has
--- locked its shard before, as this does, and with the shard always locked first there is no deadlock.
+-- The rows are found first, each by itself, and deleted by where they are. They stay there: whoever writes a claim or an erasure has
+-- locked its shard before, as this does, and the sweep, which has not, only deletes. With the shard locked first there is no deadlock.
 CREATE OR REPLACE FUNCTION admission.settle(of_shard integer, project_ids integer[], customer_ids text[], versions bigint[])
 RETURNS void LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 BEGIN
