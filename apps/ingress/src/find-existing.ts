@@ -27,10 +27,11 @@ export function createFindExisting(deps: {
     async commit(_, questions) {
       const places = await pause.run(() => withTimeout(findExisting(questions.flat()), timeoutMs));
       let first = 0;
-      return questions.map((asked) => {
-        const own = asked.flatMap((_asked, i) => (places.has(first + i) ? i : []));
-        first += asked.length;
-        return new Set(own);
+      return questions.map(({ length }) => {
+        const own = new Set<number>();
+        for (let i = 0; i < length; i++) if (places.has(first + i)) own.add(i);
+        first += length;
+        return own;
       });
     },
     maxBatch: MAX_ASKED,

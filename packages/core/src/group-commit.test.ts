@@ -40,6 +40,21 @@ test('calls of one turn become one bulk call, each with its own result', async (
   expect(await results).toEqual([10, 20]);
 });
 
+test('a result that is an Error rejects its own item, and no other one', async () => {
+  const group = new GroupCommit<string, number, number>({
+    commit: async (_lane, items) => items.map((n) => (n < 0 ? new RangeError(`${n}`) : n)),
+    maxBatch: 3,
+    maxInFlight: 1,
+  });
+  const outcomes = await Promise.allSettled([1, -2, 3].map((n) => group.run('a', n)));
+  expect(outcomes).toEqual([
+    { status: 'fulfilled', value: 1 },
+    { status: 'rejected', reason: new RangeError('-2') },
+    { status: 'fulfilled', value: 3 },
+  ]);
+  expect([group.pending, group.sources]).toEqual([0, 0]);
+});
+
 test('a lone call is committed in the same turn of the event loop', async () => {
   const { calls, group } = createRecorder();
   void group.run('a', 1);

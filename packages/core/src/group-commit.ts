@@ -1,6 +1,7 @@
 type Waiting<Lane, Item, Result> = {
   lane: Lane;
   item: Item;
+  source: Source;
   since: number;
   /** Never in another bulk call than the one before it. */
   isJoined: boolean;
@@ -18,8 +19,13 @@ type Batch<Lane, Item, Result> = { lane: Lane; waiting: Waiting<Lane, Item, Resu
 const QUANTUM = 1 / 8;
 /** As many bulk calls as a lane has sources it may have one after the other, and no more than these. */
 const MAX_TURNS = 8;
+/** Before an array is copied without its first items, for the sake of their memory. */
+const MIN_DROPPED = 64;
 
-/** First in, first out, without the cost of `shift` where much waits. */
+/** Who calls, and how many of its items wait or are under way. */
+type Source = { key: unknown; pending: number };
+
+/** First in, first out, without the cost of an array's `shift` where much waits. */
 class Fifo<T> {
   #items: T[] = [];
   #head = 0;
@@ -36,19 +42,17 @@ class Fifo<T> {
     this.#items.push(item);
   }
 
-  take(count: number): T[] {
-    const taken = this.#items.slice(this.#head, this.#head + count);
+  /** Takes the first ones out. */
+  drop(count: number): void {
     this.#head += count;
-    if (2 * this.#head >= this.#items.length) {
-      this.#items = this.#items.slice(this.#head);
-      this.#head = 0;
-    }
-    return taken;
+    if (2 * this.#head < this.#items.length || this.#head < MIN_DROPPED) return;
+    this.#items = this.#items.slice(this.#head);
+    this.#head = 0;
   }
 }
 
 /** What waits in a lane, by source. The first source has its turn. */
-class Line<Lane, Item, Result> extends Map<unknown, { calls: Fifo<Waiting<Lane, Item, Result>>; credit: number }> {
+class Line<Lane, Item, Result> extends Map<Source, { calls: Fifo<Waiting<Lane, Item, Result>>; credit: number }> {
   /** Bulk calls before the next lane has its turn. */
   turns = 1;
 }
@@ -96,12 +100,13 @@ class Tally<Key> {
  * With `maxInFlightPerLane` a lane has so many of the bulk calls under way at most, however many there may be in all; and with
  * `groups` so have the lanes together that are of one group, such as those whose calls go to the same store.
  *
- * `commit` answers with one result per item, in order, or throws for all of them. Lanes take turns, and a lane costs
- * memory only while something waits in it. What has waited for longer than `expiry` when its turn could come is rejected:
- * behind calls that hang, nobody waits for more than their time-out. So is, when its turn comes, what `refuse` has an error for.
+ * `commit` answers with one result per item, in order, or throws for all of them; a result that is an Error rejects its item.
+ * Lanes take turns, and a lane costs memory only while something waits in it. What has waited for longer than `expiry` when its
+ * turn could come is rejected: behind calls that hang, nobody waits for more than their time-out. So is, when its turn comes,
+ * what `refuse` has an error for.
  */
 export class GroupCommit<Lane, Item, Result> {
-  readonly #commit: (lane: Lane, items: Item[]) => Promise<Result[]>;
+  readonly #commit: (lane: Lane, items: Item[]) => Promise<(Result | Error)[]>;
   readonly #maxBatch: () => number;
   readonly #sizeOf: (item: Item) => number;
   readonly #bytes: Bytes<Item>;
@@ -114,7 +119,7 @@ export class GroupCommit<Lane, Item, Result> {
   readonly #groups: Groups<Lane>;
   readonly #inFlightOfLane = new Tally<Lane>();
   readonly #inFlightOfGroup = new Tally<unknown>();
-  readonly #pendingOfSource = new Tally<unknown>();
+  readonly #sources = new Map<unknown, Source>();
   /** What may expire, in order of arrival, and some that is taken already. */
   #oldest: Waiting<Lane, Item, Result> | undefined;
   #newest: Waiting<Lane, Item, Result> | undefined;
@@ -123,7 +128,7 @@ export class GroupCommit<Lane, Item, Result> {
   #scheduled = false;
 
   constructor(options: {
-    commit: (lane: Lane, items: Item[]) => Promise<Result[]>;
+    commit: (lane: Lane, items: Item[]) => Promise<(Result | Error)[]>;
     maxBatch: number | (() => number);
     maxInFlight: number;
     maxInFlightPerLane?: number;
@@ -154,12 +159,12 @@ export class GroupCommit<Lane, Item, Result> {
 
   /** The same of one source. */
   pendingOf(source: unknown): number {
-    return this.#pendingOfSource.of(source);
+    return this.#sources.get(source)?.pending ?? 0;
   }
 
   /** Sources that have items that wait or are under way. */
   get sources(): number {
-    return this.#pendingOfSource.size;
+    return this.#sources.size;
   }
 
   /** Bulk calls under way. */
@@ -173,6 +178,7 @@ export class GroupCommit<Lane, Item, Result> {
       this.#add({
         lane,
         item,
+        source: this.#enter(item),
         since: performance.now(),
         isJoined: false,
         isWaiting: true,
@@ -200,25 +206,42 @@ export class GroupCommit<Lane, Item, Result> {
         };
         const resolve = (result: Result) => settle({ result });
         const reject = (error: unknown) => settle({ error });
-        this.#add({ lane, item, since, isJoined: lanes.has(lane), isWaiting: true, resolve, reject, next: undefined });
+        const source = this.#enter(item);
+        const isJoined = lanes.has(lane);
+        this.#add({ lane, item, source, since, isJoined, isWaiting: true, resolve, reject, next: undefined });
         lanes.add(lane);
       }
       if (open === 0) done(outcomes);
     });
   }
 
-  #add(call: Waiting<Lane, Item, Result>): void {
+  /** Counts an item for its source. */
+  #enter(item: Item): Source {
+    const key = this.#sourceOf(item);
+    let source = this.#sources.get(key);
+    if (!source) {
+      source = { key, pending: 0 };
+      this.#sources.set(key, source);
+    }
+    source.pending++;
     this.#pending++;
+    return source;
+  }
+
+  #leave({ source }: Waiting<Lane, Item, Result>): void {
+    this.#pending--;
+    if (--source.pending === 0) this.#sources.delete(source.key);
+  }
+
+  #add(call: Waiting<Lane, Item, Result>): void {
     const line = this.#lanes.get(call.lane) ?? new Line<Lane, Item, Result>();
     if (line.size === 0) this.#lanes.set(call.lane, line);
-    const source = this.#sourceOf(call.item);
-    this.#pendingOfSource.add(source, 1);
-    const known = line.get(source);
+    const known = line.get(call.source);
     if (known) known.calls.push(call);
     else {
       const calls = new Fifo<Waiting<Lane, Item, Result>>();
       calls.push(call);
-      line.set(source, { calls, credit: QUANTUM });
+      line.set(call.source, { calls, credit: QUANTUM });
     }
     if (this.#expiry) {
       if (this.#newest) this.#newest.next = call;
@@ -253,14 +276,14 @@ export class GroupCommit<Lane, Item, Result> {
         due.map(({ item }) => item),
       );
       if (results.length !== due.length) throw new Error('commit must answer with one result per item');
-      for (let i = 0; i < due.length; i++) due[i]?.resolve(results[i] as Result);
+      for (const [i, call] of due.entries()) settle(call, results[i] as Result | Error);
     } catch (error) {
       for (const { reject } of due) reject(error);
     } finally {
       this.#inFlight--;
       this.#inFlightOfLane.add(lane, -1);
       this.#inFlightOfGroup.add(this.#groups.of(lane), -1);
-      for (const { item } of waiting) this.#leave(item);
+      for (const call of waiting) this.#leave(call);
       this.#rejectExpired();
       if (this.#lanes.size > 0) this.#schedule();
     }
@@ -270,11 +293,6 @@ export class GroupCommit<Lane, Item, Result> {
     const error = this.#refuse?.(item);
     if (error) reject(error);
     return error !== undefined;
-  }
-
-  #leave(item: Item): void {
-    this.#pending--;
-    this.#pendingOfSource.add(this.#sourceOf(item), -1);
   }
 
   #rejectExpired(): void {
@@ -291,13 +309,12 @@ export class GroupCommit<Lane, Item, Result> {
   /** Its source took it before all that came later, so it is the first there. */
   #expire(call: Waiting<Lane, Item, Result>, { toError }: Expiry<Item>): void {
     const line = this.#lanes.get(call.lane);
-    const source = this.#sourceOf(call.item);
-    const calls = line?.get(source)?.calls;
-    calls?.take(1);
-    if (calls?.length === 0) line?.delete(source);
+    const calls = line?.get(call.source)?.calls;
+    calls?.drop(1);
+    if (calls?.length === 0) line?.delete(call.source);
     if (line?.size === 0) this.#lanes.delete(call.lane);
     call.isWaiting = false;
-    this.#leave(call.item);
+    this.#leave(call);
     call.reject(toError(call.item));
   }
 
@@ -329,7 +346,8 @@ export class GroupCommit<Lane, Item, Result> {
         const { count, size, bytes } = this.#measureNext(turn.calls, whole);
         const isFitting = size <= room.size && bytes <= room.bytes;
         if (!isFitting && taken.length > 0) return taken; // it is first in the next call
-        for (const call of turn.calls.take(count)) taken.push(call);
+        for (let i = 0; i < count; i++) taken.push(turn.calls.at(i) as Waiting<Lane, Item, Result>);
+        turn.calls.drop(count);
         room.size -= size;
         room.bytes -= bytes;
         turn.credit -= Math.max(size / whole.size, bytes / whole.bytes);
@@ -353,4 +371,9 @@ export class GroupCommit<Lane, Item, Result> {
     }
     return { count, size, bytes };
   }
+}
+
+function settle<Result>({ resolve, reject }: Waiting<unknown, unknown, Result>, outcome: Result | Error): void {
+  if (outcome instanceof Error) reject(outcome);
+  else resolve(outcome);
 }

@@ -12,7 +12,7 @@ const MAX_IN_FLIGHT = 2;
 
 /** The function of the migration `lease_many`, called: once for all projects whose tokens are leased at the same time. */
 export function createPostgresTokenBuckets(pool: pg.Pool, { maxWaitMs }: { maxWaitMs: number }): TokenBuckets {
-  const calls = new GroupCommit<'all', Call, Leased | Error>({
+  const calls = new GroupCommit<'all', Call, Leased>({
     maxBatch: MAX_CALLS,
     maxInFlight: MAX_IN_FLIGHT,
     async commit(_, some) {
@@ -36,10 +36,6 @@ export function createPostgresTokenBuckets(pool: pg.Pool, { maxWaitMs }: { maxWa
     expiry: { maxWaitMs, toError: () => new Error('the buckets do not answer') },
   });
   return {
-    async lease(projectId, limit, call) {
-      const leased = await calls.run('all', { projectId, ...limit, ...call });
-      if (leased instanceof Error) throw leased;
-      return leased;
-    },
+    lease: (projectId, limit, call) => calls.run('all', { projectId, ...limit, ...call }),
   };
 }
