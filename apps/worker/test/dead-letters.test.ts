@@ -68,7 +68,7 @@ describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
     expect(whole?.payload).toEqual(entries[999]);
   });
 
-  test('one bad entry among 1,000 is found with two statements', async () => {
+  test('one bad entry among 1,000 costs a few statements, and not the twenty that halving takes', async () => {
     const bad = POISON[name] ? { fields: POISON[name] } : { customerId: randomId() };
     const entries = Array.from({ length: 1_000 }, (_, i) => ({
       customerId: `one bad ${i}`,
@@ -84,7 +84,8 @@ describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
       description: 'the dead letter',
     });
     await waitFor(async () => (await countStored(2, entries)) === 999, { description: 'the rows' });
-    expect((await statements()) - before).toBe(2); // the whole, and each by itself
+    // The whole, and each by itself: as many of these as a statement gets done in half a second.
+    expect((await statements()) - before).toBeLessThan(20);
   });
 
   test('a job whose data is no chunk becomes a dead letter, and no job has failed', async () => {

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { RateLimit } from '@opm/core';
-import { BACKENDS, type Backend } from '@opm/testkit';
+import { ANSWER_TIMEOUT_MS, BACKENDS, type Backend } from '@opm/testkit';
 import fc from 'fast-check';
 import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
 import type { LeaseCall, Leased } from '../src/token-buckets.js';
@@ -39,7 +39,8 @@ describe.each(BACKENDS)('token buckets on %s:', (_, createBackend) => {
   beforeAll(async () => {
     backend = await createBackend();
     const options = { signal: new AbortController().signal, onError: () => {} };
-    const connect = () => connectQueueBackend({ ...backend, shards: 1 }, 'worker', options);
+    const connect = () =>
+      connectQueueBackend({ ...backend, shards: 1, answerTimeoutMs: ANSWER_TIMEOUT_MS }, 'worker', options);
     ingresses = await Promise.all([connect(), connect()]);
   });
   afterAll(async () => {

@@ -10,6 +10,11 @@ type LeasedRow = { place: number; granted: string; available: string; clock: str
 const MAX_CALLS = 200;
 const MAX_IN_FLIGHT = 2;
 
+/** Two processes may lease tokens of one project at the same time, and a disk may be slow. */
+class BucketHeld extends Error {
+  override name = 'BucketHeld';
+}
+
 /** The function of the migration `lease_many`, called: once for all projects whose tokens are leased at the same time. */
 export function createPostgresTokenBuckets(pool: pg.Pool, { maxWaitMs }: { maxWaitMs: number }): TokenBuckets {
   const calls = new GroupCommit<'all', Call, Leased>({
@@ -22,7 +27,7 @@ export function createPostgresTokenBuckets(pool: pg.Pool, { maxWaitMs }: { maxWa
         text: 'SELECT * FROM admission.lease_many($1, $2, $3, $4, $5)',
         values: (['projectId', 'rate', 'burst', 'wanted', 'returned'] as const).map(column),
       });
-      const leased = some.map((): Leased | Error => new Error('another session holds the bucket'));
+      const leased = some.map((): Leased | Error => new BucketHeld('another session holds the bucket'));
       for (const { place, granted, available, clock } of rows) {
         leased[place - 1] = {
           granted: Number(granted),
@@ -36,6 +41,15 @@ export function createPostgresTokenBuckets(pool: pg.Pool, { maxWaitMs }: { maxWa
     expiry: { maxWaitMs, toError: () => new Error('the buckets do not answer') },
   });
   return {
-    lease: (projectId, limit, call) => calls.run('all', { projectId, ...limit, ...call }),
+    async lease(projectId, limit, call) {
+      const deadline = performance.now() + maxWaitMs;
+      for (;;) {
+        try {
+          return await calls.run('all', { projectId, ...limit, ...call });
+        } catch (error) {
+          if (!(error instanceof BucketHeld) || performance.now() > deadline) throw error;
+        }
+      }
+    },
   };
 }
