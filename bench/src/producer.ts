@@ -11,8 +11,12 @@ export function createProducer(place: Place): Promise<EntryQueue> {
 }
 
 /** Versions, claims and priority come from admission, so that it is as if the ingress had done it. */
-export async function enqueueAsIngress(queue: EntryQueue, projectId: number, chunk: CustomerEntry[]): Promise<void> {
-  const asking = chunk.map((entry) => ({ ...entry, projectId }));
+export async function enqueueAsIngress(
+  queue: EntryQueue,
+  chunk: CustomerEntry[],
+  projectOf: (i: number) => number = () => 1,
+): Promise<void> {
+  const asking = chunk.map((entry, i) => ({ ...entry, projectId: projectOf(i) }));
   const { admitted, backlogs } = await queue.admit(0, asking);
   const entries = asking.map((entry, i) => ({ ...entry, version: admitted[i]?.version ?? 0 }));
   await queue.enqueue(0, { entries }, toPriority(Math.max(0, ...backlogs.values())));

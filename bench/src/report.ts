@@ -14,14 +14,23 @@ export type Verdict = {
   measure: string;
   expected: { atLeast: number } | { atMost: number };
   measured: number | undefined;
+  /** Of each round, where the measured figure is their median. */
+  ratios?: number[];
 };
 
 /** One contender's runs of one thing. */
 export type Result = { contender: string; what: string; perSecond: number[] };
 
-/** The median of each round's own ratio: what disturbs a round disturbs both of its sides. */
-export function medianRatio(values: number[], bases: number[]): number {
-  return median(values.map((value, round) => value / (bases[round] ?? Number.NaN)));
+/** Each round's own ratio: what disturbs a round disturbs both of its sides. */
+export const toRatios = (values: number[], bases: number[]): number[] =>
+  values.map((value, round) => value / (bases[round] ?? Number.NaN));
+
+export const medianRatio = (values: number[], bases: number[]): number => median(toRatios(values, bases));
+
+/** The lower and the upper one; of few numbers, the nearest ones. */
+function toQuartiles(numbers: number[]): number[] {
+  const sorted = numbers.toSorted((a, b) => a - b);
+  return [0.25, 0.75].map((part) => sorted[Math.round((sorted.length - 1) * part)] ?? Number.NaN);
 }
 
 /** Of each figure by itself. */
@@ -74,14 +83,22 @@ export function runsOf(results: Result[], contender: string, what: string): numb
 export function toVerdictTable(verdicts: Verdict[]): string {
   return toTable(
     ['measure', '#expected', '#measured', 'holds'],
-    verdicts.map(({ measure, expected, measured }) => [
+    verdicts.map(({ measure, expected, measured, ratios = [] }) => [
       measure,
       'atLeast' in expected ? `≥ ${expected.atLeast}` : `≤ ${expected.atMost}`,
-      measured?.toFixed(2) ?? '–',
+      `${measured?.toFixed(2) ?? '–'}${toRange(ratios)}`,
       measured === undefined ? 'not measured' : holds(expected, measured) ? 'yes' : 'no',
     ]),
   );
 }
+
+/** The quartiles of more than two rounds. */
+const toRange = (ratios: number[]) =>
+  ratios.length > 2
+    ? ` (${toQuartiles(ratios)
+        .map((ratio) => ratio.toFixed(2))
+        .join(' to ')})`
+    : '';
 
 const holds = (expected: Verdict['expected'], measured: number) =>
   'atLeast' in expected ? measured >= expected.atLeast : measured <= expected.atMost;

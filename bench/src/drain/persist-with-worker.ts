@@ -26,7 +26,7 @@ export async function fillQueue(place: Place, entries: CustomerEntry[], chunkSiz
   const opened = await openProjectQueue(place);
   await opened.queue.pause();
   for (const some of slice([...slice(entries, chunkSize)], 50)) {
-    await Promise.all(some.map((chunk) => enqueueAsIngress(producer, 1, chunk)));
+    await Promise.all(some.map((chunk) => enqueueAsIngress(producer, chunk)));
   }
   await producer.close();
   return opened;

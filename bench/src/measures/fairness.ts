@@ -1,14 +1,12 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { EntryQueue } from '@opm/queue';
-import { createStore } from '@opm/store';
-import type { TestApp } from '@opm/testkit';
-import { toTable, toWhole } from '@opm/testkit';
+import { query, type TestApp, toTable, toWhole } from '@opm/testkit';
 import pg from 'pg';
 import { startProject, startProjectWorker, type Target } from '../contenders.js';
 import { makeEntry } from '../drain/entries.js';
 import { stopCleanly } from '../drain/time-drain.js';
 import { CHUNK, createProducer, enqueueAsIngress } from '../producer.js';
-import type { Report } from '../report.js';
+import type { Report, Verdict } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 
 export type FairnessOptions = { backlog: number; samples: number };
@@ -20,68 +18,78 @@ const WARM_UP_SAMPLES = 100;
 /** Until the worker that has just been started is at full speed. */
 const WARM_UP_MS = 2_000;
 
-/** What a project with little to do notices of another one with very much. */
-export function measureFairness(servers: Servers, { backlog, samples }: FairnessOptions): Promise<Report> {
-  return servers.inFreshPlace(async (place) => {
-    const quiet = await startProject(place);
-    const busyId = await createBusyProject(place);
-    const producer = await createProducer(place);
-    const client = new pg.Client({ connectionString: place.databaseUrl });
-    await client.connect();
-    place.onEnd(async () => {
-      await client.end();
-      await producer.close();
-    });
-    const takeSample = createSampler(quiet, client);
+/** Other projects that wait beside the quiet one, with as many entries in all. */
+const BUSY = [1, 1_000];
 
-    let worker = await startProjectWorker(place);
-    for (let i = 0; i < WARM_UP_SAMPLES; i++) await takeSample();
-    const alone = await takeSamples(takeSample, samples);
-    await stopCleanly(worker);
+/** What a project with little to do notices of another one with very much, or of a thousand that are busy. */
+export async function measureFairness(servers: Servers, options: FairnessOptions): Promise<Report> {
+  const sections: { table: string; verdict: Verdict }[] = [];
+  for (const busy of BUSY) sections.push(await servers.inFreshPlace((place) => measureBeside(place, busy, options)));
+  return {
+    name: 'fairness',
+    tables: sections.map(({ table }) => table).join('\n\n'),
+    verdicts: sections.map(({ verdict }) => verdict),
+  };
+}
 
-    console.log(`filling: ${toWhole(backlog)} entries of another project`);
-    await fill(producer, busyId, backlog);
-    worker = await startProjectWorker(place);
-    await delay(WARM_UP_MS);
-    const fullStatementMs = await readStatementMs(worker);
-    for (let i = 0; i < WARM_UP_SAMPLES; i++) await takeSample();
-    const beside = await takeSamples(takeSample, samples);
-    const left = (await producer.load()).entries;
-    if (left === 0) throw new Error('the other project was done too early: give it a larger --backlog');
-
-    const limitMs = 2 * percentile(alone, 0.99) + fullStatementMs;
-    return {
-      name: 'fairness',
-      tables: toTable(
-        ['the other project', '#samples', '#p50 ms', '#p99 ms'],
-        [
-          ['has nothing to do', ...toCells(alone)],
-          [`has ${toWhole(backlog)} entries waiting, ${toWhole(left)} in the end`, ...toCells(beside)],
-        ],
-      ),
-      verdicts: [
-        {
-          measure: `p99 from ack to row beside a backlog ÷ (twice that without + a full statement of ${fullStatementMs.toFixed(0)} ms)`,
-          expected: { atMost: 1 },
-          measured: percentile(beside, 0.99) / limitMs,
-        },
-      ],
-    };
+async function measureBeside(place: Place, busy: number, { backlog, samples }: FairnessOptions) {
+  const quiet = await startProject(place);
+  await createProjects(place, busy);
+  const producer = await createProducer(place);
+  const client = new pg.Client({ connectionString: place.databaseUrl });
+  await client.connect();
+  place.onEnd(async () => {
+    await client.end();
+    await producer.close();
   });
+  const takeSample = createSampler(quiet, client);
+
+  let worker = await startProjectWorker(place);
+  for (let i = 0; i < WARM_UP_SAMPLES; i++) await takeSample();
+  const alone = await takeSamples(takeSample, samples);
+  await stopCleanly(worker);
+
+  const others = busy === 1 ? 'the other project' : `${toWhole(busy)} other projects`;
+  console.log(`filling: ${toWhole(backlog)} entries of ${others}`);
+  await fill(producer, busy, backlog);
+  worker = await startProjectWorker(place);
+  await delay(WARM_UP_MS);
+  const fullStatementMs = await readStatementMs(worker);
+  for (let i = 0; i < WARM_UP_SAMPLES; i++) await takeSample();
+  const beside = await takeSamples(takeSample, samples);
+  const left = (await producer.load()).entries;
+  if (left === 0) throw new Error('the others were done too early: give them a larger --backlog');
+
+  const limitMs = 2 * percentile(alone, 0.99) + fullStatementMs;
+  return {
+    table: toTable(
+      [others, '#samples', '#p50 ms', '#p99 ms'],
+      [
+        ['nothing to do', ...toCells(alone)],
+        [`${toWhole(backlog)} entries waiting, ${toWhole(left)} in the end`, ...toCells(beside)],
+      ],
+    ),
+    verdict: {
+      measure: `p99 from ack to row beside ${others} ÷ (twice that without + a full statement of ${fullStatementMs.toFixed(0)} ms)`,
+      expected: { atMost: 1 },
+      measured: percentile(beside, 0.99) / limitMs,
+    },
+  };
 }
 
-async function createBusyProject({ databaseUrl }: Place): Promise<number> {
-  const store = createStore({ databaseUrl, applicationName: 'bench' });
-  const { projectId } = await store.projects.create('busy').finally(store.close);
-  return projectId;
+/** Their ids follow that of the quiet one, which is the first. */
+async function createProjects({ databaseUrl }: Place, count: number): Promise<void> {
+  const text = "INSERT INTO projects (name) SELECT 'busy ' || n FROM generate_series(1, $1::int) AS n";
+  await query(databaseUrl, text, [count]);
 }
 
-async function fill(producer: EntryQueue, projectId: number, count: number): Promise<void> {
+async function fill(producer: EntryQueue, busy: number, count: number): Promise<void> {
   let next = 0;
   const fillChunks = async () => {
     while (next < count) {
+      const first = next;
       const chunk = Array.from({ length: Math.min(CHUNK, count - next) }, () => makeEntry(next++, 0));
-      await enqueueAsIngress(producer, projectId, chunk);
+      await enqueueAsIngress(producer, chunk, (i) => 2 + ((first + i) % busy));
     }
   };
   await Promise.all(Array.from({ length: 20 }, fillChunks));

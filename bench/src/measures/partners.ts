@@ -1,155 +1,179 @@
 import { createStore } from '@opm/store';
 import { median, type TestApp, toTable, toWhole } from '@opm/testkit';
 import { project, startProject, startProjectWorker, synchronous, type Target } from '../contenders.js';
-import { slice } from '../drain/entries.js';
+import { countCustomers } from '../customers.js';
+import { makeEntries, slice } from '../drain/entries.js';
+import { persistWithTextbook } from '../drain/persist-with-textbook.js';
 import { stopCleanly, timeDrain } from '../drain/time-drain.js';
 import { runLoad, warmUp } from '../load/run-load.js';
-import { countWaiting, openProjectQueue } from '../queues.js';
-import { medianRatio, type Report, withRounds } from '../report.js';
+import { countWaiting, openProjectQueue, waitUntilEmpty } from '../queues.js';
+import { type Report, toRatios, type Verdict, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
-import { readRedisSeconds } from './redis-seconds.js';
+import { readRedisSeconds, readUsedMemory } from './redis-usage.js';
 import { runCounted } from './run-counted.js';
 
 export type PartnersOptions = { partners: number; seconds: number; rounds: number };
 
 type Case = { queue: 'Redis' | 'PostgreSQL'; partners: number; isZipf?: true };
 
-/** Of a run; µs of processor per entry. */
-type Run = { acks: number; drain: number; p99Ms: number; ingressUs: number; workerUs: number; redisUs: number };
+/** Of a run. Rates are entries per second, µs are of processor per entry, and bytes those of an entry that waits in Redis. */
+type Run = {
+  acks: number;
+  drain: number;
+  /** Acknowledged and persisted while a worker runs: the lesser of the two. */
+  both: number;
+  /** Of an acknowledgement at half of `acks`, while a worker runs. */
+  p99Ms: number;
+  ingressUs: number;
+  redisUs: number;
+  workerUs: number;
+  bytes: number;
+};
 
-/** So many times as many partners, too: more than an ingress meets within a second. */
-const MANY = 10;
 /** Projects that are created at the same time. */
 const CREATED_AT_ONCE = 50;
 /** As many requests as there are turns before they begin anew. */
 const TURNS = 20_000;
+const TEXTBOOK_ENTRIES = 20_000;
 
 /** Whether a thousand partners are as fast as one: what is acknowledged, and how fast one worker persists it. */
 export async function measurePartners(
   servers: Servers,
   { partners, seconds, rounds }: PartnersOptions,
 ): Promise<Report> {
-  const cases: Case[] = (['Redis', 'PostgreSQL'] as const).flatMap((queue) => [
-    { queue, partners: 1 },
-    { queue, partners },
-    { queue, partners: MANY * partners },
-    { queue, partners, isZipf: true },
-  ]);
-  const runs = new Map<Case, Run[]>(cases.map((it) => [it, []]));
-  const peer: number[] = [];
+  const counts = [1, partners / 100, partners / 10, partners, 10 * partners].filter((count) => count >= 1);
+  const cases: Case[] = (['Redis', 'PostgreSQL'] as const).flatMap((queue) =>
+    [...new Set(counts.map(Math.round))]
+      .map((count): Case => ({ queue, partners: count }))
+      .concat({ queue, partners, isZipf: true }),
+  );
+  const runs = new Map<string, Run[]>(cases.map((it) => [nameOf(it), []]));
+  const peers = { synchronous: [] as number[], textbook: [] as number[] };
   for (let round = 1; round <= rounds; round++) {
     for (const it of cases) {
-      const run = await measureCase(servers, it, seconds);
-      runs.get(it)?.push(run);
-      console.log(`round ${round}: ${nameOf(it)}: ${toWhole(run.acks)} acks/s, ${toWhole(run.drain)} drained/s`);
+      const run = await servers.inFreshPlace((place) => measureCase(place, it, seconds));
+      runs.get(nameOf(it))?.push(run);
+      const { acks, drain, both } = run;
+      console.log(
+        `round ${round}: ${nameOf(it)}: ${[acks, drain, both].map(toWhole).join(', ')} acked, drained, both/s`,
+      );
     }
-    peer.push(await servers.inFreshPlace((place) => measureSynchronous(place, seconds)));
+    peers.synchronous.push(await servers.inFreshPlace((place) => measureSynchronous(place, seconds)));
+    peers.textbook.push(await servers.inFreshPlace(measureTextbook));
   }
-  const figure = (it: Case | undefined, name: 'acks' | 'drain') =>
-    (it ? (runs.get(it) ?? []) : []).map((run) => run[name]);
-  const find = (queue: Case['queue'], count: number, isZipf?: true) =>
-    cases.find((it) => it.queue === queue && it.partners === count && it.isZipf === isZipf);
-  const ratio = (name: 'acks' | 'drain', queue: Case['queue'], isZipf?: true, count = partners) =>
-    medianRatio(figure(find(queue, count, isZipf), name), figure(find(queue, 1), name));
-  const both = figure(find('PostgreSQL', partners), 'acks').map((acks, i) =>
-    Math.min(acks, figure(find('PostgreSQL', partners), 'drain')[i] ?? 0),
-  );
+  const figures = (name: keyof Run, it: Case) => (runs.get(nameOf(it)) ?? []).map((run) => run[name]);
+  const toOne = (name: keyof Run, it: Case) => toRatios(figures(name, it), figures(name, { ...ONE, queue: it.queue }));
+  const [onRedis, onPostgres]: [Case, Case] = [
+    { queue: 'Redis', partners },
+    { queue: 'PostgreSQL', partners },
+  ];
+  const expect = (measure: string, atLeast: number, ratios: number[]): Verdict => ({
+    measure,
+    expected: { atLeast },
+    measured: median(ratios),
+    ratios,
+  });
   return {
     name: 'partners',
     tables: withRounds(
       toTable(
-        ['queue', '#partners', '#acks/s', '#drained/s', '#p99 ms', '#ingress µs', '#worker µs', '#Redis µs'],
-        [...runs].map(([it, own]) => [it.queue, toPartners(it), ...toCells(own)]),
+        ['queue', '#partners', ...COLUMNS.map(([title]) => `#${title}`)],
+        cases.map((it) => [
+          it.queue,
+          toPartners(it),
+          ...COLUMNS.map(([, name, toText]) => toText(median(figures(name, it)))),
+        ]),
       ),
       rounds,
     ),
     verdicts: [
-      {
-        measure: `acks/s on Redis, ${partners} partners ÷ 1`,
-        expected: { atLeast: 0.9 },
-        measured: ratio('acks', 'Redis'),
-      },
-      {
-        measure: `acks/s on Redis, ${MANY * partners} partners ÷ 1`,
-        expected: { atLeast: 0.8 },
-        measured: ratio('acks', 'Redis', undefined, MANY * partners),
-      },
-      {
-        measure: `acks/s on Redis, ${partners} partners, Zipf-distributed ÷ 1`,
-        expected: { atLeast: 0.9 },
-        measured: ratio('acks', 'Redis', true),
-      },
-      {
-        measure: `drain on Redis, ${partners} partners ÷ 1`,
-        expected: { atLeast: 0.85 },
-        measured: ratio('drain', 'Redis'),
-      },
-      {
-        measure: `acks/s on PostgreSQL, ${partners} partners ÷ 1`,
-        expected: { atLeast: 0.8 },
-        measured: ratio('acks', 'PostgreSQL'),
-      },
-      {
-        measure: `drain on PostgreSQL, ${partners} partners ÷ 1`,
-        expected: { atLeast: 0.8 },
-        measured: ratio('drain', 'PostgreSQL'),
-      },
-      {
-        measure: `the lesser of both on PostgreSQL, ${partners} partners ÷ synchronous`,
-        expected: { atLeast: 3 },
-        measured: medianRatio(both, peer),
-      },
+      expect(`acks on Redis, ${partners} partners ÷ 1`, 0.9, toOne('acks', onRedis)),
+      expect(`acks on Redis, ${partners}, Zipf-distributed ÷ 1`, 0.9, toOne('acks', { ...onRedis, isZipf: true })),
+      expect(`acks on Redis, ${10 * partners} ÷ 1`, 0.8, toOne('acks', { ...onRedis, partners: 10 * partners })),
+      expect(`drain on Redis, ${partners} ÷ 1`, 0.85, toOne('drain', onRedis)),
+      expect(`acknowledged and persisted on Redis, ${partners} ÷ 1`, 0.85, toOne('both', onRedis)),
+      expect(`acks on PostgreSQL, ${partners} ÷ 1`, 0.8, toOne('acks', onPostgres)),
+      expect(`drain on PostgreSQL, ${partners} ÷ 1`, 0.8, toOne('drain', onPostgres)),
+      expect(
+        `acknowledged and persisted on PostgreSQL, ${partners} ÷ synchronous`,
+        3,
+        toRatios(figures('both', onPostgres), peers.synchronous),
+      ),
+      expect(`drain on Redis, ${partners} ÷ textbook`, 20, toRatios(figures('drain', onRedis), peers.textbook)),
     ],
   };
 }
 
+const ONE = { partners: 1 };
+
+const toTenths = (figure: number) => (Number.isNaN(figure) ? '–' : figure.toFixed(1));
+const COLUMNS: [title: string, name: keyof Run, toText: (figure: number) => string][] = [
+  ['acks/s', 'acks', toWhole],
+  ['drained/s', 'drain', toWhole],
+  ['both/s', 'both', toWhole],
+  ['p99 ms at half load', 'p99Ms', toTenths],
+  ['ingress µs', 'ingressUs', toTenths],
+  ['Redis µs', 'redisUs', toTenths],
+  ['worker µs', 'workerUs', toTenths],
+  ['bytes', 'bytes', (figure) => (Number.isNaN(figure) ? '–' : toWhole(figure))],
+];
+
 const toPartners = ({ partners, isZipf }: Case) => `${toWhole(partners)}${isZipf ? ', Zipf' : ''}`;
 const nameOf = (it: Case) => `${it.queue}, ${toPartners(it)} partners`;
 
-const toCells = (runs: Run[]) => [
-  toWhole(median(runs.map(({ acks }) => acks))),
-  toWhole(median(runs.map(({ drain }) => drain))),
-  median(runs.map(({ p99Ms }) => p99Ms)).toFixed(1),
-  ...(['ingressUs', 'workerUs', 'redisUs'] as const).map((name) => median(runs.map((run) => run[name])).toFixed(1)),
-];
-
-function measureCase(servers: Servers, it: Case, seconds: number): Promise<Run> {
-  return servers.inFreshPlace(async (fresh) => {
-    const place: Place = it.queue === 'PostgreSQL' ? { ...fresh, queue: 'postgres' } : fresh;
-    const ingress = await startProject(place);
-    const target = await withPartners(place, ingress, it);
-    await warmUp(target);
-    const opened = await openProjectQueue(place);
-    await opened.queue.pause();
-    const redisSeconds = () => (it.queue === 'Redis' ? readRedisSeconds(place.redisUrl) : Promise.resolve(0));
-    const cpu = ({ readMetric }: Pick<TestApp, 'readMetric'>) => readMetric('process_cpu_seconds_total');
-
-    let [ingressSeconds, before] = [0, 0];
-    const load = { target, seconds, customers: 'new' as const };
-    const acked = await runCounted(place, load, project.countAccepted.new, async (given) => {
-      [ingressSeconds, before] = [await cpu(ingress), await redisSeconds()];
-      const result = await runLoad(given);
-      ingressSeconds = (await cpu(ingress)) - ingressSeconds;
-      return result;
-    });
-    const waiting = await countWaiting(opened);
-    const worker = await startProjectWorker(place);
-    const workerBefore = await cpu(worker);
-    const drainSeconds = await timeDrain(opened);
-    const workerSeconds = (await cpu(worker)) - workerBefore;
-    await stopCleanly(worker);
-    await opened.close();
-    const toUs = (some: number, entries: number) => (some / entries) * 1e6;
-    return {
-      acks: acked.requests / acked.seconds,
-      drain: waiting / drainSeconds,
-      p99Ms: acked.p99Ms,
-      ingressUs: toUs(ingressSeconds, acked.requests),
-      workerUs: toUs(workerSeconds, waiting),
-      redisUs: toUs((await redisSeconds()) - before, acked.requests),
-    };
+async function measureCase(fresh: Place, it: Case, seconds: number): Promise<Run> {
+  const place: Place = it.queue === 'PostgreSQL' ? { ...fresh, queue: 'postgres' } : fresh;
+  const ingress = await startProject(place);
+  const target = await withPartners(place, ingress, it);
+  await warmUp(target);
+  const opened = await openProjectQueue(place);
+  await opened.queue.pause();
+  const already = await countWaiting(opened);
+  const onRedis = (read: (url: string) => Promise<number>) =>
+    it.queue === 'Redis' ? read(place.redisUrl) : Promise.resolve(Number.NaN);
+  const readUsage = async () => ({
+    ingress: await readCpu(ingress),
+    redis: await onRedis(readRedisSeconds),
+    bytes: await onRedis(readUsedMemory),
   });
+
+  let [before, after] = [await readUsage(), await readUsage()];
+  const load = { target, seconds, customers: 'new' as const };
+  const acked = await runCounted(place, load, project.countAccepted.new, async (given) => {
+    before = await readUsage();
+    const result = await runLoad(given);
+    after = await readUsage();
+    return result;
+  });
+  const waiting = await countWaiting(opened);
+  const worker = await startProjectWorker(place);
+  const workerBefore = await readCpu(worker);
+  const drainSeconds = await timeDrain(opened);
+  const workerSeconds = (await readCpu(worker)) - workerBefore;
+
+  const rowsBefore = await countCustomers(place.databaseUrl);
+  const sent = await runLoad(load);
+  const rows = (await countCustomers(place.databaseUrl)) - rowsBefore;
+  await waitUntilEmpty(opened);
+  const acks = acked.requests / acked.seconds;
+  const { p99Ms } = await runLoad({ ...load, rate: acks / 2 });
+  await waitUntilEmpty(opened);
+  await stopCleanly(worker);
+  await opened.close();
+  const toUs = (some: number, entries: number) => (some / entries) * 1e6;
+  return {
+    acks,
+    drain: waiting / drainSeconds,
+    both: Math.min(sent.requests, rows) / sent.seconds,
+    p99Ms,
+    ingressUs: toUs(after.ingress - before.ingress, acked.requests),
+    redisUs: toUs(after.redis - before.redis, acked.requests),
+    workerUs: toUs(workerSeconds, waiting),
+    bytes: (after.bytes - before.bytes) / (waiting - already),
+  };
 }
+
+const readCpu = ({ readMetric }: Pick<TestApp, 'readMetric'>) => readMetric('process_cpu_seconds_total');
 
 /** The target with the keys of so many projects, in turns. */
 async function withPartners({ databaseUrl }: Place, target: Target, { partners, isZipf }: Case): Promise<Target> {
@@ -185,4 +209,10 @@ async function measureSynchronous(place: Place, seconds: number): Promise<number
   await warmUp(target);
   const run = await runCounted(place, { target, seconds, customers: 'new' }, synchronous.countAccepted.new);
   return run.requests / run.seconds;
+}
+
+/** Its jobs hold an entry each, whoever that is from. */
+async function measureTextbook(place: Place): Promise<number> {
+  const entries = makeEntries(TEXTBOOK_ENTRIES, 0);
+  return entries.length / (await persistWithTextbook(place, entries));
 }
