@@ -1,4 +1,4 @@
-import type { RateLimit } from '@opm/core';
+import { GroupCommit, type RateLimit } from '@opm/core';
 
 /** `wanted` tokens, and `returned` ones that were leased before and have not been used. */
 export type LeaseCall = { wanted: number; returned: number };
@@ -20,3 +20,49 @@ export type TokenBuckets = {
 };
 
 export const PARTS_PER_TOKEN = 1_000_000;
+
+/** Two processes may lease tokens of one project at the same time, and a disk may be slow. */
+export class BucketHeld extends Error {
+  override name = 'BucketHeld';
+}
+
+/** What is asked of one bucket. */
+export type BucketCall = LeaseCall & RateLimit & { projectId: number };
+
+/** A call takes as long for one bucket as for ten. */
+const MAX_CALLS = 200;
+const MAX_IN_FLIGHT = 2;
+
+/**
+ * Leases tokens of many projects with one call of their store.
+ * @param options.place of a project's bucket: those in the same place share calls
+ * @param options.leaseMany answers per bucket, in order
+ * @param options.maxWaitMs how long a call may wait for its turn, and a held bucket be asked again
+ */
+export function createTokenBuckets(options: {
+  place: (projectId: number) => number;
+  leaseMany: (place: number, calls: BucketCall[]) => Promise<(Leased | BucketHeld)[]>;
+  maxWaitMs: number;
+}): TokenBuckets {
+  const { place, leaseMany, maxWaitMs } = options;
+  const calls = new GroupCommit<number, BucketCall, Leased>({
+    commit: leaseMany,
+    maxBatch: MAX_CALLS,
+    maxInFlight: Number.POSITIVE_INFINITY, // one place may be on a master that hangs
+    maxInFlightPerLane: MAX_IN_FLIGHT,
+    // Nobody waits for it any more, and its tokens would be lost.
+    expiry: { maxWaitMs, toError: () => new Error('the buckets do not answer') },
+  });
+  return {
+    async lease(projectId, limit, call) {
+      const deadline = performance.now() + maxWaitMs;
+      for (;;) {
+        try {
+          return await calls.run(place(projectId), { projectId, ...limit, ...call });
+        } catch (error) {
+          if (!(error instanceof BucketHeld) || performance.now() > deadline) throw error;
+        }
+      }
+    },
+  };
+}

@@ -38,7 +38,7 @@ export function createRedisQueueBackend(options: RedisBackendOptions): Store {
       keyspaceOf,
       maxBytes: () => Math.ceil(toMaxKeptBytes(memoryLimit) / shards),
     }),
-    buckets: createRedisTokenBuckets(redis, (projectId) => `{${prefix}-limit-${projectId}}`),
+    buckets: createRedisTokenBuckets(redis, { shards, keyspaceOf, maxWaitMs: connection.answerTimeoutMs / 4 }),
     createQueue(address, queueOptions) {
       const queue = new Queue(address.name, { ...queueOptions, connection: redis, prefix: keyspaceOfQueue(address) });
       return queue.on('error', onError);
