@@ -4,15 +4,15 @@ import pg from 'pg';
 import { request } from 'undici';
 import type { Stack } from './stack/stack.js';
 
-/** Until it is worth saying that the stack does not come back. */
-const MAX_RECOVERY_MS = 180_000;
+/** Until it is worth saying that the stack does not come back, on a machine however slow. */
+const MAX_RECOVERY_MS = 900_000;
 const TIMEOUT_MS = 5_000;
 let probes = 0;
 
 /**
  * Resolves when every process says that it is ready, every ingress acknowledges an entry for each shard and these entries
  * are rows, and a cluster has what the next fault may take: then partners and operators see nothing any more of what went
- * wrong. @throws Error where that takes more than three minutes
+ * wrong. @throws Error where that takes more than a quarter of an hour
  */
 export async function untilRecovered(stack: Stack): Promise<void> {
   const { urls, postgres, probing, ingresses, workers, queue, cluster } = stack;
