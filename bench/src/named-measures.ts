@@ -7,6 +7,7 @@ import { measureCluster } from './measures/cluster.js';
 import { measureFairness } from './measures/fairness.js';
 import { measureHandOut } from './measures/hand-out.js';
 import { measureHostile } from './measures/hostile.js';
+import { measureJobs } from './measures/jobs.js';
 import { measureLatency } from './measures/latency.js';
 import { measureMemory } from './measures/memory.js';
 import { measurePartners } from './measures/partners.js';
@@ -65,6 +66,12 @@ export const NAMED_MEASURES: NamedMeasure[] = [
     description: 'What one partner in trouble leaves of the speed of all others.',
     settings: { entries: [1_000_000, 'entries in the backlog'], rounds: ROUNDS },
     measures: [measureTrouble],
+  }),
+  define({
+    name: 'jobs',
+    description: 'Whether the queue in PostgreSQL stays as fast and as small, however many jobs go through it.',
+    settings: { jobs: [1_000_000, 'jobs, of an entry each'] },
+    measures: [measureJobs],
   }),
   define({
     name: 'batches',
