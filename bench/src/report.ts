@@ -27,10 +27,14 @@ export const toRatios = (values: number[], bases: number[]): number[] =>
 
 export const medianRatio = (values: number[], bases: number[]): number => median(toRatios(values, bases));
 
-/** The lower and the upper one; of few numbers, the nearest ones. */
+/** The lower and the upper one, with what lies between two numbers interpolated. */
 function toQuartiles(numbers: number[]): number[] {
   const sorted = numbers.toSorted((a, b) => a - b);
-  return [0.25, 0.75].map((part) => sorted[Math.round((sorted.length - 1) * part)] ?? Number.NaN);
+  return [0.25, 0.75].map((part) => {
+    const place = (sorted.length - 1) * part;
+    const [below = Number.NaN, above = below] = sorted.slice(Math.floor(place), Math.floor(place) + 2);
+    return below + (above - below) * (place % 1);
+  });
 }
 
 /** Of each figure by itself. */

@@ -4,19 +4,17 @@ import pg from 'pg';
 import { request } from 'undici';
 import type { Stack } from './stack/stack.js';
 
-/** Until it is worth saying that the stack does not come back, on a machine however slow. */
-const MAX_RECOVERY_MS = 900_000;
 const TIMEOUT_MS = 5_000;
 let probes = 0;
 
 /**
  * Resolves when every process says that it is ready, every ingress acknowledges an entry for each shard and these entries
  * are rows, and a cluster has what the next fault may take: then partners and operators see nothing any more of what went
- * wrong. @throws Error where that takes more than a quarter of an hour
+ * wrong. @throws Error where one of these takes longer than `maxMs`
  */
-export async function untilRecovered(stack: Stack): Promise<void> {
+export async function untilRecovered(stack: Stack, maxMs: number): Promise<void> {
   const { urls, postgres, probing, ingresses, workers, queue, cluster } = stack;
-  const options = (what: string) => ({ description: `${what} after the fault`, timeoutMs: MAX_RECOVERY_MS });
+  const options = (what: string) => ({ description: `${what} after the fault`, timeoutMs: maxMs });
   const { apiKey, projectId } = probing;
   const probe = async (url: string, shard: number) => {
     const customerId = nextProbe(projectId, shard, queue.shards);

@@ -22,6 +22,8 @@ export type ChaosOptions = {
   /** Of the clients, how many send with idempotency keys. */
   keyed: number;
   queue: QueueStore;
+  /** How long the stack may take to come back after a fault; three minutes unless given. */
+  maxRecoveryMs?: number;
   /** Is there and empty; keeps the data, the logs and the evidence. */
   directory: string;
   /** Hears what begins, and how far it is. */
@@ -48,6 +50,7 @@ export type ChaosResult = {
 
 /** Each app, with what a million entries leave on the way. */
 const MAX_MEMORY = 512 * 1024 * 1024;
+const MAX_RECOVERY_MS = 180_000;
 /** For whatever comes after the load. */
 const MAX_STEP_MS = 45 * 60_000;
 
@@ -58,6 +61,7 @@ const MAX_STEP_MS = 45 * 60_000;
  */
 export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
   const { faults, entries, rate, seed, keyed, queue, directory, onProgress, signal, giveUp } = options;
+  const { maxRecoveryMs = MAX_RECOVERY_MS } = options;
   const findings: Finding[] = [];
   const onFound = (finding: Finding) => void findings.push(finding);
   const report = (rule: StackRule) => (what: string) => onFound({ rule, at: performance.now(), what });
@@ -102,6 +106,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
     await doFaults(stack, {
       faults,
       random: createRandom(seed, 0),
+      maxRecoveryMs,
       onStart(round) {
         rounds.push(round);
         tell(round.faults.join(', and '));

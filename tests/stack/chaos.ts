@@ -27,7 +27,7 @@ export const describeChaos = (queue: ChaosOptions['queue'], { seed }: { seed: nu
       result = await runChaos({
         ...{ faults: FAULTS, entries: ENTRIES, rate: RATE, seed, keyed: 4, queue, directory },
         onProgress: () => {},
-        ...{ signal: NEVER, giveUp: NEVER },
+        ...{ signal: NEVER, giveUp: NEVER, maxRecoveryMs: 900_000 }, // a slow machine takes its time here, too
       });
     }, 3_600_000); // a slow machine takes its time
     afterAll(() => rm(directory, { recursive: true, force: true, maxRetries: 5 }));

@@ -11,6 +11,8 @@ export type Round = { faults: string[]; startedAt: number; mendedAt?: number; re
 type Options = {
   faults: number;
   random: Random;
+  /** After each round, until it is worth saying that the stack does not come back. */
+  maxRecoveryMs: number;
   onStart: (round: Round) => void;
   /** Also of one that was the last, since it could not be mended. */
   onEnd: (round: Round) => Promise<void>;
@@ -21,7 +23,10 @@ type Options = {
 const MAX_PAUSE_MS = 1_000;
 
 /** Round by round, each once all is well again. @throws Error where it does not become well */
-export async function doFaults(stack: Stack, { faults, random, onStart, onEnd, signal }: Options): Promise<void> {
+export async function doFaults(
+  stack: Stack,
+  { faults, random, maxRecoveryMs, onStart, onEnd, signal }: Options,
+): Promise<void> {
   const draw = createFaultDraw(stack, random);
   for (let left = faults; left > 0 && !signal.aborted; ) {
     await delay(random.between(0, MAX_PAUSE_MS));
@@ -31,7 +36,7 @@ export async function doFaults(stack: Stack, { faults, random, onStart, onEnd, s
     try {
       await Promise.all(drawn.map(runFault));
       round.mendedAt = performance.now();
-      await untilRecovered(stack);
+      await untilRecovered(stack, maxRecoveryMs);
       round.recoveredAt = performance.now();
     } finally {
       await onEnd(round);

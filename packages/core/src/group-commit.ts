@@ -27,7 +27,7 @@ type Source = { key: unknown; pending: number };
 
 /** First in, first out, without the cost of an array's `shift` where much waits. */
 class Fifo<T> {
-  #items: T[] = [];
+  #items: (T | undefined)[] = [];
   #head = 0;
 
   get length(): number {
@@ -44,6 +44,7 @@ class Fifo<T> {
 
   /** Takes the first ones out. */
   drop(count: number): void {
+    this.#items.fill(undefined, this.#head, this.#head + count);
     this.#head += count;
     if (2 * this.#head < this.#items.length || this.#head < MIN_DROPPED) return;
     this.#items = this.#items.slice(this.#head);
@@ -301,6 +302,7 @@ export class GroupCommit<Lane, Item, Result> {
     while (this.#oldest && (!this.#oldest.isWaiting || this.#oldest.since < since)) {
       const call = this.#oldest;
       this.#oldest = call.next;
+      call.next = undefined; // or whoever keeps this call would keep all later ones
       if (call.isWaiting) this.#expire(call, this.#expiry);
     }
     if (!this.#oldest) this.#newest = undefined;

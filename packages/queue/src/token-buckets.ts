@@ -33,11 +33,14 @@ export type BucketCall = LeaseCall & RateLimit & { projectId: number };
 const MAX_CALLS = 200;
 const MAX_IN_FLIGHT = 2;
 
+type Pending = BucketCall & { deadline: number };
+
 /**
  * Leases tokens of many projects with one call of their store.
  * @param options.place of a project's bucket: those in the same place share calls
  * @param options.leaseMany answers per bucket, in order
- * @param options.maxWaitMs how long a call may wait for its turn, and a held bucket be asked again
+ * @param options.maxWaitMs how long its caller waits. In the second half of it no call begins: the tokens of one that ends too
+ * late are lost
  */
 export function createTokenBuckets(options: {
   place: (projectId: number) => number;
@@ -45,20 +48,21 @@ export function createTokenBuckets(options: {
   maxWaitMs: number;
 }): TokenBuckets {
   const { place, leaseMany, maxWaitMs } = options;
-  const calls = new GroupCommit<number, BucketCall, Leased>({
+  const tooLate = () => new Error('the buckets do not answer');
+  const calls = new GroupCommit<number, Pending, Leased>({
     commit: leaseMany,
     maxBatch: MAX_CALLS,
     maxInFlight: Number.POSITIVE_INFINITY, // one place may be on a master that hangs
     maxInFlightPerLane: MAX_IN_FLIGHT,
-    // Nobody waits for it any more, and its tokens would be lost.
-    expiry: { maxWaitMs, toError: () => new Error('the buckets do not answer') },
+    refuse: ({ deadline }) => (performance.now() > deadline ? tooLate() : undefined),
+    expiry: { maxWaitMs, toError: tooLate },
   });
   return {
     async lease(projectId, limit, call) {
-      const deadline = performance.now() + maxWaitMs;
+      const deadline = performance.now() + maxWaitMs / 2;
       for (;;) {
         try {
-          return await calls.run(place(projectId), { projectId, ...limit, ...call });
+          return await calls.run(place(projectId), { projectId, ...limit, ...call, deadline });
         } catch (error) {
           if (!(error instanceof BucketHeld) || performance.now() > deadline) throw error;
         }

@@ -40,7 +40,7 @@ describe.each(BACKENDS)('token buckets on %s:', (_, createBackend) => {
     backend = await createBackend();
     const options = { signal: new AbortController().signal, onError: () => {} };
     const connect = () =>
-      connectQueueBackend({ ...backend, shards: 1, answerTimeoutMs: ANSWER_TIMEOUT_MS }, 'worker', options);
+      connectQueueBackend({ ...backend, shards: 3, answerTimeoutMs: ANSWER_TIMEOUT_MS }, 'worker', options);
     ingresses = await Promise.all([connect(), connect()]);
   });
   afterAll(async () => {
