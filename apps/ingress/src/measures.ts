@@ -25,7 +25,10 @@ export function createMeasures(metrics: Metrics) {
     'opm_connections_ended_total',
     'Connections ended for what they held in memory: requests and answers that nobody read',
   );
-  const leases = metrics.counter('opm_token_leases_total', 'Calls to the queue’s store for tokens of limited projects');
+  const leases = metrics.counter(
+    'opm_token_leases_total',
+    'Reservations of tokens for limited projects; many share one call to the queue’s store',
+  );
   // Series that are there from the start, so that the first increase is one.
   for (const reason of ['backlog', 'memory', 'event-loop', 'in-flight', 'waited', 'rate-limit', 'idempotency-keys'])
     shed.inc({ reason }, 0);

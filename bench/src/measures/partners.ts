@@ -9,14 +9,14 @@ import { runLoad, warmUp } from '../load/run-load.js';
 import { countWaiting, openProjectQueue, waitUntilEmpty } from '../queues.js';
 import { type Report, toRatios, type Verdict, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
-import { readRedisSeconds, readUsedMemory } from './redis-usage.js';
+import { readRedisSeconds } from './redis-usage.js';
 import { runCounted } from './run-counted.js';
 
 export type PartnersOptions = { partners: number; seconds: number; rounds: number };
 
 type Case = { queue: 'Redis' | 'PostgreSQL'; partners: number; isZipf?: true };
 
-/** Of a run. Rates are entries per second, µs are of processor per entry, and bytes those of an entry that waits in Redis. */
+/** Of a run. Rates are entries per second, and µs are of processor per entry. */
 type Run = {
   acks: number;
   drain: number;
@@ -27,7 +27,6 @@ type Run = {
   ingressUs: number;
   redisUs: number;
   workerUs: number;
-  bytes: number;
 };
 
 /** Projects that are created at the same time. */
@@ -115,7 +114,6 @@ const COLUMNS: [title: string, name: keyof Run, toText: (figure: number) => stri
   ['ingress µs', 'ingressUs', toTenths],
   ['Redis µs', 'redisUs', toTenths],
   ['worker µs', 'workerUs', toTenths],
-  ['bytes', 'bytes', (figure) => (Number.isNaN(figure) ? '–' : toWhole(figure))],
 ];
 
 const toPartners = ({ partners, isZipf }: Case) => `${toWhole(partners)}${isZipf ? ', Zipf' : ''}`;
@@ -128,13 +126,9 @@ async function measureCase(fresh: Place, it: Case, seconds: number): Promise<Run
   await warmUp(target);
   const opened = await openProjectQueue(place);
   await opened.queue.pause();
-  const already = await countWaiting(opened);
-  const onRedis = (read: (url: string) => Promise<number>) =>
-    it.queue === 'Redis' ? read(place.redisUrl) : Promise.resolve(Number.NaN);
   const readUsage = async () => ({
     ingress: await readCpu(ingress),
-    redis: await onRedis(readRedisSeconds),
-    bytes: await onRedis(readUsedMemory),
+    redis: it.queue === 'Redis' ? await readRedisSeconds(place.redisUrl) : Number.NaN,
   });
 
   let [before, after] = [await readUsage(), await readUsage()];
@@ -169,7 +163,6 @@ async function measureCase(fresh: Place, it: Case, seconds: number): Promise<Run
     ingressUs: toUs(after.ingress - before.ingress, acked.requests),
     redisUs: toUs(after.redis - before.redis, acked.requests),
     workerUs: toUs(workerSeconds, waiting),
-    bytes: (after.bytes - before.bytes) / (waiting - already),
   };
 }
 
