@@ -4,7 +4,7 @@ import { runLoad, warmUp } from '../load/run-load.js';
 import { countInShards } from '../queues.js';
 import { mediansOf, type Report, withRounds } from '../report.js';
 import type { Servers } from '../servers.js';
-import { readRedisSeconds } from './redis-usage.js';
+import { readRedisSeconds } from './redis-seconds.js';
 import { runCounted } from './run-counted.js';
 
 export type ChunksOptions = { seconds: number; rounds: number };

@@ -6,7 +6,7 @@ import { fillQueue } from '../drain/persist-with-worker.js';
 import { stopCleanly, timeDrain } from '../drain/time-drain.js';
 import { mediansOf, type Report, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
-import { readRedisSeconds } from './redis-usage.js';
+import { readRedisSeconds } from './redis-seconds.js';
 
 export type HandOutOptions = { rounds: number };
 

@@ -9,7 +9,7 @@ import { runLoad, warmUp } from '../load/run-load.js';
 import { countWaiting, openProjectQueue, waitUntilEmpty } from '../queues.js';
 import { type Report, toRatios, type Verdict, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
-import { readRedisSeconds } from './redis-usage.js';
+import { readRedisSeconds } from './redis-seconds.js';
 import { runCounted } from './run-counted.js';
 
 export type PartnersOptions = { partners: number; seconds: number; rounds: number };

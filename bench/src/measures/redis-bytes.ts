@@ -1,10 +1,9 @@
-import { toTable, toWhole } from '@opm/testkit';
+import { toTable, toWhole, withRedis } from '@opm/testkit';
 import { type Contender, project, textbook } from '../contenders.js';
 import { loadUntil } from '../load/load-until.js';
 import { warmUp } from '../load/run-load.js';
 import type { Report } from '../report.js';
 import type { Servers } from '../servers.js';
-import { readUsedMemory } from './redis-usage.js';
 
 export type RedisBytesOptions = { entries: number };
 
@@ -44,4 +43,9 @@ function fill(servers: Servers, contender: Contender, entries: number): Promise<
     console.log(`${contender.name}: ${toWhole(sent)} entries, ${toWhole(bytes)} bytes each`);
     return { entries: sent, bytes };
   });
+}
+
+async function readUsedMemory(redisUrl: string): Promise<number> {
+  const info = await withRedis(redisUrl, (redis) => redis.info('memory'));
+  return Number(/^used_memory:(\d+)/m.exec(info)?.[1]);
 }

@@ -6,9 +6,3 @@ export async function readRedisSeconds(redisUrl: string): Promise<number> {
   const secondsOf = (what: string) => Number(new RegExp(`^used_cpu_${what}:([\\d.]+)`, 'm').exec(cpu)?.[1]);
   return secondsOf('user') + secondsOf('sys');
 }
-
-/** Bytes that this Redis holds at present. */
-export async function readUsedMemory(redisUrl: string): Promise<number> {
-  const info = await withRedis(redisUrl, (redis) => redis.info('memory'));
-  return Number(/^used_memory:(\d+)/m.exec(info)?.[1]);
-}
