@@ -233,6 +233,8 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     await dashboard.queues[0]?.add('chunk', data, { jobId: `${version}-${old}x2-1f3a9c2e`, removeOnComplete: true });
     await createIngress().accept(current, { customerId: 'a', fields: PHONE });
     worker = await startApp('worker', backend.env);
+    // The old job was not counted here, so the count may be 0 while one of the two is under way.
+    await waitFor(async () => (await find(old, 'a')) && (await find(current, 'a')), { description: 'the rows' });
     await untilDone();
     expect(await find(old, 'a')).toMatchObject(PHONE);
     expect(await find(old, 'b')).toBeUndefined();
