@@ -21,3 +21,9 @@ export async function countCustomers(databaseUrl: string): Promise<number> {
   const [row] = await query<{ count: number }>(databaseUrl, 'SELECT count(*)::int AS count FROM customers');
   return row?.count ?? 0;
 }
+
+/** Projects without keys, for entries that go past the ingress. The first ones of a database have the ids from 1 on. */
+export async function createProjects(databaseUrl: string, count: number): Promise<void> {
+  const text = "INSERT INTO projects (name) SELECT 'partner ' || n FROM generate_series(1, $1::int) AS n";
+  await query(databaseUrl, text, [count]);
+}

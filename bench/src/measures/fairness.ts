@@ -1,8 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { EntryQueue } from '@opm/queue';
-import { query, type TestApp, toTable, toWhole } from '@opm/testkit';
+import { type TestApp, toTable, toWhole } from '@opm/testkit';
 import pg from 'pg';
 import { startProject, startProjectWorker, type Target } from '../contenders.js';
+import { createProjects } from '../customers.js';
 import { makeEntry } from '../drain/entries.js';
 import { stopCleanly } from '../drain/time-drain.js';
 import { CHUNK, createProducer, enqueueAsIngress } from '../producer.js';
@@ -34,7 +35,7 @@ export async function measureFairness(servers: Servers, options: FairnessOptions
 
 async function measureBeside(place: Place, busy: number, { backlog, samples }: FairnessOptions) {
   const quiet = await startProject(place);
-  await createProjects(place, busy);
+  await createProjects(place.databaseUrl, busy); // their ids follow that of the quiet one, which is the first
   const producer = await createProducer(place);
   const client = new pg.Client({ connectionString: place.databaseUrl });
   await client.connect();
@@ -75,12 +76,6 @@ async function measureBeside(place: Place, busy: number, { backlog, samples }: F
       measured: percentile(beside, 0.99) / limitMs,
     },
   };
-}
-
-/** Their ids follow that of the quiet one, which is the first. */
-async function createProjects({ databaseUrl }: Place, count: number): Promise<void> {
-  const text = "INSERT INTO projects (name) SELECT 'busy ' || n FROM generate_series(1, $1::int) AS n";
-  await query(databaseUrl, text, [count]);
 }
 
 async function fill(producer: EntryQueue, busy: number, count: number): Promise<void> {

@@ -1,5 +1,6 @@
 import { median, query, toTable, toWhole } from '@opm/testkit';
 import { startProjectWorker } from '../contenders.js';
+import { createProjects } from '../customers.js';
 import { makeEntry } from '../drain/entries.js';
 import { stopCleanly } from '../drain/time-drain.js';
 import { createProducer, enqueueAsIngress } from '../producer.js';
@@ -19,11 +20,7 @@ const MIB = 1024 * 1024;
 export function measureJobs(servers: Servers, { jobs }: JobsOptions): Promise<Report> {
   return servers.inFreshPlace(async (fresh) => {
     const place = { ...fresh, queue: 'postgres' as const };
-    await query(
-      place.databaseUrl,
-      "INSERT INTO projects (name) SELECT 'partner ' || n FROM generate_series(1, $1::int) AS n",
-      [PROJECTS],
-    );
+    await createProjects(place.databaseUrl, PROJECTS);
     const worker = await startProjectWorker(place);
     const producer = await createProducer(place);
     const opened = await openProjectQueue(place);

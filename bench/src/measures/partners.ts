@@ -1,7 +1,6 @@
 import { createStore } from '@opm/store';
 import { median, type TestApp, toTable, toWhole } from '@opm/testkit';
 import { project, startProject, startProjectWorker, synchronous, type Target } from '../contenders.js';
-import { countCustomers } from '../customers.js';
 import { makeEntries, slice } from '../drain/entries.js';
 import { persistWithTextbook } from '../drain/persist-with-textbook.js';
 import { stopCleanly, timeDrain } from '../drain/time-drain.js';
@@ -11,6 +10,7 @@ import { type Report, toRatios, type Verdict, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 import { readRedisSeconds } from './redis-seconds.js';
 import { runCounted } from './run-counted.js';
+import { loadAndPersist, toFigure } from './sustained.js';
 
 export type PartnersOptions = { partners: number; seconds: number; rounds: number };
 
@@ -145,10 +145,7 @@ async function measureCase(fresh: Place, it: Case, seconds: number): Promise<Run
   const drainSeconds = await timeDrain(opened);
   const workerSeconds = (await readCpu(worker)) - workerBefore;
 
-  const rowsBefore = await countCustomers(place.databaseUrl);
-  const sent = await runLoad(load);
-  const rows = (await countCustomers(place.databaseUrl)) - rowsBefore;
-  await waitUntilEmpty(opened);
+  const sustained = await loadAndPersist(place, load, () => waitUntilEmpty(opened));
   const acks = acked.requests / acked.seconds;
   const { p99Ms } = await runLoad({ ...load, rate: acks / 2 });
   await waitUntilEmpty(opened);
@@ -158,7 +155,7 @@ async function measureCase(fresh: Place, it: Case, seconds: number): Promise<Run
   return {
     acks,
     drain: waiting / drainSeconds,
-    both: Math.min(sent.requests, rows) / sent.seconds,
+    both: toFigure(sustained),
     p99Ms,
     ingressUs: toUs(after.ingress - before.ingress, acked.requests),
     redisUs: toUs(after.redis - before.redis, acked.requests),

@@ -53,11 +53,26 @@ async function sustain(place: Place, contender: Contender, load: Pick<Load, 'sec
   const target = await contender.start(place);
   const isQueued = contender === project;
   if (isQueued) await startProjectWorker(place);
-  const sent = await runLoad({ target, customers: 'new', ...load });
+  return loadAndPersist(
+    place,
+    { target, customers: 'new', ...load },
+    isQueued ? () => waitUntilDrained(place) : undefined,
+  );
+}
+
+/** A load of new customers beside a worker that runs. @throws Error if fewer of them are rows in the end than were acknowledged */
+export async function loadAndPersist(
+  { databaseUrl }: Place,
+  load: Load,
+  waitUntilPersisted?: () => Promise<void>,
+): Promise<Sustained> {
+  const before = await countCustomers(databaseUrl);
+  const countRows = async () => (await countCustomers(databaseUrl)) - before;
+  const sent = await runLoad(load);
   const requests = sent.requests * (load.batch ?? 1);
-  const rows = await countCustomers(place.databaseUrl);
-  if (isQueued) await waitUntilDrained(place);
-  const rowsInTheEnd = await countCustomers(place.databaseUrl);
+  const rows = await countRows();
+  await waitUntilPersisted?.();
+  const rowsInTheEnd = await countRows();
   if (rowsInTheEnd < requests)
     throw new Error(`${requests} entries were acknowledged, but ${rowsInTheEnd} became rows`);
   return { acked: requests / sent.seconds, persisted: rows / sent.seconds };
@@ -68,7 +83,7 @@ async function waitUntilDrained(place: Place): Promise<void> {
   await waitUntilEmpty(queue).finally(queue.close);
 }
 
-const toFigure = ({ acked, persisted }: Sustained) => Math.min(acked, persisted);
+export const toFigure = ({ acked, persisted }: Sustained) => Math.min(acked, persisted);
 
 const toCells = (name: string, runs: Sustained[]) => [
   name,

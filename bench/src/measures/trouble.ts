@@ -3,6 +3,7 @@ import type { EntryQueue } from '@opm/queue';
 import { median, toTable, toWhole } from '@opm/testkit';
 import pg from 'pg';
 import { startProjectWorker } from '../contenders.js';
+import { createProjects } from '../customers.js';
 import { makeEntry } from '../drain/entries.js';
 import { stopCleanly } from '../drain/time-drain.js';
 import { CHUNK, createProducer } from '../producer.js';
@@ -99,7 +100,7 @@ async function timeOthers(place: Place, trouble: Trouble, entries: number): Prom
   const client = new pg.Client({ connectionString: place.databaseUrl });
   await client.connect();
   await client.query(REFUSE);
-  await client.query(`INSERT INTO projects (name) SELECT 'partner ' || n FROM generate_series(1, ${PARTNERS}) AS n`);
+  await createProjects(place.databaseUrl, PARTNERS);
   await trouble.hold?.(client);
   const opened = await openProjectQueue(place);
   await opened.queue.pause();
