@@ -93,7 +93,7 @@ describe.each(BACKENDS)('three ingresses and two workers with the queue on %s:',
     const workers = [0, 1].map(() => createStepwiseWorker(context));
     const nextTakers = () => workers.filter((_worker, n) => fates.next().value.includes(n));
     const ingresses = queues.map((queue) => createStepwiseIngress({ ...context, queue, nextTakers, jobs }));
-    const sender = { startedAt: performance.now(), socket: { destroyed: false } };
+    const sender = { startedAt: performance.now(), bodyBytes: 0, socket: { destroyed: false } };
     let values = 0;
     const partnersDone = drawn.map(async (posts) => {
       for (const { ingress, project, entries: given } of posts) {

@@ -88,7 +88,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
       logger,
     });
     const toRequester = (projectId: number) => ({
-      ...{ projectId, startedAt: performance.now(), socket: { destroyed: false } },
+      ...{ projectId, startedAt: performance.now(), bodyBytes: 0, socket: { destroyed: false } },
     });
     return {
       accept: (projectId: number, entry: Said) => acceptEntry(toRequester(projectId), entry),

@@ -25,7 +25,7 @@ export function createFindExisting(deps: {
 
   const lookUps = new GroupCommit<'all', Asked[], Set<number>>({
     async commit(_, questions) {
-      const places = await pause.run(() => withTimeout(findExisting(questions.flat()), timeoutMs));
+      const places = await pause.run(() => withTimeout(findExisting(([] as Asked[]).concat(...questions)), timeoutMs));
       let first = 0;
       return questions.map(({ length }) => {
         const own = new Set<number>();

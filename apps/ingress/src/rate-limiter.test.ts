@@ -3,7 +3,7 @@ import { createLogger } from '@opm/runtime';
 import { createRateLimiter } from './rate-limiter.js';
 import { toTimeBudget } from './time-budget.js';
 
-const waiting = { startedAt: 0, socket: { destroyed: false }, lease: undefined };
+const waiting = { startedAt: 0, bodyBytes: 0, socket: { destroyed: false }, lease: undefined };
 
 test('a call for tokens that hangs keeps only its own project waiting, and for no more than its time-out', async () => {
   const called: number[] = [];

@@ -1,6 +1,6 @@
 import type { Version } from '@opm/core';
 import { type Admission, type Admitted, type Claim, type Persisted, toOvertaken } from '../admission.js';
-import { type Countable, claimOf, countSampled, SAMPLE } from '../backlog-sample.js';
+import { type Countable, claimOf, countSampled, isSampled } from '../backlog-sample.js';
 import { ADD_TO_BACKLOG, ADMIT, RELEASE, SET_SHARDS, SETTLE, SWEEP } from './admission-scripts.js';
 import type { RedisClient } from './connect-redis.js';
 import type { HighWaterMark } from './high-water-mark.js';
@@ -71,13 +71,11 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
       if (!answer) throw new Error('the store gave no versions above the high-water mark');
       const [base, counts, replaced] = answer;
       newest.set(shard, Math.max(base + entries.length - 1, newest.get(shard) ?? 0));
-      const admitted: Admitted[] = [];
-      const backlogs = new Map<number, number>();
-      let counted = 0;
-      for (const [i, { projectId, customerId }] of entries.entries()) {
-        admitted.push({ projectId, customerId, version: base + i, previous: parseMark(replaced[i] ?? null) });
-        if ((base + i) % SAMPLE === 0) backlogs.set(projectId, counts[counted++] ?? 0);
-      }
+      const admitted = entries.map(({ projectId, customerId }, i): Admitted => {
+        return { projectId, customerId, version: base + i, previous: parseMark(replaced[i] ?? null) };
+      });
+      const sampled = admitted.filter(isSampled);
+      const backlogs = new Map(sampled.map(({ projectId }, i) => [projectId, counts[i] ?? 0]));
       return { admitted, backlogs };
     },
 
