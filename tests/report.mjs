@@ -1,19 +1,23 @@
 import { mkdir, writeFile } from 'node:fs/promises';
-import { dirname, resolve } from 'node:path';
+import { join } from 'node:path';
 import { stripVTControlCharacters } from 'node:util';
 
 const MAX_REASON_LINES = 20;
 
 /**
- * Writes {passed, failed, skipped, failures} for `npm test` and CI to sum up; failures is a list of {name, reason}. A file that
- * could not run, or leaked, counts as one failure.
+ * Writes {passed, failed, skipped, failures}, which `npm test` and CI sum up; failures is a list of {name, reason}. A
+ * file that could not run or that leaked resources counts as one failure.
  */
 export default class Report {
-  constructor(globalConfig, { outputFile }) {
-    this.outputFile = resolve(globalConfig.rootDir, outputFile);
+  constructor({ rootDir }) {
+    this.directory = join(rootDir, '.reports', `node-${process.versions.node.split('.')[0]}`);
   }
 
-  async onRunComplete(_contexts, results) {
+  async onRunComplete([{ config } = {}], results) {
+    if (!config) return; // no test file was found
+    // In containers it is another run, beside the one with the servers that are found.
+    const { name } = config.displayName;
+    const servers = name === 'integration' ? process.env.OPM_TEST_SERVERS : undefined;
     const tests = results.testResults.flatMap(({ testResults }) => testResults);
     const files = results.testResults.filter(({ testExecError }) => testExecError);
     const report = {
@@ -30,12 +34,12 @@ export default class Report {
         })),
       ],
     };
-    await mkdir(dirname(this.outputFile), { recursive: true });
-    await writeFile(this.outputFile, `${JSON.stringify(report)}\n`);
+    await mkdir(this.directory, { recursive: true });
+    await writeFile(join(this.directory, `${name}${servers ? `-${servers}` : ''}.json`), `${JSON.stringify(report)}\n`);
   }
 }
 
-/** What the first error says, without the places in the code that it came by. */
+/** The message of the first error, without its stack. */
 function toReason([message = '']) {
   const lines = stripVTControlCharacters(message).trim().split('\n');
   const stack = lines.findIndex((line) => /^\s+at /.test(line));

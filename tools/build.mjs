@@ -1,4 +1,4 @@
-// Builds what has changed, and is silent unless that fails. Options go to turbo.
+// Builds what has changed. Prints nothing unless the build fails. Passes its options to turbo.
 import { spawnSync } from 'node:child_process';
 import { createRequire } from 'node:module';
 

@@ -1,4 +1,4 @@
-// Runs the tests of hostile input for longer than `npm test` does, with a seed that brings the same input again.
+// Runs the tests of hostile input for longer than `npm test` does. The same seed gives the same input.
 import { spawnSync } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { readdirSync } from 'node:fs';
@@ -14,7 +14,7 @@ console.log(`npm run fuzz -- ${[`--runs ${runs}`, `--seed ${seed}`, ...positiona
 
 const jest = createRequire(import.meta.url).resolve('jest/bin/jest');
 const flags = ['--experimental-vm-modules', '--no-warnings'];
-const options = ['--config', 'jest.integration.config.mjs', '--testTimeout', String(60 * 60 * 1_000)];
+const options = ['--selectProjects', 'integration', '--maxWorkers', '3', '--testTimeout', String(60 * 60 * 1_000)];
 const files = positionals.length > 0 ? positionals.map((name) => `hostile-input/${name}`) : ['hostile-input/'];
 const { status } = spawnSync(process.execPath, [...flags, jest, ...options, ...files], {
   stdio: 'inherit',
@@ -35,8 +35,8 @@ function readArguments() {
       return { ...values, positionals };
     }
   } catch {
-    // An option that does not exist.
+    // Unknown option: prints the usage below.
   }
-  console.error(`usage: npm run fuzz [-- [--runs N] [--seed S] [part of a file name]…]\nfiles: ${names.join(', ')}`);
+  console.error(`usage: npm run fuzz [-- [--runs N] [--seed S] [PART_OF_FILE_NAME]…]\nfiles: ${names.join(', ')}`);
   return process.exit(process.argv.includes('--help') ? 0 : 1);
 }

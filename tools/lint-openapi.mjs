@@ -1,4 +1,4 @@
-// Lints the OpenAPI document that the build gives, and is silent unless something is wrong with it.
+// Lints the built OpenAPI document. Prints nothing unless it has problems.
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -15,7 +15,7 @@ try {
   writeFileSync(file, JSON.stringify(toOpenApiDocument({ version: '0.0.0' }), null, 2));
   const { status, stdout, stderr } = spawnSync(process.execPath, [redocly, 'lint', file, '--config', config], {
     encoding: 'utf8',
-    // It asks nobody for a newer version of itself, and tells nobody that it was used.
+    // No telemetry, no check for a newer version.
     env: { ...process.env, REDOCLY_TELEMETRY: 'off', REDOCLY_SUPPRESS_UPDATE_NOTICE: 'true' },
   });
   if (status !== 0) console.error(stdout, stderr);

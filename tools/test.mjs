@@ -1,4 +1,4 @@
-// `npm test`: builds, then runs all parts, also when one fails, and ends with one sum of what they have reported.
+// `npm test`: builds, runs all parts even if one fails, and prints the sum of their reports.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { rmSync } from 'node:fs';
@@ -9,7 +9,7 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const reports = PARTS.map((part) => `node-${process.versions.node.split('.')[0]}/${part}`);
 
 let isEnded = false;
-// Ctrl-C reaches the part that runs, which cleans up.
+// Ctrl-C also reaches the running part, which cleans up.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => (isEnded = true));
 
 async function run(command, ...args) {
