@@ -1,5 +1,5 @@
-# The image of one app: docker build --build-arg APP=ingress --tag opm-ingress .
-# APP is ingress, worker or console. The command line, which migrates too: --build-arg APP=cli --target migrate.
+# Builds the image of one app: docker build --build-arg APP=ingress --tag opm-ingress .
+# APP is ingress, worker or console. For the command line, which also migrates: --build-arg APP=cli --target migrate.
 ARG NODE_IMAGE=node:24-slim
 
 FROM ${NODE_IMAGE} AS base
@@ -11,7 +11,7 @@ RUN --mount=type=cache,target=/root/.npm \
   npm install --global "turbo@$(node -p "require('./package.json').devDependencies.turbo")" \
   && turbo prune @opm/ingress @opm/worker @opm/console @opm/cli --docker
 
-# The same for every app, so that images that are built together install and build once.
+# The same for every app: images that are built together share one install and one build.
 FROM base AS built
 COPY --from=sources /opm/out/json .
 RUN --mount=type=cache,target=/root/.npm npm ci
@@ -23,14 +23,14 @@ RUN npm run build \
   && find apps packages \( -name node_modules -o -name src -o -name test -o -name '*.tsbuildinfo' -o -name .turbo \
     -o -name '*.d.ts' -o -name '*.map' \) -prune -exec rm -r {} +
 
-# What this app needs of the repository, with a lockfile of its own: other apps' changes leave its layers as they are.
+# The part of the repository that this app needs, with its own lockfile: changes to other apps do not change its layers.
 FROM sources AS pruned
 ARG APP
 RUN rm -r out && turbo prune "@opm/${APP}" --docker
 
-# Its dependencies alone. What the repository is developed with goes first, or the command line of Prisma, which is an
-# optional peer of its client, would count as one of them. Then what no process ever loads: Prisma's compilers of queries
-# for other databases, types and source maps.
+# The app's production dependencies. devDependencies are removed first: otherwise npm counts the Prisma CLI, an optional
+# peer of the Prisma client, as a dependency. The last command deletes files that no process loads: Prisma's query
+# compilers for other databases, type declarations and source maps.
 FROM base AS dependencies
 ARG APP
 COPY --from=pruned /opm/out/json .
@@ -48,12 +48,12 @@ RUN --mount=type=bind,from=built,source=/opm,target=/built \
   && ln -s "apps/${APP}/dist/main.js" main.js
 USER node
 
-# With APP=cli: the command line `opm`, and all that `opm migrate` needs.
+# With APP=cli: the `opm` command line and everything that `opm migrate` needs.
 FROM image AS migrate
 COPY prisma.config.ts .
 COPY tools/schema-engine.mjs tools/
 COPY prisma prisma
-# The path is whole, for a --workdir may be given with the files to import.
+# An absolute path, because the user may pass --workdir with the files to import.
 ENTRYPOINT ["node", "/opm/main.js"]
 CMD ["migrate"]
 

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Restarts each container whose process is frozen: it is unhealthy and does not answer /livez either. For cron, once a minute.
-# One that is unhealthy because a store is away still answers /livez; it recovers by itself, and is left alone.
+# Restarts each container whose process is frozen, which is unhealthy and does not answer /livez. Run it from cron, once
+# a minute. A container that is unhealthy because a store is down still answers /livez; it recovers by itself and keeps
+# running.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Builds the version of this folder under the IMAGE_TAG of .env, migrates, and replaces all processes.
-# With twice as many ports in PORT as there are ingresses, and deploy/nginx.conf in front, every request is answered meanwhile.
+# Builds this folder's version under the IMAGE_TAG of .env, migrates, and replaces all processes.
+# For zero downtime, set twice as many ports in PORT as there are ingresses, and put deploy/nginx.conf in front.
 set -eu
 cd "$(dirname "$0")/.."
 
-# Longer than a proxy leaves out a server that has failed it: 10 s in nginx, unless it has max_fails=0.
+# Longer than a proxy skips a server after a failure: 10 s in nginx, unless max_fails=0.
 PROXY_WINDOW_SECONDS=11
 
-# The containers are replaced while the old version answers; a failed migration ends the upgrade here.
+# The old version answers until its containers are replaced. A failed migration ends the upgrade here.
 docker compose build
 docker compose up migrate
 [ "$(docker wait "$(docker compose ps --all --quiet migrate)")" = 0 ]
@@ -16,16 +16,16 @@ ports=$(docker compose config ingress | sed -n '/target: 3000$/{n;s/.*published:
 old=$(docker compose ps --quiet ingress)
 count=$(echo "$old" | grep -c . || true)
 if [ "$count" = 0 ] || [ $((${ports#*-} - ${ports%-*} + 1)) -lt $((count * 2)) ]; then
-  echo "PORT=$ports has no room for $count more ingresses: entries are refused while they restart" >&2
+  echo "PORT=$ports has no free ports for $count more ingresses; entries are refused while all ingresses restart" >&2
   docker compose up --wait
   exit
 fi
 
-# Workers first: they can read what older ingresses have queued, and not the other way round.
+# Workers first: a new worker can read the jobs of an old ingress, but not the other way round.
 docker compose up --wait worker
 if ! docker compose up --wait --no-recreate --scale "ingress=$((count * 2))" ingress; then
   docker compose ps --all --quiet ingress | grep -vF "$old" | xargs docker rm --force
-  echo 'the new ingresses did not become healthy and are removed; the old ones still answer' >&2
+  echo 'the new ingresses did not become healthy and were removed; the old ones still answer' >&2
   exit 1
 fi
 sleep "$PROXY_WINDOW_SECONDS"

@@ -1,38 +1,41 @@
 import type { CustomerState } from '@opm/core';
-import type { Admitted, Asking, ChunkEntry, Persisted } from '@opm/queue';
-import type { Said } from '../apps/ingress/src/accept-entry.js';
+import type { AdmitRequest, Admitted, ChunkEntry, Persisted } from '@opm/queue';
+import type { EntryInput } from '../apps/ingress/src/ingest/accept-entry.js';
 
-/** An entry that was admitted. */
-export type Known = {
-  /** Its customer, see `toKey`. */
+/** An admitted entry. */
+export type AdmittedEntry = {
+  /** The customer's key, see `toKey`. */
   key: string;
-  entry: Said;
+  entry: EntryInput;
   version: number;
-  /** The answer that is due. */
+  /** The expected answer. */
   existed: boolean;
   isReleased: boolean;
-  /** PostgreSQL was asked too late to know, see {@link AdmissionHistory.lookUp}: then nobody is told that it was the first. */
+  /**
+   * Whether the look-up was too late to know, see {@link AdmissionHistory.lookUp}: then no entry may be answered as the
+   * first.
+   */
   isUnknown: boolean;
 };
 
-/** Two projects may have customers of the same id. */
+/** Identifies a customer: two projects may have customers with the same id. */
 export const toKey = ({ projectId, customerId }: { projectId: number; customerId: string }) =>
   `${projectId}:${customerId}`;
 
 /**
- * The sequential model of admission: it hears of every step when it has been taken, has one process and one memory, and
- * says what the answers, the rows and the claims must be.
+ * The sequential model of admission. It records every step after the real one, in one process and one memory, and
+ * computes the expected answers, rows and claims.
  */
 export class AdmissionHistory {
-  readonly known: Known[] = [];
-  /** Versions of claims, by customer. */
+  readonly known: AdmittedEntry[] = [];
+  /** Versions of the claims, by customer key. */
   readonly claims = new Map<string, number>();
   readonly #stored = new Map<string, Pick<CustomerState, 'lastVersion' | 'erasedVersion'>>();
-  /** Calls that failed and would have counted entries down. */
+  /** Whether a call failed that would have reduced the count of waiting entries. */
   failedToCountDown = false;
   readonly #enqueued: ChunkEntry[] = [];
 
-  admit(asking: (Asking & { entry: Said })[], admitted: Admitted[]): void {
+  admit(asking: (AdmitRequest & { entry: EntryInput })[], admitted: Admitted[]): void {
     asking.forEach(({ entry, ...customer }, i) => {
       const key = toKey(customer);
       const version = admitted[i]?.version ?? 0;
@@ -43,15 +46,18 @@ export class AdmissionHistory {
     });
   }
 
-  /** What a claim says counts, even where its entry was released after another one had replaced it. */
-  #newestOf(key: string): Known | undefined {
+  /** The claim decides, even if its entry was released after another one had replaced the claim. */
+  #newestOf(key: string): AdmittedEntry | undefined {
     const claim = this.claims.get(key);
     return this.known.findLast((known) =>
       claim === undefined ? known.key === key && !known.isReleased : known.version === claim,
     );
   }
 
-  /** Once the entry or a later one is stored, the row of one who was ever erased does not say when the present life began. */
+  /**
+   * Once the entry or a later one is stored, the row of a customer who was ever erased does not tell when the current
+   * life began.
+   */
   lookUp(asked: { projectId: number; customerId: string; version: number }[]): void {
     for (const { version, ...customer } of asked) {
       const { lastVersion, erasedVersion } = this.#stored.get(toKey(customer)) ?? { lastVersion: 0, erasedVersion: 0 };
@@ -70,7 +76,7 @@ export class AdmissionHistory {
     }
   }
 
-  /** Nobody's answer is another one, and the claims stay. */
+  /** No answer changes, and the claims stay. */
   failToRelease(admitted: Admitted[]): void {
     for (const { version } of admitted) this.#find(version).isReleased = true;
     this.failedToCountDown = true;
@@ -102,7 +108,7 @@ export class AdmissionHistory {
     }
   }
 
-  /** The fields of the customers that are there when the entries that were enqueued are applied, one by one. */
+  /** The fields of all customers after the enqueued entries are applied one by one. */
   rows(): Map<string, object> {
     const rows = new Map<string, object>();
     for (const { fields, erase, ...customer } of this.#enqueued.toSorted((a, b) => a.version - b.version)) {
@@ -113,7 +119,7 @@ export class AdmissionHistory {
     return rows;
   }
 
-  #find(version: number): Known {
+  #find(version: number): AdmittedEntry {
     const found = this.known.find((it) => it.version === version);
     if (!found) throw new Error(`no entry was admitted with version ${version}`);
     return found;

@@ -4,22 +4,22 @@ import { createEntryQueue, createEntryWorker, type EntryQueue, type EntryWorker 
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend } from '@opm/testkit';
 import fc from 'fast-check';
-import type { Said } from '../apps/ingress/src/accept-entry.js';
-import { AdmissionHistory, type Known, toKey } from './admission-history.js';
+import type { EntryInput } from '../apps/ingress/src/ingest/accept-entry.js';
+import { AdmissionHistory, type AdmittedEntry, toKey } from './admission-history.js';
 import { createStepwiseIngress, createStepwiseWorker, QUEUE_DOWN, type Step } from './stepwise-pipeline.js';
 
 const INGRESSES = 3;
 const CUSTOMERS = ['a', 'b'];
-/** Of each run: both have these customers. */
+/** Projects per run; both have these customers. */
 const PROJECTS = 2;
-/** So many runs there are on any machine, and more on one that makes them in time. */
+/** Every machine makes this many runs, and a fast one makes more within the time limit. */
 const MIN_RUNS = 20;
 const MORE_RUNS = { numRuns: 980, interruptAfterTimeLimit: 10_000 };
 
-/** Entries without names are erasures. */
+/** An entry without names is an erasure. */
 type Post = { ingress: number; project: number; entries: { customerId: string; names: ('email' | 'phone')[] }[] };
 type Answer = PromiseSettledResult<{ existed: boolean }>;
-type Outcome = { history: AdmissionHistory; answers: Map<Said, Answer> };
+type Outcome = { history: AdmissionHistory; answers: Map<EntryInput, Answer> };
 
 const entry = fc.record({
   customerId: fc.constantFrom(...CUSTOMERS),
@@ -30,14 +30,14 @@ const post = fc.record({
   project: fc.nat(PROJECTS - 1),
   entries: fc.array(entry, { minLength: 1, maxLength: 2 }),
 });
-/** Each partner waits for the answers to one post before the next. */
+/** Each partner waits for the answers to a post before it sends the next one. */
 const partners = fc.array(fc.array(post, { minLength: 1, maxLength: 4 }), { minLength: 1, maxLength: 4 });
-/** Which workers take a chunk: none where its enqueue fails, both where the job is done twice. */
+/** The workers that take a chunk: none if its enqueue fails, both if the job runs twice. */
 const takers = fc.infiniteStream(fc.subarray([0, 1]));
-/** Which of the calls fail that settle or release. */
+/** Whether the next settle or release call fails. */
 const failures = fc.infiniteStream(fc.constantFrom(false, false, false, true));
 
-/** What a step sets free runs on until it waits for its next step; then the scheduler chooses again. */
+/** Runs a step, and lets everything that it unblocks run until the next step; then the scheduler chooses again. */
 async function untilNextStep(take: () => Promise<void>): Promise<void> {
   await take();
   for (let turn = 0; turn < 5; turn++) await nextTurn();
@@ -50,7 +50,7 @@ const toStep =
       scheduler.scheduleSequence([{ label, builder: () => call().then(resolve, reject) }], untilNextStep);
     });
 
-/** A machine so busy that the ingress gave up on a chunk says nothing about the order of steps. */
+/** If a busy machine made the ingress give up on a chunk, the run proves nothing about the order of steps. */
 const isLate = (answer: Answer) =>
   answer.status === 'rejected' && /no answer within/.test(answer.reason.cause?.message);
 
@@ -60,7 +60,7 @@ describe.each(BACKENDS)('three ingresses and two workers with the queue on %s:',
   let queues: EntryQueue[];
   let worker: EntryWorker;
   let firstProjectId = 1;
-  /** In this run or one before: then what waits may be too much. */
+  /** Whether a call that reduces the count failed in this run or before; the count may then be too high. */
   let hasFailedToCount = false;
 
   beforeAll(async () => {
@@ -68,7 +68,7 @@ describe.each(BACKENDS)('three ingresses and two workers with the queue on %s:',
     store = createStore({ databaseUrl: backend.databaseUrl, poolSize: 4, applicationName: 'test' });
     const options = { ...backend, shards: 1, signal: new AbortController().signal, onError: () => {} };
     queues = await Promise.all(Array.from({ length: INGRESSES }, () => createEntryQueue(options)));
-    const [process, bury] = [async () => {}, async () => {}]; // it takes no jobs, it settles them only
+    const [process, bury] = [async () => {}, async () => {}]; // This worker only settles, it takes no jobs.
     const callbacks = { process, bury, onPostponed: () => {}, onRetry: () => {} };
     worker = await createEntryWorker({ ...options, ...callbacks, concurrency: 1, lockMs: 20_000 });
   });
@@ -77,7 +77,7 @@ describe.each(BACKENDS)('three ingresses and two workers with the queue on %s:',
     await backend.drop();
   });
 
-  /** One run of the drawn partners, with projects of its own. */
+  /** Runs the drawn partners once, with new projects. */
   async function run(
     scheduler: fc.Scheduler,
     drawn: Post[][],
@@ -100,7 +100,7 @@ describe.each(BACKENDS)('three ingresses and two workers with the queue on %s:',
         const requester = { ...sender, projectId: firstProjectId + project };
         await step('post', async () => {});
         const entries = given.map(
-          ({ customerId, names }): Said =>
+          ({ customerId, names }): EntryInput =>
             names.length === 0
               ? { customerId, erase: true }
               : { customerId, fields: Object.fromEntries(names.map((name) => [name, `value ${values++}`])) },
@@ -113,7 +113,10 @@ describe.each(BACKENDS)('three ingresses and two workers with the queue on %s:',
     return { history, answers };
   }
 
-  /** Nothing is under way: the rows are those of the entries in their order, and nothing else is left. */
+  /**
+   * Checks that nothing is in flight: the rows are those of the entries in order, and no other claims or counts are
+   * left.
+   */
   async function checkStores(history: AdmissionHistory): Promise<void> {
     const rows = new Map<string, object>();
     const customers = Array.from({ length: PROJECTS }, (_, project) =>
@@ -137,7 +140,7 @@ describe.each(BACKENDS)('three ingresses and two workers with the queue on %s:',
     if (!hasFailedToCount) expect(backlog).toBe(0);
   }
 
-  test('in whatever order the steps are taken and fail, answers, rows and claims equal those of one process', async () => {
+  test('whatever the order and failures of the steps, answers, rows and claims equal those of a single process', async () => {
     let last: Promise<void> = Promise.resolve();
     async function check(...drawn: Parameters<typeof run>): Promise<void> {
       const outcome = await run(...drawn);
@@ -151,7 +154,7 @@ describe.each(BACKENDS)('three ingresses and two workers with the queue on %s:',
     });
     await fc.assert(property, { numRuns: MIN_RUNS });
     await fc.assert(property, MORE_RUNS);
-    await last.catch(() => {}); // the time limit interrupts one that goes on
+    await last.catch(() => {}); // The time limit interrupts a run that is still in progress.
   });
 });
 
@@ -175,9 +178,9 @@ function checkAnswers({ history: { known }, answers }: Outcome): void {
 
 const isCreated = (answer: Answer | undefined) => answer?.status === 'fulfilled' && !answer.value.existed;
 
-/** A customer's entries between two erasures, where there are any. */
-function toLives(own: Known[]): Known[][] {
-  const lives: Known[][] = [[]];
+/** A customer's entries, split at erasures. */
+function toLives(own: AdmittedEntry[]): AdmittedEntry[][] {
+  const lives: AdmittedEntry[][] = [[]];
   for (const it of own) {
     if (it.entry.erase) lives.push([]);
     else lives.at(-1)?.push(it);

@@ -1,6 +1,6 @@
 import { toOpenApiDocument } from '@opm/contract';
 import { checkFetch, createContractCheck } from '@opm/testkit';
 
-// Whatever a test asks an ingress, the answer must be one of the OpenAPI document's. That the ingress serves this very
-// document has a test of its own.
+// Checks every answer of an ingress in tests against the OpenAPI document. Another test checks that the ingress serves
+// this document.
 checkFetch(createContractCheck(toOpenApiDocument({ version: '0.0.0' })));

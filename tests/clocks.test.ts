@@ -8,7 +8,7 @@ import pg from 'pg';
 
 const HOUR_MS = 3_600_000;
 
-/** The clock of a process that is so many hours ahead. */
+/** Environment of a process whose clock is this many hours ahead. */
 const shifted = (hours: number) => ({
   NODE_OPTIONS: `--import=data:text/javascript,{const%20own=Date.now;Date.now=()=>own()+${hours * HOUR_MS}}`,
 });
@@ -20,7 +20,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createPlace) => {
   let apiKey: string;
   let projectId: number;
   let locker: pg.Client;
-  /** Each test has its own. */
+  /** Each test has its own customer. */
   let customerId = '';
   const apps: TestApp[] = [];
 
@@ -58,7 +58,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createPlace) => {
   };
   const isStored = (phone: string) =>
     waitFor(async () => (await store.customers.find(projectId, customerId))?.phone === phone, { description: phone });
-  /** From now on the next entry of the customer waits. */
+  /** Locks the customer's row, so that the next entry waits. */
   const holdRow = () => locker.query('BEGIN; SELECT FROM customers FOR UPDATE');
   const releaseRow = () => locker.query('ROLLBACK');
 
@@ -66,7 +66,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createPlace) => {
     ['an hour ahead', 'right', 1, 0],
     ['right', 'an hour behind', 0, -1],
   ])(
-    'what a worker whose clock is %s has postponed, one whose clock is %s takes up in time',
+    'a job postponed by a worker whose clock is %s is taken in time by one whose clock is %s',
     async (_first, _second, firstHours, secondHours) => {
       const first = await start('worker', shifted(firstHours));
       await post('+1');
@@ -82,11 +82,12 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createPlace) => {
     },
   );
 
-  test('jobs of a worker that was killed before the store’s clock was set back an hour are taken up in time', async () => {
+  test('jobs of a worker that was killed before the store’s clock went back an hour are taken in time', async () => {
     const killed = await start('worker');
     await post('+1');
     await isStored('+1');
-    // The statement takes long, so that the job is under way when its worker is killed; then it ends without an effect.
+    // The slow statement keeps the job active until the worker is killed; then the test ends the statement without an
+    // effect.
     await locker.query(`
       CREATE FUNCTION take_long() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(12); RETURN NEW; END';
       CREATE TRIGGER take_long BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION take_long()`);
@@ -107,7 +108,10 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createPlace) => {
     await isStored('+2');
   });
 
-  /** As they are when the store's clock is set back. @returns whether a job was locked */
+  /**
+   * Moves deadlines an hour ahead, as if the store's clock were set back an hour.
+   * @returns whether a job was locked
+   */
   async function setDeadlinesLater(): Promise<boolean> {
     const { databaseUrl, redisUrl, prefix } = backend;
     if (!redisUrl) {
@@ -130,9 +134,9 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createPlace) => {
   }
 
   test.each<AppName>(['ingress', 'worker'])(
-    '/readyz of the %s says if the clocks are more than a minute apart, and stays ready; a metric says how far',
+    'if the clocks are more than a minute apart, /readyz of the %s reports it and stays ready; a metric has the difference',
     async (name) => {
-      /** Waits, because a clock that a busy store tells too late says nothing. */
+      /** Retries, because a skew measured on a busy store is not reliable. */
       const see = async (env: NodeJS.ProcessEnv, word: RegExp, minutesAhead: number) => {
         const port = await findFreePort();
         const app = await start(name, { ...env, INTERNAL_PORT: String(port) });
@@ -148,8 +152,8 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createPlace) => {
         return seen;
       };
       expect(await see({}, /./, 0)).not.toContain('clock');
-      await see(shifted(1), /\bits clock is 3[56]\d\d s behind this process's$/, -60);
-      await see(shifted(-1), /\bits clock is 3[56]\d\d s ahead of this process's$/, 60);
+      await see(shifted(1), /\bthe queue store's clock is 3[56]\d\d s behind this process's clock$/, -60);
+      await see(shifted(-1), /\bthe queue store's clock is 3[56]\d\d s ahead of this process's clock$/, 60);
     },
   );
 });

@@ -7,7 +7,7 @@ import { createStore } from '@opm/store';
 import { runOpm } from '@opm/testkit';
 import pg from 'pg';
 
-test('where connections run out, every call says so as of an outage, and there is nothing to mend afterwards', async () => {
+test('if PostgreSQL has no connections left, every call fails as an outage, and works again afterwards', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'opm-connections-'));
   const postgresFlags = ['fsync=off', 'max_connections=12'];
   const postgres = await startEmbeddedPostgres({ dataDir: join(directory, 'postgres'), postgresFlags });

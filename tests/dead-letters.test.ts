@@ -34,7 +34,8 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
 
   const opm = async (...args: string[]) => {
     const outcome = await runOpm(['dead-letters', ...args], backend.env);
-    return { ...outcome, stderr: outcome.stderr.replace(/^\[.*\n/gm, '') }; // lines of progress, when it takes long
+    // Removes progress lines, which slow runs print.
+    return { ...outcome, stderr: outcome.stderr.replace(/^\[.*\n/gm, '') };
   };
   const opmJson = async (...args: string[]) => {
     const { code, stdout, stderr } = await opm(...args, '--json');
@@ -43,7 +44,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
   };
   const emailOf = async (customerId: string) => (await store.customers.find(projectId, customerId))?.email;
 
-  test('a letter that is replayed becomes a row, and never overwrites what is newer', async () => {
+  test('a replayed dead letter becomes a row, and never overwrites newer values', async () => {
     await add(entryOf('new', T0));
     await add(entryOf('known', T0));
     const known = entryOf('known', T0 + 1, 'newer@example.com');
@@ -64,7 +65,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
 
     expect(await opm('replay', '--project', 'acme')).toEqual({
       code: 0,
-      stdout: 'Queued 2 dead letters once more.\n',
+      stdout: 'Requeued 2 dead letters.\n',
       stderr: '',
     });
     await waitFor(async () => (await emailOf('new')) === 'old@example.com', { description: 'the row' });
@@ -72,7 +73,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     expect(await opmJson('list')).toEqual([]);
   });
 
-  test('a letter that is refused once more is a letter again, and the run ends', async () => {
+  test('a dead letter that is rejected again becomes a dead letter again, and the run ends', async () => {
     const customerId = Array.from({ length: 9_000 }, () =>
       String.fromCodePoint(33 + Math.floor(Math.random() * 90)),
     ).join('');
@@ -87,7 +88,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     expect(await opmJson('discard', '--id', letter.deadLetterId)).toEqual({ discarded: 1 });
   });
 
-  test('a letter whose data is no chunk brings no erased customer back, however late it is replayed', async () => {
+  test('a dead letter whose data is not a chunk does not bring back an erased customer, however late it is replayed', async () => {
     const entries = [entryOf('erased', T0), entryOf('not erased', T0 + 1)];
     const payload = toChunkData({ entries: entries.map((entry) => ({ projectId, ...entry })) });
     await store.deadLetters.add([{ payload, error: 'job data is not a chunk' }]);
@@ -101,7 +102,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     expect(await emailOf('erased')).toBeUndefined();
   });
 
-  test('any number of letters is replayed, and what no worker could read is skipped and stays', async () => {
+  test('any number of dead letters is replayed, and those that no worker can read are skipped and stay', async () => {
     for (let i = 0; i < 250; i++) await add(entryOf(`many ${i}`, T0 + i));
     await store.deadLetters.add([{ payload: { odd: 1 }, error: 'job data is not a chunk' }]);
     const ofALaterVersion = { ...entryOf('later', T0), fields: { email: 'a@example.com', city: 'Rome' } };
@@ -113,11 +114,11 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     await waitFor(async () => (await emailOf('many 249')) && emailOf('many 0'), { description: 'the rows' });
     expect(await opmJson('list')).toMatchObject([{ projectId: null, error: 'job data is not a chunk' }]);
     expect(await opm('replay')).toMatchObject({
-      stdout: 'Queued 0 dead letters once more.\n1 dead letter cannot be read as an entry, and stays.\n',
+      stdout: 'Requeued 0 dead letters.\nSkipped 1 dead letter that cannot be read as an entry.\n',
     });
   });
 
-  test('a replay that is told to end stops between letters, and none of them is lost', async () => {
+  test('a stopped replay ends between two dead letters, and none is lost', async () => {
     for (let i = 0; i < 20; i++) await add(entryOf(`stopped ${i}`, T0 + i));
     const replay = await startProcess({
       file: 'apps/cli/bin/opm.js',
@@ -133,12 +134,11 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     expect(await opmJson('discard', '--project', 'acme')).toEqual({ discarded: 20 - replayed });
   });
 
-  test('letters are discarded only where it is said which', async () => {
+  test('discard needs a filter or --all', async () => {
     expect(await opm('discard')).toEqual({
       code: 1,
       stdout: '',
-      stderr:
-        'opm: say which ones: --id, --project, --since, --until, --error, --sql-state, or --all for all of them\n',
+      stderr: 'opm: select dead letters with --id, --project, --since, --until, --error or --sql-state, or use --all\n',
     });
     await add(entryOf('kept', T0));
     expect(await opmJson('discard', '--until', '1h', '--dry-run')).toEqual({ dryRun: true, count: 0 });
@@ -149,7 +149,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     expect(await opmJson('discard', '--all')).toEqual({ discarded: 1 });
   });
 
-  test('a queue that cannot be reached, or variables that are wrong, are one clear line, and no letter is lost', async () => {
+  test('an unreachable queue or wrong variables give one clear line, and no dead letter is lost', async () => {
     await add(entryOf('kept', T0));
     const withEnv = async (env: NodeJS.ProcessEnv) => {
       const before = backend.env;
@@ -160,7 +160,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     };
     expect(await withEnv({ REDIS_URL: 'redis://127.0.0.1:1' })).toMatchObject({
       code: 1,
-      stderr: 'opm: the queue cannot be reached: connect ECONNREFUSED 127.0.0.1:1\n',
+      stderr: 'opm: cannot reach the queue: connect ECONNREFUSED 127.0.0.1:1\n',
     });
     expect(await withEnv({ QUEUE_SHARDS: '3' })).toMatchObject({
       code: 1,

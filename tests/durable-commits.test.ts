@@ -4,7 +4,7 @@ import { createEntryQueue, createEntryWorker } from '@opm/queue';
 import { createStore } from '@opm/store';
 import { createBackend, query, waitFor } from '@opm/testkit';
 
-/** Notes with which setting each of these tables is written. */
+/** Triggers that record the synchronous_commit setting of each write. */
 const NOTE_SETTINGS = `
   CREATE SCHEMA seen;
   CREATE TABLE seen.settings (relation text, setting text, UNIQUE (relation, setting));
@@ -53,7 +53,7 @@ test.each([
   const read = () => query(databaseUrl, 'SELECT relation, setting FROM seen.settings ORDER BY relation');
   await waitFor(async () => (await read()).length >= 4, { description: 'the job to be done' });
   expect(await read()).toEqual([
-    { relation: 'admit', setting: 'off' }, // flushed with the enqueue that follows
+    { relation: 'admit', setting: 'off' }, // The following enqueue flushes it.
     { relation: 'customers', setting: used },
     { relation: 'done', setting: used },
     { relation: 'enqueue', setting: used },

@@ -8,7 +8,10 @@ const ENDED = 6;
 const READY_FOR_QUERY = 'Z'.charCodeAt(0);
 const HEADER_BYTES = 5;
 
-/** What PostgreSQL sends to its sessions when it shuts down fast: https://www.postgresql.org/docs/current/protocol-error-fields.html */
+/**
+ * The message that PostgreSQL sends to its sessions on a fast shutdown:
+ * https://www.postgresql.org/docs/current/protocol-error-fields.html
+ */
 function toFatal(): Buffer {
   const fields = ['SFATAL', 'VFATAL', 'C57P01', 'Mterminating connection due to administrator command', ''];
   const body = Buffer.from(fields.map((field) => `${field}\0`).join(''));
@@ -17,7 +20,7 @@ function toFatal(): Buffer {
   return Buffer.concat([header, body]);
 }
 
-/** Lets a session begin, and ends it in the packet that says so. */
+/** Lets a session begin, and ends it in the same packet as the greeting. */
 function endBehindGreeting(): Transform {
   let unread = Buffer.alloc(0);
   return new Transform({
@@ -30,7 +33,7 @@ function endBehindGreeting(): Transform {
         if (unread[end] === READY_FOR_QUERY) {
           this.push(Buffer.concat([unread.subarray(0, next), toFatal()]));
           this.push(null);
-          return; // nothing more is read
+          return; // Reads no more.
         }
         end = next;
       }
@@ -54,9 +57,9 @@ describe.each(BACKENDS)('with the queue on %s:', (_, createBackend) => {
     await backend.drop();
   });
 
-  // So that each kind of session is among the ended ones: processes open them one after the other.
+  // Two ranges, so that each kind of session is ended: processes open their sessions one after the other.
   test.each([0, 2])(
-    `an ingress and a worker outlive the end of ${ENDED} sessions right behind their greeting, those after the first %d`,
+    `an ingress and a worker survive ${ENDED} sessions that end right after the greeting, beginning after the first %d`,
     async (first) => {
       const isEnded = (connection: number) => connection >= first && connection < first + ENDED;
       const start = async (name: 'ingress' | 'worker') => {
@@ -86,7 +89,7 @@ describe.each(BACKENDS)('with the queue on %s:', (_, createBackend) => {
       };
       await waitFor(isServed, { description: 'the first entry to be a row' });
       for (const { app, proxy } of [ingress, worker]) {
-        expect(app.output()).not.toContain('nobody handled');
+        expect(app.output()).not.toContain('unhandled error');
         expect(await app.stop()).toEqual({ code: 0, signal: null });
         await proxy.close();
       }

@@ -4,8 +4,8 @@ import { runOpm, startApp, waitFor } from '@opm/testkit';
 const APPS = ['ingress', 'worker', 'console'] as const;
 
 /**
- * From the migrations to the row of an entry, with the command line and every process, which end well at last.
- * @returns all that the processes wrote
+ * Migrates, creates a project, runs every process, waits for the row of an entry, and stops the processes.
+ * @returns the output of the processes
  */
 export async function expectWorks(env: NodeJS.ProcessEnv, project: string): Promise<string> {
   expect(await runOpm(['migrate'], env)).toMatchObject({ code: 0 });

@@ -12,7 +12,7 @@ const MIB = 1024 * 1024;
 let backend: Backend;
 let ingress: TestApp;
 let front: Awaited<ReturnType<typeof startFront>>;
-/** nginx whose ingresses are all away. */
+/** nginx with no ingress behind it. */
 let lonelyFront: typeof front;
 let apiKey: string;
 
@@ -33,7 +33,7 @@ afterAll(async () => {
   await backend?.drop();
 });
 
-type Sent = {
+type RawRequest = {
   method?: string;
   path?: string;
   headers?: Record<string, string | undefined>;
@@ -41,14 +41,14 @@ type Sent = {
   version?: string;
 };
 
-/** Sends the request as it is, and reads what comes until the connection ends. */
-async function send(url: string, sent: Sent) {
+/** Sends the request unchanged, and reads until the connection ends. */
+async function send(url: string, sent: RawRequest) {
   const { method = 'GET', path = '/ping', headers = {}, body = '', version = '1.1' } = sent;
   const all = { host: 'opm', connection: 'close', 'x-api-key': apiKey, ...headers };
   const lines = Object.entries(all).map(([name, value]) => (value === undefined ? '' : `${name}: ${value}\r\n`));
   const socket = connect(Number(new URL(url).port), '127.0.0.1');
   await once(socket, 'connect');
-  socket.on('error', () => {}); // whoever refuses a body need not read all of it
+  socket.on('error', () => {}); // A server that refuses a body need not read all of it.
   socket.write(`${method} ${path} HTTP/${version}\r\n${lines.join('')}\r\n${body}`);
   const [head = '', ...rest] = (await text(socket)).split('\r\n\r\n');
   const [status = '', ...fields] = head.split('\r\n');
@@ -62,17 +62,17 @@ async function send(url: string, sent: Sent) {
 const pickFixed = (headers: Headers) =>
   ['content-type', 'cache-control', 'x-content-type-options', 'retry-after'].map((name) => headers.get(name));
 
-test.each<[string, Sent]>([
+test.each<[string, RawRequest]>([
   ['a body of 3 MB', { method: 'POST', path: '/entries', headers: { 'content-length': String(3 * MIB) } }],
   ['a path of 20 KiB', { path: `/${'a'.repeat(20 * 1024)}` }],
   ['a header of 20 KiB', { headers: { 'x-long': 'a'.repeat(20 * 1024) } }],
   ['headers of 50 KiB', { headers: Object.fromEntries([1, 2, 3, 4].map((n) => [`x-${n}`, 'a'.repeat(12_800)])) }],
   ['a header without a name', { headers: { '': 'a' } }],
   ['an unknown version of HTTP', { version: '7.0' }],
-  ['a method that is refused', { method: 'TRACE' }],
+  ['a refused method', { method: 'TRACE' }],
   ['the path that nginx keeps for itself', { path: '/opm-answer' }],
   ['no host', { headers: { host: undefined } }],
-])('%s is answered behind nginx as without it', async (_, sent) => {
+])('%s gets the same answer with and without nginx', async (_, sent) => {
   const [behind, without] = [await send(front.url, sent), await send(ingress.url, sent)];
   expect(JSON.parse(behind.body)).toEqual(JSON.parse(without.body));
   expect(behind.status).toBe(without.status);
@@ -80,7 +80,7 @@ test.each<[string, Sent]>([
   expect(behind.headers.get('x-request-id')).toBeTruthy();
 });
 
-test('headers of 15 KiB, one of them of 9 KiB, go through to the ingress', async () => {
+test('headers of 15 KiB, one of them of 9 KiB, reach the ingress', async () => {
   const headers = { 'x-long': 'a'.repeat(9 * 1024), 'x-short': 'a'.repeat(6 * 1024) };
   expect(await send(front.url, { headers })).toMatchObject({
     status: 200,
@@ -88,18 +88,15 @@ test('headers of 15 KiB, one of them of 9 KiB, go through to the ingress', async
   });
 });
 
-test.each(['GET', 'POST'])(
-  'a %s that no ingress answers gets a 503 that does not say what became of it',
-  async (method) => {
-    const headers = { 'content-length': '0', 'x-request-id': 'mine' };
-    const answer = await send(lonelyFront.url, { method, headers });
-    const message = 'request was not answered, try again';
-    expect(JSON.parse(answer.body)).toEqual({ statusCode: 503, error: 'Service Unavailable', message });
-    expect(answer.status).toBe(503);
-    expect(pickFixed(answer.headers)).toEqual(['application/json; charset=utf-8', 'no-store', 'nosniff', '1']);
-    expect(answer.headers.get('x-request-id')).toBe('mine');
-  },
-);
+test.each(['GET', 'POST'])('a %s that no ingress answers gets a 503 that leaves the outcome open', async (method) => {
+  const headers = { 'content-length': '0', 'x-request-id': 'mine' };
+  const answer = await send(lonelyFront.url, { method, headers });
+  const message = 'request was not answered, try again';
+  expect(JSON.parse(answer.body)).toEqual({ statusCode: 503, error: 'Service Unavailable', message });
+  expect(answer.status).toBe(503);
+  expect(pickFixed(answer.headers)).toEqual(['application/json; charset=utf-8', 'no-store', 'nosniff', '1']);
+  expect(answer.headers.get('x-request-id')).toBe('mine');
+});
 
 test('HTTP without TLS on the port for TLS gets a 400 in JSON', async () => {
   const answer = await send(`http://127.0.0.1:${front.tlsPort}`, {});

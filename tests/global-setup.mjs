@@ -6,12 +6,12 @@ import { setUpEnvironment } from './set-up-environment.mjs';
 
 const OPM = fileURLToPath(new URL('../apps/cli/bin/opm.js', import.meta.url));
 
-/** One Postgres and one Redis for the run, with a migrated template that each test file's database is copied from. */
+/** Starts one PostgreSQL and one Redis for the run, and creates the migrated template of the test files' databases. */
 export default async function globalSetup({ testPathPatterns }) {
-  // All tests need a browser: better it is missing now than in the middle. Those that are chosen look for it themselves.
+  // The full run needs a browser, so a missing one fails the run at once. Selected tests look for it themselves.
   if (testPathPatterns.patterns.length === 0) await findChromium();
   setUpEnvironment();
-  testRunId(); // before Jest's workers start, which may start containers, too
+  testRunId(); // Must run before Jest's workers start, because they may start containers too.
   const provisioning = provisionServers();
   stopOnSignal(() => provisioning.then(({ stop }) => stop()).finally(removeLeftContainers));
   const servers = await provisioning;
@@ -31,10 +31,10 @@ export default async function globalSetup({ testPathPatterns }) {
   }
 }
 
-/** Jest skips its teardown on Ctrl-C, which does not reach Postgres by itself. */
+/** Stops the servers on Ctrl-C: Jest then skips its teardown, and the signal does not reach PostgreSQL. */
 function stopOnSignal(stop) {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-    // Not once(): with no listener left, a library of Jest's would end the process before all is stopped.
+    // Not once(): without a listener, a library of Jest would end the process before the servers are stopped.
     process.on(signal, () => stop().finally(() => process.exit(1)));
   }
 }

@@ -3,5 +3,5 @@ import { removeLeftContainers } from '@opm/testkit';
 export default async function globalTeardown() {
   await globalThis.stopTestServers();
   const left = await removeLeftContainers();
-  if (left.length > 0) throw new Error(`Tests left containers behind, which are removed now: ${left.join(', ')}`);
+  if (left.length > 0) throw new Error(`Tests left containers behind, which have been removed now: ${left.join(', ')}`);
 }

@@ -33,7 +33,7 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
     await rm(directory, { recursive: true });
   });
 
-  /** Without the lines that come where something takes long. */
+  /** Runs the command; removes progress lines, which slow runs print. */
   async function opm(...args: string[]) {
     const outcome = await runOpm(['customers', ...args], backend.env);
     return { ...outcome, stderr: outcome.stderr.replace(/^\[.*\n/gm, '') };
@@ -43,7 +43,7 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
   const nameOf = () => `project ${projects}`;
 
   let files = 0;
-  /** Changed last a day ago, as files are. */
+  /** Writes a file that was last changed a day ago. */
   async function write(content: string | Buffer, format = 'ndjson'): Promise<string> {
     const file = join(directory, `${++files}.${format}`);
     await writeFile(file, content);
@@ -72,7 +72,7 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
 
   const rowsOf = (projectId: number) => store.customers.page(projectId, { afterId: '', limit: 100_000 });
 
-  test('lines become rows, and what is no entry is in a file with the reason', async () => {
+  test('lines become rows, and lines that are not entries go into a file with the reason', async () => {
     const { projectId } = await createProject();
     const lines = [
       '{"customerId":1,"customerEmail":"a@example.com","other":1}',
@@ -100,7 +100,7 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
     ]);
   });
 
-  test('the same file again changes nothing, and what is newer than the file stays, erasures among it', async () => {
+  test('importing a file again changes nothing, and newer entries and erasures stay', async () => {
     const { projectId, apiKey } = await createProject();
     const lines = ['same', 'newer', 'erased'].map((customerId) => ({ customerId, customerEmail: 'old@example.com' }));
     const file = await write(lines.map((line) => JSON.stringify(line)).join('\n'));
@@ -122,7 +122,7 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
     expect((await rowsOf(projectId)).map(({ email }) => email)).toEqual(Array(3).fill('old@example.com'));
   });
 
-  test('CSV has its columns in any order, and its lines are taken one by one', async () => {
+  test('CSV columns may be in any order, and each line is accepted or rejected by itself', async () => {
     const { projectId } = await createProject();
     const csv = Buffer.concat([
       Buffer.from('\ufeffcustomerPhone;note; customerId ;customerFirstName\r\n'),
@@ -131,7 +131,7 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
       Buffer.from('+5;x;10;'),
     ]);
     const { imported, reasons, stderr } = await importFile(await write(csv, 'CSV'), '--delimiter', ';');
-    expect(stderr).toBe('opm: columns that are ignored: note\n');
+    expect(stderr).toBe('opm: ignoring unknown columns: note\n');
     expect(imported).toBe(2);
     expect(reasons.map(({ line, reason }) => [line, reason])).toEqual([
       [5, 'line has 3 columns instead of 4'],
@@ -144,7 +144,7 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
     ]);
   });
 
-  test('a row of CSV that is too large is rejected alone, and what is in other columns does not count', async () => {
+  test('only the CSV row that is too large is rejected, and other columns do not count', async () => {
     const { projectId } = await createProject();
     const rows = ['1,+1,x', `2,+2,${'x'.repeat(100_000)}`, `3,${'3'.repeat(100_000)},x`, '4,+4,x'];
     const { imported, reasons } = await importFile(
@@ -161,19 +161,19 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
     expect(await rowsOf(projectId)).toMatchObject([{ customerId: '1', firstName }]);
   });
 
-  test('lines may stand behind a byte order mark', async () => {
+  test('a file may begin with a byte order mark', async () => {
     const { projectId } = await createProject();
     await importFile(await write('\ufeff{"customerId":1,"customerPhone":"+1"}\n', 'ndjson'));
     expect(await rowsOf(projectId)).toMatchObject([{ customerId: '1', phone: '+1' }]);
   });
 
-  test.each(['tab', '\\t'])('columns may have a tab between them: --delimiter %s', async (delimiter) => {
+  test.each(['tab', '\\t'])('columns may be separated by tabs: --delimiter %s', async (delimiter) => {
     const { projectId } = await createProject();
     await importFile(await write('customerId\tcustomerPhone\n1\t+1\n', 'csv'), '--delimiter', delimiter);
     expect(await rowsOf(projectId)).toMatchObject([{ customerId: '1', phone: '+1' }]);
   });
 
-  test('whatever is stored, an export that is imported elsewhere gives the same export', async () => {
+  test('whatever is stored, an export imported into another project gives the same export', async () => {
     const customer = fc.record(
       { customerId: text, customerEmail: text, customerFirstName: text },
       { requiredKeys: ['customerId', 'customerEmail'] },
@@ -198,7 +198,7 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
     await fc.assert(property, { numRuns: 2 });
   });
 
-  test('an import does not fill the queue, and one that is stopped goes on when it is begun again', async () => {
+  test('an import does not fill the queue, and a stopped import continues when it is started again', async () => {
     const { projectId } = await createProject();
     const ids = Array.from({ length: 60_000 }, (_, i) => i);
     const file = await write(ids.map((customerId) => `{"customerId":${customerId},"customerPhone":"1"}\n`).join(''));
@@ -223,11 +223,11 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
     expect(await rowsOf(projectId)).toHaveLength(ids.length);
   });
 
-  test('a reader that has seen enough ends an export without a word', async () => {
+  test('a reader that closes the pipe ends an export silently', async () => {
     const command = `set -o pipefail; node apps/cli/bin/opm.js customers export --project '${nameOf()}' | head -n 1`;
     const env = { ...process.env, ...backend.env };
     const { stdout, stderr } = await promisify(execFile)('bash', ['-c', command], { env });
-    const progress = /^\d+ customers\s*$/gm; // on a slow machine
+    const progress = /^\d+ customers\s*$/gm; // Only on a slow machine.
     expect([JSON.parse(stdout).customerId, stderr.replace(progress, '')]).toEqual(['0', '']);
   });
 });

@@ -5,8 +5,8 @@ const GRACE_MS = 30_000;
 const POLL_INTERVAL_MS = 20;
 
 /**
- * Fails a test file that leaves something running which would keep the process alive: a socket, server, timer or child.
- * Jest itself only kills such a worker, with a warning.
+ * Fails a test file that leaves a socket, server, timer or child process open that would keep the process alive. Jest
+ * itself only kills such a worker and prints a warning.
  */
 export default class LeakCheckEnvironment extends TestEnvironment {
   constructor(config, context) {
@@ -16,7 +16,7 @@ export default class LeakCheckEnvironment extends TestEnvironment {
 
   async setup() {
     await super.setup();
-    // Node opens these on first use, which is nobody's leak: some library asks whether they are terminals.
+    // Node opens these on first use, for example when a library checks for a terminal; they are not leaks.
     void [process.stdin, process.stdout, process.stderr];
     this.baseline = countResources();
   }
@@ -28,12 +28,12 @@ export default class LeakCheckEnvironment extends TestEnvironment {
   async teardown() {
     const leaks = await waitForQuiet(this.baseline);
     await super.teardown();
-    // A test that failed may well leave something open, and its own message says more.
+    // A failed test may leave resources open, and its own message is more useful.
     if (leaks.length > 0 && !this.hasFailed) throw new Error(`${this.testPath} leaves open: ${leaks.join(', ')}`);
   }
 }
 
-/** What is closing needs some turns of the event loop to be gone. */
+/** Waits until closing resources are gone, which takes some turns of the event loop. */
 async function waitForQuiet(baseline) {
   const deadline = performance.now() + GRACE_MS;
   for (;;) {
@@ -47,7 +47,7 @@ function findLeaks(before, now) {
   return [...now].filter(([type, count]) => count > (before.get(type) ?? 0)).map(([type]) => type);
 }
 
-/** Only what keeps the event loop alive, by type. */
+/** Counts the resources that keep the event loop alive, by type. */
 function countResources() {
   const counts = new Map();
   for (const type of process.getActiveResourcesInfo()) counts.set(type, (counts.get(type) ?? 0) + 1);

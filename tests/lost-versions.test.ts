@@ -28,7 +28,10 @@ const createClient = (ingress: TestApp, apiKey: string) => {
       (await call('POST', '/entry', { customerId, customerEmail })).status,
     erase: async (customerId: string) => (await call('DELETE', `/entry/${customerId}`)).status,
     get: (customerId: string) => call('GET', `/entry/${customerId}`),
-    /** Resolves when nothing of the customer is pending. @returns the email, or undefined if there is no such customer */
+    /**
+     * Resolves when the customer has nothing pending.
+     * @returns the email, or undefined if the customer does not exist
+     */
     settled: async (customerId: string) => {
       const isSettled = async () => {
         const { status, body } = await call('GET', `/entry/${customerId}`);
@@ -41,7 +44,7 @@ const createClient = (ingress: TestApp, apiKey: string) => {
 };
 type Client = ReturnType<typeof createClient>;
 
-/** What a server does whose clock is so many hours ahead: from now on the shards' versions are that much larger. */
+/** Sets the shards' last versions as a server does whose clock is this many hours ahead. */
 async function setClockAhead({ databaseUrl, redisUrl, prefix }: Place, hours: number, shards = 1) {
   const version = Date.now() * 1_000 + hours * HOUR;
   for (let shard = 0; shard < shards; shard++) {
@@ -54,7 +57,7 @@ async function setClockAhead({ databaseUrl, redisUrl, prefix }: Place, hours: nu
   }
 }
 
-/** As after a restart of a store that keeps nothing. */
+/** Empties the queue store, as if a store without persistence had restarted. */
 async function empty({ databaseUrl, redisUrl, prefix }: Place) {
   if (!redisUrl) {
     return query(databaseUrl, 'TRUNCATE admission.shards, admission.claims, admission.backlogs');
@@ -65,7 +68,7 @@ async function empty({ databaseUrl, redisUrl, prefix }: Place) {
   });
 }
 
-/** Customers whose rows were written while the clock was ahead. */
+/** Creates customers whose rows are written while the clock is ahead. */
 async function fill({ post, settled }: Client, round: string) {
   for (const id of [`updated ${round}`, `erased ${round}`]) {
     expect(await post(id, 'old@example.com')).toBe(201);
@@ -73,7 +76,7 @@ async function fill({ post, settled }: Client, round: string) {
   }
 }
 
-/** What was sent later counts, though the store's clock is an hour behind the rows. */
+/** Later entries must win although the store's clock is an hour behind the rows. */
 async function expectNewerToWin({ post, erase, settled }: Client, round: string) {
   expect(await post(`updated ${round}`, 'new@example.com')).toBe(202);
   expect(await settled(`updated ${round}`)).toBe('new@example.com');
@@ -85,7 +88,7 @@ async function expectNewerToWin({ post, erase, settled }: Client, round: string)
   expect(first.filter((status) => status === 201)).toHaveLength(1);
 }
 
-/** Hours from now to the newest version of all rows. */
+/** How far the newest version of all rows is ahead of now, in hours. */
 async function readLead({ databaseUrl }: Place): Promise<number> {
   const [row] = await query<{ newest: string }>(databaseUrl, 'SELECT max(email_version) AS newest FROM customers');
   return (Number(row?.newest) - Date.now() * 1_000) / HOUR;
@@ -130,7 +133,7 @@ describe.each(BACKENDS)(
       }
     });
 
-    test('with another number of shards, and with the former one again', async () => {
+    test('with another number of shards, and with the previous one again', async () => {
       await setClockAhead(backend, 1);
       await fill(await start(backend.env, apiKey), 'one shard');
       await stop();
@@ -140,13 +143,13 @@ describe.each(BACKENDS)(
       await fill(client, 'three shards');
       expect(await readLead(backend)).toBeGreaterThan(1.9);
       await stop();
-      await setClockAhead(backend, 0); // what the one shard had when it was left
+      await setClockAhead(backend, 0); // The version that the single shard had before.
       await expectNewerToWin(await start(backend.env, apiKey), 'three shards');
     });
   },
 );
 
-test('newer entries win when the queue moves to PostgreSQL, and back to a Redis whose versions are old', async () => {
+test('newer entries win when the queue moves to PostgreSQL and back to a Redis with old versions', async () => {
   const backend = await createBackend(process.env.OPM_TEST_REDIS_URL);
   const apiKey = await createProject(backend);
   const onPostgres = { ...backend, redisUrl: undefined };
@@ -164,7 +167,7 @@ test('newer entries win when the queue moves to PostgreSQL, and back to a Redis 
   await backend.drop();
 });
 
-test('a Redis that is empty takes nothing while PostgreSQL is away, and then nothing that is older than a row', async () => {
+test('an empty Redis accepts no entry while PostgreSQL is down, and afterwards none older than a row', async () => {
   const backend = await createBackend(process.env.OPM_TEST_REDIS_URL);
   const apiKey = await createProject(backend);
   const postgres = await startProxy(backend.databaseUrl);
@@ -178,7 +181,7 @@ test('a Redis that is empty takes nothing while PostgreSQL is away, and then not
   await postgres.restore();
   const isAccepted = async () => (await client.post('updated away', 'back@example.com')) === 202;
   await waitFor(isAccepted, { description: 'entries to be accepted' });
-  // After an outage the ingress asks PostgreSQL again only after a pause, and answers 202 until then.
+  // After an outage the ingress pauses its look-ups in PostgreSQL for a while, and answers 202 until then.
   let customers = 0;
   const isKnown = async () => (await client.post(`new ${customers++}`, 'new@example.com')) === 201;
   await waitFor(isKnown, { description: 'the ingress to ask PostgreSQL who exists' });

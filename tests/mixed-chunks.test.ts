@@ -10,18 +10,18 @@ import {
 import { createLogger } from '@opm/runtime';
 import { createStore, type Store } from '@opm/store';
 import { ANSWER_TIMEOUT_MS, BACKENDS, type Backend, query, startApp, type TestApp, waitFor } from '@opm/testkit';
-import { createAcceptEntry, type Said } from '../apps/ingress/src/accept-entry.js';
-import { createChunkLanes } from '../apps/ingress/src/chunk-lanes.js';
-import { createFindExisting } from '../apps/ingress/src/find-existing.js';
-import { OutagePause } from '../apps/ingress/src/outage-pause.js';
-import { toTimeBudget } from '../apps/ingress/src/time-budget.js';
+import { toTimeBudget } from '../apps/ingress/src/config.js';
+import { createAcceptEntry, type EntryInput } from '../apps/ingress/src/ingest/accept-entry.js';
+import { CircuitBreaker } from '../apps/ingress/src/ingest/circuit-breaker.js';
+import { createFindExisting } from '../apps/ingress/src/ingest/find-existing.js';
+import { createChunkPartitions } from '../apps/ingress/src/ingest/partitions.js';
 
 const logger = createLogger({ name: 'test', level: 'silent' });
 const budget = toTimeBudget(ANSWER_TIMEOUT_MS);
 const ignore = () => {};
 const options = { shards: 1, signal: new AbortController().signal, onError: ignore };
 const PHONE = { phone: '+1' };
-/** PostgreSQL refuses customers whose id says so. */
+/** A trigger that makes PostgreSQL reject customers whose id ends with "bad". */
 const REFUSE_BAD = `
   CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
   BEGIN
@@ -66,7 +66,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     });
   const find = async (projectId: number, customerId: string) => store.customers.find(projectId, customerId);
 
-  /** The ingress's code from the entry to the queue. */
+  /** Runs the ingress's code from the entry to the queue. */
   function createIngress({ maxPending = 10_000 } = {}) {
     const { acceptEntry, acceptEntries } = createAcceptEntry({
       queue,
@@ -74,10 +74,10 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
         findExisting: store.customers.findExisting,
         maxInFlight: 4,
         timeoutMs: budget.lookUpMs,
-        pause: new OutagePause({ onFailure: ignore }),
+        pause: new CircuitBreaker({ onFailure: ignore }),
         onUnknown: ignore,
       }),
-      chunkLanes: createChunkLanes(1),
+      chunkPartitions: createChunkPartitions(1),
       maxInFlight: 4,
       budget,
       maxEntries: 200,
@@ -91,12 +91,12 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
       ...{ projectId, startedAt: performance.now(), bodyBytes: 0, socket: { destroyed: false } },
     });
     return {
-      accept: (projectId: number, entry: Said) => acceptEntry(toRequester(projectId), entry),
-      acceptAll: (projectId: number, entries: Said[]) => acceptEntries(toRequester(projectId), entries),
+      accept: (projectId: number, entry: EntryInput) => acceptEntry(toRequester(projectId), entry),
+      acceptAll: (projectId: number, entries: EntryInput[]) => acceptEntries(toRequester(projectId), entries),
     };
   }
 
-  test('the entries of a hundred projects that come at once are two jobs, and each is answered and stored as its own', async () => {
+  test('simultaneous entries of a hundred projects become two jobs, and each project gets its own answers and rows', async () => {
     const { accept } = createIngress();
     const projects = newProjects(100);
     const post = (fields: object) =>
@@ -116,10 +116,11 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
       const row = { phone: '+1', email: 'a@example.com', firstName: `${projectId}` };
       expect(await find(projectId, 'same')).toMatchObject(row);
     }
-    expect((await post(PHONE)).filter(({ existed }) => !existed)).toEqual([]); // the rows tell
+    // The claims are gone, so the rows decide.
+    expect((await post(PHONE)).filter(({ existed }) => !existed)).toEqual([]);
   });
 
-  test('who is known is told by the place of the question: the same id may be known in one project and new in another', async () => {
+  test('the same customer id may be known in one project and new in another', async () => {
     const { accept } = createIngress();
     const [known, unknown] = newProjects(2) as [number, number];
     await accept(known, { customerId: 'a', fields: PHONE });
@@ -133,7 +134,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     expect(verdicts).toEqual([{ existed: false }, { existed: true }, { existed: false }]);
   });
 
-  test('a project with much to send leaves most of a chunk to others, and its batch stays together', async () => {
+  test('a busy project leaves most of a chunk to others, and its batch stays together', async () => {
     const { accept, acceptAll } = createIngress();
     const [busy, ...quiet] = newProjects(51) as [number, ...number[]];
     const entries = Array.from({ length: 150 }, (_entry, i) => ({ customerId: `c${i}`, fields: PHONE }));
@@ -145,7 +146,8 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     await Promise.all(posts);
     const chunks = await readChunks();
     const countQuiet = (chunk: ChunkEntry[]) => chunk.filter(({ projectId }) => projectId !== busy).length;
-    expect(chunks.map(countQuiet).filter((count) => count > 0)).toEqual([quiet.length]); // all in the first to be filled
+    // All in the chunk that is filled first.
+    expect(chunks.map(countQuiet).filter((count) => count > 0)).toEqual([quiet.length]);
     expect(chunks.filter((chunk) => chunk.some(({ customerId }) => customerId === 'c0'))).toHaveLength(1);
     const withBatch = chunks.find((chunk) => chunk.some(({ customerId }) => customerId === 'c0')) ?? [];
     const batch = withBatch.filter(({ customerId }) => customerId.startsWith('c'));
@@ -153,7 +155,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     for (const chunk of chunks) expect(chunk.length).toBeLessThanOrEqual(200);
   });
 
-  test('entries that are large fill a chunk with their bytes', async () => {
+  test('large entries fill a chunk by their bytes', async () => {
     const { accept } = createIngress();
     const [one, other] = newProjects(2) as [number, number];
     const large = { ...PHONE, firstName: 'x'.repeat(10_000) };
@@ -164,7 +166,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     expect((await readChunks()).map(({ length }) => length)).toEqual([6, 6, 6, 6]);
   });
 
-  test('an erasure, and entries about its customer, have chunks of their own, so that no other waits for their look-up', async () => {
+  test('an erasure and the entries of its customer get their own chunk, so that no other entry waits for the look-up', async () => {
     const { accept } = createIngress();
     const [erasing, other] = newProjects(2) as [number, number];
     await Promise.all([
@@ -185,7 +187,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     ]);
   });
 
-  test('when too many wait, the project that holds most is turned away, and not who comes next', async () => {
+  test('if too many entries wait, the project with the most is refused, not the next one to send', async () => {
     const { accept } = createIngress({ maxPending: 10 });
     const [busy, quiet] = newProjects(2) as [number, number];
     const posts = Array.from({ length: 10 }, (_post, i) => accept(busy, { customerId: `${i}`, fields: PHONE }));
@@ -198,7 +200,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     await expect(accept(busy, { customerId: 'one more', fields: PHONE })).resolves.toBeDefined();
   });
 
-  test('entries of one project that the database refuses become its dead letters, and all others of the chunk are rows', async () => {
+  test('entries that the database rejects become dead letters of their project, and all others of the chunk become rows', async () => {
     const { accept } = createIngress();
     const [bad, ...good] = newProjects(20) as [number, ...number[]];
     const post = async (customerId: string) => {
@@ -216,7 +218,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     const before = await countStatements();
     await post('second');
     await untilDone();
-    // One with the entries of all others, and one that tries each of the bad project.
+    // One statement has the entries of the other projects, one tries the entries of the bad project one by one.
     expect((await countStatements()) - before).toBeLessThanOrEqual(2);
     for (const projectId of [bad, ...good]) expect(await find(projectId, 'second')).toBeDefined();
     const letters = await store.deadLetters.list({}, { limit: 10 });
@@ -226,14 +228,14 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     ]);
   });
 
-  test('a queue that holds jobs of the last release, too, is drained, and nothing counts as waiting then', async () => {
+  test('a queue with jobs of the previous release is drained, and nothing counts as waiting afterwards', async () => {
     const [old, current] = newProjects(2) as [number, number];
     const version = Date.now() * 1_000;
     const data = { v: 2, projectId: old, version, customerIds: ['a', 'b'], phone: ['+1', null], erased: [1] };
     await dashboard.queues[0]?.add('chunk', data, { jobId: `${version}-${old}x2-1f3a9c2e`, removeOnComplete: true });
     await createIngress().accept(current, { customerId: 'a', fields: PHONE });
     worker = await startApp('worker', backend.env);
-    // The old job was not counted here, so the count may be 0 while one of the two is under way.
+    // This queue did not count the old job, so the count may be 0 while one of the two is in flight.
     await waitFor(async () => (await find(old, 'a')) && (await find(current, 'a')), { description: 'the rows' });
     await untilDone();
     expect(await find(old, 'a')).toMatchObject(PHONE);

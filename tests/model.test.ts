@@ -7,7 +7,9 @@ import fc from 'fast-check';
 import pg from 'pg';
 import { type Replayed, replay } from '../apps/cli/src/dead-letters/replay.js';
 
-/** What PostgreSQL must hold when nothing is under way: the merged entries, and the letters of refused ones. */
+/**
+ * The expected content of PostgreSQL when the queue is drained: the merged entries, and dead letters of rejected ones.
+ */
 type Model = {
   isRefusing: boolean;
   chunks: Chunk[];
@@ -37,7 +39,7 @@ function take(model: Model, { entries }: Chunk): void {
   }
 }
 
-/** While `refusing` holds, PostgreSQL refuses the customers whose id says so. */
+/** A trigger that makes PostgreSQL reject customers whose id begins with "refused" while `refusing.is_on` is true. */
 const TRIGGER = `
   CREATE TABLE refusing (is_on boolean);
   INSERT INTO refusing VALUES (false);
@@ -50,7 +52,7 @@ const TRIGGER = `
   END $$;
   CREATE TRIGGER refuse BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION refuse()`;
 
-/** The real thing, as one project of it. */
+/** One project of the real stack. */
 class Project {
   constructor(
     readonly stack: Stack,
@@ -199,7 +201,7 @@ class Stack {
     await waitFor(isEmpty, { description: 'an empty queue' });
   }
 
-  /** As `opm dead-letters replay` does. */
+  /** Replays dead letters as `opm dead-letters replay` does. */
   async replay(projectId: number): Promise<Replayed> {
     const { deadLetters, customers } = this.store;
     return replay({
@@ -235,7 +237,7 @@ class Stack {
   }
 }
 
-// A short lock, so that what a killed worker held is soon with the other one.
+// A short lock, so that the other worker soon gets the jobs of a killed one.
 const startWorker = (backend: Backend) => startApp('worker', { ...backend.env, JOB_LOCK_MS: '2000' });
 
 const COLUMN = { email: 'email', phone: 'phone', firstName: 'first_name', lastName: 'last_name', ip: 'ip' };
@@ -264,7 +266,7 @@ describe.each(BACKENDS)('two workers with the queue on %s:', (_, createBackend) 
   });
   afterAll(() => stack.stop());
 
-  test('whatever is posted, sent twice, erased, refused and replayed while workers are killed, the tables equal the model', async () => {
+  test('whatever is posted, repeated, erased, rejected and replayed while workers are killed, the tables equal the model', async () => {
     let runs = 0;
     let last: Promise<void> = Promise.resolve();
     const check = async (run: (project: Project, model: Model) => Promise<void>) => {
@@ -280,6 +282,6 @@ describe.each(BACKENDS)('two workers with the queue on %s:', (_, createBackend) 
     });
     await fc.assert(property, { numRuns: 2, endOnFailure: true });
     await fc.assert(property, { numRuns: 18, endOnFailure: true, interruptAfterTimeLimit: 60_000 });
-    await last.catch(() => {}); // the time limit interrupts one that goes on
+    await last.catch(() => {}); // The time limit interrupts a run that is still in progress.
   });
 });

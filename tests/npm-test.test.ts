@@ -9,7 +9,7 @@ type Report = { passed: number; failed: number; failures: { name: string; reason
 const GOOD: Report = { passed: 10, failed: 0, failures: [] };
 const BAD: Report = { passed: 2, failed: 1, failures: [{ name: 'a guarantee', reason: 'it does not hold' }] };
 
-/** `npm test` with parts that report this and nothing else; undefined is one that ends before it does. */
+/** Runs `npm test` with parts that only write these reports; undefined is a part that ends without a report. */
 async function runNpmTest(reports: Record<(typeof PARTS)[number], Report | undefined>, build = '') {
   const root = await mkdtemp(join(tmpdir(), 'opm-npm-test-'));
   try {
@@ -19,7 +19,7 @@ async function runNpmTest(reports: Record<(typeof PARTS)[number], Report | undef
     await mkdir(directory, { recursive: true });
     for (const part of PARTS) {
       const [file, report] = [join(directory, `${part}.json`), reports[part]];
-      await writeFile(file, JSON.stringify(GOOD)); // of the run before
+      await writeFile(file, JSON.stringify(GOOD)); // The report of the previous run.
       const steps = report
         ? `fs.writeFileSync(${JSON.stringify(file)}, ${JSON.stringify(JSON.stringify(report))}); process.exitCode = ${report.failed}`
         : 'process.exitCode = 1';
@@ -45,24 +45,24 @@ async function runNpmTest(reports: Record<(typeof PARTS)[number], Report | undef
 
 const ALL_RUN = PARTS.map((part) => `${part} runs`);
 
-test('npm test runs all its parts and ends with one sum of them', async () => {
+test('npm test runs all parts and ends with their sum', async () => {
   const { code, lines } = await runNpmTest({ unit: GOOD, integration: GOOD, stack: GOOD });
   expect({ code, lines }).toEqual({ code: 0, lines: [...ALL_RUN, '30 passed, 0 failed'] });
 });
 
-test('when a part fails, npm test runs the others all the same, says what failed, and fails', async () => {
+test('if a part fails, npm test still runs the others, prints what failed, and fails', async () => {
   const { code, lines } = await runNpmTest({ unit: BAD, integration: BAD, stack: GOOD });
   const failures = ['failed: a guarantee', '    it does not hold'];
   expect({ code, lines }).toEqual({ code: 1, lines: [...ALL_RUN, ...failures, ...failures, '14 passed, 2 failed'] });
 });
 
-test('a part that does not report is a failure, whatever the run before has reported', async () => {
+test('a part without a report is a failure, whatever the previous run reported', async () => {
   const { code, lines } = await runNpmTest({ unit: GOOD, integration: undefined, stack: GOOD });
   expect(code).toBe(1);
   expect(lines.at(-1)).toBe('20 passed, 1 failed');
 });
 
-test('when the build fails, nothing is run, and nothing has passed', async () => {
+test('if the build fails, no part runs and none passes', async () => {
   const { code, lines } = await runNpmTest({ unit: GOOD, integration: GOOD, stack: GOOD }, 'process.exitCode = 1');
   expect(code).toBe(1);
   expect(lines.at(-1)).toBe('0 passed, 3 failed');

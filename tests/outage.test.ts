@@ -11,7 +11,7 @@ import { openDashboardQueues } from '@opm/queue';
 import { createStore } from '@opm/store';
 import { startApp, startProcess, startProxy, type TestApp, testPrefix, waitFor } from '@opm/testkit';
 
-// A PostgreSQL of its own, because the test stops it.
+// A separate PostgreSQL, because the test stops it.
 let dataDir: string;
 let postgres: EmbeddedPostgres;
 let redis: { REDIS_URL: string | undefined; REDIS_PREFIX: string };
@@ -59,13 +59,13 @@ const allStored = (ids: string[], worker: TestApp) => {
           throw new Error(`there are ${size} of ${ids.length}; the worker says:\n${worker.output()}`);
         return true;
       },
-      // Jobs of a lost connection are taken again when their locks have run out.
+      // Jobs of a lost connection are retried when their locks expire.
       { description: 'all rows' },
     ),
   );
 };
 
-test('an ingress that PostgreSQL does not answer at its start says so in one line, without a stack, and accepts entries once it does', async () => {
+test('an ingress that starts while PostgreSQL does not answer logs one line without a stack, and accepts entries once it does', async () => {
   const proxy = await startProxy(postgres.url);
   proxy.delay(60_000);
   const ingress = await startProcess({
@@ -85,7 +85,7 @@ test('an ingress that PostgreSQL does not answer at its start says so in one lin
     const isUp = () => ingress.output().includes('"msg":"accepting entries"');
     await waitFor(isUp, { description: 'entries to be accepted', timeoutMs: 30_000 });
     const lines = ingress.output().split('\n');
-    const [line = '', ...others] = lines.filter((text) => text.includes('PostgreSQL does not answer'));
+    const [line = '', ...others] = lines.filter((text) => /PostgreSQL (does not answer|look-up failed)/.test(text));
     expect(JSON.parse(line)).toMatchObject({ level: 'warn', reason: expect.stringContaining('timeout') });
     expect(line).not.toContain('stack');
     expect(others).toEqual([]);
@@ -95,7 +95,7 @@ test('an ingress that PostgreSQL does not answer at its start says so in one lin
   }
 });
 
-test('PostgreSQL stopped for 30 s under load: entries are acknowledged, no job is tried in vain, all become rows', async () => {
+test('PostgreSQL stopped for 30 s under load: entries are acknowledged, no job attempt fails, all become rows', async () => {
   const ingress = await startApp('ingress', { DATABASE_URL: postgres.url, ...redis });
   const worker = await startApp('worker', { DATABASE_URL: postgres.url, ...redis });
   apps.push(ingress, worker);
@@ -107,16 +107,16 @@ test('PostgreSQL stopped for 30 s under load: entries are acknowledged, no job i
       const answers = await Promise.all(ids.map((id) => post(ingress, id)));
       for (const { status } of answers) expect(statuses).toContain(status);
       acknowledged.push(...ids);
-      await delay(20); // about 400 a second: load, not the most that goes
+      await delay(20); // About 400 entries per second: moderate load, not the maximum.
     }
   };
 
   let isStopped = false;
   const stopping = delay(300).then(() => postgres.stop());
-  // Before it is known to be away, an entry may be answered either way.
+  // Until the ingress has noticed the outage, either status is right.
   await Promise.all([stopping.then(() => (isStopped = true)), postUntil(() => isStopped, [201, 202])]);
   const until = Date.now() + 30_000;
-  // Whether the customer exists cannot be known, so it is not a 201.
+  // The ingress cannot look up whether the customer exists, so it answers 202.
   await postUntil(() => Date.now() > until, [202]);
   expect((await post(ingress, 'before')).status).toBe(202);
   expect(await post(ingress, 'x', createApiKey())).toEqual({
@@ -134,7 +134,7 @@ test('PostgreSQL stopped for 30 s under load: entries are acknowledged, no job i
     onError: () => {},
   });
   const [queue] = dashboard.queues;
-  // A second worker meets the same, and may be told to end in the middle of it.
+  // A second worker that starts during the outage pauses too, and can be stopped meanwhile.
   const leaving = await startApp('worker', { DATABASE_URL: postgres.url, ...redis });
   apps.push(leaving);
   await waitFor(() => leaving.output().includes('paused: PostgreSQL'), { description: 'the second worker to pause' });
@@ -154,15 +154,16 @@ test('PostgreSQL stopped for 30 s under load: entries are acknowledged, no job i
   expect(await useStore((store) => store.deadLetters.count({}))).toEqual([]);
   expect(await queue?.getJobCounts('failed')).toEqual({ failed: 0 });
   await dashboard.close();
-  // One line when it begins and one when it ends.
+  // One line at the beginning of the outage and one at its end.
   expect(worker.output().match(/"msg":"(paused|resumed)[^"]*"/g)).toHaveLength(2);
   expect(worker.output().split('\n').length).toBeLessThan(10);
 });
 
-test('Redis gone and back: what was acknowledged becomes rows, and both processes go on by themselves', async () => {
+test('Redis down and back: acknowledged entries become rows, and both processes recover by themselves', async () => {
   const proxy = await startProxy(redis.REDIS_URL ?? '');
   const place = { DATABASE_URL: postgres.url, REDIS_URL: proxy.url, REDIS_PREFIX: testPrefix() };
-  const env = { ...place, ANSWER_TIMEOUT_MS: '10000' }; // a silent connection is given up after one and a half times that
+  // The ingress gives up a silent connection after 1.5 times that.
+  const env = { ...place, ANSWER_TIMEOUT_MS: '10000' };
   const ingress = await startApp('ingress', env);
   const worker = await startApp('worker', env);
   apps.push(ingress, worker);
@@ -188,7 +189,7 @@ test('Redis gone and back: what was acknowledged becomes rows, and both processe
   await allStored(acknowledged, worker);
   expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(0);
 
-  // A connection that was lost without a word looks open for ever.
+  // A connection that was lost silently looks open for ever.
   proxy.swallow();
   await waitFor(async () => (await post(ingress, toId('after the silence'))).status === 201, {
     description: 'the ingress',
@@ -202,7 +203,7 @@ test('Redis gone and back: what was acknowledged becomes rows, and both processe
   expect(await ingress.stop()).toEqual({ code: 0, signal: null });
 });
 
-test('with the queue on PostgreSQL too: gone and back, what was acknowledged becomes rows', async () => {
+test('PostgreSQL down and back, with the queue on it too: acknowledged entries become rows', async () => {
   const env = { DATABASE_URL: postgres.url, REDIS_URL: '' };
   const ingress = await startApp('ingress', env);
   const worker = await startApp('worker', env);

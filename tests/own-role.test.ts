@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { grantToAppRole } from '@opm/store';
 import { type Backend, createBackend, query, runOpm, startApp, type TestApp, waitFor } from '@opm/testkit';
 
-/** Roles belong to the server, so each run has one of its own. */
+/** Roles belong to the server, so each run has its own. */
 const ROLE = `opm_app_${process.pid}`;
 const PASSWORD = `it's $$ "quoted" \\ %41`;
 
@@ -27,7 +27,7 @@ afterAll(async () => {
   expect(exits).toEqual(exits.map(() => ({ code: 0, signal: null })));
 });
 
-test('processes whose role owns nothing do all that they do, and cannot change a table', async () => {
+test('processes with a role that owns nothing work, and cannot change a table', async () => {
   const { apiKey } = JSON.parse((await runOpm(['projects', 'create', 'acme', '--json'], env)).stdout);
   apps = await Promise.all([
     startApp('ingress', env),
@@ -59,12 +59,12 @@ test('processes whose role owns nothing do all that they do, and cannot change a
   }
 });
 
-test('a table that the owner makes later is open to it as well', async () => {
+test('the role can also use a table that the owner creates later', async () => {
   await query(backend.databaseUrl, 'CREATE TABLE later (id serial)');
   await query(env.DATABASE_URL as string, 'INSERT INTO later DEFAULT VALUES');
 });
 
-test('it gets another password, or keeps the one that it has', async () => {
+test('the role gets a new password, or keeps its current one', async () => {
   const url = Object.assign(new URL(env.DATABASE_URL as string), { password: 'another' });
   const login = () => query(url.href, 'SELECT FROM customers LIMIT 0');
   await expect(login()).rejects.toThrow('password authentication failed');
@@ -78,27 +78,27 @@ test('it gets another password, or keeps the one that it has', async () => {
   await grantToAppRole(backend.databaseUrl, { name: ROLE, password: PASSWORD });
 });
 
-test('a role that would be too mighty, or cannot be had, is refused with the reason and stays as it was', async () => {
+test('a role with too many privileges, or an impossible one, is refused with the reason and stays unchanged', async () => {
   const owner = decodeURIComponent(new URL(backend.databaseUrl).username);
   const [superuser, member, silent] = [`${ROLE}_superuser`, `${ROLE}_member`, `${ROLE}_silent`];
   await query(
     backend.databaseUrl,
     `CREATE ROLE ${superuser} SUPERUSER; CREATE ROLE ${member} IN ROLE ${owner}; CREATE ROLE ${silent}`,
   );
-  const tooMighty = 'it owns the tables or the database: name a role that owns nothing';
+  const tooMighty = 'the role owns the tables or the database; name a role that owns nothing';
   const refusals: [name: string, password: string | undefined, reason: string][] = [
     [owner, 'guessed', tooMighty],
     [superuser, 'guessed', tooMighty],
     [member, 'guessed', tooMighty],
-    [silent, undefined, 'this role cannot log in'],
-    ['nobody', 'Überraschung', 'its password may have printable characters of ASCII only'],
+    [silent, undefined, 'the role cannot log in'],
+    ['nobody', 'Überraschung', 'the password must contain only printable ASCII characters'],
   ];
   for (const [name, password, reason] of refusals) {
     await expect(grantToAppRole(backend.databaseUrl, { name, password })).rejects.toThrow(reason);
   }
   expect(await migrate('', 'nobody')).toMatchObject({
     code: 1,
-    stderr: 'opm: --app-role nobody without APP_ROLE_PASSWORD: there is no such role\n',
+    stderr: 'opm: --app-role nobody without APP_ROLE_PASSWORD: the role does not exist\n',
   });
   expect(await migrate('', '')).toMatchObject({ code: 1, stderr: expect.stringContaining('must not be empty') });
   const text = `SELECT rolname FROM pg_roles WHERE rolcanlogin AND (rolname = 'nobody' OR rolname LIKE $1)`;
@@ -106,12 +106,12 @@ test('a role that would be too mighty, or cannot be had, is refused with the rea
   await query(backend.databaseUrl, `DROP ROLE ${superuser}, ${member}, ${silent}`);
 });
 
-test('where DATABASE_URL is not of the owner, or may make no roles, that is said', async () => {
+test('the error says if DATABASE_URL is not the owner’s or may not create roles', async () => {
   const reader = `${ROLE}_reader`;
   await query(backend.databaseUrl, `CREATE ROLE ${reader} LOGIN PASSWORD 'reader'`);
   await query(backend.databaseUrl, `GRANT ALL ON _prisma_migrations TO ${reader}`);
   const url = Object.assign(new URL(backend.databaseUrl), { username: reader, password: 'reader' });
-  await expect(grantToAppRole(url.href, { name: ROLE })).rejects.toThrow(/permission denied|may not give/);
+  await expect(grantToAppRole(url.href, { name: ROLE })).rejects.toThrow(/permission denied|cannot grant/);
   await expect(grantToAppRole(url.href, { name: 'new', password: 'secret' })).rejects.toThrow(
     /permission denied to create role/,
   );

@@ -15,7 +15,7 @@ type Example = {
 
 const examples = parseExamples(GUIDE);
 
-describe('what the partner guide says is what the program does:', () => {
+describe('the partner guide matches the program:', () => {
   let backend: Backend;
   let store: Store;
   let project: { projectId: number; apiKey: string };
@@ -40,7 +40,7 @@ describe('what the partner guide says is what the program does:', () => {
     await backend?.drop();
   });
 
-  test('no example is overlooked', () => {
+  test('every example is tested', () => {
     const requests = GUIDE.match(/^ *curl /gm) ?? [];
     expect(requests.length).toBeGreaterThan(10);
     expect(examples).toHaveLength(requests.length);
@@ -83,16 +83,17 @@ describe('what the partner guide says is what the program does:', () => {
   );
 
   test('every fault is in the table of statuses and messages', () => {
-    const { BODY_INVALID: _body, PATH_INVALID: _path, ...faults } = FAULTS; // their messages name a property: the table describes them
+    // Their messages name a property; the table describes them.
+    const { BODY_INVALID: _body, PATH_INVALID: _path, ...faults } = FAULTS;
     for (const { statusCode, message } of Object.values(faults)) {
       expect(rows).toContain(`${statusCode} ${message}`);
     }
   });
 
-  test('the guide, its table and the OpenAPI document name the same statuses to send again', () => {
+  test('the guide, its table and the OpenAPI document name the same statuses to retry', () => {
     const { info } = toOpenApiDocument({ version: '1.2.3' }) as { info: { description: string } };
     const named = [GUIDE, info.description].map((text) => {
-      const [, statuses = ''] = /after a timeout, a lost connection,([\s\d,a]*(?:or a \d{3}))/.exec(text) ?? [];
+      const [, statuses = ''] = /after a timeout, a lost connection,([\s\d,a]*or\s+a\s+\d{3})/.exec(text) ?? [];
       return statuses.match(/\d{3}/g);
     });
     const inTable = Array.from(GUIDE.matchAll(/^\| (\d{3}) .*\| yes/gm), ([, status]) => status);
@@ -115,7 +116,7 @@ describe('what the partner guide says is what the program does:', () => {
   });
 });
 
-/** Each block of a curl command with the block of the answer that follows it. */
+/** Returns each block with a curl command together with the block of its answer. */
 function parseExamples(guide: string): Example[] {
   const blocks = guide.matchAll(/^```sh\n(curl .*?)^```\n+^```http\n(.*?)^```$/gms);
   return [...blocks].map(([, command = '', answer = '']) => {
@@ -125,7 +126,10 @@ function parseExamples(guide: string): Example[] {
   });
 }
 
-/** Knows the few options that the guide uses. @throws Error where there is anything else */
+/**
+ * Parses the few curl options that the guide uses.
+ * @throws Error if the command has anything else
+ */
 function parseCommand(command: string): Example['sent'] {
   const headers: Headers = {};
   let [method, path, body]: [string?, string?, string?] = [];
@@ -135,7 +139,7 @@ function parseCommand(command: string): Example['sent'] {
     .replace(/-H (["'])([\w-]+): (.*?)\1/g, (_, _quote, name, value) => take(() => (headers[name] = value)))
     .replace(/-d '([^']*)'/, (_, given) => take(() => (body = given)));
   if (path === undefined || !/^curl -i\s*$/.test(rest)) throw new Error(`not understood: ${rest || command}`);
-  // As curl does.
+  // curl sets this header by default.
   if (body !== undefined) headers['content-type'] ??= 'application/x-www-form-urlencoded';
   return { method: method ?? (body === undefined ? 'GET' : 'POST'), path, headers, body };
 }

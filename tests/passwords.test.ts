@@ -62,7 +62,7 @@ test.each([
 });
 
 test.each(['ingress', 'worker', 'console', 'opm'])(
-  '%s names a URL whose password is not percent-encoded, and how to mend it, and does not print it',
+  '%s names a URL whose password is not percent-encoded and the fix, without printing the password',
   async (name) => {
     const env = { DATABASE_URL: `postgresql://opm:${PASSWORD}@127.0.0.1/opm`, CONSOLE_PASSWORD: 'x' };
     const run = async () => {
@@ -75,7 +75,7 @@ test.each(['ingress', 'worker', 'console', 'opm'])(
     expect([code, text]).toEqual([
       1,
       expect.stringMatching(
-        /DATABASE_URL is not valid: .* anything but letters and digits is percent-encoded, @ as %40/,
+        /DATABASE_URL is not valid: .* percent-encode every character of the user and password except letters and digits/,
       ),
     ]);
     expect(text).not.toMatch(/p@ss|w\/o|r#d/);

@@ -44,8 +44,8 @@ const start = (port?: number) =>
 beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), 'opm-pgbouncer-'));
   await chmod(directory, 0o755);
-  const operations = await readFile('docs/operations.md', 'utf8');
-  ini = /```ini\n([^`]+)```/.exec(operations)?.[1] ?? '';
+  const guide = await readFile('docs/postgresql.md', 'utf8');
+  ini = /```ini\n([^`]+)```/.exec(guide)?.[1] ?? '';
   backend = await createBackend(process.env.OPM_TEST_REDIS_URL);
   pgbouncer = await start();
   env = { ...backend.env, DATABASE_URL: pgbouncer.url };
@@ -78,7 +78,7 @@ async function call(method: string, path: string, body?: object): Promise<{ stat
 }
 
 let refusals = 0;
-/** Again while it is refused, as a partner does: a busy machine may be too slow for an ingress's deadlines. */
+/** Retries while the answer is 503, as a partner does: on a busy machine an ingress may miss its deadlines. */
 async function callUntilAccepted(method: string, path: string, body?: object): Promise<number> {
   const attempt = async () => {
     const { status } = await call(method, path, body);
@@ -88,8 +88,11 @@ async function callUntilAccepted(method: string, path: string, body?: object): P
   return waitFor(attempt, { description: `${method} ${path} to be accepted` });
 }
 
-/** Four requests of one customer, in order; every third customer is erased at last. @returns their statuses */
-async function live(customerId: string): Promise<number[]> {
+/**
+ * Sends three requests with four entries of one customer, in order. The last request erases every third customer.
+ * @returns the statuses
+ */
+async function runCustomer(customerId: string): Promise<number[]> {
   const last = Number(/\d+$/.exec(customerId)?.[0]) % 3 === 0;
   return [
     await callUntilAccepted('POST', '/entry', { customerId, customerEmail: `${customerId}@example.com` }),
@@ -103,21 +106,24 @@ async function live(customerId: string): Promise<number[]> {
   ];
 }
 
-/** So many customers, 20 at a time. @returns by status of their first entry, how many there are */
-async function liveAll(name: string, isOver: (n: number) => boolean): Promise<Map<string, number[]>> {
+/**
+ * Sends customers, 20 at a time, until `isOver`.
+ * @returns the statuses of each customer
+ */
+async function runCustomers(name: string, isOver: (n: number) => boolean): Promise<Map<string, number[]>> {
   const lives = new Map<string, number[]>();
   let next = 0;
   const client = async () => {
     while (!isOver(next)) {
       const customerId = `${name}-${next++}`;
-      lives.set(customerId, await live(customerId));
+      lives.set(customerId, await runCustomer(customerId));
     }
   };
   await Promise.all(Array.from({ length: 20 }, client));
   return lives;
 }
 
-/** Whether a customer exists cannot be known without PostgreSQL: then it is not a 201. */
+/** Without PostgreSQL an ingress cannot look up a customer, so a first entry may get 202 instead of 201. */
 function expectAnswers(lives: Map<string, number[]>): void {
   for (const [customerId, [first, ...others]] of lives) {
     expect([201, 202]).toContain(first);
@@ -131,7 +137,7 @@ async function expectRows(customerIds: Iterable<string>): Promise<void> {
     const expected = { email: `${customerId}@example.com`, firstName: 'Jäne', phone: '+3' };
     const isStored = async () => {
       const row = await store.customers.find(projectId, customerId);
-      // In whatever order its jobs are done: one that was tried in vain comes later.
+      // Jobs may finish in any order: a job whose attempt failed finishes later.
       return isErased ? row === undefined : row?.phone === '+3' && row.firstName && row.email && row;
     };
     const row = await waitFor(isStored, { description: `the row of ${customerId}` });
@@ -139,10 +145,10 @@ async function expectRows(customerIds: Iterable<string>): Promise<void> {
   }
 }
 
-test('many processes share three sessions of PostgreSQL: every entry, update and erasure is as it should be', async () => {
-  const lives = await liveAll('calm', (n) => n >= 300);
+test('many processes share three sessions of PostgreSQL: every entry, update and erasure has the right result', async () => {
+  const lives = await runCustomers('steady', (n) => n >= 300);
   expectAnswers(lives);
-  // An ingress whose look-up was late, on a busy machine, has counted it.
+  // An ingress counts look-ups that were too late, on a busy machine.
   const unsure = await Promise.all(ingresses.map(({ readMetric }) => readMetric('opm_existence_unknown_total')));
   const notCreated = [...lives.values()].filter(([first]) => first !== 201);
   expect(notCreated.length).toBeLessThanOrEqual(unsure.reduce((sum, n) => sum + n, refusals));
@@ -153,14 +159,14 @@ test('many processes share three sessions of PostgreSQL: every entry, update and
      WHERE datname = current_database() AND application_name IN ('opm-ingress', 'opm-worker', 'opm-cli')`,
   );
   expect(sessions[0]?.n).toBeLessThanOrEqual(POOL_SIZE);
-  expect(await call('GET', '/entry/calm-1')).toMatchObject({
+  expect(await call('GET', '/entry/steady-1')).toMatchObject({
     status: 200,
-    body: { customer: { customerId: 'calm-1', customerFirstName: 'Jäne', customerPhone: '+3' }, pending: false },
+    body: { customer: { customerId: 'steady-1', customerFirstName: 'Jäne', customerPhone: '+3' }, pending: false },
   });
-  expect((await call('GET', '/entry/calm-0')).status).toBe(404);
+  expect((await call('GET', '/entry/steady-0')).status).toBe(404);
 });
 
-test('it takes the connections of far more processes than PostgreSQL would', async () => {
+test('PgBouncer accepts far more connections than PostgreSQL would', async () => {
   const clients = Array.from({ length: 150 }, () => new pg.Client(pgbouncer.url));
   await Promise.all(clients.map((client) => client.connect()));
   const answers = await Promise.all(clients.map((client) => client.query('SELECT 1 AS one')));
@@ -173,7 +179,7 @@ test.each(['SIGKILL', 'SIGINT'] as const)(
   async (signal) => {
     let isBack = false;
     let done = 0;
-    const lives = liveAll(`away-${signal}`, (n) => {
+    const lives = runCustomers(`away-${signal}`, (n) => {
       done = n;
       return isBack;
     });
@@ -191,7 +197,7 @@ test.each(['SIGKILL', 'SIGINT'] as const)(
   },
 );
 
-test('the command line works through it', async () => {
+test('the command line works through PgBouncer', async () => {
   const opm = async (...args: string[]) => {
     const { code, stdout, stderr } = await runOpm(args, env);
     expect([stderr.replace(/.*\r/gs, ''), code]).toEqual(['', 0]);
@@ -202,7 +208,7 @@ test('the command line works through it', async () => {
   await opm('projects', 'limits', 'other', '--rate', '100', '--burst', '1000');
   expect(JSON.parse(await opm('keys', 'rotate', 'other', '--json'))).toHaveProperty('apiKey');
   await opm('keys', 'revoke', 'other');
-  expect(JSON.parse(await opm('customers', 'get', 'acme', 'calm-1', '--json'))).toMatchObject({ phone: '+3' });
+  expect(JSON.parse(await opm('customers', 'get', 'acme', 'steady-1', '--json'))).toMatchObject({ phone: '+3' });
 
   const file = join(directory, 'customers.ndjson');
   await writeFile(file, '{"customerId":"imported","customerEmail":"i@example.com"}\n');
@@ -223,7 +229,7 @@ test('the command line works through it', async () => {
   await waitFor(() => store.customers.find(projectId, 'replayed'), { description: 'the replayed customer' });
 });
 
-test('PostgreSQL ends a statement that was given up, and the settings are those of this pool alone', async () => {
+test('PostgreSQL ends an abandoned statement, and the settings apply to this pool only', async () => {
   const settings = 'SELECT current_setting($1) AS lock, current_setting($2) AS statement, current_setting($3) AS scans';
   const values = ['lock_timeout', 'statement_timeout', 'enable_seqscan'];
   expect(await query(pgbouncer.url, settings, values)).toEqual([{ lock: '5s', statement: '15s', scans: 'off' }]);
@@ -232,7 +238,7 @@ test('PostgreSQL ends a statement that was given up, and the settings are those 
   const holder = new pg.Client({ connectionString: backend.databaseUrl });
   await holder.connect();
   await holder.query('BEGIN; LOCK TABLE projects');
-  // One process gives it up after half a second, as an ingress does, and the other one waits for the answer.
+  // One process gives up after half a second, as an ingress does; the other one waits for the answer.
   const impatient = createStore({
     databaseUrl: pgbouncer.url,
     applicationName: 'opm-impatient',
@@ -250,14 +256,14 @@ test('PostgreSQL ends a statement that was given up, and the settings are those 
   await Promise.all([impatient.close(), patient.close()]);
 });
 
-test('`opm migrate` and a queue in PostgreSQL say that they need PostgreSQL itself, and leave no lock behind', async () => {
+test('`opm migrate` and a queue in PostgreSQL report that they need a direct connection, and leave no lock behind', async () => {
   const { code, stderr } = await runOpm(['migrate'], env);
-  expect([code, stderr]).toEqual([1, expect.stringContaining("have DATABASE_URL name PostgreSQL's own address")]);
+  expect([code, stderr]).toEqual([1, expect.stringContaining("set DATABASE_URL to PostgreSQL's own address")]);
   for (const name of ['ingress', 'worker']) {
     const app = await startProcess({
       file: `apps/${name}/dist/main.js`,
       env: { ...env, REDIS_URL: '', PORT: '0', INTERNAL_PORT: '0' },
-      readyOutput: /the queue in PostgreSQL needs sessions of its own.*set REDIS_URL/,
+      readyOutput: /the queue in PostgreSQL needs direct connections.*set REDIS_URL/,
     });
     expect(await app.stop()).toEqual({ code: 0, signal: null });
   }

@@ -109,11 +109,11 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
     await workers[0]?.stop('SIGKILL');
     expect(new Set(await posts)).toEqual(new Set([201]));
     workers[0] = await startApp('worker', backend.env);
-    // A job that the killed worker held is handed on when its lock has ended.
+    // A job of the killed worker goes to another one when its lock expires.
     await waitFor(async () => (await findStored(ids)).size === ids.length, { description: 'all rows' });
   });
 
-  test('a worker that is told to end finishes what it has', async () => {
+  test('a worker that is stopped finishes its jobs', async () => {
     const ids = Array.from({ length: 300 }, (_, i) => `drained ${i}`);
     const posts = Promise.all(ids.map((customerId) => post({ customerId, customerPhone: '+1' })));
     expect(await workers[1]?.stop()).toEqual({ code: 0, signal: null });
@@ -124,7 +124,7 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
     });
   });
 
-  test('an ingress that is told to end answers the requests that it has', async () => {
+  test('an ingress that is stopped answers its open requests', async () => {
     const leaving = await startApp('ingress', backend.env);
     const ping = () => fetch(`${leaving.url}/ping`, { headers: { 'x-api-key': apiKey } }).then(({ status }) => status);
     const requests = Array.from({ length: 20 }, (_, i) => {
@@ -148,22 +148,19 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
   });
 });
 
-test.each(['ingress', 'worker', 'console'])(
-  '%s names all that is wrong with its environment, and ends',
-  async (name) => {
-    const app = await startProcess({
-      file: `apps/${name}/dist/main.js`,
-      env: { DATABASE_URL: 'not-a-url', QUEUE_SHARDS: 'many', CONSOLE_PASSWORD: '' },
-    });
-    expect(await app.exited).toEqual({ code: 1, signal: null });
-    expect(app.output()).toContain(`${name}: DATABASE_URL is not valid: URL of PostgreSQL`);
-    expect(app.output()).toContain(`${name}: QUEUE_SHARDS is not valid: number of queues`);
-    expect(app.output()).not.toMatch(/not-a-url|many/);
-    if (name === 'console') expect(app.output()).toContain('console: CONSOLE_PASSWORD is missing');
-  },
-);
+test.each(['ingress', 'worker', 'console'])('%s prints every problem of its environment, and exits', async (name) => {
+  const app = await startProcess({
+    file: `apps/${name}/dist/main.js`,
+    env: { DATABASE_URL: 'not-a-url', QUEUE_SHARDS: 'many', CONSOLE_PASSWORD: '' },
+  });
+  expect(await app.exited).toEqual({ code: 1, signal: null });
+  expect(app.output()).toContain(`${name}: DATABASE_URL is not valid: URL of PostgreSQL`);
+  expect(app.output()).toContain(`${name}: QUEUE_SHARDS is not valid: number of queues`);
+  expect(app.output()).not.toMatch(/not-a-url|many/);
+  if (name === 'console') expect(app.output()).toContain('console: CONSOLE_PASSWORD is missing');
+});
 
-test('a port that is taken is named with its variable', async () => {
+test('a port in use is named with its variable', async () => {
   const server = createServer().listen(0);
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
@@ -181,7 +178,7 @@ test('a port that is taken is named with its variable', async () => {
 test.each([
   ['Redis', 'redis://127.0.0.1:1'],
   ['PostgreSQL', ''],
-])('a process that waits for %s ends when it is told to', async (_, redisUrl) => {
+])('a process that waits for %s can be stopped', async (_, redisUrl) => {
   const app = await startProcess({
     file: 'apps/worker/dist/main.js',
     env: { DATABASE_URL: 'postgresql://127.0.0.1:1/opm', REDIS_URL: redisUrl, INTERNAL_PORT: '0' },

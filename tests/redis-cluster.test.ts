@@ -23,9 +23,9 @@ import pMap from 'p-map';
 
 const SHARDS = 6;
 const CLIENTS = 12;
-/** So that what a silent master would answer is given up while a test waits. */
+/** Short enough that a test can wait until a call to a silent master times out. */
 const ANSWER_TIMEOUT_MS = '10000';
-/** Between two entries of a client: load, not the most that goes. */
+/** Pause of a client between two entries: moderate load, not the maximum. */
 const PAUSE_MS = 25;
 
 let directory: string;
@@ -66,7 +66,7 @@ afterAll(async () => {
   await rm(directory, { recursive: true, force: true, maxRetries: 5 });
 });
 
-/** @param env for all of them */
+/** @param env for both processes */
 async function start(env: NodeJS.ProcessEnv = {}): Promise<{ ingress: TestApp; worker: TestApp }> {
   const all = { ...backend.env, QUEUE_SHARDS: String(SHARDS), ANSWER_TIMEOUT_MS, ...env };
   const [ingress, worker] = await Promise.all([startApp('ingress', all), startApp('worker', all)]);
@@ -113,12 +113,12 @@ function startLoad(ingress: TestApp, name: string) {
   return { acknowledged: () => withStatus(201, 202), refused: () => withStatus(503) };
 }
 
-test('six shards are two on each of three masters, and what is acknowledged becomes rows', async () => {
+test('each of three masters has two of six shards, and acknowledged entries become rows', async () => {
   const { ingress } = await start();
   const ids = createIds(200);
   const postAll = () => pMap(ids, (id) => post(ingress, id), { concurrency: CLIENTS });
   const firsts = await postAll();
-  expect(firsts).toContain(201); // 202 where PostgreSQL takes too long to say that a customer is new
+  expect(firsts).toContain(201); // 202 if PostgreSQL answers the look-up too late.
   expect(firsts.filter((status) => status !== 201 && status !== 202)).toEqual([]);
   expect(new Set(await postAll())).toEqual(new Set([202]));
   await expectRows(ids);
@@ -127,7 +127,7 @@ test('six shards are two on each of three masters, and what is acknowledged beco
   expect(shares.filter((shards) => shards > 0)).toEqual([2, 2, 2]);
 });
 
-test('the command line and the dashboard work on it, too', async () => {
+test('the command line and the dashboard work on the cluster', async () => {
   const env = { ...backend.env, QUEUE_SHARDS: String(SHARDS) };
   await start();
   const file = join(directory, 'customers.ndjson');
@@ -144,7 +144,7 @@ test('the command line and the dashboard work on it, too', async () => {
   expect(queues.map((queue) => queue.name)).toContain(`entries-${SHARDS - 1}`);
 });
 
-test('a master is killed under load: nothing that was acknowledged is lost, and the other masters go on', async () => {
+test('a master is killed under load: no acknowledged entry is lost, and the other masters keep working', async () => {
   const { ingress, worker } = await start({ REDIS_MIN_REPLICAS: '1' });
   const load = startLoad(ingress, 'failover');
   await waitFor(() => load.acknowledged().length > 100, { description: 'some load' });
@@ -155,7 +155,7 @@ test('a master is killed under load: nothing that was acknowledged is lost, and 
   await waitFor(() => load.acknowledged().length > before + 100, { description: 'the others' });
   const isPromoted = async () => ![undefined, victim].includes(await masterOf('failover 0 0'));
   await waitFor(isPromoted, { description: 'a replica to be promoted' });
-  expect(await post(ingress, 'failover 0 0')).toBe(503); // for it has no replica of its own
+  expect(await post(ingress, 'failover 0 0')).toBe(503); // The new master has no replica yet.
   await victim.start();
   const isAccepted = async () => (await post(ingress, 'failover 0 0')) === 202;
   await waitFor(isAccepted, { description: 'the shard to be back' });
@@ -166,7 +166,7 @@ test('a master is killed under load: nothing that was acknowledged is lost, and 
   expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(0);
 });
 
-test('a master and its replica are away: the other shards go on, also for processes that start meanwhile', async () => {
+test('a master and its replica are down: the other shards keep working, also for processes that start meanwhile', async () => {
   const { worker } = await start();
   const lost = (await masterOf('jane')) as ClusterNode;
   const [replica] = await cluster.findReplicas(lost);
@@ -194,7 +194,7 @@ test('a master and its replica are away: the other shards go on, also for proces
   expect(await ingress.readMetric('opm_shed_total{reason="backlog"}')).toBeGreaterThan(0);
 });
 
-test('a master falls silent: its shard goes on with the replica, though connections to the master stay open', async () => {
+test('a master is silent: its shard continues on the replica although connections to the master stay open', async () => {
   const { ingress, worker } = await start();
   const ids = createIds(100);
   const shard = shardOfCustomer('jane');
@@ -214,7 +214,7 @@ test('a master falls silent: its shard goes on with the replica, though connecti
 });
 
 test.each(['worker', 'console'] as const)(
-  'a %s stays ready while a master and its replica are silent, and says so',
+  'a %s stays ready and reports it while a master and its replica are silent',
   async (name) => {
     const port = await findFreePort();
     const env = {
@@ -229,7 +229,8 @@ test.each(['worker', 'console'] as const)(
       return { status: response.status, text: await response.text() };
     };
     await waitFor(async () => (await askReady()).status === 200, { description: `the ${name} to be ready` });
-    const lost = (await cluster.findMaster(`{${backend.prefix}-0}`)) as ClusterNode; // has the number of shards
+    // The master of this key holds the number of shards.
+    const lost = (await cluster.findMaster(`{${backend.prefix}-0}`)) as ClusterNode;
     const [replica] = await cluster.findReplicas(lost);
     for (const node of [lost, replica]) node?.signal('SIGSTOP');
     const statuses = new Set<number>();
@@ -244,35 +245,38 @@ test.each(['worker', 'console'] as const)(
 );
 
 describe.each([
-  { minReplicas: '0', answer: 202, fate: 'is lost where that replica is promoted', email: 'old@example.com' },
-  { minReplicas: '1', answer: 503, fate: 'is for its partner to send again', email: 'again@example.com' },
-])('what no replica has yet, with REDIS_MIN_REPLICAS=$minReplicas,', ({ minReplicas, answer, fate, email }) => {
-  test(`is answered with ${answer} and ${fate}`, async () => {
-    const { ingress, worker } = await start({ REDIS_MIN_REPLICAS: minReplicas });
-    expect(await post(ingress, 'jane', 'old@example.com')).toBe(201);
-    await expectRows(['jane']);
-    expect(await worker.stop()).toEqual({ code: 0, signal: null });
+  { minReplicas: '0', answer: 202, fate: 'is lost if that replica is promoted', email: 'old@example.com' },
+  { minReplicas: '1', answer: 503, fate: 'must be sent again by its partner', email: 'again@example.com' },
+])(
+  'an entry that no replica has yet, with REDIS_MIN_REPLICAS=$minReplicas,',
+  ({ minReplicas, answer, fate, email }) => {
+    test(`is answered with ${answer} and ${fate}`, async () => {
+      const { ingress, worker } = await start({ REDIS_MIN_REPLICAS: minReplicas });
+      expect(await post(ingress, 'jane', 'old@example.com')).toBe(201);
+      await expectRows(['jane']);
+      expect(await worker.stop()).toEqual({ code: 0, signal: null });
 
-    const master = (await masterOf('jane')) as ClusterNode;
-    const [replica] = await cluster.findReplicas(master);
-    replica?.signal('SIGSTOP');
-    await withRedis(master.url, (redis) => redis.call('CLIENT', 'KILL', 'TYPE', 'replica'));
-    expect(await post(ingress, 'jane', 'new@example.com')).toBe(answer);
-    await master.kill();
-    replica?.signal('SIGCONT');
-    const isPromoted = async () => (await masterOf('jane')) === replica;
-    await waitFor(isPromoted, { description: 'the replica to be promoted' });
+      const master = (await masterOf('jane')) as ClusterNode;
+      const [replica] = await cluster.findReplicas(master);
+      replica?.signal('SIGSTOP');
+      await withRedis(master.url, (redis) => redis.call('CLIENT', 'KILL', 'TYPE', 'replica'));
+      expect(await post(ingress, 'jane', 'new@example.com')).toBe(answer);
+      await master.kill();
+      replica?.signal('SIGCONT');
+      const isPromoted = async () => (await masterOf('jane')) === replica;
+      await waitFor(isPromoted, { description: 'the replica to be promoted' });
 
-    if (answer === 503) {
-      await master.start(); // as a replica of the one that was its own
-      const isAccepted = async () => (await post(ingress, 'jane', 'again@example.com')) === 202;
-      await waitFor(isAccepted, { description: 'the promoted replica' });
-    }
-    await start();
-    const after = createIds(200).find((id) => shardOfCustomer(id) === shardOfCustomer('jane')) as string;
-    await waitFor(async () => (await post(ingress, after)) === 201, { description: 'an entry of the same shard' });
-    await expectRows([after]);
-    const readEmail = async () => (await store.customers.find(projectId, 'jane'))?.email;
-    await waitFor(async () => (await readEmail()) === email, { description: `the email ${email}` });
-  });
-});
+      if (answer === 503) {
+        await master.start(); // It returns as a replica of its former replica.
+        const isAccepted = async () => (await post(ingress, 'jane', 'again@example.com')) === 202;
+        await waitFor(isAccepted, { description: 'the promoted replica' });
+      }
+      await start();
+      const after = createIds(200).find((id) => shardOfCustomer(id) === shardOfCustomer('jane')) as string;
+      await waitFor(async () => (await post(ingress, after)) === 201, { description: 'an entry of the same shard' });
+      await expectRows([after]);
+      const readEmail = async () => (await store.customers.find(projectId, 'jane'))?.email;
+      await waitFor(async () => (await readEmail()) === email, { description: `the email ${email}` });
+    });
+  },
+);

@@ -8,13 +8,13 @@ import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/testkit';
 
 const CLIENTS = 8;
-/** Between two entries of a client: load, not the most that goes. */
+/** Pause of a client between two entries: moderate load, not the maximum. */
 const PAUSE_MS = 100;
 const HEALTH_CHECK_MS = 100;
-/** So long that even on a busy machine the load balancer has asked by then. */
+/** Long enough for the load balancer's health check even on a busy machine. */
 const SHUTDOWN_DELAY_MS = 3_000;
 
-/** Where an ingress is, one after the other. */
+/** The address of an ingress and of its successor. */
 type Place = { port: number; internalPort: number; isReady: boolean; answered: number };
 
 const createPlace = async (): Promise<Place> => {
@@ -22,7 +22,7 @@ const createPlace = async (): Promise<Place> => {
   return { port, internalPort, isReady: false, answered: 0 };
 };
 
-/** A load balancer in small: it asks for `/readyz` again and again. */
+/** A minimal load balancer, which polls `/readyz`. */
 class Balancer {
   readonly #places: Place[];
   readonly #timer = setInterval(() => void this.#checkAll(), HEALTH_CHECK_MS);
@@ -84,11 +84,13 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
     await backend.drop();
   });
 
-  /** What was acknowledged: how often with 201, and the last value of each field. */
+  /** Acknowledged entries by customer: the number of 201s, and the last value of each field. */
   const acknowledged = new Map<string, { created: number; fields: { email?: string; phone?: string } }>();
   const failures: unknown[] = [];
 
-  /** @returns the status, or the code of the connection's error; `busy` for a 503 of an ingress that is not ending */
+  /**
+   * @returns the status, or the error code of the connection; `busy` for a 503 of an ingress that is not shutting down
+   */
   async function post(agent: Agent, place: Place, entry: object): Promise<number | string | undefined> {
     const { port } = place;
     const headers = { 'x-api-key': apiKey };
@@ -106,7 +108,7 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
     }
   }
 
-  /** What was refused or not accepted is sent again, until it is acknowledged or fails. */
+  /** Sends the entry until it is acknowledged or fails; retries after `busy`. */
   async function send(agent: Agent, balancer: Balancer, turn: number, entry: object): Promise<201 | 202 | undefined> {
     for (;;) {
       const place = await balancer.choose(turn);
@@ -116,7 +118,7 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
     }
   }
 
-  /** A partner with keep-alive connections. Two of them share their customers, and each writes a field of its own. */
+  /** A partner with keep-alive connections. Two partners share their customers, and each writes another field. */
   async function runPartner(n: number, balancer: Balancer, isOver: () => boolean): Promise<void> {
     const agent = new Agent({ keepAlive: true });
     const [field, property] = n % 2 ? (['phone', 'customerPhone'] as const) : (['email', 'customerEmail'] as const);
@@ -132,7 +134,7 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
     agent.destroy();
   }
 
-  /** Resolves when both ingresses have answered some requests more. */
+  /** Resolves when both ingresses have answered 50 more requests. */
   async function underLoad(): Promise<void> {
     const due = places.map(({ answered }) => answered + 50);
     const isDone = () => places.every(({ answered }, i) => answered >= (due[i] ?? 0));
@@ -148,7 +150,7 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
     await underLoad();
   }
 
-  test('each process is replaced under load: no request fails, no entry is lost, and nobody is created twice', async () => {
+  test('each process is replaced under load: no request fails, no entry is lost, and no customer is created twice', async () => {
     const balancer = new Balancer(places);
     let isOver = false;
     const partners = Array.from({ length: CLIENTS }, (_client, n) => runPartner(n, balancer, () => isOver));

@@ -3,7 +3,7 @@ import { WIDE_LIMITS } from '@opm/testkit';
 
 const COMPILE_CACHE = fileURLToPath(new URL('../node_modules/.cache/opm-tests', import.meta.url));
 
-/** For all processes that tests start; to be called before Jest starts those that run the tests. */
+/** Sets variables for all processes that tests start. Call it before Jest starts its workers. */
 export function setUpEnvironment() {
   // Hundreds of processes load the same modules: Node.js 22 and later compile them once.
   process.env.NODE_COMPILE_CACHE ??= COMPILE_CACHE;

@@ -1,6 +1,9 @@
 import Sequencer from '@jest/test-sequencer';
 
-/** What takes a minute or more. Of the others, Jest begins with what failed or took long the last time, or else is large. */
+/**
+ * Files that take a minute or more. Jest orders the others: files that failed or were slow the last time, then large
+ * ones.
+ */
 const SLOWEST = [
   'tests/import-export.test.ts',
   'tests/outage.test.ts',
@@ -10,7 +13,7 @@ const SLOWEST = [
   'tests/dead-letters.test.ts',
 ];
 
-/** So that a run does not end with one processor waiting for the other, not even the first one. */
+/** Starts the slowest files first, so that no CPU idles at the end of a run, not even of the first one. */
 export default class SlowestFirst extends Sequencer {
   sort(tests) {
     const placeOf = ({ path }) => {

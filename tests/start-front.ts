@@ -6,7 +6,7 @@ import { createCertificates, startNginx } from '@opm/testkit';
 
 const CONFIG = join(import.meta.dirname, '../deploy/nginx.conf');
 
-/** nginx with deploy/nginx.conf, in front of ingresses on these loopback ports. It also listens without TLS. */
+/** Starts nginx with deploy/nginx.conf in front of ingresses on these loopback ports. It also listens without TLS. */
 export async function startFront(ports: readonly number[]) {
   const directory = await mkdtemp(join(tmpdir(), 'opm-front-'));
   const { cert, key } = await createCertificates(directory);
@@ -25,7 +25,7 @@ export async function startFront(ports: readonly number[]) {
   return {
     url: `http://127.0.0.1:${port}`,
     tlsPort,
-    /** The status of each answer, and those of the ingresses that were asked for it. */
+    /** The status of each answer, followed by those of the ingresses that nginx tried. */
     async readAnswers(): Promise<string[]> {
       return (await readFile(join(directory, 'nginx/answers.log'), 'utf8')).trim().split('\n');
     },

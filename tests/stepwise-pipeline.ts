@@ -1,36 +1,36 @@
 import { Fault } from '@opm/contract';
-import type { Asking, EntryQueue, EntryWorker } from '@opm/queue';
+import type { AdmitRequest, EntryQueue, EntryWorker } from '@opm/queue';
 import { createLogger } from '@opm/runtime';
 import type { Store } from '@opm/store';
 import { ANSWER_TIMEOUT_MS } from '@opm/testkit';
-import { type AcceptEntry, createAcceptEntry, type Said } from '../apps/ingress/src/accept-entry.js';
-import { createChunkLanes } from '../apps/ingress/src/chunk-lanes.js';
-import { createFindExisting } from '../apps/ingress/src/find-existing.js';
-import { OutagePause } from '../apps/ingress/src/outage-pause.js';
-import { toTimeBudget } from '../apps/ingress/src/time-budget.js';
+import { toTimeBudget } from '../apps/ingress/src/config.js';
+import { type AcceptEntry, createAcceptEntry, type EntryInput } from '../apps/ingress/src/ingest/accept-entry.js';
+import { CircuitBreaker } from '../apps/ingress/src/ingest/circuit-breaker.js';
+import { createFindExisting } from '../apps/ingress/src/ingest/find-existing.js';
+import { createChunkPartitions } from '../apps/ingress/src/ingest/partitions.js';
 import { createPersistChunk, type PersistChunk } from '../apps/worker/src/persist-chunk.js';
 import { createUpserts } from '../apps/worker/src/upsert-entries.js';
 import { type AdmissionHistory, toKey } from './admission-history.js';
 
-/** Makes the call when it is its turn, and no other at the same time. */
+/** Makes the call when the scheduler chooses it; never two at the same time. */
 export type Step = <T>(label: string, call: () => Promise<T>) => Promise<T>;
 
 type Context = {
   store: Store;
   history: AdmissionHistory;
   step: Step;
-  /** Whether the next call that settles or releases fails. */
+  /** Whether the next settle or release call fails. */
   isNextFailing: () => boolean;
 };
 type IngressContext = Context & {
   queue: EntryQueue;
-  /** Who takes the next chunk that is enqueued; where nobody does, its enqueue fails. */
+  /** The workers that take the next enqueued chunk; if there are none, the enqueue fails. */
   nextTakers: () => PersistChunk[];
-  /** What the takers do, to be waited for. */
+  /** The work of the takers, for the test to wait for. */
   jobs: Promise<void>[];
 };
 
-/** What enqueues that fail throw. */
+/** The error of failed calls. */
 export const QUEUE_DOWN = new Fault('QUEUE_UNAVAILABLE');
 
 const logger = createLogger({ name: 'test', level: 'silent' });
@@ -38,14 +38,14 @@ const budget = toTimeBudget(ANSWER_TIMEOUT_MS);
 const ignore = () => {};
 const idsOf = (entries: { projectId: number; customerId: string }[]) => entries.map(toKey).join(' ');
 
-/** The ingress's code from the entry to the queue, with every call of a store as a step. */
+/** Runs the ingress's code from the entry to the queue, with every store call as a step. */
 export function createStepwiseIngress(context: IngressContext): AcceptEntry {
   const { queue, store, history, step, isNextFailing, nextTakers, jobs } = context;
   const findExisting = createFindExisting({
     findExisting: store.customers.findExisting,
     maxInFlight: 4,
     timeoutMs: budget.lookUpMs,
-    pause: new OutagePause({ onFailure: ignore }),
+    pause: new CircuitBreaker({ onFailure: ignore }),
     onUnknown: ignore,
   });
   const { acceptEntry } = createAcceptEntry({
@@ -53,7 +53,7 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
       admit: (shard, given) =>
         step(`admit ${idsOf(given)}`, async () => {
           const admittance = await queue.admit(shard, given);
-          history.admit(given as (Asking & { entry: Said })[], admittance.admitted);
+          history.admit(given as (AdmitRequest & { entry: EntryInput })[], admittance.admitted);
           return admittance;
         }),
       enqueue: (shard, chunk, priority) =>
@@ -83,7 +83,7 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
         return existing;
       });
     },
-    chunkLanes: createChunkLanes(1),
+    chunkPartitions: createChunkPartitions(1),
     maxInFlight: 4,
     budget,
     maxEntries: 200,
@@ -96,7 +96,7 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
   return acceptEntry;
 }
 
-/** The worker's code from the chunk to the row, with every call of a store as a step. */
+/** Runs the worker's code from the chunk to the row, with every store call as a step. */
 export function createStepwiseWorker({
   worker,
   store,
@@ -111,7 +111,7 @@ export function createStepwiseWorker({
           await store.customers.upsert(rows);
           history.upsert(rows);
         }),
-      upsertEach: () => Promise.reject(new Error('nothing has to go alone here')),
+      upsertEach: () => Promise.reject(new Error('no entry needs to be isolated here')),
     },
     onStatement: ignore,
     onConflict: ignore,
@@ -120,7 +120,7 @@ export function createStepwiseWorker({
     gate: { run: (call) => call(), check: async () => {} },
     upsert: upserts.upsert,
     upsertEach: upserts.upsertEach,
-    addDeadLetters: () => Promise.reject(new Error('nothing is refused here')),
+    addDeadLetters: () => Promise.reject(new Error('no entry is rejected here')),
     settle: (shard, entries) =>
       step(`settle ${idsOf(entries)}`, async () => {
         if (isNextFailing()) {

@@ -1,12 +1,12 @@
-// Prints the sum of what the test runs reported, those that its arguments name: which tests failed, and why; and then
-// "N passed, N failed". A run without a report has failed. Ends with 1 if anything has.
+// Sums the reports of the test runs that the arguments name. Prints each failed test with its reason, then "N passed, N
+// failed". A run without a report counts as a failure. Exits with 1 if anything failed.
 import { readFileSync } from 'node:fs';
 
 const reports = process.argv.slice(2).map((name) => {
   try {
     return JSON.parse(readFileSync(new URL(`../.reports/${name}.json`, import.meta.url), 'utf8'));
   } catch {
-    return { passed: 0, failed: 1, failures: [{ name: `the run ${name}`, reason: 'it has not reported' }] };
+    return { passed: 0, failed: 1, failures: [{ name: `the run ${name}`, reason: 'it wrote no report' }] };
   }
 });
 for (const { name, reason } of reports.flatMap(({ failures }) => failures)) {

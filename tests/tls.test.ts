@@ -21,7 +21,7 @@ let certificates: Certificates;
 let postgres: EmbeddedPostgres;
 let redis: Awaited<ReturnType<typeof startTlsRedis>>;
 
-/** Both servers take TLS connections only. */
+/** Both servers accept only TLS connections. */
 beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), 'opm-tls-'));
   certificates = await createCertificates(directory);
@@ -46,7 +46,7 @@ async function startTlsRedis() {
 async function startTlsPostgres(): Promise<EmbeddedPostgres> {
   const dataDir = join(directory, 'postgres');
   const server = await startEmbeddedPostgres({ dataDir, postgresFlags: ['fsync=off'] });
-  // It reads a key of its own account only.
+  // PostgreSQL only reads a key that its own account owns.
   const { uid, gid } = await stat(dataDir);
   const [key, cert] = [join(dataDir, 'server.key'), join(dataDir, 'server.crt')];
   for (const [from, to] of [
@@ -73,7 +73,7 @@ async function startTlsPostgres(): Promise<EmbeddedPostgres> {
         () => false,
         () => true,
       ),
-    { description: 'PostgreSQL to refuse what is not encrypted' },
+    { description: 'PostgreSQL to refuse unencrypted connections' },
   );
   return server;
 }
@@ -84,18 +84,18 @@ const trusting = () => ({ REDIS_URL: redis.url, NODE_EXTRA_CA_CERTS: certificate
 test.each([
   ['Redis, with a certificate that NODE_EXTRA_CA_CERTS trusts', trusting],
   ['PostgreSQL', () => ({ REDIS_URL: '' })],
-])('everything works over TLS alone: the queue on %s', async (name, toEnv) => {
+])('everything works over TLS only: the queue on %s', async (name, toEnv) => {
   const env = { DATABASE_URL: verified(), REDIS_PREFIX: testPrefix(), CONSOLE_PASSWORD: 'secret', ...toEnv() };
   await expectWorks(env, name);
 });
 
-/** A server that is trusted, and goes by another name than its certificate says. */
+/** The URL of a trusted server under another name than that of its certificate. */
 const renamed = (url: string) => url.replace('127.0.0.1', 'localhost');
 const UNTRUSTED = /self-signed certificate in certificate chain|unable to verify the first certificate/;
 const OTHER_NAME = /Hostname\/IP does not match certificate's altnames: Host: localhost/;
 
 test.each([
-  ['nobody trusts', UNTRUSTED, () => ({ NODE_EXTRA_CA_CERTS: '' })],
+  ['is not trusted', UNTRUSTED, () => ({ NODE_EXTRA_CA_CERTS: '' })],
   ['is for another name', OTHER_NAME, () => ({ REDIS_URL: renamed(redis.url) })],
 ])('a Redis whose certificate %s is refused, and the log says why', async (_, reason, toEnv) => {
   const env = { DATABASE_URL: verified(), ...trusting(), ...toEnv(), CONSOLE_PASSWORD: 'secret' };
@@ -108,14 +108,10 @@ test.each([
 });
 
 test.each([
-  ['nobody trusts', UNTRUSTED, () => `${postgres.url}?sslmode=verify-full`],
-  ['nobody trusts, where sslmode is require', UNTRUSTED, () => `${postgres.url}?sslmode=require`],
+  ['is not trusted', UNTRUSTED, () => `${postgres.url}?sslmode=verify-full`],
+  ['is not trusted, with sslmode=require', UNTRUSTED, () => `${postgres.url}?sslmode=require`],
   ['is for another name', OTHER_NAME, () => renamed(verified())],
-  [
-    'is to be checked with a file that is not there',
-    /ENOENT.*nowhere.crt/,
-    () => verified().replace(/\w+.crt$/, 'nowhere.crt'),
-  ],
+  ['is to be checked with a missing file', /ENOENT.*nowhere.crt/, () => verified().replace(/\w+.crt$/, 'nowhere.crt')],
 ])('a PostgreSQL whose certificate %s is refused, and /readyz and `opm` say why', async (_, reason, toUrl) => {
   const env = { DATABASE_URL: toUrl(), ...trusting(), NODE_EXTRA_CA_CERTS: '' };
   for (const args of [['migrate'], ['projects', 'list']]) {
@@ -129,7 +125,7 @@ test.each([
       const { checks } = (await readyz.json()) as { checks: { postgres?: string } };
       return readyz.status === 503 && reason.test(checks.postgres ?? '');
     };
-    await waitFor(saysWhy, { description: 'the reason' }); // a slow machine says first that there was no answer in time
+    await waitFor(saysWhy, { description: 'the reason' }); // A slow machine first reports a timeout.
     expect(await app.stop()).toEqual({ code: 0, signal: null });
   }
 });

@@ -1,6 +1,6 @@
--- wrk script: POST of entries with all five fields. Arguments: a file with API keys, which take turns, what the ids begin with, the number of customers
--- that the entries are about (0: each is about a new one), the mean think time of a connection in ms (0: none), and the
--- number of entries in the array of each request (0: one entry, and no array).
+-- wrk script that POSTs entries with all five fields. Arguments: a file of API keys, which requests use in turn; the
+-- prefix of the customer ids; the number of customers (0: a new customer per entry); the mean think time of a
+-- connection in ms (0: none); the number of entries in the array of a request (0: one entry, no array).
 local threads = 0
 
 function setup(thread)
@@ -19,7 +19,7 @@ function init(args)
     return to_body(ids, string.format('%010d', customer))
   end
 
-  -- All ids have the same length, so all requests do, and building one is joining strings.
+  -- All ids have the same length, so all requests of a key do too, and building one only joins strings.
   local length = #to_body(ids, string.format('%010d', 0))
   local heads, turn = {}, 0
   for key in io.lines(keys) do
@@ -46,7 +46,7 @@ function init(args)
   end
 
   if think_ms > 0 then
-    -- Spread evenly around the mean, so that the connections do not march in step.
+    -- Uniform around the mean, so that connections do not synchronize.
     function delay()
       return math.floor(math.random() * 2 * think_ms + 0.5)
     end
@@ -63,7 +63,7 @@ function to_body(ids, n)
     .. '","customerFirstName":"First","customerLastName":"Last ' .. n .. '","customerIP":"203.0.113.7"}'
 end
 
--- wrk counts as a status error what is above 399; none of the contenders redirects.
+-- wrk counts statuses above 399 as errors; no contender redirects.
 function done(summary, latency)
   local errors = summary.errors
   print(string.format(

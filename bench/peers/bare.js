@@ -1,6 +1,6 @@
 import { createServer } from 'node:http';
 
-// What Node.js itself can do: read the body, parse it, answer. Nothing is checked or kept.
+// The ceiling of Node.js: read the body, parse it, answer. It validates and stores nothing.
 const ANSWER = Buffer.from('{"statusCode":201,"message":"OK - Created"}');
 const HEADERS = { 'content-type': 'application/json; charset=utf-8', 'content-length': ANSWER.length };
 

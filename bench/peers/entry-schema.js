@@ -1,6 +1,6 @@
 const text = { type: 'string' };
 
-/** What the peers that check the body check it against. */
+/** The schema of the peers that validate the body. */
 export const entrySchema = {
   type: 'object',
   required: ['customerId'],
@@ -15,7 +15,7 @@ export const entrySchema = {
   },
 };
 
-/** The entry's fields under the names of the table. */
+/** The entry's fields under the names of the table's columns. */
 export const toFields = (body) => ({
   email: body.customerEmail,
   phone: body.customerPhone,

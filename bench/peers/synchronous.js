@@ -3,13 +3,13 @@ import { fastify } from 'fastify';
 import { PrismaClient } from '../../packages/store/dist/generated/client.js';
 import { entrySchema, toFields } from './entry-schema.js';
 
-// The API without a queue: find the customer, save it, and answer when it is stored.
+// The API without a queue: find the customer, save it, answer once it is stored.
 const { DATABASE_URL: connectionString, API_KEY } = process.env;
 const prisma = new PrismaClient({ adapter: new PrismaPg({ connectionString, max: 10 }) });
 
 const app = fastify();
 
-// One comparison, in its favour: no look-up of the key could be cheaper.
+// A single comparison favours this peer: no key look-up could be cheaper.
 app.addHook('onRequest', async (request, reply) => {
   if (request.headers['x-api-key'] === API_KEY) return;
   return reply.code(401).send({ statusCode: 401, error: 'Unauthorized', message: 'API key does not exist' });

@@ -3,7 +3,7 @@ import { Worker } from 'bullmq';
 import { Redis } from 'ioredis';
 import { PrismaClient } from '../../packages/store/dist/generated/client.js';
 
-// The worker that everyone writes first: one job per entry, one upsert per job.
+// The obvious first version of the worker: one job per entry, one upsert per job.
 const { DATABASE_URL: connectionString, REDIS_URL, REDIS_PREFIX: prefix } = process.env;
 const prisma = new PrismaClient({ adapter: new PrismaPg({ connectionString, max: 10 }) });
 const connection = new Redis(REDIS_URL, { maxRetriesPerRequest: null });

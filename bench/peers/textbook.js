@@ -6,7 +6,7 @@ import { Redis } from 'ioredis';
 import { PrismaClient } from '../../packages/store/dist/generated/client.js';
 import { entrySchema, toFields } from './entry-schema.js';
 
-// The queueing API that everyone writes first: look whether the customer exists, add one job per request.
+// The obvious first version of a queueing API: check whether the customer exists, add one job per request.
 const { DATABASE_URL: connectionString, REDIS_URL, REDIS_PREFIX: prefix, API_KEY } = process.env;
 const prisma = new PrismaClient({ adapter: new PrismaPg({ connectionString, max: 10 }) });
 const queue = new Queue('textbook', { connection: new Redis(REDIS_URL, { maxRetriesPerRequest: null }), prefix });
@@ -15,7 +15,7 @@ const isEntry = new Ajv().compile(entrySchema);
 const app = express();
 app.use(express.json());
 
-// One comparison, in its favour: no look-up of the key could be cheaper.
+// A single comparison favours this peer: no key look-up could be cheaper.
 app.use((request, response, next) => {
   if (request.headers['x-api-key'] === API_KEY) return next();
   response.status(401).json({ statusCode: 401, error: 'Unauthorized', message: 'API key does not exist' });

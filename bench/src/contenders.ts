@@ -1,23 +1,15 @@
 import { fileURLToPath } from 'node:url';
 import { createStore } from '@opm/store';
-import { startApp, startProcess, type TestApp, type TestProcess } from '@opm/testkit';
-import { countCustomers } from './customers.js';
+import { query, startApp, startProcess, type TestApp, type TestProcess } from '@opm/testkit';
+import { KNOWN_IDS, type Target } from './load/generators.js';
 import { countWaiting, type OpenQueue, openProjectQueue, openTextbookQueue } from './queues.js';
 import type { Place } from './servers.js';
-
-/** Where to send entries. */
-export type Target = {
-  url: string;
-  apiKey: string;
-  /** The keys that requests have, one after the other, again and again; all have `apiKey` unless given. */
-  turns?: string[];
-};
 
 /** A program that answers POST /entry. */
 export type Contender = {
   name: string;
   start(place: Place): Promise<Target>;
-  /** Entries that it has accepted, where something can be counted. */
+  /** Counts the accepted entries; missing if the contender leaves nothing to count. */
   countAccepted: { new?: Count; updates?: Count };
 };
 
@@ -41,7 +33,7 @@ export const textbook: Contender = {
   countAccepted: countQueued(openTextbookQueue),
 };
 
-/** Its updates overwrite one another, and leave nothing to count. */
+/** Updates overwrite one another and leave nothing to count. */
 export const synchronous: Contender = {
   name: 'synchronous',
   start: startPeer('synchronous.js'),
@@ -50,13 +42,13 @@ export const synchronous: Contender = {
 
 type Ingress = Target & Pick<TestApp, 'pid' | 'output' | 'readMetric'>;
 
-/** The ingress, with the key of a project that is made for it: the first of its database. */
+/** Starts an ingress and creates a project for it, the first one of its database. */
 export async function startProject(place: Place, env?: NodeJS.ProcessEnv): Promise<Ingress> {
   const [ingress] = await startIngresses(place, 1, env);
   return ingress;
 }
 
-/** Several of them, for the same project. */
+/** Starts several ingresses for the same new project. */
 export async function startIngresses(
   place: Place,
   count: number,
@@ -66,7 +58,7 @@ export async function startIngresses(
   const { apiKey } = await store.projects.create('bench').finally(store.close);
   const start = async (): Promise<Ingress> => {
     const { stop, ...ingress } = await startApp('ingress', { ...environmentOf(place), ...env });
-    endWith(place, stop);
+    killOnEnd(place, stop);
     return { ...ingress, apiKey };
   };
   return Promise.all([start(), ...Array.from({ length: count - 1 }, start)]);
@@ -74,7 +66,7 @@ export async function startIngresses(
 
 export async function startProjectWorker(place: Place): Promise<TestApp> {
   const worker = await startApp('worker', environmentOf(place));
-  endWith(place, worker.stop);
+  killOnEnd(place, worker.stop);
   return worker;
 }
 
@@ -84,7 +76,7 @@ export async function startTextbookWorker(place: Place): Promise<TestProcess> {
     env: environmentOf(place),
     readyOutput: /ready/,
   });
-  endWith(place, worker.stop);
+  killOnEnd(place, worker.stop);
   return worker;
 }
 
@@ -92,20 +84,20 @@ function startPeer(file: string): Contender['start'] {
   return async (place) => {
     const env = { ...environmentOf(place), API_KEY: PEER_KEY };
     const peer = await startProcess({ file: locatePeer(file), env, readyOutput: /listening on \d+/ });
-    endWith(place, peer.stop);
+    killOnEnd(place, peer.stop);
     const [, port] = /listening on (\d+)/.exec(peer.output()) ?? [];
     return { url: `http://127.0.0.1:${port}`, apiKey: PEER_KEY };
   };
 }
 
-/** At once: nothing of the place is kept, so nothing needs to end well. */
-function endWith(place: Place, stop: TestProcess['stop']): void {
+/** Kills the process: nothing in the place is kept, so it need not shut down. */
+function killOnEnd(place: Place, stop: TestProcess['stop']): void {
   place.onEnd(() => stop('SIGKILL'));
 }
 
 const locatePeer = (file: string) => fileURLToPath(new URL(`../peers/${file}`, import.meta.url));
 
-/** As in production, but with room for any backlog: what is measured is accepting, not refusing. */
+/** As in production, but with room for any backlog: the benchmark measures accepting, not refusing. */
 const environmentOf = (place: Place): NodeJS.ProcessEnv => ({
   NODE_ENV: 'production',
   LOG_LEVEL: 'info',
@@ -124,4 +116,34 @@ function countQueued(open: (place: Place) => Promise<OpenQueue>): Contender['cou
     return countWaiting(queue).finally(queue.close);
   };
   return { new: count, updates: count };
+}
+
+/** Inserts customers as their entries leave them once persisted and settled: rows of project 1, no claims. */
+export async function fillCustomers(databaseUrl: string, count: number): Promise<void> {
+  await query(
+    databaseUrl,
+    `INSERT INTO customers (
+       project_id, customer_id, email, phone, first_name, last_name, ip,
+       email_version, phone_version, first_name_version, last_name_version, ip_version, created_at, updated_at
+     )
+     SELECT
+       1, '${KNOWN_IDS}' || lpad(n::text, 10, '0'), 'stored.' || n || '@example.com', '+41 44 ' || n, 'First', 'Stored ' || n, '203.0.113.7',
+       n, n, n, n, n, now(), now()
+     FROM generate_series(1, ${count}) AS n`,
+  );
+  await query(databaseUrl, 'VACUUM ANALYZE customers');
+}
+
+export async function countCustomers(databaseUrl: string): Promise<number> {
+  const [row] = await query<{ count: number }>(databaseUrl, 'SELECT count(*)::int AS count FROM customers');
+  return row?.count ?? 0;
+}
+
+/**
+ * Creates projects without keys, for entries that bypass the ingress. The first projects of a database have the ids 1,
+ * 2, …
+ */
+export async function createProjects(databaseUrl: string, count: number): Promise<void> {
+  const text = "INSERT INTO projects (name) SELECT 'partner ' || n FROM generate_series(1, $1::int) AS n";
+  await query(databaseUrl, text, [count]);
 }

@@ -4,9 +4,9 @@ import { runMeasures } from './run-measures.js';
 
 const bench = new Command('bench')
   .description(
-    'Measures the project side by side with its peers, on the servers of DATABASE_URL and REDIS_URL or, without, its own.',
+    'Measures the project next to its peers, on the servers of DATABASE_URL and REDIS_URL or, if unset, on its own.',
   )
-  .option('--no-write', 'leave bench/README.md as it is')
+  .option('--no-write', 'only print the results, do not update bench/README.md and bench/RESULTS.md')
   .action(({ write }: { write: boolean }) =>
     runMeasures(
       NAMED_MEASURES.flatMap((measure) => measure.withValues()),
@@ -20,7 +20,7 @@ await bench.parseAsync();
 function toCommand({ name, description, settings, withValues }: NamedMeasure): Command {
   const command = new Command(name)
     .description(description)
-    .option('--write', 'put what is found into bench/README.md', false);
+    .option('--write', 'also write the results into bench/README.md or bench/RESULTS.md', false);
   for (const [setting, [value, help]] of Object.entries(settings)) {
     command.option(`--${toKebab(setting)} <n>`, help, parseCount, value);
   }

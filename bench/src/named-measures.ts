@@ -4,8 +4,8 @@ import { measureAppendfsync } from './measures/appendfsync.js';
 import { measureBatches } from './measures/batches.js';
 import { measureChunks } from './measures/chunks.js';
 import { measureCluster } from './measures/cluster.js';
+import { measureDequeue } from './measures/dequeue.js';
 import { measureFairness } from './measures/fairness.js';
-import { measureHandOut } from './measures/hand-out.js';
 import { measureHostile } from './measures/hostile.js';
 import { measureJobs } from './measures/jobs.js';
 import { measureLatency } from './measures/latency.js';
@@ -24,30 +24,30 @@ import type { Servers } from './servers.js';
 export type NamedMeasure = {
   name: string;
   description: string;
-  /** With the values that they have unless others are given. */
+  /** Options with their default values. */
   settings: Record<string, Setting>;
-  /** What there is to run with these values. */
+  /** The measurements to run with these values. */
   withValues(values?: Record<string, number>): Measure[];
 };
 
 type Setting = [value: number, help: string];
 
-const SECONDS: Setting = [5, 'of each load'];
-const ROUNDS: Setting = [3, 'how often everything is measured; medians are reported'];
-const KNOWN: Setting = [10_000, 'customers that updates are about'];
-const ENTRIES: Setting = [300_000, 'entries in the backlog'];
+const SECONDS: Setting = [5, 'seconds of each load'];
+const ROUNDS: Setting = [3, 'number of rounds; the report shows medians'];
+const KNOWN: Setting = [10_000, 'number of customers that updates are about'];
+const ENTRIES: Setting = [300_000, 'number of entries in the backlog'];
 
 export const NAMED_MEASURES: NamedMeasure[] = [
-  // First, because a Redis that has been full gives its memory back late.
+  // First, because a Redis that was full returns its memory late.
   define({
     name: 'redis',
-    description: 'What a waiting entry takes of Redis, and what it costs to have Redis write it to disk at once.',
-    settings: { entries: [100_000, 'entries that wait'], seconds: SECONDS, rounds: ROUNDS },
+    description: 'Memory of a waiting entry in Redis, and the cost of having Redis write it to disk at once.',
+    settings: { entries: [100_000, 'number of waiting entries'], seconds: SECONDS, rounds: ROUNDS },
     measures: [measureRedisBytes, measureAppendfsync],
   }),
   define({
     name: 'acks',
-    description: 'How many entries are acknowledged per second: new customers, and updates of known ones.',
+    description: 'Entries acknowledged per second: new customers, and updates of known ones.',
     settings: { seconds: SECONDS, rounds: ROUNDS, known: KNOWN },
     measures: [measureAcks],
   }),
@@ -55,7 +55,7 @@ export const NAMED_MEASURES: NamedMeasure[] = [
     name: 'partners',
     description: 'Whether many partners are as fast as one, on both queue stores.',
     settings: {
-      partners: [1_000, 'partners that send at the same time'],
+      partners: [1_000, 'number of partners that send at the same time'],
       seconds: SECONDS,
       rounds: ROUNDS,
     },
@@ -63,77 +63,82 @@ export const NAMED_MEASURES: NamedMeasure[] = [
   }),
   define({
     name: 'trouble',
-    description: 'What one partner in trouble leaves of the speed of all others.',
-    settings: { entries: [1_000_000, 'entries in the backlog'], rounds: ROUNDS },
+    description: 'How one partner in trouble slows down all others.',
+    settings: { entries: [1_000_000, 'number of entries in the backlog'], rounds: ROUNDS },
     measures: [measureTrouble],
   }),
   define({
     name: 'jobs',
-    description: 'Whether the queue in PostgreSQL stays as fast and as small, however many jobs go through it.',
-    settings: { jobs: [1_000_000, 'jobs, of an entry each'] },
+    description: 'Whether the queue in PostgreSQL stays fast and small however many jobs go through it.',
+    settings: { jobs: [1_000_000, 'number of jobs, with one entry each'] },
     measures: [measureJobs],
   }),
   define({
     name: 'batches',
-    description: 'How many entries per second are acknowledged when they come many at once.',
+    description: 'Entries acknowledged per second if they are sent in batches.',
     settings: { seconds: SECONDS, rounds: ROUNDS },
     measures: [measureBatches],
   }),
   define({
     name: 'chunks',
-    description: 'What an entry takes of the ingress, of Redis and of a worker, by how many of them share a chunk.',
+    description: 'CPU per entry in the ingress, Redis and the worker, by the size of chunks.',
     settings: { seconds: SECONDS, rounds: ROUNDS },
-    measures: [measureChunks, measureHandOut],
+    measures: [measureChunks, measureDequeue],
   }),
   define({
     name: 'cluster',
-    description:
-      'How many entries are acknowledged per second on a Redis Cluster, with and without confirming replicas.',
+    description: 'Entries acknowledged per second on a Redis Cluster, with and without confirming replicas.',
     settings: { seconds: SECONDS, rounds: ROUNDS },
     measures: [measureCluster],
   }),
   define({
     name: 'latency',
-    description: 'How long an acknowledgement takes at half of the highest load.',
+    description: 'Latency of an acknowledgement at half of the highest load.',
     settings: { seconds: SECONDS, rounds: ROUNDS },
     measures: [measureLatency],
   }),
   define({
     name: 'sustained',
-    description: 'How many entries per second are acknowledged and become rows meanwhile, with one worker.',
-    settings: { seconds: [60, 'of load'], rounds: [1, 'how often everything is measured; medians are reported'] },
+    description: 'Entries per second that are acknowledged and become rows during the load, with one worker.',
+    settings: { seconds: [60, 'seconds of load'], rounds: [1, 'number of rounds; the report shows medians'] },
     measures: [measureSustained],
   }),
   define({
     name: 'processes',
-    description: 'What 2 and 4 ingresses acknowledge, and 2 and 4 workers persist, next to one.',
+    description: 'Rates of 2 and 4 ingresses and of 2 and 4 workers, compared with one.',
     settings: { entries: ENTRIES, seconds: SECONDS, rounds: ROUNDS },
     measures: [measureProcesses],
   }),
   define({
     name: 'fairness',
-    description: 'How long the entries of a project take while another one has very many waiting.',
-    settings: { backlog: [2_000_000, 'entries of the other project'], samples: [200, 'entries that are timed'] },
+    description: 'How long the entries of a project take while another project has a long backlog.',
+    settings: {
+      backlog: [2_000_000, 'number of entries of the other projects'],
+      samples: [200, 'number of timed entries'],
+    },
     measures: [measureFairness],
   }),
   define({
     name: 'hostile',
-    description: 'What a MiB that nobody should send takes of the ingress, beside a MiB of valid entries.',
-    settings: { mib: [16, 'of each body'], rounds: ROUNDS },
+    description: 'CPU per MiB of hostile bodies in the ingress, compared with valid entries.',
+    settings: { mib: [16, 'MiB of each kind of body'], rounds: ROUNDS },
     measures: [measureHostile],
   }),
   define({
     name: 'memory',
-    description: 'Whether the ingress grows with the number of requests.',
-    settings: { first: [100_000, 'requests before the first look'], last: [5_000_000, 'requests before the last'] },
+    description: 'Whether the memory of the ingress grows with the number of requests.',
+    settings: {
+      first: [100_000, 'requests before the first reading'],
+      last: [5_000_000, 'requests before the last reading'],
+    },
     measures: [measureMemory],
   }),
   define({
     name: 'stored',
     description: 'Whether acknowledging and persisting slow down with millions of customers stored.',
     settings: {
-      customers: [10_000_000, 'stored customers'],
-      known: [10_000, 'stored customers in the other database'],
+      customers: [10_000_000, 'number of stored customers'],
+      known: [10_000, 'number of stored customers in the other database'],
       entries: ENTRIES,
       seconds: SECONDS,
       rounds: ROUNDS,
@@ -145,7 +150,7 @@ export const NAMED_MEASURES: NamedMeasure[] = [
     description: 'How long one worker process takes to persist a backlog: new customers, and the same ones again.',
     settings: {
       entries: ENTRIES,
-      textbookEntries: [30_000, 'entries for the textbook worker, which is slow'],
+      textbookEntries: [30_000, 'number of entries for the textbook worker, which is slow'],
       rounds: ROUNDS,
     },
     measures: [measureDrain],

@@ -1,10 +1,11 @@
-import { openDashboardQueues, parseChunk } from '@opm/queue';
+import type { CustomerEntry } from '@opm/core';
+import { createEntryQueue, type EntryQueue, openDashboardQueues, parseChunk, toPriority } from '@opm/queue';
 import { waitFor } from '@opm/testkit';
 import { type Job, Queue } from 'bullmq';
 import { Redis } from 'ioredis';
 import type { Place } from './servers.js';
 
-/** A contender's queue, seen from outside. */
+/** A contender's queue, opened from outside. */
 export type OpenQueue = { queue: Queue; entriesOf(job: Job): number; close(): Promise<void> };
 
 const PAGE = 500;
@@ -15,7 +16,7 @@ export async function openProjectQueue(place: Place): Promise<OpenQueue> {
   const config = place.queue === 'postgres' ? others : place;
   const { queues, close } = await openDashboardQueues({ ...config, shards: 1, signal, onError: console.error });
   const [queue] = queues;
-  if (!queue) throw new Error('there is no queue');
+  if (!queue) throw new Error('the dashboard opened no queue');
   return { queue, entriesOf, close };
 }
 
@@ -34,7 +35,7 @@ export async function openTextbookQueue({ redisUrl, prefix }: Place): Promise<Op
   };
 }
 
-/** Reads every waiting job, because what a contender says of itself proves nothing. */
+/** Counts the entries of all waiting jobs, which it reads: a contender's own counts prove nothing. */
 export async function countWaiting({ queue, entriesOf }: Pick<OpenQueue, 'queue' | 'entriesOf'>): Promise<number> {
   let entries = 0;
   for (let first = 0; ; first += PAGE) {
@@ -44,7 +45,7 @@ export async function countWaiting({ queue, entriesOf }: Pick<OpenQueue, 'queue'
   }
 }
 
-/** The same for all of the project's queues. */
+/** The same for all shards of the project. */
 export async function countInShards(place: Place): Promise<number> {
   const { shards = 1 } = place;
   const signal = new AbortController().signal;
@@ -59,4 +60,24 @@ export async function waitUntilEmpty({ queue }: OpenQueue): Promise<void> {
       (count) => count === 0,
     );
   await waitFor(isEmpty, { description: 'an empty queue', timeoutMs: 900_000 });
+}
+
+/** The most entries that the ingress puts into one job. */
+export const CHUNK = 200;
+
+/** The project's queue, opened as the ingress does. */
+export function createProducer(place: Place): Promise<EntryQueue> {
+  return createEntryQueue({ ...place, shards: 1, signal: new AbortController().signal, onError: console.error });
+}
+
+/** Admits and enqueues a chunk as the ingress does, with versions, claims and a priority. */
+export async function enqueueAsIngress(
+  queue: EntryQueue,
+  chunk: CustomerEntry[],
+  projectOf: (i: number) => number = () => 1,
+): Promise<void> {
+  const requests = chunk.map((entry, i) => ({ ...entry, projectId: projectOf(i) }));
+  const { admitted, backlogs } = await queue.admit(0, requests);
+  const entries = requests.map((entry, i) => ({ ...entry, version: admitted[i]?.version ?? 0 }));
+  await queue.enqueue(0, { entries }, toPriority(Math.max(0, ...backlogs.values())));
 }

@@ -1,33 +1,33 @@
 import { median, toTable, toWhole } from '@opm/testkit';
 
-/** What one measure found. */
+/** The result of one measurement. */
 export type Report = {
-  /** Of its section in the README. */
+  /** Name of its section in bench/README.md or bench/RESULTS.md. */
   name: string;
   /** Markdown. */
   tables: string;
   verdicts: Verdict[];
 };
 
-/** What is asked for, and what was found; undefined where it could not be measured. */
+/** A requirement and the measured figure; undefined if it could not be measured. */
 export type Verdict = {
   measure: string;
   expected: { atLeast: number } | { atMost: number };
   measured: number | undefined;
-  /** Of each round, where the measured figure is their median. */
+  /** The ratio of each round, if the measured figure is their median. */
   ratios?: number[];
 };
 
-/** One contender's runs of one thing. */
+/** The runs of one contender: its rate per round. */
 export type Result = { contender: string; what: string; perSecond: number[] };
 
-/** Each round's own ratio: what disturbs a round disturbs both of its sides. */
+/** The ratio per round: what disturbs a round disturbs both of its sides. */
 export const toRatios = (values: number[], bases: number[]): number[] =>
   values.map((value, round) => value / (bases[round] ?? Number.NaN));
 
 export const medianRatio = (values: number[], bases: number[]): number => median(toRatios(values, bases));
 
-/** The lower and the upper one, with what lies between two numbers interpolated. */
+/** The lower and the upper quartile, with linear interpolation. */
 function toQuartiles(numbers: number[]): number[] {
   const sorted = numbers.toSorted((a, b) => a - b);
   return [0.25, 0.75].map((part) => {
@@ -37,21 +37,21 @@ function toQuartiles(numbers: number[]): number[] {
   });
 }
 
-/** Of each figure by itself. */
+/** The median of each figure. */
 export function mediansOf<Figure extends string>(runs: Record<Figure, number>[]): Record<Figure, number> {
   const figures = Object.keys(runs[0] ?? {}) as Figure[];
   const medians = figures.map((figure) => [figure, median(runs.map((run) => run[figure]))]);
   return Object.fromEntries(medians) as Record<Figure, number>;
 }
 
-/** The one that is compared with the others, whose ratio to each stands in the last column. */
+/** A table of rates whose last column is the rate of `compared` divided by that of the row. */
 export function toRateTable(results: Result[], compared: string, unit: string): string {
   return toTableOf(results, unit, `${compared} ÷ it`, ({ what, perSecond }) =>
     medianRatio(runsOf(results, compared, what), perSecond),
   );
 }
 
-/** The other way round: the ratio of each to the one that they are all compared with. */
+/** A table of rates whose last column is the rate of the row divided by that of `base`. */
 export function toRatioTable(results: Result[], base: string, unit: string): string {
   return toTableOf(results, unit, `÷ ${base}`, ({ what, perSecond }) =>
     medianRatio(perSecond, runsOf(results, base, what)),
@@ -72,12 +72,15 @@ function toTableOf(results: Result[], unit: string, ratio: string, toRatio: (res
   return withRounds(table, results[0]?.perSecond.length ?? 0);
 }
 
-/** What the figures of a table are. */
+/** Adds a line that says how many rounds the figures are medians of. */
 export function withRounds(table: string, rounds: number): string {
   return `${table}\n\n${rounds === 1 ? 'One round.' : `Medians of ${rounds} rounds.`}`;
 }
 
-/** Where the runs are kept. @throws Error where there is no such result */
+/**
+ * The rates of the contender's runs; callers add to this array.
+ * @throws Error if there is no such result
+ */
 export function runsOf(results: Result[], contender: string, what: string): number[] {
   const result = results.find((it) => it.contender === contender && it.what === what);
   if (!result) throw new Error(`there is no result of ${contender}, ${what}`);
@@ -96,7 +99,7 @@ export function toVerdictTable(verdicts: Verdict[]): string {
   );
 }
 
-/** The quartiles of more than two rounds. */
+/** The quartiles as text, for more than two rounds. */
 const toRange = (ratios: number[]) =>
   ratios.length > 2
     ? ` (${toQuartiles(ratios)

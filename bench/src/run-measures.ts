@@ -1,16 +1,17 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
 import { describeMachine } from '@opm/testkit';
 import { describeGenerator } from './load/run-load.js';
 import { type Report, toVerdictTable } from './report.js';
 import { type Servers, startServers } from './servers.js';
-import { writeSections } from './write-sections.js';
 
-/** With its options already given. */
+/** A measurement with its options applied. */
 export type Measure = (servers: Servers) => Promise<Report>;
 
 /**
- * Runs the measures one after the other and prints what they found, as Markdown.
- * @param write also into bench/README.md
- * @param summarize also what was expected of all of them, as a section of its own
+ * Runs the measurements one after the other and prints the results as Markdown.
+ * @param write whether to also write them into bench/README.md and bench/RESULTS.md
+ * @param summarize whether to add a section with the verdicts of all measurements
  */
 export async function runMeasures(measures: Measure[], options: { write: boolean; summarize: boolean }): Promise<void> {
   const servers = await startServers();
@@ -19,7 +20,7 @@ export async function runMeasures(measures: Measure[], options: { write: boolean
   try {
     machine = await describeMachine(servers, [`load by ${await describeGenerator()}`]);
     for (const measure of measures) {
-      // One that fails leaves its section as it was, and does not cost the others theirs.
+      // A failed measurement leaves its section unchanged and does not stop the others.
       await measure(servers).then(
         (report) => reports.push(report),
         (error) => {
@@ -37,4 +38,23 @@ export async function runMeasures(measures: Measure[], options: { write: boolean
   if (verdicts.length > 0) console.log(`\n${toVerdictTable(verdicts)}`);
   if (options.summarize) sections.set('summary', `${machine}:\n\n${toVerdictTable(verdicts)}`);
   if (options.write) await writeSections(sections);
+}
+
+/** Each section is in one of these. */
+const DOCUMENTS = ['README.md', 'RESULTS.md'].map((name) => fileURLToPath(new URL(`../${name}`, import.meta.url)));
+
+/**
+ * Replaces the text between `<!-- name:start -->` and `<!-- name:end -->` in the document that has these markers.
+ * @throws Error if no document has them; no document is changed then
+ */
+async function writeSections(sections: Map<string, string>): Promise<void> {
+  const documents = await Promise.all(DOCUMENTS.map(async (path) => ({ path, text: await readFile(path, 'utf8') })));
+  for (const [name, markdown] of sections) {
+    const [start, end] = [`<!-- ${name}:start -->`, `<!-- ${name}:end -->`];
+    const document = documents.find(({ text }) => text.includes(start) && text.indexOf(end) > text.indexOf(start));
+    if (!document) throw new Error(`bench/README.md and bench/RESULTS.md have no section ${name}`);
+    const { text } = document;
+    document.text = `${text.slice(0, text.indexOf(start) + start.length)}\n\n${markdown}\n\n${text.slice(text.indexOf(end))}`;
+  }
+  for (const { path, text } of documents) await writeFile(path, text);
 }

@@ -8,23 +8,23 @@ import pg from 'pg';
 export type Place = {
   databaseUrl: string;
   redisUrl: string;
-  /** Where the queue is; in Redis unless given. */
+  /** The queue's store; Redis by default. */
   queue?: 'postgres';
   prefix: string;
-  /** 1 unless given. */
+  /** 1 by default. */
   shards?: number;
-  /** Replicas that confirm what is acknowledged; 0 unless given. */
+  /** Replicas that confirm an entry before its acknowledgement; 0 by default. */
   minReplicas?: number;
-  /** The ingress's default unless given. */
+  /** The ingress's default if missing. */
   chunksInFlight?: number;
-  /** Is run when the place is given up, the last one first, also at Ctrl-C. */
+  /** Registers a function to run when the place is released, also after Ctrl-C. The last one registered runs first. */
   onEnd(release: Release): void;
 };
 
 export type Servers = {
   databaseUrl: string;
   redisUrl: string;
-  /** Runs with a fresh, migrated database and a prefix that nobody else uses on Redis. Nothing is left of either. */
+  /** Calls `run` with a new, migrated database and a unique Redis prefix. Removes both afterwards. */
   inFreshPlace<T>(run: (place: Place) => Promise<T>): Promise<T>;
   stop(): Promise<void>;
 };
@@ -33,12 +33,15 @@ type Release = () => Promise<unknown>;
 
 const OPM = fileURLToPath(new URL('../../apps/cli/bin/opm.js', import.meta.url));
 
-/** The servers of DATABASE_URL and REDIS_URL, else containers, else local ones; ours keep what they are given, as in production. */
+/**
+ * Returns the servers of DATABASE_URL and REDIS_URL; starts missing ones in containers or locally, as durable as in
+ * production.
+ */
 export async function startServers(): Promise<Servers> {
   const provisioning = provisionServers({ postgresFlags: [] });
   const releases: Release[] = [async () => (await provisioning).stop()];
   let releasing = Promise.resolve();
-  // One after the other, or the end of the process could overtake what is still being released.
+  // Releases run one after the other. Otherwise the process could exit before all of them are done.
   const releaseDownTo = (count: number) => {
     releasing = releasing.then(async () => {
       while (releases.length > count) await releases.pop()?.().catch(console.error);
@@ -46,7 +49,7 @@ export async function startServers(): Promise<Servers> {
     return releasing;
   };
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    // Not `once`: signal-exit, which comes with testcontainers, ends the process at once where it finds no other listener.
+    // Not `once`: signal-exit, a dependency of testcontainers, ends the process at once if it finds no other listener.
     process.on(signal, () => releaseDownTo(0).finally(() => process.exit(1)));
   }
   process.on('uncaughtException', (error) => {
@@ -77,7 +80,10 @@ export async function startServers(): Promise<Servers> {
   };
 }
 
-/** To disk within a second, as most have it; the file is not rewritten meanwhile, which would come at a moment of its own. */
+/**
+ * Redis writes to disk within a second, as in most installations, and never rewrites the file, which would disturb a
+ * round at random.
+ */
 export const SETTINGS = { 'auto-aof-rewrite-percentage': '0', appendonly: 'yes', appendfsync: 'everysec' };
 
 function writeToDisk(redisUrl: string): Promise<void> {
@@ -86,12 +92,12 @@ function writeToDisk(redisUrl: string): Promise<void> {
   });
 }
 
-/** As many as PostgreSQL keeps by default, `max_wal_size`. */
+/** As many as PostgreSQL keeps by default (`max_wal_size`). */
 const WAL_SEGMENTS = 64;
 
 /**
- * A new server has to make each segment of its log, 16 MiB of zeros, and all commits wait for that, 55 ms twice a second. One
- * that has been up for a while renames those that it does not need any more.
+ * Fills the WAL of a new server. Creating a segment, 16 MiB of zeros, delays all commits by 55 ms, twice a second. A
+ * server that has run for a while renames segments that it no longer needs.
  */
 async function makeLogSegments(databaseUrl: string): Promise<void> {
   const client = new pg.Client({ connectionString: databaseUrl });
@@ -109,13 +115,13 @@ async function makeLogSegments(databaseUrl: string): Promise<void> {
 
 async function removeKeys(redisUrl: string, prefix: string): Promise<void> {
   const redis = new Redis(redisUrl, { lazyConnect: true, retryStrategy: () => null }).on('error', () => {});
-  // Ctrl-C in a terminal reaches a Redis of our own, too, and then there is nothing to remove.
+  // Ctrl-C in a terminal also stops a local Redis; then there is nothing to remove.
   const isThere = await redis.connect().then(
     () => true,
     () => false,
   );
   if (!isThere) return;
-  // The project's keys stand in braces, those of the peers do not.
+  // The project's keys begin with a brace; those of the peers do not.
   for (const match of [`{${prefix}-*`, `${prefix}:*`]) {
     for await (const keys of redis.scanStream({ match, count: 1_000 })) {
       if (keys.length > 0) await redis.unlink(...keys);

@@ -1,7 +1,8 @@
 /*
- * Loaded into a process by LD_PRELOAD, it shifts the process's wall clock and lets its disk look full, as a control file
- * says that the test writes: two 64-bit integers, the nanoseconds by which the clock is ahead, and whether the disk is full.
- * The monotonic clock stays as it is. A full disk refuses what makes a file longer, as a real one does.
+ * Shifts the wall clock of a process and makes its disk look full. Load it with LD_PRELOAD. OPM_CHAOS_CONTROL names the
+ * control file, which the test writes. It holds two 64-bit integers: the nanoseconds by which the clock is ahead, and 1
+ * if the disk is full. The monotonic clock does not change. If the disk is full, only calls that make a file longer
+ * fail, as on a real disk.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -77,7 +78,7 @@ time_t time(time_t *seconds) {
     return now.tv_sec;
 }
 
-/* Whether a write that ends there finds no room. An offset of -1 stands for where the file is. */
+/* Whether a write fails because the disk is full. An offset of -1 means the current position of the file. */
 static int has_no_room(int fd, off_t offset, off_t length) {
     struct stat file;
     if (!control->disk_full || fstat(fd, &file) != 0 || !S_ISREG(file.st_mode)) return 0;
@@ -121,7 +122,7 @@ int posix_fallocate(int fd, off_t offset, off_t length) {
     return has_no_room(fd, offset, length) ? ENOSPC : real_posix_fallocate(fd, offset, length);
 }
 
-/* The names of 64-bit programs that ask for large files: the same functions. */
+/* The same functions under the names that programs with large file support call. */
 ssize_t pwrite64(int, const void *, size_t, off_t) __attribute__((alias("pwrite")));
 ssize_t pwritev64(int, const struct iovec *, int, off_t) __attribute__((alias("pwritev")));
 int fallocate64(int, int, off_t, off_t) __attribute__((alias("fallocate")));

@@ -4,12 +4,12 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { Rows } from './check/check-rows.js';
-import type { Sent } from './load/ledger.js';
+import type { SentEntry } from './load/ledger.js';
 
-/** What rows are judged by. */
-export type Evidence = { customers: Map<string, Sent[]>; rows: Rows };
+/** Everything that the check of the rows needs. */
+export type Evidence = { customers: Map<string, SentEntry[]>; rows: Rows };
 
-/** Each a file of lines of JSON: entries that were sent, rows, rounds of faults, and what was found. */
+/** Each kind is a file with one JSON value per line: sent entries, rows, rounds of faults, findings. */
 type Kind = 'ledger' | 'rows' | 'faults' | 'findings';
 
 const fileOf = (directory: string, kind: Kind) => join(directory, `${kind}.ndjson`);
@@ -25,12 +25,12 @@ export async function addEvidence(directory: string, kind: Kind, item: unknown):
   await appendFile(fileOf(directory, kind), `${JSON.stringify(item)}\n`);
 }
 
-/** @throws Error where there is none */
+/** @throws Error if the directory has no ledger or no rows */
 export async function readEvidence(directory: string): Promise<Evidence> {
-  const customers = new Map<string, Sent[]>();
+  const customers = new Map<string, SentEntry[]>();
   for await (const line of (await open(fileOf(directory, 'ledger'))).readLines()) {
-    const sent: Sent = JSON.parse(line);
-    sent.answeredAt ??= Number.POSITIVE_INFINITY; // JSON has no word for it
+    const sent: SentEntry = JSON.parse(line);
+    sent.answeredAt ??= Number.POSITIVE_INFINITY; // JSON has no Infinity.
     const known = customers.get(sent.customerId);
     if (known) known.push(sent);
     else customers.set(sent.customerId, [sent]);

@@ -6,8 +6,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { checkRows } from './check/check-rows.js';
 import { readEvidence } from './evidence.js';
 import { CLIENTS } from './load/clients.js';
-import { createProgress } from './progress.js';
-import { toReport } from './report.js';
+import { createProgress, toReport } from './report.js';
 import { type ChaosOptions, runChaos } from './run-chaos.js';
 
 type Options = Pick<ChaosOptions, 'faults' | 'entries' | 'rate' | 'seed' | 'keyed' | 'queue'> & {
@@ -15,37 +14,45 @@ type Options = Pick<ChaosOptions, 'faults' | 'entries' | 'rate' | 'seed' | 'keye
   report?: string;
 };
 
-/** 1 says that a promise is broken. */
+/** Exits with 2 for wrong options; 1 means a broken promise. */
 const exitOnError = ({ exitCode }: { exitCode: number }) => process.exit(exitCode && 2);
 
 await new Command('chaos')
   .exitOverride(exitOnError)
   .description(
-    'Starts the whole stack on stores of its own, does faults to it under load, and checks every promise. Exit code 1 where one is broken, 2 where it cannot be done.',
+    'Starts the whole stack on its own stores, injects faults under load and checks every promise. ' +
+      'Exits with 1 if a promise is broken, with 2 if the run cannot start.',
   )
-  .option('--faults <n>', 'how many', parseCount, 50)
-  .option('--entries <n>', 'that are to be acknowledged before it ends, erasures among them', parseCount, 20_000)
-  .option('--rate <n>', 'entries per second that are sent while there are faults', parseCount, 500)
-  .option('--seed <n>', 'for the same faults and entries again; drawn at random unless given', parseCount)
+  .option('--faults <n>', 'number of faults', parseCount, 50)
+  .option(
+    '--entries <n>',
+    'number of entries to acknowledge before the run ends, including erasures',
+    parseCount,
+    20_000,
+  )
+  .option('--rate <n>', 'entries to send per second during the faults', parseCount, 500)
+  .option('--seed <n>', 'seed of the faults and entries; random by default', parseCount)
   .option(
     '--keyed <n>',
-    `of the ${CLIENTS} clients that give each request an idempotency key, and send it until it is decided`,
+    `how many of the ${CLIENTS} clients send idempotency keys and repeat each request until it is decided`,
     parseNumber,
     4,
   )
   .addOption(
-    new Option('--queue <store>', 'where the queue lives').choices(['redis', 'cluster', 'postgres']).default('redis'),
+    new Option('--queue <store>', 'where the queue is stored')
+      .choices(['redis', 'cluster', 'postgres'])
+      .default('redis'),
   )
   .option(
     '--directory <path>',
-    'empty or new, for data and logs; a temporary one unless given, kept where a promise is broken',
+    'empty or new directory for data and logs; by default a temporary one, which is kept if a promise is broken',
   )
-  .option('--report <file>', 'write the report there, too')
+  .option('--report <file>', 'also write the report to this file')
   .action(chaos)
   .addCommand(
     new Command('check')
       .exitOverride(exitOnError)
-      .description('Judges the ledger and the rows that a run has kept once more.')
+      .description('Checks the ledger and the rows of a kept directory again.')
       .argument('<directory>')
       .action(check),
   )
@@ -54,7 +61,7 @@ await new Command('chaos')
     console.error(`chaos: ${error.message}`);
     process.exitCode = 2;
   });
-process.exit(); // What has been given up may still be waiting for something.
+process.exit(); // Abandoned work may still be pending and would keep the process alive.
 
 async function chaos({ directory, report: reportFile, ...given }: Options): Promise<void> {
   if (reportFile) await (await open(reportFile, 'a')).close();
@@ -68,13 +75,13 @@ async function chaos({ directory, report: reportFile, ...given }: Options): Prom
     process.on(signal, () => (end.signal.aborted ? giveUp : end).abort());
   }
   console.error(
-    `seed ${seed}, data and logs in ${place}; Ctrl-C ends the load and checks what there is, twice gives up`,
+    `seed ${seed}, data and logs in ${place}; Ctrl-C ends the load and starts the checks, a second Ctrl-C gives up`,
   );
 
   const progress = createProgress(given.faults);
   const options: ChaosOptions = {
     ...given,
-    ...{ seed, directory: place, signal: end.signal, giveUp: giveUp.signal, onProgress: progress.tell },
+    ...{ seed, directory: place, signal: end.signal, giveUp: giveUp.signal, onProgress: progress.show },
   };
   const result = await runChaos(options)
     .catch(async (error) => {
@@ -92,7 +99,7 @@ async function chaos({ directory, report: reportFile, ...given }: Options): Prom
     const again = Object.entries({ faults, entries, rate, keyed, seed, queue }).map(
       ([name, value]) => `--${name} ${value}`,
     );
-    console.error(`\nkept in ${place}; again: npm run chaos -- ${again.join(' ')}`);
+    console.error(`\nevidence kept in ${place}; to repeat the run: npm run chaos -- ${again.join(' ')}`);
     process.exitCode = 1;
   } else if (!directory) await removePlace();
 }

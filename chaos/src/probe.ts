@@ -1,18 +1,20 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { shardOf } from '@opm/queue';
 import { waitFor } from '@opm/testkit';
 import pg from 'pg';
 import { request } from 'undici';
+import type { AppVictim } from './stack/app-victim.js';
 import type { Stack } from './stack/stack.js';
 
 const TIMEOUT_MS = 5_000;
 let probes = 0;
 
 /**
- * Resolves when every process says that it is ready, every ingress acknowledges an entry for each shard and these entries
- * are rows, and a cluster has what the next fault may take: then partners and operators see nothing any more of what went
- * wrong. @throws Error where one of these takes longer than `maxMs`
+ * Resolves when partners and operators no longer see an effect of the fault: every process is ready, every ingress
+ * acknowledges an entry for each shard, these entries are rows, and every pair of a cluster is whole again.
+ * @throws Error if one of these takes longer than `maxMs`
  */
-export async function untilRecovered(stack: Stack, maxMs: number): Promise<void> {
+export async function waitUntilRecovered(stack: Stack, maxMs: number): Promise<void> {
   const { urls, postgres, probing, ingresses, workers, queue, cluster } = stack;
   const options = (what: string) => ({ description: `${what} after the fault`, timeoutMs: maxMs });
   const { apiKey, projectId } = probing;
@@ -27,7 +29,7 @@ export async function untilRecovered(stack: Stack, maxMs: number): Promise<void>
     cluster?.waitUntilWhole(),
     ...[...ingresses, ...workers].map(({ name, isReady }) => waitFor(isReady, options(`${name} to be ready`))),
   ]);
-  await waitFor(() => areRows(postgres.url, projectId, ids), options('rows'));
+  await waitFor(() => areStored(postgres.url, projectId, ids), options('rows'));
 }
 
 function nextProbe(projectId: number, shard: number, shards: number): string {
@@ -42,7 +44,7 @@ async function isAcknowledged(url: string, apiKey: string, customerId: string): 
     method: 'POST',
     headers: { 'x-api-key': apiKey },
     body: JSON.stringify({ customerId, customerPhone: '+1' }),
-    reset: true, // a connection of its own, as the next one may need another
+    reset: true, // A new connection each time: a reused one may be broken.
     headersTimeout: TIMEOUT_MS,
     bodyTimeout: TIMEOUT_MS,
   });
@@ -50,7 +52,7 @@ async function isAcknowledged(url: string, apiKey: string, customerId: string): 
   return statusCode === 201 || statusCode === 202;
 }
 
-async function areRows(databaseUrl: string, projectId: number, ids: string[]): Promise<boolean> {
+async function areStored(databaseUrl: string, projectId: number, ids: string[]): Promise<boolean> {
   const client = new pg.Client({ connectionString: databaseUrl, connectionTimeoutMillis: TIMEOUT_MS });
   client.on('error', () => {});
   try {
@@ -63,4 +65,32 @@ async function areRows(databaseUrl: string, projectId: number, ids: string[]): P
   } finally {
     await client.end();
   }
+}
+
+/** The most memory that any process of the kind had, in bytes. */
+export type Memory = { ingress: number; worker: number };
+
+const INTERVAL_MS = 1_000;
+
+/** Reads the memory of every process once a second, or as often as the process answers. */
+export function watchMemory({ ingresses, workers }: Stack): { memory: Memory; stop(): Promise<void> } {
+  const memory: Memory = { ingress: 0, worker: 0 };
+  const end = new AbortController();
+  async function watch(kind: keyof Memory, app: AppVictim): Promise<void> {
+    while (!end.signal.aborted) {
+      memory[kind] = Math.max(memory[kind], await app.readMetric('process_resident_memory_bytes'));
+      await delay(INTERVAL_MS, undefined, { signal: end.signal }).catch(() => {});
+    }
+  }
+  const watching = Promise.all([
+    ...ingresses.map((app) => watch('ingress', app)),
+    ...workers.map((app) => watch('worker', app)),
+  ]);
+  return {
+    memory,
+    async stop() {
+      end.abort();
+      await watching;
+    },
+  };
 }

@@ -1,9 +1,10 @@
 import { median, toTable, toWhole } from '@opm/testkit';
-import { countUnknownFirsts } from './check/count-unknown-firsts.js';
+import { SingleBar } from 'cli-progress';
+import { countUnknownFirsts } from './check/check-customer.js';
 import type { Finding } from './check/finding.js';
-import type { Round } from './faults/do-faults.js';
-import type { Sent } from './load/ledger.js';
-import type { ChaosOptions, ChaosResult } from './run-chaos.js';
+import type { Round } from './faults/inject-faults.js';
+import type { SentEntry } from './load/ledger.js';
+import type { ChaosOptions, ChaosResult, Progress } from './run-chaos.js';
 
 const MAX_SHOWN = 100;
 const STORE: Record<ChaosOptions['queue'], string> = {
@@ -12,12 +13,12 @@ const STORE: Record<ChaosOptions['queue'], string> = {
   postgres: 'PostgreSQL',
 };
 
-/** What a run did and found, as Markdown. */
+/** The report of a run, as Markdown. */
 export function toReport(options: ChaosOptions, result: ChaosResult): string {
   const { seed, queue } = options;
   const { machine, rounds, findings, seconds, memory, acknowledged } = result;
   const sent = [...result.evidence.customers.values()].flat();
-  const count = (predicate: (entry: Sent) => boolean) => toWhole(sent.filter(predicate).length);
+  const count = (predicate: (entry: SentEntry) => boolean) => toWhole(sent.filter(predicate).length);
   const toMiB = (bytes: number) => `${toWhole(bytes / 2 ** 20)} MiB`;
   const recovered = rounds.filter(isRecovered);
   const times = recovered.map(recoveryMsOf);
@@ -28,8 +29,8 @@ export function toReport(options: ChaosOptions, result: ChaosResult): string {
     done < asked ? `${toWhole(done)} of ${toWhole(asked)}` : toWhole(done);
   return `## Queue on ${STORE[queue]}: ${verdict}${isWhole ? '' : ', but it ended early'}
 
-${machine}. Seed ${seed}, ${toPart(faults, options.faults)} faults, ${toPart(acknowledged, options.entries)} entries acknowledged (erasures, too), ${toWhole(seconds)} s;
-${toWhole(result.rate)} entries were sent in a second while there were faults.
+${machine}. Seed ${seed}, ${toPart(faults, options.faults)} faults, ${toPart(acknowledged, options.entries)} entries acknowledged (including erasures), ${toWhole(seconds)} s;
+${toWhole(result.rate)} entries sent per second during the faults.
 
 ${toTable(
   ['what was sent', '#entries'],
@@ -37,56 +38,56 @@ ${toTable(
     ['acknowledged: 201', count(({ status }) => status === 201)],
     ['acknowledged: 202', count(({ status, erases }) => status === 202 && !erases)],
     ['acknowledged: erasures', count(({ status, erases }) => status === 202 && erases)],
-    ['refused: 503 that says so, and 404 for erasures', count(({ outcome }) => outcome === 'refused')],
+    ['refused: a 503 that says so, or a 404 for an erasure', count(({ outcome }) => outcome === 'refused')],
     ['unknown: no answer, or a 503 that leaves it open', count(({ outcome }) => outcome === 'unknown')],
     [
-      'of all these, sent more than once with an idempotency key and told the first answer again',
+      'of these, sent more than once with an idempotency key and answered with the stored response',
       count(({ isReplayed }) => isReplayed === true),
     ],
     [
-      'of all these, sent more than once with an idempotency key and perhaps accepted each time',
+      'of these, sent more than once with an idempotency key and perhaps accepted each time',
       count(({ repeats }) => repeats !== undefined),
     ],
     ['customers', toWhole(result.evidence.customers.size)],
     [
-      'first entries of new or erased customers that were a 202: whether they existed could not be known',
+      'first entries of new or erased customers answered 202, because the ingress could not find out whether they existed',
       toWhole([...result.evidence.customers.values()].reduce((sum, all) => sum + countUnknownFirsts(all), 0)),
     ],
   ],
 )}
 
 ${toTable(
-  ['what must not be', '#found'],
+  ['broken promise', '#found'],
   COUNTED.map(([what, ...rules]) => [what, toWhole(findings.filter(({ rule }) => rules.includes(rule)).length)]),
 )}
 ${findings.length === 0 ? '' : `\n${toLines(findings, rounds)}\n`}
-Each row is what one fault, or two at the same time, came to: the time after it was mended until every process said that it
-was ready, every ingress acknowledged an entry and these were rows. All: ${toSeconds(median(times))} s (median), ${toSeconds(Math.max(0, ...times))} s (at most).
+Recovery by fault. A recovery lasts from the repair of the fault, or of two simultaneous ones, until every process is ready,
+every ingress acknowledges an entry and these entries are rows. All: ${toSeconds(median(times))} s (median), ${toSeconds(Math.max(0, ...times))} s (maximum).
 
-${toTable(['fault', '#times', '#median s', '#at most s'], toRows(recovered))}
+${toTable(['fault', '#times', '#median s', '#maximum s'], toRows(recovered))}
 
-The slowest were:
+The slowest recoveries:
 
 ${toSlowest(recovered)}
 
-Memory at most: ingress ${toMiB(memory.ingress)}, worker ${toMiB(memory.worker)}.`;
+Maximum memory: ingress ${toMiB(memory.ingress)}, worker ${toMiB(memory.worker)}.`;
 }
 
 const COUNTED: [what: string, ...rules: Finding['rule'][]][] = [
-  ['rows that no order explains: entries that were lost, in whole or in part, or older ones that won', 'lost'],
-  ['values that were never sent or were refused', 'wrong'],
-  ['201 for a customer who existed, 404 for one who did', 'created twice', 'forgotten'],
+  ['rows that no order explains: entries lost in whole or in part, or overwritten by older ones', 'lost'],
+  ['values that were never sent, or whose entry was refused', 'wrong'],
+  ['201 or 404 for a customer who existed', 'created twice', 'forgotten'],
   ['jobs, claims, counts or dead letters left behind', 'left behind'],
-  ['processes that ended by themselves, or badly', 'process'],
+  ['processes that exited by themselves or with an error', 'process'],
   ['answers that no fault excuses', 'answer'],
-  ['failures to come back', 'recovery'],
+  ['failures to recover', 'recovery'],
   ['too much memory', 'memory'],
 ];
 
 type Recovered = Required<Round>;
 
 const isRecovered = (round: Round): round is Recovered => round.recoveredAt !== undefined;
-const recoveryMsOf = ({ mendedAt, recoveredAt }: Recovered) => recoveredAt - mendedAt;
+const recoveryMsOf = ({ repairedAt, recoveredAt }: Recovered) => recoveredAt - repairedAt;
 
 function toLines(findings: Finding[], rounds: Round[]): string {
   const shown = findings.slice(0, MAX_SHOWN).map(({ rule, at, customerId, what }) => {
@@ -105,8 +106,8 @@ function toRows(rounds: Recovered[]): string[][] {
   const byKind = new Map<string, number[]>();
   for (const round of rounds) {
     const { faults } = round;
-    // One of several processes of a kind is like the others.
-    const kind = faults.length > 1 ? 'two at the same time' : (faults[0] ?? '').replaceAll(/ \d+\b/g, '');
+    // Faults of several processes of the same kind share a row.
+    const kind = faults.length > 1 ? 'two simultaneous faults' : (faults[0] ?? '').replaceAll(/ \d+\b/g, '');
     byKind.set(kind, [...(byKind.get(kind) ?? []), recoveryMsOf(round)]);
   }
   return [...byKind]
@@ -117,4 +118,27 @@ function toRows(rounds: Recovered[]): string[][] {
 function toSlowest(rounds: Recovered[]): string {
   const slowest = rounds.toSorted((a, b) => recoveryMsOf(b) - recoveryMsOf(a)).slice(0, 5);
   return slowest.map((round) => `- ${toSeconds(recoveryMsOf(round))} s: ${round.faults.join(', and ')}`).join('\n');
+}
+
+/** Shows the progress on stderr: a bar on a terminal, otherwise one line per fault and step. */
+export function createProgress(faults: number): { show(progress: Progress): void; stop(): void } {
+  if (!process.stderr.isTTY) {
+    let last = '';
+    return {
+      show({ step, ...counts }) {
+        if (step !== last) {
+          const done = `${counts.faults}/${faults} faults, ${counts.acknowledged} acknowledged, ${counts.findings} findings`;
+          console.error(`${new Date().toISOString()} ${step} (${done})`);
+        }
+        last = step;
+      },
+      stop() {},
+    };
+  }
+  const bar = new SingleBar({
+    format:
+      '{bar} {value}/{total} faults | {acknowledged} acknowledged | {findings} findings | {duration_formatted} | {step}',
+  });
+  bar.start(faults, 0, { step: '', acknowledged: 0, findings: 0 });
+  return { show: ({ faults: done, ...rest }) => bar.update(done, rest), stop: () => bar.stop() };
 }

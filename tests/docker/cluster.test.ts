@@ -7,7 +7,7 @@ import { type ComposeProject, createComposeProject } from './compose-project.js'
 import { startLoad } from './load.js';
 import { createRows } from './rows.js';
 
-const GUIDE = fileURLToPath(new URL('../../docs/operations.md', import.meta.url));
+const GUIDE = fileURLToPath(new URL('../../docs/redis-cluster.md', import.meta.url));
 const PATIENCE_MS = 120_000;
 
 describe('docker compose up --wait with the profile cluster', () => {
@@ -27,7 +27,7 @@ describe('docker compose up --wait with the profile cluster', () => {
   const ask = (node: string, ...command: string[]) =>
     stack.docker('exec', `${stack.name}-${node}-1`, 'redis-cli', ...command);
 
-  /** All nodes that answer, as one of them sees it. */
+  /** The nodes that answer, from the point of view of one node. */
   async function findNodes() {
     const lines = (await ask('redis-1', 'cluster', 'nodes')).split('\n').filter((line) => !line.includes('fail'));
     const nodes = lines.map((line) => line.split(' '));
@@ -36,12 +36,15 @@ describe('docker compose up --wait with the profile cluster', () => {
     return {
       known: nodes.length,
       masters: masters.length,
-      /** Ids of masters that no replica follows. */
+      /** Ids of masters without a replica. */
       alone: masters.map(([id]) => id as string).filter((id) => !followed.includes(id)),
     };
   }
 
-  /** Partners send entries: all of these must be accepted. @returns what waits until they are the rows */
+  /**
+   * Sends entries, all of which must be accepted.
+   * @returns a function that waits until they are the rows
+   */
   async function sendEntries(name: string): Promise<() => Promise<void>> {
     const { stdout } = await runOpm(['projects', 'create', name, '--json'], { DATABASE_URL: stack.databaseUrl });
     const { projectId, apiKey } = JSON.parse(stdout);
@@ -60,7 +63,7 @@ describe('docker compose up --wait with the profile cluster', () => {
 
   test('three masters have a replica each, and entries are acknowledged when it has them', async () => {
     await expectTakesEntries('replicated');
-    // Nodes tell each other within seconds, and who is asked need not be the first to hear it.
+    // Nodes spread such news within seconds, so the asked node may learn it later than others.
     const isPaired = async () => {
       const { known, masters, alone } = await findNodes();
       return known === 6 && masters === 3 && alone.length === 0;
@@ -75,7 +78,7 @@ describe('docker compose up --wait with the profile cluster', () => {
     throw new Error('no master has slots');
   }
 
-  /** Resolves when a health check of the cluster that begins after this ends with that code. */
+  /** Resolves when a health check that starts after this call ends with that exit code. */
   async function waitForHealth(exitCode: 0 | 1): Promise<void> {
     const since = new Date();
     const isChecked = async () => {
@@ -86,7 +89,10 @@ describe('docker compose up --wait with the profile cluster', () => {
     await waitFor(isChecked, { description: `a health check with ${exitCode}`, timeoutMs: PATIENCE_MS });
   }
 
-  /** A master's, while these services are away; all that are given back are introduced, and it follows the one that is alone. */
+  /**
+   * Removes the volume of a master while these services are down. Afterwards `redis-cluster` introduces all nodes to
+   * each other, and the node becomes the replica of the master that has none.
+   */
   async function loseVolume(master: string, away: string[]): Promise<void> {
     await stack.compose('stop', ...away);
     await stack.compose('rm', '--force', master);
@@ -105,8 +111,8 @@ describe('docker compose up --wait with the profile cluster', () => {
     await waitFor(isCopied, { description: 'the node to have a copy', timeoutMs: PATIENCE_MS });
   }
 
-  test('a master that has lost its volume takes nothing along, whether the others run or are away, is introduced again, and can follow who is left alone', async () => {
-    // Without workers all that was acknowledged is in Redis alone.
+  test('a master that lost its volume loses no data, whether the others run or are down, is introduced again, and can become a replica', async () => {
+    // Without workers, acknowledged entries are only in Redis.
     await stack.compose('stop', 'worker');
     const expectRows = await sendEntries('replaced');
     const first = await findMaster();

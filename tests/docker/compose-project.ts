@@ -13,31 +13,31 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 export type ComposeProject = Awaited<ReturnType<typeof createComposeProject>>;
 
 /**
- * The repository's docker-compose.yml with an .env as README.md has it made, and these settings more, on free ports. It has
- * images of its own: Compose labels them with the project, and replaces what runs, and all that depends on it, when another
- * project gives a tag to its own.
+ * Creates a project of the repository's docker-compose.yml, with an .env as in docs/deploy.md plus these settings, on
+ * free ports. The project has its own image tags: if two projects share a tag, Compose recreates the containers of one
+ * project, and all that depend on them, when the other one builds the image.
  */
 export async function createComposeProject(purpose: string, settings: NodeJS.Dict<string> = {}) {
   const run = process.env.OPM_TEST_COMPOSE_RUN as string;
   const name = `${run}-${purpose}`;
   const directory = await mkdtemp(join(tmpdir(), 'opm-compose-'));
-  await symlink(join(ROOT, 'deploy'), join(directory, 'deploy')); // for the commands of the guides
+  await symlink(join(ROOT, 'deploy'), join(directory, 'deploy')); // Needed by the commands of the guides.
   const envFile = join(directory, '.env');
   const own = { IMAGE_TAG: name, ...(await toOwnSettings()), ...settings };
   const example = await readFile(join(ROOT, '.env.example'), 'utf8');
   await writeFile(envFile, example + toEnvLines(own));
-  // What the shell has would win over the file.
+  // Variables of the shell would override the file.
   const written = parseEnv(await readFile(envFile, 'utf8'));
   const env = Object.fromEntries(Object.entries(process.env).filter(([key]) => !(key in written)));
 
-  /** @returns what it wrote to stdout; rejects with what it wrote to stderr */
+  /** @returns its stdout; rejects with its stderr */
   const docker = async (...args: string[]): Promise<string> => {
     const { stdout } = await promisify(execFile)('docker', args, { cwd: ROOT, env, maxBuffer: 64 * 1024 * 1024 });
     return stdout.trim();
   };
   const place = ['--project-name', name, '--file', 'docker-compose.yml', '--env-file', envFile, '--progress', 'plain'];
   const compose = (...args: string[]) => docker('compose', ...place, ...args);
-  /** Ids; of containers that have ended, too. */
+  /** Ids, including those of exited containers. */
   const list = async (kind: 'container' | 'volume' | 'network'): Promise<string[]> => {
     const all = kind === 'container' ? ['--all'] : [];
     const filter = `label=com.docker.compose.project=${name}`;
@@ -50,9 +50,9 @@ export async function createComposeProject(purpose: string, settings: NodeJS.Dic
     name,
     docker,
     compose,
-    /** Sets others in the .env, for what is called from now on. */
+    /** Changes settings in the .env for later commands. */
     change: (settings: Record<string, string>) => appendFile(envFile, toEnvLines(settings)),
-    /** Runs commands as a guide has them; what they write stays out of the repository. */
+    /** Runs commands of a guide outside the repository, so that they write no files into it. */
     async run(script: string): Promise<void> {
       const chosen = {
         COMPOSE_PROJECT_NAME: name,
@@ -67,18 +67,18 @@ export async function createComposeProject(purpose: string, settings: NodeJS.Dic
     list,
     inspect,
     containersOf: async (service: string) => toLines(await compose('ps', '--all', '--quiet', service)),
-    /** Of all containers of the project, by service; where there are several, of one of them. */
+    /** One container per service, by service. */
     async inspectServices(): Promise<Record<string, Inspected>> {
       const containers = await inspect(await list('container'));
       const toService = ({ Config }: Inspected) => Config.Labels['com.docker.compose.service'] as string;
       return Object.fromEntries(containers.map((container) => [toService(container), container]));
     },
-    /** Removes the .env; what the project has on Docker is for the teardown of the run. */
+    /** Removes the .env. The teardown of the run removes what the project has in Docker. */
     drop: () => rm(directory, { recursive: true }),
   };
 }
 
-/** What the tests read of `docker container inspect`. */
+/** The parts of `docker container inspect` that tests read. */
 export type Inspected = {
   HostConfig: { Memory: number; PidsLimit: number | null; LogConfig: { Type: string; Config: Record<string, string> } };
   State: {
@@ -115,7 +115,7 @@ const toEnvLines = (settings: NodeJS.Dict<string>): string =>
 
 const toLines = (text: string): string[] => text.split('\n').filter(Boolean);
 
-/** So many, one after the other. */
+/** Finds this many consecutive free ports. */
 export async function findFreePorts(count: number): Promise<number[]> {
   for (;;) {
     const first = await findFreePort();

@@ -12,12 +12,12 @@ import { createRows, type Rows } from './rows.js';
 type Project = { projectId: number; apiKey: string };
 
 const APPS = ['ingress', 'worker', 'console'];
-/** Entries per second of what goes on in the background: the machine has other things to do, … */
+/** Entries per second of the background load: moderate, because the machine also does other work. */
 const RATE = 400;
-/** … but where workers are killed they must be at work. */
+/** Entries per second while workers are killed, so that they are busy. */
 const BUSY_RATE = 2_000;
 
-/** The blocks of commands below a heading of a guide. */
+/** Returns the blocks of commands below a heading of a guide. */
 async function readCommands(guide: string, heading: string): Promise<string[]> {
   const text = await readFile(join(import.meta.dirname, '../..', guide), 'utf8');
   const [, section = ''] = text.split(new RegExp(`^#+ ${heading}\n`, 'm'));
@@ -34,7 +34,7 @@ describe('docker compose up --wait --build', () => {
   });
   afterAll(() => stack.drop());
 
-  /** From outside, for a container takes seconds more to start. */
+  /** Runs the command line on the host, because a container takes seconds longer. */
   async function opm(...args: string[]): Promise<string> {
     const { code, stdout, stderr } = await runOpm(args, { DATABASE_URL: stack.databaseUrl });
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
@@ -45,7 +45,9 @@ describe('docker compose up --wait --build', () => {
   const scaleWorkers = (scale: number, ...options: string[]) =>
     stack.compose('up', '--wait', '--no-deps', '--scale', `worker=${scale}`, ...options, 'worker');
 
-  /** Runs it while partners send entries: all of these must be accepted, and be the rows, no more and no less. */
+  /**
+   * Runs `act` while partners send entries. All entries must be accepted, and the rows must be exactly these entries.
+   */
   async function underLoad(
     name: string,
     act: (load: Load, rows: Rows) => Promise<void>,
@@ -68,7 +70,7 @@ describe('docker compose up --wait --build', () => {
     expect(await rows.findPhones()).toEqual(load.acknowledged);
   }
 
-  /** An entry of each of so many customers. A busy machine may shed some. */
+  /** Sends one entry for each of this many customers. A busy machine may refuse some. */
   async function burst(name: string, entries: number): Promise<{ accepted: number; unanswered: number; rows: Rows }> {
     const { projectId, apiKey } = await createProject(name);
     const args = ['burst', '--url', stack.url, '--entries', String(entries), '--json'];
@@ -78,7 +80,7 @@ describe('docker compose up --wait --build', () => {
     return { accepted, unanswered, rows: createRows(stack.databaseUrl, projectId) };
   }
 
-  test('builds all images, migrates, and everything is healthy', async () => {
+  test('builds all images, migrates, and all services are healthy', async () => {
     const { migrate, ...services } = await stack.inspectServices();
     expect(migrate?.State).toMatchObject({ Status: 'exited', ExitCode: 0 });
     expect(Object.keys(services).sort()).toEqual(['console', 'ingress', 'postgres', 'redis', 'worker']);
@@ -103,7 +105,7 @@ describe('docker compose up --wait --build', () => {
     ]);
   });
 
-  test('a variable of .env reaches the processes that it is for, and one that is not there reaches none', async () => {
+  test('a variable of .env reaches only the processes that read it, and an unset one reaches none', async () => {
     const read = async (service: string, ...names: string[]) => {
       const lines = (await stack.compose('exec', '--no-TTY', service, 'env')).split('\n');
       return lines.filter((line) => names.some((name) => line.startsWith(`${name}=`)));
@@ -113,7 +115,7 @@ describe('docker compose up --wait --build', () => {
     expect(await read('ingress', ...names)).toEqual(['LOG_LEVEL=info']);
   });
 
-  test('nothing takes all of the machine: Redis knows its limit, and containers and their logs have one', async () => {
+  test('Redis, containers and logs have limits', async () => {
     const configured = await stack.compose('exec', '--no-TTY', 'redis', 'redis-cli', 'config', 'get', 'maxmemory');
     expect(configured).toBe(`maxmemory\n${1024 ** 3}`);
     for (const [service, { HostConfig }] of Object.entries(await stack.inspectServices())) {
@@ -124,7 +126,7 @@ describe('docker compose up --wait --build', () => {
     }
   });
 
-  test('Redis keeps what it acknowledged in its log, and writes no snapshots beside it', async () => {
+  test('Redis writes an append-only file and no snapshots', async () => {
     const read = (name: string) => stack.compose('exec', '--no-TTY', 'redis', 'redis-cli', 'config', 'get', name);
     expect(await Promise.all(['appendonly', 'save'].map(read))).toEqual(['appendonly\nyes', 'save']);
   });
@@ -132,7 +134,7 @@ describe('docker compose up --wait --build', () => {
   describe.each(APPS)('%s', (service) => {
     const run = (...command: string[]) => stack.compose('exec', '--no-TTY', service, ...command);
 
-    test('runs without root, without any capability, and can gain none', async () => {
+    test('runs without root and capabilities, and can gain none', async () => {
       const status = await run('cat', '/proc/1/status');
       const read = (name: string) => new RegExp(`^${name}:\\s+(\\S+)`, 'm').exec(status)?.[1];
       const noCapability = '0'.repeat(16);
@@ -148,7 +150,7 @@ describe('docker compose up --wait --build', () => {
       await expect(touch).rejects.toThrow(/\/opm\/new.*Read-only file system/);
     });
 
-    test('can change no table of PostgreSQL', async () => {
+    test('cannot change a table of PostgreSQL', async () => {
       const { username, password } = new URL(await run('printenv', 'DATABASE_URL'));
       const { href } = Object.assign(new URL(stack.databaseUrl), { username, password });
       await expect(query(href, 'SELECT FROM customers LIMIT 0')).resolves.toEqual([]);
@@ -156,7 +158,7 @@ describe('docker compose up --wait --build', () => {
       await expect(query(href, 'SELECT pg_reload_conf()')).rejects.toThrow('permission denied');
     });
 
-    test('has no command line of Prisma, and nothing that the repository is developed with', async () => {
+    test('contains neither the Prisma CLI nor development dependencies', async () => {
       const places = ['node_modules', `apps/${service}/node_modules`].flatMap((place) => [
         `${place}/*`,
         `${place}/@*/*`,
@@ -169,13 +171,13 @@ describe('docker compose up --wait --build', () => {
     });
   });
 
-  test('each entry of a burst that was acknowledged is a row, and none that was refused', async () => {
+  test('each acknowledged entry of a burst is a row, and no refused one', async () => {
     const { accepted, unanswered, rows } = await burst('burst', 20_000);
     await rows.reach(accepted);
     expect(await rows.count()).toBeLessThanOrEqual(accepted + unanswered);
   });
 
-  test('the command line runs in a container, and imports a file of the host that is mounted, by whoever runs it', async () => {
+  test('the command line runs in a container, and imports a mounted file as any user', async () => {
     const run = (...args: string[]) => stack.compose('run', '--rm', '--no-TTY', ...args);
     const { projectId }: Project = JSON.parse(await run('opm', 'projects', 'create', 'import', '--json'));
     const directory = await mkdtemp(join(tmpdir(), 'opm-import-'));
@@ -190,7 +192,7 @@ describe('docker compose up --wait --build', () => {
     await createRows(stack.databaseUrl, projectId).reach(2);
   });
 
-  /** To the process itself: to Docker, a container that `docker kill` ends is one that is to stay down. */
+  /** Signals the process inside the container: after `docker kill` Docker does not restart the container. */
   const signal = (container: string, name: 'STOP' | 'KILL') =>
     stack.docker('exec', '--detach', container, 'sh', '-c', `kill -${name} $(cat /proc/1/task/1/children)`);
   const readState = async (container: string) => (await stack.inspect([container]))[0]?.State;
@@ -203,7 +205,7 @@ describe('docker compose up --wait --build', () => {
       { description: 'another start of the worker', timeoutMs: 60_000 },
     );
 
-  test('four workers are killed one by one: entries are acknowledged all the time, and none is lost', async () => {
+  test('four workers are killed one by one: entries are still acknowledged, and none is lost', async () => {
     await scaleWorkers(4);
     const workers = await stack.containersOf('worker');
     expect(workers).toHaveLength(4);
@@ -221,8 +223,8 @@ describe('docker compose up --wait --build', () => {
     await underLoad('kills', killAll, { rate: BUSY_RATE });
   });
 
-  test('a worker that is frozen is restarted by deploy/restart-frozen.sh, and one that crashes by Docker', async () => {
-    const [restartFrozen = ''] = await readCommands('docs/operations.md', 'Frozen and killed containers');
+  test('deploy/restart-frozen.sh restarts a frozen worker, and Docker a crashed one', async () => {
+    const [restartFrozen = ''] = await readCommands('docs/runbook.md', 'A process is frozen or killed');
     const [worker = ''] = await stack.containersOf('worker');
     const begin = (await readState(worker))?.StartedAt;
     await signal(worker, 'STOP');
@@ -235,7 +237,7 @@ describe('docker compose up --wait --build', () => {
     await isHealthySince(worker, restart);
   });
 
-  test('workers and then the ingress are replaced under load: a client with retries gets every entry in', async () => {
+  test('workers and then the ingress are replaced under load: a client that retries gets every entry accepted', async () => {
     const findAll = async () => [...(await stack.containersOf('worker')), ...(await stack.containersOf('ingress'))];
     await scaleWorkers(2);
     const before = await findAll();
@@ -250,12 +252,12 @@ describe('docker compose up --wait --build', () => {
     expect(after.filter((id) => before.includes(id))).toEqual([]);
   });
 
-  test('two ingresses are upgraded by README.md’s command: nginx in front of them, with deploy/nginx.conf, has an answer of theirs to every request', async () => {
-    const [upgrade = ''] = await readCommands('README.md', 'Upgrade');
+  test('the command in docs/deploy.md upgrades two ingresses: behind nginx with deploy/nginx.conf, every request gets an answer of an ingress', async () => {
+    const [upgrade = ''] = await readCommands('docs/deploy.md', 'Upgrade');
     const ports = await findFreePorts(4);
     const front = await startFront(ports);
     try {
-      // An ingress refuses nothing because the machine is slow, and answers before nginx gives up.
+      // With these limits an ingress on a slow machine refuses nothing, and still answers before nginx gives up.
       const patient = { ANSWER_TIMEOUT_MS: '9000', EVENT_LOOP_MAX_DELAY_MS: '600000' };
       const twice = { PORT: `${ports[0]}-${ports.at(-1)}`, INGRESSES: '2', WORKERS: '2', TRUSTED_PROXIES: '1' };
       await stack.change({ ...twice, ...patient });
@@ -272,7 +274,7 @@ describe('docker compose up --wait --build', () => {
       const ingresses = await stack.inspect(after);
       const images = ingresses.map(({ Config }) => Config.Image);
       expect(images).toEqual(Array(2).fill(`opm-ingress:${stack.name}-next`));
-      // An old worker might not be able to read what a new ingress has queued.
+      // Workers first: an old worker may not be able to read the jobs of a new ingress.
       for (const { State } of await stack.inspect(await stack.containersOf('worker'))) {
         for (const ingress of ingresses)
           expect(Date.parse(State.StartedAt)).toBeLessThan(Date.parse(ingress.State.StartedAt));
@@ -284,11 +286,8 @@ describe('docker compose up --wait --build', () => {
     }
   });
 
-  test('a backup by docs/operations.md’s commands brings back what was deleted, also where the volume is lost, and a key that was revoked after it is refused from the first request on', async () => {
-    const [dump = '', restore = '', redo = '', open = ''] = await readCommands(
-      'docs/operations.md',
-      'Backup and restore',
-    );
+  test('a backup as in docs/deploy.md restores deleted data and a lost volume, and a key revoked after the backup is refused from the first request on', async () => {
+    const [dump = '', restore = '', redo = '', open = ''] = await readCommands('docs/deploy.md', 'Backup and restore');
     const { apiKey } = await createProject('leaked');
     const [{ keyId }] = JSON.parse(await opm('keys', 'list', 'leaked', '--json'));
     const redoIt = redo.replaceAll('acme', 'leaked').replaceAll('ID', String(keyId));
@@ -314,7 +313,7 @@ describe('docker compose up --wait --build', () => {
       await stack.run(restore);
       expect(await count()).toEqual(before);
       expect(await countAnswers()).toBe(0);
-      await expect(ping()).rejects.toThrow('fetch failed'); // nobody is let in yet
+      await expect(ping()).rejects.toThrow('fetch failed'); // The ingresses are not started yet.
       await stack.run(redoIt);
       const first = waitFor(ping, { description: 'the first answer', timeoutMs: 300_000 });
       await Promise.all([first, stack.run(open)]);
@@ -323,9 +322,9 @@ describe('docker compose up --wait --build', () => {
     await underLoad('restored', async () => {});
   });
 
-  test('Redis is killed under load: what it had acknowledged is there when it is back', async () => {
+  test('Redis is killed under load: acknowledged entries are there when it is back', async () => {
     await underLoad('crash', async (load) => {
-      // Without workers all that was acknowledged is in Redis alone.
+      // Without workers, acknowledged entries are only in Redis.
       await stack.compose('stop', 'worker');
       await load.goesOn();
       await stack.compose('kill', '--signal', 'KILL', 'redis');
@@ -335,7 +334,7 @@ describe('docker compose up --wait --build', () => {
     });
   });
 
-  test('docker compose stop lets each app drain and end by itself, with 0', async () => {
+  test('docker compose stop lets each app drain and exit with 0', async () => {
     await underLoad('stop', async () => {
       await stack.compose('stop', ...APPS);
       const ids = (await Promise.all(APPS.map(stack.containersOf))).flat();
@@ -346,7 +345,7 @@ describe('docker compose up --wait --build', () => {
     });
   });
 
-  test('docker compose down leaves no container, and keeps the data', async () => {
+  test('docker compose down removes all containers and keeps the data', async () => {
     const { accepted, rows } = await burst('kept', 100);
     await stack.compose('down');
     expect(await stack.list('container')).toEqual([]);
@@ -355,7 +354,7 @@ describe('docker compose up --wait --build', () => {
     await rows.reach(accepted);
   });
 
-  test('docker compose down --volumes leaves nothing', async () => {
+  test('docker compose down --volumes removes everything', async () => {
     expect(await stack.list('volume')).toHaveLength(2);
     await stack.compose('down', '--volumes');
     expect(await stack.list('container')).toEqual([]);

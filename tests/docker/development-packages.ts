@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 
-/** What the lockfile has for development alone, and what is an optional peer of something that an image needs. */
+/** Packages that the lockfile marks as development only, and optional peers of packages that an image needs. */
 export async function findDevelopmentPackages(): Promise<Set<string>> {
   const lockfile = await readFile(new URL('../../package-lock.json', import.meta.url), 'utf8');
   const packages = Object.entries<{ dev?: true }>(JSON.parse(lockfile).packages);
@@ -10,6 +10,6 @@ export async function findDevelopmentPackages(): Promise<Set<string>> {
   return new Set([...namesOf(true).filter((name) => !needed.has(name)), 'prisma', 'typescript']);
 }
 
-/** @param path such as apps/ingress/node_modules/lru-cache */
+/** @param path for example apps/ingress/node_modules/lru-cache */
 export const toPackageName = (path: string): string =>
   path.slice(path.lastIndexOf('node_modules/') + 'node_modules/'.length);

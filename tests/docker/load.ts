@@ -2,15 +2,15 @@ import { OpmClient } from '@opm/client';
 import { waitFor } from '@opm/testkit';
 
 const PARTNERS = 8;
-const ENOUGH = 200;
+const MORE_ENTRIES = 200;
 const PATIENCE_MS = 300_000;
 
 export type Load = ReturnType<typeof startLoad>;
 
-/** Partners that send one entry after the other until it ends, every second one of a customer who is new. */
+/** Starts partners that send one entry after another until the load ends. Every second entry is of a new customer. */
 export function startLoad(options: { url: string; apiKey: string }) {
   const client = new OpmClient({ ...options, deadlineMs: PATIENCE_MS });
-  /** The last phone of each customer for which there was an acknowledgement. */
+  /** The last acknowledged phone of each customer. */
   const acknowledged = new Map<string, string>();
   let count = 0;
   let isOver = false;
@@ -30,20 +30,20 @@ export function startLoad(options: { url: string; apiKey: string }) {
 
   return {
     acknowledged,
-    /** What a partner could not get acknowledged, for all its retries. It has stopped then. */
+    /** Errors of partners whose entry was not acknowledged despite retries. Such a partner has stopped. */
     failures,
-    /** Resolves when more entries have been acknowledged. */
+    /** Resolves when 200 more entries are acknowledged. */
     async goesOn(): Promise<void> {
-      const due = count + ENOUGH;
+      const due = count + MORE_ENTRIES;
       const isDone = () => failures.length > 0 || count >= due;
       await waitFor(isDone, { description: 'entries to be acknowledged', timeoutMs: PATIENCE_MS });
     },
-    /** Resolves when all that was sent is acknowledged, or has failed. */
+    /** Stops the load; resolves when every sent entry is acknowledged or has failed. */
     async end(): Promise<void> {
       isOver = true;
       await Promise.all(partners);
     },
-    /** Ends it where it stands. */
+    /** Stops the load at once. */
     async drop(): Promise<void> {
       isOver = true;
       await client.close({ timeoutMs: 0 });

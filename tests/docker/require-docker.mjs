@@ -1,4 +1,4 @@
-// Ends with one line where there is no Docker engine, or no Docker Compose: what is to be tested with them is not skipped.
+// Fails with one line if Docker or Docker Compose is missing, so that tests that need them are not skipped.
 import { spawnSync } from 'node:child_process';
 
 for (const args of [['version'], ['compose', 'version']]) {

@@ -8,12 +8,16 @@ const check = createContractCheck(toOpenApiDocument({ version: '0.0.0' }));
 
 export const isAccepted = ({ status }: Answer) => status === 201 || status === 202;
 
-/** @throws Error if the answer is not in the OpenAPI document, for this request or, without one, for any */
+/**
+ * Checks an answer against the OpenAPI document.
+ * @param request if missing, the answer may be that of any request
+ * @throws Error if the document does not have the answer
+ */
 export function checkDocumented({ status, headers, text }: Answer, request?: Exchange['request']): void {
   check({ status, headers, body: text, ...(request && { request }) });
 }
 
-/** It is documented, and not 5xx: nothing that a client sends is our fault. */
+/** Expects a documented answer that is not 5xx: no request of a client may cause a server error. */
 export function expectDocumented(answer: Answer): void {
   checkDocumented(answer);
   const { status, text } = answer;
@@ -30,7 +34,7 @@ export function expectDocumented(answer: Answer): void {
 }
 
 /**
- * Splits what has come over a connection, read as latin1. `rest` is the beginning of an answer that is not whole yet.
+ * Splits the data of a connection, read as latin1, into answers. `rest` is the beginning of an incomplete answer.
  * @param isHead whether these are answers to HEAD, which have no body
  */
 export function parseAnswers(text: string, { isHead = false } = {}): { answers: Answer[]; rest: string } {
@@ -49,7 +53,9 @@ export function parseAnswers(text: string, { isHead = false } = {}): { answers: 
   }
 }
 
-/** The head of what the text begins with, an answer or a 100, and where its body ends: nowhere yet, if the head is not whole. */
+/**
+ * Returns the head of the first answer or 100 in the text, and the end of its body; infinity if the head is incomplete.
+ */
 function measurePart(text: string, isHead: boolean): { head: string; end: number } {
   const headEnd = text.indexOf('\r\n\r\n') + 4;
   if (headEnd < 4) return { head: '', end: Number.POSITIVE_INFINITY };
@@ -60,7 +66,7 @@ function measurePart(text: string, isHead: boolean): { head: string; end: number
 
 const statusOf = (head: string): number => Number(/^HTTP\/1\.1 (\d{3}) /.exec(head)?.[1]);
 
-/** Where the first answer ends, with a 100 before it, and whether the connection goes on after it. */
+/** Returns where the first answer ends, including a 100 before it, and whether the connection stays open after it. */
 export function measureAnswer(text: string, isHead: boolean): { end: number; isKeptAlive: boolean } {
   const { head, end } = measurePart(text, isHead);
   if (statusOf(head) !== 100) return { end, isKeptAlive: !/\r\nconnection: close\r/i.test(head) };

@@ -28,7 +28,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
   const postBatch = (body: string | Uint8Array, headers: Record<string, string> = {}, partner = project) =>
     stack.fetch(partner, '/entries', { method: 'POST', headers, body });
 
-  /** What became of each entry must be what the single call would have done with it, and the rows must be those. */
+  /** Expects for each entry the result of a single call, and exactly these rows. */
   async function expectResults(partner: Project, { status, text }: Answer, rows: (Row | undefined)[]): Promise<void> {
     if (rows.length === 0) return expect(status).toBe(400);
     expect(status).toBe(207);
@@ -38,14 +38,14 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
     expect(await stack.readRows(partner)).toEqual(expected);
   }
 
-  test.each(PROPERTIES)('every naughty string as %s is in the table byte for byte, or refused', async (property) => {
+  test.each(PROPERTIES)('every naughty string as %s is stored byte for byte, or refused', async (property) => {
     const entries = NAUGHTY_STRINGS.map((string, i) => ({ customerId: i, customerPhone: '1', [property]: string }));
     const whole = entries.map((entry) => ({ customerEmail: 'a', ...entry }));
     const partner = await stack.createProject();
     await expectResults(partner, await postBatch(JSON.stringify(whole), {}, partner), whole.map(valueToRow));
   });
 
-  test('lines of whatever bytes are refused one by one, or in the table byte for byte', async () => {
+  test('lines of any bytes are each refused or stored byte for byte', async () => {
     const property = fc.asyncProperty(fc.array(body, { maxLength: 40 }), fc.boolean(), async (drawn, isEnded) => {
       const partner = await stack.createProject();
       const lines = toLines(drawn);
@@ -57,7 +57,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
     await fc.assert(property, RUNS);
   });
 
-  test('values of an array are refused one by one, or in the table byte for byte', async () => {
+  test('values of an array are each refused or stored byte for byte', async () => {
     const property = fc.asyncProperty(fc.array(body, { maxLength: 40 }), async (drawn) => {
       const partner = await stack.createProject();
       const values = withoutRepeats(drawn.filter((bytes) => parse(bytes) !== undefined));
@@ -72,7 +72,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
     await fc.assert(property, RUNS);
   });
 
-  test('whatever is posted, the answer is a documented one', async () => {
+  test('whatever is posted, the answer is documented', async () => {
     const type = fc.constantFrom('application/json', 'application/x-ndjson', 'text/plain', 'x', 'application/ndjson;;');
     const property = fc.asyncProperty(fc.array(fc.tuple(body, type), { maxLength: 40 }), async (posts) => {
       await Promise.all(posts.map(([bytes, contentType]) => postBatch(bytes, { 'content-type': contentType })));
@@ -100,20 +100,20 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
     ['no line', '', NDJSON, 400],
     ['empty lines', '\n \r\n\t\n', NDJSON, 400],
     ['an array of nothing', '[]', {}, 400],
-    ['an entry that is no array', entry, {}, 400],
+    ['an entry that is not an array', entry, {}, 400],
     ['a string', JSON.stringify(array(2)), {}, 400],
     ['an object with a length', '{"length":2,"0":{},"1":{}}', {}, 400],
-    ['lines that are called JSON', lines(2), {}, 400],
-    ['an array that is called lines', array(2), NDJSON, 207],
+    ['lines that are labelled JSON', lines(2), {}, 400],
+    ['an array that is labelled NDJSON', array(2), NDJSON, 207],
     ['half an array', array(2).slice(0, -1), {}, 400],
-    ['500,000 arrays in each other', '['.repeat(500_000) + ']'.repeat(500_000), {}, 207],
+    ['500,000 nested arrays', '['.repeat(500_000) + ']'.repeat(500_000), {}, 207],
     ['a form', 'a=b', { 'content-type': 'application/x-www-form-urlencoded' }, 415],
     ['170,000 keys', `[{${'"":0,'.repeat(170_000)}"customerId":1,"customerPhone":"1"}]`, {}, 207],
-  ])('of %s, the answer is the documented one', async (_, text, headers, status) => {
+  ])('the answer to %s is the documented one', async (_, text, headers, status) => {
     expect((await postBatch(text, headers)).status).toBe(status);
   });
 
-  test('a line of 16 KiB is read, and a longer one is refused alone', async () => {
+  test('a line of 16 KiB is accepted, and only a longer one is refused', async () => {
     const partner = await stack.createProject();
     const text = [16_384, 16_385, 100].map((bytes, i) => pad(entry.replace('a', `${i}`), bytes)).join('\n');
     await expectResults(
@@ -123,7 +123,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
     );
   });
 
-  test('lines are read the same however their bytes are cut into pieces', async () => {
+  test('lines are parsed the same however their bytes are split', async () => {
     const property = fc.asyncProperty(fc.array(body, { maxLength: 8 }), fc.array(fc.nat()), async (drawn, cuts) => {
       const partner = await stack.createProject();
       const lines = toLines(drawn);
@@ -147,7 +147,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
     await fc.assert(property, RUNS);
   });
 
-  test('a batch that breaks off anywhere puts nothing in the table that was not in it', async () => {
+  test('a batch that breaks off anywhere stores nothing that was not in it', async () => {
     const partner = await stack.createProject();
     const body = Array.from({ length: 4 }, (_, i) => `${entry.replace('a', `${i}`)}\n`).join('');
     for (const type of ['application/json', 'application/x-ndjson']) {
@@ -156,7 +156,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
       const ends = Array.from({ length: whole.length - 1 }, (_, i) => whole.slice(0, i + 1));
       const answers = await pMap(ends, (half) => stack.talk([half], { end: true }), SOME_AT_ONCE);
       expect(answers.flat().filter(({ status }) => status < 300)).toEqual([]);
-      // A partner that hangs up at once instead of saying that no more comes.
+      // A partner that closes the connection at once instead of only ending its side.
       const hangUp = (half: string) => {
         const socket = dial(stack.port);
         socket.write(Buffer.from(half), () => socket.destroy());
@@ -170,7 +170,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
   });
 });
 
-/** What is in the bodies, line by line, no customer twice. */
+/** Splits the bodies into lines; drops lines that repeat a customer. */
 function toLines(bodies: Buffer[]): Buffer[] {
   return withoutRepeats(
     bodies.flatMap((bytes) =>
@@ -191,7 +191,7 @@ function withoutRepeats(bodies: Buffer[]): Buffer[] {
   });
 }
 
-/** White space around a value is none of it. */
+/** Removes the white space around a value. */
 const trim = (bytes: Buffer) => Buffer.from(bytes.toString('latin1').replace(/^[ \t\r\n]+|[ \t\r\n]+$/g, ''), 'latin1');
 
 const isBlank = (line: Buffer) => /^[ \t\r]*$/.test(line.toString('latin1'));

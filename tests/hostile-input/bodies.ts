@@ -7,7 +7,7 @@ export const NAUGHTY_STRINGS = [...new Set<string>(createRequire(import.meta.url
 
 const KIB_16 = 16 * 1024;
 
-/** Pads a JSON object with a property that nobody reads. */
+/** Pads a JSON object to a size, with a property that the ingress ignores. */
 export function pad(body: string, bytes: number): string {
   const open = `${body.slice(0, -1)},"padding":"`;
   return `${open}${'x'.repeat(Math.max(bytes - Buffer.byteLength(open) - 2, 0))}"}`;
@@ -26,18 +26,18 @@ const NUMBERS = [
   '9007199254740991',
   '9007199254740992',
 ];
-const NO_NUMBERS = ['00', '+1', '.5', '1.', '0x10', 'NaN', 'Infinity', '-', '1e'];
+const INVALID_NUMBERS = ['00', '+1', '.5', '1.', '0x10', 'NaN', 'Infinity', '-', '1e'];
 
-/** Any UTF-16, half surrogate pairs among it. */
+/** Any UTF-16, including unpaired surrogates. */
 const utf16 = fc.array(fc.nat(0xffff)).map((units) => String.fromCharCode(...units));
 export const text = fc.oneof(
   fc.constantFrom(...NAUGHTY_STRINGS),
   fc.string({ unit: 'binary' }),
   utf16,
   fc.constantFrom('', '\0', '\ud800', '\udc00a', '__proto__', '{"a":1}'),
-  // What a program might trim, fold or normalise.
+  // Characters that a program might trim, fold or normalise.
   fc.constantFrom(' a\t', '\r\na', '\u00a0a', '\ufeffa', 'e\u0301', '\u212b', 'ﬁ', 'İ', 'ß', '\u202ea', 'a\u200d'),
-  // Around the limits, in one, two and four bytes a character.
+  // Lengths around the limits, with characters of one, two and four bytes.
   fc
     .tuple(fc.constantFrom('a', 'ä', '😀'), fc.constantFrom(64, 255, 320), fc.integer({ min: -1, max: 1 }))
     .map(([character, length, more]) => character.repeat(length + more)),
@@ -49,13 +49,13 @@ const escapeAll = (value: string) =>
 const value = fc.oneof(
   { weight: 8, arbitrary: text.map((string) => JSON.stringify(string)) },
   { weight: 2, arbitrary: text.map(escapeAll) },
-  { weight: 2, arbitrary: fc.constantFrom(...NUMBERS, ...NO_NUMBERS, 'null', 'true', '[]', '{}') },
+  { weight: 2, arbitrary: fc.constantFrom(...NUMBERS, ...INVALID_NUMBERS, 'null', 'true', '[]', '{}') },
   { weight: 1, arbitrary: fc.json() },
   { weight: 1, arbitrary: fc.integer({ min: 1, max: 8_000 }).map((depth) => '['.repeat(depth) + ']'.repeat(depth)) },
 );
 const property = fc.tuple(fc.constantFrom(...PROPERTIES, '__proto__', 'constructor', 'toString', 'other'), value);
 
-/** Mostly an entry; keys may come twice. */
+/** Usually an entry; keys may repeat. */
 const object = fc
   .tuple(text, fc.array(property, { maxLength: 8 }), fc.constantFrom('', ' ', '\t\r\n'))
   .map(([customerId, properties, space]) => {
@@ -67,7 +67,7 @@ const object = fc
     return `{${members.join(',')}${space}}`;
   });
 
-/** What may come as a body: an entry, more or less, and some of its bytes changed. */
+/** Bodies: an entry or something similar, some with changed bytes. */
 export const body: fc.Arbitrary<Buffer> = fc.oneof(
   { weight: 6, arbitrary: object.map((json) => Buffer.from(json)) },
   { weight: 1, arbitrary: fc.json().map((json) => Buffer.from(json)) },

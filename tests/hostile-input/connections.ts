@@ -3,33 +3,35 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { measureAnswer } from './answers.js';
 import { dial } from './talk.js';
 
-/** A connection that is silent for longer is ended. */
+/** A connection that is silent for longer is closed. */
 const PATIENCE_MS = 120_000;
-/** Below what the ingress holds of one connection. */
+/** Limits of a group, below what the ingress accepts on one connection. */
 const MAX_GROUP_REQUESTS = 16;
 const MAX_GROUP_BYTES = 64 * 1024;
 
-/** A request as it goes over the wire. */
+/** The bytes of a request. */
 export type Wire = {
-  /** Each is sent in a turn of its own. */
+  /** Each piece is sent in its own turn of the event loop. */
   pieces: Uint8Array[];
   isHead: boolean;
-  /** Whether no other request may be on its connection, because the answer may end it. */
-  goesAlone: boolean;
+  /** Whether the request needs a connection for itself, because the answer may end it. */
+  needsOwnConnection: boolean;
 };
 
 type Waiting = Wire & { resolve: (answer: string) => void; reject: (error: unknown) => void };
 
-/** Sends some requests at a time. Opens a new socket if the server has ended the last one. */
+/** Sends a few requests at a time. Opens a new socket if the server has closed the last one. */
 class Connection {
   #socket: Socket | undefined;
-  /** What the server has sent since the last answer. After the last answer and before the next request, it must send nothing. */
+  /** Data received since the last answer. Between the last answer and the next request it must stay empty. */
   #text = '';
   #onText: (() => void) | undefined;
 
   constructor(readonly port: number) {}
 
-  /** @returns the answers in order; the last one is all that came until the server ended the connection, if it did */
+  /**
+   * @returns the answers in order; if the server closes the connection, the last one has everything received until then
+   */
   async ask(requests: Wire[]): Promise<string[]> {
     this.expectSilence();
     const socket = this.#socket ?? this.#dial();
@@ -51,7 +53,7 @@ class Connection {
     return answers;
   }
 
-  /** Nothing yet, if the answer is not whole, or says that the server will end the connection. */
+  /** Returns undefined if the answer is incomplete or says that the server will close the connection. */
   #takeAnswer({ isHead }: Wire): string | undefined {
     const { end, isKeptAlive } = measureAnswer(this.#text, isHead);
     if (!isKeptAlive || this.#text.length < end) return undefined;
@@ -66,7 +68,7 @@ class Connection {
     return text;
   }
 
-  /** @throws Error if the server has sent what nobody asked for */
+  /** @throws Error if the server has sent data without a request */
   expectSilence(): void {
     if (this.#text !== '') throw new Error(`the server sent more than the answers: ${this.#text}`);
   }
@@ -91,7 +93,7 @@ class Connection {
   }
 }
 
-/** Requests that go together are one write, which costs less than one each. */
+/** Sends a group of requests with one write, which costs less than one write each. */
 async function send(socket: Socket, requests: Wire[]): Promise<void> {
   const [{ pieces }] = requests as [Wire];
   if (requests.length > 1) {
@@ -104,13 +106,13 @@ async function send(socket: Socket, requests: Wire[]): Promise<void> {
   }
 }
 
-/** Connections to one server. */
+/** A pool of connections to one server. */
 export class Connections {
   #all: Connection[] = [];
   #free: Connection[] = [];
-  /** Each waits for a connection. */
+  /** Groups that wait for a connection. */
   #groups: Waiting[][] = [];
-  /** The one of them that takes more requests. */
+  /** The group that accepts more requests. */
   #open: Waiting[] = [];
   #isScheduled = false;
 
@@ -121,11 +123,11 @@ export class Connections {
     this.destroy();
   }
 
-  /** Sends a request as soon as a connection is free, together with others. */
+  /** Sends a request, grouped with others, as soon as a connection is free. */
   ask(request: Wire): Promise<string> {
     return new Promise((resolve, reject) => {
       const waiting = { ...request, resolve, reject };
-      if (request.goesAlone) this.#groups.push([waiting]);
+      if (request.needsOwnConnection) this.#groups.push([waiting]);
       else if (hasRoom(this.#open)) this.#open.push(waiting);
       else {
         this.#open = [waiting];
@@ -139,14 +141,14 @@ export class Connections {
     for (const connection of this.#all) connection.expectSilence();
   }
 
-  /** Ends the connections, of which none is in use. Later requests get new ones. */
+  /** Closes the connections, none of which may be in use. Later requests get new ones. */
   destroy(): void {
     for (const connection of this.#all) connection.destroy();
     this.#all = Array.from({ length: this.count }, () => new Connection(this.port));
     this.#free = [...this.#all];
   }
 
-  /** In the next turn, because more requests may come in this one. */
+  /** Runs in the next turn, because more requests may come in this one. */
   #schedule(): void {
     if (this.#isScheduled) return;
     this.#isScheduled = true;
@@ -171,7 +173,7 @@ export class Connections {
   }
 }
 
-/** Whether a group has requests, but not as many as it may have. */
+/** Whether a group has requests and room for more. */
 function hasRoom(group: Waiting[]): boolean {
   const bytes = group.reduce((sum, { pieces: [piece] }) => sum + (piece?.length ?? 0), 0);
   return group.length > 0 && group.length < MAX_GROUP_REQUESTS && bytes < MAX_GROUP_BYTES;

@@ -17,12 +17,15 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
     await stack.stop();
   });
 
-  /** Well-formed ids that fetch does not take for a folder. */
+  /** Well-formed ids that fetch does not resolve as a path segment. */
   const canTravel = (id: string) => id.isWellFormed() && !/^\.{1,2}$/.test(id) && id !== '';
   const call = (project: Project, method: string, customerId: string) =>
     stack.fetch(project, `/entry/${encodeURIComponent(customerId)}`, { method });
 
-  /** Creates, reads, erases and misses each of these customers, beside one that nobody may touch. */
+  /**
+   * Creates, reads and erases each of these customers, and checks that it is gone. Another customer must stay
+   * untouched.
+   */
   async function expectLives(drawn: string[]): Promise<void> {
     const project = await stack.createProject();
     const bystander = { customerId: 'a bystander', customerPhone: '0' };
@@ -48,11 +51,11 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
     expect([...(await stack.readRows(project)).keys()]).toEqual([bystander.customerId]);
   }
 
-  test('a customer with any naughty string for an id is read and erased, and nobody else', async () => {
+  test('a customer with any naughty string as id is read and erased, and no other customer', async () => {
     for (let i = 0; i < NAUGHTY_STRINGS.length; i += 50) await expectLives(NAUGHTY_STRINGS.slice(i, i + 50));
   });
 
-  test('a customer with any id at all is read and erased, and nobody else', async () => {
+  test('a customer with any id is read and erased, and no other customer', async () => {
     await fc.assert(fc.asyncProperty(fc.array(text, { maxLength: 40 }), expectLives), RUNS);
   });
 
@@ -65,7 +68,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
   const path = fc.array(piece, { maxLength: 5 }).map((pieces) => `/entry/${pieces.join('')}`);
   const method = fc.constantFrom('GET', 'DELETE', 'POST', 'PUT');
 
-  test('whatever the path, the answer is a documented one, and nothing is there', async () => {
+  test('whatever the path, the answer is documented, and nothing is stored', async () => {
     const property = fc.asyncProperty(fc.array(fc.tuple(method, path), { maxLength: 40 }), async (calls) => {
       const project = await stack.createProject();
       const answers = calls.map(async ([verb, target]) => {

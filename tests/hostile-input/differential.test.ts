@@ -9,29 +9,29 @@ import { isFuzzing, RUNS } from './runs.js';
 import { type Project, Stack } from './stack.js';
 
 /*
- * Each request goes to four sides: to an ingress on each queue store, and there once as it is, which may take the fast path,
- * and once with a `?` behind its path, which takes the router. The four answers must be the same, byte for byte.
+ * Sends each request to four sides: to an ingress on each queue store, once unchanged, which may take the fast path,
+ * and once with a `?` after the path, which takes the router. The four answers must be identical, byte for byte.
  *
- * A run has a new project on each side, so a run that fails does not need the runs before it, and fast-check can shrink it. A
- * run also takes less than a minute. A minute after an erasure, the worker's pace would decide whether the customer's next
- * entry is a 201 or a 202 (ARCHITECTURE.md, "Look-up").
+ * Each run has new projects, so a failing run does not depend on earlier runs and fast-check can shrink it. A run takes
+ * less than a minute: a minute after an erasure, the worker's speed would decide whether the customer's next entry is a
+ * 201 or a 202 (docs/decisions.md, "201 or 202").
  *
- * A request waits for the earlier ones with the same customer or idempotency key, and for nothing else.
+ * A request waits only for earlier ones with the same customer or idempotency key.
  */
 
 type Side = { name: string; stack: Stack; suffix: '' | '?'; connections: Connections };
 
-/** Requests of one run. The more there are, the more go at once, which costs less per request. */
+/** Requests per run. Larger runs send more requests at once, which costs less per request. */
 const MAX_INPUTS = isFuzzing ? 1000 : 60;
-/** Of each side. */
+/** Connections per side. */
 const CONNECTIONS = 32;
-/** Many small jobs cost more than a few large ones. */
+/** One chunk in flight makes chunks large: many small jobs cost more than a few large ones. */
 const LARGE_CHUNKS = { CHUNKS_IN_FLIGHT: '1' };
 const MAX_OVERLOADED_SHARE = 0.01;
 
 let stacks: Stack[];
 let sides: Side[];
-/** Of each side, for the next run. */
+/** The projects of the next run, one per side. */
 let projects: Promise<Project[]> | undefined;
 
 beforeAll(async () => {
@@ -54,7 +54,7 @@ afterAll(async () => {
   }
 });
 
-test('every request is answered alike by the fast path and by the router, and on both queue stores', async () => {
+test('the fast path and the router give identical answers on both queue stores', async () => {
   const counts = { inputs: 0, answers: 0, overloads: 0 };
   const property = fc.asyncProperty(fc.array(input, { maxLength: MAX_INPUTS, size: 'max' }), async (drawn) => {
     const answers = await sendToAll(drawn);
@@ -62,13 +62,14 @@ test('every request is answered alike by the fast path and by the router, and on
     counts.inputs += drawn.length;
     counts.answers += answers.flat().length;
     counts.overloads += overloads;
-    const mayDiffer = overloads > 0; // then the sides may know different customers
+    const mayDiffer = overloads > 0; // After an overload the sides may know different customers.
     for (const [i, request] of drawn.entries()) {
       const ofSides = answers.map((side) => side[i] ?? '');
       expectAlike(request, ofSides, mayDiffer);
     }
   });
-  await fc.assert(property, isFuzzing ? RUNS : { numRuns: 10 }); // without a time limit, which a slow machine would reach
+  // Without a time limit, which a slow machine would reach.
+  await fc.assert(property, isFuzzing ? RUNS : { numRuns: 10 });
   const { inputs, answers, overloads } = counts;
   if (isFuzzing) console.log(`${inputs} inputs, ${answers} answers, ${overloads} overloads, 0 differences`);
   expect(overloads).toBeLessThanOrEqual(answers * MAX_OVERLOADED_SHARE);
@@ -90,14 +91,14 @@ async function sendToAll(requests: Input[]): Promise<string[][]> {
     for (const { connections } of sides) connections.expectSilence();
     return answers;
   } catch (error) {
-    // The next run must not take an answer of this one for its own.
+    // The next run must not get an answer of this one.
     await Promise.allSettled(ofSides);
     for (const { connections } of sides) connections.destroy();
     throw error;
   }
 }
 
-/** All answers are documented, and the same in what must be the same. */
+/** Expects documented answers that are identical in all comparable parts. */
 function expectAlike(request: Input, answers: string[], mayDiffer: boolean): void {
   const comparable = answers.map((answer) => toComparable(request, answer));
   const different = answers.filter((_, i) => comparable.indexOf(comparable[i] as string) === i);
@@ -110,12 +111,15 @@ function expectAlike(request: Input, answers: string[], mayDiffer: boolean): voi
   expect(bySide(comparable)).toEqual(bySide(comparable.map(() => comparable[0] as string)));
 }
 
-/** Leaves out the date and the id of a request that brought none. What is read of a customer depends on the worker's pace. */
+/**
+ * Removes the date and a generated request id. For a customer that is read, only the status line is comparable, because
+ * the rest depends on the worker's speed.
+ */
 function toComparable(request: Input, answer: string): string {
   const { method, path, isChunked } = request;
   const isCustomer = ['GET', 'HEAD'].includes(method) && path.startsWith('/entry/');
   const anyTime = withoutTime(answer);
-  // Whether the connection goes on depends on how much of the body has come before the answer.
+  // Whether the connection stays open depends on how much of the body arrives before the answer.
   const text = isChunked ? anyTime.replace(/\r\nconnection: [^\r]*/i, '') : anyTime;
   return isCustomer ? text.replace(/^(HTTP\/1\.1 (?:200|404)).*/ms, '$1') : text;
 }
@@ -124,11 +128,11 @@ const NEW_REQUEST_ID = /(\r\nx-request-id: )[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a
 
 const isOverload = (answer: string) => /^HTTP\/1\.1 (503 |207 .*"statusCode":503)/ms.test(answer);
 
-/** Answers that are documented, with what they answer. */
+/** Checked answers with their requests. */
 const documented = new Set<string>();
 const MAX_DOCUMENTED = 10_000;
 
-/** Most answers come again and again. */
+/** Checks each distinct answer once, because most answers repeat. */
 function expectDocumentedOnce(request: Input, text: string): void {
   const { method, path } = request;
   const key = `${method} ${path.replace(/^\/entry\/[^/]+$/, '/entry/{id}')} ${withoutTime(text)}`;
@@ -138,7 +142,7 @@ function expectDocumentedOnce(request: Input, text: string): void {
   documented.add(key);
 }
 
-/** There is one answer, whole and documented. A 5xx is an overload. */
+/** Expects exactly one complete, documented answer. The only 5xx is 503, for overload. */
 function expectDocumented({ method, path }: Input, text: string): void {
   const { answers, rest } = parseAnswers(text, { isHead: method === 'HEAD' });
   expect({ answers: answers.length, rest }).toEqual({ answers: 1, rest: '' });

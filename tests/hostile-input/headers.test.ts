@@ -17,7 +17,7 @@ afterAll(async () => {
   await stack.stop();
 });
 
-/** The one answer to a ping with these headers. */
+/** Pings with these headers; returns the only answer. */
 async function ping(headers: string[]) {
   const [answer, ...others] = await stack.talk([toRequest('GET /ping', headers)], { answers: 1 });
   expect(others).toEqual([]);
@@ -30,48 +30,44 @@ const naughtyHeaders = NAUGHTY_STRINGS.map(toLatin1).filter((text) => !/[\r\n\0]
 describe('a key', () => {
   const KIB = 1024;
   test.each<[how: string, toHeaders: (apiKey: string) => string[], status: number]>([
-    [
-      'is read whatever the case of its name, and without the spaces around it',
-      (key) => [`X-API-KEY: \t ${key} \t`],
-      200,
-    ],
+    ['is accepted with any case of its name and with spaces around it', (key) => [`X-API-KEY: \t ${key} \t`], 200],
     ['that is missing', () => [], 401],
     ['that is empty', () => ['x-api-key:'], 401],
     ['that is only spaces', () => ['x-api-key:    '], 401],
-    ['that comes twice', (key) => [`x-api-key: ${key}`, `x-api-key: ${key}`], 401],
-    ['that comes with an empty one', (key) => [`x-api-key: ${key}`, 'x-api-key:'], 401],
+    ['that is sent twice', (key) => [`x-api-key: ${key}`, `x-api-key: ${key}`], 401],
+    ['with an empty second one', (key) => [`x-api-key: ${key}`, 'x-api-key:'], 401],
     ['in quotes', (key) => [`x-api-key: "${key}"`], 401],
     ['of 8 KiB', () => [`x-api-key: ${'a'.repeat(8 * KIB)}`], 401],
-    ['of 8 KiB that begins well', (key) => [`x-api-key: ${key.padEnd(8 * KIB, 'a')}`], 401],
-    ['that leaves no room', () => [`x-api-key: ${'a'.repeat(16 * KIB)}`], 431],
+    ['of 8 KiB that begins with a valid one', (key) => [`x-api-key: ${key.padEnd(8 * KIB, 'a')}`], 401],
+    ['of 16 KiB', () => [`x-api-key: ${'a'.repeat(16 * KIB)}`], 431],
     ['that is not ASCII', () => ['x-api-key: \xfc\xff\x80'], 401],
-    ['with a byte that is not ASCII behind', (key) => [`x-api-key: ${key}\xa0`], 401],
-    ['with NUL behind', (key) => [`x-api-key: ${key}\0`], 400],
-    ['with DEL behind', (key) => [`x-api-key: ${key}\x7f`], 400],
-    ['whose name has a space behind', (key) => [`x-api-key : ${key}`], 400],
+    ['followed by a byte that is not ASCII', (key) => [`x-api-key: ${key}\xa0`], 401],
+    ['followed by NUL', (key) => [`x-api-key: ${key}\0`], 400],
+    ['followed by DEL', (key) => [`x-api-key: ${key}\x7f`], 400],
+    ['with a space after its name', (key) => [`x-api-key : ${key}`], 400],
     ['whose name is not ASCII', (key) => [`x-api-k\xe9y: ${key}`], 400],
-    ['by another name', (key) => [`x_api_key: ${key}`, `api-key: ${key}`, `authorization: Bearer ${key}`], 401],
-    // Besides `host`, which every request here has.
-    ['behind 98 other headers', (key) => [...Array(98).fill('a:'), `x-api-key: ${key}`], 200],
-    ['behind 99 other headers', (key) => [...Array(99).fill('a:'), `x-api-key: ${key}`], 431],
-    ['behind 2,000 other headers', (key) => [...Array(2_000).fill('a:'), `x-api-key: ${key}`], 431],
+    ['under another name', (key) => [`x_api_key: ${key}`, `api-key: ${key}`, `authorization: Bearer ${key}`], 401],
+    // In addition to `host`, which every request has.
+    ['after 98 other headers', (key) => [...Array(98).fill('a:'), `x-api-key: ${key}`], 200],
+    ['after 99 other headers', (key) => [...Array(99).fill('a:'), `x-api-key: ${key}`], 431],
+    ['after 2,000 other headers', (key) => [...Array(2_000).fill('a:'), `x-api-key: ${key}`], 431],
   ])('%s', async (_, toHeaders, status) => {
     expect((await ping(toHeaders(project.apiKey)))?.status).toBe(status);
   });
 
-  test('that is a naughty string is never good', async () => {
+  test('that is a naughty string is never accepted', async () => {
     for (const text of naughtyHeaders) {
       expect([400, 401]).toContain((await ping([`x-api-key: ${text}`]))?.status);
     }
   });
 });
 
-test('no header is dropped: an entry with more than 100 is refused, and so is what has one behind them', async () => {
+test('no header is dropped: a request with more than 100 is refused, whatever the last one is', async () => {
   const partner = await stack.createProject();
   for (const others of [0, 97, 98, 200, 1_000, 2_100]) {
     const headers = [...Array(others).fill('a:'), 'idempotency-key: same'];
     const [answer] = await stack.talk([toEntryRequest(partner.apiKey, 'a', headers)], { answers: 1 });
-    // `host`, `x-api-key` and `content-length` come on top.
+    // `host`, `x-api-key` and `content-length` are added.
     expect([others, answer?.status]).toEqual([others, others + 4 > 100 ? 431 : 201]);
     if (answer?.status === 201) expect(answer.headers.has('idempotent-replayed')).toBe(others > 0);
   }
@@ -82,17 +78,17 @@ test.each<[host: string, request: string, status: number]>([
   ['two hosts', 'GET /ping HTTP/1.1\r\nhost: a\r\nHost: b\r\n', 400],
   ['the same host twice', 'GET /ping HTTP/1.1\r\nhost: a\r\nhost: a\r\n', 400],
   ['two hosts, in HTTP/1.0', 'GET /ping HTTP/1.0\r\nhost: a\r\nhost: b\r\n', 400],
-  ['a host in its target only', 'GET http://a/ping HTTP/1.1\r\n', 400],
+  ['a host only in its target', 'GET http://a/ping HTTP/1.1\r\n', 400],
   ['an empty host', 'GET /ping HTTP/1.1\r\nhost:\r\n', 200],
   ['one host', 'GET /ping HTTP/1.1\r\nHOST: a\r\n', 200],
   ['no host, in HTTP/1.0', 'GET /ping HTTP/1.0\r\n', 200],
-])('a request with %s is answered as HTTP says', async (_, request, status) => {
+])('a request with %s is answered as HTTP requires', async (_, request, status) => {
   const [answer, ...others] = await stack.talk([`${request}x-api-key: ${project.apiKey}\r\n\r\n`], { answers: 1 });
   expect([answer?.status, others]).toEqual([status, []]);
   if (status === 400) expect(JSON.parse(answer?.text ?? '').message).toBe('request must be valid HTTP');
 });
 
-test('an entry without a host is refused, with all that is behind it over the connection', async () => {
+test('an entry without a host is refused, and so is everything after it on the connection', async () => {
   const partner = await stack.createProject();
   const [first, second] = ['a', 'b'].map((id) => toEntryRequest(partner.apiKey, id));
   const answers = await stack.talk([`${first?.replace('host: test\r\n', '')}${second}`]);
@@ -100,10 +96,10 @@ test('an entry without a host is refused, with all that is behind it over the co
   expect(await stack.readRows(partner)).toEqual(new Map());
 });
 
-test('a request id that is a naughty string comes back as it is, or not at all', async () => {
+test('a request id that is a naughty string is returned unchanged or replaced', async () => {
   for (const text of naughtyHeaders) {
     const answer = await ping([`x-api-key: ${project.apiKey}`, `x-request-id: ${text}`]);
-    if (answer?.status === 400) continue; // control characters are no HTTP
+    if (answer?.status === 400) continue; // Control characters are not valid in HTTP headers.
     expect(answer?.status).toBe(200);
     if (answer?.requestId !== text.trim())
       expect(answer?.requestId).toMatch(/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
@@ -178,7 +174,7 @@ const method = fc.constantFrom(
   'get',
 );
 
-test('whatever the method, target and headers, the answer is a documented one, and only the key lets in', async () => {
+test('whatever the method, target and headers, the answer is documented, and only the key gives access', async () => {
   const property = fc.asyncProperty(
     fc.array(fc.tuple(method, target, fc.array(header, { maxLength: 8 }), fc.boolean()), { maxLength: 20 }),
     async (requests) => {

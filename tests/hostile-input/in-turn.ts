@@ -1,7 +1,7 @@
 /**
- * Asks once per item: at once, or after the earlier items that have a subject in common. So items that are under way together
- * do not depend on one another, and may go in any order.
- * @returns the answers in the order of the items, when all are there
+ * Calls `ask` once per item: at once, or after the earlier items that share a subject. So items that are in flight
+ * together are independent, and their order does not matter.
+ * @returns the answers in the order of the items, once all have arrived
  */
 export async function askInTurn<Item, Answer>(
   items: { item: Item; subjects: string[] }[],

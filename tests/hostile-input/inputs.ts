@@ -3,7 +3,7 @@ import { body, text } from './bodies.js';
 import type { Wire } from './connections.js';
 import { toRequest } from './requests.js';
 
-/** A request to any route. Strings are latin1: a character is a byte. */
+/** A request to any route. Strings are latin1: one character is one byte. */
 export type Input = {
   method: string;
   path: string;
@@ -11,18 +11,20 @@ export type Input = {
   body: string;
   hasKey: boolean;
   isChunked: boolean;
-  /** Where the request is cut into two pieces, modulo its length; 0 for one piece. */
+  /** Where the request is split into two pieces, modulo its length; 0 for one piece. */
   cut: number;
 };
 
-/** So few that most customers come more than once in a run. */
+/** Few enough for most customers to appear more than once in a run. */
 const IDS = Array.from({ length: 100 }, (_, i) => `customer-${i}`);
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
 const PATHS = [
   ...['/entry', '/entries', '/entry/a', '/ping', '/docs', '/docs/nowhere.js', '/openapi.json', '/nowhere', '/'],
   ...['/entry/', '/ENTRY', '//entry', '/entry/%', '/entry/%ff', '/entry/a/b', 'http://test/entry', '*'],
 ];
-/** These serve the OpenAPI document, which leaves them out. A large answer of theirs ends its connection. */
+/**
+ * These routes serve the OpenAPI document, which does not describe them. A large answer of theirs ends the connection.
+ */
 export const DESCRIPTION = /^\/(docs|openapi\.json)/;
 const HEADERS = [
   ...['content-encoding: gzip', 'content-encoding: identity', 'expect: 100-continue', 'expect: nothing'],
@@ -43,7 +45,7 @@ const toLatin1 = (bytes: string | Buffer) => Buffer.from(bytes as string).toStri
 const toPath = (customerId: string) => `/entry/${toLatin1(customerId).replaceAll(/[^\w.~-]/g, encode)}`;
 const encode = (character: string) => `%${character.charCodeAt(0).toString(16).padStart(2, '0')}`;
 
-/** `usual`, or once in `times` draws something else. */
+/** `usual`, but in one of `times` draws `other`. */
 const rarely = <T>(times: number, usual: T, other: fc.Arbitrary<T>) =>
   fc.oneof({ weight: times - 1, arbitrary: fc.constant(usual) }, { weight: 1, arbitrary: other });
 
@@ -65,7 +67,7 @@ const header = fc.oneof(
   fc.nat(100).map((key) => `idempotency-key: key-${key}`),
 );
 
-/** All routes, and paths that are none. The routes that do most come most often. */
+/** All routes, and unknown paths. The most complex routes have the highest weights. */
 const target = fc.oneof(
   { weight: 10, arbitrary: fc.tuple(fc.constant('POST'), fc.constant('/entry'), single) },
   { weight: 3, arbitrary: fc.tuple(fc.constant('POST'), fc.constant('/entries'), batch) },
@@ -84,10 +86,10 @@ export const input: fc.Arbitrary<Input> = fc
   })
   .map(({ target: [method, path, content], ...others }) => ({ method, path, body: content, ...others }));
 
-/** Headers with which an answer may end its connection, or something may come before it. */
+/** Headers that may end the connection with the answer, or add a 100 before it. */
 const ENDING = /^(connection|expect|host):/;
 
-/** The bytes to send, in one piece or two. */
+/** Returns the bytes to send, in one piece or two. */
 export function toWire(request: Input, { apiKey, suffix }: { apiKey: string; suffix: string }): Wire {
   const { method, path, headers, body: content, hasKey, isChunked, cut } = request;
   const key = hasKey ? [`x-api-key: ${apiKey}`] : [];
@@ -98,7 +100,7 @@ export function toWire(request: Input, { apiKey, suffix }: { apiKey: string; suf
   return {
     pieces: place === 0 ? [bytes] : [bytes.subarray(0, place), bytes.subarray(place)],
     isHead: method === 'HEAD',
-    goesAlone: place > 0 || isChunked || headers.some((line) => ENDING.test(line)) || DESCRIPTION.test(path),
+    needsOwnConnection: place > 0 || isChunked || headers.some((line) => ENDING.test(line)) || DESCRIPTION.test(path),
   };
 }
 
@@ -107,7 +109,10 @@ function toChunks(content: string): string {
   return `${chunk}0\r\n\r\n`;
 }
 
-/** The customers and idempotency keys of a request. Its body is searched, not parsed: a broken batch has entries, too. */
+/**
+ * Returns the customers and idempotency keys of a request. Searches the body instead of parsing it, because a broken
+ * batch has entries too.
+ */
 export function toSubjects({ path, headers, body: content }: Input): string[] {
   const given = Buffer.from(content, 'latin1').toString();
   const ids = Array.from(given.matchAll(CUSTOMER_ID), ([, json = '']) => attempt(() => JSON.parse(json)));
@@ -117,7 +122,7 @@ export function toSubjects({ path, headers, body: content }: Input): string[] {
 }
 const CUSTOMER_ID = /"customerId"\s*:\s*("(?:[^"\\]|\\.)*"|[^\s,}]+)/g;
 
-/** An id as text; none if it cannot be read, for then it is refused. */
+/** Returns an id as text; an empty string if it cannot be parsed, because the request is then refused. */
 function attempt(read: () => unknown): string {
   try {
     return String(read());

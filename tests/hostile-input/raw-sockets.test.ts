@@ -17,7 +17,7 @@ afterAll(async () => {
   await stack.stop();
 });
 
-test('entries that are sent at once are answered in order, however the bytes are cut into pieces', async () => {
+test('pipelined entries are answered in order, however the bytes are split', async () => {
   const property = fc.asyncProperty(fc.integer({ min: 1, max: 8 }), fc.array(fc.nat()), async (count, cuts) => {
     const project = await stack.createProject();
     const ids = Array.from({ length: count }, (_, i) => `${i}`);
@@ -40,7 +40,7 @@ test('a request that ends after any of its bytes is not accepted', async () => {
   expect(await stack.readRows(project)).toEqual(new Map());
 });
 
-test('whoever says that no more comes gets the answers to all that has come', async () => {
+test('a client that ends its side gets the answers to everything it has sent', async () => {
   const project = await stack.createProject();
   const ids = ['a', 'b', 'c'];
   const stream = ids.map((id) => toEntryRequest(project.apiKey, id)).join('');
@@ -51,11 +51,11 @@ test('whoever says that no more comes gets the answers to all that has come', as
   expect([...(await stack.readRows(project)).keys()].sort()).toEqual(ids);
 });
 
-test('a request that asks for another protocol, and those behind it, are answered as if it did not ask', async () => {
+test('a request that asks for another protocol, and those after it, are answered as usual', async () => {
   const project = await stack.createProject();
   const upgrade = ['connection: upgrade, http2-settings', 'upgrade: h2c', 'http2-settings: AAMAAABkAARAAAAAAAIAAAAA'];
   const ids = Array.from({ length: 8 }, (_, i) => `${i}`);
-  // Each second one asks, so that there are some before, behind and in a row.
+  // Some requests ask for the upgrade: first, last and in a row.
   const asks = (id: string) => ['1', '3', '4', '7'].includes(id);
   const stream = ids.map((id) => toEntryRequest(project.apiKey, id, asks(id) ? upgrade : [])).join('');
   const property = fc.asyncProperty(fc.array(fc.nat(), { maxLength: 4 }), fc.boolean(), async (cuts, end) => {
@@ -75,7 +75,7 @@ const token = fc.oneof(
 );
 const changes = fc.array(fc.record({ at: fc.nat(), removed: fc.nat(5), added: token }), { minLength: 1, maxLength: 5 });
 
-test('whatever bytes of requests are changed, there are no more rows than requests, and every answer is a documented one', async () => {
+test('whatever bytes of requests change, there are no more rows than requests, and every answer is documented', async () => {
   const property = fc.asyncProperty(fc.array(changes, { maxLength: 20 }), async (streams) => {
     const project = await stack.createProject();
     const exchanges = streams.map((drawn, i) => {
@@ -94,7 +94,7 @@ test('whatever bytes of requests are changed, there are no more rows than reques
   await fc.assert(property, RUNS);
 });
 
-test('one who sends without end and reads nothing is cut, at nobody else’s cost', async () => {
+test('a client that floods and never reads is disconnected, and others are still served', async () => {
   const partner = await stack.createProject();
   const flooding = await stack.createProject();
   const key = `x-api-key: ${flooding.apiKey}`;

@@ -1,4 +1,4 @@
-/** A request with these headers, as it goes over the wire in latin1. A body needs its length among the headers. */
+/** Returns a request with these headers as latin1. For a body, the headers must include its length. */
 export function toRequest(startLine: string, headers: string[], body = ''): string {
   return `${[`${startLine} HTTP/1.1`, 'host: test', ...headers].join('\r\n')}\r\n\r\n${body}`;
 }

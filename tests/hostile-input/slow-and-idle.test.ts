@@ -10,20 +10,20 @@ import { type Project, Stack } from './stack.js';
 import { closing, dial, readAll } from './talk.js';
 
 const LIMIT = String(execSync('ulimit -n')).trim();
-/** What both sides may open, with some left for files and the stores; in `npm test` fewer are enough. */
+/** File descriptors for both sides; the others are for files and the stores. `npm test` uses fewer. */
 const DESCRIPTORS = LIMIT === 'unlimited' ? Number.POSITIVE_INFINITY : Number(LIMIT) - 500;
 const CONNECTIONS = Math.min(isFuzzing ? 10_000 : 1_000, DESCRIPTORS);
 
-/** Of connections that are opened at once, fewer than the operating system keeps for a process that is busy. */
+/** Connections to open at once: fewer than the operating system queues for a busy process. */
 const BURST = 400;
 
-/** Far more than a busy machine adds to 10 s, and far less than Node.js would wait by itself. */
+/** Far more than 10 s on a busy machine, and far less than Node.js would wait by default. */
 const MAX_TRICKLE_MS = 200_000;
-/** Of half of the requests that are served meanwhile, where that is not 20 times as long as without. */
+/** Largest median of the pings during the attack, unless 20 times the median before it is more. */
 const MAX_WAIT_MS = 3_000;
 
 let stack: Stack;
-/** With the limits of production. */
+/** An ingress with the limits of production. */
 let impatient: TestApp;
 let impatientPort: number;
 let project: Project;
@@ -56,8 +56,8 @@ async function expectPong(socket: Socket): Promise<void> {
   expect(answer).toMatch(/^HTTP\/1.1 200 /);
 }
 
-// The first of this file, for it counts all connections.
-test('as many idle connections as there may be cost a partner nothing, and one more is refused', async () => {
+// Must be the first test of this file, because it counts all connections.
+test('the maximum of idle connections does not affect a partner, and one more is refused', async () => {
   const partner = dial(stack.port);
   await expectPong(partner);
   const idle: Socket[] = [];
@@ -75,25 +75,28 @@ test('as many idle connections as there may be cost a partner nothing, and one m
 
   const all = [partner, ...idle];
   const ends = Promise.all(all.map((socket) => closing(socket.resume())));
-  // The ingress ends them after 65 s; `npm test` does not wait for that.
+  // The ingress closes idle connections after 65 s; `npm test` does not wait for that.
   if (!isFuzzing) for (const socket of all) socket.destroy();
   await ends;
 });
 
-test('connections that never say a word are told so and cut', async () => {
+test('silent connections get a 408 and are closed', async () => {
   const silent: Promise<string>[] = [];
   while (silent.length < CONNECTIONS / 2) {
     for (let i = 0; i < 50; i++) silent.push(readAll(dial(impatientPort)));
     const last = dial(impatientPort);
-    await expectPong(last); // so those before it have been accepted, too
+    await expectPong(last); // Then the connections before it have been accepted too.
     last.destroy();
   }
   const answers = await Promise.all(silent);
   expect(new Set(answers.map((text) => text.slice(0, 12)))).toEqual(new Set(['HTTP/1.1 408']));
 });
 
-describe('a slow sender is cut', () => {
-  /** Sends the beginning, and then the piece again and again until the connection ends. @returns what came back, and when it ended */
+describe('a slow sender is disconnected', () => {
+  /**
+   * Sends the beginning, then the piece repeatedly until the connection is closed.
+   * @returns what was received, and the time until the connection was closed, in ms
+   */
   async function trickle(beginning: string, piece: string, intervalMs: number): Promise<[text: string, ms: number]> {
     const start = performance.now();
     const socket = dial(impatientPort, { allowHalfOpen: true });
@@ -101,13 +104,16 @@ describe('a slow sender is cut', () => {
     socket.write(beginning);
     while (!socket.closed) {
       const isFull = socket.writable && !socket.write(piece);
-      if (isFull) await Promise.race([once(socket, 'drain').catch(() => {}), text]); // an error closes it
+      if (isFull) await Promise.race([once(socket, 'drain').catch(() => {}), text]); // An error closes the socket.
       await Promise.race([delay(intervalMs), text]);
     }
     return [await text, performance.now() - start];
   }
 
-  /** Goes on with the last byte of an entry when it has been cut off. @returns what came back */
+  /**
+   * Sends the last byte of an entry after the ingress has ended the connection.
+   * @returns what was received
+   */
   async function finishLate(body: string): Promise<string> {
     const socket = dial(impatientPort, { allowHalfOpen: true });
     const text = readAll(socket);
@@ -118,7 +124,7 @@ describe('a slow sender is cut', () => {
     return text;
   }
 
-  test('after 5 s for headers and 10 s for a body, while others are served, and what it sends then is not taken', async () => {
+  test('after 5 s for headers and 10 s for a body, while others are served, and later bytes are ignored', async () => {
     const key = `x-api-key: ${project.apiKey}`;
     const post = (...headers: string[]) => toRequest('POST /entry', [key, ...headers]);
     const measurePing = async () => {

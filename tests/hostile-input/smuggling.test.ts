@@ -15,21 +15,21 @@ afterAll(async () => {
 const toChunk = (text: string, extension = '') => `${text.length.toString(16)}${extension}\r\n${text}\r\n`;
 const END = '0\r\n\r\n';
 
-describe('where one request hides another:', () => {
+describe('if one request hides another:', () => {
   const outer = '{"customerId":"outer","customerPhone":"1"}';
   const length = `content-length: ${outer.length}`;
   const chunked = 'transfer-encoding: chunked';
 
-  // `before` is what stands between the headers and the smuggled request.
+  // `before` is the text between the headers and the smuggled request.
   test.each<[how: string, headers: string[], before: string]>([
     ['a length and chunks', ['content-length: 9999', chunked], END],
     ['chunks and a length', [chunked, 'content-length: 5'], END],
     ['folded chunks', ['content-length: 9999', 'transfer-encoding:\r\n chunked'], END],
     ['chunks with a space before the colon', ['content-length: 9999', 'transfer-encoding : chunked'], END],
     ['chunks with a vertical tab', ['content-length: 9999', 'transfer-encoding: \x0bchunked'], END],
-    ['chunks by another name', ['content-length: 9999', 'transfer-encoding: xchunked'], END],
-    ['chunks behind a bare LF', ['content-length: 9999', `x: y\n${chunked}`], END],
-    ['chunks behind a bare CR', ['content-length: 9999', `x: y\r${chunked}`], END],
+    ['chunks under another name', ['content-length: 9999', 'transfer-encoding: xchunked'], END],
+    ['chunks after a bare LF', ['content-length: 9999', `x: y\n${chunked}`], END],
+    ['chunks after a bare CR', ['content-length: 9999', `x: y\r${chunked}`], END],
     ['chunks, then identity', [chunked, 'transfer-encoding: identity'], toChunk(outer) + END],
     ['chunks, identity', ['transfer-encoding: chunked, identity'], toChunk(outer) + END],
     ['chunks twice', [chunked, chunked], toChunk(outer) + END],
@@ -55,7 +55,7 @@ describe('where one request hides another:', () => {
     ['a negative chunk size', [chunked], `-${toChunk(outer)}${END}`],
     ['no chunk size', [chunked], `\r\n${outer}\r\n${END}`],
     ['a space before a chunk size', [chunked], ` ${toChunk(outer)}${END}`],
-    ['a space behind a chunk size', [chunked], toChunk(outer, ' ') + END],
+    ['a space after a chunk size', [chunked], toChunk(outer, ' ') + END],
     ['a chunk extension that ends with a bare LF', [chunked], toChunk(outer, ';x\n') + END],
     ['an endless chunk extension', [chunked], toChunk(outer, `;${'x'.repeat(20_000)}`) + END],
     ['a chunk size that ends with a bare LF', [chunked], `${outer.length.toString(16)}\n${outer}\r\n${END}`],
@@ -75,9 +75,9 @@ describe('where one request hides another:', () => {
   test.each<[how: string, headers: string[], toBody: (smuggled: string) => string, status: number]>([
     ['in a body that its length covers', ['content-length: 1000'], (text) => text.padEnd(1_000), 400],
     ['in a chunk', [chunked], (text) => toChunk(text) + END, 400],
-    ['in a chunk behind an extension', [chunked], (text) => toChunk(text, ';x=y') + END, 400],
-    ['compressed, as it says', [chunked, 'content-encoding: gzip'], (text) => toChunk(text) + END, 415],
-    ['none, but a chunk extension', [chunked], () => toChunk(outer, ';x=y') + END, 201],
+    ['in a chunk with an extension', [chunked], (text) => toChunk(text, ';x=y') + END, 400],
+    ['in a body labelled as compressed', [chunked, 'content-encoding: gzip'], (text) => toChunk(text) + END, 415],
+    ['only a chunk extension', [chunked], () => toChunk(outer, ';x=y') + END, 201],
   ])('%s: only the outer one is answered', async (_, headers, toBody, status) => {
     const project = await stack.createProject();
     const body = toBody(toEntryRequest(project.apiKey, 'smuggled'));

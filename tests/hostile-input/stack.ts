@@ -6,14 +6,14 @@ import { type Answer, expectDocumented } from './answers.js';
 import { type TalkOptions, talk } from './talk.js';
 import type { Row } from './to-row.js';
 
-/** A partner, with customers that no other test has. */
+/** A partner with its own customers. */
 export type Project = { projectId: number; apiKey: string };
 
-/** What is kept without a bound ends the ingress: at rest it uses 40 MB of this. */
+/** Heap limit of the ingress, of which it uses 40 MB when idle. Unbounded buffering exceeds it and ends the process. */
 const HEAP_MB = 192;
 const MAX_RESIDENT_BYTES = 512 * 1024 * 1024;
 
-/** The real ingress and worker with a database of their own, and what must hold of them whatever is sent. */
+/** A real ingress and worker with their own database, and checks that must hold whatever is sent. */
 export class Stack {
   readonly port: number;
   #posted = 0;
@@ -44,12 +44,12 @@ export class Stack {
   talk = (pieces: (string | Uint8Array)[], options?: TalkOptions): Promise<Answer[]> =>
     talk(this.port, pieces, options);
 
-  /** Posts an entry as it is. */
+  /** Posts a body unchanged. */
   post(project: Project, body: string | Uint8Array): Promise<Answer> {
     return this.fetch(project, '/entry', { method: 'POST', body });
   }
 
-  /** The answer must be a documented one. */
+  /** Sends a request; expects a documented answer. */
   async fetch({ apiKey }: Project, path: string, { headers, ...init }: RequestInit = {}): Promise<Answer> {
     const response = await fetch(this.ingress.url + path, { ...init, headers: { ...headers, 'x-api-key': apiKey } });
     const answer = {
@@ -62,7 +62,10 @@ export class Stack {
     return answer;
   }
 
-  /** The project's rows but those of erased customers, by customer id, once every entry that was acknowledged to anybody is persisted. */
+  /**
+   * Returns the project's rows by customer id, without those of erased customers, once every acknowledged entry of all
+   * projects is persisted.
+   */
   async readRows({ projectId }: Project): Promise<Map<string, Row>> {
     const isSettled = async () => (await this.#countPersisted()) >= (await this.#countQueued());
     await waitFor(isSettled, { description: 'every acknowledged entry to be persisted' });
@@ -74,7 +77,7 @@ export class Stack {
     return new Map(rows.map((row) => [row.customerId, row]));
   }
 
-  /** It lives, takes entries, and has kept no more memory than it may. */
+  /** Expects that the ingress still accepts entries and uses no more memory than allowed. */
   async expectUnharmed(): Promise<void> {
     const project = await this.createProject();
     const entry = { customerId: 'good', customerEmail: 'jane@example.com' };

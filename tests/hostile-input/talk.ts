@@ -4,13 +4,13 @@ import { expect } from '@jest/globals';
 import { type Answer, expectDocumented, parseAnswers } from './answers.js';
 
 export type TalkOptions = {
-  /** Hang up when that many answers are there; otherwise it is the server that ends the connection. */
+  /** Closes the connection after this many answers; by default the server closes it. */
   answers?: number;
-  /** Say that no more comes, once all is sent. */
+  /** Ends this side of the connection once everything is sent. */
   end?: boolean;
 };
 
-/** Sends the pieces one after the other over a connection of its own. Every answer must be a documented one. */
+/** Sends the pieces one after another on a new connection. Every answer must be documented. */
 export async function talk(
   port: number,
   pieces: (string | Uint8Array)[],
@@ -37,21 +37,24 @@ export async function talk(
   return got.answers;
 }
 
-/** A connection that reads latin1. That the other side resets it is no error here. Half open, it goes on when that says no more. */
+/**
+ * Opens a connection that reads latin1 and ignores resets.
+ * @param allowHalfOpen whether the connection stays open for sending after the server ends its side
+ */
 export function dial(port: number, { allowHalfOpen = false } = {}): Socket {
   return connect({ port, host: '127.0.0.1', noDelay: true, allowHalfOpen })
     .setEncoding('latin1')
     .on('error', () => {});
 }
 
-/** Resolves when the connection has ended, in whatever way. */
+/** Resolves when the connection is closed for any reason. */
 export function closing(socket: Socket): Promise<void> {
   return new Promise((resolve) => {
     socket.once('close', () => resolve());
   });
 }
 
-/** All that comes until the connection has ended. */
+/** Returns everything received until the connection is closed. */
 export async function readAll(socket: Socket): Promise<string> {
   let text = '';
   socket.on('data', (part: string) => {

@@ -1,4 +1,4 @@
-/** A customer as the table has it. */
+/** A row of the table. */
 export type Row = {
   customerId: string;
   email: string | null;
@@ -20,18 +20,21 @@ const FIELDS = [
 
 export const PROPERTIES = ['customerId', ...FIELDS.map(([property]) => property)] as const;
 
-/** The characters that each may have. */
+/** The longest value of each property, in characters. */
 export const LIMITS: [property: string, maxLength: number][] = [
   ['customerId', MAX_ID_LENGTH],
   ...FIELDS.map(([property, , maxLength]): [string, number] => [property, maxLength]),
 ];
 
-/** What the partner guide says of a body, in words of its own: the row of a new customer, or undefined where it is refused. */
+/**
+ * An independent implementation of the partner guide: the row that a body gives a new customer, or undefined if it is
+ * refused.
+ */
 export function toRow(body: Uint8Array): Row | undefined {
   return body.length <= 16 * 1024 ? valueToRow(parse(body)) : undefined;
 }
 
-/** The same of a body that has been parsed. */
+/** The same for a parsed body. */
 export function valueToRow(value: unknown): Row | undefined {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return undefined;
   const given = new Map<string, unknown>(Object.entries(value));
@@ -49,7 +52,7 @@ export function valueToRow(value: unknown): Row | undefined {
   return row.email || row.phone ? row : undefined;
 }
 
-/** undefined for what is no JSON in UTF-8. */
+/** Returns undefined if the body is not JSON in UTF-8. */
 export function parse(body: Uint8Array): unknown {
   try {
     return JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(body));
@@ -58,7 +61,7 @@ export function parse(body: Uint8Array): unknown {
   }
 }
 
-/** PostgreSQL's text holds neither U+0000 nor half a surrogate pair. */
+/** PostgreSQL's text type holds neither U+0000 nor unpaired surrogates. */
 function isText(value: unknown, maxLength: number): value is string {
   return typeof value === 'string' && [...value].length <= maxLength && !/\0|\p{Cs}/u.test(value);
 }

@@ -5,7 +5,7 @@ import { toEntryRequest, toRequest } from './requests.js';
 import { type Project, Stack } from './stack.js';
 import { closing, dial } from './talk.js';
 
-/** What the connections of one test would take without a bound, 70 MB and more, is more than this leaves. */
+/** Heap limit of the ingress. Unbounded, the connections of one test would take 70 MB and more, which does not fit. */
 const HEAP_MB = 80;
 const CONNECTIONS = 200;
 
@@ -31,14 +31,14 @@ test.each<[what: string, toStream: () => string]>([
   ['headers of 16 KB', () => big() + toRequest('GET /nowhere', [`x: ${'a'.repeat(16_000)}`]).repeat(20)],
   ['many requests', () => big() + toRequest('GET /nowhere', []).repeat(90)],
   ['entries', () => big() + toEntryRequest(flooding.apiKey, 'a').repeat(90)],
-])('of those who never read, with %s behind each other, none takes the ingress from others', async (_, toStream) => {
+])('clients that pipeline %s and never read do not keep others from being served', async (_, toStream) => {
   const stream = Buffer.from(toStream());
   const sockets = Array.from({ length: CONNECTIONS }, () => {
     const socket = dial(stack.port).pause();
     socket.write(stream);
     return socket;
   });
-  // Over connections that come after those.
+  // On connections that are opened after the others.
   for (let i = 0; i < 20; i++) {
     const [answer] = await stack.talk([toEntryRequest(partner.apiKey, `${i}`)], { answers: 1 });
     expect(answer && isAccepted(answer)).toBe(true);

@@ -39,14 +39,14 @@ function expectEnd(answer: Answer | undefined, status: number): void {
   expect([answer?.status, answer?.headers.get('connection')]).toEqual([status, 'close']);
 }
 
-describe('of small HTTP chunks', () => {
+describe('with small HTTP chunks', () => {
   const { smallChunks, smallChunkBytes } = LIMITS;
   const MESSAGE = `body must not have more than ${smallChunks} HTTP chunks of fewer than ${smallChunkBytes} bytes`;
 
-  test('as many as may be are taken with each request, and any number of larger ones', async () => {
+  test('each request may have the maximum of small chunks, and any number of larger ones', async () => {
     const post = (body: string) => toRequest('POST /entry', [key, CHUNKED], body + END);
     const bytewise = post(toChunks(toEntry('a', smallChunks)));
-    // One behind the other's answer, over one connection.
+    // One after another on one connection, each after the previous answer.
     const socket = dial(stack.port);
     for (let i = 0; i < 3; i++) {
       socket.write(bytewise);
@@ -66,7 +66,7 @@ describe('of small HTTP chunks', () => {
     ['an array', 'POST /entries', []],
     ['lines', 'POST /entries', [NDJSON]],
     ['lines with an idempotency key', 'POST /entries', [NDJSON, 'idempotency-key: small']],
-  ])('one more is a 400 that says so and ends the connection: %s', async (_, line, headers) => {
+  ])('one more gives a 400 with the reason and ends the connection: %s', async (_, line, headers) => {
     const body = toChunks(' '.repeat(smallChunks + 1));
     const answers = await stack.talk([toRequest(line, [key, CHUNKED, ...headers], body)]);
     expect(answers).toHaveLength(1);
@@ -74,14 +74,14 @@ describe('of small HTTP chunks', () => {
     expect(JSON.parse(answers[0]?.text ?? '').message).toBe(MESSAGE);
   });
 
-  test('requests that come behind each other share what one may have', async () => {
+  test('pipelined requests share the limit', async () => {
     const post = toRequest('POST /entry', [key, CHUNKED], toChunks('x'.repeat(smallChunks - 1)) + END);
     const answers = await stack.talk([post.repeat(10)]);
     expect(answers.map(({ status }) => status)).toEqual([400, 400]);
     expect(answers.map(({ text }) => JSON.parse(text).message)).toEqual(['body must be valid JSON', MESSAGE]);
   });
 
-  test('without a key, one request is a 401 and ends the connection', async () => {
+  test('without a key, one request gives a 401 and ends the connection', async () => {
     const answers = await stack.talk([
       toRequest('POST /entry', [CHUNKED], toChunks('x'.repeat(smallChunks + 1)) + END).repeat(10),
     ]);
@@ -89,7 +89,7 @@ describe('of small HTTP chunks', () => {
     expectEnd(answers[0], 401);
   });
 
-  test('those of many connections are all told so, and take no memory', async () => {
+  test('many connections with too many small chunks all get a 400, and take no memory', async () => {
     const request = Buffer.from(toRequest('POST /entry', [key, CHUNKED], toChunks('x'.repeat(16_000))));
     const all = Array.from({ length: 250 }, () => {
       const socket = dial(stack.port);
@@ -101,8 +101,11 @@ describe('of small HTTP chunks', () => {
   });
 });
 
-describe('of a body that is refused', () => {
-  /** Sends until the connection is closed. @returns what came back, and how many bytes the other side, or the kernel, has taken */
+describe('if a body is refused', () => {
+  /**
+   * Sends until the connection is closed.
+   * @returns the answer, and how many bytes the server or the kernel has accepted
+   */
   async function flood(beginning: string, piece: Buffer): Promise<[answer: Answer | undefined, bytes: number]> {
     const socket = dial(stack.port, { allowHalfOpen: true });
     const text = readAll(socket);
@@ -117,11 +120,11 @@ describe('of a body that is refused', () => {
     return [answers[0], socket.bytesWritten - socket.writableLength];
   }
 
-  /** What kernels keep between two processes is less than that. */
+  /** More than kernels buffer between two processes. */
   const MAX_TAKEN = 64 * MIB;
   const GIB = `content-length: ${2 ** 30}`;
 
-  test('no more is read than a little, and the connection ends', async () => {
+  test('only a little more is read, and the connection ends', async () => {
     const bytes = Buffer.alloc(MIB, 'x');
     const chunk = Buffer.concat([Buffer.from('100000\r\n'), bytes, Buffer.from('\r\n')]);
     const floods = await Promise.all([
@@ -143,17 +146,17 @@ describe('of a body that is refused', () => {
     }
   });
 
-  test('what its length says takes tokens, though it is not read', async () => {
+  test('its declared length takes tokens although it is not read', async () => {
     const limited = await stack.createProject();
     await stack.store.projects.setLimit(limited.projectId, { rate: 1, burst: 5_000 });
     const [answer] = await stack.talk([toRequest('POST /entries', [`x-api-key: ${limited.apiKey}`, GIB])], {
       answers: 1,
     });
     const left = Number(/r=(\d+)/.exec(answer?.headers.get('ratelimit') ?? '')?.[1]);
-    expect(left).toBeLessThan(5_000 - 2_048 + 100); // the time brings one a second
+    expect(left).toBeLessThan(5_000 - 2_048 + 100); // One token is added per second.
   });
 
-  /** Reads nothing before all has been sent. */
+  /** Reads nothing until everything is sent. */
   async function sendAll(socket: Socket, bytes: string): Promise<void> {
     socket.pause();
     await new Promise<void>((resolve, reject) => {
@@ -174,7 +177,7 @@ describe('of a body that is refused', () => {
     ['without a key', 'POST /entries', [length], false, 401],
     ['without a key, in chunks', 'POST /entries', [CHUNKED], false, 401],
   ])(
-    'whoever sends a little too much reads why, though they send it all first: %s',
+    'a client that sends slightly too much before it reads still gets the answer: %s',
     async (_, line, headers, withKey, status) => {
       const body = headers.includes(CHUNKED) ? toChunks(tooLarge, MIB / 2) + END : tooLarge;
       const socket = dial(stack.port);
@@ -197,7 +200,7 @@ describe('of a body that is refused', () => {
     },
   );
 
-  test('a small one in chunks that is there leaves the connection open', async () => {
+  test('a small complete body in chunks leaves the connection open', async () => {
     const body = toChunks(toEntry('refused', 100), 50) + END;
     const refused = [
       toRequest('POST /entry', [CHUNKED], body),

@@ -1,4 +1,6 @@
 import { describeChaos } from './chaos.js';
 
-/** Draws an emptied store, a master that is killed, one that is frozen, one that hands over, and clocks that are put back. */
+/**
+ * With this seed: an emptied store, a killed master, a frozen one, one that hands over, and clocks that are put back.
+ */
 describeChaos('cluster', { seed: 12923 });

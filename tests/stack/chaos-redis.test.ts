@@ -1,4 +1,4 @@
 import { describeChaos } from './chaos.js';
 
-/** Draws an emptied store, a full disk, clocks that jump, a trigger that refuses customers, and a kill. */
+/** With this seed: an emptied store, a full disk, clocks that jump, a trigger that rejects customers, and a kill. */
 describeChaos('redis', { seed: 1797 });

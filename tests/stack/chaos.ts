@@ -6,16 +6,16 @@ import { type ChaosOptions, type ChaosResult, checkRows, runChaos } from '@opm/c
 
 const FAULTS = 6;
 const ENTRIES = 2_000;
-/** Entries per second while there are faults: so few that half a core keeps up with them. */
+/** Entries per second during the faults: few enough for half a core. */
 const RATE = 50;
 const NEVER = new AbortController().signal;
 
-// As wide as the patience of the clients of chaos allows.
+// Below the request timeout of the chaos clients, 4 s, but long enough for a slow machine.
 process.env.ANSWER_TIMEOUT_MS = '3000';
 
 /**
- * The tests of a run of chaos, a file for each queue.
- * @param seed draws the faults; `npm run chaos` draws one of its own, and does more
+ * Defines the tests of one chaos run. Each queue store has its own file.
+ * @param seed draws the faults; `npm run chaos` draws a new seed and injects more faults
  */
 export const describeChaos = (queue: ChaosOptions['queue'], { seed }: { seed: number }) =>
   describe(`with the queue on ${queue},`, () => {
@@ -27,9 +27,9 @@ export const describeChaos = (queue: ChaosOptions['queue'], { seed }: { seed: nu
       result = await runChaos({
         ...{ faults: FAULTS, entries: ENTRIES, rate: RATE, seed, keyed: 4, queue, directory },
         onProgress: () => {},
-        ...{ signal: NEVER, giveUp: NEVER, maxRecoveryMs: 900_000 }, // a slow machine takes its time here, too
+        ...{ signal: NEVER, giveUp: NEVER, maxRecoveryMs: 900_000 }, // Slow machines need more time.
       });
-    }, 3_600_000); // a slow machine takes its time
+    }, 3_600_000); // Slow machines need more time.
     afterAll(() => rm(directory, { recursive: true, force: true, maxRetries: 5 }));
 
     test('no promise is broken while processes and connections fail at random', () => {
@@ -40,7 +40,7 @@ export const describeChaos = (queue: ChaosOptions['queue'], { seed }: { seed: nu
       expect(sent.filter(({ isReplayed }) => isReplayed).length).toBeGreaterThan(0);
     });
 
-    test('of what it has seen, a row that is taken away or altered would have been found', () => {
+    test('the check would find a row that is missing or altered', () => {
       const { customers, rows } = result.evidence;
       const isPlain = (customerId: string) =>
         customers.get(customerId)?.every(({ erases, outcome }) => !erases && outcome === 'acknowledged');

@@ -3,6 +3,6 @@ import { setUpEnvironment } from '../set-up-environment.mjs';
 
 /** The tests start all their servers themselves. */
 export default async function globalSetup() {
-  await findRedisProgram(); // before several files look for it, and would install it, at the same time
+  await findRedisProgram(); // Done here, because test files that run in parallel would otherwise each install it.
   setUpEnvironment();
 }

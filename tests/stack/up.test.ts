@@ -9,7 +9,7 @@ import { findChildren, isRunning, runOpm, startProcess, type TestProcess, waitFo
 
 const ROOT = join(import.meta.dirname, '../..');
 const OPM = join(ROOT, 'apps/cli/bin/opm.js');
-// As on a new user's machine: no server is given.
+// As on a new user's machine: no servers are configured.
 const env = { DATABASE_URL: '', REDIS_URL: '', CONSOLE_PASSWORD: '', OPM_URL: '', OPM_KEY: '' };
 
 let cwd: string;
@@ -26,7 +26,7 @@ afterAll(async () => {
   await rm(cwd, { recursive: true, force: true });
 });
 
-/** Anew where they are needed: what was free when the file began may be another test's by now. */
+/** Draws new ports for each test: a port that was free at the start of the file may be in use by now. */
 const drawPorts = async () => {
   [port, consolePort] = [await findFreePort(), await findFreePort()];
 };
@@ -40,11 +40,11 @@ const up = () =>
     readyOutput: /npx opm customers get demo 7519/,
   });
 
-/** What a user sees of a command that is called where the stack runs. */
+/** Runs a command in the directory of the stack. */
 const opm = (...args: string[]) => runOpm(args, env, { cwd });
 const opmJson = async (...args: string[]) => JSON.parse((await opm(...args, '--json')).stdout);
 
-/** Sends the curl that was printed. */
+/** Sends the entry of the printed curl command; returns the status. */
 const sendPrintedEntry = async (output: string): Promise<number> => {
   const [, url = ''] = /curl -i (\S+)/.exec(output) ?? [];
   const [, apiKey = ''] = /x-api-key: (opm_\w+)/.exec(output) ?? [];
@@ -61,12 +61,12 @@ test('without a stack, a command says so in one line', async () => {
     code: 1,
     stdout: '',
     stderr:
-      'opm: no stack runs in .data and DATABASE_URL is not set: start one with `npm start`, or set DATABASE_URL, ' +
-      'or OPM_DATA_DIR to the folder of one\n',
+      'opm: no stack is running in .data and DATABASE_URL is not set: run `npm start`, set DATABASE_URL, or set ' +
+      'OPM_DATA_DIR to the data folder of a running stack\n',
   });
 });
 
-test('a taken port is one clear line, and nothing is started', async () => {
+test('a port in use gives one clear line, and nothing starts', async () => {
   const server = createServer();
   await new Promise<void>((listening) => {
     server.listen(port, '127.0.0.1', listening);
@@ -80,7 +80,7 @@ test('a taken port is one clear line, and nothing is started', async () => {
   });
 });
 
-test('what cannot work is one clear line too', async () => {
+test('an option that cannot work gives one clear line too', async () => {
   const args = ['up', '--port', String(port), '--console-port'];
   expect((await opm(...args, String(port))).stderr).toBe(
     `opm: --port and --console-port must differ, both are ${port}\n`,
@@ -91,24 +91,21 @@ test('what cannot work is one clear line too', async () => {
   expect(onFile.stdout).toBe('');
 });
 
-test.each(['starting PostgreSQL', 'migrating the database'])(
-  'Ctrl-C while it is %s ends it in order',
-  async (doing) => {
-    const dataDir = await mkdtemp(join(cwd, 'ended-'));
-    await drawPorts();
-    const args = ['up', '--port', String(port), '--console-port', String(consolePort), '--data-dir', dataDir];
-    const starting = await startProcess({ file: OPM, args, cwd, env, detached: true });
-    await waitFor(() => starting.output().includes(doing), { description: 'the start' });
-    process.kill(-starting.pid, 'SIGINT'); // as a terminal does: all processes of the group get it
-    expect(await starting.exited).toEqual({ code: 0, signal: null });
-    expect(starting.output()).toMatch(/opm: stopped\n$/);
-    expect(starting.output()).not.toMatch(/failed|could not|Error/);
-  },
-);
+test.each(['starting PostgreSQL', 'migrating the database'])('Ctrl-C while %s shuts down in order', async (doing) => {
+  const dataDir = await mkdtemp(join(cwd, 'ended-'));
+  await drawPorts();
+  const args = ['up', '--port', String(port), '--console-port', String(consolePort), '--data-dir', dataDir];
+  const starting = await startProcess({ file: OPM, args, cwd, env, detached: true });
+  await waitFor(() => starting.output().includes(doing), { description: 'the start' });
+  process.kill(-starting.pid, 'SIGINT'); // Like a terminal, signals all processes of the group.
+  expect(await starting.exited).toEqual({ code: 0, signal: null });
+  expect(starting.output()).toMatch(/opm: stopped\n$/);
+  expect(starting.output()).not.toMatch(/failed|could not|cannot|did not|Error/);
+});
 
-test('of two stacks that are started in a folder at the same time, one takes it and the other says so', async () => {
+test('if two stacks start in a folder at the same time, one takes it and the other says so', async () => {
   const dataDir = await mkdtemp(join(cwd, 'claimed-'));
-  await writeFile(join(dataDir, 'stack.json'), '{"pid":1}'); // of one that was killed
+  await writeFile(join(dataDir, 'stack.json'), '{"pid":1}'); // The file of a killed stack.
   const start = async () => {
     const ports = ['--port', String(await findFreePort()), '--console-port', String(await findFreePort())];
     return startProcess({ file: OPM, args: ['up', ...ports, '--data-dir', dataDir], cwd, env, detached: true });
@@ -116,19 +113,19 @@ test('of two stacks that are started in a folder at the same time, one takes it 
   const both = await Promise.all([start(), start()]);
   const refused = await Promise.race(both.map(async (it) => ({ it, exit: await it.exited })));
   expect(refused.exit).toEqual({ code: 1, signal: null });
-  expect(refused.it.output()).toMatch(/^opm: a stack runs in .* already \(process \d+\)/);
+  expect(refused.it.output()).toMatch(/^opm: a stack is already running in .* \(process \d+\)/);
   const taken = both.find((it) => it !== refused.it);
   await waitFor(() => taken?.output().includes('starting PostgreSQL'), { description: 'the other one' });
   expect(await taken?.stop('SIGINT')).toEqual({ code: 0, signal: null });
 });
 
-test('a stack file whose process number is another program’s now counts for nothing', async () => {
+test('a stack file whose process id now belongs to another program is ignored', async () => {
   await mkdir(join(cwd, '.data'), { recursive: true });
   await writeFile(
     join(cwd, '.data/stack.json'),
     JSON.stringify({ pid: process.pid, databaseUrl: 'postgresql://none' }),
   );
-  expect((await opm('projects', 'list')).stderr).toMatch(/^opm: no stack runs/);
+  expect((await opm('projects', 'list')).stderr).toMatch(/^opm: no stack is running/);
 });
 
 async function findDescendants(pid: number): Promise<number[]> {
@@ -136,7 +133,7 @@ async function findDescendants(pid: number): Promise<number[]> {
   return [...children, ...(await Promise.all(children.map(findDescendants))).flat()];
 }
 
-test('a SIGTERM to npm start itself ends the stack in order, and leaves no process behind', async () => {
+test('SIGTERM to npm start stops the stack in order and leaves no process behind', async () => {
   await drawPorts();
   const dataDir = await mkdtemp(join(cwd, 'npm-'));
   const args = ['start', '--', '--port', String(port), '--console-port', String(consolePort), '--data-dir', dataDir];
@@ -151,7 +148,7 @@ test('a SIGTERM to npm start itself ends the stack in order, and leaves no proce
     await waitFor(isUp, { description: 'the stack to run', timeoutMs: 600_000 });
     const [postgres = ''] = (await readFile(join(dataDir, 'postgres/cluster/postmaster.pid'), 'utf8')).split('\n');
     started = [...(await findDescendants(npm.pid as number)), Number(postgres)];
-    expect(started.length).toBeGreaterThanOrEqual(5); // opm up, three apps and PostgreSQL
+    expect(started.length).toBeGreaterThanOrEqual(5); // `opm up`, three apps and PostgreSQL.
     npm.kill('SIGTERM');
     const isEveryoneGone = async () => !(await Promise.all(started.map(isRunning))).includes(true);
     await waitFor(isEveryoneGone, { description: 'all processes to end' });
@@ -165,7 +162,7 @@ test('a SIGTERM to npm start itself ends the stack in order, and leaves no proce
 
 const STACK_TRACE = /^\s+at /m;
 
-test('opm up: what it prints works, a restart keeps everything, and no process is left behind', async () => {
+test('opm up: the printed commands work, a restart keeps everything, and no process is left behind', async () => {
   await drawPorts();
   stack = await up();
   expect(await sendPrintedEntry(stack.output())).toBe(201);
@@ -181,7 +178,7 @@ test('opm up: what it prints works, a restart keeps everything, and no process i
 
   expect(await opm('up', '--port', String(port))).toMatchObject({
     code: 1,
-    stderr: expect.stringMatching(/^opm: a stack runs in .* already \(process \d+\)/),
+    stderr: expect.stringMatching(/^opm: a stack is already running in .* \(process \d+\)/),
   });
   expect(await stack.stop('SIGINT')).toEqual({ code: 0, signal: null });
   expect(stack.output()).not.toMatch(STACK_TRACE);
@@ -193,7 +190,7 @@ test('opm up: what it prints works, a restart keeps everything, and no process i
   expect(await opmJson('customers', 'get', 'demo', '7519')).toMatchObject({ createdAt: row.createdAt });
   const apps = await findChildren(again.pid);
   await again.stop('SIGKILL');
-  // Its processes end by themselves, and the next start takes over the database that was left running.
+  // The apps exit by themselves, and the next start takes over the database that is still running.
   const isEveryAppGone = async () => !(await Promise.all(apps.map(isRunning))).includes(true);
   await waitFor(isEveryAppGone, { description: 'the end of its processes' });
   await expect(fetch(`http://127.0.0.1:${port}/ping`)).rejects.toThrow('fetch failed');
@@ -201,19 +198,19 @@ test('opm up: what it prints works, a restart keeps everything, and no process i
   expect(await sendPrintedEntry(stack.output())).toBe(202);
 });
 
-test('a burst needs neither address nor key where a stack runs', async () => {
+test('a burst needs neither address nor key if a stack runs', async () => {
   const result = await opmJson('burst', '--entries', '300', '--batch', '10');
   expect(result).toMatchObject({ url: `http://127.0.0.1:${port}`, sent: 300, unanswered: 0, stored: { missing: [] } });
   expect(result.accepted + result.refused).toBe(300);
   expect(await opmJson('customers', 'get', 'demo', result.customerId)).toMatchObject({ firstName: 'First' });
 });
 
-test('projects and keys are made, listed, rotated and revoked', async () => {
+test('projects and keys are created, listed, rotated and revoked', async () => {
   const created = await opmJson('projects', 'create', 'acme');
   expect(created).toEqual({ projectId: 2, name: 'acme', apiKey: expect.stringMatching(/^opm_\w{36}$/) });
   expect(await opm('projects', 'create', 'acme')).toMatchObject({
     code: 1,
-    stderr: 'opm: a project named "acme" exists already\n',
+    stderr: 'opm: a project named "acme" already exists\n',
   });
   const { apiKey } = await opmJson('keys', 'rotate', 'acme', '--grace', '1h');
   const ping = (key: string) =>
@@ -235,7 +232,7 @@ test('projects and keys are made, listed, rotated and revoked', async () => {
   expect((await opm('dead-letters', 'show', '1')).stderr).toMatch(/^opm: there is no dead letter 1/);
 });
 
-test('a project is limited and set free again, and the list says so', async () => {
+test('a project gets a limit and loses it again, and the list says so', async () => {
   const { projectId, apiKey } = await opmJson('projects', 'create', 'limited');
   const post = async () => {
     const body = '{"customerId":1,"customerPhone":"+1"}';
@@ -247,7 +244,7 @@ test('a project is limited and set free again, and the list says so', async () =
   expect(await limits('--rate', '1', '--burst', '2')).toEqual({ ...project, rate: 1, burst: 2 });
   expect(await limits()).toEqual({ ...project, rate: 1, burst: 2 });
   expect((await opm('projects', 'limits', 'limited')).stdout).toBe(
-    'Project limited may send 1 entries a second, and 2 at once.\n',
+    'Project limited may send 1 entries per second, with a burst of 2.\n',
   );
   expect(await opmJson('projects', 'list')).toContainEqual({ ...project, rate: 1, burst: 2 });
   await waitFor(async () => (await post()) === 429, { description: 'the limit to be in force' });
@@ -261,7 +258,7 @@ test('a project is limited and set free again, and the list says so', async () =
     ['--none', '--rate', '1', '--burst', '1'],
   ]) {
     expect((await opm('projects', 'limits', 'limited', ...options)).stderr).toBe(
-      'opm: give --rate and --burst, or --none\n',
+      'opm: specify both --rate and --burst, or only --none\n',
     );
   }
   expect((await opm('projects', 'limits', 'limited', '--rate', '0', '--burst', '1')).stderr).toBe(

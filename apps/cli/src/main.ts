@@ -1,10 +1,38 @@
+import { createRequire } from 'node:module';
 import { inspect } from 'node:util';
-import { outliveSessions } from '@opm/runtime';
+import { ignoreUnheardPgErrors } from '@opm/runtime';
+import { Command } from 'commander';
+import { burstCommand } from './commands/burst.js';
+import { customersCommand } from './commands/customers.js';
+import { deadLettersCommand } from './commands/dead-letters.js';
+import { keysCommand } from './commands/keys.js';
+import { projectsCommand } from './commands/projects.js';
+import { migrateCommand, upCommand } from './commands/stack.js';
 import { escapeLines } from './print.js';
-import { buildProgram } from './program.js';
 import { UserError } from './user-error.js';
 
-outliveSessions();
+const { version } = createRequire(import.meta.url)('../package.json') as { version: string };
+
+/** Builds the command line `opm`. A command throws UserError for a problem that the user can fix. */
+function buildProgram(env: NodeJS.ProcessEnv): Command {
+  return new Command('opm')
+    .description('Run and operate OPM Partners API.')
+    .version(version)
+    .addHelpText(
+      'after',
+      '\nWithout DATABASE_URL, commands use the stack that `opm up` runs in ./.data, or in the folder OPM_DATA_DIR.',
+    )
+    .showHelpAfterError()
+    .addCommand(upCommand(env))
+    .addCommand(migrateCommand(env))
+    .addCommand(projectsCommand(env))
+    .addCommand(keysCommand(env))
+    .addCommand(customersCommand(env))
+    .addCommand(deadLettersCommand(env))
+    .addCommand(burstCommand(env));
+}
+
+ignoreUnheardPgErrors();
 try {
   await buildProgram(process.env).parseAsync(process.argv);
 } catch (error) {

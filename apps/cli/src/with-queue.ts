@@ -1,21 +1,21 @@
 import { Fault } from '@opm/contract';
 import { createEntryQueue, type EntryQueue, ShardsError, toQueueConfig } from '@opm/queue';
 import { ConfigError, parseEnv, STORE_ENV } from '@opm/runtime';
-import { assertWorked } from './assert-worked.js';
-import { UserError } from './user-error.js';
+import { assertHasWorkers, UserError } from './user-error.js';
 import { findStores } from './with-store.js';
 
-/** Where nobody listens there, or refuses the connection. */
+/** How long to retry if the queue store refuses connections. */
 const CONNECT_TIMEOUT_MS = 5_000;
-/** Where it is there and says nothing, it may only stand still for a moment. */
+/** How long to wait for a queue store that accepts connections and does not answer: it may only be paused. */
 const ANSWER_TIMEOUT_MS = 30_000;
 
-/** `force`: also where no worker takes jobs. */
+/** `force` skips the check that workers take jobs. */
 export type QueueFlags = { force?: true };
 
 /**
- * Opens the entry queue, with the variables of the ingress, for one command. `shards` is the number of its queues.
- * @throws UserError where nobody takes what is queued
+ * Opens the entry queue for one command. Reads the same variables as the ingress.
+ * @param use gets the queue and the number of shards
+ * @throws UserError if the queue is unavailable or has no workers
  */
 export async function withQueue<T>(
   env: NodeJS.ProcessEnv,
@@ -25,7 +25,7 @@ export async function withQueue<T>(
   const config = readConfig(await findStores(env));
   const queue = await openQueue(config);
   try {
-    if (!force) await assertWorked(queue);
+    if (!force) await assertHasWorkers(queue);
     return await use(queue, config.shards);
   } catch (error) {
     if (error instanceof Fault) throw new UserError(toOperatorText(error));
@@ -35,7 +35,7 @@ export async function withQueue<T>(
   }
 }
 
-/** What the fault says is meant for a partner; an operator can use its cause. */
+/** Describes a fault to an operator by its cause. The fault's own message is for partners. */
 export function toOperatorText({ cause }: Fault): string {
   return `the queue does not answer: ${(cause as Error).message}`;
 }
@@ -67,7 +67,7 @@ async function openQueue(config: ReturnType<typeof toQueueConfig>): Promise<Entr
     return await createEntryQueue({ ...config, signal, onError });
   } catch (error) {
     if (error instanceof ShardsError) throw new UserError(error.message);
-    if (signal.aborted) throw new UserError(`the queue cannot be reached: ${reason}`);
+    if (signal.aborted) throw new UserError(`cannot reach the queue: ${reason}`);
     throw error;
   } finally {
     for (const timer of timers) clearTimeout(timer);

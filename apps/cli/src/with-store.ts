@@ -5,14 +5,14 @@ import { UserError } from './user-error.js';
 
 const UNDEFINED_TABLE = '42P01';
 
-/** Where `opm up` keeps its stack, and where the other commands look for one. */
+/** The data folder of `opm up`. The other commands look for a running stack there. */
 export function dataDirOf(env: NodeJS.ProcessEnv): string {
   return env.OPM_DATA_DIR || '.data';
 }
 
 /**
- * The environment where it has a DATABASE_URL, else with the database and the queue of the stack that runs in the data
- * folder. @throws UserError where there is neither
+ * Returns the environment if DATABASE_URL is set. Otherwise adds the database and the queue of the stack that runs in
+ * the data folder. @throws UserError if there is neither
  */
 export async function findStores(env: NodeJS.ProcessEnv): Promise<NodeJS.ProcessEnv & { DATABASE_URL: string }> {
   if (env.DATABASE_URL) return { ...env, DATABASE_URL: readDatabaseUrl(env) };
@@ -21,12 +21,12 @@ export async function findStores(env: NodeJS.ProcessEnv): Promise<NodeJS.Process
   if (stack?.databaseUrl) return { ...env, ...stack.queueEnv, DATABASE_URL: stack.databaseUrl };
   if (stack) throw new UserError(`the stack in ${dataDir} is still starting; try again in a moment`);
   throw new UserError(
-    `no stack runs in ${dataDir} and DATABASE_URL is not set: start one with \`npm start\`, or set DATABASE_URL, ` +
-      'or OPM_DATA_DIR to the folder of one',
+    `no stack is running in ${dataDir} and DATABASE_URL is not set: run \`npm start\`, set DATABASE_URL, or set ` +
+      'OPM_DATA_DIR to the data folder of a running stack',
   );
 }
 
-/** @throws UserError where it is missing or not such a URL */
+/** @throws UserError if it is missing or not a PostgreSQL URL */
 export function readDatabaseUrl(env: NodeJS.ProcessEnv): string {
   try {
     return parseEnv(env, { DATABASE_URL: STORE_ENV.DATABASE_URL }).DATABASE_URL;
@@ -36,7 +36,7 @@ export function readDatabaseUrl(env: NodeJS.ProcessEnv): string {
   }
 }
 
-/** Opens the store for one command. What PostgreSQL says no to becomes one line. */
+/** Opens the store for one command. @throws UserError for an error of PostgreSQL, as one line */
 export async function withStore<T>(env: NodeJS.ProcessEnv, use: (store: Store) => Promise<T>): Promise<T> {
   const store = createStore({ databaseUrl: (await findStores(env)).DATABASE_URL, applicationName: 'opm-cli' });
   try {
@@ -49,7 +49,7 @@ export async function withStore<T>(env: NodeJS.ProcessEnv, use: (store: Store) =
   }
 }
 
-/** @throws UserError where there is no such project */
+/** @throws UserError if there is no such project */
 export async function findProject(store: Store, name: string): Promise<Project> {
   const project = await store.projects.find(name);
   if (!project) throw new UserError(`there is no project "${name}": see \`opm projects list\``);

@@ -18,7 +18,7 @@ import {
 
 const OPM = join(import.meta.dirname, '../bin/opm.js');
 
-/** Lines that come where something takes long. */
+/** Progress lines, which only a slow run prints. */
 const PROGRESS = /^\[.*\n/gm;
 
 let backend: Backend;
@@ -58,8 +58,8 @@ const countRows = async (run: string): Promise<number> => {
   return Number(row?.count);
 };
 
-describe('a burst says what became of its entries, and they become rows:', () => {
-  // On a machine that is busy, what is new may be a 202, too.
+describe('a burst reports the outcome of its entries, and they become rows:', () => {
+  // On a busy machine, a new customer may get 202 as well.
   test.each<[string, string[], { sent: number; rows: number; statuses: string[] }]>([
     ['single posts', ['--entries', '500'], { sent: 500, rows: 500, statuses: ['201', '202'] }],
     ['batches', ['--entries', '2500', '--batch', '1000'], { sent: 2_500, rows: 2_500, statuses: ['201', '202'] }],
@@ -83,11 +83,11 @@ describe('a burst says what became of its entries, and they become rows:', () =>
   });
 });
 
-test('for people, it is a few lines', async () => {
+test('without --json, the result is a few lines of text', async () => {
   const { code, stdout } = await opmBurst(['--entries', '200', '--batch', '10', '--wait', '5m']);
   expect(code).toBe(0);
   expect(stdout).toMatch(
-    /^Sent 200 entries to http:\S+ in [\d.]+ s; 200 were accepted, \d+ per second\.\nAnswers: \d+ × 20[12].*\nLatency: p50 [\d.]+ ms, p99 [\d.]+ ms, at most [\d.]+ ms\nStored: all of a sample of \d+ customers, [\d.]+ s after the last answer\nOne of the customers: burst-\w+-\d+\n$/,
+    /^Sent 200 entries to http:\S+ in [\d.]+ s; 200 were accepted, \d+ per second\.\nAnswers: \d+ × 20[12].*\nLatency: p50 [\d.]+ ms, p99 [\d.]+ ms, max [\d.]+ ms\nStored: all of a sample of \d+ customers, [\d.]+ s after the last answer\nOne of the customers: burst-\w+-\d+\n$/,
   );
 });
 
@@ -98,25 +98,25 @@ test('a rate is not exceeded', async () => {
   expect(seconds).toBeGreaterThan(1.4);
 });
 
-describe('what cannot work is one clear line:', () => {
+describe('an invalid option or an unreachable API is one clear line:', () => {
   test.each<[string, string[], NodeJS.ProcessEnv, RegExp]>([
-    ['a wrong key', ['--key', 'opm_wrong'], {}, /^opm: http:\S+ does not know the API key \(401\)\n$/],
+    ['a wrong key', ['--key', 'opm_wrong'], {}, /^opm: http:\S+ rejected the API key \(401\)\n$/],
     [
       'a wrong address',
       ['--url', 'http://127.0.0.1:1'],
       {},
-      /^opm: http:\/\/127\.0\.0\.1:1 cannot be reached: ECONNREFUSED\n$/,
+      /^opm: cannot reach http:\/\/127\.0\.0\.1:1: ECONNREFUSED\n$/,
     ],
     ['no address', ['--url', 'nowhere'], {}, /^opm: nowhere is not an http or https URL\n$/],
-    ['no key', [], { OPM_KEY: '' }, /^opm: no API key: set OPM_KEY, or say --key\n$/],
+    ['no key', [], { OPM_KEY: '' }, /^opm: no API key: set OPM_KEY or --key\n$/],
     [
       'neither',
       [],
       { OPM_URL: '', OPM_DATA_DIR: '/nowhere' },
-      /^opm: no stack runs in \/nowhere: start one with `npm start`, or/,
+      /^opm: no stack is running in \/nowhere: run `npm start`, or/,
     ],
     ['a batch too large', ['--batch', '1001'], {}, /must be at most 1000/],
-    ['more connections than can be', ['--connections', '10001'], {}, /must be at most 10000/],
+    ['too many connections', ['--connections', '10001'], {}, /must be at most 10000/],
     ['no entries', ['--entries', '0'], {}, /must be at least 1/],
   ])('%s', async (_, args, env, message) => {
     const { code, stdout, stderr } = await opmBurst(args, { ...envOf(), ...env });
@@ -143,10 +143,10 @@ describe('while it runs:', () => {
     return running;
   };
 
-  /** Behind the lines that it writes to stderr every five seconds. */
+  /** Skips the progress lines, which the command writes to stderr every five seconds. */
   const readResult = (sending: TestProcess) => JSON.parse(sending.output().slice(sending.output().search(/^\{/m)));
 
-  test('entries that are refused or not answered are counted, and end it with 1', async () => {
+  test('entries that are refused or not answered are counted, and the exit code is 1', async () => {
     const proxy = await startProxy(ingress.url);
     const sending = await start('revoked', proxy.url);
     await proxy.cut();
@@ -171,7 +171,7 @@ describe('while it runs:', () => {
     await proxy.close();
   });
 
-  test('Ctrl-C ends it with what there is by then', async () => {
+  test('Ctrl-C ends the burst with the result so far', async () => {
     const sending = await start('stopped', ingress.url);
     const { code } = await sending.stop('SIGINT');
     const result = readResult(sending);
@@ -182,12 +182,12 @@ describe('while it runs:', () => {
   });
 });
 
-test('what is accepted and not stored in time ends it with 1', async () => {
+test('the exit code is 1 if an accepted entry is not stored in time', async () => {
   await worker?.stop();
   worker = undefined;
   const { code, stdout } = await opmBurst(['--entries', '20', '--wait', '1s']);
   expect(code).toBe(1);
   expect(stdout).toMatch(
-    /^Stored: 20 of a sample of 20 customers were not, [\d.]+ s after the last answer, such as burst-\w+-\d+$/m,
+    /^Not stored: 20 of a sample of 20 customers, [\d.]+ s after the last answer, such as burst-\w+-\d+$/m,
   );
 });

@@ -8,7 +8,7 @@ import { BACKENDS, type Backend, query, runOpm, startApp, type TestApp, waitFor 
 
 const HOUR_MS = 3_600_000;
 
-/** Shifts the clock of a process, as far as JavaScript tells it. */
+/** A module that shifts the JavaScript clock of a process. */
 const toPreload = (shiftMs: number) => `
   const Real = Date;
   globalThis.Date = class Date extends Real {
@@ -63,7 +63,7 @@ describe.each(BACKENDS)('an operator whose clock is wrong, with the queue on %s:
       return JSON.parse(stdout) as { projectId: number; name: string; apiKey: string };
     };
 
-    test('keys end when PostgreSQL says so, and are listed and revoked as they are', async () => {
+    test('keys expire by PostgreSQL’s clock, and are listed and revoked by it', async () => {
       const { projectId, name, apiKey } = await create();
       const rotated = JSON.parse((await opm('keys', 'rotate', name, '--grace', '30m', '--json')).stdout);
       expect(await readMinutes('k.created_at', projectId)).toBeCloseTo(0, -1);
@@ -79,7 +79,7 @@ describe.each(BACKENDS)('an operator whose clock is wrong, with the queue on %s:
       expect(await readMinutes('k.revoked_at', projectId)).toBeCloseTo(0, -1);
     });
 
-    test('dead letters are found by how long ago PostgreSQL took them', async () => {
+    test('the age of a dead letter is measured by PostgreSQL’s clock', async () => {
       const { projectId, name } = await create();
       const text = `INSERT INTO dead_letters (project_id, payload, error, created_at) VALUES ($1, '{}', 'x', now() - interval '10 minutes')`;
       await query(backend.databaseUrl, text, [projectId]);
@@ -119,14 +119,14 @@ describe.each(BACKENDS)('an operator whose clock is wrong, with the queue on %s:
       expect(last - first).toBe(LINES - 1);
     });
 
-    test('a file of the queue’s future is refused, and how long ago it was counts from the queue’s clock', async () => {
+    test('a file from the queue’s future is refused, and an age counts from the queue’s clock', async () => {
       const { projectId, name } = await create();
       const { file } = await write(new Date(Date.now() + HOUR_MS / 2));
       const refused = await opm('customers', 'import', file, '--project', name);
       expect({ ...refused, stdout: '' }).toEqual({
         code: 1,
         stdout: '',
-        stderr: expect.stringMatching(/it is of the future/),
+        stderr: expect.stringMatching(/is in the future of the queue's clock/),
       });
       expect((await opm('customers', 'import', file, '--project', name, '--as-of', '30m')).code).toBe(0);
       const minutesAgo = (Date.now() - (await readVersions(projectId)).last / 1_000) / 60_000;

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { createStore } from '@opm/store';
 import { type Backend, createBackend, runOpm } from '@opm/testkit';
 
-/** More than one read of the file gives, so that it is not at its end where the first line is wrong. */
+/** More than one read returns, so that an error in the first line occurs before the end of the file. */
 const MANY_LINES = '1,+1\n'.repeat(50_000);
 
 const PROJECT = 'acme';
@@ -26,57 +26,57 @@ afterAll(async () => {
   await rm(directory, { recursive: true });
 });
 
-/** Without the lines that come where something takes long. No worker runs here: what is queued stays there. */
+/** Removes progress lines, which only a slow run prints. No worker runs here, so queued entries stay queued. */
 async function opmImport(file: string, ...args: string[]) {
   const outcome = await runOpm(['customers', 'import', file, '--force', '--project', PROJECT, ...args], backend.env);
   return { ...outcome, stderr: outcome.stderr.replace(/^\[.*\n/gm, '') };
 }
 
 test.each<[what: string, name: string, content: string | Buffer | undefined, args: string[], message: RegExp]>([
-  ['that is not there', 'a.csv', undefined, [], /cannot be read: ENOENT/],
-  ['with another name', 'a.txt', '{}', [], /ends neither with \.ndjson nor with \.csv: say --format/],
-  ['of no lines', 'a.csv', '', [], /it is empty: its first line must name the columns/],
-  ['without a header', 'a.csv', MANY_LINES, [], /its first line must name the columns, customerId/],
+  ['that does not exist', 'a.csv', undefined, [], /cannot be read: ENOENT/],
+  ['with another name', 'a.txt', '{}', [], /does not end in \.ndjson or \.csv: set --format/],
+  ['without lines', 'a.csv', '', [], /the file is empty; its first line must name the columns/],
+  ['without a header', 'a.csv', MANY_LINES, [], /the first line must name the columns: customerId/],
   [
     'with other delimiters',
     'a.csv',
     `customerId;customerPhone\n${MANY_LINES}`,
     [],
-    /its first line must name the columns, customerId/,
+    /the first line must name the columns: customerId/,
   ],
   [
     'with a column twice',
     'a.csv',
     `customerId,customerPhone,customerPhone\n${MANY_LINES}`,
     [],
-    /two columns "customerPhone"/,
+    /duplicate column "customerPhone"/,
   ],
   [
     'with an open quote',
     'a.csv',
     'customerId,customerPhone\n1,"2\n',
     [],
-    /it is no CSV from line 2 on: Quote Not Closed$/m,
+    /invalid CSV from line 2: Quote Not Closed$/m,
   ],
   [
     'with a quote inside a cell',
     'a.csv',
     `customerId,customerPhone\n1,se"cret\n${MANY_LINES}`,
     [],
-    /it is no CSV from line 2 on: Invalid Opening Quote$/m,
+    /invalid CSV from line 2: Invalid Opening Quote$/m,
   ],
   [
     'with a cell that never ends',
     'a.csv',
     `customerId,customerPhone\n1,${'2'.repeat(2_000_000)}\n`,
     [],
-    /it is no CSV from line 2 on: Max Record Size$/m,
+    /invalid CSV from line 2: Max Record Size$/m,
   ],
-  ['that is no text', 'a.csv', Buffer.alloc(2_000_000), [], /it is no CSV from line 1 on: Max Record Size$/m],
-  ['of the future', 'a.ndjson', '', ['--as-of', '2100-01-01'], /is of the future/],
-  ['of before 1970', 'a.ndjson', '', ['--as-of', '1969-12-30'], /is of before 1970/],
-  ['for nobody', 'a.ndjson', '', ['--project', 'nobody'], /there is no project "nobody"/],
-])('of a file %s it is said what is wrong', async (_, name, content, args, message) => {
+  ['that is not text', 'a.csv', Buffer.alloc(2_000_000), [], /invalid CSV from line 1: Max Record Size$/m],
+  ['of the future', 'a.ndjson', '', ['--as-of', '2100-01-01'], /is in the future/],
+  ['of before 1970', 'a.ndjson', '', ['--as-of', '1969-12-30'], /is before 1970/],
+  ['for an unknown project', 'a.ndjson', '', ['--project', 'nobody'], /there is no project "nobody"/],
+])('one line names the problem of a file %s', async (_, name, content, args, message) => {
   const file = join(directory, name);
   await rm(file, { force: true });
   if (content !== undefined) await writeFile(file, content);
@@ -86,17 +86,20 @@ test.each<[what: string, name: string, content: string | Buffer | undefined, arg
   expect(stderr.trim().split('\n')).toHaveLength(1);
 });
 
-test('a file is only replaced by rejected lines where it holds such, and only at the end', async () => {
+test('rejected lines replace only a file of rejected lines, and only at the end', async () => {
   const file = join(directory, 'rejected.ndjson');
   await writeFile(file, '{"customerId":1}\n');
   const rejectedFile = `${file}.rejected.ndjson`;
   await link(file, `${file}.same`);
   await writeFile(`${file}.other`, 'precious');
   for (const [rejected, message] of [
-    [file, `${file} is the file to import: name another one with --rejected`],
-    [`${file}.same`, `${file}.same is the file to import: name another one with --rejected`],
-    [`${file}.other`, `${file}.other is there and holds no rejected lines: name another one with --rejected`],
-    [directory, `${directory} is there and holds no rejected lines: name another one with --rejected`],
+    [file, `${file} is the file to import: choose another one with --rejected`],
+    [`${file}.same`, `${file}.same is the file to import: choose another one with --rejected`],
+    [
+      `${file}.other`,
+      `${file}.other already exists and does not hold rejected lines: choose another one with --rejected`,
+    ],
+    [directory, `${directory} already exists and does not hold rejected lines: choose another one with --rejected`],
     ['/nowhere/rejected', '/nowhere/rejected cannot be written: ENOENT'],
   ] as const) {
     const outcome = await opmImport(file, '--rejected', rejected);
@@ -107,7 +110,7 @@ test('a file is only replaced by rejected lines where it holds such, and only at
 
   expect((await opmImport(file)).stdout).toMatch(`1 line rejected: see ${rejectedFile}.`);
   const rejects = await readFile(rejectedFile, 'utf8');
-  expect((await opmImport(file, '--format', 'csv')).stderr).toMatch('it is no CSV from line 1 on');
+  expect((await opmImport(file, '--format', 'csv')).stderr).toMatch('invalid CSV from line 1');
   expect(await readFile(rejectedFile, 'utf8')).toBe(rejects);
   await writeFile(file, '{}\n{}\n');
   expect((await opmImport(file)).code).toBe(1);
@@ -120,20 +123,20 @@ test('a file is only replaced by rejected lines where it holds such, and only at
   ]);
 });
 
-/** Linux has a disk that is always full, and a file that opens and cannot be read. */
+/** Linux has a device that is always full, and a file that opens but cannot be read. */
 test.each([
   ['an export to a full disk', 'export > /dev/full', 'the export cannot be written: ENOSPC'],
   [
     'a file that cannot be read',
     'import /proc/self/mem --force --format ndjson --as-of 2020-01-01 --rejected rejected',
-    '/proc/self/mem: it cannot be read: EIO',
+    '/proc/self/mem: cannot be read: EIO',
   ],
   [
     'a CSV file that cannot be read',
     'import /proc/self/mem --force --format csv --as-of 2020-01-01 --rejected rejected',
-    '/proc/self/mem: it cannot be read: EIO',
+    '/proc/self/mem: cannot be read: EIO',
   ],
-])('of %s it is said what is wrong', async (_, command, message) => {
+])('one line names the problem of %s', async (_, command, message) => {
   const line = `node ${resolve('apps/cli/bin/opm.js')} customers ${command} --project ${PROJECT}`;
   const run = promisify(execFile)('bash', ['-c', line], { cwd: directory, env: { ...process.env, ...backend.env } });
   await expect(run).rejects.toMatchObject({ code: 1, stdout: '', stderr: `opm: ${message}\n` });

@@ -18,7 +18,7 @@ afterAll(async () => {
   await rm(directory, { recursive: true });
 });
 
-test('without our tables a command says how to make them, and then they are there', async () => {
+test('without the tables, a command says to run `opm migrate`, which creates them', async () => {
   expect(await opm('projects', 'list')).toEqual({
     code: 1,
     stdout: '',
@@ -28,23 +28,23 @@ test('without our tables a command says how to make them, and then they are ther
   expect(await opm('projects', 'list', '--json')).toMatchObject({ code: 0, stdout: '[]\n' });
 });
 
-/** A schema engine for Prisma that runs this. */
+/** Writes a schema engine for Prisma that runs `source`. */
 async function writeEngine(name: string, source: string): Promise<{ PRISMA_SCHEMA_ENGINE_BINARY: string }> {
   const engine = join(directory, name);
   await writeFile(engine, `#!/usr/bin/env node\n${source}`, { mode: 0o700 });
   return { PRISMA_SCHEMA_ENGINE_BINARY: engine };
 }
 
-test('where all is there, Prisma is not started', async () => {
+test('if all migrations are applied, Prisma is not started', async () => {
   const engine = await writeEngine('never.mjs', 'process.exit(1);');
   const migrated = await runOpm(['migrate', '--json'], { DATABASE_URL: database.url, REDIS_URL: '', ...engine });
   expect(migrated).toMatchObject({ code: 0, stdout: '{"upToDate":true}\n' });
 });
 
-describe('where a migration is missing,', () => {
+describe('if a migration is missing,', () => {
   let copy: TestDatabase;
   const role = testPrefix();
-  /** That is in no other part of the URL. */
+  /** Occurs in no other part of the URL. */
   const password = randomUUID();
   beforeAll(async () => {
     copy = await createDatabase({ adminUrl: process.env.OPM_TEST_ADMIN_URL as string });
@@ -59,24 +59,24 @@ describe('where a migration is missing,', () => {
     return runOpm(['migrate', '--json'], { DATABASE_URL: href, REDIS_URL: '', ...engine });
   }
 
-  test('a schema engine that ends and has done nothing is not believed', async () => {
+  test('a schema engine that exits without applying it is an error', async () => {
     const { code, stderr } = await migrate(await writeEngine('dies.mjs', 'process.exit(0);'));
-    expect([code, stderr]).toEqual([1, expect.stringMatching(/^opm: prisma migrate deploy (failed|has not applied)/)]);
+    expect([code, stderr]).toEqual([1, expect.stringMatching(/^opm: prisma migrate deploy (failed|did not apply)/)]);
   });
 
-  test('it is applied, and the password is no argument of anything that is started', async () => {
+  test('it is applied, and no process gets the password as an argument', async () => {
     const engineArguments = join(directory, 'arguments');
     const source = `
       import { appendFileSync } from 'node:fs';
       appendFileSync(${JSON.stringify(engineArguments)}, process.argv.join(' '));
       await import(${JSON.stringify(new URL('../../../tools/schema-engine.mjs', import.meta.url))});`;
-    expect(await migrate(await writeEngine('tells.mjs', source))).toMatchObject({ code: 0 });
+    expect(await migrate(await writeEngine('records-arguments.mjs', source))).toMatchObject({ code: 0 });
     const text = await readFile(engineArguments, 'utf8');
     expect(text).toContain('"url":"postgres');
     expect(text).not.toContain(password);
   });
 
-  test('one that was begun and has failed is told, and not passed over', async () => {
+  test('a migration that failed earlier is reported', async () => {
     await query(copy.url, 'UPDATE _prisma_migrations SET finished_at = NULL WHERE migration_name LIKE $1', [
       '%_shards',
     ]);

@@ -2,10 +2,10 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { createStore, type Store } from '@opm/store';
 import { type Backend, createBackend, query, runOpm } from '@opm/testkit';
 
-/** Moves the cursor, sets the title, with C1 as well as with ESC; deletes; turns the text around; ends the line. */
+/** Moves the cursor and sets the title, with ESC and with C1; deletes; reverses the text direction; ends the line. */
 const HOSTILE = 'a\x1b[2J\x9b2J\x1b]0;t\x07\x7f\b\r\x85\u202eb\u2066c\u200f\u2028d\u061c\ne';
-/** What a terminal obeys, but the end of a line. */
-const OBEYED = /(?!\n)[\p{Cc}\p{Bidi_Control}\u2028\u2029]/u;
+/** Characters that a terminal interprets, except the line feed. */
+const INTERPRETED = /(?!\n)[\p{Cc}\p{Bidi_Control}\u2028\u2029]/u;
 const PRELOAD = 'data:text/javascript,process.stdout.isTTY%20=%20process.stderr.isTTY%20=%20true';
 const FORMULAS = ['=1+1', '+41 44', '-1', '@sum', '\t=1', '\r=1', 'plain', "'=1"];
 
@@ -45,38 +45,38 @@ test.each([
   ['dead-letters show ID'],
   ['dead-letters count'],
   ['projects list'],
-])('a terminal gets no character that it obeys from `opm %s`', async (command) => {
+])('`opm %s` sends a terminal no character that it interprets', async (command) => {
   const { code, stdout, stderr } = await opmOnTerminal(...command.replace('ID', letterId).split(' '));
   expect([code, stderr]).toEqual([0, '']);
-  expect(stdout).not.toMatch(OBEYED);
+  expect(stdout).not.toMatch(INTERPRETED);
 });
 
-test('an error says nothing that a terminal obeys', async () => {
+test('an error message holds no character that a terminal interprets', async () => {
   const { code, stdout, stderr } = await opmOnTerminal('customers', 'get', HOSTILE, HOSTILE);
   expect([code, stdout]).toEqual([1, '']);
   expect(stderr).toMatch('has no customer');
-  expect(stderr).not.toMatch(OBEYED);
+  expect(stderr).not.toMatch(INTERPRETED);
 });
 
 test.each([
   ['customers get acme c', ({ firstName }: Record<string, unknown>) => firstName],
   ['dead-letters show ID', ({ error }: Record<string, unknown>) => error],
   ['projects list', (list: Record<string, unknown>) => (list as unknown as { name: string }[]).at(-1)?.name],
-])('`opm %s --json` is the whole value, escaped', async (command, read) => {
+])('`opm %s --json` prints the whole value, escaped', async (command, read) => {
   const { stdout } = await opm(...command.replace('ID', letterId).split(' '), '--json');
-  expect(stdout).not.toMatch(OBEYED);
+  expect(stdout).not.toMatch(INTERPRETED);
   expect(read(JSON.parse(stdout))).toBe(HOSTILE);
 });
 
-test('what is exported into a file is the whole value, escaped where the format can say so', async () => {
+test('an exported file holds the whole value, escaped in NDJSON and as it is in CSV', async () => {
   const args = ['customers', 'export', '--project', 'acme', '--format'];
   const { stdout: ndjson } = await opm(...args, 'ndjson');
-  expect(ndjson).not.toMatch(OBEYED);
+  expect(ndjson).not.toMatch(INTERPRETED);
   expect(JSON.parse(ndjson).customerFirstName).toBe(HOSTILE);
   expect((await opm(...args, 'csv')).stdout).toContain(HOSTILE);
 });
 
-test('with --escape-formulas no cell of CSV begins as a formula does, and the others are as they are', async () => {
+test('with --escape-formulas no CSV cell begins like a formula, and all other cells are unchanged', async () => {
   const read = async (...args: string[]) => {
     const { stdout } = await opm('customers', 'export', '--project', 'formulas', '--format', 'csv', ...args);
     return FORMULAS.map((_, i) => new RegExp(`^c${i},a@example.com,,"?([^,"]*)`, 'm').exec(stdout)?.[1]);
@@ -86,5 +86,5 @@ test('with --escape-formulas no cell of CSV begins as a formula does, and the ot
     FORMULAS.map((cell) => (/^[=+\-@\t\r]/.test(cell) ? `'${cell}` : cell)),
   );
   const refused = await opm('customers', 'export', '--project', 'formulas', '--escape-formulas');
-  expect(refused).toEqual({ code: 1, stdout: '', stderr: 'opm: --escape-formulas is for --format csv\n' });
+  expect(refused).toEqual({ code: 1, stdout: '', stderr: 'opm: --escape-formulas requires --format csv\n' });
 });

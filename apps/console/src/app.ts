@@ -1,25 +1,25 @@
+import { once } from 'node:events';
+import { createServer, type RequestListener } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { createBullBoard } from '@bull-board/api';
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import { ExpressAdapter } from '@bull-board/express';
 import express, { type ErrorRequestHandler, type Express } from 'express';
 import helmet from 'helmet';
-import { guardBoard } from './guard-board.js';
-import type { ConsoleLogger } from './logger.js';
-import { requirePassword } from './login.js';
-import { refuseCrossSite } from './refuse-cross-site.js';
+import { type ConsoleLogger, guardBoard, refuseCrossSite, requirePassword } from './guard.js';
 
 export interface ConsoleAppOptions {
   /** BullMQ queues, on Redis or PostgreSQL. The caller closes them. */
   queues: ConstructorParameters<typeof BullMQAdapter>[0][];
   password: string;
-  /** Shows customers' data unmasked. */
+  /** Shows customer data unmasked. Default false. */
   showData?: boolean;
-  /** Unless false, nothing can be changed from the dashboard. */
+  /** Unless false, the dashboard cannot change anything. */
   readOnly?: boolean;
   logger?: ConsoleLogger;
 }
 
-/** The Bull dashboard under /queues, behind a password. Throws when the password is empty. */
+/** Creates the Bull dashboard under /queues, behind a password. @throws TypeError if the password is empty */
 export function createConsoleApp(options: ConsoleAppOptions): Express {
   const app = express().disable('x-powered-by');
   app.use(secureHeaders());
@@ -44,7 +44,7 @@ function createBoard({ queues, showData = false, readOnly = true, logger }: Cons
       handlerHooks: guardBoard({ showData, readOnly, logger }),
     },
   });
-  // The board's own handler would answer with the error's message, which may quote a value.
+  // The board's own error handler answers with the error message, which may quote customer data.
   board.setErrorHandler((error) => {
     logger?.error({ err: error }, 'dashboard request failed');
     return { status: 500, body: { error: { key: 'ERRORS.INTERNAL_SERVER_ERROR' } } };
@@ -52,7 +52,10 @@ function createBoard({ queues, showData = false, readOnly = true, logger }: Cons
   return (board.getRouter() as Express).disable('x-powered-by');
 }
 
-/** The board's scripts are files of its own; its styles are partly inline. Its web font stays out: nothing is fetched elsewhere. */
+/**
+ * Allows the board's own scripts and its inline styles. Blocks its external web font, so browsers contact no other
+ * host.
+ */
 function secureHeaders() {
   return helmet({
     contentSecurityPolicy: {
@@ -69,7 +72,7 @@ function secureHeaders() {
         frameAncestors: ["'none'"],
       },
     },
-    // Whether the host speaks TLS is for the proxy in front to promise.
+    // Only the proxy in front knows whether the host has TLS, so HSTS is left to it.
     strictTransportSecurity: false,
   });
 }
@@ -80,5 +83,35 @@ function hideErrors(logger?: ConsoleLogger): ErrorRequestHandler {
     const status = error.status >= 400 && error.status < 500 ? error.status : 500;
     if (status === 500) logger?.error({ err: error }, 'console request failed');
     response.status(status).type('text').send(`error ${status}\n`);
+  };
+}
+
+export interface ConsoleServer {
+  port: number;
+  /** Stops without draining: the dashboard's requests can be repeated, and its polling never ends. */
+  close(): Promise<void>;
+}
+
+/** Listens on `port`; 0 picks a free one. Rejects with Node's error, such as EADDRINUSE, if it cannot. */
+export async function serveConsole({
+  app,
+  port,
+  host,
+}: {
+  app: RequestListener;
+  port: number;
+  host?: string;
+}): Promise<ConsoleServer> {
+  const server = createServer(app).listen(port, host);
+  await once(server, 'listening');
+  return {
+    port: (server.address() as AddressInfo).port,
+    async close() {
+      if (!server.listening) return;
+      const closed = once(server, 'close');
+      server.close();
+      server.closeAllConnections();
+      await closed;
+    },
   };
 }

@@ -1,17 +1,15 @@
 import { openDashboardQueues, toQueueConfig } from '@opm/queue';
-import { createSparseWarning, type ProcessContext } from '@opm/runtime';
-import { createConsoleApp } from './app.js';
-import type { ConsoleConfig } from './config.js';
-import { serveConsole } from './server.js';
+import { bool, createThrottledWarning, type Env, type ProcessContext, port, STORE_ENV, str } from '@opm/runtime';
+import { createConsoleApp, serveConsole } from './app.js';
 
-/** The console, put together by hand: who gets what stands here and nowhere else. */
+/** Creates the objects of the console and passes each its dependencies. */
 export async function compose(context: ProcessContext<ConsoleConfig>): Promise<void> {
   const { config, logger, health, signal, onClose } = context;
 
   const dashboard = await openDashboardQueues({
     ...toQueueConfig(config),
     signal,
-    onError: createSparseWarning(logger, 'queue connection'),
+    onError: createThrottledWarning(logger, 'queue connection'),
   });
   onClose('queues', dashboard.close);
   health.queue = dashboard.check;
@@ -27,3 +25,15 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
   onClose('server', server.close);
   logger.info({ port: server.port, readOnly: config.CONSOLE_READ_ONLY }, 'dashboard is up');
 }
+
+export const CONSOLE_ENV = {
+  ...STORE_ENV,
+  CONSOLE_HOST: str({ default: undefined, desc: 'address to listen on; all addresses if not set' }),
+  CONSOLE_PORT: port({ default: 3001, desc: 'port of the Bull dashboard' }),
+  INTERNAL_PORT: port({ default: 9402, desc: 'port of /livez, /readyz and /metrics' }),
+  CONSOLE_PASSWORD: str({ desc: 'password of the dashboard; there is no default' }),
+  CONSOLE_SHOW_DATA: bool({ default: false, desc: 'true shows what partners sent; otherwise it is masked' }),
+  CONSOLE_READ_ONLY: bool({ default: true, desc: 'false lets operators retry and promote jobs and pause queues' }),
+};
+
+type ConsoleConfig = Env<typeof CONSOLE_ENV>;

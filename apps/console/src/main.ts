@@ -1,5 +1,4 @@
 import { runProcess } from '@opm/runtime';
-import { compose } from './compose.js';
-import { CONSOLE_ENV } from './config.js';
+import { CONSOLE_ENV, compose } from './compose.js';
 
 await runProcess({ name: 'console', env: process.env, spec: CONSOLE_ENV, start: compose });

@@ -2,7 +2,7 @@ import { appRoutes } from '@bull-board/api/dist/routes.js';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { createTestDatabase, testPrefix } from '@opm/testkit';
 import { createPostgresBackend, Queue } from 'bullmq';
-import { MASKED_ANSWERS } from '../src/mask-answer.js';
+import { MASKED_ANSWERS } from '../src/mask.js';
 import { addScheduler, fillQueue, PERSONAL } from './fill-queue.js';
 import { type Dashboard, openDashboard } from './open-dashboard.js';
 
@@ -64,7 +64,7 @@ describe.each(Object.entries(BACKENDS))('the console over queues on %s', (_, ope
     }
   });
 
-  test('shows a developer how a job is built and where it failed', async () => {
+  test('shows the structure of a job and the stack frames of its failure', async () => {
     const dashboard = await openDashboard({ queues: [queue] });
     const [job] = await queue.getFailed();
     const fields = { email: '•••', phone: '•••', firstName: '•••', lastName: '•••', ip: '•••' };
@@ -80,7 +80,7 @@ describe.each(Object.entries(BACKENDS))('the console over queues on %s', (_, ope
     });
   });
 
-  test('shows the data when told to, on every page where it masks it otherwise', async () => {
+  test('with showData, shows the data on every page that otherwise masks it', async () => {
     const dashboard = await openDashboard({ queues: [queue], showData: true });
     const revealing = (await readAllPages(dashboard, queue)).filter(({ text }) => text.includes(PERSONAL.lastName));
     expect(new Set(revealing.map(({ route }) => route))).toEqual(
@@ -94,7 +94,7 @@ describe.each(Object.entries(BACKENDS))('the console over queues on %s', (_, ope
     );
   });
 
-  test('shows 100 jobs at once at most', async () => {
+  test('shows at most 100 jobs at once', async () => {
     const dashboard = await openDashboard({ queues: [queue] });
     const get = (jobs: string) => dashboard.get(`/queues/api/queues?activeQueue=entries-0&status=waiting&${jobs}`);
     expect((await get('jobsPerPage=100')).status).toBe(200);
@@ -103,7 +103,7 @@ describe.each(Object.entries(BACKENDS))('the console over queues on %s', (_, ope
     }
   });
 
-  test('changes nothing unless told to, whatever is asked of it', async () => {
+  test('refuses every change by default', async () => {
     const dashboard = await openDashboard({ queues: [queue] });
     const before = await queue.getJobCounts();
     const [job] = await queue.getFailed();
@@ -135,11 +135,11 @@ describe.each(Object.entries(BACKENDS))('the console over queues on %s', (_, ope
   });
 });
 
-test("serves each page of this bull-board release; one that a later release adds waits until it's been looked at", () => {
+test('serves exactly the pages of this bull-board release, so a new page of a later release needs a review', () => {
   expect(new Set(PAGES.map(({ route }) => route))).toEqual(new Set(Object.keys(MASKED_ANSWERS)));
 });
 
-/** Every page of the API, for every status and every job of the queue. */
+/** Reads every page of the API, for every status and every job of the queue. */
 async function readAllPages(dashboard: Dashboard, queue: Queue) {
   const jobs = await queue.getJobs();
   const statuses = ['latest', ...Object.keys(await queue.getJobCounts())];

@@ -8,7 +8,7 @@ import {
   type WorkerOptions,
 } from 'bullmq';
 
-/** Values that no answer of the console may hold. */
+/** Values that no answer of the console may contain. */
 export const PERSONAL = {
   customerId: 'customer-of-ada-4711',
   email: 'ada@example.com',
@@ -22,7 +22,9 @@ const { customerId, ...fields } = PERSONAL;
 const CHUNK = toChunkData({ entries: [{ projectId: 7, customerId, version: 1_700_000_000_000_001, fields }] });
 const EVERYTHING = JSON.stringify(PERSONAL);
 
-/** A job for each place where the board could show a value: 1 completed, 1 failed, 1 delayed, 3 waiting, 1 waiting for it. */
+/**
+ * Adds a job for each place where the board could show a value: 1 completed, 1 failed, 1 delayed, 3 waiting, 1 parent.
+ */
 export async function fillQueue(queue: Queue, factory?: typeof createPostgresBackend): Promise<void> {
   const worker = new Worker(queue.name, null, queue.opts as WorkerOptions, factory as undefined);
   const flows = new FlowProducer(queue.opts, factory as undefined);
@@ -52,7 +54,7 @@ export async function fillQueue(queue: Queue, factory?: typeof createPostgresBac
   }
 }
 
-/** A schedule would add jobs of its own, so it stands apart from the counts. */
+/** Adds a job scheduler. It is separate because a scheduler adds jobs, which would change the counts. */
 export async function addScheduler(queue: Queue): Promise<void> {
   const template = { name: PERSONAL.lastName, data: { personal: PERSONAL }, opts: { attempts: 3 } };
   await queue.upsertJobScheduler('nightly', { pattern: '0 0 1 1 *' }, template);

@@ -1,9 +1,8 @@
 import { describe, expect, test } from '@jest/globals';
-import { createConsoleApp } from '../src/app.js';
-import { serveConsole } from '../src/server.js';
+import { createConsoleApp, serveConsole } from '../src/app.js';
 import { basic, openDashboard, PASSWORD } from './open-dashboard.js';
 
-describe('the way into the console', () => {
+describe('console login', () => {
   test.each([
     ['no password', undefined, 'password required\n'],
     ['a wrong password', basic('wrong'), 'wrong password\n'],
@@ -26,7 +25,7 @@ describe('the way into the console', () => {
     expect([answer.status, answer.headers.get('location')]).toEqual([302, '/queues']);
   });
 
-  test('ends a series of wrong passwords with 429, even if the next one is right', async () => {
+  test('answers 429 after 20 wrong passwords, even to the right one', async () => {
     const dashboard = await openDashboard();
     const guess = () => dashboard.get('/queues', { authorization: basic('wrong') }, { login: false });
     const statuses: number[] = [];
@@ -47,7 +46,7 @@ describe('the way into the console', () => {
     }
   });
 
-  test('is not built without a password', () => {
+  test('is not created without a password', () => {
     expect(() => createConsoleApp({ queues: [], password: '' })).toThrow('the console needs a password');
   });
 
@@ -57,13 +56,13 @@ describe('the way into the console', () => {
     ['a browser without Sec-Fetch-Site, from another site', { origin: 'https://evil.example' }, 403],
     ['a page without an origin', { origin: 'null' }, 403],
     ['our own page', { 'sec-fetch-site': 'same-origin' }, 200],
-    ['a tool that is no browser', {}, 200],
-  ])('lets only its own pages act: %s', async (_, headers: Record<string, string>, status) => {
+    ['a client that is not a browser', {}, 200],
+  ])('accepts changes only from its own pages: %s', async (_, headers: Record<string, string>, status) => {
     const dashboard = await openDashboard({ readOnly: false });
     expect((await dashboard.send('PUT', '/queues/api/queues/pause', headers)).status).toBe(status);
   });
 
-  test('gives away neither its framework nor an error, and forbids foreign scripts and frames', async () => {
+  test('reveals neither its framework nor an error, and forbids foreign scripts and frames', async () => {
     const dashboard = await openDashboard();
     for (const path of [
       '/queues',

@@ -1,6 +1,5 @@
 import { afterEach } from '@jest/globals';
-import { type ConsoleAppOptions, createConsoleApp } from '../src/app.js';
-import { type ConsoleServer, serveConsole } from '../src/server.js';
+import { type ConsoleAppOptions, type ConsoleServer, createConsoleApp, serveConsole } from '../src/app.js';
 
 export const PASSWORD = 'a käse for the console';
 
@@ -11,7 +10,9 @@ afterEach(async () => {
 
 export type Dashboard = Awaited<ReturnType<typeof openDashboard>>;
 
-/** A console on a free port, closed after the test. `get` and `send` are logged in unless told otherwise. */
+/**
+ * Starts a console on a free port and closes it after the test. `get` and `send` log in; `login: false` turns that off.
+ */
 export async function openDashboard(options: Partial<ConsoleAppOptions> = {}) {
   const app = createConsoleApp({ queues: [], password: PASSWORD, ...options });
   const server = await serveConsole({ app, port: 0, host: '127.0.0.1' });
@@ -31,7 +32,7 @@ export async function openDashboard(options: Partial<ConsoleAppOptions> = {}) {
   };
 }
 
-/** What a browser sends once someone has typed the password. */
+/** The Authorization header that a browser sends for this password. */
 export function basic(password: string): string {
   return `Basic ${Buffer.from(`operator:${password}`).toString('base64')}`;
 }

@@ -1,14 +1,14 @@
-/* global Scalar: what viewer.js defines */
+/* global Scalar: defined by viewer.js */
 Scalar.createApiReference('#reference', {
   url: '/openapi.json',
-  // Nothing is loaded from another host, and requests that are tried go to this one, not through a proxy.
+  // The page loads nothing from other hosts, and test requests go to this host, not through a proxy.
   withDefaultFonts: false,
   telemetry: false,
   agent: { disabled: true, hideAddApi: true },
   mcp: { disabled: true },
   hideClientButton: true,
   showDeveloperTools: 'never',
-  // The key that is typed in goes when the page goes.
+  // The page forgets the entered key when it is closed.
   persistAuth: false,
   authentication: { preferredSecurityScheme: 'apiKey' },
   defaultOpenAllTags: true,

@@ -1,62 +1,60 @@
-import { FAULTS, Fault } from '@opm/contract';
+import { ANSWERS, FAULTS, Fault } from '@opm/contract';
 import type { Logger } from '@opm/runtime';
-import express, { type ErrorRequestHandler, type Express, type Request, type Response } from 'express';
-import type { AnswerOnce } from './answer-once.js';
-import type { Authenticator } from './authenticate.js';
-import { deleteEntry } from './delete-entry.js';
-import { contextOf } from './express-classes.js';
-import { withFastPath } from './fast-path.js';
-import type { FindCustomer } from './find-customer.js';
-import { findHeaderFault } from './find-header-fault.js';
-import { getDocs } from './get-docs.js';
-import { getEntry } from './get-entry.js';
-import { getOpenApi } from './get-openapi.js';
-import { getPing } from './get-ping.js';
-import type { Measures } from './measures.js';
-import type { Overload } from './overload.js';
-import { postEntries } from './post-entries.js';
-import { postEntry } from './post-entry.js';
-import { type RateLimiter, toTokens } from './rate-limiter.js';
-import { HungUp } from './read-body.js';
-import { createReply, type Reply } from './reply.js';
-import { createReplyOnce } from './reply-once.js';
-import { requestIdOf } from './request-id.js';
-import { methodNotAllowed, refusePath, refuseWrongKey, requireProject, routeUnknown } from './routing.js';
-import { Slices } from './slices.js';
-import { isChunked, refusedBytes } from './unread-body.js';
+import express, {
+  type ErrorRequestHandler,
+  type Express,
+  type Request,
+  type RequestHandler,
+  type Response,
+} from 'express';
+import {
+  type Authenticator,
+  methodNotAllowed,
+  refusePath,
+  refuseWrongKey,
+  requireProject,
+  routeUnknown,
+} from './guards/authenticate.js';
+import { Slices } from './guards/batch-limits.js';
+import type { Overload } from './guards/overload.js';
+import type { RateLimiter } from './guards/rate-limiter.js';
+import { toTokens } from './guards/token-reservation.js';
+import { withFastPath } from './http/fast-express.js';
+import { ClientDisconnected } from './http/read-body.js';
+import { createReply, type Reply, requestIdOf } from './http/reply.js';
+import { contextOf } from './http/request-context.js';
+import { findHeaderFault } from './http/server.js';
+import { isChunked, refusedBytes } from './http/unread-body.js';
+import { createReplyOnce, type RunOnce } from './ingest/idempotency.js';
+import type { IngressMetrics } from './metrics.js';
+import { getDocs, getOpenApi } from './routes/docs.js';
+import { type FindCustomer, getEntry } from './routes/get-entry.js';
+import { postEntries } from './routes/post-entries.js';
+import { deleteEntry, postEntry } from './routes/post-entry.js';
 
-export type IngressDeps = {
+type IngressDeps = {
   authenticator: Pick<Authenticator, 'authenticate'>;
   overload: Pick<Overload, 'check' | 'checkRead'>;
   rateLimiter: RateLimiter;
-  answerOnce: AnswerOnce;
-  /** Entries that `acceptEntries` takes at once. */
+  runOnce: RunOnce;
+  /** Maximum number of entries in one call of `acceptEntries`. */
   groupSize: number;
   findCustomer: FindCustomer;
-  /** Proxies in front of us whose word on the client's address we take. */
+  /** Number of proxies in front whose `X-Forwarded-For` is trusted for the client's address. */
   trustedProxies: number;
-  measures: Measures;
+  metrics: IngressMetrics;
   logger: Logger;
 };
 
-/** `handle` is what is called with each request. */
-export type IngressApp = { app: Express; handle: (request: Request, response: Response) => void };
+/** `handle` is the request listener: it checks the headers, then calls the fast path or `app`. */
+type IngressApp = { app: Express; handle: (request: Request, response: Response) => void };
 
-/** The partner's API. A key that is given is checked before anything else, on any route. */
+/** The partners' API. If a request has an API key, the ingress checks it before anything else, on any route. */
 export function createIngressApp(deps: IngressDeps): IngressApp {
-  const {
-    authenticator,
-    overload,
-    rateLimiter,
-    answerOnce,
-    groupSize,
-    findCustomer,
-    trustedProxies,
-    measures,
-    logger,
-  } = deps;
-  const reply = createReply({ measures, logger });
-  const replyOnce = createReplyOnce({ answerOnce, reply });
+  const { authenticator, overload, rateLimiter, runOnce, groupSize, findCustomer, trustedProxies, metrics, logger } =
+    deps;
+  const reply = createReply({ metrics, logger });
+  const replyOnce = createReplyOnce({ runOnce, reply });
   const slices = new Slices();
   const app = express();
   app.disable('x-powered-by').disable('etag').set('trust proxy', trustedProxies);
@@ -64,15 +62,15 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   const authenticated = requireProject(authenticator);
   const hot = [authenticated, postEntry({ overload, rateLimiter, slices, reply, replyOnce })];
   app.post('/entry', hot);
-  const { onShed } = measures;
+  const { onShed } = metrics;
   const batches = { overload, rateLimiter, slices, groupSize, onShed, reply, replyOnce };
   app.post('/entries', authenticated, postEntries(batches));
   app.get('/ping', authenticated, getPing({ reply }));
   app.get('/entry/:customerId', authenticated, getEntry({ overload, findCustomer, reply }));
   app.delete('/entry/:customerId', authenticated, deleteEntry({ overload, rateLimiter, reply, replyOnce }));
   app.use(refuseWrongKey(authenticator));
-  const docs = getDocs({ measures });
-  app.get('/openapi.json', getOpenApi({ measures }));
+  const docs = getDocs({ metrics });
+  app.get('/openapi.json', getOpenApi({ metrics }));
   app.get('/docs', docs).get('/docs/:file', docs);
   app.all('/entry', methodNotAllowed('POST'));
   app.all('/entries', methodNotAllowed('POST'));
@@ -94,13 +92,16 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   };
 }
 
-/** The one place where an error becomes an answer, where its cause is logged, and where what is refused is counted. */
+/**
+ * Turns every error into an answer, logs the cause of an unexpected one, and charges refused requests to the rate
+ * limit.
+ */
 function answerFault(deps: Pick<IngressDeps, 'logger' | 'rateLimiter'> & { reply: Reply }): ErrorRequestHandler {
   const { reply, rateLimiter, logger } = deps;
   return (error, request, response, _next) => {
-    if (error instanceof HungUp) return;
+    if (error instanceof ClientDisconnected) return;
     const fault = error instanceof Fault ? error : new Fault('INTERNAL', { cause: error });
-    // The cause of a 503 is logged where it is met: once per chunk or outage, not once per request.
+    // The code that throws a 503 logs its cause: once per chunk or outage, not once per request.
     if (fault.code === 'INTERNAL') {
       logger.error({ requestId: requestIdOf(response), err: fault.cause }, 'request failed');
     }
@@ -111,17 +112,24 @@ function answerFault(deps: Pick<IngressDeps, 'logger' | 'rateLimiter'> & { reply
       : undefined;
     if (charged) charged.then(answer);
     else if (!request.complete && isChunked(request))
-      setImmediate(answer); // its end may be read already, and then its connection goes on
+      setImmediate(answer); // the end of the body may already be in memory; then the connection can stay open
     else answer();
 
     function answer(): void {
-      // What nobody gets is not counted as an answer.
+      // An answer that the client cannot receive is not counted.
       if (response.headersSent || request.socket.destroyed) response.destroy();
       else reply.fault(response, fault);
     }
   };
 }
 
-/** What counts against the project's limit: something is wrong with what would have been queued. */
+/**
+ * A refused request counts against the project's rate limit if it has one of these methods and one of these statuses.
+ */
 const QUEUEING = new Set(['POST', 'DELETE']);
 const REFUSALS = new Set<number>([400, 413, 415]);
+
+/** GET /ping: tells a partner that its API key is valid. */
+function getPing({ reply }: { reply: Reply }): RequestHandler {
+  return (_request, response) => reply.answer(response, ANSWERS.pong);
+}

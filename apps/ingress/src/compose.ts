@@ -1,27 +1,24 @@
 import { createEntryQueue, toQueueConfig } from '@opm/queue';
-import { createSparseWarning, type ProcessContext } from '@opm/runtime';
+import { createThrottledWarning, type ProcessContext } from '@opm/runtime';
 import { createStore } from '@opm/store';
-import { createAcceptEntry } from './accept-entry.js';
-import { createAnswerOnce } from './answer-once.js';
 import { createIngressApp } from './app.js';
-import { createAuthenticator } from './authenticate.js';
-import { createChunkLanes } from './chunk-lanes.js';
-import type { IngressConfig } from './config.js';
-import { createFindCustomer } from './find-customer.js';
-import { createFindExisting } from './find-existing.js';
-import { createLanes } from './lanes.js';
-import { createMeasures } from './measures.js';
-import { OutagePause } from './outage-pause.js';
-import { createOverload } from './overload.js';
-import { createRateLimiter } from './rate-limiter.js';
-import { serveIngress } from './server.js';
-import { toTimeBudget } from './time-budget.js';
-import { createUnknownKeys } from './unknown-keys.js';
-import { watchStalls } from './watch-stalls.js';
+import { type IngressConfig, toTimeBudget } from './config.js';
+import { createAuthenticator } from './guards/authenticate.js';
+import { createOverload, watchStalls } from './guards/overload.js';
+import { createRateLimiter } from './guards/rate-limiter.js';
+import { createUnknownKeys } from './guards/unknown-keys.js';
+import { serveIngress } from './http/server.js';
+import { createAcceptEntry } from './ingest/accept-entry.js';
+import { CircuitBreaker } from './ingest/circuit-breaker.js';
+import { createFindExisting } from './ingest/find-existing.js';
+import { createRunOnce } from './ingest/idempotency.js';
+import { createChunkPartitions, createPartitions } from './ingest/partitions.js';
+import { createIngressMetrics } from './metrics.js';
+import { createFindCustomer } from './routes/get-entry.js';
 
-/** The ingress, put together by hand: who gets what stands here and nowhere else. */
+/** Creates every object of the ingress and passes each its dependencies. */
 export async function compose(context: ProcessContext<IngressConfig>): Promise<void> {
-  const { config, logger, metrics, health, signal, onClose } = context;
+  const { config, logger, health, signal, onClose } = context;
   const budget = toTimeBudget(config.ANSWER_TIMEOUT_MS);
 
   const store = createStore({
@@ -35,94 +32,94 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   onClose('store', store.close);
   health.postgres = toleratingOutages(store.ping);
 
-  // Connecting and compiling the two queries of the hot path now keeps them out of the first partner's answer.
-  // Tried twice: a PostgreSQL that has just started may take longer for the first session than a look-up may.
+  // Connects and compiles the two queries of the hot path, so that the first request does not pay for it.
+  // Two attempts: just after its start, PostgreSQL may need longer for the first session than a look-up is allowed.
   const warmUp = () => Promise.all([store.customers.findExisting([]), store.apiKeys.findOwners(['00'])]);
   await warmUp()
     .catch(warmUp)
     .catch(({ message }: Error) =>
-      logger.warn({ reason: message }, 'PostgreSQL does not answer; not ready until it does'),
+      logger.warn({ reason: message }, 'PostgreSQL does not answer; the ingress is not ready until it does'),
     );
 
   const queue = await createEntryQueue({
     ...toQueueConfig(config),
     signal,
-    onError: createSparseWarning(logger, 'queue connection'),
+    onError: createThrottledWarning(logger, 'queue connection'),
   });
   onClose('queue', queue.close);
   health.queue = queue.check;
 
-  // One for each of these, because one table may be slow while the other is not.
-  const createPause = (what: string) =>
-    new OutagePause({
-      onFailure: (error) => logger.warn({ err: error, what }, 'PostgreSQL does not answer; going on without it'),
+  // One circuit breaker per query, because one table may be slow while another is not.
+  const createBreaker = (what: string) =>
+    new CircuitBreaker({
+      onFailure: (error) => logger.warn({ err: error, what }, 'PostgreSQL look-up failed; pausing look-ups'),
     });
-  const measures = createMeasures(metrics);
-  const lanes = createLanes(config.QUEUE_SHARDS);
+  const metrics = createIngressMetrics(context.metrics);
+  const partitions = createPartitions(config.QUEUE_SHARDS);
   const findExisting = createFindExisting({
     findExisting: store.customers.findExisting,
     maxInFlight: config.DATABASE_POOL_SIZE,
     timeoutMs: budget.lookUpMs,
-    pause: createPause('customers'),
-    onUnknown: measures.onExistenceUnknown,
+    pause: createBreaker('customers'),
+    onUnknown: metrics.onExistenceUnknown,
   });
   const stalls = watchStalls(config.ANSWER_TIMEOUT_MS, (ms) =>
-    logger.warn({ ms }, 'the process stood still: entries sent meanwhile are refused'),
+    logger.warn({ ms }, 'process stalled; refusing entries sent during the stall'),
   );
   onClose('stalls', stalls.close);
   const { acceptEntry, acceptEntries, pending, chunksInFlight } = createAcceptEntry({
     queue,
     findExisting,
-    chunkLanes: createChunkLanes(config.QUEUE_SHARDS),
+    chunkPartitions: createChunkPartitions(config.QUEUE_SHARDS),
     maxInFlight: config.CHUNKS_IN_FLIGHT,
     budget,
     maxEntries: config.CHUNK_MAX_ENTRIES,
     maxPending: config.PENDING_MAX_ENTRIES,
     isStale: stalls.isStale,
-    onChunk: measures.onChunk,
-    onShed: measures.onShed,
+    onChunk: metrics.onChunk,
+    onShed: metrics.onShed,
     logger,
   });
   const rateLimiter = createRateLimiter({
     acceptEntry,
     acceptEntries,
-    lease: queue.lease,
+    reserve: queue.reserve,
     budget,
     maxPending: config.PENDING_MAX_ENTRIES,
-    onLease: measures.onLease,
-    onShed: measures.onShed,
+    onReserve: metrics.onReserve,
+    onShed: metrics.onShed,
     logger,
   });
-  const answerOnce = createAnswerOnce({
+  const runOnce = createRunOnce({
     idempotency: queue.idempotency,
-    lanes,
+    partitions,
     budget,
     maxPending: config.PENDING_MAX_ENTRIES,
-    onShed: measures.onShed,
+    onShed: metrics.onShed,
     logger,
   });
   const findCustomer = createFindCustomer({
     readClaims: queue.readClaims,
     findMany: store.customers.findMany,
-    lanes,
+    partitions,
     budget,
     maxInFlight: Math.ceil(config.DATABASE_POOL_SIZE / 2),
-    pause: createPause('reading customers'),
+    breaker: createBreaker('reading customers'),
   });
   const overload = createOverload({
     load: queue.load,
     maxBacklog: config.BACKLOG_MAX_ENTRIES,
     maxEventLoopDelayMs: config.EVENT_LOOP_MAX_DELAY_MS,
-    onShed: measures.onShed,
+    onShed: metrics.onShed,
     logger,
   });
   onClose('overload', overload.close);
-  measures.watch({ load: () => overload.last, chunksInFlight, pending, clockSkew: queue.clockSkew });
+  metrics.watch({ load: () => overload.last, chunksInFlight, pending, clockSkew: queue.clockSkew });
 
   const authenticator = createAuthenticator({
     findOwners: store.apiKeys.findOwners,
     readRevision: store.apiKeys.readRevision,
-    pause: createPause('API keys'),
+    breaker: createBreaker('API keys'),
     unknownKeys: createUnknownKeys(),
   });
   onClose('authenticator', authenticator.close);
@@ -131,11 +128,11 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     authenticator,
     overload,
     rateLimiter,
-    answerOnce,
+    runOnce,
     groupSize: config.CHUNK_MAX_ENTRIES,
     findCustomer,
     trustedProxies: config.TRUSTED_PROXIES,
-    measures,
+    metrics,
     logger,
   });
   const server = await serveIngress({
@@ -147,15 +144,16 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     budget,
     onConnection: stalls.onConnection,
     closeDelayMs: config.SHUTDOWN_DELAY_MS,
-    onConnectionEnd: measures.onConnectionEnd,
+    onConnectionEnd: metrics.onConnectionEnd,
   });
   onClose('server', server.close);
   logger.info({ port: server.port, queue: config.REDIS_URL ? 'redis' : 'postgres' }, 'accepting entries');
 }
 
 /**
- * Without PostgreSQL no key can be looked up, so a fresh ingress is not ready; one that has run knows its partners' keys
- * and goes on acknowledging: taking it out of service would turn an outage of PostgreSQL into one of the API.
+ * A health check that fails only until PostgreSQL has answered once. A new ingress knows no API keys, so it is not
+ * ready without PostgreSQL. Later the keys are cached and the ingress stays ready during an outage; otherwise an outage
+ * of PostgreSQL would become an outage of the API.
  */
 function toleratingOutages(ping: () => Promise<void>): () => Promise<string | void> {
   let reached = false;
@@ -165,7 +163,7 @@ function toleratingOutages(ping: () => Promise<void>): () => Promise<string | vo
       reached = true;
     } catch (error) {
       if (!reached) throw error;
-      return `away; with the queue on Redis entries are accepted all the same: ${(error as Error).message}`;
+      return `down; with the queue on Redis, entries are still accepted: ${(error as Error).message}`;
     }
   };
 }

@@ -3,7 +3,7 @@ import { count, countBetween, type Env, port, STORE_ENV, str } from '@opm/runtim
 
 export const INGRESS_ENV = {
   ...STORE_ENV,
-  HOST: str({ default: undefined, desc: 'address to listen on; all of them where it is not given' }),
+  HOST: str({ default: undefined, desc: 'address to listen on; default: all addresses' }),
   PORT: port({ default: 3000, desc: 'port for partners, 0 to 65535' }),
   INTERNAL_PORT: port({ default: 9400, desc: 'port of /livez, /readyz and /metrics' }),
   CHUNK_MAX_ENTRIES: countBetween(
@@ -11,37 +11,77 @@ export const INGRESS_ENV = {
     MAX_CHUNK_ENTRIES,
   )({
     default: 200,
-    desc: `entries in one job at most, 1 to ${MAX_CHUNK_ENTRIES}`,
+    desc: `maximum entries in one job, 1 to ${MAX_CHUNK_ENTRIES}`,
   }),
   CHUNKS_IN_FLIGHT: count({
     default: 4,
-    desc: 'chunks of one shard and priority on their way into the queue at the same time',
+    desc: 'maximum chunks of one shard on their way into the queue, and as many again that wait for a look-up',
   }),
   PENDING_MAX_ENTRIES: count({
     default: 5_000,
-    desc: 'entries that may wait for their acknowledgement at the same time',
+    desc: 'maximum entries that wait for their acknowledgement; others get 503',
   }),
-  BACKLOG_MAX_ENTRIES: count({ default: 1_000_000, desc: 'entries in the queues above which no more are accepted' }),
+  BACKLOG_MAX_ENTRIES: count({ default: 1_000_000, desc: 'maximum entries in the queues; above it, partners get 503' }),
   EVENT_LOOP_MAX_DELAY_MS: count({
     default: 200,
-    desc: 'milliseconds by which the event loop may usually be late; above that no entries are accepted',
+    desc: 'maximum median delay of the event loop in ms; above it, partners get 503',
   }),
-  MAX_CONNECTIONS: count({ default: 10_000, desc: 'connections of partners at the same time' }),
+  MAX_CONNECTIONS: count({ default: 10_000, desc: 'maximum simultaneous connections of partners' }),
   SHUTDOWN_DELAY_MS: countBetween(
     0,
     600_000,
   )({
     default: 100,
-    desc: 'milliseconds, 0 to 600000, for which requests are still taken after SIGTERM, while unready',
+    desc: 'how long requests are still accepted after SIGTERM while the ingress is not ready, in ms, 0 to 600000',
   }),
   TRUSTED_PROXIES: countBetween(
     0,
     10,
   )({
     default: 0,
-    desc: 'proxies in front, 0 to 10, that say in X-Forwarded-For where a request comes from',
+    desc: 'number of proxies in front, 0 to 10, that set X-Forwarded-For',
   }),
   DATABASE_POOL_SIZE: count({ default: 4, desc: 'connections to PostgreSQL for look-ups' }),
 };
 
 export type IngressConfig = Env<typeof INGRESS_ENV>;
+
+export type TimeBudget = ReturnType<typeof toTimeBudget>;
+
+/** The timeouts of the ingress that depend on `ANSWER_TIMEOUT_MS`, in whole ms. Each is a fixed share of it. */
+export function toTimeBudget(answerTimeoutMs: number) {
+  const share = (of: number) => Math.ceil(answerTimeoutMs * of);
+  return {
+    /** How long a call may wait for its turn. `turnMs` and `workMs` together are the whole budget. */
+    turnMs: share(1 / 4),
+    /** How long the calls to the queue store and PostgreSQL may take. */
+    workMs: share(3 / 4),
+    /** The part of `workMs` that is reserved for the answer if PostgreSQL does not answer. */
+    replyMs: share(1 / 20),
+    /**
+     * How long to wait for PostgreSQL to say whether customers exist. If it is late, the answer is 202 instead of 201.
+     */
+    lookUpMs: share(1 / 5),
+    /**
+     * How long a statement or a new connection may take. An abandoned statement frees its connection after this time.
+     */
+    statementMs: share(1 / 2),
+    /** How long a token reservation may take. If the store is slower than this, it could not take the entry either. */
+    tokensMs: share(1 / 4),
+    /**
+     * How long to wait behind a token reservation. Less than `tokensMs`, so that no second call follows one that hangs.
+     */
+    tokensTurnMs: share(1 / 5),
+    /**
+     * How long the headers, and the whole request, may take to arrive. Never less than what is documented for partners.
+     */
+    headersMs: Math.max(5_000, share(5)),
+    requestMs: Math.max(10_000, share(10)),
+    /**
+     * How long one request holds the lock of its idempotency key. In a batch, each group may take as long as one entry.
+     */
+    keyLockMs: share(10),
+    /** A request starts no new work in this last part of the lock time, and finishes the work that it has started. */
+    keyMarginMs: share(2),
+  };
+}

@@ -5,13 +5,13 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, startApp, startProxy, type TcpProxy, type TestApp, waitFor } from '@opm/testkit';
 
-/** Longer than a request may take. */
+/** Longer than `ANSWER_TIMEOUT_MS`. */
 const FROZEN_MS = 1_500;
 const CLIENTS = 60;
 
 type Client = { socket: Socket; customerId: string; answered: () => string };
 
-describe.each(BACKENDS)('what nobody waits for any more, with the queue on %s:', (_, createBackend) => {
+describe.each(BACKENDS)('abandoned requests, with the queue on %s:', (_, createBackend) => {
   let backend: Backend;
   let store: Store;
   let proxy: TcpProxy;
@@ -70,7 +70,7 @@ describe.each(BACKENDS)('what nobody waits for any more, with the queue on %s:',
   ];
   const isStopped = async () => (await readFile(`/proc/${ingress.pid}/stat`, 'utf8')).includes(') T ');
 
-  test('an ingress that was frozen accepts nothing of what was sent to it meanwhile, and then goes on', async () => {
+  test('an ingress that was frozen refuses entries sent during the freeze, and then accepts new ones', async () => {
     const toIds = (what: string) => Array.from({ length: CLIENTS }, (_client, i) => `${what} ${i}`);
     await untilPosted(ingress, 'first');
     const kept = await Promise.all(toIds('kept').map((id) => open(id)));
@@ -112,20 +112,20 @@ describe.each(BACKENDS)('what nobody waits for any more, with the queue on %s:',
     await worker.stop();
   });
 
-  test('an entry whose sender hung up before its turn came is not accepted', async () => {
+  test('an entry whose client disconnected before the admission is not accepted', async () => {
     const place = backend.redisUrl === undefined ? { DATABASE_URL: proxy.url } : { REDIS_URL: proxy.url };
     const held = await startApp('ingress', { ...backend.env, ...place });
     const PING = `GET /ping HTTP/1.1\r\nhost: opm\r\nx-api-key: ${apiKey}\r\n\r\n`;
     const untilPong = ({ answered }: Client) => waitFor(() => answered().includes('pong'), { description: 'the pong' });
     expect(await post(held, 'before', '+1')).toBe(201);
-    proxy.hold(); // the key is asked for, and the connection ends meanwhile
+    proxy.hold(); // the client disconnects during the key look-up
     const [client, witness] = [await open('gone', held), await open('witness', held)];
     const entry = { customerId: client.customerId, customerPhone: 'old' };
     client.socket.write(PING + toRequest('POST /entry', entry, 'idempotency-key: gone\r\n'));
-    await untilPong(client); // the request behind it has been read, too
+    await untilPong(client); // by then the request behind it has been read
     client.socket.resetAndDestroy();
     witness.socket.write(PING);
-    await untilPong(witness); // and the end of the connection
+    await untilPong(witness); // and by then the ingress has seen the end of the connection
     witness.socket.destroy();
     proxy.release();
     const repeat = async () => {
@@ -134,7 +134,7 @@ describe.each(BACKENDS)('what nobody waits for any more, with the queue on %s:',
       await answer.body?.cancel();
       return answer.status !== 409 && { status: answer.status, replayed: answer.headers.get('idempotent-replayed') };
     };
-    // The key is free once the request is over.
+    // The idempotency key is unlocked once the request is over.
     expect(await waitFor(repeat, { description: 'the key' })).toEqual({ status: 201, replayed: null });
     await held.stop();
   });

@@ -65,7 +65,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
   let nextId = 1;
   const fresh = () => ({ customerId: `batch ${nextId++}`, customerEmail: 'jane@example.com' });
   const line = () => JSON.stringify(fresh());
-  /** As a partner does: what is a 503, on a machine that is busy, is sent once more, in its order. */
+  /** Retries entries with 503 in order, as a partner does; a busy machine may refuse some. */
   async function sendAll(send: (entries: object[]) => Promise<[number, Batch]>, entries: object[]): Promise<void> {
     const [status, { results }] = await send(entries);
     if (status === 503) return sendAll(send, entries);
@@ -77,7 +77,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
   const countRefused = () => ingress.readMetric('opm_shed_total{reason="in-flight"}');
   const find = (customerId: string) => store.customers.find(projectId, customerId);
 
-  test('each entry is answered as the single call would have been, in order, and one that is bad sinks no other', async () => {
+  test('each entry gets the result of the single call, in order; an invalid one affects no other', async () => {
     const entry = fresh();
     const bodies: unknown[] = [
       entry,
@@ -114,7 +114,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     await waitFor(async () => (await find(entry.customerId))?.phone, { description: 'the row' });
   });
 
-  test('the answer is as it is promised, byte for byte', async () => {
+  test('the answer matches the contract byte for byte', async () => {
     const response = await fetch(`${ingress.url}/entries`, {
       method: 'POST',
       headers: { 'x-api-key': apiKey },
@@ -131,7 +131,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     ['no body', '', JSON_TYPE, badRequest('body must be array')],
     ['an object', '{"customerId":1,"customerEmail":"a"}', JSON_TYPE, badRequest('body must be array')],
     ['an array that is cut off', '[{"customerId":1,', JSON_TYPE, NOT_JSON],
-    ['an array behind a byte order mark', '\ufeff[]', JSON_TYPE, NOT_JSON],
+    ['an array after a byte order mark', '\ufeff[]', JSON_TYPE, NOT_JSON],
     ['lines as an array', '{"customerId":1}\n{"customerId":2}', JSON_TYPE, NOT_JSON],
     ['compressed lines', '', { ...NDJSON, 'content-encoding': 'gzip' }, { statusCode: 415 }],
     ['a form', 'a=b', { 'content-type': 'application/x-www-form-urlencoded' }, { statusCode: 415 }],
@@ -144,7 +144,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     ['1,001 entries', `[${'1,'.repeat(1_000)}1]`, JSON_TYPE, tooLarge('body must not have more than 1000 entries')],
     ['1,001 lines', '1\n'.repeat(1_001), NDJSON, tooLarge('body must not have more than 1000 entries')],
   ] as [string, string, Record<string, string>, Partial<Result>][])(
-    'a batch that is none is refused as a whole: %s',
+    'an invalid batch is refused as a whole: %s',
     async (_, body, headers, refusal) => {
       const [status, answer] = await client.send(body, headers);
       expect([status, answer]).toEqual([refusal.statusCode, expect.objectContaining(refusal)]);
@@ -152,7 +152,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     },
   );
 
-  test('lines may end as they like, be empty, broken or too long, and each is told so', async () => {
+  test('any line ending is accepted, empty lines are skipped, and broken or long lines get their own error', async () => {
     const long = (bytes: number) => {
       const entry = { ...fresh(), other: '' };
       return JSON.stringify({ ...entry, other: 'x'.repeat(bytes - JSON.stringify(entry).length) });
@@ -179,7 +179,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     expect([status, results]).toEqual([207, lines.map(([, result]) => result)]);
   });
 
-  test('an entry of more than 16 KiB is refused in an array, too, and keeps no other from being accepted', async () => {
+  test('an entry of more than 16 KiB in an array is refused, and the others are accepted', async () => {
     const ofSize = (bytes: number) => {
       const entry = { ...fresh(), other: '' };
       return { ...entry, other: 'x'.repeat(bytes - JSON.stringify(entry).length) };
@@ -189,7 +189,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     expect([status, results]).toEqual([207, [CREATED, CREATED, refused, CREATED]]);
   });
 
-  test('lines are the same however they are cut on their way', async () => {
+  test('lines give the same results however the network splits them', async () => {
     const bodies = Array.from({ length: 12 }, (_, i) => (i % 3 ? { ...fresh(), customerFirstName: '😀é' } : { i }));
     const whole = Buffer.from(bodies.map((body) => JSON.stringify(body)).join('\r\n'));
     const [, expected] = await client.send(whole, NDJSON);
@@ -216,27 +216,24 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     );
   });
 
-  test.each(['sendArray', 'sendLines'] as const)(
-    'of 1,000 entries of one customer the last one wins: %s',
-    async (send) => {
-      const { customerId } = fresh();
-      // Others at the same time, so that chunks begin and end anywhere in the batch.
-      const others = Array.from({ length: 20 }, () => sendAll(client.sendArray, Array.from({ length: 70 }, fresh)));
-      const entries = Array.from({ length: 1_000 }, (_, i) => ({
-        customerId,
-        customerEmail: `${i}@example.com`,
-        // The last one to give it is in the middle.
-        ...(i < 500 && { customerPhone: `${i}` }),
-      }));
-      await sendAll(client[send], entries);
-      await Promise.all(others);
-      const stored = async () => {
-        const { email, phone } = (await find(customerId)) ?? {};
-        return email === '999@example.com' && phone === '499';
-      };
-      await waitFor(stored, { description: 'the last entries to be what is stored' });
-    },
-  );
+  test.each(['sendArray', 'sendLines'] as const)('the last of 1,000 entries of one customer wins: %s', async (send) => {
+    const { customerId } = fresh();
+    // Sends other entries at the same time, so that chunks begin and end anywhere in the batch.
+    const others = Array.from({ length: 20 }, () => sendAll(client.sendArray, Array.from({ length: 70 }, fresh)));
+    const entries = Array.from({ length: 1_000 }, (_, i) => ({
+      customerId,
+      customerEmail: `${i}@example.com`,
+      // The last entry that sets this field is in the middle of the batch.
+      ...(i < 500 && { customerPhone: `${i}` }),
+    }));
+    await sendAll(client[send], entries);
+    await Promise.all(others);
+    const stored = async () => {
+      const { email, phone } = (await find(customerId)) ?? {};
+      return email === '999@example.com' && phone === '499';
+    };
+    await waitFor(stored, { description: 'the last entries to be stored' });
+  });
 
   test('a full batch of 1,000 entries and 1 MiB is accepted and becomes as many rows', async () => {
     const entries = Array.from({ length: 1_000 }, () => ({ ...fresh(), other: '' }));
@@ -251,7 +248,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     });
   });
 
-  test('of lines that are broken off whole groups are accepted and nothing else, of an array nothing, and no error is logged', async () => {
+  test('of a broken-off batch, complete groups of lines are accepted, nothing of an array, and no error is logged', async () => {
     const before = ingress.output().length;
     const open = (headers: Record<string, string>) => {
       const outgoing = request(`${ingress.url}/entries`, {
@@ -277,17 +274,17 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     expect(ingress.output().slice(before)).not.toMatch(/request failed/);
   });
 
-  test('uploads that send nothing take no room from anybody: sixty of two projects each', async () => {
+  test('idle uploads use no memory of others: sixty of each of two projects', async () => {
     const others = await Promise.all([1, 2].map((n) => store.projects.create(`slow ${n} of ${nextId}`)));
     const uploads: ClientRequest[] = [];
     for (const key of others.map((other) => other.apiKey)) {
-      await sendAll(createClient(ingress, key).sendArray, [fresh()]); // its key is known from now on
+      await sendAll(createClient(ingress, key).sendArray, [fresh()]); // the ingress caches the key
       for (let i = 0; i < 60; i++) {
         const headers = { 'x-api-key': key, expect: '100-continue', ...(i % 2 ? NDJSON : JSON_TYPE) };
         const upload = request(`${ingress.url}/entries`, { method: 'POST', headers }).on('error', () => {});
         uploads.push(upload);
         upload.flushHeaders();
-        await once(upload, 'continue'); // it is under way
+        await once(upload, 'continue'); // the ingress has begun to read the body
       }
     }
     const refused = await countRefused();
@@ -299,7 +296,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     for (const upload of uploads) upload.destroy();
   });
 
-  test('a project whose unfinished bodies take its share of the memory is refused, and no other one', async () => {
+  test('a project whose unfinished bodies use up its share of the memory is refused, and other projects are not', async () => {
     const other = await store.projects.create(`other ${nextId}`);
     const clientOfOther = createClient(ingress, other.apiKey);
     const uploads: ClientRequest[] = [];
@@ -328,7 +325,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     ['arrays', JSON_TYPE, ['[', ',', ']']],
     ['lines', NDJSON, ['', '\n', '']],
   ] as const)(
-    'of %s that come while their key is looked up nothing is lost, and who hangs up takes no place',
+    'no part of %s that arrive during the key look-up is lost, and a client that disconnects uses no memory',
     async (_what, type, [start, between, end]) => {
       const before = ingress.output().length;
       const [patient, hasty] = await Promise.all(['a', 'b'].map(() => store.projects.create(`one of ${nextId++}`)));
@@ -350,14 +347,14 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
           (await locker.query(`SELECT FROM pg_locks WHERE NOT granted AND relation = 'api_keys'::regclass`)).rowCount,
         { description: 'the look-up' },
       );
-      // Half of them have sent all, and hang up all the same.
+      // Half of these clients have sent the whole body before they disconnect.
       const ended = given
         .slice(60)
         .map((upload) => new Promise<void>((resolve) => void upload.end(line() + end, resolve)));
       await Promise.all(ended);
       const refused = await countRefused();
       for (const upload of given) upload.destroy();
-      await fetch(`${ingress.url}/openapi.json`).then((response) => response.arrayBuffer()); // it has noticed by now
+      await fetch(`${ingress.url}/openapi.json`).then((response) => response.arrayBuffer()); // by then the ingress has noticed
       await locker.query('ROLLBACK');
       await locker.end();
 
@@ -368,7 +365,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
       expect(ingress.output().slice(before)).not.toMatch(/request failed/);
       expect(await ingress.readMetric('opm_answers_total{route="/entries",status="500"}')).toBe(0);
       expect(await countRefused()).toBe(refused);
-      // Whole arrays are accepted, though nobody waits for their answers.
+      // Complete arrays are accepted although no client waits for the answer.
       await waitFor(async () => (await ingress.readMetric('opm_pending_entries')) === 0, {
         description: 'the last one',
       });
@@ -383,7 +380,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     expect(await ingress.readMetric('opm_pending_entries')).toBe(0);
   });
 
-  test('a batch that is larger than what may be pending is accepted all the same, over any number of shards', async () => {
+  test('a batch larger than PENDING_MAX_ENTRIES is accepted with any number of shards', async () => {
     const place = await createPlace();
     const own = createStore({ databaseUrl: place.databaseUrl, applicationName: 'test' });
     const { apiKey: key } = await own.projects.create('acme').finally(own.close);
@@ -401,7 +398,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     await place.drop();
   });
 
-  test('while more is waiting than may, a batch is a 503 with retry-after', async () => {
+  test('while more than BACKLOG_MAX_ENTRIES wait, a batch gets 503 with retry-after', async () => {
     const full = await startApp('ingress', {
       ...backend.env,
       REDIS_PREFIX: `${backend.prefix}-full`,
@@ -409,7 +406,7 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     });
     const refused = async () => (await createClient(full, apiKey).sendArray([fresh()]))[0] === 503;
     await worker.stop();
-    await waitFor(refused, { description: 'the limit to be seen' });
+    await waitFor(refused, { description: 'the limit to take effect' });
     worker = await startApp('worker', backend.env);
     await full.stop();
   });
@@ -437,14 +434,14 @@ describe('when the queue fails in the middle of a batch,', () => {
   const lineOf = (customerId: number) => `{"customerId":${customerId},"customerPhone":"+1"}\n`;
   const chunks = () => ingress.readMetric('opm_chunk_entries_count');
 
-  test('the answer says which entries were taken, and nothing behind the first that was not', async () => {
+  test('the answer says which entries were accepted, and nothing after the first refused one is', async () => {
     const outgoing = request(`${ingress.url}/entries`, { method: 'POST', headers: { 'x-api-key': apiKey, ...NDJSON } });
     const answered = once(outgoing, 'response');
     outgoing.write(lineOf(1) + lineOf(2));
     await waitFor(chunks, { description: 'the first two to be queued' });
     await redis.cut();
     outgoing.write(`${lineOf(3)}rubbish\n${lineOf(4)}`);
-    await waitFor(() => /entries are not accepted/.test(ingress.output()), { description: 'the third to be refused' });
+    await waitFor(() => /could not queue entries/.test(ingress.output()), { description: 'the third to be refused' });
     await redis.restore();
     const { sendArray } = createClient(ingress, apiKey);
     const back = async () => (await sendArray([{ customerId: 'x', customerPhone: '+1' }]))[0] === 207;
@@ -459,7 +456,7 @@ describe('when the queue fails in the middle of a batch,', () => {
     expect(again.results).toEqual([CREATED, CREATED, CREATED]);
   });
 
-  test('a batch of which nothing could be queued is a 503, as a single entry would be', async () => {
+  test('a batch without any queued entry gets 503, as a single entry does', async () => {
     await redis.cut();
     const { send } = createClient(ingress, apiKey);
     expect(await send(`${lineOf(6)}{}\n${lineOf(7)}`, NDJSON)).toEqual([503, UNAVAILABLE]);

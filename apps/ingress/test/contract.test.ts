@@ -54,7 +54,7 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
     expect([second.status, await second.text()]).toEqual([202, UPDATED]);
   });
 
-  test('an entry is answered and counted the same however its path is spelled', async () => {
+  test('an entry is answered and counted the same for every spelling of its path', async () => {
     const counts = ['201', '202', '400', '401', '415'].map(
       (status) => `opm_answers_total{route="/entry",status="${status}"}`,
     );
@@ -99,7 +99,7 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
       }
     });
 
-    test('that is missing is a 401 that says so', async () => {
+    test('that is missing is a 401 with its own message', async () => {
       for (const init of [{}, { method: 'POST' }, { headers: { 'x-api-key': '' } }]) {
         const response = await fetch(ingress.url + ('method' in init ? '/entry' : '/ping'), init);
         expect([response.status, await response.json()]).toEqual([401, unauthorized('API key is required')]);
@@ -166,7 +166,7 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
       },
     );
 
-    test('that is compressed is a 415 that says so', async () => {
+    test('that is compressed is a 415 with its own message', async () => {
       const headers = { 'content-encoding': 'gzip', 'content-type': 'application/json' };
       for (const path of ['/entry', '/entries']) {
         const response = await call(path, { method: 'POST', body: gzipSync(JSON.stringify(fresh())), headers });
@@ -178,7 +178,7 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
       expect((await post(fresh(), { 'content-encoding': 'identity' })).status).toBe(201);
     });
 
-    test('of 16 KiB is accepted, and one byte more is a 413, on a connection that goes on', async () => {
+    test('of 16 KiB is accepted, one byte more is a 413, and the connection stays open', async () => {
       const sized = (bytes: number) => {
         const entry = { ...fresh(), other: '' };
         return JSON.stringify({ ...entry, other: 'x'.repeat(bytes - JSON.stringify(entry).length) });
@@ -222,7 +222,7 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
     }
   });
 
-  test('the OpenAPI document is there without a key, but not with a wrong one', async () => {
+  test('the OpenAPI document needs no key, but an unknown key is a 401', async () => {
     const response = await fetch(`${ingress.url}/openapi.json`);
     expect([response.status, response.headers.get('content-type')]).toEqual([200, 'application/json; charset=utf-8']);
     const { version } = JSON.parse(readFileSync('apps/ingress/package.json', 'utf8'));
@@ -233,7 +233,7 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
     expect([other.status, other.headers.get('allow')]).toEqual([405, 'GET, HEAD']);
   });
 
-  test('every answer carries a request id: the caller’s own where it is sane, else a new one', async () => {
+  test('every answer has a request id: the client’s if it is valid, else a new one', async () => {
     const own = await call('/ping', { headers: { 'x-request-id': 'req-1.a:b' } });
     expect(own.headers.get('x-request-id')).toBe('req-1.a:b');
     for (const insane of ['', ' ', 'a b', 'é', 'x'.repeat(129), '<script>']) {
@@ -242,7 +242,7 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
     }
   });
 
-  test('what is not HTTP gets a JSON body too, and hurts nobody', async () => {
+  test('invalid HTTP gets a JSON body and does not affect other clients', async () => {
     const { port } = new URL(ingress.url);
     for (const [bytes, status] of [
       ['rubbish\r\n\r\n', 400],
@@ -262,7 +262,7 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
     expect((await call('/ping')).status).toBe(200);
   });
 
-  test('a partner who hangs up in the middle of a body leaves no trace but a closed connection', async () => {
+  test('a client that disconnects in the middle of a body causes no answer and no error', async () => {
     const { port } = new URL(ingress.url);
     const before = ingress.output().length;
     const socket = connect(Number(port), '127.0.0.1');
@@ -273,7 +273,7 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
     expect(ingress.output().slice(before)).toBe('');
   });
 
-  test('answers are counted by route and status, acknowledgements timed, chunks measured', async () => {
+  test('metrics count answers by route and status, acknowledgement times and chunk sizes', async () => {
     const read = (metric: string) => ingress.readMetric(metric);
     const before = [await read('opm_answers_total{route="/entry",status="201"}'), await read('opm_ack_seconds_count')];
     expect((await post(fresh())).status).toBe(201);
@@ -287,7 +287,7 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
     expect(await read('opm_pending_entries')).toBe(0);
   });
 
-  test('no log line holds what a partner sent, nor a key', () => {
+  test('no log line contains partner data or an API key', () => {
     expect(ingress.output()).not.toMatch(/jane@example\.com/);
     expect(ingress.output()).not.toContain(apiKey);
   });

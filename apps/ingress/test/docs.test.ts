@@ -27,7 +27,7 @@ afterAll(async () => {
 describe('the files of the page', () => {
   const get = (path: string, headers: Record<string, string> = {}) => fetch(ingress.url + path, { headers });
   const DECODE = { br: brotliDecompressSync, gzip: gunzipSync, identity: (bytes: Buffer) => bytes };
-  /** Not by fetch: that of Node.js 24.22 throws where a compressed answer ends its connection before it has been read. */
+  /** Not fetch: in Node.js 24.22 it throws if a compressed answer closes its connection before it has been read. */
   async function getEncoded(path: string, encoding: keyof typeof DECODE) {
     const [response] = (await once(
       getByHttp(ingress.url + path, { headers: { 'accept-encoding': encoding } }),
@@ -38,7 +38,7 @@ describe('the files of the page', () => {
   }
   const findFiles = async () => (await (await get('/docs')).text()).match(/\/docs\/[\w.]+/g) ?? [];
 
-  test('are named by the page, kept for ever, and the same however they are compressed', async () => {
+  test('are referenced by the page, immutable for caches, and equal in every encoding', async () => {
     const files = await findFiles();
     expect(files).toHaveLength(3);
     for (const file of files) {
@@ -57,7 +57,7 @@ describe('the files of the page', () => {
     }
   });
 
-  test('come with a policy that names no other host', async () => {
+  test('have a content security policy that allows no other host', async () => {
     const { headers } = await get('/docs');
     expect(headers.get('content-security-policy')).toMatch(/^default-src 'none'; script-src 'self'; /);
     expect(headers.get('content-security-policy')).not.toMatch(/https?:|\*|unsafe-eval|script-src[^;]*unsafe/);
@@ -65,7 +65,7 @@ describe('the files of the page', () => {
   });
 
   test.each(['/docs/nothing.js', '/docs/..%2fmain.js', '/docs/%2e%2e%2fmain.js', '/docs/', '/docs/index', '/docs/a/b'])(
-    'are all that there is: %s',
+    'are the only ones; other paths are a 404: %s',
     async (path) => {
       const response = await get(path);
       if (path === '/docs/') return expect(response.status).toBe(200);
@@ -74,7 +74,7 @@ describe('the files of the page', () => {
     },
   );
 
-  test('are not sent again to whoever has them', async () => {
+  test('are not sent again to a client that has them', async () => {
     for (const path of ['/docs', ...(await findFiles())]) {
       const head = await fetch(ingress.url + path, { method: 'HEAD' });
       expect([head.status, await head.text()]).toEqual([200, '']);
@@ -85,7 +85,7 @@ describe('the files of the page', () => {
     }
   });
 
-  test('cost no memory, however many are asked for and not read', async () => {
+  test('cost no memory, however many requests are not read', async () => {
     const [CONNECTIONS, REQUESTS] = [40, 100];
     const viewer = (await findFiles()).find((file) => file.includes('viewer')) as string;
     const answered = () => ingress.readMetric('opm_answers_total{route="/docs/:file",status="200"}');
@@ -96,13 +96,15 @@ describe('the files of the page', () => {
       socket.write(`GET ${viewer} HTTP/1.1\r\nhost: a\r\n\r\n`.repeat(REQUESTS));
       return socket;
     });
-    // A large answer is the last one of its connection, so the requests behind it are not handled.
-    await waitFor(async () => (await answered()) - answeredBefore >= CONNECTIONS, { description: 'all to be asked' });
+    // A large answer closes its connection, so the requests behind it are not handled.
+    await waitFor(async () => (await answered()) - answeredBefore >= CONNECTIONS, {
+      description: 'every connection to be answered',
+    });
     expect((await memory()) - before).toBeLessThan(100 * 1024 ** 2);
     for (const socket of sockets) socket.destroy();
   });
 
-  test('need no key, but not a wrong one either', async () => {
+  test('need no key, but an unknown key is a 401', async () => {
     expect((await get('/docs', { 'x-api-key': apiKey })).status).toBe(200);
     expect((await get('/docs', { 'x-api-key': 'wrong' })).status).toBe(401);
     expect((await fetch(`${ingress.url}/docs`, { method: 'POST' })).headers.get('allow')).toBe('GET, HEAD');
@@ -138,7 +140,7 @@ describe.each([
   });
   afterEach(async () => {
     await page.close();
-    expect(wrong).toEqual([]); // a breach of the policy is an error, too
+    expect(wrong).toEqual([]); // the browser reports a violation of the policy as an error
     expect([...hosts].filter((origin) => origin !== 'null')).toEqual([ingress.url]);
   });
 
@@ -149,7 +151,7 @@ describe.each([
     'Read a customer': 'customers/GET/entry/{customerId}',
     'Erase a customer': 'customers/DELETE/entry/{customerId}',
   };
-  /** Those that are out of sight are not rendered. */
+  /** Scrolls to the operation, because the page renders only visible ones. */
   const open = async (title: keyof typeof OPERATIONS) => {
     await page.goto(`${ingress.url}/docs#api-1/tag/${OPERATIONS[title]}`);
     const heading = page.getByRole('heading', { name: title });
@@ -158,11 +160,11 @@ describe.each([
   };
   const titles = Object.keys(OPERATIONS) as (keyof typeof OPERATIONS)[];
 
-  test('every operation is shown, with a snippet for curl and, once it is asked for, one for JavaScript', async () => {
+  test('every operation is shown, with a snippet for curl and, after a click, one for JavaScript', async () => {
     for (const title of titles) {
       const snippet = (await open(title)).locator('code').filter({ hasText: 'curl http' }).first();
       await snippet.waitFor();
-      // One and the same for everybody would be a replay, or a 422.
+      // If all partners copied the same key, they would get a replay or a 422.
       expect((await snippet.textContent())?.toLowerCase()).not.toContain('idempotency-key');
     }
     await page.goto(`${ingress.url}/docs#introduction`);
@@ -170,7 +172,7 @@ describe.each([
     for (const title of titles) await (await open(title)).getByText("fetch('http").first().waitFor();
   });
 
-  test('an entry can be tried with one’s key, which is gone with the page', async () => {
+  test('a visitor can test an entry with an API key, which the page forgets when it is reloaded', async () => {
     const value = page.getByLabel('Value').first();
     await value.waitFor();
     const placeholder = `getComputedStyle(document.querySelector('input[placeholder^=QUxM]'), '::placeholder').color`;

@@ -60,7 +60,7 @@ describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
   const isGone = (customerId: string) =>
     waitFor(async () => !(await find(customerId)), { description: 'the row to be gone' });
   let nextId = 7519;
-  /** What comes behind all that was accepted before has been persisted when its row is there. */
+  /** Sends one more entry and waits for its row: by then everything accepted before it is persisted. */
   let marks = 0;
   const everythingIsPersisted = async () => {
     const mark = `mark ${marks++}`;
@@ -68,7 +68,7 @@ describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
     await isStored(mark);
   };
 
-  test('a customer that is stored is erased, once, and comes back as a new one', async () => {
+  test('a stored customer is erased once, and the next entry creates it again', async () => {
     const id = nextId++;
     await post(id);
     await isStored(String(id));
@@ -76,13 +76,13 @@ describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
     expect(await erase(String(id))).toEqual(UNKNOWN);
     await isGone(String(id));
     expect(await erase(id)).toEqual(UNKNOWN);
-    await everythingIsPersisted(); // the erasures' claims among it
+    await everythingIsPersisted(); // and the claims of the erasures are settled
     expect(await post(String(id))).toEqual(CREATED);
     await isStored(String(id));
     expect(await post(id)).toEqual(UPDATED);
   });
 
-  test('what is in nobody’s hands is a 404, and the first entry after it a 201', async () => {
+  test('erasing an unknown customer is a 404, and the first entry after it a 201', async () => {
     const id = String(nextId++);
     expect(await erase(id)).toEqual(UNKNOWN);
     expect(await post(id)).toEqual(CREATED);
@@ -93,7 +93,7 @@ describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
     expect(await find(id)).toBeDefined();
   });
 
-  test('what a dead letter holds is forgotten, also of a customer without a row, and refused later it is not kept', async () => {
+  test('an erasure removes dead letters, even without a row; older entries rejected later do not become one', async () => {
     const version = Date.now() * 1_000;
     const payload = { customerId: 'refused', version, fields: { email: 'jane@example.com' } };
     const letter = { projectId, entry: payload, payload, error: 'refused for the test', sqlState: '22021' };
@@ -104,7 +104,7 @@ describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
     expect(await store.deadLetters.count({})).toEqual([]);
   });
 
-  test('a replay that was under way brings nobody back', async () => {
+  test('a replay in flight does not bring an erased customer back', async () => {
     const entry = { customerId: 'replayed', version: Date.now() * 1_000, fields: { email: 'jane@example.com' } };
     expect(await erase('replayed')).toEqual(UNKNOWN);
     await everythingIsPersisted();
@@ -132,7 +132,7 @@ describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
     ['a surrogate', '%ED%A0%80', 'path must be percent-encoded UTF-8'],
     ['U+0000', 'a%00b', 'path/customerId must not contain U+0000 or unpaired surrogates'],
     ['256 characters', 'x'.repeat(256), 'path/customerId must NOT have more than 255 characters'],
-  ])('a path that cannot be a customer is a 400 that says so: %s', async (_, path, message) => {
+  ])('a path that is not a valid customer id is a 400 with its own message: %s', async (_, path, message) => {
     expect(await erase(path)).toEqual(badRequest(message));
   });
 
@@ -143,7 +143,7 @@ describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
     }
   });
 
-  test('a body is ignored, and the connection goes on', async () => {
+  test('a body is ignored, and the connection stays open', async () => {
     await post('with a body');
     const erasing = send(`${ingresses[0]?.url}/entry/with%20a%20body`, {
       method: 'DELETE',
@@ -154,7 +154,7 @@ describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
     expect(await erase('with%20a%20body')).toEqual(UNKNOWN);
   });
 
-  test('answers are counted by route, and a wrong method is told which ones there are', async () => {
+  test('answers are counted by route, and a wrong method gets the allowed ones', async () => {
     const metric = 'opm_answers_total{route="/entry/:customerId",status="404"}';
     const before = await ingresses[0]?.readMetric(metric);
     await erase('nobody at all');
@@ -164,9 +164,10 @@ describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
   });
 });
 
-// Without a worker, so that claims decide from the first entry on, and nothing depends on how fast PostgreSQL is.
+// Runs without a worker, so that claims decide every answer after the first and the speed of PostgreSQL does not
+// matter.
 test.each(BACKENDS)(
-  'of entries and erasures at the same time, each answer fits the others, and so does what is stored: %s',
+  'the answers of concurrent entries and erasures are consistent with each other and with the stored row: %s',
   async (_, createPlace) => {
     const backend = await createPlace();
     const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
@@ -187,9 +188,9 @@ test.each(BACKENDS)(
     for (let round = 0; lives.size < 10 && round < 100; round++) {
       const id = `raced ${round}`;
       const answers = await race(id);
-      // A busy machine: nobody knows what became of a 503, nor whether a first entry that is a 202 was the first.
+      // On a busy machine, the outcome of a 503 and the meaning of a 202 for a first entry are unknown.
       if (answers.some(([status]) => status === 503) || answers[0]?.[0] !== 201) continue;
-      // The customer comes with each 201 and goes with each erasure that found one.
+      // Each 201 creates the customer, and each 202 of an erasure removes it.
       const count = (wanted: Answer) => answers.filter((answer) => answer.join() === wanted.join()).length;
       const there = count(CREATED) - count(ERASED);
       expect([0, 1]).toContain(there);
@@ -214,7 +215,7 @@ test.each(BACKENDS)(
   },
 );
 
-describe('while a store is away,', () => {
+describe('while a store is down:', () => {
   let backend: Backend;
   let postgres: Awaited<ReturnType<typeof startProxy>>;
   let redis: typeof postgres;
@@ -237,14 +238,14 @@ describe('while a store is away,', () => {
     await backend.drop();
   });
 
-  test('PostgreSQL, an erasure is accepted: nobody knows whether there is something to erase', async () => {
+  test('without PostgreSQL an erasure is accepted, because the customer may exist', async () => {
     await postgres.cut();
     expect(await client.erase('perhaps')).toEqual(ERASED);
     expect(await client.erase('perhaps')).toEqual(UNKNOWN);
     await postgres.restore();
   });
 
-  test('the queue, an erasure is a 503, and accepted afterwards', async () => {
+  test('without the queue an erasure is a 503, and it is accepted afterwards', async () => {
     await redis.cut();
     expect((await client.erase('known'))[0]).toBe(503);
     await redis.restore();

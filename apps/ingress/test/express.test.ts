@@ -12,11 +12,11 @@ import express, {
   type RequestHandler,
   type Response,
 } from 'express';
-import { withFastPath } from '../src/fast-path.js';
-import { type IngressServer, serveIngress } from '../src/server.js';
-import { toTimeBudget } from '../src/time-budget.js';
+import { toTimeBudget } from '../src/config.js';
+import { withFastPath } from '../src/http/fast-express.js';
+import { type IngressServer, serveIngress } from '../src/http/server.js';
 
-// What Express promises must hold under our server as it does under Node's own: every request goes to both.
+// Express must behave the same with the classes of this server as with Node's own: every request goes to both.
 
 const closed: string[] = [];
 const hanging: string[] = [];
@@ -85,7 +85,7 @@ function createApp(): Express {
 }
 
 const budget = toTimeBudget(ANSWER_TIMEOUT_MS);
-/** As in production. */
+/** The timeouts of production. */
 const impatience = toTimeBudget(1_000);
 
 let ours: IngressServer;
@@ -129,7 +129,7 @@ const ask = async (port: number, path: string, { method = 'GET', headers = {}, b
 
 test.each<[what: string, path: string, init: RequestInit]>([
   [
-    'what a request says of itself',
+    'the properties of a request',
     '/get?a=1&b=2',
     { headers: { 'user-agent': 'test', 'x-forwarded-for': '203.0.113.7', 'x-forwarded-proto': 'https' } },
   ],
@@ -137,7 +137,7 @@ test.each<[what: string, path: string, init: RequestInit]>([
   ['OPTIONS', '/get', { method: 'OPTIONS' }],
   ['one type of two', '/negotiate', { headers: { accept: 'text/html' } }],
   ['the other type', '/negotiate', { headers: { accept: 'application/json' } }],
-  ['a type that is not there', '/negotiate', { headers: { accept: 'image/png' } }],
+  ['a type that is not offered', '/negotiate', { headers: { accept: 'image/png' } }],
   ['a parameter', '/params/%C3%A4%20b', {}],
   ['a malformed parameter', '/params/%', {}],
   ['a redirect', '/redirect', {}],
@@ -163,12 +163,12 @@ test('a request that is aborted ends its response, unfinished', async () => {
     const socket = connect(port, '127.0.0.1');
     socket.write('GET /hang HTTP/1.1\r\nhost: x\r\n\r\n');
     await waitFor(() => hanging.length > 0, { description: 'the request' });
-    socket.resetAndDestroy(); // whoever only says that no more comes still waits
+    socket.resetAndDestroy(); // a client that only ends its sending side still waits
     await waitFor(() => closed.includes('/hang false'), { description: 'the response to close' });
   }
 });
 
-test('requests that are sent at once over one connection are answered in order', async () => {
+test('pipelined requests are answered in order', async () => {
   for (const port of ports) {
     const socket = connect(port, '127.0.0.1').setEncoding('utf8');
     let text = '';
@@ -182,7 +182,7 @@ test('requests that are sent at once over one connection are answered in order',
   }
 });
 
-test('past the router handlers are told the same of a request, and errors are answered the same', async () => {
+test('on the fast path, handlers see the same request, and errors get the same answer', async () => {
   const handlers: RequestHandler[] = [
     (request, _response, next) => next(request.get('x-fail') === 'next' ? new Error('given') : undefined),
     async (request, response) => {
@@ -221,7 +221,7 @@ test('past the router handlers are told the same of a request, and errors are an
   await Promise.all(servers.map((server) => server.close()));
 });
 
-/** All that comes back over a connection of ours until it ends. */
+/** Everything that the server sends over a connection until it closes. */
 async function readAll(...writes: string[]): Promise<string> {
   const socket = connect(ours.port, '127.0.0.1').setEncoding('utf8');
   let text = '';
@@ -231,11 +231,11 @@ async function readAll(...writes: string[]): Promise<string> {
   });
   socket.on('error', () => {});
   socket.write(writes.shift() ?? '');
-  await new Promise((resolve) => socket.once('close', resolve)); // also of one that is reset
+  await new Promise((resolve) => socket.once('close', resolve)); // resolves for a reset connection too
   return text;
 }
 
-test('what cannot be read is not answered in front of a request that is under way, nor after an answer to the same', async () => {
+test('invalid bytes get no answer before that of a request in flight, and no second answer', async () => {
   expect(await readAll('GET /hang HTTP/1.1\r\nhost: x\r\n\r\nrubbish\r\n\r\n')).toBe('');
   const halfWay = 'GET /status HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n';
   const answered = await readAll(halfWay, 'rubbish\r\n\r\n');
@@ -244,7 +244,7 @@ test('what cannot be read is not answered in front of a request that is under wa
   expect(next.match(/HTTP\/1.1 \d+/g)).toEqual(['HTTP/1.1 204', 'HTTP/1.1 400']);
 });
 
-test('100 requests may wait for their answers over one connection; one more ends it', async () => {
+test('a connection may have 100 unanswered requests; one more closes it', async () => {
   hanging.length = 0;
   expect(await readAll('GET /hang HTTP/1.1\r\nhost: x\r\n\r\n'.repeat(1_000))).toBe('');
   expect(hanging).toHaveLength(100);
@@ -253,7 +253,7 @@ test('100 requests may wait for their answers over one connection; one more ends
   expect(answers.match(/HTTP\/1.1 204/g)).toHaveLength(100);
 });
 
-test('requests that take 512 KiB with their headers may wait over one connection; more end it', async () => {
+test('the unanswered requests of a connection may take 512 KiB; more close it', async () => {
   hanging.length = 0;
   const request = `GET /hang HTTP/1.1\r\nhost: x\r\nx: ${'a'.repeat(16_000)}\r\n\r\n`;
   expect(await readAll(request.repeat(1_000))).toBe('');
@@ -264,7 +264,7 @@ test('requests that take 512 KiB with their headers may wait over one connection
 test.each([
   ['requests', ''],
   ['requests for another protocol', 'connection: upgrade\r\nupgrade: h2c\r\n'],
-])('%s behind an answer that ends its connection are not handled', async (_, headers) => {
+])('%s behind an answer that closes its connection are not handled', async (_, headers) => {
   hanging.length = 0;
   const last = 'GET /last HTTP/1.1\r\nhost: x\r\n\r\n';
   const answers = await readAll(last + `GET /hang HTTP/1.1\r\nhost: x\r\n${headers}\r\n`.repeat(1_000));
@@ -272,7 +272,7 @@ test.each([
   expect(hanging).toEqual([]);
 });
 
-test('a client that is slow with its headers or its body, or says nothing at all, is told so and cut', async () => {
+test('a client that sends its headers or body too slowly, or nothing, gets a 408 and is disconnected', async () => {
   const beginnings = [
     'GET /get HTTP/1.1\r\nhost',
     'POST /json HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"a"',
@@ -297,7 +297,7 @@ test('a client that is slow with its headers or its body, or says nothing at all
   await impatient.close();
 });
 
-test('a server that is told to end takes requests for a while, and each answer ends its connection', async () => {
+test('a server that shuts down accepts requests for a while, and each answer closes its connection', async () => {
   const options = { app: createApp(), host: '127.0.0.1', port: 0, maxConnections: 100, budget, closeDelayMs: 5_000 };
   const leaving = await serveIngress(options);
   const get = async (socket: Socket) => {
@@ -316,7 +316,7 @@ test('a server that is told to end takes requests for a while, and each answer e
   await expect(once(connect(leaving.port, '127.0.0.1'), 'connect')).rejects.toThrow('ECONNREFUSED');
 });
 
-test('a server that is told to end ends at once those that have not said a word, and in ten seconds the others', async () => {
+test('a server that shuts down closes unused connections at once and the others within ten seconds', async () => {
   const leaving = await serveIngress({
     app: createApp(),
     host: '127.0.0.1',
@@ -332,7 +332,7 @@ test('a server that is told to end ends at once those that have not said a word,
     await once(socket, 'connect');
   }
   halfWay.write('GET /get HTTP/1.1\r\nhost: ');
-  // Its connection is accepted after the other two, and the half request has been read by then.
+  // The server accepts this connection after the other two, and has read the half request by then.
   expect((await ask(leaving.port, '/status')).status).toBe(204);
   const closed = leaving.close();
   await ended[0];

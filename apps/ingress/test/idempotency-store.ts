@@ -1,6 +1,6 @@
 import { type Backend, query, withRedis } from '@opm/testkit';
 
-/** What is kept under idempotency keys, as text, and for how long still. */
+/** Reads the stored responses of all idempotency keys as text, and the ms until they expire. */
 export async function readKeys({
   redisUrl,
   prefix,
@@ -19,7 +19,7 @@ export async function readKeys({
   });
 }
 
-/** As if everything that is kept were to be kept for so long from now on; unless given, as if its time were over. */
+/** Makes all stored responses expire in `leftMs` from now; by default they are expired at once. */
 export async function expireKeys({ redisUrl, prefix, databaseUrl }: Backend, leftMs = 0): Promise<void> {
   if (redisUrl === undefined) {
     const text = 'UPDATE admission.idempotency_keys SET expires_at = now() + $1::interval';

@@ -2,7 +2,7 @@ import { hash } from 'node:crypto';
 import { once } from 'node:events';
 import { request } from 'node:http';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { createEntryQueue, type EntryQueue, type KeptAnswer } from '@opm/queue';
+import { createEntryQueue, type EntryQueue, type StoredResponse } from '@opm/queue';
 import { createStore } from '@opm/store';
 import {
   ANSWER_TIMEOUT_MS,
@@ -91,12 +91,12 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     const id = nextId++;
     return { key: `key-${id}`, body: `{"customerId":"c${id}","customerPhone":"+1"}` };
   };
-  /** No worker runs, so what is accepted waits. */
+  /** No worker runs, so the backlog counts all accepted entries. */
   const countEffects = async () => (await queue.load()).entries;
   const readKeptKeys = async () => (await readKeys(backend)).filter(({ leftMs }) => leftMs > 0);
-  /** 503 that do not say whether the entry was accepted. */
+  /** Counts 503s that do not tell whether the entry was accepted. */
   let undecided = 0;
-  /** As a partner does: what a busy machine turns away is sent once more. */
+  /** Retries as a partner does; a busy machine may refuse a request. */
   const sendOn = async (ingress: TestApp, sent: Sent): Promise<Answer> => {
     const answer = await send(ingress, sent);
     if (answer.status !== 503) return answer;
@@ -104,7 +104,7 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     return sendOn(ingress, sent);
   };
 
-  /** Where the machine is so busy that it cannot tell whether the customer is new, it takes another one. */
+  /** Tries another customer if the machine is too busy to tell whether the customer is new. */
   const create = async (ingress: TestApp): Promise<ReturnType<typeof fresh>> => {
     const sent = fresh();
     const answer = await sendOn(ingress, sent);
@@ -113,7 +113,7 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     return sent;
   };
 
-  test('a retried create is 201 again through any ingress, whatever has come since, and is accepted once', async () => {
+  test('a retried create is 201 again through any ingress, even after later entries, and is accepted once', async () => {
     const sent = await create(one);
     const before = await countEffects();
     expect(await sendOn(other, { body: sent.body })).toEqual(UPDATED);
@@ -123,10 +123,10 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
   });
 
   test.each<[string, string, string, number]>([
-    ['an entry that is wrong', '/entry', '{"customerId":true,"customerEmail":"jane@example.com"}', 400],
-    ['JSON that is broken', '/entry', '{', 400],
-    ['a batch without an entry that is right', '/entries', '[{"customerId":1},5]', 207],
-  ])('%s keeps nothing, and leaves its key to the corrected request', async (_what, path, wrong, status) => {
+    ['an invalid entry', '/entry', '{"customerId":true,"customerEmail":"jane@example.com"}', 400],
+    ['broken JSON', '/entry', '{', 400],
+    ['a batch without a valid entry', '/entries', '[{"customerId":1},5]', 207],
+  ])('%s stores no response, so the corrected request can use the same key', async (_what, path, wrong, status) => {
     const { key, body } = fresh();
     await expireKeys(backend);
     const refused = await sendOn(one, { key, path, body: wrong });
@@ -140,7 +140,7 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     expect(await sendOn(one, { key, path, body: wrong })).toEqual(REUSED);
   });
 
-  test('a retried erasure is what it was the first time', async () => {
+  test('a retried erasure gets its first answer', async () => {
     const { key, body } = fresh();
     const path = `/entry/${JSON.parse(body).customerId}`;
     const [known, unknown] = [
@@ -172,7 +172,7 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     expect(await sendOn(one, { ...batch, body: `${batch.body}\n` })).toEqual(REUSED);
   });
 
-  test('a batch of too many lines is a 413 again, and nothing of it is accepted or kept', async () => {
+  test('a batch of too many lines is a 413 again, and nothing of it is accepted or stored', async () => {
     const body = Array.from({ length: 1_001 }, () => fresh().body).join('\n');
     const batch = { ...fresh(), path: '/entries', body, headers: { 'content-type': 'application/x-ndjson' } };
     const before = await countEffects();
@@ -188,7 +188,7 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     return answer.retryAfter === null ? answer : untilWhole(batch);
   }
 
-  test('a key that belongs to another method, path or body is a 422, and nothing is done', async () => {
+  test('a key that belongs to another method, path or body is a 422 without an effect', async () => {
     const sent = await create(one);
     const before = await countEffects();
     const { key } = sent;
@@ -206,7 +206,7 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     expect(await sendOn(other, sent)).toEqual(replayOf(CREATED));
   });
 
-  test('the answer to lines is no answer to the same body as JSON, nor the other way round', async () => {
+  test('the same body as NDJSON and as JSON are two different requests', async () => {
     const lines = { 'content-type': 'application/x-ndjson' };
     const sent = fresh();
     const asLines = { ...sent, path: '/entries', headers: lines };
@@ -225,14 +225,9 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
 
   test.each([
     ['lines', 'application/x-ndjson', 'application/json', (entry: string) => `${entry}\n${entry}`],
-    [
-      'lines that begin with blank ones',
-      'application/x-ndjson',
-      'application/json',
-      (entry: string) => `\r\n \n${entry}`,
-    ],
+    ['lines after blank lines', 'application/x-ndjson', 'application/json', (entry: string) => `\r\n \n${entry}`],
     ['an array', 'application/json', 'application/x-ndjson', (entry: string) => ` [\n${entry}\n]`],
-  ])('the answer that the release before gave to %s is given again', async (_what, type, otherType, toBody) => {
+  ])('a response that the previous release stored for %s is replayed', async (_what, type, otherType, toBody) => {
     const { key, body: entry } = fresh();
     const body = toBody(entry);
     const results = '[{"statusCode":202,"message":"OK - Update accepted"}]';
@@ -244,15 +239,23 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     expect(await sendOn(one, { ...sent, headers: { 'content-type': otherType } })).toEqual(REUSED);
   });
 
-  /** Its fingerprint is the same for lines and JSON. */
-  async function keepAsBefore({ key, body, answer }: { key: string; body: string; answer: KeptAnswer }): Promise<void> {
+  /** Stores a response as the previous release: with the same fingerprint for NDJSON and JSON. */
+  async function keepAsBefore({
+    key,
+    body,
+    answer,
+  }: {
+    key: string;
+    body: string;
+    answer: StoredResponse;
+  }): Promise<void> {
     const fingerprint = hash('sha256', `${projectId}:${key}\nPOST /entries\n${body}`, 'base64url');
     const kept = { id: hash('sha256', `${projectId}:${key}`, 'base64url'), fingerprint, token: 'before' };
     await queue.idempotency.begin(0, projectId, [kept], HOUR_MS);
     await queue.idempotency.end(0, projectId, [{ ...kept, answer }], HOUR_MS);
   }
 
-  test('a project whose keys take their share gets 429 for new ones, and all else goes on', async () => {
+  test('a project at its limit of stored responses gets 429 for new keys; all other requests go on', async () => {
     const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
     const { projectId, apiKey } = await store.projects.create('full');
     await store.close();
@@ -286,7 +289,7 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     for (const sent of requests()) expect((await sendOn(one, sent)).status).not.toBe(429);
   });
 
-  test('keys of one project are no other one’s', async () => {
+  test('projects do not share keys', async () => {
     const sent = await create(one);
     const foreign = { ...sent, apiKey: otherProject };
     const first = await sendOn(one, foreign);
@@ -299,8 +302,8 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     ['an empty one', ''],
     ['one of 256 characters', 'k'.repeat(256)],
     ['one with a space', 'a b'],
-    ['one in quotes that do not end', '"a'],
-  ])('%s is a 400, on each route, and nothing is done', async (_what, key) => {
+    ['one in an unclosed quote', '"a'],
+  ])('%s is a 400 on each route without an effect', async (_what, key) => {
     const { body } = fresh();
     const before = await countEffects();
     for (const sent of [{ body }, { path: '/entries', body: `[${body}]` }, { path: '/entry/1', method: 'DELETE' }]) {
@@ -314,7 +317,7 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     expect((await sendOn(one, { key: 'k'.repeat(255), body: fresh().body })).status).not.toBe(400);
   });
 
-  test('two keys are a 400, also where they are the same', async () => {
+  test('two keys are a 400, even if they are equal', async () => {
     const headers = ['host', 'test', 'x-api-key', otherProject, 'idempotency-key', 'a', 'idempotency-key', 'a'];
     const outgoing = request(`${one.url}/entry`, { method: 'POST', headers: headers as never });
     outgoing.end(fresh().body);
@@ -323,7 +326,7 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     expect([response.statusCode, message]).toEqual([400, 'idempotency key must be given once']);
   });
 
-  test('what is refused before its body is read is kept under no key', async () => {
+  test('a request that is refused before its body is read stores no response', async () => {
     const sent = fresh();
     const form = { ...sent, headers: { 'content-type': 'application/x-www-form-urlencoded' } };
     expect((await sendOn(one, { ...sent, apiKey: 'opm_wrong' })).status).toBe(401);
@@ -334,7 +337,7 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     expect([first.status < 300, first.replayed]).toEqual([true, false]);
   });
 
-  test('a request is accepted once and answered the same, however its retries fall on two ingresses', async () => {
+  test('a request is accepted once and answered the same, however its retries spread over two ingresses', async () => {
     const sends = fc.array(fc.tuple(fc.nat(2), fc.boolean()), { minLength: 2, maxLength: 30 });
     const property = fc.asyncProperty(sends, async (drawn) => {
       const requests = [fresh(), fresh(), fresh()] as const;
@@ -364,7 +367,7 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     await fc.assert(property, { numRuns: 30 });
   });
 
-  test('what is kept is kept for 24 hours, and holds neither the key nor anything that was sent', async () => {
+  test('a response is stored for 24 hours, without the key or any partner data', async () => {
     await expireKeys(backend);
     const entry = '{"customerId":"secret-id","customerEmail":"secret@example.com","secret-name":"secret"}';
     const lines = { path: '/entries', headers: { 'content-type': 'application/x-ndjson' } };
@@ -385,7 +388,7 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     }
   });
 
-  test('when its time is over, a key is as good as new', async () => {
+  test('an expired key can be used for a new request', async () => {
     const sent = await create(one);
     await expireKeys(backend);
     const first = await sendOn(other, { ...sent, body: fresh().body });
@@ -393,7 +396,7 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     expect(await sendOn(other, sent)).toEqual(REUSED);
   });
 
-  /** So long under way that it can be met there: each entry goes into the queue on its own. */
+  /** Starts a batch that is in flight long enough to interrupt it: each entry is queued on its own. */
   async function startLongBatch(env: NodeJS.ProcessEnv = {}) {
     const slow = await startApp('ingress', { ...backend.env, CHUNK_MAX_ENTRIES: '1', ...env });
     await expireKeys(backend);
@@ -401,11 +404,11 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     const batch = { key: fresh().key, path: '/entries', body: `[${entries.join()}]` };
     const answered = send(slow, batch).catch(() => undefined);
     const isUnderWay = async () => (await readKeys(backend)).some(({ leftMs }) => leftMs > 0);
-    await waitFor(isUnderWay, { description: 'the batch to be under way' });
+    await waitFor(isUnderWay, { description: 'the batch to be in flight' });
     return { slow, batch, answered };
   }
 
-  test('an ingress that is killed leaves the key to the next one who comes when the lease is over', async () => {
+  test('if an ingress is killed, the next request gets the key once its lock has expired', async () => {
     const { slow, batch, answered } = await startLongBatch();
     for (const { leftMs } of await readKeys(backend)) expect(leftMs).toBeLessThanOrEqual(10 * ANSWER_TIMEOUT_MS);
     await slow.stop('SIGKILL');
@@ -417,19 +420,19 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
     expect(await sendOn(other, batch)).toEqual(replayOf(first));
   });
 
-  test('an ingress that hangs until another one has its key does no more, and changes nothing about the answer', async () => {
-    const { slow, batch, answered } = await startLongBatch({ ANSWER_TIMEOUT_MS: '1000' }); // a lease is ten times as long
+  test('an ingress that hangs until its lock has expired does no more, and does not change the stored response', async () => {
+    const { slow, batch, answered } = await startLongBatch({ ANSWER_TIMEOUT_MS: '1000' }); // a lock lasts ten times as long
     process.kill(slow.pid, 'SIGSTOP');
-    // With all of it: what a busy machine turns away keeps no answer.
+    // Retries until every entry is accepted; a batch with a 503 stores no response.
     const isTaken = async () => {
       const answer = await sendOn(one, batch);
       return answer.retryAfter === null && answer;
     };
-    const first = await waitFor(isTaken, { description: 'the lease to end' });
+    const first = await waitFor(isTaken, { description: 'the lock to expire' });
     const before = await countEffects();
     process.kill(slow.pid, 'SIGCONT');
     const late = await answered;
-    // One entry may have been on its way when it stopped.
+    // One entry may have been in flight when the ingress stopped.
     expect(await countEffects()).toBeLessThanOrEqual(before + 1);
     expect(late?.body).toContain('not accepted');
     expect(await sendOn(other, batch)).toEqual(replayOf(first));
@@ -437,7 +440,7 @@ describe.each(BACKENDS)('requests with an idempotency key, with the queue on %s:
   });
 });
 
-describe.each(BACKENDS)('when the queue on %s is away,', (_, createPlace) => {
+describe.each(BACKENDS)('while the queue on %s is down:', (_, createPlace) => {
   let backend: Backend;
   let proxy: TcpProxy;
   let ingress: TestApp;
@@ -457,7 +460,7 @@ describe.each(BACKENDS)('when the queue on %s is away,', (_, createPlace) => {
     await backend?.drop();
   });
 
-  test('a request with a key is a 503 and is not accepted, and its retry is the first', async () => {
+  test('a request with a key is a 503 and is not accepted; its retry counts as the first attempt', async () => {
     const entry = (id: string) => ({ key: id, body: `{"customerId":"${id}","customerPhone":"+1"}` });
     const untilAccepted = (id: string) =>
       waitFor(() => send(ingress, entry(id)).then((answer) => answer.status < 300 && answer), {

@@ -21,7 +21,7 @@ afterAll(async () => {
   await store.close();
   await backend.drop();
 });
-// Each test starts with addresses that nothing is held against.
+// Each test uses new addresses, which have tried no unknown keys yet.
 beforeEach(async () => {
   const env = { ...backend.env, DATABASE_URL: postgres.url, TRUSTED_PROXIES: '1' };
   ingresses = await Promise.all([startApp('ingress', env), startApp('ingress', env)]);
@@ -41,7 +41,11 @@ const LIMITED = {
   message: 'too many API keys that do not exist, try again',
 };
 
-/** As many as may be tried in ten seconds, at once: on a slow machine, too, that takes less. @returns the keys */
+/**
+ * Tries at once as many unknown keys as an address may try in ten seconds. Even a slow machine needs less time for
+ * that.
+ * @returns the keys
+ */
 async function tryTwenty(toAddress = (_i: number) => '203.0.113.1'): Promise<string[]> {
   const keys = Array.from({ length: 20 }, createApiKey);
   const answers = await Promise.all(keys.map((key, i) => ping(key, { address: toAddress(i) })));
@@ -49,7 +53,7 @@ async function tryTwenty(toAddress = (_i: number) => '203.0.113.1'): Promise<str
   return keys;
 }
 
-/** Of requests that are sent a second after the key has ended, none is let in. */
+/** Checks that no request is accepted that is sent a second after the key has ended. */
 async function untilUnknown(key: string, ended: number, ingress = ingresses[0]): Promise<void> {
   for (;;) {
     const sentAt = performance.now();
@@ -62,7 +66,7 @@ async function untilUnknown(key: string, ended: number, ingress = ingresses[0]):
   }
 }
 
-test('a key that is revoked or rotated away ends in every ingress within a second, however busy it is', async () => {
+test('a revoked or rotated key ends in every ingress within a second, however busy it is', async () => {
   const rotating = await store.projects.create('rotating');
   for (const end of [
     () => store.apiKeys.rotate(rotating.projectId, { graceMs: 0 }).then(({ apiKey }) => apiKey),
@@ -80,7 +84,7 @@ test('a key that is revoked or rotated away ends in every ingress within a secon
   }
 });
 
-test('who tries keys gets to try twenty; good keys go on, new ones too, and so do other addresses', async () => {
+test('an address may try twenty unknown keys; valid keys still work, new ones too, and so do other addresses', async () => {
   expect(await ping(apiKey)).toEqual(OK);
   const tried = await tryTwenty();
   expect(await ping(createApiKey())).toEqual(LIMITED);
@@ -93,7 +97,7 @@ test('who tries keys gets to try twenty; good keys go on, new ones too, and so d
   expect(await ping(createApiKey(), { address: '203.0.113.2' })).toEqual(UNKNOWN);
 });
 
-test('keys that are tried at the same time are counted before they are looked up, and keep no good key out', async () => {
+test('keys that are tried at the same time count before their look-up, and block no valid key', async () => {
   const good = await Promise.all([1, 2, 3].map((n) => store.projects.create(`behind the same proxy ${n}`)));
   const guesses = Array.from({ length: 100 }, () => ping(createApiKey()));
   expect(await Promise.all(good.map((project) => ping(project.apiKey)))).toEqual([OK, OK, OK]);
@@ -102,7 +106,7 @@ test('keys that are tried at the same time are counted before they are looked up
   expect(statuses.filter((status) => status === 429)).toHaveLength(80);
 });
 
-test('an address that tries the keys that another one has tried too many of is answered as if it were alone', async () => {
+test('an address is not limited by the unknown keys that another address has tried', async () => {
   await tryTwenty();
   const keys = Array.from({ length: 19 }, createApiKey);
   const both = keys.map((key) => [ping(key), ping(key, { address: '203.0.113.2' })]);
@@ -110,7 +114,7 @@ test('an address that tries the keys that another one has tried too many of is a
   expect(answers.map(([, fresh]) => fresh)).toEqual(keys.map(() => UNKNOWN));
 });
 
-test('a new key that is good is no guess, however many requests bring it at once', async () => {
+test('a new valid key is not a guess, however many requests bring it at once', async () => {
   const { apiKey: unseen } = await store.projects.create('eager');
   const answers = await Promise.all(Array.from({ length: 60 }, () => ping(unseen)));
   expect(answers).toEqual(answers.map(() => OK));
@@ -118,7 +122,7 @@ test('a new key that is good is no guess, however many requests bring it at once
   expect(await ping(createApiKey())).toEqual(LIMITED);
 });
 
-test('addresses of one /64 of IPv6 are one, those of IPv4 are themselves', async () => {
+test('IPv6 addresses are counted per /64, IPv4 addresses one by one', async () => {
   await tryTwenty((i) => `2001:db8:1:1::${i.toString(16)}`);
   expect(await ping(createApiKey(), { address: '2001:db8:1:1:ffff::1' })).toEqual(LIMITED);
   expect(await ping(createApiKey(), { address: '2001:db8:1:2::1' })).toEqual(UNKNOWN);
@@ -127,10 +131,10 @@ test('addresses of one /64 of IPv6 are one, those of IPv4 are themselves', async
   expect(await ping(createApiKey(), { address: '::ffff:203.0.113.8' })).toEqual(UNKNOWN);
 });
 
-test('who has tried too many keys is told how long to wait, and may try some more after that', async () => {
+test('an address that has tried too many keys gets the time to wait, and may then try more', async () => {
   await tryTwenty();
   const first = await ping(createApiKey());
-  const told = performance.now() + Number(first.retryAfter) * 1_000;
+  const retryAt = performance.now() + Number(first.retryAfter) * 1_000;
   expect(first.status).toBe(429);
   let last = { ...first, sentAt: 0 };
   const isLetIn = async () => {
@@ -140,11 +144,11 @@ test('who has tried too many keys is told how long to wait, and may try some mor
     return answer.status === 401;
   };
   await waitFor(isLetIn, { description: 'the next try' });
-  expect(last.sentAt).toBeLessThan(told);
+  expect(last.sentAt).toBeLessThan(retryAt);
   expect(Number(last.retryAfter)).toBeLessThan(Number(first.retryAfter));
 });
 
-test('a key that was revoked while nobody used it is not good again because the customers cannot be looked up', async () => {
+test('a revoked key that nobody used becomes invalid even while customers cannot be looked up', async () => {
   const idle = await store.projects.create('idle');
   expect(await ping(idle.apiKey)).toEqual(OK);
   await store.apiKeys.revoke(idle.projectId);
@@ -161,10 +165,10 @@ test('a key that was revoked while nobody used it is not good again because the 
     await response.arrayBuffer();
     return response.status;
   };
-  expect(await post('before')).toBe(201); // from then on the queue's store knows its versions
+  expect(await post('before')).toBe(201); // from now on the queue store knows the shard's versions
   await client.query('BEGIN');
   await client.query('LOCK TABLE customers IN ACCESS EXCLUSIVE MODE');
-  // A customer of whom nothing is known is accepted all the same, and as an update, for nobody knows better.
+  // An entry of an unknown customer is accepted as an update, because the ingress cannot look it up.
   expect(await post()).toBe(202);
   expect(await ingresses[0]?.readMetric('opm_existence_unknown_total')).toBe(1);
   await untilUnknown(idle.apiKey, revoked);
@@ -174,7 +178,7 @@ test('a key that was revoked while nobody used it is not good again because the 
   await client.end();
 });
 
-test('a key that is known to be wrong costs PostgreSQL nothing: it is a 401 even while that is away', async () => {
+test('a key that is cached as unknown needs no PostgreSQL: it is a 401 even during an outage', async () => {
   const wrong = createApiKey();
   expect(await ping(wrong)).toEqual(UNKNOWN);
   expect(await ping(apiKey)).toEqual(OK);

@@ -57,11 +57,11 @@ describe.each(BACKENDS)('with the queue on %s:', (_, createPlace) => {
   });
   afterAll(() => backend.drop());
 
-  test('above the limit of the backlog nothing is accepted, and below it everything is, by itself', async () => {
+  test('above the limit of the backlog nothing is accepted; below it entries are accepted again', async () => {
     const ingress = await startApp('ingress', { ...backend.env, BACKLOG_MAX_ENTRIES: '20' });
     const post = createPost(ingress, apiKey);
     for (let i = 0; i < 20; i++) expect(await post()).toEqual(CREATED);
-    await waitFor(async () => (await post()).status === 503, { description: 'the limit to be seen' });
+    await waitFor(async () => (await post()).status === 503, { description: 'the limit to take effect' });
     expect(await post()).toEqual(TOO_MANY_WAITING);
     expect(await ingress.readMetric('opm_backlog_entries')).toBeGreaterThanOrEqual(20);
     expect(await ingress.readMetric('opm_shed_total{reason="backlog"}')).toBeGreaterThanOrEqual(2);
@@ -69,12 +69,12 @@ describe.each(BACKENDS)('with the queue on %s:', (_, createPlace) => {
     const worker = await startApp('worker', backend.env);
     await waitFor(async () => (await post()).status === 201, { description: 'entries to be accepted again' });
     await waitFor(async () => (await ingress.readMetric('opm_backlog_entries')) === 0, { description: 'no backlog' });
-    // One line when it begins and one when it ends.
+    // One log line at the beginning and one at the end.
     expect(ingress.output().match(/"reason":"backlog"/g)).toHaveLength(2);
     await Promise.all([ingress.stop(), worker.stop()]);
   });
 
-  test('above the limit of entries under way the others are turned away, and their retries are accepted', async () => {
+  test('above the limit of pending entries others are refused, and their retries are accepted', async () => {
     const ingress = await startApp('ingress', {
       ...backend.env,
       PENDING_MAX_ENTRIES: '2',
@@ -124,23 +124,23 @@ describe('with a Redis of its own:', () => {
     return (await Promise.all(hashes.map((hash) => control.hkeys(hash)))).flat().toSorted();
   };
 
-  test('a Redis that is out of memory is a 503 that leaves no claim, and afterwards the retry is a 201', async () => {
+  test('if Redis is out of memory an entry is a 503 and leaves no claim; later its retry is a 201', async () => {
     expect(await post()).toEqual(CREATED);
     const before = await claims();
     await control.config('SET', 'maxmemory', '1mb');
     for (let i = 0; i < 3; i++) expect(await post('refused')).toMatchObject({ status: 503 });
     expect(await claims()).toEqual(before);
     await waitFor(async () => (await post('refused')).message === TOO_MANY_WAITING.message, {
-      description: 'the full memory to be seen',
+      description: 'the full memory to take effect',
     });
     expect(await ingress.readMetric('opm_redis_memory_ratio')).toBeGreaterThanOrEqual(0.9);
     await control.config('SET', 'maxmemory', '0');
     await waitFor(async () => (await post('refused')).status === 201, { description: 'the retry to be accepted' });
   });
 
-  test('a Redis that lets the admission in but not the job is a 503 that takes its claims back', async () => {
+  test('if Redis accepts the admission but not the job, the entry is a 503 and its claim is released', async () => {
     const before = await claims();
-    // BullMQ's list of waiting jobs is no list any more: what adds a job fails, what admits it does not.
+    // Replaces BullMQ's list of waiting jobs by a string: adding a job fails, but the admission does not.
     const wait = `{${backend.prefix}-0}:entries-0:wait`;
     await control.rename(wait, `${wait}:kept`);
     await control.set(wait, 'in the way');
@@ -151,9 +151,9 @@ describe('with a Redis of its own:', () => {
     expect(await post('no job')).toMatchObject({ status: 202 });
   });
 
-  test('what a slow Redis admits after its partner was told 503 is not queued, and the retry is a 201', async () => {
+  test('an entry that a slow Redis admits after the 503 is not queued, and the retry is a 201', async () => {
     const waiting = () => control.llen(`{${backend.prefix}-0}:entries-0:wait`);
-    // A chunk is given up when three quarters of it are over, and a command when all of it is.
+    // The ingress gives a chunk up after 3/4 of `ANSWER_TIMEOUT_MS`, and a command after all of it.
     const impatient = await startApp('ingress', { ...backend.env, ANSWER_TIMEOUT_MS: '16000' });
     const post = createPost(impatient, apiKey);
     expect(await post()).toEqual(CREATED);
@@ -168,7 +168,7 @@ describe('with a Redis of its own:', () => {
     await impatient.stop();
   });
 
-  test('many projects at once are all accepted, though they share a few chunks', async () => {
+  test('entries of many projects at once are all accepted in a few shared chunks', async () => {
     const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
     const projects = await Promise.all(Array.from({ length: 40 }, (_, i) => store.projects.create(`partner ${i}`)));
     await store.close();
@@ -181,10 +181,10 @@ describe('with a Redis of its own:', () => {
     for (const answer of await Promise.all(posts)) expect(answer).toEqual(CREATED);
   });
 
-  test('while a Redis hangs each request is a 503, within the time for an answer, and it recovers by itself', async () => {
+  test('while Redis hangs each request gets a 503 within ANSWER_TIMEOUT_MS; then the ingress recovers', async () => {
     const impatient = await startApp('ingress', { ...backend.env, ANSWER_TIMEOUT_MS: '1000' });
     const post = createPost(impatient, apiKey);
-    await waitFor(async () => (await post()).status === 201, { description: 'the key to be known' });
+    await waitFor(async () => (await post()).status === 201, { description: 'the key to be cached' });
     proxy.hold();
     const answers = await Promise.all(Array.from({ length: 50 }, () => post()));
     for (const answer of answers) expect(answer).toMatchObject({ status: 503, retryAfter: '1' });
@@ -193,7 +193,7 @@ describe('with a Redis of its own:', () => {
     await impatient.stop();
   });
 
-  test('a Redis that is gone is a 503 at once, and back, it is used again', async () => {
+  test('while Redis is down each request gets a 503 at once; afterwards the ingress recovers', async () => {
     await proxy.cut();
     const answers = await Promise.all(Array.from({ length: 50 }, () => post()));
     for (const answer of answers) expect(answer).toEqual(UNAVAILABLE);

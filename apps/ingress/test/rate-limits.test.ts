@@ -44,12 +44,12 @@ async function ask(
   return answer;
 }
 
-/** A 503, as there are on a machine that is busy. Tokens may have been spent on it. */
+/** Thrown for a 503, which a busy machine may give. It may have used tokens. */
 class Away {
   constructor(readonly answer: Answer) {}
 }
 
-/** Does it once more, from its beginning, where a 503 got in between. */
+/** Repeats the whole test if it got a 503. */
 async function undisturbed(run: () => Promise<void>): Promise<void> {
   try {
     await run();
@@ -72,9 +72,9 @@ async function find(ingress: TestApp, { apiKey }: Project, { customerId }: { cus
   const { status, body } = await ask(ingress, apiKey, 'GET', `/entry/${encodeURIComponent(customerId)}`);
   return [status, body.message];
 }
-const NOBODY = [404, 'customer does not exist'];
+const NOT_FOUND = [404, 'customer does not exist'];
 
-/** The two fields as numbers; they must be lists of structured fields with one policy, which is named "burst". */
+/** Parses the two headers. They must be structured field lists with one policy, named "burst". */
 function parseFields({ headers }: Answer) {
   const parse = (name: string) => {
     const [[policy, parameters]] = parseList(headers.get(name) ?? '') as [[string, Map<string, number>]];
@@ -86,7 +86,7 @@ function parseFields({ headers }: Answer) {
 }
 const hasFields = ({ headers }: Answer) => headers.has('ratelimit') || headers.has('ratelimit-policy');
 
-/** As a partner does that is told to wait. */
+/** Waits for `retry-after`, as a partner does. */
 async function obey({ headers }: Answer): Promise<void> {
   const until = performance.now() + Number(headers.get('retry-after')) * 1_000;
   await waitFor(() => performance.now() >= until, { description: 'retry-after to be over' });
@@ -121,7 +121,7 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     return project;
   }
 
-  /** Many at once, or a slow machine would send less than the limit lets through. */
+  /** Sends many at once; otherwise a slow machine would send less than the limit allows. */
   async function postUntilRefused(ingress: TestApp, project: Project): Promise<Answer> {
     for (;;) {
       const answers = await Promise.all(Array.from({ length: 30 }, () => post(ingress, project)));
@@ -131,7 +131,7 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     }
   }
 
-  test('two ingresses together let through the burst and what the time brings, no more and hardly less, and call seldom for it', async () => {
+  test('two ingresses together accept the burst and what the rate adds, with few token reservations', async () => {
     const limit = { rate: 2, burst: 60 };
     const [limited, unlimited] = await Promise.all([createProject('limited', limit), createProject('unlimited')]);
     const answers: { status: number; sentAt: number; answeredAt: number }[] = [];
@@ -159,8 +159,8 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     const away = answers.length - accepted.length - refused.length;
     const seconds = (performance.now() - startedAt) / 1_000;
     expect(accepted.length).toBeLessThanOrEqual(limit.burst + limit.rate * seconds);
-    // The bucket was full until the first answer at least, and empty when the last one was refused but for what the
-    // ingresses held ahead, for as long as a call for tokens took to be answered, and for answers that were lost.
+    // The bucket was full at least until the first answer, and empty when the last entry was refused. The slack covers
+    // tokens reserved in advance, the time of one reservation, and lost answers.
     const first = Math.min(...answers.map(({ answeredAt }) => answeredAt));
     const last = Math.max(...refused.map(({ sentAt }) => sentAt));
     const slowest = Math.max(...answers.map(({ sentAt, answeredAt }) => answeredAt - sentAt));
@@ -174,7 +174,7 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     }
   });
 
-  test('the fields are structured ones of the draft; who keeps to them, or waits as told after a 429, is accepted', () =>
+  test('the headers follow the draft; a client that obeys them, or waits after a 429, is accepted', () =>
     undisturbed(async () => {
       const project = await createProject('obedient', { rate: 2, burst: 5 });
       const first = await post(one, project);
@@ -182,7 +182,7 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
         true,
         { q: 5, w: 3, 'opm-rate': 2, r: expect.any(Number), t: 1 },
       ]);
-      expect([4, 5]).toContain(parseFields(first).r); // five again where the answer has taken half a second
+      expect([4, 5]).toContain(parseFields(first).r); // five again if the answer took half a second
       for (let { r } = parseFields(first); r > 0; r--) expect(isAccepted(await post(one, project))).toBe(true);
 
       const refused = await postUntilRefused(one, project);
@@ -193,7 +193,7 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
       expect(isAccepted(await post(other, project))).toBe(true);
     }));
 
-  test('what is refused does nothing: no version, no claim, nothing in the queue', async () => {
+  test('a refused entry has no effect: no version, no claim, no job', async () => {
     const project = await createProject('refused', { rate: 1, burst: 1 });
     const chunks = () => one.readMetric('opm_chunk_entries_sum');
     const before = await chunks();
@@ -205,10 +205,10 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     const queued = (await chunks()) - before;
     expect(queued).toBeGreaterThanOrEqual(answers.filter(isAccepted).length);
     expect(queued).toBeLessThanOrEqual(20 - refused.length);
-    for (const entry of refused) expect(await find(one, project, entry)).toEqual(NOBODY);
+    for (const entry of refused) expect(await find(one, project, entry)).toEqual(NOT_FOUND);
   });
 
-  test('a limit that is set, changed or removed is so everywhere without a restart', () =>
+  test('a set, changed or removed limit takes effect in every ingress without a restart', () =>
     undisturbed(async () => {
       const project = await createProject('changing');
       const isInForce = (limit: RateLimit | undefined) => async () => {
@@ -231,9 +231,9 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     }));
 
   test.each([
-    ['sent again as told', () => undefined],
-    ['sent again with a new idempotency key each time', randomUUID],
-  ])('a batch is accepted up to its first entry too many; %s, the rest follows, in order', (_how, createKey) =>
+    ['retried after retry-after', () => undefined],
+    ['retried with a new idempotency key each time', randomUUID],
+  ])('a batch is accepted up to the limit; %s, the rest follows in order', (_how, createKey) =>
     undisturbed(async () => {
       const limit = { rate: 100, burst: 250 };
       const project = await createProject('batches', limit);
@@ -249,7 +249,7 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
         const results = answer.body.results ?? [];
         expect(answer.status).toBe(207);
         const accepted = results.filter(({ statusCode }) => statusCode < 300).length;
-        // From the first one that is not accepted on, none is.
+        // After the first refused entry, no entry is accepted.
         expect(results.slice(0, accepted).every(({ statusCode }) => statusCode < 300)).toBe(true);
         for (const result of results.slice(accepted)) expect(result).toEqual(LIMITED);
         expect(accepted).toBeGreaterThanOrEqual(Math.min(left.length, limit.burst));
@@ -269,7 +269,7 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     }),
   );
 
-  test('what an idempotency key answers does not count, and says nothing of the limit', () =>
+  test('a replayed response uses no token and has no rate limit headers', () =>
     undisturbed(async () => {
       const project = await createProject('repeats', { rate: 1, burst: 30 });
       const [entry, key] = [fresh(), randomUUID()];
@@ -294,58 +294,60 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     ['lines', lines(`${'{}\n'.repeat(100)}"${'x'.repeat(5_000)}"`), 207, 105],
     ['too many lines', lines('{}\n'.repeat(5_000)), 413, 15],
     ['a MiB of blank lines', lines('\n'.repeat(2 ** 20)), 400, 1_024],
-    ['blank lines behind an entry', lines(`{"customerId":1}${'\r\n'.repeat(50_000)}`), 207, 98],
+    ['blank lines after an entry', lines(`{"customerId":1}${'\r\n'.repeat(50_000)}`), 207, 98],
     ['an erasure', ({ apiKey }) => ask(one, apiKey, 'DELETE', '/entry/%00'), 400, 1],
-  ])('what is refused is told why, and counts as one for each KiB or part of one: %s', (_what, send, status, tokens) =>
-    undisturbed(async () => {
-      const burst = 2 * tokens;
-      const project = await createProject('refused', { rate: 1, burst });
-      const startedAt = performance.now();
-      const answer = await send(project);
-      const seconds = Math.ceil((performance.now() - startedAt) / 1_000);
-      expect(answer.status).toBe(status);
-      // The time brings some, and some may have been leased ahead.
-      expect(parseFields(answer).r).toBeLessThanOrEqual(tokens + seconds);
-      expect(parseFields(answer).r).toBeGreaterThanOrEqual(tokens - Math.ceil(burst / 16));
-    }),
+  ])(
+    'a refused request keeps its own error and costs a token per KiB or part of one: %s',
+    (_what, send, status, tokens) =>
+      undisturbed(async () => {
+        const burst = 2 * tokens;
+        const project = await createProject('refused', { rate: 1, burst });
+        const startedAt = performance.now();
+        const answer = await send(project);
+        const seconds = Math.ceil((performance.now() - startedAt) / 1_000);
+        expect(answer.status).toBe(status);
+        // The rate adds some, and some may have been reserved in advance.
+        expect(parseFields(answer).r).toBeLessThanOrEqual(tokens + seconds);
+        expect(parseFields(answer).r).toBeGreaterThanOrEqual(tokens - Math.ceil(burst / 16));
+      }),
   );
 
-  test('of a project with valid data, blank lines between entries take no tokens', () =>
+  test('a few blank lines between valid entries cost no tokens', () =>
     undisturbed(async () => {
       const project = await createProject('blank lines', { rate: 1, burst: 500 });
       const lines = Array.from({ length: 300 }, () => `${JSON.stringify(fresh())}\r\n\r\n`).join('');
       const answer = await postLines(one, project, lines);
       expect(answer.body).toMatchObject({ statusCode: 207, accepted: 300, rejected: 0 });
-      expect(parseFields(answer).r).toBeGreaterThanOrEqual(200 - Math.ceil(500 / 16)); // some may be leased ahead
+      expect(parseFields(answer).r).toBeGreaterThanOrEqual(200 - Math.ceil(500 / 16)); // some may be reserved in advance
     }));
 
-  test('entries go before what is wrong beside them; who has sent more of that than there are tokens is a 429 before it is read', () =>
+  test('valid entries get tokens first; after too many invalid ones, a request is a 429 before its body is read', () =>
     undisturbed(async () => {
       const project = await createProject('wrong ones', { rate: 2, burst: 2 });
       const wrong = Array.from({ length: 5 }, () => ({ customerId: 1 }));
       const answer = await postAll(one, project, [...wrong, fresh(), ...wrong, fresh()]);
       expect(answer.body).toMatchObject({ statusCode: 207, accepted: 2, rejected: 10 });
       expect(parseFields(answer).r).toBe(0);
-      expect([3, 4, 5]).toContain(parseFields(answer).t); // the time brings two tokens a second
+      expect([3, 4, 5]).toContain(parseFields(answer).t); // the rate adds two tokens a second
       const refused = await postLines(one, project, '\n');
       expect([refused.body, refused.headers.get('retry-after')]).toEqual([LIMITED, expect.stringMatching(/^[1-5]$/)]);
       await obey(refused);
       expect((await post(one, project)).status).toBe(201);
     }));
 
-  test('a batch of which none is accepted is a 429 as a single one is', () =>
+  test('a batch without any accepted entry is a 429, as a single entry is', () =>
     undisturbed(async () => {
       const project = await createProject('too many', { rate: 1, burst: 2 });
       const refused = async () => {
         const batch = () => postAll(one, project, [fresh(), fresh()]);
-        const all = await Promise.all(Array.from({ length: 10 }, batch)); // or a slow machine leaves a token for each
+        const all = await Promise.all(Array.from({ length: 10 }, batch)); // at once, or the rate may add tokens
         return all.find(({ status }) => status === 429);
       };
       const last = await waitFor(refused, { description: 'a batch to be refused' });
       expect([last.body, last.headers.get('retry-after')]).toEqual([LIMITED, '2']);
     }));
 
-  test('to a project without a limit nothing is counted', async () => {
+  test('a project without a limit is never charged', async () => {
     const project = await createProject('unlimited');
     for (let i = 0; i < 3; i++) {
       const answer = await postLines(one, project, '\n'.repeat(2 ** 20));
@@ -374,7 +376,7 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     }));
 });
 
-test('while the store of the tokens does not answer, an entry is a 503 as without a limit, and nothing is done with it', async () => {
+test('while the token store does not answer, an entry is a 503 and has no effect', async () => {
   const redis = await startProxy(String(process.env.OPM_TEST_REDIS_URL));
   const backend = await createBackend(redis.url);
   const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
@@ -392,7 +394,7 @@ test('while the store of the tokens does not answer, an entry is a 503 as withou
     await redis.restore();
     await waitFor(isWorking, { description: 'entries to be accepted again' });
   }
-  expect(await find(ingress, project, entry)).toEqual(NOBODY);
+  expect(await find(ingress, project, entry)).toEqual(NOT_FOUND);
   await ingress.stop();
   await store.close();
   await redis.close();

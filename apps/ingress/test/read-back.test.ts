@@ -64,7 +64,7 @@ describe.each(BACKENDS)('reading a customer back, with the queue on %s:', (_, cr
     const seen = new Set<string>();
     for (let i = 0; i < 60; i++) {
       expect(await client.post({ customerId: i, customerEmail: 'jane@example.com' })).toBe(201);
-      // Several times, for what it says changes meanwhile: from the claim to the row.
+      // Reads several times, because the answer comes first from the claim and later from the row.
       for (const { get } of [client, other, client, other, client]) {
         const [status, body] = (await get(i)) as [number, { customer: { customerEmail: string }; pending: boolean }];
         expect(status).toBe(200);
@@ -75,7 +75,7 @@ describe.each(BACKENDS)('reading a customer back, with the queue on %s:', (_, cr
     expect(seen).toContain('null true');
   });
 
-  test('what is stored is shown as it was sent, with null for what is not there', async () => {
+  test('stored fields are returned as they were sent, missing ones as null', async () => {
     const entry = { customerId: 7519, customerEmail: 'jane@example.com', customerFirstName: 'Jäne 😀' };
     await client.post(entry);
     const [status, body] = await settled(7519);
@@ -103,7 +103,7 @@ describe.each(BACKENDS)('reading a customer back, with the queue on %s:', (_, cr
     expect([head.status, head.headers.get('cache-control'), await head.text()]).toEqual([200, 'no-store', '']);
   });
 
-  test('what is pending is not there yet, and said to be pending', async () => {
+  test('a customer without a row has null fields and is marked as pending', async () => {
     await client.post({ customerId: 'a/b', customerPhone: '+1' });
     const [, before] = await settled('a%2Fb');
     await worker.stop();
@@ -122,18 +122,18 @@ describe.each(BACKENDS)('reading a customer back, with the queue on %s:', (_, cr
     for (const path of ['a%2Fb', 'new']) {
       const isErased = async () => (await client.get(path))[1];
       await waitFor(async () => JSON.stringify(await isErased()) === JSON.stringify(UNKNOWN[1]), {
-        description: 'the erasure to be done',
+        description: 'the erasure to be persisted',
       });
     }
   });
 
-  test('a customer is pending while an erasure is, though newer entries are stored', async () => {
+  test('a customer is pending while its erasure is, even if newer entries are stored', async () => {
     const path = 'erased late';
     await client.post({ customerId: path, customerPhone: '+1', customerEmail: 'old@example.com' });
     await settled(path);
     await worker.stop();
 
-    // A worker that takes the erasure and comes to a standstill.
+    // This worker takes the erasure and stalls.
     const stall = new AbortController();
     let isTaken = false;
     const signal = new AbortController().signal;
@@ -171,19 +171,19 @@ describe.each(BACKENDS)('reading a customer back, with the queue on %s:', (_, cr
     await stalled.close();
   });
 
-  test('a customer that nobody sent, or another project, is a 404', async () => {
+  test('an unknown customer, or one of another project, is a 404', async () => {
     expect(await client.get('nobody')).toEqual(UNKNOWN);
     const { apiKey } = await store.projects.create('other');
     expect(await createClient(ingresses[0] as TestApp, apiKey).get(7519)).toEqual(UNKNOWN);
   });
 
-  test('a path that cannot be a customer is a 400, a wrong key a 401', async () => {
+  test('an invalid customer id is a 400, an unknown key a 401', async () => {
     expect((await client.get('%'))[0]).toBe(400);
     expect((await client.get('x'.repeat(256)))[0]).toBe(400);
     expect((await createClient(ingresses[0] as TestApp, 'wrong').get(7519))[0]).toBe(401);
   });
 
-  test('many at the same time each get their own customer', async () => {
+  test('concurrent reads each get their own customer', async () => {
     const get = (i: number) => (i % 2 ? client : other).get(i < 60 ? i : `none ${i}`);
     const answers = await Promise.all(
       Array.from({ length: 300 }, async (_, i) => {
@@ -198,7 +198,7 @@ describe.each(BACKENDS)('reading a customer back, with the queue on %s:', (_, cr
   });
 });
 
-test('while PostgreSQL or the queue is away, a customer cannot be read: 503, and by itself a 200 afterwards', async () => {
+test('while PostgreSQL or the queue is down, reading a customer is a 503; afterwards it is a 200 again', async () => {
   const redis = await startProxy(String(process.env.OPM_TEST_REDIS_URL));
   const backend = await createBackend(redis.url);
   const postgres = await startProxy(backend.databaseUrl);

@@ -1,11 +1,11 @@
 import { createEntryWorker, startMaintenance, toQueueConfig } from '@opm/queue';
-import { createSparseWarning, type ProcessContext } from '@opm/runtime';
+import { createThrottledWarning, type ProcessContext } from '@opm/runtime';
 import { createStore, type Store } from '@opm/store';
 import type { WorkerConfig } from './config.js';
-import { createMeasures } from './measures.js';
-import { MAX_ALONE_IN_FLIGHT } from './persist-alone.js';
+import { MAX_ALONE_IN_FLIGHT } from './isolate.js';
+import { createWorkerMetrics } from './metrics.js';
+import { createOutageGate } from './outage-gate.js';
 import { createPersistChunk } from './persist-chunk.js';
-import { createStoreGate } from './store-gate.js';
 import { createUpserts } from './upsert-entries.js';
 
 const HOUR_MS = 60 * 60 * 1_000;
@@ -17,33 +17,38 @@ const STORE_OPTIONS = {
   applicationName: 'opm-worker',
 };
 
-/** The worker, put together by hand: who gets what stands here and nowhere else. */
+/** Creates the worker's objects and connects them by hand. */
 export async function compose(context: ProcessContext<WorkerConfig>): Promise<void> {
-  const { config, logger, metrics, health, signal, onClose } = context;
+  const { config, logger, health, signal, onClose } = context;
 
   const store = createStore({
     databaseUrl: config.DATABASE_URL,
-    poolSize: 2 * config.STATEMENTS_IN_FLIGHT + 2, // short and long backlogs; a probe, maintenance
+    // Statements of short and of long backlogs, one probe, one maintenance task.
+    poolSize: 2 * config.STATEMENTS_IN_FLIGHT + 2,
     lockTimeoutMs: 2_000,
     ...STORE_OPTIONS,
   });
   onClose('store', store.close);
-  const storeOfSuspects = createStore({
+  // Isolated entries have their own pool with a shorter lock timeout.
+  const isolationStore = createStore({
     databaseUrl: config.DATABASE_URL,
     poolSize: MAX_ALONE_IN_FLIGHT,
-    lockTimeoutMs: 100, // longer than our own statements hold a row
+    lockTimeoutMs: 100, // longer than the worker's own statements hold a row lock
     ...STORE_OPTIONS,
   });
-  onClose('store of suspects', storeOfSuspects.close);
+  onClose('isolation store', isolationStore.close);
   health.postgres = store.ping;
 
   const queue = {
     ...toQueueConfig(config),
     signal,
-    onError: createSparseWarning(logger, 'queue connection'),
+    onError: createThrottledWarning(logger, 'queue connection'),
   };
-  const warnRetry = createSparseWarning(logger, 'jobs failed for a reason that says nothing; they are tried again');
-  const warnNoChunk = createSparseWarning(logger, 'job data became a dead letter: see `opm dead-letters count`');
+  const warnRetry = createThrottledWarning(logger, 'jobs failed with an unclassified error; retrying');
+  const warnInvalidJob = createThrottledWarning(
+    logger,
+    'invalid job data became a dead letter: see `opm dead-letters count`',
+  );
   const worker = await createEntryWorker({
     ...queue,
     concurrency: config.WORKER_CONCURRENCY,
@@ -51,39 +56,39 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     process: (chunk, context) => persistChunk(chunk, context),
     async bury(data, error, { jobId }) {
       await gate.run(() => store.deadLetters.add([{ payload: data, error: error.message }]));
-      measures.onNoChunk();
-      warnNoChunk(error);
-      logger.debug({ jobId }, 'job data is a dead letter');
+      metrics.onInvalidJob();
+      warnInvalidJob(error);
+      logger.debug({ jobId }, 'invalid job data became a dead letter');
     },
-    onPostponed: (reason) => measures.onRetry(reason),
+    onPostponed: (reason) => metrics.onRetry(reason),
     onRetry(error, { jobId, attempt }) {
-      measures.onRetry('error');
+      metrics.onRetry('error');
       warnRetry(error);
-      logger.debug({ jobId, attempt }, 'job will be tried again');
+      logger.debug({ jobId, attempt }, 'job failed with an unclassified error; retrying');
     },
   });
-  const measures = createMeasures(metrics, worker);
-  const gate = createStoreGate({
+  const metrics = createWorkerMetrics(context.metrics, worker);
+  const gate = createOutageGate({
     ping: store.ping,
     tryWrite: store.customers.tryWrite,
     worker,
     logger,
     signal,
-    onPaused: measures.onPaused,
+    onPaused: metrics.onPaused,
   });
   const upsertsOf = ({ customers }: Store) =>
-    createUpserts({ customers, onStatement: measures.onStatement, onConflict: () => measures.onRetry('conflict') });
+    createUpserts({ customers, onStatement: metrics.onStatement, onConflict: () => metrics.onRetry('conflict') });
   const persistChunk = createPersistChunk({
     gate,
     upsert: upsertsOf(store).upsert,
-    upsertEach: upsertsOf(storeOfSuspects).upsertEach,
+    upsertEach: upsertsOf(isolationStore).upsertEach,
     addDeadLetters: store.deadLetters.add,
     settle: worker.settle,
     maxRows: config.STATEMENT_MAX_ROWS,
     maxInFlight: config.STATEMENTS_IN_FLIGHT,
     maxAttempts: config.JOB_MAX_ATTEMPTS,
-    onPersisted: measures.onPersisted,
-    onDeadLetter: measures.onRefused,
+    onPersisted: metrics.onPersisted,
+    onDeadLetter: metrics.onDeadLetter,
     logger,
   });
   onClose('worker', worker.close);
@@ -95,7 +100,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     'taking jobs',
   );
 
-  // Nobody waits for it: jobs can be taken while the master of its own queue is away.
+  // Not awaited: the worker takes jobs even if the Redis master of the maintenance queue is down.
   const maintenance = startMaintenance({
     ...queue,
     tasks: {
@@ -104,8 +109,9 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
         run: () => store.customers.purgeTombstones(new Date(Date.now() - config.TOMBSTONE_RETENTION_DAYS * DAY_MS)),
       },
     },
-    onDone: (task, result) => logger[result ? 'info' : 'debug']({ task, result }, 'maintenance done'),
-    onFailed: (task, error) => logger.warn({ task, err: error }, 'maintenance failed; it is due again'),
+    onDone: (task, result) => logger[result ? 'info' : 'debug']({ task, result }, 'maintenance task done'),
+    onFailed: (task, error) =>
+      logger.warn({ task, err: error }, 'maintenance task failed; it runs again in its next period'),
   }).catch((error) => {
     if (!signal.aborted) throw error;
   });

@@ -10,36 +10,36 @@ export const WORKER_ENV = {
     10_000,
   )({
     default: 50,
-    desc: 'jobs under way at the same time, per shard, 1 to 10000',
+    desc: 'jobs processed at the same time per shard, 1 to 10000',
   }),
   STATEMENT_MAX_ROWS: countBetween(
     1,
     50_000,
   )({
     default: 1_000,
-    desc: 'entries in one upsert at most, 1 to 50000; a larger chunk goes alone',
+    desc: 'maximum entries per upsert statement, 1 to 50000; a larger chunk gets its own statement',
   }),
-  STATEMENTS_IN_FLIGHT: countBetween(1, 100)({ default: 2, desc: 'upserts under way at the same time, 1 to 100' }),
+  STATEMENTS_IN_FLIGHT: countBetween(1, 100)({ default: 2, desc: 'upsert statements in flight, 1 to 100' }),
   JOB_LOCK_MS: countBetween(
     1_000,
     HOUR_MS,
   )({
     default: 20_000,
-    desc: 'how long a job stays with a worker that gives no sign of life, 1000 to 3600000',
+    desc: 'job lock in ms: how long a silent worker keeps a job, 1000 to 3600000',
   }),
   JOB_MAX_ATTEMPTS: countBetween(
     1,
     1_000,
   )({
     default: 8,
-    desc: 'attempts before entries that fail for unknown reasons are dead letters, 1 to 1000',
+    desc: 'attempts before an entry with an unclassified error becomes a dead letter, 1 to 1000',
   }),
   TOMBSTONE_RETENTION_DAYS: countBetween(
     1,
     36_500,
   )({
     default: 30,
-    desc: 'how long the traces of erased customers are kept, 1 to 36500',
+    desc: 'days to keep the tombstones of erased customers, 1 to 36500',
   }),
 };
 

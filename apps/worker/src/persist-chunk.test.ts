@@ -31,35 +31,35 @@ const contextOf = (shard: number, jobId: string, starts = 1): JobContext => ({
   ...{ shard, jobId, attempt: 1, start: starts, priority: 0 },
 });
 
-test('shards whose store does not answer when their entries are settled keep no other shard waiting, and go on, too', async () => {
+test('a shard whose store hangs during settle delays no other shard, and its own jobs finish too', async () => {
   jest.useFakeTimers({ doNotFake: ['setImmediate', 'performance', 'nextTick', 'queueMicrotask'] });
-  let asked = 0;
+  let settleCalls = 0;
   const persist = start({
     settle: (shard) => {
       if (shard > 0) return Promise.resolve();
-      asked++;
+      settleCalls++;
       return new Promise(() => {});
     },
   });
   const hanging: Promise<void>[] = [];
-  for (let job = 0; asked < 2; job++) {
+  for (let job = 0; settleCalls < 2; job++) {
     hanging.push(persist(chunkOf('a'), contextOf(0, `${job}`)));
     await new Promise((resolve) => setImmediate(resolve));
   }
   await Promise.all(Array.from({ length: 20 }, (_job, job) => persist(chunkOf('b'), contextOf(1, `${job}`))));
 
-  let isDone = false;
+  let areDone = false;
   const done = Promise.all(hanging).finally(() => {
-    isDone = true;
+    areDone = true;
   });
-  while (!isDone) {
+  while (!areDone) {
     jest.advanceTimersByTime(1_000);
     await new Promise((resolve) => setImmediate(resolve));
   }
   await done;
 });
 
-test('of a job whose row is held nothing is left out when it comes again, though another entry has the same version', async () => {
+test('a repeated job persists its locked entry, even if another of its entries has the same version', async () => {
   const held = new Set(['held']);
   const stored: string[] = [];
   const persist = start({

@@ -1,58 +1,66 @@
 import { GroupCommit, withTimeout } from '@opm/core';
 import { type Chunk, type ChunkEntry, type EntryWorker, type JobContext, Postponed, retryDelayMs } from '@opm/queue';
 import { LRUCache } from 'lru-cache';
-import { createPersistAlone, type PersistAloneDeps, type Unfinished } from './persist-alone.js';
-import { createSuspects } from './suspects.js';
-import type { UpsertEntries } from './upsert-entries.js';
+import { createPersistAlone, type PersistAloneDeps, type Unfinished } from './isolate.js';
+import { createQuarantine, type UpsertEntries } from './upsert-entries.js';
 
-/** Resolves when every entry of the chunk has its effect in PostgreSQL or is a dead letter. Doing it twice changes nothing. */
+/**
+ * Resolves when every entry of the chunk is persisted or a dead letter. Idempotent.
+ * @throws Postponed if entries must wait, or the error of an entry that failed in isolation
+ */
 export type PersistChunk = (chunk: Chunk, context: JobContext) => Promise<void>;
 
-export type PersistChunkDeps = Omit<PersistAloneDeps, 'suspects'> & {
+export type PersistChunkDeps = Omit<PersistAloneDeps, 'quarantine'> & {
   upsert: UpsertEntries;
   settle: EntryWorker['settle'];
-  /** Statements under way at the same time. */
+  /** Maximum statements in flight, separately for short and for long backlogs. */
   maxInFlight: number;
 };
 
-/** For so long after a job of a short backlog the statements of long ones are small, and so much smaller than others. */
-const POLITE_MS = 250;
-const POLITE_DIVISOR = 4;
-/** What has not been settled by then is cleared away later, as after any failure. */
+/**
+ * Capacity reserved for short backlogs: for RESERVE_MS after a job of a short backlog, statements of long backlogs have
+ * at most `maxRows / RESERVE_DIVISOR` entries.
+ */
+const RESERVE_MS = 250;
+const RESERVE_DIVISOR = 4;
+/** Maintenance removes the claims that are not settled within this time. */
 const SETTLE_TIMEOUT_MS = 5_000;
-/** Entries of which it is known that they are left of their jobs. */
-const MAX_LEFT = 200_000;
+/** Maximum unfinished entries of postponed jobs that the worker remembers. */
+const MAX_UNFINISHED = 200_000;
 
 const NOTHING: Unfinished = { entries: [], error: undefined };
 
-/** Chunks of jobs that run at the same time become one statement, after folding the entries of each customer. */
+/** Combines the chunks of concurrent jobs into one statement, after folding the entries of each customer. */
 export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   const { gate, upsert, settle, maxRows, maxInFlight, onPersisted, logger } = deps;
 
-  const suspects = createSuspects();
-  const persistAlone = createPersistAlone({ ...deps, suspects });
-  /** The entries for which jobs were postponed; all others of theirs are done. */
-  const leftOf = new LRUCache<string, Set<string>>({
-    maxSize: MAX_LEFT,
+  const quarantine = createQuarantine();
+  const persistAlone = createPersistAlone({ ...deps, quarantine });
+  /** The unfinished entries of each postponed job. All its other entries are done. */
+  const unfinishedOf = new LRUCache<string, Set<string>>({
+    maxSize: MAX_UNFINISHED,
     sizeCalculation: ({ size }) => size,
   });
   const bounds = { sizeOf: (entries: ChunkEntry[]) => entries.length, maxInFlight };
 
-  let shortCameAt = Number.NEGATIVE_INFINITY;
-  const isShortAbout = () => performance.now() - shortCameAt < POLITE_MS;
+  let shortBacklogAt = Number.NEGATIVE_INFINITY;
+  const isReserved = () => performance.now() - shortBacklogAt < RESERVE_MS;
 
-  /** What is not persisted of each job: all, if the statement fails, and what has become suspect while it waited. */
+  /**
+   * Each call returns the job's entries that are not persisted: all if the statement fails, otherwise those quarantined
+   * while the job waited.
+   */
   const createStatements = (maxBatch: number | (() => number)) =>
     new GroupCommit<number, ChunkEntry[], ChunkEntry[]>({
       ...bounds,
       maxBatch,
-      async commit(_lane, jobs) {
-        const left = jobs.map((own) => own.filter(suspects.isSuspect));
+      async commit(_partition, jobs) {
+        const left = jobs.map((own) => own.filter(quarantine.isQuarantined));
         const entries = jobs.flat();
         const sound = left.some(({ length }) => length > 0)
-          ? entries.filter((one) => !suspects.isSuspect(one))
+          ? entries.filter((one) => !quarantine.isQuarantined(one))
           : entries;
-        if (sound.length === 0) return left; // without a statement, for the gate would take it for a success
+        if (sound.length === 0) return left; // an empty `gate.run` would count as a successful write
         const isPersisted = await gate.run(() => upsert(sound)).then(() => true, isolate);
         if (!isPersisted) return jobs;
         onPersisted(sound);
@@ -61,46 +69,47 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     });
 
   /**
-   * A job of a short backlog need not wait for its turn behind the statements of long ones. It waits for one of them to end
-   * where all jobs that the worker may have are theirs, and for the processor: both take less long where they are small.
+   * Short and long backlogs have separate statements, so a job of a short backlog does not queue behind long ones. It
+   * still waits for one of their statements if their jobs occupy all of the worker's slots, and for the CPU. Smaller
+   * statements shorten both waits.
    */
   const statements = {
     ofShortBacklogs: createStatements(maxRows),
-    ofLongBacklogs: createStatements(() => (isShortAbout() ? Math.ceil(maxRows / POLITE_DIVISOR) : maxRows)),
+    ofLongBacklogs: createStatements(() => (isReserved() ? Math.ceil(maxRows / RESERVE_DIVISOR) : maxRows)),
   };
 
   /**
-   * The jobs of a statement come here together, so there is one call for each; the next statement need not wait for it. Nor
-   * need other shards: the store of one may be away for good.
+   * Settles the jobs of one statement with one call per shard. Neither the next statement nor other shards wait for it:
+   * the Redis master of one shard may stay down.
    */
   const settlements = new GroupCommit<number, ChunkEntry[], void>({
     ...bounds,
     maxBatch: maxRows,
     maxInFlight: Number.POSITIVE_INFINITY,
-    maxInFlightPerLane: maxInFlight,
+    maxInFlightPerPartition: maxInFlight,
     async commit(shard, jobs) {
       await withTimeout(settle(shard, jobs.flat()), SETTLE_TIMEOUT_MS).catch((error) => {
-        logger.warn({ err: error }, 'claims could not be settled; they are cleared away later');
+        logger.warn({ err: error }, 'could not settle claims; maintenance removes them later');
       });
       return jobs.map(() => undefined);
     },
   });
 
-  /** @returns what is left of them */
+  /** @returns the entries that remain unfinished */
   async function persistWithOthers(entries: ChunkEntry[], context: JobContext): Promise<Unfinished> {
     if (entries.length === 0) return NOTHING;
     const { shard, priority } = context;
-    if (priority === 0) shortCameAt = performance.now();
-    // Erasures cost more statements; the ingress puts them into chunks of their own, and here they are apart, too.
-    const lane = entries.some(({ erase }) => erase) ? -1 - shard : shard;
-    const left = await statements[priority > 0 ? 'ofLongBacklogs' : 'ofShortBacklogs'].run(lane, entries);
+    if (priority === 0) shortBacklogAt = performance.now();
+    // Erasures cost more statements. The ingress puts them into separate chunks; a negative partition separates them here.
+    const partition = entries.some(({ erase }) => erase) ? -1 - shard : shard;
+    const left = await statements[priority > 0 ? 'ofLongBacklogs' : 'ofShortBacklogs'].run(partition, entries);
     const persisted = left.length > 0 ? entries.filter((entry) => !left.includes(entry)) : entries;
     if (persisted.length > 0) await settlements.run(shard, persisted);
-    return persistSuspects(left, context);
+    return persistIsolated(left, context);
   }
 
-  /** The same for entries that no statement with those of others should have. */
-  async function persistSuspects(entries: ChunkEntry[], context: JobContext): Promise<Unfinished> {
+  /** Persists quarantined entries in isolation. @returns the entries that remain unfinished */
+  async function persistIsolated(entries: ChunkEntry[], context: JobContext): Promise<Unfinished> {
     if (entries.length === 0) return NOTHING;
     const unfinished = await persistAlone(entries, context);
     const waiting = new Set(unfinished.entries);
@@ -112,29 +121,31 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   return async ({ entries }, context) => {
     const { shard, jobId, start } = context;
     const key = `${shard}:${jobId}`;
-    const known = leftOf.get(key);
+    const known = unfinishedOf.get(key);
     const due = known ? entries.filter((entry) => known.has(keyOf(entry))) : entries;
-    // A job that was begun before goes alone: something was wrong with it.
-    const sound = start === 1 ? due.filter((entry) => !suspects.isSuspect(entry)) : [];
-    const others = sound.length === due.length ? [] : start === 1 ? due.filter(suspects.isSuspect) : due;
-    const both = await Promise.all([persistWithOthers(sound, context), persistSuspects(others, context)]);
+    // A job that was started before runs in isolation: its last start failed, was postponed or stalled.
+    const sound = start === 1 ? due.filter((entry) => !quarantine.isQuarantined(entry)) : [];
+    const others = sound.length === due.length ? [] : start === 1 ? due.filter(quarantine.isQuarantined) : due;
+    const both = await Promise.all([persistWithOthers(sound, context), persistIsolated(others, context)]);
     const left = both.flatMap((unfinished) => unfinished.entries);
     if (left.length === 0) {
-      leftOf.delete(key);
+      unfinishedOf.delete(key);
       logger.debug({ jobId, entries: entries.length }, 'chunk done');
       return;
     }
-    leftOf.set(key, new Set(left.map(keyOf)));
+    unfinishedOf.set(key, new Set(left.map(keyOf)));
     const error = both.find((unfinished) => unfinished.error)?.error;
-    throw error ?? new Postponed('another session holds rows', { delayMs: retryDelayMs(start), reason: 'blocked' });
+    throw (
+      error ?? new Postponed('another session has locked rows', { delayMs: retryDelayMs(start), reason: 'blocked' })
+    );
   };
 }
 
-/** Whatever a statement failed with, if it is not an outage, some of its entries are to blame. */
+/** Marks a failed statement for isolation: unless the error is an outage, some of its entries are the cause. */
 function isolate(error: unknown): false {
   if (error instanceof Postponed) throw error;
   return false;
 }
 
-/** Of two files that are imported as of the same time, lines with the same number have the same version. */
+/** A version is not unique: two files imported with the same time give equal line numbers the same version. */
 const keyOf = ({ projectId, customerId, version }: ChunkEntry) => `${version}:${projectId}:${customerId}`;

@@ -1,22 +1,23 @@
 import { foldEntries } from '@opm/core';
-import type { ChunkEntry } from '@opm/queue';
+import { type ChunkEntry, retryDelayMs } from '@opm/queue';
 import { type CustomerRow, type Customers, failureKindOf } from '@opm/store';
+import { LRUCache } from 'lru-cache';
 
-/** Merges the entries into the table with one statement. @throws StoreError */
+/** Merges the entries into the customers table with one statement. @throws StoreError */
 export type UpsertEntries = (entries: ChunkEntry[]) => Promise<void>;
 
-/** The same for each customer's entries by themselves. @throws StoreError for all of them */
+/** Merges each customer's entries separately, in one statement. @throws StoreError if the whole statement failed */
 export type UpsertEach = (entries: ChunkEntry[]) => Promise<TriedEntries>;
 
-export type TriedEntries = {
+type TriedEntries = {
   persisted: ChunkEntry[];
-  /** By customer. */
+  /** One element per customer. */
   failed: { entries: ChunkEntry[]; error: Error }[];
-  /** Those behind one whose row another session holds. */
+  /** Entries after a locked row, or for which there was no time. */
   untried: ChunkEntry[];
 };
 
-export type UpsertDeps = {
+type UpsertDeps = {
   customers: Pick<Customers, 'upsert' | 'upsertEach'>;
   onStatement: (statement: { rows: number; seconds: number }) => void;
   onConflict: () => void;
@@ -34,8 +35,8 @@ export function createUpserts({ customers, onStatement, onConflict }: UpsertDeps
     const rows = toRows(entries);
     return retryConflicts(rows.length, async () => {
       const { failed, untried } = await customers.upsertEach(rows);
-      const ofNoRow = failed.find(({ error }) => error.kind === 'conflict' || error.kind === 'outage');
-      if (ofNoRow) throw ofNoRow.error;
+      const ofStatement = failed.find(({ error }) => error.kind === 'conflict' || error.kind === 'outage');
+      if (ofStatement) throw ofStatement.error;
       const byCustomer = groupBy(entries, keyOf);
       const take = (row: CustomerRow) => {
         const own = byCustomer.get(keyOf(row)) ?? [];
@@ -50,7 +51,7 @@ export function createUpserts({ customers, onStatement, onConflict }: UpsertDeps
     });
   };
 
-  /** A statement that lost to a neighbour (a deadlock, a serialization failure) is sent again at once, a few times. */
+  /** Repeats a statement at once after a deadlock or serialization failure, up to MAX_TRIES times in all. */
   async function retryConflicts<T>(rows: number, statement: () => Promise<T>): Promise<T> {
     for (let tries = 1; ; tries++) {
       const start = performance.now();
@@ -68,7 +69,7 @@ export function createUpserts({ customers, onStatement, onConflict }: UpsertDeps
   return { upsert, upsertEach };
 }
 
-/** One row per customer. */
+/** Folds the entries to one row per customer. */
 function toRows(entries: ChunkEntry[]): CustomerRow[] {
   const rows: CustomerRow[] = [];
   for (const [projectId, ofProject] of groupBy(entries, (entry) => entry.projectId)) {
@@ -79,7 +80,7 @@ function toRows(entries: ChunkEntry[]): CustomerRow[] {
 
 const keyOf = ({ projectId, customerId }: { projectId: number; customerId: string }) => `${projectId}:${customerId}`;
 
-/** As `Map.groupBy`, which Node.js has from version 21 on. */
+/** Like `Map.groupBy`, which requires Node.js 21. */
 function groupBy<Key>(entries: ChunkEntry[], toKey: (entry: ChunkEntry) => Key): Map<Key, ChunkEntry[]> {
   const groups = new Map<Key, ChunkEntry[]>();
   for (const entry of entries) {
@@ -89,4 +90,71 @@ function groupBy<Key>(entries: ChunkEntry[], toKey: (entry: ChunkEntry) => Key):
     else groups.set(key, [entry]);
   }
   return groups;
+}
+
+const MAX_QUARANTINED = 10_000;
+const QUARANTINE_MS = 60_000;
+/** How long one try keeps other jobs from the same locked rows, in ms. */
+const MAX_TRY_MS = 1_000;
+
+export type Quarantine = ReturnType<typeof createQuarantine>;
+
+type Customer = Pick<ChunkEntry, 'projectId' | 'customerId'>;
+type LockedRow = { tries: number; until: number };
+
+/**
+ * Quarantine keeps entries out of shared statements. For one minute it holds
+ *
+ * - customers whose row another session has locked, or whose entries failed in isolation, for any reason;
+ * - projects whose data the database rejected.
+ *
+ * A locked row is tried again after a delay that doubles, however many entries wait for it. No statement waits for the
+ * row in between.
+ */
+export function createQuarantine() {
+  const options = { max: MAX_QUARANTINED, ttl: QUARANTINE_MS, ttlResolution: 1_000 };
+  const customers = new LRUCache<string, LockedRow>(options);
+  const projects = new LRUCache<number, true>(options);
+  const toKey = ({ projectId, customerId }: Customer) => `${projectId}:${customerId}`;
+  const isCustomerQuarantined = (entry: Customer): boolean => customers.size > 0 && customers.has(toKey(entry));
+
+  return {
+    isQuarantined: (entry: Customer): boolean =>
+      isCustomerQuarantined(entry) || (projects.size > 0 && projects.has(entry.projectId)),
+
+    /** Whether the customer's row is locked, or its entries failed. */
+    isCustomerQuarantined,
+
+    /** Whether the delay before the next try of the customer's locked row has not yet passed. */
+    mustWait: (entry: Customer): boolean => (customers.get(toKey(entry))?.until ?? 0) > performance.now(),
+
+    /** Call it before a try. Other jobs skip the locked rows among these customers until it ends, at most MAX_TRY_MS. */
+    onTry(entries: Customer[]): void {
+      if (customers.size === 0) return;
+      for (const entry of entries) {
+        const held = customers.get(toKey(entry));
+        if (held) customers.set(toKey(entry), { ...held, until: performance.now() + MAX_TRY_MS });
+      }
+    },
+
+    /** @returns the number of consecutive tries that found the row locked */
+    onLocked(entry: Customer): number {
+      const key = toKey(entry);
+      const tries = (customers.get(key)?.tries ?? 0) + 1;
+      customers.set(key, { tries, until: performance.now() + retryDelayMs(tries) });
+      return tries;
+    },
+
+    onFailed(entry: Customer): void {
+      const key = toKey(entry);
+      customers.set(key, customers.get(key) ?? { tries: 0, until: 0 });
+    },
+
+    onRejected: ({ projectId }: Customer): void => void projects.set(projectId, true),
+
+    onPersisted(entries: Customer[]): void {
+      if (customers.size === 0) return;
+      for (const entry of entries) customers.delete(toKey(entry));
+    },
+  };
 }

@@ -6,15 +6,15 @@ import { BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/te
 
 const options = { shards: 1, signal: new AbortController().signal, onError: () => {} };
 
-// U+0000 is what PostgreSQL's text cannot hold. The ingress refuses it; a chunk with it may come from anywhere else.
-// On BullMQ's own PostgreSQL backend a job's data cannot hold it either, so there an id that no index can hold stands in.
-const POISON = { Redis: { email: 'jane\0@example.com' }, PostgreSQL: undefined };
+// PostgreSQL cannot store U+0000 in text. The ingress rejects it, so these tests enqueue the chunk directly. With the
+// queue on PostgreSQL, job data cannot contain it either: there, a customer id too long for an index takes its place.
+const INVALID = { Redis: { email: 'jane\0@example.com' }, PostgreSQL: undefined };
 
 const T0 = 1_764_000_000_000_000;
 const randomId = () =>
   Array.from({ length: 9_000 }, () => String.fromCodePoint(33 + Math.floor(Math.random() * 90))).join('');
 
-describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
+describe.each(BACKENDS)('invalid data in the queue on %s:', (name, createBackend) => {
   let backend: Backend;
   let store: Store;
   let queue: EntryQueue;
@@ -51,7 +51,7 @@ describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
     const entries = Array.from({ length: 1_000 }, (_, i) => {
       const entry = { customerId: `c${i}`, version: T0 + i, fields: { email: 'jane@example.com' } };
       if (!bad.has(i)) return entry;
-      return POISON[name] ? { ...entry, fields: POISON[name] } : { ...entry, customerId: randomId() };
+      return INVALID[name] ? { ...entry, fields: INVALID[name] } : { ...entry, customerId: randomId() };
     });
     for (let i = 0; i < 1_000; i += 100) {
       await queue.enqueue(0, { entries: entries.slice(i, i + 100).map((entry) => ({ projectId: 1, ...entry })) });
@@ -68,8 +68,8 @@ describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
     expect(whole?.payload).toEqual(entries[999]);
   });
 
-  test('one bad entry among 1,000 costs a few statements, and not the twenty that halving takes', async () => {
-    const bad = POISON[name] ? { fields: POISON[name] } : { customerId: randomId() };
+  test('one bad entry among 1,000 costs a few statements, not the twenty of a bisection', async () => {
+    const bad = INVALID[name] ? { fields: INVALID[name] } : { customerId: randomId() };
     const entries = Array.from({ length: 1_000 }, (_, i) => ({
       customerId: `one bad ${i}`,
       version: T0 + i,
@@ -77,18 +77,18 @@ describe.each(BACKENDS)('poison in the queue on %s:', (name, createBackend) => {
       ...(i === 617 && bad),
     }));
     const statements = () => worker.readMetric('opm_statement_rows_count');
-    await untilEmpty(); // and what the test before has done is counted
+    await untilEmpty(); // so that the statements of the previous test are counted
     const before = await statements();
     await queue.enqueue(0, { entries: entries.map((entry) => ({ projectId: 2, ...entry })) });
     await waitFor(async () => (await store.deadLetters.list({ projectId: 2 }, { limit: 2 })).length === 1, {
       description: 'the dead letter',
     });
     await waitFor(async () => (await countStored(2, entries)) === 999, { description: 'the rows' });
-    // The whole, and each by itself: as many of these as a statement gets done in half a second.
+    // One shared statement, then isolation statements, each of which processes entries for half a second.
     expect((await statements()) - before).toBeLessThan(20);
   });
 
-  test('a job whose data is no chunk becomes a dead letter, and no job has failed', async () => {
+  test('a job with invalid data becomes a dead letter, and no job fails', async () => {
     const dashboard = await openDashboardQueues({ ...backend, ...options });
     await dashboard.queues[0]?.add('chunk', { odd: ['data'] }, { removeOnComplete: true });
     const list = () => store.deadLetters.list({}, { limit: 1 });

@@ -6,7 +6,7 @@ import pg from 'pg';
 
 const options = { shards: 1, signal: new AbortController().signal, onError: () => {} };
 
-// What a statement meets is decided by a trigger, for the rows whose email asks for it.
+// The trigger raises an error or ends the session, depending on the row's email.
 const TRIGGER = `
   CREATE SEQUENCE tries;
   CREATE FUNCTION meet_failure() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -35,7 +35,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     await client.connect();
     await client.query(TRIGGER);
     queue = await createEntryQueue({ ...backend, ...options });
-    // Its locks are long: a job that a slow machine hands out twice would be counted twice.
+    // The job lock is long, so that a slow machine does not dequeue, and count, a job twice.
     worker = await startApp('worker', { ...backend.env, JOB_MAX_ATTEMPTS: '3', JOB_LOCK_MS: '600000' });
   });
   afterAll(async () => {
@@ -60,14 +60,14 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     await waitFor(isEmpty, { description: 'an empty queue' }).finally(close);
   }
 
-  test('a statement that lost a deadlock is sent again at once, and its job uses up no attempt', async () => {
+  test('a statement that lost a deadlock is retried at once, and its job uses up no attempt', async () => {
     await enqueue(1, 'jane@example.com', 'deadlock@example.com');
     await waitFor(async () => (await find(1, 'c0')) && find(1, 'c1'), { description: 'the rows' });
     expect(await worker.readMetric('opm_retries_total{reason="conflict"}')).toBe(2);
     expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(0);
   });
 
-  test('an entry that keeps failing for an unknown reason is a dead letter in the end, its neighbours are rows', async () => {
+  test('an entry that keeps failing with an unclassified error becomes a dead letter, its neighbors rows', async () => {
     await enqueue(2, 'a@example.com', 'unknown@example.com', 'b@example.com');
     const letters = () => store.deadLetters.list({ projectId: 2 }, { limit: 5 });
     await waitFor(async () => (await letters()).length > 0, { description: 'the dead letter' });
@@ -82,7 +82,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     await untilEmpty();
   });
 
-  test('while a table is missing no attempt is used up, it is logged once, and all is persisted once it is there', async () => {
+  test('a missing table uses up no attempt and logs one warning; once it exists, all entries are persisted', async () => {
     const errors = await worker.readMetric('opm_retries_total{reason="error"}');
     await client.query('ALTER TABLE customers RENAME TO hidden');
     await enqueue(3, 'a@example.com');
@@ -91,7 +91,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     });
     for (let i = 0; i < 20; i++) await enqueue(3, 'b@example.com');
     const { queues, close } = await openDashboardQueues({ ...backend, ...options });
-    // None of them is taken: the newest would be active or gone.
+    // The worker takes none of them: a taken job would be active or gone.
     await waitFor(async () => (await queues[0]?.getJobCounts('waiting'))?.waiting === 21, {
       description: 'waiting jobs',
     });
@@ -105,11 +105,11 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     await waitFor(async () => (await find(3, 'c0'))?.email === 'b@example.com', { description: 'the row' });
     expect(await worker.readMetric('opm_retries_total{reason="error"}')).toBe(errors);
     const about = (text: string) => worker.output().split(text).length - 1;
-    await waitFor(() => about('resumed: PostgreSQL') === 1, { description: 'the end to be logged' });
+    await waitFor(() => about('resumed: PostgreSQL') === 1, { description: 'the log line of the resume' });
     expect(about('paused: PostgreSQL')).toBe(1);
   });
 
-  test('a customer whose row somebody holds keeps nobody else waiting, and is persisted when the row is free', async () => {
+  test('a customer with a locked row delays no other customer, and is persisted after the lock ends', async () => {
     await enqueue(6, 'first@example.com');
     await waitFor(() => find(6, 'c0'), { description: 'the row' });
     await client.query("BEGIN; UPDATE customers SET ip = '::1' WHERE project_id = 6");
@@ -123,10 +123,10 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     expect(await worker.readMetric('opm_worker_paused')).toBe(0);
   });
 
-  test('however much comes for rows that somebody holds, it keeps nobody else waiting, nor its neighbours in the same job', async () => {
+  test('entries for locked rows, however many, delay neither other customers nor neighbors in the job', async () => {
     const [held, others] = [nextProject++, nextProject++];
     await enqueue(held, 'first@example.com', 'first@example.com');
-    await untilEmpty(); // and what earlier tests left is counted by then
+    await untilEmpty(); // so that the metrics include the jobs of earlier tests
     await client.query(`
       BEGIN; UPDATE customers SET ip = '::1' WHERE project_id = ${held} AND customer_id = 'c0';
       INSERT INTO customers (project_id, customer_id, email, created_at, updated_at)
@@ -135,7 +135,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
       await worker.readMetric('opm_retries_total{reason="blocked"}'),
       await worker.readMetric('opm_entries_persisted_total'),
     ];
-    // More jobs than the worker has at a time, each of which would wait for the row.
+    // More jobs than the worker processes at a time, each of which would wait for the row.
     for (let i = 0; i < 80; i++) {
       await enqueue(held, 'held@example.com');
       await enqueue(others, `${i}@example.com`);
@@ -145,7 +145,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     await waitFor(async () => (await find(held, 'c1'))?.email === 'neighbour@example.com', {
       description: 'the neighbour',
     });
-    await waitFor(() => worker.output().includes('rows that another session holds'), { description: 'a warning' });
+    await waitFor(() => worker.output().includes('rows that another session has locked'), { description: 'a warning' });
     expect(await worker.readMetric('opm_retries_total{reason="blocked"}')).toBeGreaterThan(blocked);
     expect((await find(held, 'c0'))?.email).toBe('first@example.com');
     await client.query('COMMIT');
@@ -153,14 +153,14 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
       await waitFor(async () => (await find(held, id))?.email === 'held@example.com', { description: `the row ${id}` });
     }
     await untilEmpty();
-    // Each once, however often its job was tried.
+    // Each entry counts once, however often its job was tried.
     expect((await worker.readMetric('opm_entries_persisted_total')) - persisted).toBe(163);
     expect(await worker.readMetric('opm_worker_paused')).toBe(0);
   });
 
-  test('entries for which a trigger raises what an outage does keep nobody else waiting, and are dead letters in the end', async () => {
+  test('entries for which a trigger raises an outage error delay no others, and become dead letters', async () => {
     const states = ['53100', '53200', '57P01', '57P03', '08006', '55000', '25006', '42501'];
-    const innocent = nextProject++; // another one, where it is tried again
+    const innocent = nextProject++; // a new project, in case the test is retried
     const guilty = states.map((state) => ({ state, projectId: nextProject++ }));
     for (const { state, projectId } of guilty) {
       await enqueue(projectId, 'a@example.com', `b@state-${state}`, 'c@example.com');
@@ -177,11 +177,11 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
       expect(await find(projectId, 'c1')).toBeUndefined();
     }
     await untilEmpty();
-    expect(worker.output().split('paused: PostgreSQL').length - 1).toBe(1); // when the table was missing
+    expect(worker.output().split('paused: PostgreSQL').length - 1).toBe(1); // from the test with the missing table
     expect(await worker.readMetric('opm_worker_paused')).toBe(0);
   });
 
-  test('an entry that ends the session of each statement that has it is a dead letter in the end, without a pause', async () => {
+  test('an entry that ends the session of each of its statements becomes a dead letter, without a pause', async () => {
     const [guilty, innocent] = [nextProject++, nextProject++];
     await enqueue(guilty, 'a@example.com', 'ends@example.com', 'b@example.com');
     for (let i = 0; i < 20; i++) await enqueue(innocent, `${i}@example.com`);
@@ -210,7 +210,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
        SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'opm-worker'`,
     ],
   ])(
-    'while PostgreSQL answers and %s, jobs wait and use up no attempt, and all is persisted afterwards',
+    'while PostgreSQL answers and %s, jobs wait and use up no attempt, and all entries are persisted afterwards',
     async (_what, begin, end) => {
       const own = nextProject++;
       const read = (reason: string) => worker.readMetric(`opm_retries_total{reason="${reason}"}`);
@@ -218,7 +218,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
       const letters = await store.deadLetters.count({});
       await client.query(begin);
       for (let i = 0; i < 20; i++) await enqueue(own, `${i}@example.com`, `${i}@example.com`);
-      // The worker pauses and tries again, more often than it would try entries that are to blame.
+      // The worker postpones jobs more often than JOB_MAX_ATTEMPTS would allow failing entries.
       await waitFor(async () => (await read('outage')) > outages + 20, {
         description: 'the outage',
         timeoutMs: 120_000,
@@ -234,11 +234,11 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     },
   );
 
-  test('what it does is measured: rows and time of statements, the time from acknowledgement to row', async () => {
+  test('metrics count the rows and time of statements, and the time from admission to row', async () => {
     const count = await worker.readMetric('opm_entry_persist_seconds_count');
     await enqueue(4, 'a@example.com', 'b@example.com', 'c@example.com');
     await waitFor(async () => (await worker.readMetric('opm_entry_persist_seconds_count')) === count + 3, {
-      description: 'three entries more',
+      description: 'three more entries',
     });
     expect(await worker.readMetric('opm_entries_persisted_total')).toBe(count + 3);
     expect(await worker.readMetric('opm_entry_persist_seconds_sum')).toBeGreaterThan(0);
@@ -247,7 +247,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     );
   });
 
-  test('a worker that is killed in the middle of a statement loses nothing: another one takes its jobs over', async () => {
+  test('a worker killed during a statement loses nothing: another worker takes over its jobs', async () => {
     const LOCK_MS = 2_000;
     const another = await createBackend();
     const env = { ...another.env, JOB_LOCK_MS: String(LOCK_MS) };
@@ -265,11 +265,11 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     });
     await killed.stop('SIGKILL');
     await locker.query('ROLLBACK');
-    await locker.query('TRUNCATE customers'); // the statement may have come through after its worker's end
+    await locker.query('TRUNCATE customers'); // the statement may have committed after its worker was killed
 
     const other = await startApp('worker', env);
     const rows = async () => (await locker.query('SELECT FROM customers')).rowCount;
-    // Its locks run out, and the next check finds that.
+    // The job locks expire, and BullMQ's next stalled check finds that.
     await waitFor(async () => (await rows()) === 5, { description: 'the rows' });
     expect(await other.readMetric('opm_queue_jobs{state="failed"}')).toBe(0);
     await other.stop();
@@ -278,7 +278,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     await another.drop();
   });
 
-  test('what an old erasure left behind is purged by a scheduled job', async () => {
+  test('a scheduled job purges old tombstones', async () => {
     const day = 24 * 60 * 60 * 1_000;
     const erase = (customerId: string, daysAgo: number) =>
       queue.enqueue(0, {
@@ -291,7 +291,7 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
         ({ customer_id }) => customer_id,
       );
     await waitFor(async () => (await tombstones()).length === 2, { description: 'the tombstones' });
-    // The job of this hour has run when the worker started; this one is the same out of turn.
+    // This hour's job ran when the worker started, so the test enqueues another one.
     const { queues, close } = await openDashboardQueues({ ...backend, ...options });
     await queues.find(({ name }) => name === 'maintenance')?.add('purge-tombstones', {}, { removeOnComplete: true });
     await close();

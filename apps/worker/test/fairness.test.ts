@@ -24,8 +24,8 @@ describe.each(BACKENDS)('with the queue on %s:', (_, createBackend) => {
   });
 
   const enqueueAsIngress = async (projectId: number, customerIds: string[]) => {
-    const asking = customerIds.map((customerId) => ({ projectId, customerId }));
-    const { admitted, backlogs } = await queue.admit(0, asking);
+    const requests = customerIds.map((customerId) => ({ projectId, customerId }));
+    const { admitted, backlogs } = await queue.admit(0, requests);
     const entries = admitted.map(({ customerId, version }) => ({
       projectId,
       customerId,
@@ -35,19 +35,21 @@ describe.each(BACKENDS)('with the queue on %s:', (_, createBackend) => {
     await queue.enqueue(0, { entries }, toPriority(backlogs.get(projectId) ?? 0));
   };
   const countStored = async (projectId: number, customerIds: string[]) => {
-    const asked = customerIds.map((customerId) => ({ projectId, customerId, version: Number.MAX_SAFE_INTEGER }));
-    return (await store.customers.findExisting(asked)).size;
+    const queries = customerIds.map((customerId) => ({ projectId, customerId, version: Number.MAX_SAFE_INTEGER }));
+    return (await store.customers.findExisting(queries)).size;
   };
 
-  test('a project with little to do does not wait behind one with much, which is done in the end too', async () => {
+  test('a short backlog does not wait behind a long one, and the long one is finished too', async () => {
     const much = Array.from({ length: BACKLOG }, (_, i) => `much ${i}`);
     for (let i = 0; i < BACKLOG; i += CHUNK) await enqueueAsIngress(1, much.slice(i, i + CHUNK));
     await enqueueAsIngress(2, ['little']);
     expect((await queue.load()).entries).toBe(BACKLOG + 1);
 
-    // Few at a time, so that the order in which jobs are taken is the order in which they are done.
+    // Only a few jobs at a time, so that jobs finish in the order in which the worker takes them.
     const worker = await startApp('worker', { ...backend.env, WORKER_CONCURRENCY: '2', STATEMENT_MAX_ROWS: '100' });
-    await waitFor(async () => (await countStored(2, ['little'])) === 1, { description: 'the little one' });
+    await waitFor(async () => (await countStored(2, ['little'])) === 1, {
+      description: 'the entry of the short backlog',
+    });
     const sooner = `SELECT FROM customers WHERE project_id = 1
       AND xmin::text::bigint < (SELECT xmin::text::bigint FROM customers WHERE project_id = 2)`;
     expect((await query(backend.databaseUrl, sooner)).length).toBeLessThan(BACKLOG / 2);
@@ -56,7 +58,7 @@ describe.each(BACKENDS)('with the queue on %s:', (_, createBackend) => {
     expect(await worker.stop()).toEqual({ code: 0, signal: null });
   });
 
-  test('while a project with little to do is about, the statements of one with much are small', async () => {
+  test('while a project with a short backlog sends entries, the statements of a long backlog are small', async () => {
     const much = Array.from({ length: 2 * BACKLOG }, (_, i) => `more ${i}`);
     for (let i = 0; i < much.length; i += CHUNK) await enqueueAsIngress(4, much.slice(i, i + CHUNK));
 
@@ -67,12 +69,13 @@ describe.each(BACKENDS)('with the queue on %s:', (_, createBackend) => {
     const statements = await worker.readMetric('opm_statement_rows_count');
     const small = await worker.readMetric('opm_statement_rows_bucket{le="100"}');
     expect(small).toBeGreaterThan((2 * BACKLOG) / CHUNK / 2);
-    // Those of its first entries, which count as few, and any where the next one of the other was late; not all 50.
+    // Large are statements of its first entries, which count as a short backlog, and any while project 5 was late.
+    // Without the reserve, all 50 would be large.
     expect(statements - small).toBeLessThan(25);
     expect(await worker.stop()).toEqual({ code: 0, signal: null });
   });
 
-  test('a small backlog is no backlog: its jobs have no priority, whatever other projects do', async () => {
+  test('jobs of a short backlog have no priority value, whatever other projects do', async () => {
     await enqueueAsIngress(3, ['a']);
     const { queues, close } = await openDashboardQueues({ ...backend, ...options });
     expect(await queues[0]?.getJobCounts('waiting', 'prioritized')).toEqual({ waiting: 1, prioritized: 0 });

@@ -1,25 +1,25 @@
-import { MIB } from './upload.js';
+export const MIB = 2 ** 20;
 
-/** Bodies of one kind. */
+/** A kind of request body. */
 export type Shape = {
   name: string;
   path: '/entry' | '/entries';
   type: 'application/json' | 'application/x-ndjson';
-  /** The statuses that it may be answered with. */
+  /** The statuses that are allowed as the answer. */
   statuses: number[];
-  /** A new one for each request. */
+  /** Returns the body of the next request. */
   next(): Buffer;
-  /** Bytes of one chunk, where the body is sent with `transfer-encoding: chunked`. */
+  /** Bytes per chunk; if set, the body is sent with `transfer-encoding: chunked`. */
   chunkBytes?: number;
   isKeyed?: boolean;
-  /** One entry of usual size. */
+  /** A single entry of usual size. */
   isSingle?: boolean;
 };
 
 const KIB_16 = 16 * 1024;
 const BATCH = 1_000;
 
-/** Each as long as it may be: what is in a line of 16 KiB, an entry of 16 KiB, and a whole array of 1 MiB. */
+/** Values at the size limits: a line of 16 KiB, an entry of 16 KiB, an array of 1 MiB. */
 const VALUES: [name: string, make: (bytes: number) => string | Buffer][] = [
   ['deep arrays', (bytes) => '['.repeat(bytes / 2) + ']'.repeat(bytes / 2)],
   ['deep objects', (bytes) => `${'{"a":'.repeat((bytes - 8) / 6)}0${'}'.repeat((bytes - 8) / 6)}`],
@@ -42,7 +42,10 @@ const BLANK: [name: string, text: string][] = [
 let run = 0;
 const entries = createEntries();
 
-/** What all others are compared with, by path. Those of a batch have all five fields, as those of the other measures. */
+/**
+ * The valid bodies that the others of the path are compared with. Entries of a batch have all five fields, as in all
+ * measurements.
+ */
 export const VALID: Record<string, Shape> = {
   '/entries, array': batch('valid entries', 'array', () => `[${entries(BATCH).join()}]`, [207]),
   '/entries, lines': batch('valid entries', 'lines', () => entries(BATCH).join('\n'), [207]),
@@ -138,7 +141,7 @@ function padded(values: string[], bytes: number): string {
   return values.map((value) => `${value.slice(0, -1)},"other":"${'x'.repeat(spare)}"}`).join();
 }
 
-/** Of new customers, with all five fields. */
+/** Returns entries of new customers with all five fields. */
 function createEntries(): (count: number) => string[] {
   return (count) => {
     run++;

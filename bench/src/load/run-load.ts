@@ -1,34 +1,17 @@
-import type { Target } from '../contenders.js';
-import { loadWithAutocannon } from './autocannon.js';
-import { hasWrk, loadWithWrk } from './wrk.js';
+import {
+  hasWrk,
+  KNOWN_IDS,
+  type Load,
+  type LoadResult,
+  loadWithAutocannon,
+  loadWithWrk,
+  type Measured,
+  type Stream,
+  type Target,
+} from './generators.js';
 
-export type Load = {
-  target: Target;
-  /** Others of its kind, which get the same part of the connections as it does. */
-  besides?: Target[];
-  seconds: number;
-  /** Each entry about a new customer, or about one of the first n of `fillCustomers`. */
-  customers: 'new' | { known: number };
-  /** Requests per second over all connections, where it should not be all that the target can do. */
-  rate?: number;
-  /** Entries per request, to POST /entries; otherwise each goes to POST /entry by itself. */
-  batch?: number | undefined;
-  /** Over how many connections; 100 unless given, or 10 for batches. */
-  connections?: number;
-};
-
-export type LoadResult = { requests: number; seconds: number; p50Ms: number; p99Ms: number };
-
-/** What a load generator reports. */
-export type Measured = LoadResult & { refused: number; socketErrors: number };
-
-/** A load as the generators take it. */
-export type Stream = Load & { path: string; connections: number; ids: string; thinkMs?: number };
-
-/** What the ids of stored customers begin with; ten digits follow. */
-export const KNOWN_IDS = 'known-';
 export const CONNECTIONS = 100;
-/** Those who send batches need few, and all their entries at once are meant to fit into PENDING_MAX_ENTRIES. */
+/** Batches need few connections, and all their entries in flight must fit into PENDING_MAX_ENTRIES. */
 const BATCH_CONNECTIONS = 10;
 const WARM_UP_SECONDS = 5;
 
@@ -36,7 +19,7 @@ let runs = 0;
 
 /**
  * Sends entries over 100 connections, or batches over 10.
- * @throws Error when a single request is not answered with 2xx: then nothing has been measured
+ * @throws Error if any request is not answered with 2xx, since the measurement is then void
  */
 export async function runLoad(load: Load): Promise<LoadResult> {
   const way = load.batch
@@ -47,17 +30,17 @@ export async function runLoad(load: Load): Promise<LoadResult> {
   const parts = await Promise.all(
     targets.map((target) => send({ ...load, ...way, connections, target, ids: toIds(load) })),
   );
-  const { refused, socketErrors, ...result } = parts.reduce(sumUp);
+  const { refused, socketErrors, ...result } = parts.reduce(combine);
   if (refused > 0 || socketErrors > 0 || result.requests === 0) {
     throw new Error(
-      `of ${result.requests} requests ${refused} were refused and ${socketErrors} met a broken connection`,
+      `of ${result.requests} requests, ${refused} were refused and ${socketErrors} failed with a connection error`,
     );
   }
   return result;
 }
 
-/** Loads that ran at the same time; the latencies are those of the slower one. */
-const sumUp = (a: Measured, b: Measured): Measured => ({
+/** Combines simultaneous loads; the latencies are those of the slower one. */
+const combine = (a: Measured, b: Measured): Measured => ({
   requests: a.requests + b.requests,
   seconds: Math.max(a.seconds, b.seconds),
   refused: a.refused + b.refused,
@@ -66,17 +49,41 @@ const sumUp = (a: Measured, b: Measured): Measured => ({
   p99Ms: Math.max(a.p99Ms, b.p99Ms),
 });
 
-/** No two runs of new customers share one. */
+/** A new prefix for each run with new customers. */
 const toIds = ({ customers }: Load) => (customers === 'new' ? `new${runs++}-` : KNOWN_IDS);
 
-/** wrk, being written in C, takes little of the processor that it shares with the contenders; autocannon takes half. */
+/** wrk is written in C and takes little of the CPU that it shares with the contenders; autocannon takes half. */
 async function send(stream: Stream): Promise<Measured> {
   return (await hasWrk()) ? loadWithWrk(stream) : loadWithAutocannon(stream);
 }
 
-/** Lets the target compile what is hot. @param batch as in a load */
+/**
+ * Gives the target time to compile its hot code.
+ * @param batch as in a load
+ */
 export const warmUp = (target: Target, { batch }: Pick<Load, 'batch'> = {}) =>
   runLoad({ target, seconds: WARM_UP_SECONDS, customers: 'new', batch });
 
-/** How the report names the generator. */
+/** The generator's name in the report. */
 export const describeGenerator = async () => ((await hasWrk()) ? 'wrk' : 'autocannon');
+
+const MAX_SLICE_SECONDS = 10;
+const MAX_SECONDS = 900;
+
+/**
+ * Sends at least `requests` entries of new customers, in slices, because load generators count in seconds.
+ * @returns how many were sent
+ * @throws Error if that takes more than 15 minutes
+ */
+export async function loadUntil(target: Target, requests: number): Promise<number> {
+  let sent = 0;
+  let seconds = 0;
+  while (sent < requests) {
+    if (seconds > MAX_SECONDS) throw new Error(`only ${sent} of ${requests} requests after ${seconds} s`);
+    const left = sent > 0 ? Math.ceil(((requests - sent) / sent) * seconds) : 1;
+    const slice = await runLoad({ target, seconds: Math.min(left, MAX_SLICE_SECONDS), customers: 'new' });
+    sent += slice.requests;
+    seconds += slice.seconds;
+  }
+  return sent;
+}

@@ -1,6 +1,5 @@
 import { toWhole } from '@opm/testkit';
-import { bare, type Contender, fastify, project, synchronous, textbook } from '../contenders.js';
-import { fillCustomers } from '../customers.js';
+import { bare, type Contender, fastify, fillCustomers, project, synchronous, textbook } from '../contenders.js';
 import { warmUp } from '../load/run-load.js';
 import { medianRatio, type Report, type Result, runsOf, toRateTable, type Verdict } from '../report.js';
 import type { Servers } from '../servers.js';
@@ -11,7 +10,9 @@ export type AcksOptions = { seconds: number; rounds: number; known: number };
 const CONTENDERS = [bare, fastify, textbook, synchronous, project];
 const WHATS = ['new', 'updates'] as const;
 
-/** How many entries each contender acknowledges per second. No worker runs: it is the acknowledgement that is measured. */
+/**
+ * Measures the entries that each contender acknowledges per second. No worker runs, so only acknowledging is measured.
+ */
 export async function measureAcks(servers: Servers, { seconds, rounds, known }: AcksOptions): Promise<Report> {
   const results = WHATS.flatMap((what) =>
     CONTENDERS.map(({ name }): Result => ({ contender: name, what, perSecond: [] })),

@@ -11,7 +11,7 @@ export type AppendfsyncOptions = { seconds: number; rounds: number };
 const WHAT = 'new';
 const POLICIES = ['everysec', 'always'] as const;
 
-/** What it costs to have each entry on disk before it is acknowledged, instead of within a second. */
+/** Measures the cost of having each entry on disk before its acknowledgement, instead of within a second. */
 export async function measureAppendfsync(servers: Servers, options: AppendfsyncOptions): Promise<Report> {
   const name = 'appendfsync';
   const asked: Omit<Verdict, 'measured'> = {

@@ -14,7 +14,7 @@ const LOADS: { name: string; batch?: number }[] = [
   { name: 'batches of 1,000', batch: 1_000 },
 ];
 
-/** What it brings to send many entries with one request. No worker runs. */
+/** Measures the gain from many entries per request. No worker runs. */
 export async function measureBatches(servers: Servers, { seconds, rounds }: BatchesOptions): Promise<Report> {
   const results = LOADS.map(({ name }): Result => ({ contender: name, what: WHAT, perSecond: [] }));
   for (let round = 1; round <= rounds; round++) {

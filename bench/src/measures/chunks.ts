@@ -4,12 +4,11 @@ import { runLoad, warmUp } from '../load/run-load.js';
 import { countInShards } from '../queues.js';
 import { mediansOf, type Report, withRounds } from '../report.js';
 import type { Servers } from '../servers.js';
-import { readRedisSeconds } from './redis-seconds.js';
-import { runCounted } from './run-counted.js';
+import { readRedisSeconds, runCounted } from './run-counted.js';
 
 export type ChunksOptions = { seconds: number; rounds: number };
 
-/** What decides how many entries meet in a chunk. */
+/** The settings that determine the size of chunks. */
 type Layout = { shards: number; connections: number; chunksInFlight: number };
 
 const LAYOUTS: Layout[] = [
@@ -22,10 +21,10 @@ const LAYOUTS: Layout[] = [
   { shards: 6, connections: 100, chunksInFlight: 4 },
 ];
 
-/** Of a run; microseconds of processor per entry. */
+/** Result of one run; CPU in µs per entry. */
 type Cost = { entriesPerChunk: number; ingressUs: number; redisUs: number };
 
-/** What an entry takes of the ingress and of Redis, by how many of them share a chunk. No worker runs. */
+/** Measures the CPU that an entry costs in the ingress and in Redis, by the size of chunks. No worker runs. */
 export async function measureChunks(servers: Servers, { seconds, rounds }: ChunksOptions): Promise<Report> {
   const runs = LAYOUTS.map((layout) => ({ layout, costs: [] as Cost[] }));
   for (let round = 1; round <= rounds; round++) {

@@ -21,7 +21,10 @@ const LAYOUTS: Layout[] = [REDIS, ONE, ONE_CONFIRMED, THREE, THREE_CONFIRMED];
 
 type Layout = { name: string; masters?: number; minReplicas?: number };
 
-/** What it brings to spread the queue over the masters of a cluster, and costs to have a replica confirm. No worker runs. */
+/**
+ * Measures the gain from spreading the queue over the masters of a cluster, and the cost of confirming replicas. No
+ * worker runs.
+ */
 export async function measureCluster(servers: Servers, { seconds, rounds }: ClusterOptions): Promise<Report> {
   const rates = new Map(LAYOUTS.map(({ name }): [string, number[]] => [name, []]));
   for (let round = 1; round <= rounds; round++) {
@@ -39,7 +42,7 @@ export async function measureCluster(servers: Servers, { seconds, rounds }: Clus
   return { name: 'cluster', tables: toTables(rates, rounds), verdicts: [] };
 }
 
-/** A cluster of its own, each master with a replica, with the settings of the one Redis. */
+/** Starts a cluster with one replica per master and the settings of the single Redis. */
 async function toPlace(place: Place, { masters, minReplicas = 0 }: Layout): Promise<Place> {
   if (masters === undefined) return place;
   const directory = await mkdtemp(join(tmpdir(), 'opm-bench-'));

@@ -2,27 +2,29 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { EntryQueue } from '@opm/queue';
 import { type TestApp, toTable, toWhole } from '@opm/testkit';
 import pg from 'pg';
-import { startProject, startProjectWorker, type Target } from '../contenders.js';
-import { createProjects } from '../customers.js';
-import { makeEntry } from '../drain/entries.js';
-import { stopCleanly } from '../drain/time-drain.js';
-import { CHUNK, createProducer, enqueueAsIngress } from '../producer.js';
+import { createProjects, startProject, startProjectWorker } from '../contenders.js';
+import { makeEntry } from '../drain/drain.js';
+import { stopCleanly } from '../drain/persist.js';
+import type { Target } from '../load/generators.js';
+import { CHUNK, createProducer, enqueueAsIngress } from '../queues.js';
 import type { Report, Verdict } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 
 export type FairnessOptions = { backlog: number; samples: number };
 
-/** Milliseconds from the answer of an entry until its row can be read, sorted. */
+/** Times from an entry's answer until its row can be read, in ms, sorted. */
 type Delays = number[];
 
 const WARM_UP_SAMPLES = 100;
-/** Until the worker that has just been started is at full speed. */
+/** Time for a new worker to reach full speed. */
 const WARM_UP_MS = 2_000;
 
-/** Other projects that wait beside the quiet one, with as many entries in all. */
+/** Numbers of other projects with a backlog; their entries add up to the same number. */
 const BUSY = [1, 1_000];
 
-/** What a project with little to do notices of another one with very much, or of a thousand that are busy. */
+/**
+ * Measures how much a project with few entries is delayed by one project with very many, or by a thousand busy ones.
+ */
 export async function measureFairness(servers: Servers, options: FairnessOptions): Promise<Report> {
   const sections: { table: string; verdict: Verdict }[] = [];
   for (const busy of BUSY) sections.push(await servers.inFreshPlace((place) => measureBeside(place, busy, options)));
@@ -35,7 +37,7 @@ export async function measureFairness(servers: Servers, options: FairnessOptions
 
 async function measureBeside(place: Place, busy: number, { backlog, samples }: FairnessOptions) {
   const quiet = await startProject(place);
-  await createProjects(place.databaseUrl, busy); // their ids follow that of the quiet one, which is the first
+  await createProjects(place.databaseUrl, busy); // The quiet project has id 1; these follow.
   const producer = await createProducer(place);
   const client = new pg.Client({ connectionString: place.databaseUrl });
   await client.connect();
@@ -59,7 +61,7 @@ async function measureBeside(place: Place, busy: number, { backlog, samples }: F
   for (let i = 0; i < WARM_UP_SAMPLES; i++) await takeSample();
   const beside = await takeSamples(takeSample, samples);
   const left = (await producer.load()).entries;
-  if (left === 0) throw new Error('the others were done too early: give them a larger --backlog');
+  if (left === 0) throw new Error('the backlog of the other projects ran out; use a larger --backlog');
 
   const limitMs = 2 * percentile(alone, 0.99) + fullStatementMs;
   return {
@@ -90,7 +92,7 @@ async function fill(producer: EntryQueue, busy: number, count: number): Promise<
   await Promise.all(Array.from({ length: 20 }, fillChunks));
 }
 
-/** Sends an entry and looks for its row every millisecond. */
+/** Sends an entry and polls for its row every millisecond. */
 function createSampler({ url, apiKey }: Target, client: pg.Client): () => Promise<number> {
   let next = 0;
   const isStored = async (customerId: string) => {
@@ -127,7 +129,7 @@ const toCells = (delays: Delays) => [
   percentile(delays, 0.99).toFixed(1),
 ];
 
-/** The mean of a second in which only the other project is served. */
+/** The mean duration of a statement, in ms, over one second in which only the other projects are served. */
 async function readStatementMs({ readMetric }: Pick<TestApp, 'readMetric'>): Promise<number> {
   const read = async () => ({
     count: await readMetric('opm_statement_seconds_count'),
@@ -136,6 +138,6 @@ async function readStatementMs({ readMetric }: Pick<TestApp, 'readMetric'>): Pro
   const before = await read();
   await delay(1_000);
   const after = await read();
-  if (after.count === before.count) throw new Error('the worker persists nothing of the other project');
+  if (after.count === before.count) throw new Error('the worker persists no entries of the other projects');
   return ((after.seconds - before.seconds) / (after.count - before.count)) * 1_000;
 }

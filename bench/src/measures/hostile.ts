@@ -1,14 +1,18 @@
+import { randomUUID } from 'node:crypto';
+import { Agent, request } from 'node:http';
+import { connect } from 'node:net';
+import { text } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
 import { median, toTable } from '@opm/testkit';
-import { startProject, type Target } from '../contenders.js';
-import { HOSTILE, type Shape, VALID } from '../hostile/shapes.js';
-import { uploadAll } from '../hostile/upload.js';
+import { startProject } from '../contenders.js';
+import { HOSTILE, MIB, type Shape, VALID } from '../hostile/shapes.js';
+import type { Target } from '../load/generators.js';
 import { medianRatio, type Report, withRounds } from '../report.js';
 import type { Servers } from '../servers.js';
 
-export type HostileOptions = { mib: number; rounds: number };
+type HostileOptions = { mib: number; rounds: number };
 
-/** Prints the longest turn of the event loop since the last time, when it is told to. */
+/** On SIGWINCH the ingress prints the longest turn of the event loop since the last print. */
 const WATCH_TURNS = `
   import { monitorEventLoopDelay } from 'node:perf_hooks';
   const turns = monitorEventLoopDelay({ resolution: 1 });
@@ -21,7 +25,10 @@ const WATCH_TURNS = `
 type Run = { shape: Shape; msPerMib: number[]; longestTurnMs: number[]; slowestPingMs: number[] };
 type Ingress = Awaited<ReturnType<typeof startProject>>;
 
-/** What a MiB that nobody should send takes of the ingress, and of others’ time, beside a MiB of valid entries. No worker runs. */
+/**
+ * Measures the CPU that a MiB of a hostile body costs in the ingress, and how long it delays others, next to a MiB of
+ * valid entries. No worker runs.
+ */
 export async function measureHostile(servers: Servers, { mib, rounds }: HostileOptions): Promise<Report> {
   const groups = Object.entries(VALID).map(([name, valid]) => ({
     name,
@@ -31,11 +38,12 @@ export async function measureHostile(servers: Servers, { mib, rounds }: HostileO
   }));
   const env = {
     NODE_OPTIONS: `--import "data:text/javascript,${encodeURIComponent(WATCH_TURNS)}"`,
-    EVENT_LOOP_MAX_DELAY_MS: '10000', // all is worked on, and nothing refused because of what it does to others
+    EVENT_LOOP_MAX_DELAY_MS: '10000', // High enough that the ingress never refuses a request as overloaded.
   };
   await servers.inFreshPlace(async (place) => {
     const ingress = await startProject(place, env);
-    for (const { runs } of groups) for (const { shape } of runs) await uploadAll(ingress, shape, 1); // compiles what is hot
+    // Lets the ingress compile its hot code.
+    for (const { runs } of groups) for (const { shape } of runs) await uploadAll(ingress, shape, 1);
     for (let round = 1; round <= rounds; round++) {
       for (const { name, runs } of groups) {
         for (const run of runs) {
@@ -87,7 +95,10 @@ async function measure(ingress: Ingress, run: Run, mib: number): Promise<void> {
   run.longestTurnMs.push(turn);
 }
 
-/** One after the other. @returns how long the slowest of them took */
+/**
+ * Pings one request at a time.
+ * @returns the slowest ping, in ms
+ */
 async function pingUntil({ url, apiKey }: Target, signal: AbortSignal): Promise<number> {
   let slowest = 0;
   while (!signal.aborted) {
@@ -105,4 +116,73 @@ async function readLongestTurn({ pid, output }: Ingress): Promise<number> {
   process.kill(pid, 'SIGWINCH');
   while (readAll().length === before) await delay(1);
   return readAll().at(-1) ?? Number.NaN;
+}
+
+const UPLOADS = 4;
+
+/** Single entries take so much longer that fewer of them are enough. */
+const PART_OF_SINGLES = 1 / 16;
+
+/**
+ * Sends bodies of one shape, a few at the same time.
+ * @returns MiB sent
+ * @throws Error if an answer has a status that the shape does not allow
+ */
+async function uploadAll({ url, apiKey }: Target, shape: Shape, mib: number): Promise<number> {
+  const agent = new Agent({ keepAlive: true, maxSockets: UPLOADS });
+  let bytes = 0;
+  const wanted = mib * MIB * (shape.isSingle ? PART_OF_SINGLES : 1);
+  const sendSome = async () => {
+    while (bytes < wanted) {
+      const body = shape.next();
+      // The frame of a chunk takes five bytes.
+      bytes += body.length * (shape.chunkBytes ? 1 + 5 / shape.chunkBytes : 1);
+      await upload(body);
+    }
+  };
+  await Promise.all(Array.from({ length: UPLOADS }, sendSome));
+  agent.destroy();
+  return bytes / MIB;
+
+  async function upload(body: Buffer): Promise<void> {
+    const { name, statuses, chunkBytes } = shape;
+    const { status, answer } = await (chunkBytes ? sendChunks(body, chunkBytes) : send(body));
+    if (status === 503) return upload(body); // Retries, as a partner does.
+    if (!statuses.includes(status)) throw new Error(`${name}: ${status} ${answer.slice(0, 200)}`);
+  }
+
+  function toHeaders() {
+    const { type, isKeyed } = shape;
+    return { 'x-api-key': apiKey, 'content-type': type, ...(isKeyed && { 'idempotency-key': randomUUID() }) };
+  }
+
+  function send(body: Buffer): Promise<Answer> {
+    return new Promise((resolve, reject) => {
+      const headers = { ...toHeaders(), 'content-length': body.length };
+      const outgoing = request(url + shape.path, { method: 'POST', agent, headers }, async (response) => {
+        resolve({ status: response.statusCode ?? 0, answer: await text(response) });
+      });
+      outgoing.on('error', reject).end(body);
+    });
+  }
+
+  /** Writes to a socket: with Node's client, writing the chunks one by one would take longer than the ingress waits. */
+  async function sendChunks(body: Buffer, bytes: number): Promise<Answer> {
+    const { hostname, port } = new URL(url);
+    const headers = { ...toHeaders(), host: hostname, connection: 'close', 'transfer-encoding': 'chunked' };
+    const lines = Object.entries(headers).map(([header, value]) => `${header}: ${value}\r\n`);
+    const socket = connect(Number(port), hostname);
+    socket.write(`POST ${shape.path} HTTP/1.1\r\n${lines.join('')}\r\n${toChunks(body, bytes)}`);
+    const answer = await text(socket);
+    return { status: Number(answer.split(' ', 2)[1]), answer };
+  }
+}
+
+type Answer = { status: number; answer: string };
+
+function toChunks(body: Buffer, bytes: number): string {
+  const chunks = Array.from({ length: Math.ceil(body.length / bytes) }, (_, i) =>
+    body.toString('latin1', i * bytes, (i + 1) * bytes),
+  );
+  return `${chunks.map((chunk) => `${chunk.length.toString(16)}\r\n${chunk}\r\n`).join('')}0\r\n\r\n`;
 }

@@ -1,22 +1,23 @@
 import { median, query, toTable, toWhole } from '@opm/testkit';
-import { startProjectWorker } from '../contenders.js';
-import { createProjects } from '../customers.js';
-import { makeEntry } from '../drain/entries.js';
-import { stopCleanly } from '../drain/time-drain.js';
-import { createProducer, enqueueAsIngress } from '../producer.js';
-import { openProjectQueue, waitUntilEmpty } from '../queues.js';
+import { createProjects, startProjectWorker } from '../contenders.js';
+import { makeEntry } from '../drain/drain.js';
+import { stopCleanly } from '../drain/persist.js';
+import { createProducer, enqueueAsIngress, openProjectQueue, waitUntilEmpty } from '../queues.js';
 import type { Report } from '../report.js';
 import type { Servers } from '../servers.js';
 
 export type JobsOptions = { jobs: number };
 
 const PARTS = 10;
-/** Jobs that are enqueued at the same time; what waits stays short. */
+/** Number of concurrent enqueues; the backlog stays short. */
 const AT_ONCE = 20;
 const PROJECTS = 1_000;
 const MIB = 1024 * 1024;
 
-/** Whether the queue in PostgreSQL stays as fast and as small as it was, however many jobs have been through it. A job has an entry. */
+/**
+ * Measures whether the queue in PostgreSQL stays fast and small however many jobs have passed through it. Each job has
+ * one entry.
+ */
 export function measureJobs(servers: Servers, { jobs }: JobsOptions): Promise<Report> {
   return servers.inFreshPlace(async (fresh) => {
     const place = { ...fresh, queue: 'postgres' as const };
@@ -61,7 +62,7 @@ export function measureJobs(servers: Servers, { jobs }: JobsOptions): Promise<Re
   });
 }
 
-/** With indexes; nothing waits any more. */
+/** Size of the tables with their indexes, in bytes, once the queue is empty. */
 async function readTableBytes(databaseUrl: string): Promise<number> {
   const [row] = await query<{ bytes: string }>(
     databaseUrl,

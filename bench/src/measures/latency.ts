@@ -1,12 +1,16 @@
 import { median, toTable, toWhole } from '@opm/testkit';
 import { bare, project } from '../contenders.js';
-import { type LoadResult, runLoad, warmUp } from '../load/run-load.js';
+import type { LoadResult } from '../load/generators.js';
+import { runLoad, warmUp } from '../load/run-load.js';
 import { medianRatio, type Report, withRounds } from '../report.js';
 import type { Servers } from '../servers.js';
 
 export type LatencyOptions = { seconds: number; rounds: number };
 
-/** How long an acknowledgement takes at half of what the project can do, next to the bare peer at that same rate. */
+/**
+ * Measures the latency of an acknowledgement at half of the project's highest rate, next to the bare peer at the same
+ * rate.
+ */
 export async function measureLatency(servers: Servers, { seconds, rounds }: LatencyOptions): Promise<Report> {
   const ours: LoadResult[] = [];
   const bares: LoadResult[] = [];

@@ -1,12 +1,15 @@
 import { toTable, toWhole } from '@opm/testkit';
 import { startProject, startProjectWorker } from '../contenders.js';
-import { loadUntil } from '../load/load-until.js';
+import { loadUntil } from '../load/run-load.js';
 import type { Report } from '../report.js';
 import type { Servers } from '../servers.js';
 
 export type MemoryOptions = { first: number; last: number };
 
-/** Whether the ingress grows with the requests that it has answered. One worker drains along. */
+/**
+ * Measures whether the ingress's memory grows with the number of answered requests. One worker drains the queue
+ * meanwhile.
+ */
 export function measureMemory(servers: Servers, { first, last }: MemoryOptions): Promise<Report> {
   return servers.inFreshPlace(async (place) => {
     const target = await startProject(place);

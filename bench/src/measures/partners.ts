@@ -1,41 +1,40 @@
 import { createStore } from '@opm/store';
 import { median, type TestApp, toTable, toWhole } from '@opm/testkit';
-import { project, startProject, startProjectWorker, synchronous, type Target } from '../contenders.js';
-import { makeEntries, slice } from '../drain/entries.js';
-import { persistWithTextbook } from '../drain/persist-with-textbook.js';
-import { stopCleanly, timeDrain } from '../drain/time-drain.js';
+import { project, startProject, startProjectWorker, synchronous } from '../contenders.js';
+import { makeEntries } from '../drain/drain.js';
+import { persistWithTextbook, slice, stopCleanly, timeDrain } from '../drain/persist.js';
+import type { Target } from '../load/generators.js';
 import { runLoad, warmUp } from '../load/run-load.js';
 import { countWaiting, openProjectQueue, waitUntilEmpty } from '../queues.js';
 import { type Report, toRatios, type Verdict, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
-import { readRedisSeconds } from './redis-seconds.js';
-import { runCounted } from './run-counted.js';
+import { readRedisSeconds, runCounted } from './run-counted.js';
 import { loadAndPersist, toFigure } from './sustained.js';
 
 export type PartnersOptions = { partners: number; seconds: number; rounds: number };
 
 type Case = { queue: 'Redis' | 'PostgreSQL'; partners: number; isZipf?: true };
 
-/** Of a run. Rates are entries per second, and µs are of processor per entry. */
+/** Result of one run. Rates are entries per second; CPU is in µs per entry. */
 type Run = {
   acks: number;
   drain: number;
-  /** Acknowledged and persisted while a worker runs: the lesser of the two. */
+  /** The lower of the rates of acknowledging and of persisting while a worker runs. */
   both: number;
-  /** Of an acknowledgement at half of `acks`, while a worker runs. */
+  /** Latency of an acknowledgement at half of `acks` while a worker runs. */
   p99Ms: number;
   ingressUs: number;
   redisUs: number;
   workerUs: number;
 };
 
-/** Projects that are created at the same time. */
+/** Number of projects to create concurrently. */
 const CREATED_AT_ONCE = 50;
-/** As many requests as there are turns before they begin anew. */
+/** Number of requests after which the Zipf-distributed keys repeat. */
 const TURNS = 20_000;
 const TEXTBOOK_ENTRIES = 20_000;
 
-/** Whether a thousand partners are as fast as one: what is acknowledged, and how fast one worker persists it. */
+/** Measures whether a thousand partners are as fast as one: acknowledging, and persisting with one worker. */
 export async function measurePartners(
   servers: Servers,
   { partners, seconds, rounds }: PartnersOptions,
@@ -54,7 +53,7 @@ export async function measurePartners(
       runs.get(nameOf(it))?.push(run);
       const { acks, drain, both } = run;
       console.log(
-        `round ${round}: ${nameOf(it)}: ${[acks, drain, both].map(toWhole).join(', ')} acked, drained, both/s`,
+        `round ${round}: ${nameOf(it)}: ${[acks, drain, both].map(toWhole).join(', ')} acknowledged, drained, both per second`,
       );
     }
     peers.synchronous.push(await servers.inFreshPlace((place) => measureSynchronous(place, seconds)));
@@ -165,7 +164,7 @@ async function measureCase(fresh: Place, it: Case, seconds: number): Promise<Run
 
 const readCpu = ({ readMetric }: Pick<TestApp, 'readMetric'>) => readMetric('process_cpu_seconds_total');
 
-/** The target with the keys of so many projects, in turns. */
+/** Creates `partners` projects and returns the target with their keys, to be used in turn. */
 async function withPartners({ databaseUrl }: Place, target: Target, { partners, isZipf }: Case): Promise<Target> {
   if (partners === 1) return target;
   const store = createStore({ databaseUrl, poolSize: 4, applicationName: 'bench' });
@@ -179,13 +178,13 @@ async function withPartners({ databaseUrl }: Place, target: Target, { partners, 
   return { ...target, turns: isZipf ? toZipf(keys) : keys };
 }
 
-/** The k-th key comes in proportion to 1/k, in an order that repeats from run to run. */
+/** Repeats the k-th key in proportion to 1/k, in an order that is the same in every run. */
 function toZipf(keys: string[]): string[] {
   const harmonic = keys.reduce((sum, _key, i) => sum + 1 / (i + 1), 0);
   const turns = keys.flatMap((key, i) => Array<string>(Math.max(1, Math.round(TURNS / harmonic / (i + 1)))).fill(key));
   let seed = 1;
   const random = () => {
-    seed = (seed * 48_271) % 2_147_483_647; // Park and Miller's minimal standard
+    seed = (seed * 48_271) % 2_147_483_647; // The minimal standard generator of Park and Miller.
     return seed / 2_147_483_647;
   };
   return turns
@@ -201,7 +200,7 @@ async function measureSynchronous(place: Place, seconds: number): Promise<number
   return run.requests / run.seconds;
 }
 
-/** Its jobs hold an entry each, whoever that is from. */
+/** Its jobs hold one entry each, so the number of partners makes no difference. */
 async function measureTextbook(place: Place): Promise<number> {
   const entries = makeEntries(TEXTBOOK_ENTRIES, 0);
   return entries.length / (await persistWithTextbook(place, entries));

@@ -1,8 +1,7 @@
 import { toWhole } from '@opm/testkit';
-import { project, startIngresses } from '../contenders.js';
-import { countCustomers } from '../customers.js';
-import { makeEntries } from '../drain/entries.js';
-import { persistWithWorkers } from '../drain/persist-with-worker.js';
+import { countCustomers, project, startIngresses } from '../contenders.js';
+import { makeEntries } from '../drain/drain.js';
+import { persistWithWorkers } from '../drain/persist.js';
 import { warmUp } from '../load/run-load.js';
 import { type Report, type Result, runsOf, toRatioTable } from '../report.js';
 import type { Place, Servers } from '../servers.js';
@@ -13,7 +12,7 @@ export type ProcessesOptions = { entries: number; seconds: number; rounds: numbe
 const COUNTS = [1, 2, 4];
 const toName = (count: number) => (count === 1 ? '1 process' : `${count} processes`);
 
-/** What more ingresses and more workers bring, each as processes of their own on this one machine, with one queue. */
+/** Measures the gain from more ingresses and more workers, as processes on one machine with one queue. */
 export async function measureProcesses(servers: Servers, options: ProcessesOptions): Promise<Report> {
   const { entries, seconds, rounds } = options;
   const measures: [what: string, measure: (place: Place, count: number) => Promise<number>][] = [
@@ -35,7 +34,7 @@ export async function measureProcesses(servers: Servers, options: ProcessesOptio
   return { name: 'processes', tables: toRatioTable(results, toName(1), 'entries/s'), verdicts: [] };
 }
 
-/** No worker runs. */
+/** Acknowledged entries per second. No worker runs. */
 async function acknowledge(place: Place, count: number, seconds: number): Promise<number> {
   const [target, ...besides] = await startIngresses(place, count);
   await Promise.all([target, ...besides].map((ingress) => warmUp(ingress)));

@@ -1,13 +1,12 @@
 import { toTable, toWhole, withRedis } from '@opm/testkit';
 import { type Contender, project, textbook } from '../contenders.js';
-import { loadUntil } from '../load/load-until.js';
-import { warmUp } from '../load/run-load.js';
+import { loadUntil, warmUp } from '../load/run-load.js';
 import type { Report } from '../report.js';
 import type { Servers } from '../servers.js';
 
 export type RedisBytesOptions = { entries: number };
 
-/** What an entry that waits takes of Redis. No worker runs. */
+/** Measures the memory that a waiting entry takes in Redis. No worker runs. */
 export async function measureRedisBytes(servers: Servers, { entries }: RedisBytesOptions): Promise<Report> {
   const ours = await fill(servers, project, entries);
   const theirs = await fill(servers, textbook, entries);
@@ -33,7 +32,7 @@ export async function measureRedisBytes(servers: Servers, { entries }: RedisByte
 function fill(servers: Servers, contender: Contender, entries: number): Promise<{ entries: number; bytes: number }> {
   return servers.inFreshPlace(async (place) => {
     const target = await contender.start(place);
-    // Redis frees what reading an earlier queue has cost only when scripts run again.
+    // Redis frees the memory that reading an earlier queue took only when scripts run again.
     const { requests: warmed } = await warmUp(target);
     const before = await readUsedMemory(place.redisUrl);
     const sent = await loadUntil(target, entries);

@@ -1,23 +1,23 @@
 import type { CustomerEntry } from '@opm/core';
 import { toWhole } from '@opm/testkit';
-import { project, type Target } from '../contenders.js';
-import { countCustomers, fillCustomers } from '../customers.js';
-import { makeEntries } from '../drain/entries.js';
-import { persistWithWorker } from '../drain/persist-with-worker.js';
-import { KNOWN_IDS, warmUp } from '../load/run-load.js';
+import { countCustomers, fillCustomers, project } from '../contenders.js';
+import { makeEntries } from '../drain/drain.js';
+import { persistWithWorker } from '../drain/persist.js';
+import { KNOWN_IDS, type Target } from '../load/generators.js';
+import { warmUp } from '../load/run-load.js';
 import { medianRatio, type Report, type Result, runsOf, toRateTable } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 import { runCounted } from './run-counted.js';
 
 export type StoredOptions = { customers: number; known: number; entries: number; seconds: number; rounds: number };
 
-/** A database with an ingress, and how many customers it has been filled with. */
+/** A database with an ingress; `stored` is the number of customers in it. */
 type Side = { name: string; place: Place; target: Target; stored: number };
 
 const WHATS = ['acks, new', 'acks, updates', 'drain, new', 'drain, updates'] as const;
 type Rates = Record<(typeof WHATS)[number], number>;
 
-/** Whether a full table slows things down. Both databases are there at the same time, and are measured in turn. */
+/** Measures whether a full table slows things down. Both databases exist at the same time and are measured in turn. */
 export async function measureStored(servers: Servers, options: StoredOptions): Promise<Report> {
   const { customers, known, rounds } = options;
   return servers.inFreshPlace((fullPlace) =>
@@ -60,7 +60,7 @@ async function measureSide({ place, target, stored }: Side, round: number, optio
     const run = await runCounted(place, { target, seconds, customers }, project.countAccepted.new);
     return run.requests / run.seconds;
   };
-  // A queue of its own, or the entries of the acks would be persisted along.
+  // A separate queue; otherwise the worker would also persist the entries of the acks.
   const drain = async (name: string, some: CustomerEntry[]) =>
     some.length / (await persistWithWorker({ ...place, prefix: `${place.prefix}-${name}${round}` }, some));
 
@@ -74,7 +74,7 @@ async function measureSide({ place, target, stored }: Side, round: number, optio
   return { ...acks, 'drain, new': drainNew, 'drain, updates': await drain('updates', known) };
 }
 
-/** The entries are about stored customers from all over the table, each about another one. */
+/** Assigns each entry to another stored customer, spread over the whole table. */
 function spreadOver(stored: number, entries: CustomerEntry[]): CustomerEntry[] {
   const step = Math.floor(stored / entries.length);
   return entries.map((entry, i) => ({ ...entry, customerId: `${KNOWN_IDS}${String(1 + i * step).padStart(10, '0')}` }));

@@ -1,7 +1,7 @@
 import { median, toTable, toWhole } from '@opm/testkit';
-import { type Contender, project, startProjectWorker, synchronous } from '../contenders.js';
-import { countCustomers } from '../customers.js';
-import { type Load, runLoad } from '../load/run-load.js';
+import { type Contender, countCustomers, project, startProjectWorker, synchronous } from '../contenders.js';
+import type { Load } from '../load/generators.js';
+import { runLoad } from '../load/run-load.js';
 import { openProjectQueue, waitUntilEmpty } from '../queues.js';
 import { medianRatio, type Report, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
@@ -10,10 +10,13 @@ export type SustainedOptions = { seconds: number; rounds: number };
 
 const BATCH = 100;
 
-/** Per second of the load. What counts is the lesser of the two: acknowledged, and a row by its end. */
+/** Entries per second of the load: acknowledged, and rows by its end. The lower one counts. */
 type Sustained = { acked: number; persisted: number };
 
-/** What one ingress and one worker keep up with, all on one machine, next to a program that answers when it has stored. */
+/**
+ * Measures the rate that one ingress and one worker sustain on one machine, next to a program that answers after
+ * storing.
+ */
 export async function measureSustained(servers: Servers, { seconds, rounds }: SustainedOptions): Promise<Report> {
   const contenders: [name: string, contender: Contender, batch?: number][] = [
     [synchronous.name, synchronous],
@@ -60,7 +63,10 @@ async function sustain(place: Place, contender: Contender, load: Pick<Load, 'sec
   );
 }
 
-/** A load of new customers beside a worker that runs. @throws Error if fewer of them are rows in the end than were acknowledged */
+/**
+ * Runs a load of new customers while a worker runs.
+ * @throws Error if fewer entries became rows than were acknowledged
+ */
 export async function loadAndPersist(
   { databaseUrl }: Place,
   load: Load,

@@ -2,24 +2,22 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { EntryQueue } from '@opm/queue';
 import { median, toTable, toWhole } from '@opm/testkit';
 import pg from 'pg';
-import { startProjectWorker } from '../contenders.js';
-import { createProjects } from '../customers.js';
-import { makeEntry } from '../drain/entries.js';
-import { stopCleanly } from '../drain/time-drain.js';
-import { CHUNK, createProducer } from '../producer.js';
-import { openProjectQueue, waitUntilEmpty } from '../queues.js';
+import { createProjects, startProjectWorker } from '../contenders.js';
+import { makeEntry } from '../drain/drain.js';
+import { stopCleanly } from '../drain/persist.js';
+import { CHUNK, createProducer, openProjectQueue, waitUntilEmpty } from '../queues.js';
 import { medianRatio, type Report, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 
 export type TroubleOptions = { entries: number; rounds: number };
 
-type Asking = Parameters<EntryQueue['admit']>[1][number] & { fields?: object };
+type AdmitRequest = Parameters<EntryQueue['admit']>[1][number] & { fields?: object };
 
 type Trouble = {
   name: string;
-  /** The entry of the partner in trouble; the others have a partner of their own. */
-  toEntry?: (n: number) => Asking;
-  /** The ingress gives erasures chunks of their own. */
+  /** Creates the n-th entry of the partner in trouble. The other entries belong to other partners. */
+  toEntry?: (n: number) => AdmitRequest;
+  /** The entries get their own chunks, as the ingress does with erasures. */
   isApart?: true;
   isPersisted?: true;
   hold?: (client: pg.Client) => Promise<void>;
@@ -27,7 +25,7 @@ type Trouble = {
 
 const PARTNERS = 1_000;
 const IN_TROUBLE = 1;
-/** One entry of so many is of the partner in trouble. */
+/** One of so many entries belongs to the partner in trouble. */
 const EVERY = 100;
 const POISON = 'poison@example.com';
 const POLL_MS = 50;
@@ -64,9 +62,12 @@ const TROUBLES: Trouble[] = [
   },
 ];
 
-const toEntry = (n: number): Asking => ({ ...makeEntry(n, 1), projectId: IN_TROUBLE });
+const toEntry = (n: number): AdmitRequest => ({ ...makeEntry(n, 1), projectId: IN_TROUBLE });
 
-/** What one partner's trouble, in 1 % of all entries, leaves of the speed at which a worker persists the others' entries. */
+/**
+ * Measures how trouble in 1 % of all entries, all of one partner, affects the rate at which a worker persists the
+ * others.
+ */
 export async function measureTrouble(servers: Servers, { entries, rounds }: TroubleOptions): Promise<Report> {
   const perSecond = new Map<Trouble, number[]>(TROUBLES.map((trouble) => [trouble, []]));
   for (let round = 1; round <= rounds; round++) {
@@ -95,7 +96,7 @@ export async function measureTrouble(servers: Servers, { entries, rounds }: Trou
   };
 }
 
-/** @returns entries of the others per second, from the first job until all of them are rows */
+/** @returns entries of the other partners per second, from the first job until all of them are rows */
 async function timeOthers(place: Place, trouble: Trouble, entries: number): Promise<number> {
   const client = new pg.Client({ connectionString: place.databaseUrl });
   await client.connect();
@@ -121,21 +122,24 @@ async function timeOthers(place: Place, trouble: Trouble, entries: number): Prom
   return others / seconds;
 }
 
-/** Queues the entries. @returns how many are of the others */
+/**
+ * Enqueues the entries.
+ * @returns how many belong to other partners
+ */
 async function fill(place: Place, { toEntry: toTroubled, isApart }: Trouble, entries: number): Promise<number> {
   const producer = await createProducer(place);
   let others = 0;
   for (let first = 0; first < entries; first += CHUNK) {
     const isTroubled = (n: number) => toTroubled && (isApart ? (first / CHUNK) % EVERY === 0 : n % EVERY === 0);
-    const asking = Array.from({ length: CHUNK }, (_, i): Asking => {
+    const requests = Array.from({ length: CHUNK }, (_, i): AdmitRequest => {
       const n = first + i;
       if (toTroubled && isTroubled(n)) return toTroubled(n);
       others++;
       return { ...makeEntry(n, 1), projectId: IN_TROUBLE + 1 + (n % (PARTNERS - 1)) };
     });
-    const { admitted } = await producer.admit(0, asking);
+    const { admitted } = await producer.admit(0, requests);
     await producer.enqueue(0, {
-      entries: asking.map((entry, i) => ({ ...entry, version: admitted[i]?.version ?? 0 })),
+      entries: requests.map((entry, i) => ({ ...entry, version: admitted[i]?.version ?? 0 })),
     });
   }
   await producer.close();

@@ -1,28 +1,28 @@
-import type { Field } from '@opm/core';
+import { FIELDS, type Field } from '@opm/core';
 import { query } from '@opm/testkit';
-import { type Sent, toCustomer } from '../load/ledger.js';
+import { type SentEntry, toCustomer } from '../load/ledger.js';
 import { checkCustomer, type Row } from './check-customer.js';
 import type { Finding } from './finding.js';
 
-/** Rows by customer, as the ledger names them. */
+/** Rows by customer id of the ledger. */
 export type Rows = Map<string, Row>;
 
-/** Compares the table with all that was sent, customer by customer. */
-export function checkRows(customers: Map<string, Sent[]>, rows: Rows): Finding[] {
+/** Compares all rows with everything that was sent. */
+export function checkRows(customers: Map<string, SentEntry[]>, rows: Rows): Finding[] {
   const findings: Finding[] = [];
   for (const [customerId, sent] of customers) {
     findings.push(...checkCustomer(customerId, sent, rows.get(customerId) ?? {}));
   }
   for (const customerId of rows.keys()) {
     if (!customers.has(customerId))
-      findings.push({ rule: 'wrong', at: performance.now(), customerId, what: 'nobody sent this customer' });
+      findings.push({ rule: 'wrong', at: performance.now(), customerId, what: 'no client sent this customer' });
   }
   return findings;
 }
 
 const PAGE = 20_000;
 
-/** @param projectIds of the partners, in order */
+/** @param projectIds those of the partners, in order */
 export async function readRows(databaseUrl: string, projectIds: number[]): Promise<Rows> {
   const rows: Rows = new Map();
   for (const [partner, projectId] of projectIds.entries()) await addRows(rows, partner, databaseUrl, projectId);
@@ -46,7 +46,11 @@ async function addRows(rows: Rows, partner: number, databaseUrl: string, project
   }
 }
 
+/** `first_name AS "firstName"`, as prisma/schema.prisma maps each field. */
+const COLUMNS = FIELDS.map(
+  (field) => `${field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)} AS "${field}"`,
+).join(', ');
 const READ = `
-  SELECT customer_id AS "customerId", email, phone, first_name AS "firstName", last_name AS "lastName", ip
+  SELECT customer_id AS "customerId", ${COLUMNS}
   FROM customers WHERE project_id = $1 AND customer_id COLLATE "C" > $2
   ORDER BY customer_id COLLATE "C" LIMIT $3`;

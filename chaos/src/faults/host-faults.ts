@@ -1,15 +1,14 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { waitFor } from '@opm/testkit';
+import { type TcpProxy, waitFor } from '@opm/testkit';
 import type { Random } from '../random.js';
-import { CAN_SHIM, type HostShim } from '../stack/host-shim.js';
 import type { Stack } from '../stack/stack.js';
-import type { StoreHost } from '../stack/victim.js';
-import type { Fault, FaultKind } from './fault.js';
+import { CAN_SHIM, type HostShim, type StoreHost } from '../stack/victim.js';
+import type { Fault, FaultKind } from './process-faults.js';
 
 const MINUTE_MS = 60_000;
 const MAX_JUMP_MS = 120 * MINUTE_MS;
 
-/** Hosts whose clock jumps or whose disk is full. */
+/** Clocks that jump and disks that are full. */
 export const HOST_FAULTS: FaultKind[] = CAN_SHIM
   ? [
       { weight: 6, draw: (stack, random) => toJump(random.pick(findHosts(stack)), random) },
@@ -20,7 +19,7 @@ export const HOST_FAULTS: FaultKind[] = CAN_SHIM
     ]
   : [];
 
-/** Whatever has a clock of its own: of a cluster each master, with its replica. */
+/** Everything with its own clock. In a cluster each master shares a clock with its replica. */
 const findHosts = ({ postgres, redis, cluster, ingresses, workers }: Stack) => [
   postgres,
   ...(redis ? [redis] : []),
@@ -43,7 +42,7 @@ function toJump({ name, shim }: { name: string; shim: HostShim }, random: Random
   };
 }
 
-/** A store may end by itself while it cannot write. */
+/** Fills the disk. A store may exit by itself while it cannot write. */
 function toFillDisk(store: StoreHost, random: Random): Fault {
   const forMs = random.between(500, 3_000);
   return {
@@ -58,6 +57,35 @@ function toFillDisk(store: StoreHost, random: Random): Fault {
         return store.answers();
       };
       await waitFor(isBack, { description: `${store.name} to answer after its disk was full` });
+    },
+  };
+}
+
+/** Connections that are cut, silent or slow. */
+export const LINK_FAULTS: FaultKind[] = [
+  define(3, 'cut', async (proxy, forMs) => {
+    await proxy.cut();
+    await delay(forMs);
+    await proxy.restore();
+  }),
+  define(2, 'silence', async (proxy, forMs) => {
+    proxy.swallow();
+    await delay(forMs);
+  }),
+  define(2, 'slow down', async (proxy, forMs) => {
+    proxy.delay(Math.ceil(forMs / 15));
+    await delay(forMs);
+    proxy.delay(0);
+  }),
+];
+
+function define(weight: number, verb: string, run: (proxy: TcpProxy, forMs: number) => Promise<void>): FaultKind {
+  return {
+    weight,
+    draw({ links }, random) {
+      const { name, proxy } = random.pick(links);
+      const forMs = random.between(50, 3_000);
+      return { name: `${verb} ${name}`, victim: name, run: () => run(proxy, forMs) };
     },
   };
 }

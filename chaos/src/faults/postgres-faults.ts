@@ -1,8 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
-import type { FaultKind } from './fault.js';
+import type { FaultKind } from './process-faults.js';
 
-/** A PostgreSQL that is there, and does not do what it should. */
+/** Faults of a running PostgreSQL. */
 export const POSTGRES_FAULTS: FaultKind[] = [
   {
     weight: 2,
@@ -57,15 +57,21 @@ export const POSTGRES_FAULTS: FaultKind[] = [
           await delay(forMs);
           await client.query(DROP_TRIGGER);
         });
-      return { name: `refuse some customers in PostgreSQL with ${sqlState}`, victim: postgres.name, run };
+      return { name: `reject some customers in PostgreSQL with ${sqlState}`, victim: postgres.name, run };
     },
   },
 ];
 
-/** Errors that a trigger raises as if the store had them: out of memory, shutdown, lost connection, lock, and one unknown. */
+/**
+ * SQLSTATEs that a trigger raises: out of memory, shutdown, lost connection, lock not available, serialization failure,
+ * and one of no known class.
+ */
 const TRIGGERED = ['53200', '57P01', '08006', '55P03', '40001', 'P0001'];
 
-/** Those who are always under way, and some others. For a shorter time than a worker needs to make dead letters. */
+/**
+ * Rejects a customer who always has entries in flight, and some others. The trigger exists for less time than a worker
+ * needs before it makes a dead letter.
+ */
 const toTrigger = (sqlState: string) => `
   CREATE OR REPLACE FUNCTION chaos_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
   BEGIN
@@ -84,7 +90,7 @@ const END_SESSIONS = `
 
 const TOO_MANY_CONNECTIONS = '53300';
 
-/** Takes every connection that there is, also those that others have, and holds them meanwhile. */
+/** Takes all connections, including those of the stack, and holds them until `meanwhile` resolves. */
 async function withoutConnections(url: string, meanwhile: () => Promise<void>): Promise<void> {
   const held: pg.Client[] = [];
   const takeOne = async (): Promise<boolean> => {

@@ -2,9 +2,28 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Random } from '../random.js';
 import type { Stack } from '../stack/stack.js';
 import type { Victim } from '../stack/victim.js';
-import { EVERYTHING, type Fault, type FaultKind } from './fault.js';
 
-/** Processes that end or hang, alone or all together. */
+/** A fault that lasts for a while and is then repaired. */
+export type Fault = {
+  /** For example `kill Redis`. */
+  name: string;
+  /** What the fault affects. Two simultaneous faults affect different victims. */
+  victim: string;
+  /** Injects the fault, waits, and repairs it. Rejects if it cannot be repaired. */
+  run(): Promise<void>;
+};
+
+/** The victim of a fault that excludes every other one. */
+export const EVERYTHING = 'everything';
+
+/** A kind of fault, which draws its victim. */
+export type FaultKind = {
+  /** Relative frequency. */
+  weight: number;
+  draw(stack: Stack, random: Random): Fault;
+};
+
+/** Processes that exit or hang, one of them or all. */
 export const PROCESS_FAULTS: FaultKind[] = [
   { weight: 6, draw: (stack, random) => toEnd('SIGKILL', drawVictim(stack, random), random.between(0, 2_000)) },
   { weight: 4, draw: (stack, random) => toEnd('SIGTERM', drawVictim(stack, random), random.between(0, 2_000)) },

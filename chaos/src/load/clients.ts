@@ -2,50 +2,61 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Pool } from 'undici';
 import type { Random } from '../random.js';
-import { type Answer, toAnswers, toOutcome } from './answer.js';
-import { type Call, toBatch, toSingle } from './call.js';
-import { FIELD_SETS, type Ledger, parseCustomer, type Sent, toCustomer } from './ledger.js';
-import { sendUntilDecided } from './send-until-decided.js';
+import {
+  type Answer,
+  type Call,
+  FIELD_SETS,
+  isUndecided,
+  type Ledger,
+  parseCustomer,
+  type SentEntry,
+  toAnswers,
+  toBatch,
+  toCustomer,
+  toOutcome,
+  toSingle,
+} from './ledger.js';
 
-export type ClientsOptions = {
-  /** Of the ingresses. */
+type ClientsOptions = {
+  /** URLs of the ingresses. */
   urls: string[];
-  /** Of the partners, in order. */
+  /** API keys of the partners, in order. */
   apiKeys: string[];
   ledger: Ledger;
   random: Random;
-  /** Entries per second that they aim at. */
+  /** Entries to send per second, by all clients together. */
   rate: number;
-  /** How many of them give each request an idempotency key. */
+  /** Number of clients that send an idempotency key with each request. */
   keyed: number;
   onUnexpected: (what: string) => void;
 };
 
-export type Clients = {
-  /** From now on as fast as it goes. */
+type Clients = {
+  /** Makes the clients send as fast as they can. */
   hurry(): void;
-  /** Resolves when all requests under way have an answer or none to come. */
+  /** Resolves when every request in flight has an answer or has failed. */
   stop(): Promise<void>;
 };
 
 export const CLIENTS = 16;
 const MAX_BURST = 24;
 const TIMEOUT_MS = 4_000;
-/** Of each partner. */
+/** Per partner. */
 const HOT_CUSTOMERS = 3;
-/** The first ones, who send most. */
+/** These partners, the first ones, send most. */
 const DOMINANT_PARTNERS = 3;
-/** Of 100 entries. */
+/** Percent of the entries. */
 const PERCENT = { hot: 30, new: 35, erasing: 4, dominant: 60 };
-/** Of 100 bursts. */
+/** Percent of the bursts. */
 const PERCENT_BATCHED = 30;
-/** Of 100 keyed requests that are answered. */
+/** Percent of the keyed requests that were accepted. */
 const PERCENT_REPEATED = 25;
 
 /**
- * Senders that post to all ingresses at once, in bursts of single requests or of one batch: some customers once, some
- * often, a few all the time and from everywhere, of many partners, a few of whom send most. What fails is not sent again; the customer's next entry is another one.
- * Only those who give keys send a request until it is decided, and some of them once more.
+ * Starts clients that send to all ingresses, in bursts of single requests or of one batch. Some customers appear once,
+ * some often, a few all the time and through all ingresses. There are many partners, and a few send most of the
+ * entries. A client without keys does not repeat a failed request; the customer's next entry is a new one. A client
+ * with keys sends each request until it is decided, and some requests once more.
  */
 export function startClients(options: ClientsOptions): Clients {
   const { urls, apiKeys, ledger, random, rate, keyed, onUnexpected } = options;
@@ -70,7 +81,7 @@ export function startClients(options: ClientsOptions): Clients {
     return toCustomer(partner, `c-${known + 1}`);
   }
 
-  function drawEntry(partner: number, batch?: number): Sent {
+  function drawEntry(partner: number, batch?: number): SentEntry {
     const erases = batch === undefined && random.chance(PERCENT.erasing);
     return ledger.open({
       customerId: drawCustomer(partner),
@@ -89,32 +100,35 @@ export function startClients(options: ClientsOptions): Clients {
     else await send(entries, toBatch(entries));
   }
 
-  async function sendOnce(entries: Sent[], call: Call): Promise<void> {
-    note(entries, await request(entries, call), 0);
+  async function sendOnce(entries: SentEntry[], call: Call): Promise<void> {
+    record(entries, await request(entries, call), 0);
   }
 
-  async function sendKeyed(entries: Sent[], call: Call): Promise<void> {
+  async function sendKeyed(entries: SentEntry[], call: Call): Promise<void> {
     const key = randomUUID();
     const { answer, repeats } = await sendUntilDecided(() => request(entries, call, key));
-    note(entries, answer, repeats);
+    record(entries, answer, repeats);
     const isAccepted = answer !== undefined && answer.status < 300;
     if (isAccepted && random.chance(PERCENT_REPEATED)) await repeat(entries, call, key, answer);
   }
 
-  /** What is kept is told again, and has no effect. What could not be kept counts as a first request some time later. */
-  async function repeat(entries: Sent[], call: Call, key: string, first: Answer): Promise<void> {
+  /**
+   * Sends an accepted request once more. If the response is stored, the ingress replays it and the repeat has no
+   * effect. If the ingress could not store it, the repeat counts as a first request some time later.
+   */
+  async function repeat(entries: SentEntry[], call: Call, key: string, first: Answer): Promise<void> {
     const again = await request(entries, call, key);
     if (again?.isReplayed) {
       const isSame = again.status === first.status && again.text === first.text;
       for (const entry of entries) entry.isReplayed = true;
-      if (!isSame) onUnexpected(`${entries[0]?.id} was answered ${first.status}, and then ${again.status}`);
+      if (!isSame) onUnexpected(`${entries[0]?.id} was answered ${first.status}, its repeat ${again.status}`);
     } else if (again?.status !== 409) {
       for (const entry of entries) entry.repeats = (entry.repeats ?? 0) + 1;
     }
   }
 
-  /** Without an answer nobody knows. */
-  function note(entries: Sent[], answer: Answer | undefined, repeats: number): void {
+  /** Records the outcome; without an answer it stays unknown. */
+  function record(entries: SentEntry[], answer: Answer | undefined, repeats: number): void {
     const answers = answer && toAnswers(answer, entries.length);
     for (const [i, entry] of entries.entries()) {
       if (repeats > 0) entry.repeats = repeats;
@@ -122,13 +136,13 @@ export function startClients(options: ClientsOptions): Clients {
       const own = answers?.[i] ?? answer;
       if (!own) continue;
       const outcome = toOutcome(entry, own);
-      // A 404 may be told because the erasure that was sent before did what it should.
+      // An earlier attempt may have erased the customer, so a 404 after a repeat proves nothing.
       if (outcome) ledger.answer(entry, repeats > 0 && outcome === 'refused' ? 'unknown' : outcome, own.status);
       else onUnexpected(`${entry.id} was answered ${own.status}: ${own.text.slice(0, 200)}`);
     }
   }
 
-  async function request([entry]: Sent[], call: Call, key?: string): Promise<Answer | undefined> {
+  async function request([entry]: SentEntry[], call: Call, key?: string): Promise<Answer | undefined> {
     const { partner } = parseCustomer(entry?.customerId ?? '');
     try {
       const headers = {
@@ -162,4 +176,69 @@ export function startClients(options: ClientsOptions): Clients {
       await Promise.all(pools.map((pool) => pool.destroy()));
     },
   };
+}
+
+type DecidedRequest = {
+  /** Undefined if the outcome is unknown. */
+  answer: Answer | undefined;
+  /** How many attempts before the answered one may have had an effect of their own, at any time. */
+  repeats: number;
+};
+
+const MAX_ATTEMPTS = 8;
+const PAUSE_MS = 1_000;
+
+/** Sends a request with the same idempotency key until it is decided, as a partner does, at most eight times. */
+export async function sendUntilDecided(
+  send: () => Promise<Answer | undefined>,
+  pauseMs: number = PAUSE_MS,
+): Promise<DecidedRequest> {
+  let open = 0;
+  for (let attempt = 1; ; attempt++) {
+    const answer = await send();
+    // The replayed answer belongs to one of the open attempts.
+    if (answer && !mustRetry(answer)) return { answer, repeats: answer.isReplayed ? Math.max(open - 1, 0) : open };
+    if (mayHaveActed(answer)) open++;
+    if (attempt === MAX_ATTEMPTS) return { answer: open > 0 ? undefined : answer, repeats: open };
+    await delay(pauseMs);
+  }
+}
+
+/** Whether a request with this answer may have had an unknown effect. */
+function mayHaveActed(answer: Answer | undefined): boolean {
+  if (!answer || answer.status === 207) return true;
+  return answer.status === 503 && isUndecided(answer);
+}
+
+function mustRetry(answer: Answer): boolean {
+  if (answer.status === 207) return toAnswers(answer, 0).some(({ status }) => status === 503);
+  return answer.status === 503 || answer.status === 409;
+}
+
+type Options = {
+  clients: Clients;
+  counts: Ledger['counts'];
+  /** Number of entries to acknowledge. */
+  entries: number;
+  onWait: () => void;
+  signal: AbortSignal;
+};
+
+const INTERVAL_MS = 500;
+const MAX_STANDSTILL_MS = 180_000;
+
+/**
+ * Makes the clients send as fast as they can until `entries` are acknowledged.
+ * @throws Error if no entry is acknowledged for three minutes
+ */
+export async function sendRemaining({ clients, counts, entries, onWait, signal }: Options): Promise<void> {
+  clients.hurry();
+  let known = { acknowledged: -1, at: 0 };
+  while (counts.acknowledged < entries && !signal.aborted) {
+    const now = performance.now();
+    if (counts.acknowledged > known.acknowledged) known = { acknowledged: counts.acknowledged, at: now };
+    else if (now - known.at > MAX_STANDSTILL_MS) throw new Error('no entry was acknowledged for three minutes');
+    onWait();
+    await delay(INTERVAL_MS);
+  }
 }

@@ -1,38 +1,39 @@
+import { FIELD_PROPERTIES } from '@opm/contract';
 import { FIELDS, type Field } from '@opm/core';
 
-/** What became of an entry, as its sender knows it. */
-export type Outcome =
-  /** Answered 2xx: its effect must be there. */
+/** The outcome of an entry, as far as its sender knows. */
+type Outcome =
+  /** Answered 2xx: the entry must have taken effect. */
   | 'acknowledged'
-  /** Answered with a promise that it was not accepted: its effect must not be there. */
+  /** Answered with a promise that it was not accepted: the entry must have no effect. */
   | 'refused'
-  /** No answer, or one that leaves it open. */
+  /** No answer, or one that leaves the outcome open. */
   | 'unknown';
 
-/** One entry that was sent. */
-export type Sent = {
-  /** Unlike any other; its values are made of it. */
+/** An entry that was sent. */
+export type SentEntry = {
+  /** Unique; the values of the entry contain it. */
   id: number;
-  /** Of the ledger: see `toCustomer`. */
+  /** The ledger's customer id, see `toCustomer`. */
   customerId: string;
-  /** The fields that it gives; none where it erases. */
+  /** The fields that the entry gives; empty for an erasure. */
   fields: readonly Field[];
   erases: boolean;
-  /** Milliseconds on the sender's clock, which never goes back. */
+  /** In ms on the sender's monotonic clock. */
   sentAt: number;
-  /** When its answer was there; Infinity where none came. */
+  /** When its answer arrived; Infinity without an answer. */
   answeredAt: number;
   outcome: Outcome;
   status: number;
-  /** The request that brought it, where that brought more than one: they apply in the order of their ids. */
+  /** Number of the request, if it was a batch. The entries of a batch apply in the order of their ids. */
   batch?: number;
-  /** How many effects it may have had, at any time since it was sent, beside the one that its answer tells of. */
+  /** How many effects the entry may have had, at any time since it was sent, besides the one that was answered. */
   repeats?: number;
-  /** It was sent more than once, and was told the first answer again. */
+  /** Its request was repeated and got the stored response. */
   isReplayed?: true;
 };
 
-/** Partners have customers with the same ids: in the ledger, each begins with its partner's number. */
+/** The ledger's id of a customer. It begins with the partner's number, because partners use the same customer ids. */
 export const toCustomer = (partner: number, id: string): string => `${partner}/${id}`;
 
 export function parseCustomer(customerId: string): { partner: number; id: string } {
@@ -40,9 +41,9 @@ export function parseCustomer(customerId: string): { partner: number; id: string
   return { partner: Number(partner), id };
 }
 
-/** All that was sent, by customer. */
+/** Everything that was sent, by customer. */
 export class Ledger {
-  readonly customers = new Map<string, Sent[]>();
+  readonly customers = new Map<string, SentEntry[]>();
   readonly counts: Record<Outcome, number> = { acknowledged: 0, refused: 0, unknown: 0 };
   #lastId = 0;
 
@@ -51,8 +52,8 @@ export class Ledger {
     fields,
     erases,
     batch,
-  }: Pick<Sent, 'customerId' | 'fields' | 'erases'> & { batch?: number | undefined }): Sent {
-    const sent: Sent = {
+  }: Pick<SentEntry, 'customerId' | 'fields' | 'erases'> & { batch?: number | undefined }): SentEntry {
+    const sent: SentEntry = {
       id: ++this.#lastId,
       customerId,
       fields,
@@ -70,7 +71,7 @@ export class Ledger {
     return sent;
   }
 
-  answer(sent: Sent, outcome: Outcome, status: number): void {
+  answer(sent: SentEntry, outcome: Outcome, status: number): void {
     this.counts.unknown--;
     this.counts[outcome]++;
     sent.outcome = outcome;
@@ -79,18 +80,84 @@ export class Ledger {
   }
 }
 
-const LETTER: Record<Field, string> = { email: 'e', phone: 'p', firstName: 'f', lastName: 'l', ip: 'i' };
+/** The value that an entry gives to a field. It is unique to the entry. */
+export const toValue = (id: number, field: Field): string => field + id;
 
-/** The value that an entry gives to a field: no other entry gives it. */
-export const toValue = (id: number, field: Field): string => LETTER[field] + id;
-
-/** The id of the entry that gave this value to this field; undefined where none can have. */
+/** The id of the entry that gave this value to this field; undefined if no entry can have. */
 export function parseValue(value: string, field: Field): number | undefined {
-  const [letter, digits] = [value.slice(0, 1), value.slice(1)];
-  return letter === LETTER[field] && /^[1-9]\d*$/.test(digits) ? Number(digits) : undefined;
+  const digits = value.startsWith(field) ? value.slice(field.length) : '';
+  return /^[1-9]\d*$/.test(digits) ? Number(digits) : undefined;
 }
 
-/** The sets of fields that an entry may give: every one with an email or a phone. */
+/** All sets of fields that an entry may give: those with an email or a phone. */
 export const FIELD_SETS: readonly Field[][] = Array.from({ length: 2 ** FIELDS.length }, (_, bits) =>
   FIELDS.filter((_field, i) => bits & (1 << i)),
 ).filter((fields) => fields.includes('email') || fields.includes('phone'));
+
+export type Answer = {
+  status: number;
+  text: string;
+  /** Whether this is the stored response of its idempotency key. */
+  isReplayed: boolean;
+};
+
+/**
+ * The answer to each entry of a request. If the response has no results per entry, it is the answer to every entry.
+ * Returns an empty array if the results cannot be parsed.
+ */
+export function toAnswers(answer: Answer, entries: number): Answer[] {
+  if (answer.status !== 207) return Array.from({ length: entries }, () => answer);
+  const { isReplayed } = answer;
+  return parseResults(answer.text).map((result) => ({
+    status: result.statusCode,
+    text: JSON.stringify(result),
+    isReplayed,
+  }));
+}
+
+function parseResults(text: string): { statusCode: number }[] {
+  try {
+    return JSON.parse(text).results;
+  } catch {
+    return [];
+  }
+}
+
+export const isUndecided = ({ text }: Answer) => text.includes(UNDECIDED);
+
+/** This 503 leaves open whether the queue has the entry. Every other 503 promises that the entry was not accepted. */
+const UNDECIDED = 'entry was not accepted, try again';
+
+/** After a Redis was full, a project may have more stored responses than its limit allows. */
+const TOO_MANY_KEYS = 'too many idempotency keys';
+
+/** The outcome that an answer gives an entry; undefined for an answer that no fault excuses. */
+export function toOutcome({ erases }: SentEntry, answer: Answer): Outcome | undefined {
+  const { status, text } = answer;
+  if (status === 202 || (status === 201 && !erases)) return 'acknowledged';
+  if (status === 404 && erases) return 'refused';
+  if (status === 503) return isUndecided(answer) ? 'unknown' : 'refused';
+  if (status === 409) return 'refused';
+  if (status === 429 && text.includes(TOO_MANY_KEYS)) return 'refused';
+  return undefined;
+}
+
+export type Call = { method: 'POST' | 'DELETE'; path: string; body?: string };
+
+export function toSingle(sent: SentEntry): Call {
+  return sent.erases
+    ? { method: 'DELETE', path: `/entry/${parseCustomer(sent.customerId).id}` }
+    : { method: 'POST', path: '/entry', body: JSON.stringify(toBody(sent)) };
+}
+
+export function toBatch(all: SentEntry[]): Call {
+  return { method: 'POST', path: '/entries', body: JSON.stringify(all.map(toBody)) };
+}
+
+function toBody({ customerId, fields, id }: SentEntry): Record<string, string> {
+  const { id: own } = parseCustomer(customerId);
+  return {
+    customerId: own,
+    ...Object.fromEntries(fields.map((field) => [FIELD_PROPERTIES[field].property, toValue(id, field)])),
+  };
+}

@@ -1,33 +1,32 @@
 import { type AppName, startApp, type TestApp } from '@opm/testkit';
-import type { HostShim } from './host-shim.js';
-import type { Host } from './victim.js';
+import type { Host, HostShim } from './victim.js';
 
 export type AppVictim = Host & {
-  /** Whether it says so itself, in time. */
+  /** Whether `/readyz` says so. */
   isReady(): Promise<boolean>;
-  /** 0 while it does not say. */
+  /** 0 if the process does not answer. */
   readMetric(name: string): Promise<number>;
 };
 
 type Options = {
   name: string;
   kind: AppName;
-  /** With its ports. */
+  /** Includes its ports. */
   env: NodeJS.ProcessEnv;
   shim: HostShim;
-  /** Hears of an end that nobody has asked for, and of one that was asked for and went wrong. */
-  onBadEnd: (what: string) => void;
-  /** Gets what a process has written, when it has ended. */
+  /** Called if the process exits unasked, or does not exit properly when asked to. */
+  onBadExit: (what: string) => void;
+  /** Called with the output of a process after it exits. */
   onOutput: (name: string, output: string) => void;
 };
 
-/** It may have to wait for its stores, which may be away for a while. */
+/** The process waits for its stores, which may be down for a while. */
 const START_TIMEOUT_MS = 180_000;
-/** Much longer than it gives itself. */
+/** Much longer than the process's own shutdown timeout. */
 const END_TIMEOUT_MS = 120_000;
 const READY_TIMEOUT_MS = 10_000;
 
-export function createAppVictim({ name, kind, env, shim, onBadEnd, onOutput }: Options): AppVictim {
+export function createAppVictim({ name, kind, env, shim, onBadExit, onOutput }: Options): AppVictim {
   let app: TestApp | undefined;
 
   async function start(): Promise<void> {
@@ -37,9 +36,9 @@ export function createAppVictim({ name, kind, env, shim, onBadEnd, onOutput }: O
     void started.exited.then(({ code, signal }) => {
       onOutput(name, started.output());
       if (app !== started) return;
-      onBadEnd(`${name} ended by itself (${signal ?? `code ${code}`})`);
+      onBadExit(`${name} exited by itself (${signal ?? `code ${code}`})`);
       app = undefined;
-      start().catch((error: Error) => onBadEnd(`${name} did not come back: ${error.message}`));
+      start().catch((error: Error) => onBadExit(`${name} did not start again: ${error.message}`));
     });
   }
 
@@ -54,12 +53,12 @@ export function createAppVictim({ name, kind, env, shim, onBadEnd, onOutput }: O
       let isKilled = signal === 'SIGKILL';
       const timer = setTimeout(() => {
         isKilled = true;
-        onBadEnd(`${name} did not end within ${END_TIMEOUT_MS / 1_000} s`);
+        onBadExit(`${name} did not exit within ${END_TIMEOUT_MS / 1_000} s`);
         void ended.stop('SIGKILL');
       }, END_TIMEOUT_MS);
       const exit = await ended.stop(signal).finally(() => clearTimeout(timer));
       if (!isKilled && exit.code !== 0) {
-        onBadEnd(`${name} was asked to end and did not do it well (${exit.signal ?? `code ${exit.code}`})`);
+        onBadExit(`${name} did not exit properly when asked to (${exit.signal ?? `code ${exit.code}`})`);
       }
     },
     async freeze() {

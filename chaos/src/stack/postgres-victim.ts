@@ -1,27 +1,26 @@
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '@opm/embedded';
 import { findChildren, isRunning, query, waitFor } from '@opm/testkit';
-import type { HostShim } from './host-shim.js';
-import type { StoreHost } from './victim.js';
+import type { HostShim, StoreHost } from './victim.js';
 
 export type PostgresVictim = StoreHost & { readonly url: string };
 
-/** Few enough that they can be used up. */
+/** 120 connections are few enough to use up. */
 const SETTINGS = ['max_connections=120', 'shared_buffers=128MB'];
 
-/** A durable PostgreSQL in that directory, started. */
+/** Starts a durable PostgreSQL in that directory. */
 export async function startPostgresVictim(dataDir: string, shim: HostShim): Promise<PostgresVictim> {
   const options = { dataDir, postgresFlags: SETTINGS, env: shim.env };
   let postgres: EmbeddedPostgres | undefined = await startEmbeddedPostgres(options);
   const { url, port } = postgres;
 
-  /** Each connection has a process of its own. */
+  /** Signals the server and the process of each connection. */
   async function signalAll(signal: NodeJS.Signals): Promise<void> {
     if (!postgres) return;
     for (const pid of [postgres.pid, ...(await findChildren(postgres.pid))]) {
       try {
         process.kill(pid, signal);
       } catch {
-        // Its connection has ended meanwhile.
+        // The process has exited meanwhile.
       }
     }
   }
@@ -42,7 +41,7 @@ export async function startPostgresVictim(dataDir: string, shim: HostShim): Prom
       if (signal === 'SIGTERM') return ended.stop();
       process.kill(ended.pid, 'SIGKILL');
       await waitFor(async () => !(await isRunning(ended.pid)), {
-        description: 'PostgreSQL to be gone',
+        description: 'PostgreSQL to exit',
         timeoutMs: 60_000,
       });
     },

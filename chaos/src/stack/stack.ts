@@ -7,18 +7,21 @@ import { findFreePort } from '@opm/embedded';
 import type { QueueConfig } from '@opm/queue';
 import { createStore } from '@opm/store';
 import { startProxy, type TcpProxy, withRedis } from '@opm/testkit';
-import { empty } from '../faults/redis-faults.js';
 import { type AppVictim, createAppVictim } from './app-victim.js';
-import { type ClusterVictim, startClusterVictim } from './cluster-victim.js';
-import { createHostShims, type HostShim } from './host-shim.js';
 import { type PostgresVictim, startPostgresVictim } from './postgres-victim.js';
-import { type RedisVictim, startRedisVictim } from './redis-victim.js';
-import type { Victim } from './victim.js';
+import {
+  type ClusterVictim,
+  type RedisVictim,
+  removeMemoryLimit,
+  startClusterVictim,
+  startRedisVictim,
+} from './redis-victim.js';
+import { createHostShims, type HostShim, type Victim } from './victim.js';
 
-/** Where the queue lives. */
+/** Where the queue is stored. */
 export type QueueStore = 'redis' | 'cluster' | 'postgres';
 
-/** A connection between two of the processes, through a proxy of ours. */
+/** A connection between two processes, through a proxy. */
 export type Link = { name: string; proxy: TcpProxy };
 
 export type Project = { projectId: number; apiKey: string };
@@ -31,32 +34,32 @@ export type Stack = {
   postgres: PostgresVictim;
   redis: RedisVictim | undefined;
   cluster: ClusterVictim | undefined;
-  /** All of the three that there are. */
+  /** PostgreSQL and, if the queue is there, Redis or the cluster. */
   stores: Victim[];
   links: Link[];
-  /** Those between partners and ingresses. */
+  /** The links between partners and ingresses. */
   partnerLinks: Link[];
-  /** The clocks and disks of all hosts. */
+  /** The shims of all hosts. */
   shims: HostShim[];
-  /** The ingresses as partners reach them. */
+  /** URLs of the ingresses, through the partners' proxies. */
   urls: string[];
-  /** Past the proxies, for looking at what is there. */
+  /** Connects directly, without a proxy, to inspect the queue. */
   queue: QueueConfig;
-  /** The projects that are loaded. */
+  /** The projects that clients send to. */
   partners: Project[];
-  /** The one that asks how things are. */
+  /** The project of the probes. */
   probing: Project;
-  /** Ends what faults have left, if they could not be mended. */
-  mend(): Promise<void>;
-  /** Does what it can, whatever fails, which `onBadEnd` hears of. */
+  /** Repairs what faults left. */
+  repair(): Promise<void>;
+  /** Stops everything; calls `onBadExit` for each failure. */
   stop(): Promise<void>;
 };
 
 export type StackOptions = {
-  /** Made here; keeps the data and the logs. */
+  /** Created if missing; holds the data and the logs. */
   directory: string;
   queue: QueueStore;
-  onBadEnd: (what: string) => void;
+  onBadExit: (what: string) => void;
 };
 
 const COUNT = { ingress: 2, worker: 2 };
@@ -65,23 +68,23 @@ const PREFIX = 'opm';
 
 const APP_ENV = {
   REDIS_PREFIX: PREFIX,
-  // Short, so that what a killed worker held is soon with another one, and a frozen one outlives its locks.
+  // Short, so that another worker soon takes a killed worker's jobs, and a frozen worker outlives its locks.
   JOB_LOCK_MS: '3000',
-  // Longer than any time-out of theirs: whoever takes it all waits for something that does not come.
+  // Longer than every timeout of the apps: a process that uses all of it waits for something that never comes.
   SHUTDOWN_TIMEOUT_MS: '40000',
 };
 
-/** Starts two ingresses and two workers on durable stores of their own, on loopback ports that stay the same. */
-export async function startStack({ directory, queue, onBadEnd }: StackOptions): Promise<Stack> {
+/** Starts two ingresses and two workers on their own durable stores. Their loopback ports stay the same. */
+export async function startStack({ directory, queue, onBadExit }: StackOptions): Promise<Stack> {
   const releases: (() => Promise<unknown>)[] = [];
   const stop = async () => {
     for (const release of releases.splice(0).reverse()) {
-      await release().catch((error: Error) => onBadEnd(`the stack was not stopped well: ${error.message}`));
+      await release().catch((error: Error) => onBadExit(`the stack was not stopped properly: ${error.message}`));
     }
   };
   try {
     for (const name of ['redis', 'logs']) await mkdir(join(directory, name), { recursive: true });
-    await chmod(directory, 0o711); // When we are root, the account that Postgres runs as has to pass through.
+    await chmod(directory, 0o711); // If we run as root, the account of PostgreSQL must be able to enter the directory.
     const createHostShim = await createHostShims(directory);
     const shims: HostShim[] = [];
     const createShim = async (name: string) => {
@@ -120,10 +123,10 @@ export async function startStack({ directory, queue, onBadEnd }: StackOptions): 
           PORT: String(port),
           INTERNAL_PORT: String(await findFreePort()),
           DATABASE_URL: await link(`${name} – PostgreSQL`, postgres.url),
-          // The nodes of a cluster tell where they are, so there is no proxy that could stand between.
+          // The nodes of a cluster tell clients their addresses, so a proxy cannot stand in between.
           REDIS_URL: redis ? await link(`${name} – Redis`, redis.url) : (cluster?.url ?? ''),
         };
-        const app = createAppVictim({ name, kind, env, shim: await createShim(name), onBadEnd, onOutput });
+        const app = createAppVictim({ name, kind, env, shim: await createShim(name), onBadExit, onOutput });
         await app.start();
         releases.push(() => app.end('SIGTERM'));
         apps.push({ app, port });
@@ -151,7 +154,7 @@ export async function startStack({ directory, queue, onBadEnd }: StackOptions): 
       queue: { databaseUrl: postgres.url, redisUrl: (redis ?? cluster)?.url, prefix: PREFIX, shards: SHARDS[queue] },
       partners,
       probing,
-      async mend() {
+      async repair() {
         for (const { proxy } of links) {
           proxy.delay(0);
           await proxy.restore();
@@ -161,7 +164,7 @@ export async function startStack({ directory, queue, onBadEnd }: StackOptions): 
           await victim.thaw();
           await victim.start();
         }
-        for (const { url } of cluster?.nodes ?? (redis ? [redis] : [])) await withRedis(url, empty);
+        for (const { url } of cluster?.nodes ?? (redis ? [redis] : [])) await withRedis(url, removeMemoryLimit);
       },
       stop,
     };

@@ -15,7 +15,7 @@ import { OpmClient } from './index.js';
 
 const MAX_IN_FLIGHT = 3;
 
-/** What becomes of a request. Of those that are refused in part, so many entries are accepted before. */
+/** Outcome of a request. A partial refusal comes after `accepted` entries. */
 const fate = fc.oneof(
   { weight: 3, arbitrary: fc.constant('answered' as const) },
   fc.constantFrom('refused' as const, 'lost before' as const, 'lost after' as const),
@@ -23,10 +23,10 @@ const fate = fc.oneof(
 );
 type Fate = typeof fate extends fc.Arbitrary<infer T> ? T : never;
 
-/** Sends of one turn of the event loop, each for one of few customers. */
+/** Per turn of the event loop, the customers that are sent; few, so that they repeat. */
 const turns = fc.array(fc.array(fc.nat(3), { maxLength: 6 }), { minLength: 1, maxLength: 6 });
 
-/** Accepts as the contract says: in order, up to the first refusal; the answer to a key is the same for ever. */
+/** Accepts as the contract says: in order, up to the first refusal. An idempotency key always gets the same answer. */
 function createAcceptingServer(fates: readonly Fate[]) {
   const accepted: { customerId: string; customerPhone: string }[] = [];
   const answers = new Map<unknown, Reaction>();
@@ -71,7 +71,7 @@ function createAcceptingServer(fates: readonly Fate[]) {
   return { accepted, react };
 }
 
-test('whatever is refused or lost, every entry is accepted once and told rightly, and each customer’s in order', async () => {
+test('whatever is refused or lost, every entry is accepted once, in its customer’s order, and gets the right result', async () => {
   await fc.assert(
     fc.asyncProperty(turns, fc.array(fate, { maxLength: 4 }), async (sends, fates) => {
       const failures: unknown[] = [];

@@ -1,16 +1,16 @@
 import { setMaxListeners } from 'node:events';
-import { TimeoutError } from './errors.js';
+import { QueueFullError, TimeoutError } from './errors.js';
 
 export interface CallOptions {
-  /** Ends the call with the signal's reason. An entry that is under way may be accepted nevertheless. */
+  /** Rejects the call with the signal's reason. An entry in flight may still be accepted. */
   signal?: AbortSignal | undefined;
 }
 
-/** What a user waits for: settled once, whatever becomes of the request behind it. */
+/** The promise that a user waits for. It settles once, independently of the request that carries it. */
 export class Call<Result> {
-  /** What the user gets. Nobody else may wait for it, or a rejection that the user forgets would go unnoticed. */
+  /** The user's promise. Internal code must not await it: that would hide a rejection that the user does not handle. */
   readonly promise: Promise<Result>;
-  /** Resolves when the call is settled either way. */
+  /** Resolves when the call is resolved or rejected. */
   readonly settled: Promise<void>;
   #isSettled = false;
   readonly #deadlineMs: number;
@@ -21,7 +21,7 @@ export class Call<Result> {
   #reject!: (error: unknown) => void;
   #done!: () => void;
 
-  /** @param onSettled is called before the user learns of it */
+  /** @param onSettled is called before the user's promise settles */
   constructor({ deadlineMs, signal, onSettled }: CallOptions & { deadlineMs: number; onSettled: () => void }) {
     this.promise = new Promise((resolve, reject) => {
       this.#resolve = resolve;
@@ -35,7 +35,7 @@ export class Call<Result> {
     this.#onSettled = onSettled;
     this.#signal = signal;
     if (signal) {
-      setMaxListeners(0, signal); // one signal for thousands of calls is no leak
+      setMaxListeners(0, signal); // thousands of calls may share a signal; that is not a leak
       signal.addEventListener('abort', this.#onAbort);
     }
   }
@@ -52,12 +52,12 @@ export class Call<Result> {
     if (this.#settle()) this.#reject(error);
   }
 
-  /** Lets the deadline count from then on, where that is later than what it counted from. */
+  /** Restarts the deadline at `from`, in ms of `performance.now()`. Never moves it to an earlier time. */
   extend(from: number): void {
     this.#deadline = Math.max(this.#deadline, from + this.#deadlineMs);
   }
 
-  /** Whether the call still wants an answer so many milliseconds from now; where its deadline is before that, it fails. */
+  /** Whether the call may wait `ms` more. If its deadline is before that, rejects it with `failure`. */
   mayWait(ms: number, failure: Error = new TimeoutError('not sent before the deadline')): boolean {
     if (performance.now() + ms > this.#deadline) this.reject(failure);
     return !this.#isSettled;
@@ -75,9 +75,66 @@ export class Call<Result> {
   }
 }
 
-/** Aborted once nobody waits for any of the calls. */
-export function toSignal(calls: readonly Pick<Call<unknown>, 'settled'>[]): AbortSignal {
+/** Returns a signal that aborts when all calls are settled. */
+export function abortWhenSettled(calls: readonly Pick<Call<unknown>, 'settled'>[]): AbortSignal {
   const controller = new AbortController();
   void Promise.all(calls.map(({ settled }) => settled)).then(() => controller.abort());
   return controller.signal;
+}
+
+/** The calls that are not settled yet, at most `max`. */
+export class OpenCalls {
+  readonly #deadlineMs: number;
+  readonly #max: number;
+  readonly #calls = new Set<Pick<Call<unknown>, 'settled' | 'reject'>>();
+  readonly #onNone: () => void;
+  readonly #waiting: (() => void)[] = [];
+
+  /** @param onNone is called when the last open call settles */
+  constructor({ deadlineMs, max, onNone = () => {} }: { deadlineMs: number; max: number; onNone?: () => void }) {
+    this.#deadlineMs = deadlineMs;
+    this.#max = max;
+    this.#onNone = onNone;
+  }
+
+  /**
+   * Opens a call. Rejects with QueueFullError if `max` are open, with the signal's reason, or with what `start` throws.
+   */
+  open<Result>(signal: AbortSignal | undefined, start: (call: Call<Result>) => void): Promise<Result> {
+    if (signal?.aborted) return Promise.reject(signal.reason);
+    if (this.#calls.size >= this.#max) return Promise.reject(new QueueFullError(`${this.#max} calls are already open`));
+    const call = new Call<Result>({ deadlineMs: this.#deadlineMs, signal, onSettled: () => this.#onSettled(call) });
+    this.#calls.add(call);
+    try {
+      start(call);
+    } catch (error) {
+      call.reject(error);
+    }
+    return call.promise;
+  }
+
+  /** Resolves when one more call may be opened. */
+  ready(): Promise<void> {
+    if (this.#calls.size < this.#max) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#waiting.push(resolve);
+    });
+  }
+
+  /** Resolves when the calls that are open now are settled. */
+  async settled(): Promise<void> {
+    await Promise.all(Array.from(this.#calls, ({ settled }) => settled));
+  }
+
+  rejectAll(error: Error): void {
+    for (const call of this.#calls) call.reject(error);
+  }
+
+  #onSettled(call: Pick<Call<unknown>, 'settled' | 'reject'>): void {
+    this.#calls.delete(call);
+    if (this.#calls.size === 0) this.#onNone();
+    // A waiter may not use its slot. So when no call is open, all waiters resume: otherwise some would wait for ever.
+    const room = this.#calls.size === 0 ? this.#waiting.length : this.#max - this.#calls.size;
+    for (const resolve of this.#waiting.splice(0, room)) resolve();
+  }
 }

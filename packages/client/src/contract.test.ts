@@ -6,7 +6,7 @@ import type { Customer, StoredCustomer } from './index.js';
 
 type Same<A, B> = [A] extends [B] ? ([B] extends [A] ? true : false) : false;
 
-// Each of these fails to compile where the client's types and the schema have grown apart.
+// These fail to compile if the client's types and the schema differ.
 const haveSameProperties: Same<keyof Customer, keyof typeof entrySchema.properties> = true;
 const full: Required<{ [Property in keyof Customer]: NonNullable<Customer[Property]> }> = {
   customerId: 1,
@@ -27,7 +27,7 @@ const stored: Record<keyof StoredCustomer, null> = {
   updatedAt: null,
 };
 
-test('what the types let through is an entry of the contract, property by property', () => {
+test('the type Customer has the properties of the contract’s entry schema', () => {
   expect(haveSameProperties).toBe(true);
   expect(Object.keys(full).sort()).toEqual(Object.keys(entrySchema.properties).sort());
   expect(Object.keys(parseEntry(full).fields)).toHaveLength(Object.keys(full).length - 1);
@@ -35,11 +35,11 @@ test('what the types let through is an entry of the contract, property by proper
   expect(parseEntry(nothingElse)).toEqual({ customerId: '1', fields: { email: 'e' } });
 });
 
-test('a customer that is read has the properties of the contract', () => {
+test('the type StoredCustomer has the properties of the contract', () => {
   expect(Object.keys(toCustomerAnswer('1', undefined, false).customer).sort()).toEqual(Object.keys(stored).sort());
 });
 
-test('the README says by which class each status of the contract is told', () => {
+test('the README names the error class of each status of the contract', () => {
   const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
   const rows = [...readme.matchAll(/^\| `(\w*Error)`[^|]*\|([^|]*)\|/gm)];
   const statuses = new Set(Object.values(FAULTS).map(({ statusCode }) => statusCode));
@@ -52,7 +52,7 @@ test('the README says by which class each status of the contract is told', () =>
       rateLimit: undefined,
     });
     const status = statusCode >= 500 ? '5xx' : String(statusCode);
-    const told = rows.filter(([, , when]) => when?.includes(status)).map(([, told]) => told);
-    expect({ statusCode, told }).toEqual({ statusCode, told: [name] });
+    const names = rows.filter(([, , when]) => when?.includes(status)).map(([, name]) => name);
+    expect({ statusCode, names }).toEqual({ statusCode, names: [name] });
   }
 });

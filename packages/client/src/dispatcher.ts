@@ -1,13 +1,13 @@
 import { randomUUID } from 'node:crypto';
-import { type Call, toSignal } from './call.js';
+import { abortWhenSettled, type Call } from './call.js';
+import { isUnknownCustomer, toPath } from './customer.js';
+import { CustomerQueues } from './customer-queues.js';
 import { type OpmError, toError } from './errors.js';
 import type { Transport } from './http-transport.js';
-import { Lanes } from './lanes.js';
 import { MAX_TIMER_MS } from './options.js';
 import { Pace } from './pace.js';
 import { isRateLimited, requestWithRetries } from './retries.js';
-import { type EntryTask, type Sent, sendEntries } from './send-entries.js';
-import { isUnknownCustomer, toPath } from './to-path.js';
+import { type EntryTask, type SendResult, sendEntries } from './send-entries.js';
 
 type Task = EntryTask | ErasureTask;
 export type ErasureTask = { customerId: string; entry?: undefined; call: Call<{ erased: boolean }> };
@@ -15,15 +15,16 @@ export type ErasureTask = { customerId: string; entry?: undefined; call: Call<{ 
 const LIMITS = { maxEntries: 1_000, maxBytes: 1024 * 1024 };
 
 /**
- * Group commit: what is added in one turn of the event loop, or while all `maxInFlight` requests are under way, goes
- * together. There is no timer, so a lone entry goes at once; but where the project's limit was reached, all wait for it.
+ * Group commit: tasks that are added in one turn of the event loop, or while `maxInFlight` requests are in flight,
+ * share requests. There is no timer, so a lone entry is sent at once. After a 429, all tasks wait for the project's
+ * limit.
  */
 export class Dispatcher {
   readonly #transport: Transport;
   readonly #maxInFlight: number;
-  readonly #lanes = new Lanes<Task>(LIMITS);
+  readonly #queues = new CustomerQueues<Task>(LIMITS);
   readonly #pace = new Pace();
-  /** What the project's limit was told with, since nothing was taken. */
+  /** The latest 429, until the server accepts something. */
   #refusal: OpmError | undefined;
   #pause: NodeJS.Timeout | undefined;
   #inFlight = 0;
@@ -36,12 +37,12 @@ export class Dispatcher {
 
   add(task: Task): void {
     if (this.#pace.waitMs() > 0 && !this.#isWorthWaiting(task)) return;
-    this.#lanes.add(task);
+    this.#queues.add(task);
     this.#schedule();
   }
 
-  /** To be called when no call is open, so that no pause keeps the process alive. */
-  rest(): void {
+  /** Cancels the pause, whose timer would keep the process alive. The client calls it when no call is open. */
+  cancelPause(): void {
     clearTimeout(this.#pause);
     this.#pause = undefined;
   }
@@ -63,7 +64,7 @@ export class Dispatcher {
         return;
       }
       const maxEntries = this.#pace.maxEntries(LIMITS.maxEntries);
-      const tasks = this.#lanes.take({ maxEntries, isWanted: this.#isWanted });
+      const tasks = this.#queues.take({ maxEntries, isWanted: this.#isWanted });
       if (tasks.length === 0) {
         if (this.#inFlight === 0) this.#pace.onIdle();
         return;
@@ -76,9 +77,9 @@ export class Dispatcher {
     return this.#inFlight < (this.#pace.isLimited ? 1 : this.#maxInFlight);
   }
 
-  /** Who could be sent after their deadline only, fails now. */
+  /** Waits, and rejects the tasks whose deadline is before the end of the pause. */
   #pauseFor(ms: number): void {
-    if (this.#pause || !this.#lanes.isWaiting(this.#isWorthWaiting)) return;
+    if (this.#pause || !this.#queues.isWaiting(this.#isWorthWaiting)) return;
     this.#pause = setTimeout(
       () => {
         this.#pause = undefined;
@@ -91,9 +92,9 @@ export class Dispatcher {
   readonly #isWanted = (task: Task): boolean => this.#mayWait(task, 0);
   readonly #isWorthWaiting = (task: Task): boolean => this.#mayWait(task, this.#pace.waitMs());
 
-  /** Deadlines are for those who wait in vain, so they count from when the server last took something. */
+  /** Deadlines restart whenever the server accepts something, so a long queue fails no task while it makes progress. */
   #mayWait({ call }: Task, ms: number): boolean {
-    call.extend(this.#pace.takenAt);
+    call.extend(this.#pace.lastAcceptedAt);
     return call.mayWait(ms, this.#refusal);
   }
 
@@ -102,35 +103,35 @@ export class Dispatcher {
     this.#inFlight++;
     try {
       const erasure = tasks.find(isErasure);
-      again = this.#pass(
+      again = this.#handle(
         erasure ? await this.#erase(erasure) : await sendEntries(this.#transport, tasks.filter(isEntry)),
       );
     } catch (error) {
       for (const { call } of tasks) call.reject(error);
     } finally {
       this.#inFlight--;
-      this.#lanes.release(tasks, again);
+      this.#queues.release(tasks, again);
       this.#schedule();
     }
   }
 
-  /** @returns what has to be sent again */
-  #pass({ answer, ...sent }: Sent<Task>): readonly Task[] {
+  /** Updates the pace. @returns the tasks to send again */
+  #handle({ answer, ...sent }: SendResult<Task>): readonly Task[] {
     this.#refusal = undefined;
-    if (!isRateLimited(answer)) this.#pace.onTaken(answer);
+    if (!isRateLimited(answer)) this.#pace.onAccepted(answer);
     if (!sent.limited) return [];
     this.#refusal = sent.refusal;
-    const ms = this.#pace.onRefused(answer);
+    const ms = this.#pace.onRateLimited(answer);
     return sent.limited.filter((task) => this.#mayWait(task, ms));
   }
 
-  async #erase(task: ErasureTask): Promise<Sent<ErasureTask>> {
+  async #erase(task: ErasureTask): Promise<SendResult<ErasureTask>> {
     const { customerId, call } = task;
     const request = { method: 'DELETE', path: toPath(customerId), idempotencyKey: randomUUID() } as const;
     const mayWait = call.mayWait.bind(call);
     const answer = await requestWithRetries(this.#transport, request, {
       mayWait,
-      signal: toSignal([call]),
+      signal: abortWhenSettled([call]),
       isFinal: isRateLimited,
     });
     if (isRateLimited(answer)) return { limited: [task], refusal: toError(answer), answer };

@@ -1,19 +1,20 @@
-import type { Answer } from './http-transport.js';
-
-export interface ErrorDetails {
+interface ErrorDetails {
   statusCode?: number | undefined;
   requestId?: string | undefined;
   retryAfter?: number | undefined;
 }
 
-/** Everything that a call may be rejected with, beside the reason of your own AbortSignal. Holds no customer data and no key. */
+/**
+ * Base class of all errors that a call rejects with, except the reason of your AbortSignal. Holds no customer data and
+ * no key.
+ */
 export class OpmError extends Error {
   override readonly name: string = 'OpmError';
-  /** Of the answer, or of the entry's own result in it; undefined where there is none. */
+  /** Status of the answer, or of the entry's result in a batch. Undefined if there was no answer. */
   readonly statusCode: number | undefined;
-  /** Name it when you ask about the request. */
+  /** Id of the request. Quote it when you contact support. */
   readonly requestId: string | undefined;
-  /** Seconds until another try makes sense, where the server has said so. */
+  /** Seconds to wait before another attempt, if the server sent `Retry-After`. */
   readonly retryAfter: number | undefined;
 
   constructor(message: string, { statusCode, requestId, retryAfter }: ErrorDetails = {}) {
@@ -24,52 +25,52 @@ export class OpmError extends Error {
   }
 }
 
-/** The entry, or the customer id, is wrong: sending it again changes nothing. 400 or 413. */
+/** 400 or 413: the entry or the customer id is invalid. Sending it again fails again. */
 export class InvalidEntryError extends OpmError {
   override readonly name = 'InvalidEntryError';
 }
 
-/** The API key is missing, unknown, revoked or expired. 401. */
+/** 401: the API key is missing, unknown, revoked or expired. */
 export class AuthenticationError extends OpmError {
   override readonly name = 'AuthenticationError';
 }
 
-/** Too fast, until the deadline. 429. */
+/** 429 until the deadline: the project's limit was reached. */
 export class RateLimitError extends OpmError {
   override readonly name = 'RateLimitError';
 }
 
-/** The server could not take it, until the deadline. 5xx. */
+/** 5xx until the deadline: the server could not accept the entry. */
 export class UnavailableError extends OpmError {
   override readonly name = 'UnavailableError';
 }
 
-/** The idempotency key is in use for another request. 409 or 422. */
+/** 409 until the deadline, or 422: the idempotency key is in use for another request. */
 export class IdempotencyError extends OpmError {
   override readonly name = 'IdempotencyError';
 }
 
-/** No answer, until the deadline. An entry may have been accepted nevertheless; sending it again is safe. */
+/** No answer until the deadline. An entry may have been accepted; sending it again is safe. */
 export class ConnectionError extends OpmError {
   override readonly name: string = 'ConnectionError';
 }
 
-/** No answer in time, until the deadline; or the deadline came before its turn. */
+/** No attempt was answered within `timeoutMs`, or the deadline came before the call's turn. */
 export class TimeoutError extends ConnectionError {
   override readonly name = 'TimeoutError';
 }
 
-/** `maxQueued` calls are open already: the call was not taken. */
+/** `maxQueued` calls are already open. The call was not accepted. */
 export class QueueFullError extends OpmError {
   override readonly name = 'QueueFullError';
 }
 
-/** The client is closed, or was closed before the call was done. */
+/** The client is closed, or was closed before the call completed. */
 export class ClosedError extends OpmError {
   override readonly name = 'ClosedError';
 }
 
-/** The error that an answer stands for, or one entry's result in it. */
+/** Converts an answer, or the result of one entry in it, to an error. */
 export function toError(answer: Answer, result: unknown = answer.body): OpmError {
   const { requestId, retryAfter } = answer;
   const body = (typeof result === 'object' && result !== null ? result : {}) as Record<string, unknown>;
@@ -92,3 +93,23 @@ const CLASSES: Record<number, typeof OpmError> = {
   422: IdempotencyError,
   429: RateLimitError,
 };
+
+export interface Answer {
+  statusCode: number;
+  /** The parsed JSON. Undefined if the body is not JSON. */
+  body: unknown;
+  requestId: string | undefined;
+  /** Seconds. */
+  retryAfter: number | undefined;
+  rateLimit: RateLimit | undefined;
+}
+
+/** The project's limit, from the header fields RateLimit and RateLimit-Policy. */
+export interface RateLimit {
+  /** Entries that may be sent at once after a quiet period. */
+  burst: number;
+  /** Entries that become available per second. */
+  perSecond: number;
+  /** Entries that may be sent now. */
+  remaining: number;
+}

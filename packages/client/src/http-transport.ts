@@ -1,9 +1,6 @@
 import * as http from 'node:http';
 import * as https from 'node:https';
-import { ConnectionError, OpmError, TimeoutError } from './errors.js';
-import { parseRateLimit, type RateLimit } from './rate-limit.js';
-import { parseRetryAfter } from './retry-after.js';
-import { VERSION } from './version.js';
+import { type Answer, ConnectionError, OpmError, type RateLimit, TimeoutError } from './errors.js';
 
 export interface Request {
   method: 'GET' | 'POST' | 'DELETE';
@@ -12,35 +9,28 @@ export interface Request {
   idempotencyKey?: string;
 }
 
-export interface Answer {
-  statusCode: number;
-  /** The parsed JSON; undefined where it is none. */
-  body: unknown;
-  requestId: string | undefined;
-  /** Seconds. */
-  retryAfter: number | undefined;
-  rateLimit: RateLimit | undefined;
-}
-
 export interface Transport {
-  /** One try. @throws ConnectionError where no answer comes; the signal's reason */
+  /** Makes one attempt. @throws ConnectionError if there is no answer; the signal's reason */
   request(request: Request, signal: AbortSignal): Promise<Answer>;
   close(): void;
 }
 
-export interface TransportOptions {
+interface TransportOptions {
   url: URL;
   apiKey: string;
-  /** For a request from its connection on. */
+  /** Timeout of a request, from the time at which it has a connection. */
   timeoutMs: number;
   maxConnections: number;
   agent?: http.Agent | undefined;
 }
 
-/** Far above what 1,000 results take. */
+/** Far larger than the answer to a batch of 1,000 entries. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
 
-/** HTTP over connections that are kept open. Not `fetch`, whose connections can be neither bounded nor closed without undici. */
+/**
+ * HTTP over kept-alive connections. Does not use `fetch`: without undici, its connections can be neither limited nor
+ * closed.
+ */
 export function createHttpTransport({ url, apiKey, timeoutMs, maxConnections, agent }: TransportOptions): Transport {
   const { request: open, Agent } = url.protocol === 'https:' ? https : http;
   const own = agent ? undefined : new Agent({ keepAlive: true, maxSockets: maxConnections });
@@ -55,7 +45,7 @@ export function createHttpTransport({ url, apiKey, timeoutMs, maxConnections, ag
           ...(body !== undefined && { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }),
           ...(idempotencyKey !== undefined && { 'idempotency-key': idempotencyKey }),
         };
-        const request = attempt(() => open(url, { method, path: prefix + path, headers, agent: agent ?? own }));
+        const request = openRequest(() => open(url, { method, path: prefix + path, headers, agent: agent ?? own }));
         let timer: NodeJS.Timeout | undefined;
         let isLate = false;
         let isAnswered = false;
@@ -66,7 +56,7 @@ export function createHttpTransport({ url, apiKey, timeoutMs, maxConnections, ag
           else reject(new ConnectionError(`no answer from ${url.origin}: ${reason}`));
         };
         request
-          // Only now: waiting for a connection is no sign that the server hangs.
+          // The timeout starts here, because waiting for a connection does not mean that the server hangs.
           .on('socket', () => {
             timer = setTimeout(() => {
               isLate = true;
@@ -93,12 +83,12 @@ export function createHttpTransport({ url, apiKey, timeoutMs, maxConnections, ag
   };
 }
 
-/** An agent for the other protocol is refused in words of Node's own. */
-function attempt<T>(open: () => T): T {
+/** @throws OpmError if Node refuses the request, for example because the agent is for another protocol */
+function openRequest<T>(open: () => T): T {
   try {
     return open();
   } catch (error) {
-    throw new OpmError(`no request can be made: ${(error as Error).message}`);
+    throw new OpmError(`cannot make a request: ${(error as Error).message}`);
   }
 }
 
@@ -132,4 +122,33 @@ function parseJson(text: string): unknown {
   } catch {
     return undefined;
   }
+}
+
+/** The version in package.json. A test compares them. */
+export const VERSION = '0.1.0';
+
+/**
+ * Parses the header fields RateLimit-Policy, such as `"burst";q=200;w=2;opm-rate=100`, and RateLimit, such as
+ * `"burst";r=5;t=1` (IETF draft-ietf-httpapi-ratelimit-headers-11). The rate is `opm-rate` or, without it, q / w, which is
+ * less exact because `w` is rounded up to whole seconds. @returns undefined if they do not give the limit
+ */
+export function parseRateLimit(policy: unknown, state: unknown): RateLimit | undefined {
+  const [burst, seconds, remaining] = [readNumber(policy, 'q'), readNumber(policy, 'w'), readNumber(state, 'r')];
+  if (!burst || !seconds || remaining === undefined) return undefined;
+  return { burst, perSecond: readNumber(policy, 'opm-rate') || burst / seconds, remaining };
+}
+
+/** Parses Retry-After, in seconds or as an HTTP date. @returns seconds from now; undefined if missing or invalid */
+export function parseRetryAfter(header: string | undefined, now = Date.now()): number | undefined {
+  if (header === undefined) return undefined;
+  const text = header.trim();
+  if (/^\d{1,9}$/.test(text)) return Number(text);
+  // Every HTTP date format begins with the name of the day. Date.parse alone would read "-1" as a year.
+  const date = /^[a-z]{3}/i.test(text) ? Date.parse(text) : Number.NaN;
+  return Number.isNaN(date) ? undefined : Math.max(0, (date - now) / 1_000);
+}
+
+function readNumber(field: unknown, name: string): number | undefined {
+  const [, digits] = new RegExp(`^[^,]*;\\s*${name}=(\\d{1,9})(?![\\d.])`).exec(String(field)) ?? [];
+  return digits === undefined ? undefined : Number(digits);
 }

@@ -11,8 +11,8 @@ import {
   toBatchAnswer,
   UPDATED,
 } from '../test/stub-server.js';
+import { VERSION } from './http-transport.js';
 import { type Customer, OpmClient, type OpmClientOptions, OpmError } from './index.js';
-import { VERSION } from './version.js';
 
 const KEY = 'opm_secret-key';
 const JANE: Customer = { customerId: 7519, customerEmail: 'jane@example.com' };
@@ -48,7 +48,7 @@ const failureOf = (call: Promise<unknown>): Promise<OpmError> =>
     (error) => error,
   );
 
-test('a lone entry goes at once; what comes while requests are under way goes together', async () => {
+test('a lone entry is sent at once; entries that come while a request is in flight are sent together', async () => {
   const [arrived, gate] = [createGate(), createGate()];
   const { client, server } = await start(
     async (request) => {
@@ -67,7 +67,7 @@ test('a lone entry goes at once; what comes while requests are under way goes to
   expect(server.received.map((request) => readEntries(request).length)).toEqual([1, 1_000, 700]);
 });
 
-test('no more than maxInFlight requests are under way', async () => {
+test('at most maxInFlight requests are in flight', async () => {
   let [underWay, most] = [0, 0];
   const { client } = await start(
     async (request) => {
@@ -102,7 +102,7 @@ test('the customer is sent as it was when the call was made', async () => {
   expect(server.received.flatMap(readEntries)).toEqual([JANE]);
 });
 
-describe('a try that may pass is tried again, with the same body under the same key:', () => {
+describe('a transient failure is retried with the same body and idempotency key:', () => {
   test.each<[string, Reaction]>([
     ['a cut connection', 'cut'],
     ['no answer in time', 'hang'],
@@ -122,7 +122,7 @@ describe('a try that may pass is tried again, with the same body under the same 
   });
 });
 
-describe('what will not pass is one typed error, without another try:', () => {
+describe('a permanent failure is one typed error, without a retry:', () => {
   test.each<[string, Reaction, Record<string, unknown>]>([
     [
       '401',
@@ -132,7 +132,7 @@ describe('what will not pass is one typed error, without another try:', () => {
     ['422', { status: 422, body: { message: 'key reused' } }, { name: 'IdempotencyError', statusCode: 422 }],
     ['413', { status: 413, body: { message: 'too large' } }, { name: 'InvalidEntryError', statusCode: 413 }],
     [
-      '404 of a server that is another',
+      '404 of another server',
       { status: 404, body: '<html>' },
       { name: 'OpmError', message: 'unexpected answer with status 404' },
     ],
@@ -147,7 +147,7 @@ describe('what will not pass is one typed error, without another try:', () => {
       { name: 'OpmError', message: 'unexpected answer with status 200' },
     ],
     ['too few results', toBatchAnswer([]), { name: 'OpmError', statusCode: 207 }],
-    ['a result that is none', toBatchAnswer([null]), { name: 'OpmError' }],
+    ['an invalid result', toBatchAnswer([null]), { name: 'OpmError' }],
   ])('%s', async (_, reaction, expected) => {
     const { client, server } = await start(() => reaction);
     const error = await failureOf(client.send(JANE));
@@ -168,7 +168,7 @@ test('each entry gets its own result', async () => {
   ]);
 });
 
-test('entries of a batch that were refused for now are sent again, alone, in order and under a new key', async () => {
+test('only the entries of a batch that failed transiently are sent again, in order and with a new key', async () => {
   const refused = (statusCode: number) => ({ statusCode, message: 'try again' });
   const { client, server } = await start((request, count) =>
     count === 1
@@ -187,7 +187,7 @@ test('entries of a batch that were refused for now are sent again, alone, in ord
   expect(second?.headers['idempotency-key']).not.toBe(first?.headers['idempotency-key']);
 });
 
-describe('what the limit refuses is sent again, with what else waits then:', () => {
+describe('what the limit refuses is sent again, together with what waits by then:', () => {
   test.each<[string, Reaction]>([
     ['a whole request', { status: 429, body: { message: 'too fast' } }],
     ['a batch', toBatchAnswer([CREATED, { statusCode: 429, message: 'too fast' }])],
@@ -205,7 +205,7 @@ describe('what the limit refuses is sent again, with what else waits then:', () 
     expect(server.received.map(({ method, path }) => `${method} ${path}`)).toEqual(Array(3).fill('DELETE /entry/1'));
   });
 
-  test('each customer’s in order, though more of them came meanwhile', async () => {
+  test('in the customer’s order, even if more entries came meanwhile', async () => {
     const send = (phone: string) => client.send({ customerId: 'a', customerPhone: phone });
     const later: Promise<unknown>[] = [];
     const { client, server } = await start((request, count) => {
@@ -220,7 +220,7 @@ describe('what the limit refuses is sent again, with what else waits then:', () 
   });
 });
 
-test('while the limit holds, requests go one at a time, with no more entries than it has room for', async () => {
+test('while the limit holds, requests go one at a time, with at most as many entries as it allows', async () => {
   const limited = (remaining: number) => ({
     'ratelimit-policy': '"burst";q=50;w=1',
     ratelimit: `"burst";r=${remaining};t=1`,
@@ -245,7 +245,7 @@ test('while the limit holds, requests go one at a time, with no more entries tha
   });
   const sizes = server.received.map((request) => readEntries(request).length);
   expect(sizes.slice(0, 4)).toEqual([1_000, 1_000, 1_000, 1_000]);
-  // How much room there is depends on when it is looked at.
+  // The exact sizes depend on timing.
   expect(Math.max(...sizes.slice(4))).toBeGreaterThan(1);
   expect(Math.max(...sizes.slice(4))).toBeLessThanOrEqual(50);
   expect(Math.max(...together)).toBe(1);
@@ -255,7 +255,7 @@ test.each([
   [503, 'UnavailableError'],
   [429, 'RateLimitError'],
 ])(
-  'where the Retry-After of a %s reaches beyond the deadline, the call fails at once and says for how long',
+  'if the Retry-After of a %s is beyond the deadline, the call fails at once and has the retryAfter',
   async (status, name) => {
     const { client, server } = await start(() => ({
       status,
@@ -273,7 +273,7 @@ test.each([
   },
 );
 
-test('a call that could be sent after its deadline only fails at once, with what the server said', async () => {
+test('a call that could only be sent after its deadline fails at once, with the server’s message', async () => {
   const refusal = { status: 429, body: { message: 'too fast' }, headers: { 'retry-after': '3000000' } };
   const { client, server } = await start(() => refusal, { maxInFlight: 1 });
   const [first = JANE, ...others] = toCustomers(3);
@@ -286,12 +286,12 @@ test('a call that could be sent after its deadline only fails at once, with what
   expect(server.received).toHaveLength(1);
 });
 
-test('tries end with the deadline, with the last failure', async () => {
+test('retries end at the deadline, with the last failure', async () => {
   const { client } = await start(() => ({ status: 429, body: { message: 'too fast' } }), { deadlineMs: 3_000 });
   expect(await failureOf(client.send(JANE))).toMatchObject({ name: 'RateLimitError', message: 'too fast' });
 });
 
-test('behind requests that hang, a call fails within its deadline and the time of a try', async () => {
+test('behind requests that hang, a call fails within deadlineMs plus timeoutMs', async () => {
   const { client, server } = await start(() => 'hang', { deadlineMs: 2_000, timeoutMs: 1_000, maxInFlight: 1 });
   const first = failureOf(client.send(JANE));
   const second = failureOf(client.send({ ...JANE, customerPhone: '1' }));
@@ -300,7 +300,7 @@ test('behind requests that hang, a call fails within its deadline and the time o
   expect(new Set(server.received.flatMap(readEntries).map(({ customerPhone }) => customerPhone)).size).toBeLessThan(3);
 });
 
-test('however many reads wait, no more than maxInFlight are under way, and what is sent goes beside them', async () => {
+test('at most maxInFlight reads are in flight, and they do not delay entries', async () => {
   const gate = createGate();
   const found = { statusCode: 200, customer: {}, pending: false };
   const { client, server } = await start(
@@ -332,7 +332,7 @@ test.each<[string, Reaction]>([
   ['a page', { status: 200, body: '<html>' }],
   ['other JSON', { status: 200, body: { message: 'welcome', customer: 'none' } }],
   ['no JSON object', { status: 200, body: 'null' }],
-])('a 200 with %s is no answer of the API', async (_, reaction) => {
+])('a 200 with %s is not an answer of the API', async (_, reaction) => {
   const { client } = await start(() => reaction);
   for (const call of [client.ping(), client.get(1)]) {
     expect(await failureOf(call)).toMatchObject({ name: 'OpmError', message: 'unexpected answer with status 200' });
@@ -346,7 +346,7 @@ test('an agent for another protocol is an OpmError', async () => {
   }
 });
 
-test('entries of one customer are never in two requests at the same time, and erasures keep their place among them', async () => {
+test('entries of one customer are never in two requests at once, and erasures keep their place among them', async () => {
   let underWay = 0;
   const { client, server } = await start(async ({ method, path, body }) => {
     expect(++underWay).toBe(1);
@@ -367,7 +367,7 @@ test('entries of one customer are never in two requests at the same time, and er
   expect(seen.flat()).toEqual(['1', '2', '/entry/a%2Fb', '3', '4', '/entry/a%2Fb']);
 });
 
-test('erase tells what there was to erase; get and erase know a missing customer from a missing route', async () => {
+test('erase says whether there was a customer; get and erase tell a missing customer from a missing route', async () => {
   const unknown = { status: 404, body: { statusCode: 404, message: 'customer does not exist' } };
   const { client } = await start(({ path }) =>
     path.endsWith('/known') ? unknown : { status: 404, body: { message: 'route does not exist' } },
@@ -382,7 +382,7 @@ test('erase tells what there was to erase; get and erase know a missing customer
   }
 });
 
-test('beyond maxQueued a call is not taken, and ready waits for room', async () => {
+test('a call beyond maxQueued is rejected, and ready waits for room', async () => {
   const gate = createGate();
   const { client, server } = await start(
     async (request) => {
@@ -407,7 +407,7 @@ test('beyond maxQueued a call is not taken, and ready waits for room', async () 
   expect(server.received.flatMap(readEntries)).toHaveLength(3);
 });
 
-test('a producer who waits for room sends all, though somebody else was told of room and did not take it', async () => {
+test('a producer that awaits ready sends everything, even if another waiter does not use its slot', async () => {
   const { client, server } = await start(acceptAll, { maxQueued: 1 });
   const calls: Promise<unknown>[] = [];
   for (const customer of toCustomers(20)) {
@@ -421,7 +421,7 @@ test('a producer who waits for room sends all, though somebody else was told of 
   expect(server.received.flatMap(readEntries)).toHaveLength(20);
 });
 
-describe('a signal ends its call with its reason:', () => {
+describe('a signal rejects its call with its reason:', () => {
   test('before the call, nothing is sent', async () => {
     const { client, server } = await start(acceptAll);
     const reason = new Error('no longer needed');
@@ -451,7 +451,7 @@ describe('a signal ends its call with its reason:', () => {
     expect(server.received.flatMap(readEntries).map(({ customerPhone }) => customerPhone)).toEqual([undefined, 'last']);
   });
 
-  test('under way, the others of its batch go on', async () => {
+  test('in flight, the others of its batch continue', async () => {
     const gate = createGate();
     const ended = new AbortController();
     const { client } = await start(async (request) => {
@@ -466,7 +466,7 @@ describe('a signal ends its call with its reason:', () => {
     expect(await other).toEqual({ created: true });
   });
 
-  test('under way and alone, the request is cut', async () => {
+  test('in flight and alone, the request is aborted', async () => {
     const ended = new AbortController();
     const { client } = await start(() => {
       ended.abort();
@@ -477,7 +477,7 @@ describe('a signal ends its call with its reason:', () => {
   });
 });
 
-test('close waits for what is open, takes nothing more, and may be called twice', async () => {
+test('close waits for open calls, rejects new ones, and may be called twice', async () => {
   const { client } = await start(acceptAll);
   const sent = client.send(JANE);
   await Promise.all([client.close(), client.close({ timeoutMs: Number.POSITIVE_INFINITY })]);
@@ -487,14 +487,14 @@ test('close waits for what is open, takes nothing more, and may be called twice'
   }
 });
 
-test('close with a time-out fails what is still open then', async () => {
+test('close with a timeout rejects the calls that are still open then', async () => {
   const { client } = await start(() => 'hang', { maxInFlight: 1 });
   const calls = [client.send(JANE), client.send(JANE), client.erase(1), client.get(1), client.ping()].map(failureOf);
   await client.close({ timeoutMs: 50 });
   for (const call of calls) expect(await call).toMatchObject({ name: 'ClosedError' });
 });
 
-test('no error, and no client that is printed, shows the key or what was sent', async () => {
+test('neither errors nor a printed client show the key or what was sent', async () => {
   const secret = 'jane@secret.example';
   const reactions: Reaction[] = ['cut', { status: 401, body: {} }, toBatchAnswer([{ statusCode: 400, message: 'no' }])];
   for (const reaction of reactions) {
@@ -517,13 +517,13 @@ test.each<[string, Partial<Record<keyof OpmClientOptions, unknown>>]>([
   ['deadlineMs', { deadlineMs: Number.POSITIVE_INFINITY }],
   ['maxQueued', { maxQueued: 1.5 }],
   ['maxInFlight', { maxInFlight: '4' }],
-])('an option %s that cannot work is refused by name, without its value: %j', (name, options) => {
+])('an invalid option %s is refused by name, without its value: %j', (name, options) => {
   const construct = () => new OpmClient({ url: 'http://127.0.0.1', apiKey: KEY, ...options } as OpmClientOptions);
   expect(construct).toThrow(new RegExp(`^${name} must`));
   expect(construct).not.toThrow(/secret/);
 });
 
-test('a path in the address is kept, and the client says who it is', async () => {
+test('a path in the URL is kept, and the user agent names the client', async () => {
   const server = await startStubServer(() => ({ status: 200, body: { statusCode: 200, message: 'pong' } }));
   releases.push(server.close);
   const client = new OpmClient({ url: `${server.url}/partners/`, apiKey: KEY });

@@ -1,22 +1,19 @@
-import type { CallOptions } from './call.js';
-import type { Customer, FoundCustomer } from './customer.js';
+import { type CallOptions, OpenCalls } from './call.js';
+import { type Customer, type FoundCustomer, isUnknownCustomer, toEntry, toPath } from './customer.js';
 import { Dispatcher } from './dispatcher.js';
 import { ClosedError, toError } from './errors.js';
 import { createHttpTransport, type Transport } from './http-transport.js';
-import { OpenCalls } from './open-calls.js';
 import { MAX_TIMER_MS, type OpmClientOptions, parseOptions } from './options.js';
-import { createReader, type Reader } from './reader.js';
-import { toEntry } from './to-entry.js';
-import { isUnknownCustomer, toPath } from './to-path.js';
+import { createReader, type Reader } from './send-entries.js';
 
 export interface CloseOptions {
-  /** After so many milliseconds, what is still open fails with ClosedError; without it, the deadlines decide. */
+  /** After this time in ms, open calls reject with ClosedError. Without it, they have until their deadlines. */
   timeoutMs?: number;
 }
 
 /**
- * Sends customers to OPM Partners API. Calls that are made at the same time share requests; failures that may pass are
- * tried again until the deadline. What is done to a customer takes effect in the order of the calls.
+ * Sends customers to OPM Partners API. Concurrent calls share requests. The client retries transient failures until the
+ * deadline. Calls for one customer take effect in the order in which they are made.
  */
 export class OpmClient {
   readonly #transport: Transport;
@@ -26,20 +23,20 @@ export class OpmClient {
   readonly #reads: OpenCalls;
   #isClosed = false;
 
-  /** @throws TypeError for options that cannot work */
+  /** @throws TypeError if an option is invalid */
   constructor(options: OpmClientOptions) {
     const settings = parseOptions(options);
     const { deadlineMs, maxQueued, maxInFlight } = settings;
     this.#transport = createHttpTransport({ ...settings, maxConnections: 2 * maxInFlight });
     this.#dispatcher = new Dispatcher({ transport: this.#transport, maxInFlight });
-    this.#writes = new OpenCalls({ deadlineMs, max: maxQueued, onNone: () => this.#dispatcher.rest() });
+    this.#writes = new OpenCalls({ deadlineMs, max: maxQueued, onNone: () => this.#dispatcher.cancelPause() });
     this.#reads = new OpenCalls({ deadlineMs, max: maxQueued });
     this.#read = createReader({ transport: this.#transport, calls: this.#reads, maxInFlight });
   }
 
   /**
-   * Creates or updates a customer. Resolves once the entry is safely queued; `created` where the customer was new.
-   * Rejects with OpmError, or with the signal's reason.
+   * Creates or updates a customer. Resolves once the entry is queued durably. `created` is true if the customer was
+   * new. Rejects with OpmError, or with the signal's reason.
    */
   async send(customer: Customer, { signal }: CallOptions = {}): Promise<{ created: boolean }> {
     this.#assertOpen();
@@ -50,7 +47,7 @@ export class OpmClient {
   }
 
   /**
-   * Erases a customer and all that was sent of it before; `erased` is false where there was nothing to erase.
+   * Erases a customer and everything sent about it before. `erased` is false if there was nothing to erase.
    * Rejects with OpmError, or with the signal's reason.
    */
   async erase(customerId: string | number, { signal }: CallOptions = {}): Promise<{ erased: boolean }> {
@@ -60,7 +57,7 @@ export class OpmClient {
     });
   }
 
-  /** Reads a customer; undefined where there is none. Rejects with OpmError, or with the signal's reason. */
+  /** Reads a customer. Resolves to undefined if there is none. Rejects with OpmError, or with the signal's reason. */
   async get(customerId: string | number, options?: CallOptions): Promise<FoundCustomer | undefined> {
     this.#assertOpen();
     const answer = await this.#read(toPath(customerId), options);
@@ -77,29 +74,31 @@ export class OpmClient {
     if (answer.statusCode !== 200 || !isPong(answer.body)) throw toError(answer);
   }
 
-  /** Resolves when all sends and erasures up to now are settled. Never rejects: each of them has its own promise. */
+  /** Resolves when all sends and erasures so far have settled. Never rejects: each of them has its own promise. */
   flush(): Promise<void> {
     return this.#writes.settled();
   }
 
-  /** Resolves when one more send or erasure is not too many. Of several who wait, one may still come too late. */
+  /**
+   * Resolves when there is room for another send or erasure. If several callers wait, one may still get QueueFullError.
+   */
   ready(): Promise<void> {
     return this.#writes.ready();
   }
 
-  /** Takes no more calls, waits for the open ones, and ends the connections. Safe to call twice. */
+  /** Rejects new calls, waits for the open ones and closes the connections. Safe to call twice. */
   async close({ timeoutMs }: CloseOptions = {}): Promise<void> {
-    if (timeoutMs !== undefined && !(timeoutMs >= 0)) throw new TypeError('timeoutMs must be a number from 0 on');
+    if (timeoutMs !== undefined && !(timeoutMs >= 0)) throw new TypeError('timeoutMs must be a number of at least 0');
     this.#isClosed = true;
     const isBounded = timeoutMs !== undefined && timeoutMs <= MAX_TIMER_MS;
-    const timer = isBounded ? setTimeout(() => this.#giveUp(), timeoutMs) : undefined;
+    const timer = isBounded ? setTimeout(() => this.#rejectOpenCalls(), timeoutMs) : undefined;
     await Promise.all([this.#writes.settled(), this.#reads.settled()]);
     clearTimeout(timer);
     this.#transport.close();
   }
 
-  #giveUp(): void {
-    const error = new ClosedError('the client was closed before the call was done');
+  #rejectOpenCalls(): void {
+    const error = new ClosedError('the client was closed before the call completed');
     this.#writes.rejectAll(error);
     this.#reads.rejectAll(error);
   }
@@ -109,7 +108,7 @@ export class OpmClient {
   }
 }
 
-/** Some other server may answer 200 to whatever it is asked. */
+/** Checks the body too: another server may answer 200 to any request. */
 function isPong(body: unknown): boolean {
   return (body as { message?: unknown } | null | undefined)?.message === 'pong';
 }

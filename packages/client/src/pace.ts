@@ -1,11 +1,10 @@
-import type { Answer } from './http-transport.js';
-import type { RateLimit } from './rate-limit.js';
+import type { Answer, RateLimit } from './errors.js';
 import { toDelayMs } from './retries.js';
 
 /**
- * How fast the project's limit lets this client send. From a refusal on, until nothing is left to send, requests go one at a
- * time, each with no more entries than there is room for. Each waits for room for a second's entries, or for half of the burst
- * if that is less: a full bucket would lose what comes in. Times are in ms, as `performance.now()` has them.
+ * Paces requests to the project's limit, a token bucket. After a 429 and until nothing is left to send, requests go one
+ * at a time, with at most as many entries as there are tokens. Each request waits for a second's worth of tokens, or
+ * for half of the burst if that is less, because a full bucket discards tokens. Times are in ms of `performance.now()`.
  */
 export class Pace {
   readonly #now: () => number;
@@ -14,56 +13,56 @@ export class Pace {
   #limitAt = 0;
   #isLimited = false;
   #resumeAt = 0;
-  #refusals = 0;
-  #takenAt = Number.NEGATIVE_INFINITY;
+  #rateLimitedInARow = 0;
+  #lastAcceptedAt = Number.NEGATIVE_INFINITY;
 
   constructor({ now = () => performance.now(), random = Math.random } = {}) {
     this.#now = now;
     this.#random = random;
   }
 
-  /** When the server last took something. */
-  get takenAt(): number {
-    return this.#takenAt;
+  /** When the server last accepted something; -Infinity before that. */
+  get lastAcceptedAt(): number {
+    return this.#lastAcceptedAt;
   }
 
-  /** Whether requests go one at a time. */
+  /** Whether a 429 restricts the client to one request at a time. */
   get isLimited(): boolean {
     return this.#isLimited;
   }
 
-  /** Entries that the next request may have. */
+  /** Maximum number of entries in the next request. */
   maxEntries(most: number): number {
     if (!this.#limit) return most;
-    const room = this.#isLimited ? this.#room(this.#limit) : this.#limit.burst;
-    return Math.max(1, Math.min(most, Math.floor(room)));
+    const tokens = this.#isLimited ? this.#availableTokens(this.#limit) : this.#limit.burst;
+    return Math.max(1, Math.min(most, Math.floor(tokens)));
   }
 
-  /** How long the next request has to wait. */
+  /** Time that the next request has to wait, in ms. */
   waitMs(): number {
     return Math.max(0, this.#resumeAt - this.#now());
   }
 
-  onTaken({ rateLimit }: Pick<Answer, 'rateLimit'>): void {
-    this.#takenAt = this.#now();
-    this.#refusals = 0;
+  onAccepted({ rateLimit }: Pick<Answer, 'rateLimit'>): void {
+    this.#lastAcceptedAt = this.#now();
+    this.#rateLimitedInARow = 0;
     this.#learn(rateLimit);
     if (!rateLimit) this.#isLimited = false;
-    else if (this.#isLimited) this.#pause(this.#msUntilWorth(rateLimit));
+    else if (this.#isLimited) this.#pause(this.#msUntilEnoughTokens(rateLimit));
   }
 
-  /** Nothing is left to send. */
+  /** Called when nothing is left to send: lifts the restriction to one request at a time. */
   onIdle(): void {
     this.#isLimited = false;
   }
 
-  /** @returns how long the next request has to wait */
-  onRefused({ rateLimit, retryAfter }: Pick<Answer, 'rateLimit' | 'retryAfter'>): number {
+  /** Called for a 429. @returns the time that the next request has to wait, in ms */
+  onRateLimited({ rateLimit, retryAfter }: Pick<Answer, 'rateLimit' | 'retryAfter'>): number {
     this.#learn(rateLimit);
     this.#isLimited = true;
-    // Retry-After is for as many as were sent; the next request has no more than there will be room for.
-    const seconds = rateLimit ? Math.min(retryAfter ?? 0, this.#msUntilWorth(rateLimit) / 1_000) : retryAfter;
-    this.#pause(toDelayMs(++this.#refusals, seconds, this.#random));
+    // Retry-After is for as many entries as this request had. The next request is smaller, so it may wait less.
+    const seconds = rateLimit ? Math.min(retryAfter ?? 0, this.#msUntilEnoughTokens(rateLimit) / 1_000) : retryAfter;
+    this.#pause(toDelayMs(++this.#rateLimitedInARow, seconds, this.#random));
     return this.waitMs();
   }
 
@@ -76,12 +75,12 @@ export class Pace {
     this.#resumeAt = Math.max(this.#resumeAt, this.#now() + ms);
   }
 
-  #room({ burst, perSecond, remaining }: RateLimit): number {
+  #availableTokens({ burst, perSecond, remaining }: RateLimit): number {
     return Math.min(burst, remaining + (perSecond * (this.#now() - this.#limitAt)) / 1_000);
   }
 
-  #msUntilWorth({ burst, perSecond, remaining }: RateLimit): number {
-    const worth = Math.max(1, Math.min(perSecond, burst / 2));
-    return Math.max(0, ((worth - remaining) * 1_000) / perSecond);
+  #msUntilEnoughTokens({ burst, perSecond, remaining }: RateLimit): number {
+    const enough = Math.max(1, Math.min(perSecond, burst / 2));
+    return Math.max(0, ((enough - remaining) * 1_000) / perSecond);
   }
 }

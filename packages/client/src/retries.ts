@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { ConnectionError, type OpmError, toError } from './errors.js';
-import type { Answer, Request, Transport } from './http-transport.js';
+import { type Answer, ConnectionError, type OpmError, toError } from './errors.js';
+import type { Request, Transport } from './http-transport.js';
 
 const RATE_LIMITED = 429;
 
@@ -9,15 +9,15 @@ const FIRST_BACKOFF_MS = 100;
 const MAX_BACKOFF_MS = 10_000;
 
 interface RetryOptions {
-  /** Whether another try so many milliseconds from now is still wanted. */
+  /** Whether the callers still want another attempt in `ms` milliseconds. */
   mayWait: (ms: number, failure: OpmError) => boolean;
   signal: AbortSignal;
 }
 
 /**
- * Sends the request until its answer is not worth another try. Each try is the same in every byte.
- * @param isFinal what is not worth another try, though it may pass
- * @throws OpmError the last failure where it is not; the signal's reason
+ * Sends the request until the answer is not retryable. Every attempt has the same bytes.
+ * @param isFinal returns true for a retryable answer that the caller handles itself
+ * @throws OpmError the last failure if `mayWait` refuses another attempt; the signal's reason
  */
 export async function requestWithRetries(
   transport: Transport,
@@ -32,7 +32,7 @@ export async function requestWithRetries(
   }
 }
 
-/** @throws OpmError the failure, where it may not wait for so long; the signal's reason */
+/** Waits before another attempt. @throws OpmError `failure` if `mayWait` refuses the delay; the signal's reason */
 export async function waitForRetry(tries: number, failure: OpmError, { mayWait, signal }: RetryOptions): Promise<void> {
   const ms = toDelayMs(tries, failure.retryAfter);
   if (!mayWait(ms, failure)) throw failure;
@@ -47,7 +47,7 @@ export function isRetryable(statusCode: number): boolean {
   return RETRYABLE.has(statusCode);
 }
 
-/** Exponential with full jitter, on top of what the server asks for. */
+/** `Retry-After` plus exponential backoff with full jitter, in ms. */
 export function toDelayMs(tries: number, retryAfter: number | undefined, random = Math.random): number {
   const ceiling = Math.min(MAX_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** (tries - 1));
   return (retryAfter ?? 0) * 1_000 + random() * ceiling;

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
-import { type Call, toSignal } from './call.js';
-import { type OpmError, toError } from './errors.js';
-import type { Answer, Transport } from './http-transport.js';
+import { abortWhenSettled, type Call, type CallOptions, type OpenCalls } from './call.js';
+import { type Answer, type OpmError, toError } from './errors.js';
+import type { Transport } from './http-transport.js';
 import { isRateLimited, isRetryable, requestWithRetries, waitForRetry } from './retries.js';
 
 export interface EntryTask {
@@ -10,17 +10,23 @@ export interface EntryTask {
   call: Call<{ created: boolean }>;
 }
 
-/** What has become of tasks whose calls may still be open: nothing was done with those that the project's limit has refused. */
-export type Sent<T> = { answer: Answer } & ({ limited: readonly T[]; refusal: OpmError } | { limited?: undefined });
+/**
+ * Result of a request. `limited` are the tasks that got 429: the server did nothing with them, and their calls are
+ * open.
+ */
+export type SendResult<T> = { answer: Answer } & (
+  | { limited: readonly T[]; refusal: OpmError }
+  | { limited?: undefined }
+);
 
 /**
- * Sends the entries with one request, and those of them that the server could not take with another one, until each call
- * is settled or has reached the project's limit. What a failure leaves open is the caller's to settle.
+ * Sends the entries in one request, and retries those that the server could not accept, until each call is settled or
+ * gets a 429. If it throws, the caller settles the calls that are still open. @throws OpmError
  */
-export async function sendEntries(transport: Transport, tasks: readonly EntryTask[]): Promise<Sent<EntryTask>> {
+export async function sendEntries(transport: Transport, tasks: readonly EntryTask[]): Promise<SendResult<EntryTask>> {
   let open = tasks;
   for (let tries = 1; ; tries++) {
-    const signal = toSignal(open.map(({ call }) => call));
+    const signal = abortWhenSettled(open.map(({ call }) => call));
     const options = { mayWait: mayWaitAny(open), signal, isFinal: isRateLimited };
     const answer = await requestWithRetries(transport, toRequest(open), options);
     if (isRateLimited(answer)) return { limited: open, refusal: toError(answer), answer };
@@ -29,26 +35,29 @@ export async function sendEntries(transport: Transport, tasks: readonly EntryTas
     const limit = results.find((result) => isRateLimited({ statusCode: statusOf(result) }));
     if (limit) return { limited: left, refusal: toError(answer, limit), answer };
     if (left.length === 0) return { answer };
-    const refusal = toError(answer, results.find(isRefusedForNow));
+    const refusal = toError(answer, results.find(isTransient));
     await waitForRetry(tries, refusal, { mayWait: mayWaitAny(left), signal });
     open = left.filter(isOpen);
     if (open.length === 0) return { answer };
   }
 }
 
-/** The tries of a request share a key, by which the server knows a repeat; other entries are another request. */
+/** All attempts of a request share an idempotency key. A request with other entries needs a new key. */
 function toRequest(tasks: readonly EntryTask[]) {
   const body = `[${tasks.map(({ entry }) => entry).join()}]`;
   return { method: 'POST', path: '/entries', body, idempotencyKey: randomUUID() } as const;
 }
 
-/** A call that may not wait fails at once. Its entry stays in the request, which would be another one without it. */
+/**
+ * Whether any call may wait. Calls that may not are rejected. Their entries stay in the request: without them, it would
+ * be another request than the one that its idempotency key stands for.
+ */
 const mayWaitAny =
   (tasks: readonly EntryTask[]) =>
   (ms: number, failure: OpmError): boolean =>
     tasks.filter(({ call }) => call.mayWait(ms, failure)).length > 0;
 
-/** @returns the tasks to be sent again, in order */
+/** Settles calls by their results. @returns the tasks to send again, in order */
 function settle(tasks: readonly EntryTask[], results: unknown[], answer: Answer): EntryTask[] {
   return tasks.filter(({ call }, i) => {
     const statusCode = statusOf(results[i]);
@@ -58,7 +67,7 @@ function settle(tasks: readonly EntryTask[], results: unknown[], answer: Answer)
   });
 }
 
-/** @throws OpmError where the answer is none about these entries */
+/** @throws OpmError if the answer does not have one result per entry */
 function readResults(answer: Answer, entries: number): unknown[] {
   const results = (answer.body as { results?: unknown } | null | undefined)?.results;
   if (answer.statusCode === 207 && Array.isArray(results) && results.length === entries) return results;
@@ -69,4 +78,43 @@ const isOpen = ({ call }: EntryTask): boolean => !call.isSettled;
 
 const statusOf = (result: unknown): number => Number((result as { statusCode?: unknown } | null)?.statusCode);
 
-const isRefusedForNow = (result: unknown): boolean => isRetryable(statusOf(result));
+const isTransient = (result: unknown): boolean => isRetryable(statusOf(result));
+
+/** Sends one GET request, with retries. */
+export type Reader = (path: string, options?: CallOptions) => Promise<Answer>;
+
+type Read = { path: string; call: Call<Answer> };
+
+/** Creates a reader with at most `maxInFlight` reads in flight, so reads leave connections for entries. */
+export function createReader(deps: { transport: Transport; calls: OpenCalls; maxInFlight: number }): Reader {
+  const { transport, calls, maxInFlight } = deps;
+  const waiting = new Set<Read>();
+  let inFlight = 0;
+
+  /** Starts the next waiting read in place of one that has ended. */
+  function startNext(): void {
+    for (const read of waiting) {
+      waiting.delete(read);
+      if (read.call.mayWait(0)) return void run(read);
+    }
+  }
+
+  async function run({ path, call }: Read): Promise<void> {
+    inFlight++;
+    const options = { mayWait: call.mayWait.bind(call), signal: abortWhenSettled([call]) };
+    await requestWithRetries(transport, { method: 'GET', path }, options).then(
+      (answer) => call.resolve(answer),
+      (error) => call.reject(error),
+    );
+    inFlight--;
+    startNext();
+  }
+
+  return (path, { signal } = {}) =>
+    calls.open(signal, (call: Call<Answer>) => {
+      const read = { path, call };
+      if (inFlight < maxInFlight) return void run(read);
+      waiting.add(read);
+      void call.settled.then(() => waiting.delete(read));
+    });
+}

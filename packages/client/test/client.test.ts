@@ -42,7 +42,7 @@ function createClient(options: Partial<OpmClientOptions> = {}): OpmClient {
 
 const find = (customerId: string) => store.customers.find(project.projectId, customerId);
 
-/** Runs a program as a module of the package, as a user's would be. */
+/** Runs code as an ES module inside the package, like a user's program. */
 async function run(code: string): Promise<string> {
   const env = { ...process.env, OPM_URL: ingress.url, OPM_KEY: project.apiKey };
   const args = ['--input-type=module', '--eval', code];
@@ -51,7 +51,7 @@ async function run(code: string): Promise<string> {
   return stdout;
 }
 
-describe('what the README shows is what happens:', () => {
+describe('the examples of the README print what it shows:', () => {
   const readme = readFileSync(join(PACKAGE, 'README.md'), 'utf8');
   const examples = [...readme.matchAll(/^## (.*?)$[^#]*?^```js\n(.*?)^```\n+^```text\n(.*?)^```$/gms)];
 
@@ -68,7 +68,7 @@ describe('what the README shows is what happens:', () => {
   );
 });
 
-test('the file that partners are given installs as the README and the partner guide say, alone and with its types', async () => {
+test('the packed file installs as the README and the partner guide say, without dependencies and with its types', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'opm-client-'));
   const npm = (...args: string[]) => promisify(execFile)('npm', args, { cwd: folder, timeout: 600_000 });
   try {
@@ -118,7 +118,7 @@ test('a pause for the limit keeps no process alive in which no call is open', as
   expect(printed).toBe('TimeoutError\n');
 });
 
-test('on a limited project every entry is accepted, however long that takes, and hardly any is sent in vain', async () => {
+test('on a limited project every entry is accepted in the end, and few requests are refused', async () => {
   const { projectId, apiKey } = await store.projects.create('limited');
   await store.projects.setLimit(projectId, { rate: 4, burst: 4 });
   const client = createClient({ apiKey, deadlineMs: 10_000 });
@@ -145,7 +145,7 @@ test('one signal may serve many calls', async () => {
   expect(printed).toBe("Set(1) { 'AbortError' }\n");
 });
 
-test('a customer is created, updated, read, erased and created anew', async () => {
+test('a customer is created, updated, read, erased and created again', async () => {
   const client = createClient();
   const customerId = 'life';
   await client.ping();
@@ -175,7 +175,7 @@ test('a customer is created, updated, read, erased and created anew', async () =
   expect(await client.send({ customerId, customerEmail: 'new' })).toEqual({ created: true });
 });
 
-test('an id may be any text that can be stored', async () => {
+test('an id may be any string that can be stored', async () => {
   const client = createClient();
   for (const customerId of ['a/b', '.', '..', '%2F', 'ü ?#&', '😀', '"', '__proto__', 42]) {
     await client.send({ customerId, customerPhone: '1' });
@@ -184,7 +184,7 @@ test('an id may be any text that can be stored', async () => {
   }
 });
 
-test('what the server refuses is told with its own words, and spoils nothing else', async () => {
+test('a refused entry rejects with the server’s message, and affects no other entry', async () => {
   const client = createClient();
   const customers = [
     { customerId: 'good', customerEmail: 'e' },
@@ -203,7 +203,7 @@ test('what the server refuses is told with its own words, and spoils nothing els
   ]);
 });
 
-test('the largest batches that are made are taken, and every entry becomes a row', async () => {
+test('the server accepts the largest batches, and every entry becomes a row', async () => {
   const client = createClient();
   const small = Array.from({ length: 2_500 }, (_, i) => ({ customerId: `small-${i}`, customerPhone: '1' }));
   const large = Array.from({ length: 1_500 }, (_, i) => ({
@@ -222,7 +222,7 @@ test('the largest batches that are made are taken, and every entry becomes a row
   await waitFor(areStored, { description: 'all rows' });
 });
 
-test('a key that is revoked under way ends everything with AuthenticationError, and what was accepted before is stored', async () => {
+test('after a key is revoked, calls reject with AuthenticationError, and what was accepted before is stored', async () => {
   const { projectId, apiKey } = await store.projects.create('revoked');
   const client = createClient({ apiKey });
   let last: string | undefined;
@@ -244,7 +244,7 @@ test('a key that is revoked under way ends everything with AuthenticationError, 
   await waitFor(isStored, { description: 'the last accepted entry' });
 });
 
-test('where the answer to a first entry is lost, the client is told that it created the customer', async () => {
+test('if the answer to a first entry is lost, the retry still reports that the customer was created', async () => {
   const proxy = await startProxy(ingress.url);
   const client = createClient({ url: proxy.url });
   await client.ping();

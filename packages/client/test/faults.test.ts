@@ -4,7 +4,7 @@ import { OpmClient } from '@opm/client';
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, startApp, startProxy, type TcpProxy, type TestApp, waitFor } from '@opm/testkit';
 
-/** Per fault, so that some are new during each. */
+/** Customers per fault. Each fault has its own, so that some are new during it. */
 const CUSTOMERS = 20;
 const TIMEOUT_MS = 6_000;
 
@@ -20,7 +20,7 @@ describe.each(BACKENDS)('a client that sends all the time, with the queue on %s:
   const startIngress = (port?: string) => {
     const { REDIS_URL, DATABASE_URL } = backend.env;
     const env = REDIS_URL ? { REDIS_URL: queueLink.url, DATABASE_URL } : { REDIS_URL: '', DATABASE_URL: queueLink.url };
-    // An ingress that is killed holds the idempotency keys of its requests for ten times as long.
+    // After an ingress is killed, its idempotency keys stay locked for ten times as long.
     const limits = { ANSWER_TIMEOUT_MS: '3000' };
     return startApp('ingress', { ...backend.env, ...env, ...limits, ...(port && { PORT: port }) });
   };
@@ -41,7 +41,7 @@ describe.each(BACKENDS)('a client that sends all the time, with the queue on %s:
     await backend?.drop();
   });
 
-  test('whatever fails on the way, no call fails, none is lost, and each customer ends with what was sent last', async () => {
+  test('despite faults between client and queue, no call fails or is lost, and each customer ends with what was sent last', async () => {
     const client = new OpmClient({
       url: link.url,
       apiKey: project.apiKey,
@@ -70,12 +70,12 @@ describe.each(BACKENDS)('a client that sends all the time, with the queue on %s:
           },
           (error) => failures.push(error),
         );
-        if (sent % 10 === 0) await delay(5); // a load, not the most that goes
+        if (sent % 10 === 0) await delay(5); // a moderate load, not the maximum
       }
     })();
     const goOn = async (what: string) => {
       const before = accepted;
-      // More than can have been open when it was called: calls that were made since then go through.
+      // More than can have been open at the call of goOn, so calls that were made since then succeed too.
       const hasGoneOn = () => failures.length > 0 || accepted > before + 1_000;
       await waitFor(hasGoneOn, { description: `entries to be accepted after ${what}` });
       expect(failures).toEqual([]);

@@ -10,7 +10,7 @@ export interface Received {
   body: string;
 }
 
-/** An answer, no answer at all, or a connection that is cut. */
+/** An answer; `hang` never answers; `cut` destroys the connection. */
 export type Reaction = { status: number; body?: unknown; headers?: Record<string, string> } | 'hang' | 'cut';
 
 export interface StubServer {
@@ -19,7 +19,7 @@ export interface StubServer {
   close(): Promise<void>;
 }
 
-/** A server that answers what it is told to: for what the real one says too rarely to be tested with it. */
+/** Starts a server that answers with `react`, for answers that the real server gives too rarely to test with it. */
 export async function startStubServer(
   react: (request: Received, count: number) => Reaction | Promise<Reaction>,
 ): Promise<StubServer> {

@@ -14,7 +14,7 @@ const messageOf = (body: unknown): string => {
   throw new Error('the body was accepted');
 };
 
-describe('a body is refused with a message that names what is wrong:', () => {
+describe('an invalid body is rejected with a message that names the problem:', () => {
   const either = "body must have either required property 'customerEmail' or 'customerPhone'";
   const storable = 'must not contain U+0000 or unpaired surrogates';
   test.each<[string, unknown, string]>([
@@ -66,19 +66,19 @@ test('7519 and "7519" are the same customer', () => {
   expect(parseEntry({ ...given, customerId: -0 }).customerId).toBe('0');
 });
 
-test('null and "" mean not given, and properties that are not listed are ignored', () => {
+test('null and "" mean not given, and unknown properties are ignored', () => {
   expect(parseEntry({ ...given, customerPhone: null, customerLastName: '', other: { deep: [] } })).toEqual({
     customerId: '7519',
     fields: { email: 'jane@example.com' },
   });
 });
 
-test('lengths are counted in characters, not in UTF-16 units', () => {
+test('lengths are counted in characters, not in UTF-16 code units', () => {
   const email = '😀'.repeat(320);
   expect(parseEntry({ ...given, customerEmail: email }).fields.email).toBe(email);
 });
 
-test('any JSON value is either an entry or a fault, and what is accepted is kept to the letter', () => {
+test('any JSON value is either an entry or a fault, and accepted values are kept unchanged', () => {
   const body = fc.oneof(
     fc.jsonValue(),
     fc.record(

@@ -1,11 +1,27 @@
-import type { EntryFields, Field } from '@opm/core';
+import { isUtf8 } from 'node:buffer';
+import { type EntryFields, FIELDS, type Field } from '@opm/core';
 import { Ajv, type ErrorObject } from 'ajv';
 import { Fault } from './faults.js';
 
-/** What a partner sends with POST /entry, after parsing: `null` and `""` are gone, the id is a string. */
+/** The parsed body of POST /entry. `null` and `""` are removed, and the id is a string. */
 export type Entry = { customerId: string; fields: EntryFields };
 
-const text = (maxLength: number) => ({ type: 'string', nullable: true, maxLength, storable: true }) as const;
+/** A field as partners see it: its property in the body, the most characters, and what the API's document says. */
+type FieldProperty = { property: string; maxLength: number; description: string; example: string };
+
+const FREE_TEXT = 'Any text. The format is not checked.';
+
+export const FIELD_PROPERTIES = {
+  email: { property: 'customerEmail', maxLength: 320, description: FREE_TEXT, example: 'jane@example.com' },
+  phone: { property: 'customerPhone', maxLength: 64, description: FREE_TEXT, example: '+41 44 668 18 00' },
+  firstName: { property: 'customerFirstName', maxLength: 255, description: 'Any text.', example: 'Jane' },
+  lastName: { property: 'customerLastName', maxLength: 255, description: 'Any text.', example: 'Doe' },
+  ip: { property: 'customerIP', maxLength: 64, description: FREE_TEXT, example: '203.0.113.7' },
+} as const satisfies Record<Field, FieldProperty>;
+
+type Property = (typeof FIELD_PROPERTIES)[Field]['property'];
+
+const toText = (maxLength: number) => ({ type: 'string', nullable: true, maxLength, storable: true }) as const;
 
 /** The body of POST /entry. Properties that are not listed are ignored. */
 export const entrySchema = {
@@ -20,21 +36,11 @@ export const entrySchema = {
       maximum: Number.MAX_SAFE_INTEGER,
       storable: true,
     },
-    customerEmail: text(320),
-    customerPhone: text(64),
-    customerFirstName: text(255),
-    customerLastName: text(255),
-    customerIP: text(64),
+    ...(Object.fromEntries(
+      Object.values(FIELD_PROPERTIES).map(({ property, maxLength }) => [property, toText(maxLength)]),
+    ) as Record<Property, ReturnType<typeof toText>>),
   },
 } as const;
-
-const FIELD_OF_PROPERTY: Record<Exclude<keyof typeof entrySchema.properties, 'customerId'>, Field> = {
-  customerEmail: 'email',
-  customerPhone: 'phone',
-  customerFirstName: 'firstName',
-  customerLastName: 'lastName',
-  customerIP: 'ip',
-};
 
 export const NOT_STORABLE = 'must not contain U+0000 or unpaired surrogates';
 
@@ -43,14 +49,14 @@ ajv.addKeyword({
   keyword: 'storable',
   type: 'string',
   schemaType: 'boolean',
-  // PostgreSQL's text holds neither: U+0000 ends a C string, and an unpaired surrogate has no UTF-8.
+  // PostgreSQL's text type can store neither: U+0000 ends a C string, and an unpaired surrogate has no UTF-8 form.
   validate: (_: true, value: string) => !value.includes('\0') && value.isWellFormed(),
   error: { message: NOT_STORABLE },
 });
 const isCustomerId = ajv.compile<string>(entrySchema.properties.customerId);
 const isEntryBody = ajv.compile<{ customerId: string | number } & Record<string, unknown>>(entrySchema);
 
-/** Reads a parsed JSON body. @throws Fault BODY_INVALID, which names the first property that is wrong */
+/** Validates a parsed JSON body. @throws Fault BODY_INVALID, whose message names the first invalid property */
 export function parseEntry(body: unknown): Entry {
   if (!isEntryBody(body)) throw new Fault('BODY_INVALID', { message: toMessage('body', isEntryBody.errors?.[0]) });
   const fields: EntryFields = {};
@@ -66,15 +72,69 @@ export function parseEntry(body: unknown): Entry {
   return { customerId: String(body.customerId), fields };
 }
 
-/** The customer that a path names, decoded; the rules are those of the body. @throws Fault PATH_INVALID */
+/** Validates a customer id from a path, percent-decoded, by the rules of the body. @throws Fault PATH_INVALID */
 export function parseCustomerId(customerId: unknown): string {
   if (isCustomerId(customerId)) return customerId;
   throw new Fault('PATH_INVALID', { message: toMessage('path/customerId', isCustomerId.errors?.[0]) });
 }
 
-/** Each property that is a field of the customer, with its name there. */
-export const FIELD_ENTRIES = Object.entries(FIELD_OF_PROPERTY) as [string, Field][];
+/** Pairs of a body's property and the customer's field, in the order of the schema. */
+export const FIELD_ENTRIES = FIELDS.map((field): [Property, Field] => [FIELD_PROPERTIES[field].property, field]);
 
 function toMessage(what: string, error: ErrorObject | undefined): string {
   return `${what}${error?.instancePath ?? ''} ${error?.message ?? 'is invalid'}`;
 }
+
+/** The body of GET /entry/{customerId}. It has every property of a customer; those without a value are null. */
+export type CustomerAnswer = {
+  statusCode: 200;
+  customer: { customerId: string; createdAt: Date | null; updatedAt: Date | null; [property: string]: unknown };
+  pending: boolean;
+};
+
+type Stored = Record<Field, string | null> & { createdAt: Date; updatedAt: Date };
+
+/** @param stored the customer's row; undefined if no entry of the customer is persisted yet */
+export function toCustomerAnswer(customerId: string, stored: Stored | undefined, pending: boolean): CustomerAnswer {
+  return {
+    statusCode: 200,
+    customer: {
+      customerId,
+      ...Object.fromEntries(FIELD_ENTRIES.map(([property, field]) => [property, stored?.[field] ?? null])),
+      createdAt: stored?.createdAt ?? null,
+      updatedAt: stored?.updatedAt ?? null,
+    },
+    pending,
+  };
+}
+
+/** Parses JSON. An empty body is undefined. @throws Fault BODY_MALFORMED */
+export function parseJson(body: Buffer | undefined): unknown {
+  if (!body || body.length === 0) return undefined;
+  if (!isUtf8(body)) throw new Fault('BODY_MALFORMED'); // decoding would replace the invalid bytes with U+FFFD
+  try {
+    return JSON.parse(body.toString());
+  } catch {
+    throw new Fault('BODY_MALFORMED');
+  }
+}
+
+/**
+ * Reads the header Idempotency-Key. Most clients send the key bare; the IETF draft requires quotes. Both forms are
+ * the same key.
+ * @param values one per occurrence of the header
+ * @throws Fault IDEMPOTENCY_KEY_INVALID or IDEMPOTENCY_KEY_REPEATED
+ */
+export function parseIdempotencyKey(values: string[]): string {
+  if (values.length > 1) throw new Fault('IDEMPOTENCY_KEY_REPEATED');
+  const [value = ''] = values;
+  const key = value.startsWith('"') ? QUOTED.exec(value)?.[1]?.replaceAll(/\\(.)/g, '$1') : value;
+  if (key === undefined || !IDEMPOTENCY_KEY.test(key)) throw new Fault('IDEMPOTENCY_KEY_INVALID');
+  return key;
+}
+
+/** An idempotency key, without quotes. */
+export const IDEMPOTENCY_KEY = /^[!-~]{1,255}$/;
+
+/** A string of RFC 9651 (structured fields): only `"` and `\` are escaped. */
+const QUOTED = /^"((?:[^"\\]|\\["\\])*)"$/;

@@ -1,9 +1,8 @@
 import { LIMITS, toSize } from './limits.js';
 
 /**
- * Everything that can go wrong, as a partner sees it. `retryAfterSeconds` marks what is worth sending again, and says when
- * where the fault itself does not.
- * A code is never reused for another meaning.
+ * Every error that a partner can receive. `retryAfterSeconds` marks the faults that are worth retrying; it is the
+ * default of the header `retry-after`. A code is never reused for another meaning.
  */
 export const FAULTS = {
   KEY_MISSING: { statusCode: 401, error: 'Unauthorized', message: 'API key is required' },
@@ -121,23 +120,34 @@ export const FAULTS = {
 
 export type FaultCode = keyof typeof FAULTS;
 
-/** Seconds after which it is worth sending again; 0 for what is not. */
+/** Seconds to wait before a retry; 0 if a retry is pointless. */
 export function retryAfterOf(code: FaultCode): number {
   const fault = FAULTS[code];
   return 'retryAfterSeconds' in fault ? fault.retryAfterSeconds : 0;
 }
 
-/** An error with a public message and a private `cause`; the edge turns it into a status and logs the cause once. */
+/** An error with a public message and a private `cause`. The ingress answers the message and logs the cause once. */
 export class Fault extends Error {
   override readonly name = 'Fault';
   readonly code: FaultCode;
-  /** 0 for what is not worth sending again. */
+  /** 0 if a retry is pointless. */
   readonly retryAfterSeconds: number;
 
-  /** @param details `message` and `retryAfterSeconds` replace those of the table, for faults that name a field or a time */
+  /** @param details `message` and `retryAfterSeconds` override those of {@link FAULTS} */
   constructor(code: FaultCode, details: { cause?: unknown; message?: string; retryAfterSeconds?: number } = {}) {
     super(details.message ?? FAULTS[code].message, { cause: details.cause });
     this.code = code;
     this.retryAfterSeconds = details.retryAfterSeconds ?? retryAfterOf(code);
   }
 }
+
+/** The answers on success. Their texts are part of the contract, byte for byte. */
+export const ANSWERS = {
+  pong: { statusCode: 200, message: 'pong' },
+  created: { statusCode: 201, message: 'OK - Created' },
+  updateAccepted: { statusCode: 202, message: 'OK - Update accepted' },
+  multiStatus: { statusCode: 207, message: 'OK - Multi-Status' },
+  erasureAccepted: { statusCode: 202, message: 'OK - Erasure accepted' },
+} as const;
+
+export type Answer = (typeof ANSWERS)[keyof typeof ANSWERS];

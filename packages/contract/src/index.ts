@@ -1,11 +1,15 @@
-export { ANSWERS, type Answer } from './answers.js';
-export { type CustomerAnswer, toCustomerAnswer } from './customer-answer.js';
-export { type Entry, entrySchema, parseCustomerId, parseEntry } from './entry.js';
-export { FAULTS, Fault, type FaultCode } from './faults.js';
-export { parseIdempotencyKey } from './idempotency-key.js';
-export { LIMITS } from './limits.js';
+export {
+  type CustomerAnswer,
+  type Entry,
+  entrySchema,
+  FIELD_PROPERTIES,
+  parseCustomerId,
+  parseEntry,
+  parseIdempotencyKey,
+  parseJson,
+  toCustomerAnswer,
+} from './entry.js';
+export { ANSWERS, type Answer, FAULTS, Fault, type FaultCode } from './faults.js';
+export { LIMITS, REQUEST_ID } from './limits.js';
 export { toOpenApiDocument } from './openapi/to-openapi-document.js';
-export { parseJson } from './parse-json.js';
-export { REQUEST_ID } from './request-id.js';
-export { parseValues, splitArray, type Values } from './split-array.js';
-export { type Line, LineSplitter } from './split-lines.js';
+export { type Line, LineSplitter, parseValues, splitArray, type Values } from './split-batch.js';

@@ -1,17 +1,22 @@
 const KIB = 1024;
 
-/** How much a partner may send at once. */
+/** Limits of one request: sizes in bytes, and counts. */
 export const LIMITS = {
   entryBytes: 16 * KIB,
   batchBytes: 1024 * KIB,
   batchEntries: 1_000,
   headers: 100,
-  /** HTTP chunks with fewer bytes than that: so many in a body at most. An entry in a line has more bytes. */
+  /**
+   * A body may have at most `smallChunks` HTTP chunks of fewer bytes than this. A line with an entry has more bytes.
+   */
   smallChunkBytes: 32,
   smallChunks: 256,
 } as const;
 
-/** Whole units, such as `16 KiB`. */
+/** Formats a whole number of KiB or MiB, such as `16 KiB`. */
 export function toSize(bytes: number): string {
   return bytes % KIB ** 2 === 0 ? `${bytes / KIB ** 2} MiB` : `${bytes / KIB} KiB`;
 }
+
+/** Form of a caller's request id that we accept. */
+export const REQUEST_ID = /^[\w.:~+/=-]{1,128}$/;

@@ -2,13 +2,13 @@ import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { createApiKey, hashApiKey, isApiKey } from './api-key.js';
 
-test('a created key is a key, and no two are alike', () => {
+test('a created key is valid, and no two are equal', () => {
   const keys = Array.from({ length: 1000 }, createApiKey);
   expect(keys.every(isApiKey)).toBe(true);
   expect(new Set(keys).size).toBe(keys.length);
 });
 
-test('a key with any one character changed, dropped or added is not a key', () => {
+test('a key with one character changed, removed or added is not a key', () => {
   const key = createApiKey();
   fc.assert(
     fc.property(fc.nat(key.length - 1), fc.constantFrom(...'09AZaz_- é\0'), (at, character) => {

@@ -2,25 +2,25 @@ import { expect, jest, test } from '@jest/globals';
 import fc from 'fast-check';
 import { GroupCommit } from './group-commit.js';
 
-/** A commit whose bulk calls end when the test says so. */
-function createRecorder(maxBatch = 3, maxInFlight = 1, maxInFlightPerLane = maxInFlight) {
-  const calls: { lane: string; items: number[]; end: (error?: Error) => void }[] = [];
+/** A GroupCommit whose bulk calls end when the test calls `end`. */
+function createRecorder(maxBatch = 3, maxInFlight = 1, maxInFlightPerPartition = maxInFlight) {
+  const calls: { partition: string; items: number[]; end: (error?: Error) => void }[] = [];
   const group = new GroupCommit<string, number, number>({
-    commit: (lane, items) =>
+    commit: (partition, items) =>
       new Promise((resolve, reject) => {
-        calls.push({ lane, items, end: (error) => (error ? reject(error) : resolve(items.map((n) => n * 10))) });
+        calls.push({ partition, items, end: (error) => (error ? reject(error) : resolve(items.map((n) => n * 10))) });
       }),
     maxBatch,
     maxInFlight,
-    maxInFlightPerLane,
+    maxInFlightPerPartition,
   });
   return { calls, group };
 }
-/** A commit whose bulk calls end at once, one at a time. */
+/** A GroupCommit whose bulk calls end at once, one at a time. */
 function createPrompt(bounds: { maxBatch: number | (() => number); sizeOf?: (item: number) => number }) {
   const calls: number[][] = [];
   const group = new GroupCommit<string, number, number>({
-    commit: async (_lane, items) => {
+    commit: async (_partition, items) => {
       calls.push(items);
       return items;
     },
@@ -42,7 +42,7 @@ test('calls of one turn become one bulk call, each with its own result', async (
 
 test('a result that is an Error rejects its own item, and no other one', async () => {
   const group = new GroupCommit<string, number, number>({
-    commit: async (_lane, items) => items.map((n) => (n < 0 ? new RangeError(`${n}`) : n)),
+    commit: async (_partition, items) => items.map((n) => (n < 0 ? new RangeError(`${n}`) : n)),
     maxBatch: 3,
     maxInFlight: 1,
   });
@@ -63,7 +63,7 @@ test('a lone call is committed in the same turn of the event loop', async () => 
   calls[0]?.end();
 });
 
-test('what waits while the bulk calls are under way is batched up to the limit, and lanes take turns', async () => {
+test('calls that wait for a bulk call to end are batched up to the limit, and partitions take turns', async () => {
   const { calls, group } = createRecorder();
   const first = group.run('a', 1);
   await turn();
@@ -77,7 +77,7 @@ test('what waits while the bulk calls are under way is batched up to the limit, 
   }
   await first;
   await rest;
-  expect(calls.map(({ lane, items }) => [lane, items])).toEqual([
+  expect(calls.map(({ partition, items }) => [partition, items])).toEqual([
     ['a', [1]],
     ['a', [2, 3, 4]],
     ['b', [6]],
@@ -85,26 +85,26 @@ test('what waits while the bulk calls are under way is batched up to the limit, 
   ]);
 });
 
-test('lanes whose group has all its bulk calls under way keep no other group waiting', async () => {
+test('partitions whose group has reached its limit of bulk calls do not delay other groups', async () => {
   const calls: string[] = [];
   const ends: (() => void)[] = [];
   const group = new GroupCommit<string, number, number>({
-    commit: (lane, items) =>
+    commit: (partition, items) =>
       new Promise((resolve) => {
-        calls.push(lane);
+        calls.push(partition);
         ends.push(() => resolve(items));
       }),
     maxBatch: 1,
     maxInFlight: 4,
-    groups: { of: (lane) => lane[0], maxInFlight: 2 },
+    groups: { of: (partition) => partition[0], maxInFlight: 2 },
   });
-  const results = Promise.all(['a1', 'a2', 'a3', 'b1', 'b2', 'a4'].map((lane, i) => group.run(lane, i)));
+  const results = Promise.all(['a1', 'a2', 'a3', 'b1', 'b2', 'a4'].map((partition, i) => group.run(partition, i)));
   await turn();
   expect(calls).toEqual(['a1', 'a2', 'b1', 'b2']);
   ends[2]?.();
   await turn();
   await turn();
-  expect(calls).toHaveLength(4); // there is a place, and it is not for a
+  expect(calls).toHaveLength(4); // a bulk call may start, but not one of group a
   ends[0]?.();
   await turn();
   await turn();
@@ -117,11 +117,11 @@ test('lanes whose group has all its bulk calls under way keep no other group wai
   expect(await results).toEqual([0, 1, 2, 3, 4, 5]);
 });
 
-test('a lane that has all its bulk calls under way keeps no other lane waiting', async () => {
+test('a partition that has reached its limit of bulk calls does not delay other partitions', async () => {
   const { calls, group } = createRecorder(1, 3, 1);
   const results = Promise.all([group.run('a', 1), group.run('a', 2), group.run('b', 3)]);
   await turn();
-  expect(calls.map(({ lane, items }) => [lane, items])).toEqual([
+  expect(calls.map(({ partition, items }) => [partition, items])).toEqual([
     ['a', [1]],
     ['b', [3]],
   ]);
@@ -129,7 +129,7 @@ test('a lane that has all its bulk calls under way keeps no other lane waiting',
   calls[0]?.end();
   await turn();
   await turn();
-  expect(calls[2]).toMatchObject({ lane: 'a', items: [2] });
+  expect(calls[2]).toMatchObject({ partition: 'a', items: [2] });
   for (const { end } of calls) end();
   expect(await results).toEqual([10, 20, 30]);
   expect([group.pending, group.inFlight]).toEqual([0, 0]);
@@ -147,7 +147,7 @@ test('a bulk call that fails rejects its own items only', async () => {
   ]);
 });
 
-test('every call gets its own answer exactly once, and the bounds hold, whatever the load', async () => {
+test('under any load every call gets its own result exactly once, and the limits hold', async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.array(fc.tuple(fc.constantFrom('a', 'b', 'c'), fc.nat(2)), { maxLength: 60 }),
@@ -156,29 +156,29 @@ test('every call gets its own answer exactly once, and the bounds hold, whatever
       async (calls, maxBatch, maxInFlight) => {
         let inFlight = 0;
         const group = new GroupCommit<string, string, string>({
-          commit: async (lane, items) => {
+          commit: async (partition, items) => {
             expect(++inFlight).toBeLessThanOrEqual(maxInFlight);
             expect(items.length).toBeLessThanOrEqual(maxBatch);
             await turn();
             inFlight--;
-            return items.map((item) => `${lane}: ${item}`);
+            return items.map((item) => `${partition}: ${item}`);
           },
           maxBatch,
           maxInFlight,
         });
         const answers: Promise<string>[] = [];
-        for (const [i, [lane, turns]] of calls.entries()) {
-          answers.push(group.run(lane, String(i)));
+        for (const [i, [partition, turns]] of calls.entries()) {
+          answers.push(group.run(partition, String(i)));
           for (let n = 0; n < turns; n++) await turn();
         }
-        expect(await Promise.all(answers)).toEqual(calls.map(([lane], i) => `${lane}: ${i}`));
+        expect(await Promise.all(answers)).toEqual(calls.map(([partition], i) => `${partition}: ${i}`));
       },
     ),
     { numRuns: 50 },
   );
 });
 
-test('what has waited too long behind a call that hangs is rejected when that call ends', async () => {
+test('calls that waited too long behind a bulk call that hangs are rejected when it ends', async () => {
   const calls: (() => void)[] = [];
   const group = new GroupCommit<string, number, number>({
     commit: (_, items) => new Promise((resolve) => calls.push(() => resolve(items))),
@@ -199,21 +199,21 @@ test('what has waited too long behind a call that hangs is rejected when that ca
   expect(await next).toBe(4);
 });
 
-test('items that have a size fill a bulk call up to the limit, and one that is larger goes alone', async () => {
+test('items with a size fill a bulk call up to the limit, and a larger item goes alone', async () => {
   const { calls, group } = createPrompt({ maxBatch: 10, sizeOf: (item) => item });
   await Promise.all([4, 6, 1, 9, 1, 25, 2].map((size) => group.run('a', size)));
   expect(calls).toEqual([[4, 6], [1, 9], [1], [25], [2]]);
 });
 
-test('a limit that changes counts from the next bulk call on', async () => {
+test('a changed limit applies from the next bulk call on', async () => {
   const { calls, group } = createPrompt({ maxBatch: () => calls.length + 1 });
   await Promise.all([1, 2, 3, 4, 5, 6, 7].map((item) => group.run('a', item)));
   expect(calls).toEqual([[1], [2, 3], [4, 5, 6], [7]]);
 });
 
-test('items that are given together share one bulk call, in order, and one fate', async () => {
+test('calls of one runAll share one bulk call, in order, and its error', async () => {
   const { calls, group } = createRecorder();
-  const runAll = (...items: number[]) => group.runAll(items.map((item) => ({ lane: 'a', item })));
+  const runAll = (...items: number[]) => group.runAll(items.map((item) => ({ partition: 'a', item })));
   const hanging = group.run('a', 1);
   await turn();
   const answers = Promise.all([
@@ -236,11 +236,11 @@ test('items that are given together share one bulk call, in order, and one fate'
   expect(calls.map(({ items }) => items)).toEqual([[1], [2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [12]]);
 });
 
-test('what is refused when its turn comes is not committed and holds no place, the others of its call are', async () => {
+test('an item refused at its turn is not committed and uses no slot; the rest of its batch is committed', async () => {
   const calls: number[][] = [];
   const refused = new Set<number>();
   const group = new GroupCommit<string, number, number>({
-    commit: async (_lane, items) => {
+    commit: async (_partition, items) => {
       calls.push(items);
       return items.map((n) => n * 10);
     },
@@ -262,11 +262,11 @@ test('what is refused when its turn comes is not committed and holds no place, t
   expect([group.pending, group.inFlight]).toEqual([0, 0]);
 });
 
-/** Items of sources; all wait before the first bulk call is made. @returns the bulk calls */
+/** Commits the items, which all wait before the first bulk call. @returns the bulk calls */
 async function commitAll(items: { source: string; size: number; bytes: number }[], maxBatch: number, maxBytes: number) {
   const calls: (typeof items)[] = [];
   const group = new GroupCommit<string, (typeof items)[number], void>({
-    commit: async (_lane, some) => {
+    commit: async (_partition, some) => {
       calls.push(some);
       return some.map(() => undefined);
     },
@@ -283,13 +283,13 @@ async function commitAll(items: { source: string; size: number; bytes: number }[
   return calls;
 }
 
-test('a source with much delays no other: they take turns in each bulk call', async () => {
+test('a source with many items does not delay the others: sources take turns in each bulk call', async () => {
   const items = [...'aaaaaaaaaaaaaaaabbbc'].map((source) => ({ source, size: 1, bytes: 1 }));
   const calls = await commitAll(items, 8, 1_000);
   expect(calls.map((call) => call.map(({ source }) => source).join(''))).toEqual(['abcababa', 'aaaaaaaa', 'aaaa']);
 });
 
-test('whatever the sources give, each keeps its order, no call is too large, and none gets much more than another that waits', async () => {
+test('sources keep their order, no bulk call exceeds a limit, and waiting sources get nearly equal shares', async () => {
   const item = fc.record({
     source: fc.constantFrom<string>('a', 'b', 'c', 'd'),
     size: fc.integer({ min: 1, max: 4 }),
@@ -309,7 +309,7 @@ test('whatever the sources give, each keeps its order, no call is too large, and
         const given = calls.slice(0, i + 1).flat();
         const waiting = ['a', 'b', 'c', 'd'].filter((source) => of(source, given).length < of(source, items).length);
         const shares = waiting.map((source) => sharesOf(of(source, given)));
-        // A turn, and the largest item, of both.
+        // The difference is at most one turn and the largest item, for both sources.
         if (waiting.length > 1)
           expect(Math.max(...shares) - Math.min(...shares)).toBeLessThanOrEqual(2 * (1 / 8 + 1 / 5));
       }
@@ -318,13 +318,13 @@ test('whatever the sources give, each keeps its order, no call is too large, and
   );
 });
 
-test('what has waited too long is rejected, of whatever lane and source, and what has not is kept', async () => {
+test('calls of any partition and source that waited too long are rejected, and the others are kept', async () => {
   let now = 0;
   const clock = jest.spyOn(performance, 'now').mockImplementation(() => now);
   const ends: (() => void)[] = [];
   const calls: string[][] = [];
   const group = new GroupCommit<string, string, string>({
-    commit: (_lane, items) =>
+    commit: (_partition, items) =>
       new Promise((resolve) => {
         calls.push(items);
         ends.push(() => resolve(items));
@@ -334,7 +334,8 @@ test('what has waited too long is rejected, of whatever lane and source, and wha
     sourceOf: ([source]) => source,
     expiry: { maxWaitMs: 50, toError: (item) => new Error(`${item} came too late`) },
   });
-  const run = (lane: string, ...items: string[]) => Promise.allSettled(items.map((item) => group.run(lane, item)));
+  const run = (partition: string, ...items: string[]) =>
+    Promise.allSettled(items.map((item) => group.run(partition, item)));
   const hanging = run('x', 'a1');
   await turn();
   const late = Promise.all([run('x', 'a2', 'b1', 'a3'), run('y', 'c1')]);

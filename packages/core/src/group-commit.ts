@@ -1,72 +1,43 @@
-type Waiting<Lane, Item, Result> = {
-  lane: Lane;
+import { FairQueue, type Measure } from './fair-queue.js';
+
+/** A call, from its arrival to its result. */
+type Waiting<Partition, Item, Result> = {
+  partition: Partition;
   item: Item;
   source: Source;
   since: number;
-  /** Never in another bulk call than the one before it. */
+  /** Shares a bulk call with the call before it, if both fit. */
   isJoined: boolean;
-  /** Neither taken nor expired. */
+  /** False once the call is in a bulk call or has expired. */
   isWaiting: boolean;
   resolve: (result: Result) => void;
   reject: (error: unknown) => void;
-  /** The call that came next, in whatever lane. */
-  next: Waiting<Lane, Item, Result> | undefined;
+  /** The next call in order of arrival, of any partition. */
+  next: Waiting<Partition, Item, Result> | undefined;
 };
 
-type Batch<Lane, Item, Result> = { lane: Lane; waiting: Waiting<Lane, Item, Result>[] };
+type Batch<Partition, Item, Result> = { partition: Partition; waiting: Waiting<Partition, Item, Result>[] };
 
-/** The part of a bulk call that a source may take before the next one has its turn. */
-const QUANTUM = 1 / 8;
-/** As many bulk calls as a lane has sources it may have one after the other, and no more than these. */
+/** `turns`: number of bulk calls before the next partition's turn. */
+type Queued<Partition, Item, Result> = {
+  line: FairQueue<Source, Item, Waiting<Partition, Item, Result>>;
+  turns: number;
+};
+
+/** A partition's turn is one bulk call per source, up to this number. */
 const MAX_TURNS = 8;
-/** Before an array is copied without its first items, for the sake of their memory. */
-const MIN_DROPPED = 64;
 
-/** Who calls, and how many of its items wait or are under way. */
+/** `pending`: number of the source's items that wait or are in flight. */
 type Source = { key: unknown; pending: number };
 
-/** First in, first out, without the cost of an array's `shift` where much waits. */
-class Fifo<T> {
-  #items: (T | undefined)[] = [];
-  #head = 0;
-
-  get length(): number {
-    return this.#items.length - this.#head;
-  }
-
-  at(i: number): T | undefined {
-    return this.#items[this.#head + i];
-  }
-
-  push(item: T): void {
-    this.#items.push(item);
-  }
-
-  /** Takes the first ones out. */
-  drop(count: number): void {
-    for (const end = this.#head + count; this.#head < end; this.#head++) this.#items[this.#head] = undefined;
-    if (2 * this.#head < this.#items.length || this.#head < MIN_DROPPED) return;
-    this.#items = this.#items.slice(this.#head);
-    this.#head = 0;
-  }
-}
-
-/** What waits in a lane, by source. The first source has its turn. */
-class Line<Lane, Item, Result> extends Map<Source, { calls: Fifo<Waiting<Lane, Item, Result>>; credit: number }> {
-  /** Bulk calls before the next lane has its turn. */
-  turns = 1;
-}
-
-/** What a call got: its result, or the error. */
+/** Result or error of one call. */
 export type Outcome<Result> = { result: Result; error?: undefined } | { error: unknown };
 
-type Groups<Lane> = { of: (lane: Lane) => unknown; maxInFlight: number };
-
+type Groups<Partition> = { of: (partition: Partition) => unknown; maxInFlight: number };
 type Bytes<Item> = { of: (item: Item) => number; max: number };
-
 type Expiry<Item> = { maxWaitMs: number; toError: (item: Item) => Error };
 
-/** Numbers by key, of which none is kept that is 0. */
+/** A count per key. Keys with a count of 0 are removed. */
 class Tally<Key> {
   readonly #counts = new Map<Key, number>();
 
@@ -74,65 +45,58 @@ class Tally<Key> {
     return this.#counts.get(key) ?? 0;
   }
 
-  get size(): number {
-    return this.#counts.size;
-  }
-
-  add(key: Key, some: number): void {
-    const count = this.of(key) + some;
+  add(key: Key, difference: number): void {
+    const count = this.of(key) + difference;
     if (count === 0) this.#counts.delete(key);
     else this.#counts.set(key, count);
   }
 }
 
 /**
- * Turns concurrent calls into bulk calls: what arrives for one lane during one turn of the event loop, or while all
- * `maxInFlight` bulk calls are under way, becomes one call of `commit` of at most `maxBatch` items. There are no
- * timers, so a lone call is not delayed. (Group commit as databases do it: DeWitt et al., SIGMOD 1984.)
- * An item counts as one, or as what `sizeOf` says; one that is larger than `maxBatch` goes alone. Where `maxBatch` is a
- * function, it is asked for each bulk call. With `bytes` a bulk call has a second limit of the same kind.
+ * Group commit (as in databases: DeWitt et al., SIGMOD 1984): turns concurrent calls into bulk calls. Calls of one
+ * partition that arrive in one turn of the event loop, or while `maxInFlight` bulk calls are in flight, become one call of
+ * `commit` with at most `maxBatch` items. There is no timer, so a lone call is not delayed.
  *
- * With `sourceOf`, the sources in a lane take turns to fill a bulk call, each in order of arrival: one that has much to say
- * delays the others by an eighth of a call. And a lane with eight sources or more has eight turns where one with a single
- * source has one. (Surplus round robin: Adiseshu et al., SIGCOMM 1996. It is deficit round robin,
- * Shreedhar and Varghese, SIGCOMM 1995, but for an item that is larger than what is left: it is taken, and paid for later.)
+ * - `commit` returns one result per item, in order, or throws for all items. An Error as a result rejects its item.
+ * - An item counts as one, or as `sizeOf` says. An item larger than `maxBatch` goes alone. If `maxBatch` is a
+ *   function, each bulk call reads it. `bytes` sets a second limit of the same kind.
+ * - Partitions take turns. With `sourceOf`, the sources of a partition share its bulk calls fairly (`FairQueue`), and a
+ *   partition gets one bulk call per source and turn, at most 8.
+ * - `maxInFlightPerPartition` limits the bulk calls in flight of one partition. `groups` limits those of several partitions
+ *   together, such as all partitions that use one store.
+ * - `expiry` bounds the wait behind bulk calls that hang: when one ends, calls that waited longer are rejected.
+ * - If `refuse` returns an error for an item at its turn, the item's call is rejected.
  *
- * With `maxInFlightPerLane` a lane has so many of the bulk calls under way at most, however many there may be in all; and with
- * `groups` so have the lanes together that are of one group, such as those whose calls go to the same store.
- *
- * `commit` answers with one result per item, in order, or throws for all of them; a result that is an Error rejects its item.
- * Lanes take turns, and a lane costs memory only while something waits in it. What has waited for longer than `expiry` when its
- * turn could come is rejected: behind calls that hang, nobody waits for more than their time-out. So is, when its turn comes,
- * what `refuse` has an error for.
+ * A partition uses memory only while calls wait in it.
  */
-export class GroupCommit<Lane, Item, Result> {
-  readonly #commit: (lane: Lane, items: Item[]) => Promise<(Result | Error)[]>;
+export class GroupCommit<Partition, Item, Result> {
+  readonly #commit: (partition: Partition, items: Item[]) => Promise<(Result | Error)[]>;
   readonly #maxBatch: () => number;
-  readonly #sizeOf: (item: Item) => number;
-  readonly #bytes: Bytes<Item>;
+  readonly #maxBytes: number;
+  readonly #measure: Measure<Item>;
   readonly #sourceOf: (item: Item) => unknown;
   readonly #maxInFlight: number;
-  readonly #maxInFlightPerLane: number;
+  readonly #maxInFlightPerPartition: number;
   readonly #expiry: Expiry<Item> | undefined;
   readonly #refuse: ((item: Item) => Error | undefined) | undefined;
-  readonly #lanes = new Map<Lane, Line<Lane, Item, Result>>();
-  readonly #groups: Groups<Lane>;
-  readonly #inFlightOfLane = new Tally<Lane>();
+  readonly #partitions = new Map<Partition, Queued<Partition, Item, Result>>();
+  readonly #groups: Groups<Partition>;
+  readonly #inFlightOfPartition = new Tally<Partition>();
   readonly #inFlightOfGroup = new Tally<unknown>();
   readonly #sources = new Map<unknown, Source>();
-  /** What may expire, in order of arrival, and some that is taken already. */
-  #oldest: Waiting<Lane, Item, Result> | undefined;
-  #newest: Waiting<Lane, Item, Result> | undefined;
+  /** Linked list of the calls that may expire, oldest first. It may still contain calls that no longer wait. */
+  #oldest: Waiting<Partition, Item, Result> | undefined;
+  #newest: Waiting<Partition, Item, Result> | undefined;
   #pending = 0;
   #inFlight = 0;
   #scheduled = false;
 
   constructor(options: {
-    commit: (lane: Lane, items: Item[]) => Promise<(Result | Error)[]>;
+    commit: (partition: Partition, items: Item[]) => Promise<(Result | Error)[]>;
     maxBatch: number | (() => number);
     maxInFlight: number;
-    maxInFlightPerLane?: number;
-    groups?: Groups<Lane>;
+    maxInFlightPerPartition?: number;
+    groups?: Groups<Partition>;
     sizeOf?: (item: Item) => number;
     bytes?: Bytes<Item>;
     sourceOf?: (item: Item) => unknown;
@@ -143,63 +107,56 @@ export class GroupCommit<Lane, Item, Result> {
     const { maxBatch } = options;
     this.#maxBatch = typeof maxBatch === 'number' ? () => maxBatch : maxBatch;
     this.#maxInFlight = options.maxInFlight;
-    this.#maxInFlightPerLane = options.maxInFlightPerLane ?? options.maxInFlight;
+    this.#maxInFlightPerPartition = options.maxInFlightPerPartition ?? options.maxInFlight;
     this.#groups = options.groups ?? { of: () => undefined, maxInFlight: options.maxInFlight };
-    this.#sizeOf = options.sizeOf ?? (() => 1);
-    this.#bytes = options.bytes ?? { of: () => 0, max: Number.POSITIVE_INFINITY };
+    const { sizeOf = () => 1, bytes = { of: () => 0, max: Number.POSITIVE_INFINITY } } = options;
+    this.#maxBytes = bytes.max;
+    this.#measure = { sizeOf, bytesOf: bytes.of };
     this.#sourceOf = options.sourceOf ?? (() => undefined);
     this.#expiry = options.expiry;
     this.#refuse = options.refuse;
   }
 
-  /** Items that wait or are under way. */
+  /** Number of items that wait or are in flight. */
   get pending(): number {
     return this.#pending;
   }
 
-  /** The same of one source. */
+  /** Number of one source's items that wait or are in flight. */
   pendingOf(source: unknown): number {
     return this.#sources.get(source)?.pending ?? 0;
   }
 
-  /** Sources that have items that wait or are under way. */
+  /** Number of sources with items that wait or are in flight. */
   get sources(): number {
     return this.#sources.size;
   }
 
-  /** Bulk calls under way. */
+  /** Number of bulk calls in flight. */
   get inFlight(): number {
     return this.#inFlight;
   }
 
-  /** Resolves with the item's own result, or rejects with what the bulk call threw. */
-  run(lane: Lane, item: Item): Promise<Result> {
+  /** Resolves with the item's own result. Rejects with its own error, or with the error that the bulk call threw. */
+  run(partition: Partition, item: Item): Promise<Result> {
+    const since = performance.now();
     return new Promise((resolve, reject) => {
-      this.#add({
-        lane,
-        item,
-        source: this.#enter(item),
-        since: performance.now(),
-        isJoined: false,
-        isWaiting: true,
-        resolve,
-        reject,
-        next: undefined,
-      });
+      const source = this.#enter(item);
+      this.#add({ partition, item, source, since, isJoined: false, isWaiting: true, resolve, reject, next: undefined });
     });
   }
 
   /**
-   * The same for each call, with one promise for all: it resolves with what each got, in order. Those of one lane share one
-   * bulk call, in order, if they fit into one; all calls of a lane have one source.
+   * Runs several calls and resolves with their outcomes, in order. It never rejects. Calls of one partition must have one
+   * source; they share one bulk call, in order, if they fit.
    */
-  runAll(calls: { lane: Lane; item: Item }[]): Promise<Outcome<Result>[]> {
+  runAll(calls: { partition: Partition; item: Item }[]): Promise<Outcome<Result>[]> {
     const since = performance.now();
-    const lanes = new Set<Lane>();
+    const partitions = new Set<Partition>();
     const outcomes = new Array<Outcome<Result>>(calls.length);
     let open = calls.length;
     return new Promise((done) => {
-      for (const [i, { lane, item }] of calls.entries()) {
+      for (const [i, { partition, item }] of calls.entries()) {
         const settle = (outcome: Outcome<Result>) => {
           outcomes[i] = outcome;
           if (--open === 0) done(outcomes);
@@ -207,15 +164,15 @@ export class GroupCommit<Lane, Item, Result> {
         const resolve = (result: Result) => settle({ result });
         const reject = (error: unknown) => settle({ error });
         const source = this.#enter(item);
-        const isJoined = lanes.has(lane);
-        this.#add({ lane, item, source, since, isJoined, isWaiting: true, resolve, reject, next: undefined });
-        lanes.add(lane);
+        const isJoined = partitions.has(partition);
+        this.#add({ partition, item, source, since, isJoined, isWaiting: true, resolve, reject, next: undefined });
+        partitions.add(partition);
       }
       if (open === 0) done(outcomes);
     });
   }
 
-  /** Counts an item for its source. */
+  /** Counts the item as pending. */
   #enter(item: Item): Source {
     const key = this.#sourceOf(item);
     let source = this.#sources.get(key);
@@ -228,21 +185,18 @@ export class GroupCommit<Lane, Item, Result> {
     return source;
   }
 
-  #leave({ source }: Waiting<Lane, Item, Result>): void {
+  #leave({ source }: Waiting<Partition, Item, Result>): void {
     this.#pending--;
     if (--source.pending === 0) this.#sources.delete(source.key);
   }
 
-  #add(call: Waiting<Lane, Item, Result>): void {
-    const line = this.#lanes.get(call.lane) ?? new Line<Lane, Item, Result>();
-    if (line.size === 0) this.#lanes.set(call.lane, line);
-    const known = line.get(call.source);
-    if (known) known.calls.push(call);
-    else {
-      const calls = new Fifo<Waiting<Lane, Item, Result>>();
-      calls.push(call);
-      line.set(call.source, { calls, credit: QUANTUM });
+  #add(call: Waiting<Partition, Item, Result>): void {
+    let queued = this.#partitions.get(call.partition);
+    if (!queued) {
+      queued = { line: new FairQueue(), turns: 1 };
+      this.#partitions.set(call.partition, queued);
     }
+    queued.line.push(call.source, call);
     if (this.#expiry) {
       if (this.#newest) this.#newest.next = call;
       this.#oldest ??= call;
@@ -264,33 +218,33 @@ export class GroupCommit<Lane, Item, Result> {
     });
   }
 
-  async #commitBatch({ lane, waiting }: Batch<Lane, Item, Result>): Promise<void> {
+  async #commitBatch({ partition, waiting }: Batch<Partition, Item, Result>): Promise<void> {
     this.#inFlight++;
-    this.#inFlightOfLane.add(lane, 1);
-    this.#inFlightOfGroup.add(this.#groups.of(lane), 1);
+    this.#inFlightOfPartition.add(partition, 1);
+    this.#inFlightOfGroup.add(this.#groups.of(partition), 1);
     const due = this.#refuse ? waiting.filter((call) => !this.#isRefused(call)) : waiting;
     try {
       if (due.length === 0) return;
       const results = await this.#commit(
-        lane,
+        partition,
         due.map(({ item }) => item),
       );
-      if (results.length !== due.length) throw new Error('commit must answer with one result per item');
-      let place = 0; // not `entries()`: that is slow, for every item
+      if (results.length !== due.length) throw new Error('commit must return one result per item');
+      let place = 0; // `entries()` is slower, and this loop runs for every item
       for (const call of due) settle(call, results[place++] as Result | Error);
     } catch (error) {
       for (const { reject } of due) reject(error);
     } finally {
       this.#inFlight--;
-      this.#inFlightOfLane.add(lane, -1);
-      this.#inFlightOfGroup.add(this.#groups.of(lane), -1);
+      this.#inFlightOfPartition.add(partition, -1);
+      this.#inFlightOfGroup.add(this.#groups.of(partition), -1);
       for (const call of waiting) this.#leave(call);
       this.#rejectExpired();
-      if (this.#lanes.size > 0) this.#schedule();
+      if (this.#partitions.size > 0) this.#schedule();
     }
   }
 
-  #isRefused({ item, reject }: Waiting<Lane, Item, Result>): boolean {
+  #isRefused({ item, reject }: Waiting<Partition, Item, Result>): boolean {
     const error = this.#refuse?.(item);
     if (error) reject(error);
     return error !== undefined;
@@ -302,80 +256,39 @@ export class GroupCommit<Lane, Item, Result> {
     while (this.#oldest && (!this.#oldest.isWaiting || this.#oldest.since < since)) {
       const call = this.#oldest;
       this.#oldest = call.next;
-      call.next = undefined; // or whoever keeps this call would keep all later ones
+      call.next = undefined; // otherwise a reference to this call would keep all later calls in memory
       if (call.isWaiting) this.#expire(call, this.#expiry);
     }
     if (!this.#oldest) this.#newest = undefined;
   }
 
-  /** Its source took it before all that came later, so it is the first there. */
-  #expire(call: Waiting<Lane, Item, Result>, { toError }: Expiry<Item>): void {
-    const line = this.#lanes.get(call.lane);
-    const calls = line?.get(call.source)?.calls;
-    calls?.drop(1);
-    if (calls?.length === 0) line?.delete(call.source);
-    if (line?.size === 0) this.#lanes.delete(call.lane);
+  /** The call must be the oldest waiting call, so it is also the first of its source's calls in its partition. */
+  #expire(call: Waiting<Partition, Item, Result>, { toError }: Expiry<Item>): void {
+    const line = this.#partitions.get(call.partition)?.line;
+    line?.dropOldest(call.source);
+    if (line?.sources === 0) this.#partitions.delete(call.partition);
     call.isWaiting = false;
     this.#leave(call);
     call.reject(toError(call.item));
   }
 
-  /** From the first lane, of those that may; when it has had its turns, what is left of it goes to the end of the line. */
-  #takeBatch(): Batch<Lane, Item, Result> | undefined {
-    for (const [lane, line] of this.#lanes) {
-      if (this.#inFlightOfLane.of(lane) >= this.#maxInFlightPerLane) continue;
-      if (this.#inFlightOfGroup.of(this.#groups.of(lane)) >= this.#groups.maxInFlight) continue;
-      const waiting = this.#fill(line);
+  /** Takes a batch from the first partition below its limits. A partition that has used its turns goes to the end. */
+  #takeBatch(): Batch<Partition, Item, Result> | undefined {
+    for (const [partition, queued] of this.#partitions) {
+      if (this.#inFlightOfPartition.of(partition) >= this.#maxInFlightPerPartition) continue;
+      if (this.#inFlightOfGroup.of(this.#groups.of(partition)) >= this.#groups.maxInFlight) continue;
+      const { line } = queued;
+      const waiting = line.take({ size: this.#maxBatch(), bytes: this.#maxBytes }, this.#measure);
       for (const call of waiting) call.isWaiting = false;
-      line.turns--;
-      if (line.size === 0 || line.turns === 0) this.#lanes.delete(lane);
-      if (line.size > 0 && line.turns === 0) {
-        line.turns = Math.min(line.size, MAX_TURNS);
-        this.#lanes.set(lane, line);
+      queued.turns--;
+      if (line.sources === 0 || queued.turns === 0) this.#partitions.delete(partition);
+      if (line.sources > 0 && queued.turns === 0) {
+        queued.turns = Math.min(line.sources, MAX_TURNS);
+        this.#partitions.set(partition, queued);
       }
-      return { lane, waiting };
+      return { partition, waiting };
     }
     return undefined;
-  }
-
-  #fill(line: Line<Lane, Item, Result>): Waiting<Lane, Item, Result>[] {
-    const room = { size: this.#maxBatch(), bytes: this.#bytes.max };
-    const whole = { ...room };
-    const taken: Waiting<Lane, Item, Result>[] = [];
-    for (const [source, turn] of line) {
-      // An entry that is set anew while a Map is iterated over is met again at its end.
-      while (turn.credit > 0 && turn.calls.length > 0) {
-        const { count, size, bytes } = this.#measureNext(turn.calls, whole);
-        const isFitting = size <= room.size && bytes <= room.bytes;
-        if (!isFitting && taken.length > 0) return taken; // it is first in the next call
-        for (let i = 0; i < count; i++) taken.push(turn.calls.at(i) as Waiting<Lane, Item, Result>);
-        turn.calls.drop(count);
-        room.size -= size;
-        room.bytes -= bytes;
-        turn.credit -= Math.max(size / whole.size, bytes / whole.bytes);
-      }
-      line.delete(source);
-      if (turn.calls.length === 0) continue;
-      turn.credit += QUANTUM;
-      line.set(source, turn);
-    }
-    return taken;
-  }
-
-  /** The next call of a source, and those that are joined to it, as far as they fit into an empty bulk call. */
-  #measureNext(calls: Fifo<Waiting<Lane, Item, Result>>, whole: { size: number; bytes: number }) {
-    let count = 0;
-    let size = 0;
-    let bytes = 0;
-    for (let call = calls.at(0); call && (count === 0 || call.isJoined); call = calls.at(count)) {
-      const nextSize = size + this.#sizeOf(call.item);
-      const nextBytes = bytes + this.#bytes.of(call.item);
-      if (count > 0 && (nextSize > whole.size || nextBytes > whole.bytes)) break;
-      count++;
-      size = nextSize;
-      bytes = nextBytes;
-    }
-    return { count, size, bytes };
   }
 }
 

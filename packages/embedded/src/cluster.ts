@@ -1,12 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { access, chown, mkdir, readdir, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import type { Account } from './account.js';
-import type { Binaries } from './binaries.js';
-import type { RunCommand } from './command-runner.js';
-import { isErrno } from './errno.js';
-import { type Layout, toLayout } from './layout.js';
-import { isAlive } from './process-table.js';
+import { type Binaries, isErrno, type Layout, toLayout } from './binaries.js';
+import type { Account, RunCommand } from './command-runner.js';
+import { isAlive } from './server.js';
 
 interface Installation {
   account: Account | undefined;
@@ -25,7 +22,7 @@ export async function isInitialised({ cluster }: Layout): Promise<boolean> {
   }
 }
 
-/** Builds the cluster in a scratch directory and renames it, so that a data directory is complete or absent. */
+/** Creates the cluster in a scratch directory and renames it, so a data directory is complete or absent. */
 export async function initialiseCluster({ account, binaries, layout, run }: Installation): Promise<void> {
   await removeEmptyDirectory(layout);
   await removeAbandonedScratch(layout);
@@ -54,7 +51,7 @@ export async function initialiseCluster({ account, binaries, layout, run }: Inst
   await rename(scratch.dataDir, layout.dataDir);
 }
 
-/** An empty directory may be ours; anything else is somebody's data. */
+/** Removes the data directory if it is empty. @throws Error if it is not: it holds other data */
 async function removeEmptyDirectory({ dataDir }: Layout): Promise<void> {
   try {
     await rmdir(dataDir);
@@ -65,7 +62,7 @@ async function removeEmptyDirectory({ dataDir }: Layout): Promise<void> {
   }
 }
 
-/** Clears what a process killed during its first start left behind. */
+/** Removes the scratch directories of processes that were killed during their first start. */
 async function removeAbandonedScratch(layout: Layout): Promise<void> {
   const parent = dirname(layout.dataDir);
   const prefix = basename(scratchPrefix(layout));

@@ -1,42 +1,42 @@
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
+import { stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import type { Account } from './account.js';
-import type { Binaries } from './binaries.js';
-import { isErrno } from './errno.js';
-import type { Layout } from './layout.js';
+import { promisify } from 'node:util';
+import { type Binaries, isErrno, type Layout } from './binaries.js';
 
-export interface CommandResult {
+interface CommandResult {
   succeeded: boolean;
   /** Standard output and error, interleaved. */
   output: string;
 }
 
-/** Runs a program as the account chosen for PostgreSQL, and resolves when it has exited. */
+/** Runs a program as the account of PostgreSQL. Resolves when it has exited. */
 export type RunCommand = (program: string, args: readonly string[], input?: string) => Promise<CommandResult>;
 
 interface Deps {
   account: Account | undefined;
   binaries: Binaries;
   layout: Layout;
-  /** On top of the environment of this process. */
+  /** Added to the environment of this process. */
   env?: NodeJS.ProcessEnv | undefined;
 }
 
 /**
- * Below a private directory such as /root (mode 700) the account could not reach the programs or the data. Then, and only
- * then, it keeps one capability to pass through; containers often withhold the milder one, hence the second.
+ * Under a private directory such as /root (mode 700), the account cannot reach the programs or the data. Only then does
+ * it keep one of these capabilities. The first grants less; containers often withhold it, so the second is the
+ * fallback.
  */
-const PASSAGES = ['dac_read_search', 'dac_override'];
+const CAPABILITIES = ['dac_read_search', 'dac_override'];
 
 export async function createCommandRunner({ account, binaries, layout, env: given }: Deps): Promise<RunCommand> {
   const env = { ...process.env, ...given, LC_ALL: 'C', HOME: dirname(layout.dataDir) };
   if (!account) return (program, args, input) => execute(program, args, { env }, input);
 
-  // Root's own TMPDIR may be out of the account's reach.
+  // The account may not be able to reach root's TMPDIR.
   const accountEnv = { ...env, TMPDIR: undefined };
   const plain: RunCommand = (program, args, input) =>
     execute(program, args, { env: accountEnv, uid: account.uid, gid: account.gid }, input);
-  const privileged = PASSAGES.map((capability): RunCommand => {
+  const privileged = CAPABILITIES.map((capability): RunCommand => {
     const prefix = dropPrivilegesExcept(capability, account);
     return (program, args, input) => execute('setpriv', [...prefix, program, ...args], { env: accountEnv }, input);
   });
@@ -62,7 +62,8 @@ async function canReach(run: RunCommand, program: string, directory: string): Pr
 function dropPrivilegesExcept(capability: string, { uid, gid }: Account): string[] {
   const identity = ['--reuid', String(uid), '--regid', String(gid), '--clear-groups'];
   const sets = ['--inh-caps', '--ambient-caps', '--bounding-set'];
-  // initdb asks access(2) whether it may run its neighbours, which ignores capabilities without this bit.
+  // initdb checks with access(2) whether it may run the other programs. Without this bit, access(2) ignores
+  // capabilities.
   const securebits = ['--securebits', '+no_setuid_fixup'];
   return [...identity, ...securebits, ...sets.flatMap((set) => [set, `-all,+${capability}`])];
 }
@@ -80,15 +81,66 @@ function execute(
   input?: string,
 ): Promise<CommandResult> {
   return new Promise((resolve, reject) => {
-    // The current directory may be out of the account's reach; every path given is absolute. In a group of its own: Ctrl-C
-    // must not leave half of a cluster.
+    // cwd is '/' because the account may not reach the current directory; all paths are absolute. The program runs in
+    // its own process group, so Ctrl-C cannot leave an incomplete cluster.
     const child = spawn(program, args, { ...options, cwd: '/', windowsHide: true, detached: true });
     const chunks: Buffer[] = [];
     child.stdout.on('data', (chunk) => chunks.push(chunk));
     child.stderr.on('data', (chunk) => chunks.push(chunk));
-    child.stdin.on('error', () => {}); // It exited without reading; its exit code tells.
+    child.stdin.on('error', () => {}); // It exited without reading its input; its exit code decides.
     child.on('error', reject);
     child.on('close', (code) => resolve({ succeeded: code === 0, output: Buffer.concat(chunks).toString().trim() }));
     child.stdin.end(input);
   });
+}
+
+/** The unprivileged account that PostgreSQL runs as if this process is root. */
+export interface Account {
+  uid: number;
+  gid: number;
+}
+
+const UNPRIVILEGED = ['nobody', 'postgres'];
+
+/**
+ * Chooses the account for PostgreSQL, which refuses to run as root: the owner of the data directory, or an account that
+ * every system has. @returns undefined if this process is not root, or on Windows @throws Error if another user owns
+ * the directory
+ */
+export async function chooseAccount({ dataDir }: Pick<Layout, 'dataDir'>): Promise<Account | undefined> {
+  const ownUid = process.geteuid?.();
+  if (ownUid === undefined) return undefined;
+
+  const owner = await findOwner(dataDir);
+  if (ownUid === 0) return owner && owner.uid !== 0 ? owner : findUnprivilegedAccount();
+  if (owner && owner.uid !== ownUid) {
+    throw new Error(`${dataDir} belongs to user ${owner.uid}: start as that user or as root, or delete the directory.`);
+  }
+  return undefined;
+}
+
+async function findOwner(directory: string): Promise<Account | undefined> {
+  try {
+    const { uid, gid } = await stat(directory);
+    return { uid, gid };
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) return undefined;
+    throw error;
+  }
+}
+
+async function findUnprivilegedAccount(): Promise<Account> {
+  for (const name of UNPRIVILEGED) {
+    try {
+      return { uid: await lookUpId('-u', name), gid: await lookUpId('-g', name) };
+    } catch {
+      // The account does not exist: try the next one.
+    }
+  }
+  throw new Error(`PostgreSQL refuses to run as root, and there is no account ${UNPRIVILEGED.join(' or ')}: add one.`);
+}
+
+async function lookUpId(kind: '-u' | '-g', name: string): Promise<number> {
+  const { stdout } = await promisify(execFile)('id', [kind, name]);
+  return Number(stdout);
 }

@@ -1,5 +1,4 @@
-export { findFreePort } from './find-free-port.js';
-export { readCommandLine } from './process-table.js';
+export { findFreePort, readCommandLine } from './server.js';
 export {
   type EmbeddedPostgres,
   type EmbeddedPostgresOptions,

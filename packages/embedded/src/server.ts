@@ -1,12 +1,12 @@
+import { execFile } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Binaries } from './binaries.js';
+import { promisify } from 'node:util';
+import getPort from 'get-port';
+import { type Binaries, isErrno, type Layout } from './binaries.js';
 import type { RunCommand } from './command-runner.js';
-import { isErrno } from './errno.js';
-import { findFreePort } from './find-free-port.js';
-import type { Layout } from './layout.js';
-import { isAlive, readCommandLine } from './process-table.js';
 
 interface Installation {
   binaries: Binaries;
@@ -25,18 +25,18 @@ const SETTINGS = [
 ];
 
 const MAX_ATTEMPTS = 10;
-/** The port was taken meanwhile, or a killed server's children have not all gone yet. */
-const PASSING_TROUBLE = /could not bind|could not create any TCP\/IP sockets|still in use/;
-/** Replaying the log after a crash may take its time. */
+/** Transient errors: another process took the port, or children of a killed server are still running. */
+const TRANSIENT_ERROR = /could not bind|could not create any TCP\/IP sockets|still in use/;
+/** Long, because replaying the write-ahead log after a crash may take minutes. */
 const START_TIMEOUT_S = '300';
 const STOP_TIMEOUT_S = '30';
 
-export interface RunningServer {
+interface RunningServer {
   port: number;
   pid: number;
 }
 
-/** Starts the server, in a session of its own so that Ctrl-C does not reach it, and resolves once it is ready. */
+/** Starts the server in its own session, so Ctrl-C does not reach it. Resolves once it is ready. */
 export async function startServer(
   installation: Installation,
   options: { port?: number; postgresFlags?: readonly string[] },
@@ -52,7 +52,7 @@ export async function startServer(
     if (succeeded) return { port, pid: (await readPid(pidFileOf(layout))) ?? Number.NaN };
 
     const log = await readLastLines(layout.logFile, 6);
-    if (attempt === MAX_ATTEMPTS || !PASSING_TROUBLE.test(log)) {
+    if (attempt === MAX_ATTEMPTS || !TRANSIENT_ERROR.test(log)) {
       await stopServer(installation);
       throw new Error(`PostgreSQL did not start; ${layout.logFile} ends with:\n${log || output}`);
     }
@@ -60,7 +60,10 @@ export async function startServer(
   }
 }
 
-/** Stops whatever server runs on the data directory, and clears a pid file that would keep the next from starting. */
+/**
+ * Stops the server that runs on the data directory, and removes a stale pid file that would keep the next one from
+ * starting.
+ */
 export async function stopServer({ binaries, layout, run }: Installation): Promise<void> {
   const pidFile = pidFileOf(layout);
   const pid = await readPid(pidFile);
@@ -79,11 +82,14 @@ export async function stopServer({ binaries, layout, run }: Installation): Promi
   }
 }
 
-/** A pid file survives kill -9 and reboots, and its number may belong to any program by now. */
+/**
+ * Identifies the process of a pid file. The file survives kill -9 and reboots, so its pid may belong to another
+ * program.
+ */
 async function identify(pid: number, cluster: string): Promise<'gone' | 'our server' | 'other server' | 'unrelated'> {
   if (!(pid > 0)) return 'unrelated';
   if (!isAlive(pid)) return 'gone';
-  // There pg_ctl signals through a named pipe that only a PostgreSQL has.
+  // On Windows, pg_ctl signals through a named pipe that only a PostgreSQL server has.
   if (process.platform === 'win32') return 'our server';
   const commandLine = await readCommandLine(pid);
   if (!/(^|\/)postgres(:| -)/.test(commandLine)) return 'unrelated';
@@ -92,7 +98,7 @@ async function identify(pid: number, cluster: string): Promise<'gone' | 'our ser
 
 const pidFileOf = ({ cluster }: Layout) => join(cluster, 'postmaster.pid');
 
-/** NaN when the file is there but holds no number: a crash left it half-written. */
+/** @returns undefined without a file; NaN if a crash left the file half-written, without a number */
 async function readPid(pidFile: string): Promise<number | undefined> {
   try {
     return Number.parseInt(await readFile(pidFile, 'utf8'), 10);
@@ -107,6 +113,36 @@ async function readLastLines(file: string, count: number): Promise<string> {
     return (await readFile(file, 'utf8')).trimEnd().split('\n').slice(-count).join('\n');
   } catch (error) {
     if (isErrno(error, 'ENOENT')) return '';
+    throw error;
+  }
+}
+
+const CANDIDATES = 20;
+
+/**
+ * Finds a free loopback port. Another process may take it before the caller binds it, so the caller must handle
+ * EADDRINUSE. The port is random and below the range of outgoing connections, which makes that rare.
+ */
+export const findFreePort = (): Promise<number> =>
+  getPort({ host: '127.0.0.1', port: Array.from({ length: CANDIDATES }, () => randomInt(11_000, 32_000)) });
+
+/** Whether a process, or an unreaped zombie, has this pid. */
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return isErrno(error, 'EPERM');
+  }
+}
+
+/** Reads the command line of a process. Empty for a zombie or a process that has ended. Does not support Windows. */
+export async function readCommandLine(pid: number): Promise<string> {
+  try {
+    if (process.platform === 'linux') return (await readFile(`/proc/${pid}/cmdline`, 'utf8')).replaceAll('\0', ' ');
+    return (await promisify(execFile)('ps', ['-ww', '-o', 'command=', '-p', String(pid)])).stdout;
+  } catch (error) {
+    if (isErrno(error, 'ENOENT', 'ESRCH') || !isAlive(pid)) return '';
     throw error;
   }
 }

@@ -1,35 +1,33 @@
 import { readFile } from 'node:fs/promises';
-import { chooseAccount } from './account.js';
-import { locateBinaries } from './binaries.js';
+import { locateBinaries, prepareLayout } from './binaries.js';
 import { initialiseCluster, isInitialised } from './cluster.js';
-import { createCommandRunner } from './command-runner.js';
-import { prepareLayout } from './layout.js';
+import { chooseAccount, createCommandRunner } from './command-runner.js';
 import { startServer, stopServer } from './server.js';
 
 export interface EmbeddedPostgresOptions {
-  /** Made on first use; holds the cluster, its password and its log, and nothing else. */
+  /** Created on first use. Holds only the cluster, its password and its log. */
   dataDir: string;
-  /** A free one where it is not given. */
+  /** Default: a free port. */
   port?: number;
-  /** Settings on top of the durable defaults, such as `fsync=off`. */
+  /** Settings that override the durable defaults, such as `fsync=off`. */
   postgresFlags?: readonly string[];
-  /** On top of the environment of this process. */
+  /** Added to the environment of this process. */
   env?: NodeJS.ProcessEnv | undefined;
 }
 
 export interface EmbeddedPostgres {
-  /** The database `opm`, as its owner `opm`, who is the superuser too. */
+  /** URL of the database `opm`, with the role `opm`, a superuser. */
   url: string;
   port: number;
-  /** Of the process whose children do the work. */
+  /** Pid of the postmaster. */
   pid: number;
-  /** Ends all sessions and returns once the server is gone. Safe to call twice, or after a crash. */
+  /** Ends all sessions and resolves when the server has ended. Safe to call twice, or after a crash. */
   stop(): Promise<void>;
 }
 
 /**
- * Starts PostgreSQL on a loopback port. A server that a killed process left on the data directory is stopped first,
- * so a caller that may run twice guards the directory itself. Throws one sentence with the end of the server's log.
+ * Starts PostgreSQL on a loopback port. First stops a server that already runs on the data directory, such as that of a
+ * killed process: callers that may run twice must lock the directory. @throws Error with the end of the server's log
  */
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
   const layout = await prepareLayout(options.dataDir);

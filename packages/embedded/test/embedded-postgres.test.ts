@@ -23,7 +23,7 @@ afterEach(async () => {
   await rm(directory, { recursive: true, force: true });
 });
 
-describe('the embedded Postgres', () => {
+describe('embedded PostgreSQL', () => {
   test('serves the database opm on loopback only, with durable settings', async () => {
     const postgres = await start();
     expect(new URL(postgres.url)).toMatchObject({ protocol: 'postgresql:', username: 'opm', pathname: '/opm' });
@@ -40,7 +40,7 @@ describe('the embedded Postgres', () => {
     });
   });
 
-  test('asks for its password, which nobody else can read', async () => {
+  test('requires its password, which only its owner can read', async () => {
     const postgres = await start();
     const url = new URL(postgres.url);
     url.password = 'wrong';
@@ -49,7 +49,7 @@ describe('the embedded Postgres', () => {
     expect((await stat(dataDir)).mode & 0o777).toBe(0o700);
   });
 
-  test('keeps its data and its password over a restart, and stopping twice is the same as once', async () => {
+  test('keeps its data and password over a restart, and can be stopped twice', async () => {
     const first = await start();
     await query(first.url, 'CREATE TABLE kept AS SELECT 42 AS answer');
     await Promise.all([first.stop(), first.stop()]);
@@ -69,7 +69,7 @@ describe('the embedded Postgres', () => {
     expect(await query(second.url, 'SELECT answer FROM kept')).toEqual([{ answer: 42 }]);
   });
 
-  test('stop is content with a server that has crashed already', async () => {
+  test('stop succeeds after the server has crashed', async () => {
     const postgres = await start();
     process.kill(await readServerPid(), 'SIGKILL');
     await expect(postgres.stop()).resolves.toBeUndefined();
@@ -86,7 +86,7 @@ describe('the embedded Postgres', () => {
     await expect(query(orphan, 'SELECT 1')).rejects.toMatchObject({ code: 'ECONNREFUSED' });
   });
 
-  test('starts afresh after a first start that was killed halfway', async () => {
+  test('starts again after a first start was killed halfway', async () => {
     const parent = startInParent();
     await waitFor(() => findScratchCluster(), { description: 'initdb to have begun' });
     await kill(parent);
@@ -97,9 +97,9 @@ describe('the embedded Postgres', () => {
   });
 
   test.each([
-    ['belongs to another program by now', () => `${process.pid}\n`],
-    ['is cut off', () => ''],
-  ])('ignores a pid file whose number %s', async (_case, content) => {
+    ['now belongs to another program', () => `${process.pid}\n`],
+    ['is missing', () => ''],
+  ])('ignores a pid file whose pid %s', async (_case, content) => {
     await (await start()).stop();
     await writeFile(join(dataDir, 'cluster', 'postmaster.pid'), content());
     const postgres = await start();

@@ -1,65 +1,90 @@
+import { crc32 } from 'node:zlib';
 import type { Version } from '@opm/core';
-import type { Countable } from './backlog-sample.js';
+import type { Countable } from './chunk.js';
 
-/** The newest entry in flight of a customer: while it is there, PostgreSQL need not be asked whether they exist. */
+/** A customer's newest entry in flight. A claim answers whether the customer exists, without PostgreSQL. */
 export type Claim = { version: Version; erased: boolean };
 
-/** An entry that asks to be admitted. */
-export type Asking = { projectId: number; customerId: string; erase?: true };
+/** An entry to admit. */
+export type AdmitRequest = { projectId: number; customerId: string; erase?: true };
 
-/** What an entry got: its version, and the claim that it replaced, if any. */
+/** An admitted entry: its version, and the claim that it replaced, if any. */
 export type Admitted = { projectId: number; customerId: string; version: Version; previous: Claim | undefined };
 
-/** `backlogs` are those of some of the projects, about, in this shard, these entries included. */
-export type Admittance = { admitted: Admitted[]; backlogs: Map<number, number> };
+/**
+ * `backlogs`: approximate entries in the shard, by project id, for some of the projects. Includes the admitted
+ * entries.
+ */
+export type AdmitResult = { admitted: Admitted[]; backlogs: Map<number, number> };
 
-/** An entry that is done; `claim` is the version of its claim, if that is not its own. */
+/** A finished entry. `claim` is the version of its claim, if it differs from `version`. */
 export type Persisted = { projectId: number; customerId: string; version: Version; claim?: Version };
 
-/** Entries that wait in a shard: exactly, and about, by project. */
+/** Entries that wait in a shard: `entries` is exact, `ofProjects` (by project id) is sampled, see `countSampled`. */
 export type Waiting = { entries: number; ofProjects: Map<number, number> };
 
 /**
- * Decides, in one atomic step per call, the version of each entry and who was first. Versions of a shard strictly
- * increase and follow the server's clock in microseconds, so they survive the loss of what is kept here.
- * Claims exist for entries in flight only; what a crash left behind is swept.
+ * Admission gives each entry a version and a claim. Each call is atomic.
+ *
+ * The versions of a shard strictly increase. They follow the server's clock in microseconds, so they keep increasing if
+ * the store loses its data. Claims exist only for entries in flight; maintenance sweeps the claims that a crash left.
  */
 export type Admission = {
-  /** Says how many shards there are, where nobody has yet or as `instead` says. @returns how many there are */
+  /** Stores the number of shards if none is stored, or if `instead` is stored. @returns the stored number */
   setShards(shards: number, instead?: number): Promise<number>;
-  /** How many there are; undefined where nobody has said so. */
+  /** The stored number of shards; undefined if none is stored. */
   readShards(): Promise<number | undefined>;
-  /** One result per entry, in order; a customer may occur more than once. */
-  admit(shard: number, entries: Asking[]): Promise<Admittance>;
+  /** Returns one result per entry, in order. A customer may occur more than once. */
+  admit(shard: number, entries: AdmitRequest[]): Promise<AdmitResult>;
   /**
-   * The customers' claims, in order. An erasure that is not persisted counts as a claim that is not erased, if the newer entry
-   * that had taken its place is settled.
+   * The customers' claims, in order. If a newer entry replaced the claim of a pending erasure and is settled, the
+   * erasure is returned as a claim with `erased: false`.
    */
   readClaims(shard: number, projectId: number, customers: { customerId: string }[]): Promise<(Claim | undefined)[]>;
-  /** Adds entries that keep the versions that they have, such as dead letters, to the backlog. @returns some backlogs, as `admit` */
+  /**
+   * Adds entries that keep their versions, such as dead letters, to the backlog.
+   * @returns some backlogs, like `admit`
+   */
   readmit(shard: number, entries: Countable[]): Promise<Map<number, number>>;
-  /** Takes back what `readmit` did. */
+  /** Undoes `readmit`. */
   withdraw(shard: number, entries: Countable[]): Promise<void>;
-  /** Takes back what was admitted but not enqueued, and restores what it had replaced. */
+  /** Undoes `admit` for entries that were not enqueued, and restores the claims that they replaced. */
   release(shard: number, admitted: Admitted[]): Promise<void>;
-  /** Drops the claims of persisted entries, unless a newer entry holds them by now, and takes them off the backlog. */
+  /** Takes persisted entries off the backlog and drops their claims, except claims that a newer entry now holds. */
   settle(shard: number, persisted: Persisted[]): Promise<void>;
   /**
-   * Entries of all projects that wait in the shard. It may be wrong by those of a process that was killed, of a job that was
-   * done twice, or of a call that its caller had given up, until `correctBacklog` is called with what the jobs hold.
+   * Entries of all projects that wait in the shard. A killed process, a job that ran twice, or a call that timed out
+   * can make the count wrong, until maintenance corrects it with `correctBacklog`.
    */
   countBacklog(shard: number): Promise<number>;
   readWaiting(shard: number): Promise<Waiting>;
-  /** Adds to what waits in the shard, or, with what is below zero, takes away. */
+  /** Adds these numbers to the counts of the shard. Negative numbers reduce them. */
   correctBacklog(shard: number, by: Waiting): Promise<void>;
-  /** The newest version that was given in the shard; undefined if none was. */
+  /** The newest version of the shard; undefined if it has none. */
   readVersion(shard: number): Promise<Version | undefined>;
-  /** Removes the shard's claims, and pending erasures, below this version. */
+  /** Removes the shard's claims and pending erasures below this version. */
   sweep(shard: number, before: Version): Promise<void>;
 };
 
-/** A pending erasure of a customer without a claim: something newer is persisted, and the customer is there. */
-export const toOvertaken = (erasure: Claim | undefined): Claim | undefined => erasure && { ...erasure, erased: false };
+/** Converts the pending erasure of a customer without a claim: a newer entry is persisted, so the customer exists. */
+export const toSupersededErasure = (erasure: Claim | undefined): Claim | undefined =>
+  erasure && { ...erasure, erased: false };
 
-/** What was queued before a weekend without workers is settled after it. */
+/** Lifetime of a claim: long enough to settle entries after a weekend without workers. */
 export const CLAIM_TTL_MS = 7 * 24 * 60 * 60 * 1000;
+
+/** The shard of a customer. It never changes, so a customer's claims and versions are in one place. */
+export function shardOf(projectId: number, customerId: string, shards: number): number {
+  return shards === 1 ? 0 : crc32(`${projectId}:${customerId}`) % shards;
+}
+
+/** A BullMQ queue: the queue of one shard (`of` is the number of shards), or a queue without a shard. */
+export type QueueAddress = { name: string; shard?: { index: number; of: number } };
+
+/** The entry queue of each shard. */
+export function toAddresses(shards: number): QueueAddress[] {
+  return Array.from({ length: shards }, (_, index) => ({ name: `entries-${index}`, shard: { index, of: shards } }));
+}
+
+/** The maximum time until each kind of deadline, in ms. */
+export type DeadlineLimits = { lockMs: number; stalledMs: number; delayMs: number };

@@ -1,54 +1,55 @@
 import type { Version } from '@opm/core';
 import type { Queue } from 'bullmq';
 import type { Waiting } from './admission.js';
-import { type JobSummary, parseJobId } from './job-id.js';
+import { type JobSummary, parseJobId } from './chunk.js';
 
-const UNDONE = ['waiting', 'prioritized', 'active', 'delayed'] as const;
-const STATES = [...UNDONE, 'failed'] as const;
+const UNFINISHED = ['waiting', 'prioritized', 'active', 'delayed'] as const;
+const STATES = [...UNFINISHED, 'failed'] as const;
 
-/** What the queues hold, over all shards. */
+/** The jobs in the queues of all shards. */
 export type Backlog = {
   jobs: Record<(typeof STATES)[number], number>;
-  /** Milliseconds since the oldest of the jobs that come next in each state was enqueued; 0 where there is none. */
+  /** Age in ms of the oldest job among the first job of each unfinished state; 0 if there is none. */
   oldestMs: number;
 };
 
-/** Jobs that are still to be done, those under way included. */
-export const countUndone = (queue: Queue): Promise<number> => queue.getJobCountByTypes(...UNDONE);
+/** Number of unfinished jobs, including active ones. */
+export const countUnfinished = (queue: Queue): Promise<number> => queue.getJobCountByTypes(...UNFINISHED);
 
-/** What the jobs of a queue that are still to be done hold, those under way included, as their ids tell it. */
-export type Undone = {
-  /** The greatest of all where there is none. */
+/** The contents of a queue's unfinished jobs, including active ones, read from the job ids. */
+type UnfinishedJobs = {
+  /** The oldest version; `Number.MAX_SAFE_INTEGER` if there is none. */
   oldest: Version;
-  /** In all of them. */
+  /** The entries of all these jobs. */
   most: Waiting;
-  /** In those that have not been begun. Of others, some entries may be done. */
+  /** The entries of the jobs that have not started. In a started job, some entries may be done. */
   least: Waiting;
-  /** Jobs whose ids do not tell: of an older release, or added by hand. */
+  /** Jobs with ids in another format: from an older release, or added by hand. */
   unknown: number;
 };
 
 const WAITING = ['waiting', 'prioritized'] as const;
 
-/** Of each state, in one call: more than wait but after a long outage. */
+/** Ids of each state per call. One call suffices except after a long outage. */
 const IDS_PER_CALL = 10_000;
 
-export async function readUndone(queue: Queue): Promise<Undone> {
-  const first = await list(queue, UNDONE);
-  const last = await list(queue, UNDONE); // a job may go back to a state that was read before
+/** Reads the ids of a queue's unfinished jobs, without their data. */
+export async function readUnfinished(queue: Queue): Promise<UnfinishedJobs> {
+  const first = await list(queue, UNFINISHED);
+  const last = await list(queue, UNFINISHED); // a job may return to a state that was already read
   const waiting = await list(queue, WAITING);
-  const undone: Undone = { oldest: Number.MAX_SAFE_INTEGER, most: toNone(), least: toNone(), unknown: 0 };
+  const unfinished: UnfinishedJobs = { oldest: Number.MAX_SAFE_INTEGER, most: toNone(), least: toNone(), unknown: 0 };
   for (const id of new Set([...first, ...last])) {
     const summary = parseJobId(id);
     if (!summary) {
-      undone.unknown++;
+      unfinished.unknown++;
       continue;
     }
-    undone.oldest = Math.min(undone.oldest, summary.oldest);
-    add(undone.most, summary);
-    if (first.has(id) && waiting.has(id)) add(undone.least, summary);
+    unfinished.oldest = Math.min(unfinished.oldest, summary.oldest);
+    add(unfinished.most, summary);
+    if (first.has(id) && waiting.has(id)) add(unfinished.least, summary);
   }
-  return undone;
+  return unfinished;
 }
 
 const toNone = (): Waiting => ({ entries: 0, ofProjects: new Map() });
@@ -60,8 +61,11 @@ function add(waiting: Waiting, { entries, ofProjects }: JobSummary): void {
   }
 }
 
-/** The ids of the jobs in these states. Each is read from the end from which no job is taken, so that none slips through between two calls. */
-async function list(queue: Queue, states: readonly (typeof UNDONE)[number][]): Promise<Set<string>> {
+/**
+ * The ids of the jobs in these states. Reads from the end from which BullMQ takes no job, so that no id is missed
+ * between two calls.
+ */
+async function list(queue: Queue, states: readonly (typeof UNFINISHED)[number][]): Promise<Set<string>> {
   const ids = new Set<string>();
   for (let start = 0, listed = IDS_PER_CALL; listed >= IDS_PER_CALL; start += IDS_PER_CALL) {
     const page = await queue.getRanges([...states], start, start + IDS_PER_CALL - 1);
@@ -73,8 +77,8 @@ async function list(queue: Queue, states: readonly (typeof UNDONE)[number][]): P
 
 export async function readBacklog(queues: Queue[]): Promise<Backlog> {
   const counts = await Promise.all(queues.map((queue) => queue.getJobCounts(...STATES)));
-  const heads = await Promise.all(queues.map((queue) => queue.getJobs([...UNDONE], 0, 0, true)));
-  // A job may be gone between the two steps in which BullMQ reads it.
+  const heads = await Promise.all(queues.map((queue) => queue.getJobs([...UNFINISHED], 0, 0, true)));
+  // BullMQ reads a job in two steps. If the job ends in between, it returns undefined.
   const now = Date.now();
   const oldest = Math.min(...heads.flat().flatMap((job) => job?.timestamp ?? []), now);
   return {
@@ -83,4 +87,18 @@ export async function readBacklog(queues: Queue[]): Promise<Backlog> {
     ) as Backlog['jobs'],
     oldestMs: now - oldest,
   };
+}
+
+/** Up to this many entries, a project delays others only briefly: a small installation persists them in a second. */
+const FAIR_BACKLOG = 128;
+/** Large, so that there are few classes: the ingress does not mix classes in a chunk. */
+const STEP = 16;
+
+/**
+ * The BullMQ priority of a job whose projects have this many entries waiting in the shard. 0, which BullMQ takes
+ * first, for up to 128 entries; plus 1 for each factor of 16. Jobs of a project may overtake each other, because
+ * entries merge in any order.
+ */
+export function toPriority(backlog: number): number {
+  return backlog <= FAIR_BACKLOG ? 0 : Math.ceil(Math.log(backlog / FAIR_BACKLOG) / Math.log(STEP));
 }

@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import { FIELDS } from '@opm/core';
 import fc from 'fast-check';
-import { type Chunk, type ChunkEntry, parseChunk, toChunkData } from './chunk.js';
+import { type Chunk, type ChunkEntry, parseChunk, parseJobId, toChunkData, toJobId } from './chunk.js';
 
 const versions = fc.integer({ min: 1, max: Number.MAX_SAFE_INTEGER });
 const value = fc.string({ minLength: 1, unit: 'grapheme' });
@@ -14,7 +14,7 @@ const entry: fc.Arbitrary<ChunkEntry> = fc.oneof(
   fc.record({ projectId, customerId: value, version: versions, erase: fc.constant(true as const) }),
 );
 const entries = fc.array(entry, { minLength: 1, maxLength: 20 });
-const ofOneAdmission = fc
+const consecutive = fc
   .tuple(entries, fc.integer({ min: 1, max: 2 ** 52 }))
   .map(([given, first]) => given.map((one, i) => ({ ...one, version: first + i })));
 const readmitted = fc
@@ -22,9 +22,9 @@ const readmitted = fc
   .map(([given, first]) =>
     given.map((one, i) => ({ ...one, ...(first - i > 0 && first - i !== one.version && { claim: first - i }) })),
   );
-const chunk: fc.Arbitrary<Chunk> = fc.record({ entries: fc.oneof(entries, ofOneAdmission, readmitted) });
+const chunk: fc.Arbitrary<Chunk> = fc.record({ entries: fc.oneof(entries, consecutive, readmitted) });
 
-test('any chunk comes out of a job’s data as it went in', () => {
+test('any chunk survives the conversion to job data and back', () => {
   fc.assert(
     fc.property(chunk, (given) => {
       expect(parseChunk(JSON.parse(JSON.stringify(toChunkData(given))))).toEqual(given);
@@ -32,7 +32,7 @@ test('any chunk comes out of a job’s data as it went in', () => {
   );
 });
 
-test('versions that follow one another, and columns without a value, take no room', () => {
+test('consecutive versions and columns without a value take no space', () => {
   const numbered = [7, 8, 9].map((version) => ({
     projectId: 1,
     customerId: `c${version}`,
@@ -48,7 +48,7 @@ test('versions that follow one another, and columns without a value, take no roo
   });
 });
 
-test('the data of the last release, of one project, is read too', () => {
+test('job data of the last release, with one project, is parsed too', () => {
   const data = {
     v: 2,
     projectId: 7,
@@ -66,7 +66,7 @@ test('the data of the last release, of one project, is read too', () => {
   });
 });
 
-describe('what is no chunk is refused with the reason:', () => {
+describe('invalid data is rejected with the reason:', () => {
   const data = {
     ...{ v: 3, projectIds: [1, 2], version: 5, customerIds: ['a', 'b'] },
     email: ['a@example.com', 'b@example.com'],
@@ -94,4 +94,42 @@ describe('what is no chunk is refused with the reason:', () => {
   ])('%j', (given, reason) => {
     expect(() => parseChunk(given)).toThrow(new Error(`job data is not a chunk: ${reason}`));
   });
+});
+
+const T0 = 1_764_000_000_000_000; // divisible by 16
+const entryOf = (version: number, projectId = 7) => ({
+  projectId,
+  customerId: 'jane',
+  version,
+  fields: { phone: '+1' },
+});
+
+test('a job id contains the oldest claim, the number of entries, and their sampled counts by project', () => {
+  const entries = [...Array.from({ length: 40 }, (_, i) => entryOf(T0 + i)), entryOf(T0 + 48, 9), entryOf(T0 + 49, 10)];
+  expect(parseJobId(toJobId({ entries: entries.toReversed() }))).toEqual({
+    oldest: T0,
+    entries: 42,
+    ofProjects: [
+      [9, 16],
+      [7, 48],
+    ],
+  });
+});
+
+test('an entry that was admitted again counts by its claim', () => {
+  const entries = [{ ...entryOf(T0 - 160), claim: T0 + 17 }];
+  expect(parseJobId(toJobId({ entries }))).toEqual({ oldest: T0 + 17, entries: 1, ofProjects: [] });
+});
+
+test('equal chunks get different ids, because BullMQ drops a job whose id exists', () => {
+  const chunk = { entries: [entryOf(T0)] };
+  expect(toJobId(chunk)).not.toBe(toJobId(chunk));
+});
+
+test('an id of the last release contains all entries of its project', () => {
+  expect(parseJobId(`${T0}-7x150-1f3a9c2e`)).toEqual({ oldest: T0, entries: 150, ofProjects: [[7, 150]] });
+});
+
+test.each(['17', 'repeat-x', `${T0}-1f3a9c2e`, `${T0}-7x200`, `${T0}-200`, ''])('the id %s is not parsed', (id) => {
+  expect(parseJobId(id)).toBeUndefined();
 });

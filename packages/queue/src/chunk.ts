@@ -1,26 +1,31 @@
+import { randomUUID } from 'node:crypto';
 import { type CustomerEntry, type EntryFields, FIELDS, type Field, type Version } from '@opm/core';
 import { Ajv } from 'ajv';
 
-/** What one job may hold. */
+/** Maximum entries in one job. */
 export const MAX_CHUNK_ENTRIES = 1_000;
 
-/** An entry on its way through the queue. */
+/** An entry in the queue. */
 export type ChunkEntry = CustomerEntry & {
   projectId: number;
-  /** The version of its claim, if that is not its own: it was admitted anew, and keeps its place among the others. */
+  /** The version of its claim, if it differs from `version`: the entry was admitted again but keeps its version. */
   claim?: Version;
 };
 
-/** What one job holds: entries of one shard, of any projects, in version order but for dead letters that are replayed. */
+/** The entries of one job: one shard, any projects, in version order (except replayed dead letters). */
 export type Chunk = { entries: ChunkEntry[] };
 
 /**
- * A chunk as the data of a job: in columns, for the names that each entry would repeat are a third of its text. The
- * entries' versions follow `version` one by one, unless `steps` says how far each is from it; `claims` says how far each
- * claim is from its entry's version, and `erased` are the places of erasures. A column in which nobody has a value is left out.
- * Version 2, of older releases, has one `projectId` for all, and no `claims`.
+ * A chunk as job data. Columns save a third of the JSON text: the property names that each entry would repeat.
+ *
+ * - `version`: version of the first entry. The others follow one by one, unless `steps` gives their distances from it.
+ * - `claims`: distance of each claim from its entry's version.
+ * - `erased`: indexes of the erasures.
+ * - A column without any value is absent.
+ *
+ * Format 2 (older releases) has one `projectId` for all entries, and no `claims`.
  */
-export type ChunkData = {
+type ChunkData = {
   v: 2 | 3;
   projectId?: number;
   projectIds?: number[];
@@ -88,14 +93,17 @@ export function toChunkData({ entries }: Chunk): ChunkData {
   return data;
 }
 
-/** Reads a job's data: a queue is a boundary, where an old job may meet a new worker. @throws Error that names what is wrong */
+/**
+ * Parses job data. The queue is a boundary: a new worker may read a job of an older release.
+ * @throws Error that names the first invalid property
+ */
 export function parseChunk(data: unknown): Chunk {
   if (!isChunkData(data)) throw toError(ajv.errorsText(isChunkData.errors, { dataVar: 'data' }));
   const { version, steps, claims, customerIds, erased, projectId = 0, projectIds } = data;
-  const uneven = Object.entries({ projectIds, steps, claims, ...toColumns(data) }).find(
+  const mismatch = Object.entries({ projectIds, steps, claims, ...toColumns(data) }).find(
     ([, column]) => column && column.length !== customerIds.length,
   );
-  if (uneven) throw toError(`data/${uneven[0]} must have ${customerIds.length} items`);
+  if (mismatch) throw toError(`data/${mismatch[0]} must have ${customerIds.length} items`);
   const erasures = new Set(erased);
   const entries = customerIds.map((customerId, i): ChunkEntry => {
     const own = version + (steps?.[i] ?? i);
@@ -115,25 +123,87 @@ export function parseChunk(data: unknown): Chunk {
 
 const isVersion = (version: number) => Number.isSafeInteger(version) && version >= 1;
 
-const toColumns = ({ email, phone, firstName, lastName, ip }: ChunkData) => ({ email, phone, firstName, lastName, ip });
+const toColumns = (data: ChunkData) => Object.fromEntries(FIELDS.map((field) => [field, data[field]]));
 
-/** One by one, for this is done for every entry. */
 function readFields(data: ChunkData, i: number): EntryFields | undefined {
-  const email = data.email?.[i];
-  const phone = data.phone?.[i];
-  const firstName = data.firstName?.[i];
-  const lastName = data.lastName?.[i];
-  const ip = data.ip?.[i];
-  if (!(email || phone || firstName || lastName || ip)) return undefined;
   const fields: EntryFields = {};
-  if (email) fields.email = email;
-  if (phone) fields.phone = phone;
-  if (firstName) fields.firstName = firstName;
-  if (lastName) fields.lastName = lastName;
-  if (ip) fields.ip = ip;
-  return fields;
+  let isEmpty = true;
+  for (const field of FIELDS) {
+    const value = data[field]?.[i];
+    if (!value) continue;
+    fields[field] = value;
+    isEmpty = false;
+  }
+  return isEmpty ? undefined : fields;
 }
 
 function toError(reason: string): Error {
   return new Error(`job data is not a chunk: ${reason}`);
+}
+
+/** The summary of a chunk in its job id. */
+export type JobSummary = {
+  /** The oldest version among the claims. */
+  oldest: Version;
+  entries: number;
+  /** Sampled counts for the projects' backlogs, see `countSampled`. */
+  ofProjects: [projectId: number, entries: number][];
+};
+
+const FORM = /^(\d+)(?:-(\d+))?((?:-\d+x\d+)*)-[0-9a-f]{8}$/;
+
+/**
+ * Returns an id such as `1764000000000000-200-7x32-9x16-1f3a9c2e`: oldest claim, entries, sampled count per project,
+ * random part. BullMQ lists ids without job data, so backlogs can be counted cheaply. The random part is needed
+ * because BullMQ drops a job whose id exists, and replays may have a version in common.
+ */
+export function toJobId({ entries }: Chunk): string {
+  const oldest = entries.reduce((least, entry) => Math.min(least, claimOf(entry)), Number.MAX_SAFE_INTEGER);
+  const counts = [...countSampled(entries)].map(([projectId, count]) => `-${projectId}x${count}`).join('');
+  return `${oldest}-${entries.length}${counts}-${randomUUID().slice(0, 8)}`;
+}
+
+/**
+ * @returns undefined for an id that BullMQ generated, as for jobs of older releases. An id of the last release, such as
+ * `1764000000000000-7x200-1f3a9c2e`, has one project with all entries.
+ */
+export function parseJobId(id: string): JobSummary | undefined {
+  const [, oldest, entries, counts = ''] = FORM.exec(id) ?? [];
+  if (!oldest || !(entries || counts)) return undefined;
+  const ofProjects = [...counts.matchAll(/(\d+)x(\d+)/g)].map(([, projectId, count]): [number, number] => [
+    Number(projectId),
+    Number(count),
+  ]);
+  return {
+    oldest: Number(oldest),
+    entries: Number(entries ?? ofProjects.reduce((sum, [, count]) => sum + count, 0)),
+    ofProjects,
+  };
+}
+
+/**
+ * Projects' backlogs are sampled: an entry whose version is divisible by 16 counts 16, any other entry counts 0. A
+ * chunk of 200 entries changes at most 13 counts, whatever its projects, and the same entries are counted when they
+ * leave. The error is about four times the square root of the backlog.
+ */
+export const SAMPLE = 16;
+
+export type Countable = { projectId: number; version: Version; claim?: Version };
+
+/** The version that admission gave an entry. The entry's claim and its count depend on it. */
+export const claimOf = ({ version, claim }: Pick<Countable, 'version' | 'claim'>): Version => claim ?? version;
+
+/**
+ * Whether an entry counts for its project's backlog. Tests the low bits, because `%` is slow for such large numbers.
+ */
+export const isSampled = (entry: Pick<Countable, 'version' | 'claim'>): boolean =>
+  (claimOf(entry) & (SAMPLE - 1)) === 0;
+
+/** Sampled counts of these entries, by project id. */
+export function countSampled(entries: Countable[]): Map<number, number> {
+  const counts = new Map<number, number>();
+  for (const entry of entries) {
+    if (isSampled(entry)) counts.set(entry.projectId, (counts.get(entry.projectId) ?? 0) + SAMPLE);
+  }
+  return counts;
 }

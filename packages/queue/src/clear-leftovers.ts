@@ -1,28 +1,30 @@
 import type { Version } from '@opm/core';
 import type { Queue } from 'bullmq';
 import type { Admission, Waiting } from './admission.js';
-import { readUndone } from './backlog.js';
+import { readUnfinished } from './backlog.js';
 import { MAX_CHUNK_ENTRIES } from './chunk.js';
-import { allDone, inTime } from './in-time.js';
+import { awaitAll, singleFlight } from './single-flight.js';
 
-/** An ingress enqueues nothing that it admitted so long ago. */
+/** An ingress enqueues an entry sooner than this after admission, or never. */
 const ORPHAN_AGE_MS = 30 * 1_000;
-/** Bounds the wait for a shard whose master is away, because all other tasks wait behind it. */
+/** Limits the wait for a shard whose Redis master is down: all other maintenance tasks wait behind it. */
 const COUNT_TIMEOUT_MS = 10 * 1_000;
-/** For what reads all claims. */
+/** For a sweep, which reads all claims of a shard. */
 const SWEEP_TIMEOUT_MS = 50 * 1_000;
 
 export type ClearLeftovers = {
-  /** Notes the newest version of each shard. Without it no claim is ever old enough. */
+  /** Records the newest version of each shard. A claim can become old enough only after it was observed. */
   observe: () => Promise<void>;
-  /** @throws the reason of the first shard that failed, when all are done */
+  /** Corrects and sweeps all shards. @throws the error of the first shard that failed, after all have finished */
   clear: () => Promise<void>;
 };
 
 /**
- * Killed processes, and calls that came too late, leave entries that count as waiting, and claims without an entry. This corrects
- * both, in each shard by itself. A claim's age is how long ago this process saw its version, or a newer one: the store's clock,
- * which versions follow, may have jumped.
+ * Corrects what killed processes and late calls leave behind: backlog counts that are too high or too low, and claims
+ * without an entry. Each shard is handled separately.
+ *
+ * A claim's age is the time since this process observed its version or a newer one. The version itself does not show
+ * the age, because the store's clock may have jumped.
  */
 export function createClearLeftovers(
   admission: Pick<Admission, 'correctBacklog' | 'readVersion' | 'readWaiting' | 'sweep'>,
@@ -30,25 +32,27 @@ export function createClearLeftovers(
   orphanAgeMs = ORPHAN_AGE_MS,
 ): ClearLeftovers {
   const shards = queues.map((queue, shard) => {
-    /** Oldest first. All but the first are younger than `orphanAgeMs`. */
+    /** Oldest first. All except the first are younger than `orphanAgeMs`. `at` is of `performance.now()`. */
     let observed: { version: Version; at: number }[] = [];
 
-    /** @returns the version below which no entry waits, and when the jobs were read; undefined if the jobs do not tell */
-    const count = inTime(async () => {
+    /**
+     * @returns the oldest version in the jobs, and when they were read; undefined if a job id is in an unknown format
+     */
+    const count = singleFlight(async () => {
       const readAt = performance.now();
       const before = await admission.readWaiting(shard);
-      const { oldest, least, most, unknown } = await readUndone(queue);
+      const { oldest, least, most, unknown } = await readUnfinished(queue);
       most.entries += unknown * MAX_CHUNK_ENTRIES;
       await admission.correctBacklog(shard, toCorrection([before, await admission.readWaiting(shard)], least, most));
       return unknown === 0 ? { oldest, readAt } : undefined;
     }, COUNT_TIMEOUT_MS);
-    const sweep = inTime(admission.sweep, SWEEP_TIMEOUT_MS);
+    const sweep = singleFlight(admission.sweep, SWEEP_TIMEOUT_MS);
 
     return {
       async observe() {
         const version = await admission.readVersion(shard);
         const at = performance.now();
-        // A store that lost its newest versions may give them again.
+        // A store that lost its newest versions may assign them again.
         if (version === undefined || observed.some((older) => older.version > version)) observed = [];
         else
           observed = [
@@ -59,19 +63,23 @@ export function createClearLeftovers(
       async clear() {
         const counted = await count();
         if (!counted) return;
-        // A claim must have been that old when the jobs were read: a younger one may be of an entry that was enqueued since.
+        // The claim must have been old when the jobs were read: the entry of a younger claim may have been enqueued
+        // since.
         const old = observed.findLast(({ at }) => at <= counted.readAt - orphanAgeMs);
         if (old) await sweep(shard, Math.min(counted.oldest, old.version + 1));
       },
     };
   });
   return {
-    observe: async () => void (await allDone(shards.map(({ observe }) => observe()))),
-    clear: async () => void (await allDone(shards.map(({ clear }) => clear()))),
+    observe: async () => void (await awaitAll(shards.map(({ observe }) => observe()))),
+    clear: async () => void (await awaitAll(shards.map(({ clear }) => clear()))),
   };
 }
 
-/** How far the counts, before and after the jobs were read, are both below the least, or both above the most, that the jobs hold. */
+/**
+ * Compares the counts before and after the jobs were read with the entries in the jobs. The correction is positive if
+ * both counts are below `least`, negative if both are above `most`, and otherwise 0.
+ */
 function toCorrection(counts: [Waiting, Waiting], least: Waiting, most: Waiting): Waiting {
   const correct = (read: (waiting: Waiting) => number) => {
     const [one, other] = counts.map(read) as [number, number];

@@ -1,12 +1,16 @@
 import type { Queue } from 'bullmq';
-import { checkShards } from './agree-on-shards.js';
+import { toAddresses } from './admission.js';
 import { MAINTENANCE } from './maintenance.js';
-import { connectQueueBackend, type QueueBackend, type QueueConfig } from './queue-backend.js';
-import { toAddresses } from './shards.js';
+import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
+import type { QueueBackend } from './queue-store.js';
+import { checkShards } from './shard-check.js';
 
 export type DashboardQueues = Pick<QueueBackend, 'check' | 'close'> & { queues: Queue[] };
 
-/** The entry queues, by shard, and after them the one for maintenance, as the Bull dashboard wants them: for looking at, not for adding. */
+/**
+ * Opens the entry queues, by shard, followed by the maintenance queue, for the Bull dashboard. Do not add jobs to them.
+ * @throws the reason of the signal's abort
+ */
 export async function openDashboardQueues(
   options: QueueConfig & { signal: AbortSignal; onError: (error: Error) => void },
 ): Promise<DashboardQueues> {
@@ -17,8 +21,8 @@ export async function openDashboardQueues(
   return {
     queues,
     async check() {
-      const [word] = await Promise.all([backend.check(), checkShards(backend, config.shards)]);
-      return word;
+      const [warning] = await Promise.all([backend.check(), checkShards(backend, config.shards)]);
+      return warning;
     },
     close: () => backend.close(),
   };

@@ -1,52 +1,55 @@
 import { Fault } from '@opm/contract';
-import type { Admission } from './admission.js';
-import { agreeOnShards, checkWithShards } from './agree-on-shards.js';
-import { type Chunk, toChunkData } from './chunk.js';
-import { toWorst } from './clock-skew.js';
+import { type Admission, toAddresses } from './admission.js';
+import { toPriority } from './backlog.js';
+import { type Chunk, toChunkData, toJobId } from './chunk.js';
+import { toLargestSkew } from './clock.js';
 import type { Idempotency } from './idempotency.js';
-import { toJobId } from './job-id.js';
-import { toPriority } from './priority.js';
-import { connectQueueBackend, type QueueBackend, type QueueConfig } from './queue-backend.js';
+import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
+import type { QueueBackend } from './queue-store.js';
 import { JOB_OPTIONS } from './retry-policy.js';
-import { toAddresses } from './shards.js';
+import { checkStoreAndShards, createShardCheck } from './shard-check.js';
 import type { TokenBuckets } from './token-buckets.js';
 
 export type EntryQueueOptions = QueueConfig & { signal: AbortSignal; onError: (error: Error) => void };
 
-/** How full the queue is: entries of all projects and shards, and the part of its store's memory that is in use, 0 to 1. */
+/**
+ * Load of the queue: waiting entries of all projects and shards, and the used fraction of the store's memory, 0 to 1.
+ */
 export type QueueLoad = { entries: number; memory: number };
 
-/** The producer's side. Each call fails within about a second when the store is away: Fault QUEUE_UNAVAILABLE. */
+/** The producer's side. If the store is down, each call fails within about a second with Fault QUEUE_UNAVAILABLE. */
 export type EntryQueue = Pick<Admission, 'admit' | 'release' | 'readClaims'> & {
   idempotency: Pick<Idempotency, 'begin' | 'end'>;
-  lease: TokenBuckets['lease'];
+  reserve: TokenBuckets['reserve'];
   /**
-   * Resolves once the chunk is stored: then, and not before, its partners may be answered. Returns the job's id.
-   * @param priority see `toPriority`: the greater, the later is its turn
+   * Stores a chunk as one job. Answer its partners only after it resolves. Returns the job's id.
+   * @param priority see `toPriority`; BullMQ takes lower numbers first
    */
   enqueue(shard: number, chunk: Chunk, priority?: number): Promise<string>;
-  /** Stores a chunk whose entries keep their versions. Returns the job's id. */
+  /** Adds entries that keep their versions to the backlog and stores them as one job. Returns the job's id. */
   requeue(shard: number, chunk: Chunk): Promise<string>;
   load(): Promise<QueueLoad>;
   readClock: QueueBackend['readClock'];
-  /** The names of the queues that no worker process takes jobs from at present. */
+  /** The names of the queues that have no worker at present. */
   findIdle(): Promise<string[]>;
   check: QueueBackend['check'];
-  /** How far the clock of the store is ahead of this process's, in ms. */
+  /** How far the store's clock is ahead of this process's, in ms. */
   clockSkew(): Promise<number>;
   close(): Promise<void>;
 };
 
 /**
- * Waits for the store to answer once; from then on it recovers by itself.
+ * Resolves after the store has answered once. Later outages of the store need no action.
  * @throws the reason of the signal's abort, or ShardsError
  */
 export async function createEntryQueue({ signal, onError, ...config }: EntryQueueOptions): Promise<EntryQueue> {
   const backend = await connectQueueBackend(config, 'producer', { signal, onError });
-  const shardCheck = await agreeOnShards(backend, config.shards, onError);
+  const shardCheck = await createShardCheck(backend, config.shards, onError);
   const queues = await Promise.all(toAddresses(config.shards).map((address) => backend.openQueue(address)));
   const { admission, buckets, idempotency } = backend;
-  /** Entries per shard. One whose master is away keeps its last count, so that the others' limit stays in force. */
+  /**
+   * Entries per shard. A shard whose Redis master is down keeps its last count, so the backlog limit stays in force.
+   */
   const backlogs = queues.map(() => 0);
 
   async function enqueue(shard: number, chunk: Chunk, priority = 0): Promise<string> {
@@ -55,7 +58,7 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
     return job.id ?? '';
   }
 
-  /** With another number of shards than the queue's, an entry would get into a shard that is not its customer's. */
+  /** With a wrong number of shards, an entry would go to a shard that is not its customer's. */
   async function assertShards(): Promise<void> {
     if (shardCheck.differs()) await shardCheck.check();
   }
@@ -71,7 +74,7 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
       begin: (...call) => idempotency.begin(...call).catch(throwUnavailable),
       end: (...call) => idempotency.end(...call).catch(throwUnavailable),
     },
-    lease: (...call) => buckets.lease(...call).catch(throwUnavailable),
+    reserve: (...call) => buckets.reserve(...call).catch(throwUnavailable),
     enqueue,
     async requeue(shard, chunk) {
       await assertShards().catch(throwUnavailable);
@@ -79,7 +82,8 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
       try {
         return await enqueue(shard, chunk, toPriority(Math.max(0, ...backlogs.values())));
       } catch (error) {
-        await admission.withdraw(shard, chunk.entries).catch(() => {}); // a scheduled job mends what this cannot
+        // If this fails too, maintenance corrects the backlog.
+        await admission.withdraw(shard, chunk.entries).catch(() => {});
         throw error;
       }
     },
@@ -87,9 +91,9 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
       const counting = backlogs.map(async (_, shard) => {
         backlogs[shard] = await admission.countBacklog(shard);
       });
-      const checking = shardCheck.check().catch(() => {}); // what it finds is told to those who admit
-      const asked = Promise.all([backend.memoryUse(), Promise.allSettled(counting), checking]);
-      const [memory] = await asked.catch(throwUnavailable);
+      const checking = shardCheck.check().catch(() => {}); // `admit` reports a difference
+      const reads = Promise.all([backend.memoryUse(), Promise.allSettled(counting), checking]);
+      const [memory] = await reads.catch(throwUnavailable);
       return { entries: backlogs.reduce((sum, entries) => sum + entries, 0), memory };
     },
     async findIdle() {
@@ -97,8 +101,8 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
       return queues.filter((_, shard) => counts[shard] === 0).map(({ name }) => name);
     },
     readClock: () => backend.readClock().catch(throwUnavailable),
-    check: () => checkWithShards(backend, shardCheck),
-    clockSkew: async () => toWorst(await backend.readClockSkews()),
+    check: () => checkStoreAndShards(backend, shardCheck),
+    clockSkew: async () => toLargestSkew(await backend.readClockSkews()),
     close: () => backend.close(),
   };
 }

@@ -1,38 +1,38 @@
-import { type Job, type Queue, WaitingError } from 'bullmq';
+import { withTimeout } from '@opm/core';
+import { type Job, type Queue, WaitingError, type Worker } from 'bullmq';
 import pRetry from 'p-retry';
-import type { Admission } from './admission.js';
-import { agreeOnShards, checkWithShards } from './agree-on-shards.js';
+import { type Admission, toAddresses } from './admission.js';
 import { type Backlog, readBacklog } from './backlog.js';
 import { type Chunk, parseChunk } from './chunk.js';
-import { toWorst } from './clock-skew.js';
-import { closeWorkers } from './close-workers.js';
-import { followClock } from './follow-clock.js';
-import { connectQueueBackend, type QueueBackend, type QueueConfig } from './queue-backend.js';
+import { followClock, toLargestSkew } from './clock.js';
+import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
+import type { QueueBackend } from './queue-store.js';
 import { MAX_DELAY_MS, toWorkerOptions } from './retry-policy.js';
-import { toAddresses } from './shards.js';
+import { checkStoreAndShards, createShardCheck } from './shard-check.js';
 
 export type JobContext = {
   shard: number;
   jobId: string;
-  /** From 1; a job that was postponed has used up none. */
+  /** From 1. Postponing a job uses up no attempt. */
   attempt: number;
-  /** From 1; how often a worker has begun with it, this time included. */
+  /** How often a worker has started the job, including this time. From 1. */
   start: number;
-  /** 0 for the jobs that come first; the larger, the longer was its project's backlog. */
+  /** See `toPriority`: 0 for a short backlog; larger for a longer backlog. */
   priority: number;
 };
 
 export type EntryWorkerOptions = QueueConfig & {
-  /** Jobs that are processed at the same time, per shard. */
+  /** Jobs processed at the same time per shard. */
   concurrency: number;
-  /** How long a job stays with a worker that gives no sign of life. */
+  /** Job lock in ms: how long a silent worker keeps a job. */
   lockMs: number;
-  /** Resolves when the chunk is persisted. What it throws is tried again with backoff; {@link Postponed} uses up no attempt. */
+  /** Persists a chunk. If it throws, BullMQ retries the job with backoff; {@link Postponed} uses up no attempt. */
   process: (chunk: Chunk, context: JobContext) => Promise<void>;
-  /** Takes data that is no chunk, which no retry can mend; the job is done when it resolves. */
+  /** Dead-letters invalid job data, which no retry can fix. The job is done when it resolves. */
   bury: (data: unknown, error: Error, context: JobContext) => Promise<void>;
-  /** Hears of jobs that come back through no fault of theirs. */
+  /** Called if a job returns to the queue and its entries are not the cause. */
   onPostponed: (reason: Postponed['reason']) => void;
+  /** Called if `process` or `bury` threw another error, so the job is retried. */
   onRetry: (error: Error, context: { jobId: string; attempt: number }) => void;
   signal: AbortSignal;
   onError: (error: Error) => void;
@@ -40,29 +40,29 @@ export type EntryWorkerOptions = QueueConfig & {
 
 /** The consumer's side, for all shards. */
 export type EntryWorker = Pick<Admission, 'settle'> & {
-  /** Takes jobs from now on. */
+  /** Starts taking jobs. */
   start(): void;
-  /** Takes no more jobs until `resume`; those under way go on. */
+  /** Takes no more jobs until `resume`. Active jobs continue. */
   pause(): void;
   resume(): void;
   backlog(): Promise<Backlog>;
   check: QueueBackend['check'];
-  /** How far the clock of the store is ahead of this process's, in ms. */
+  /** How far the store's clock is ahead of this process's, in ms. */
   clockSkew(): Promise<number>;
-  /** Takes no more jobs and resolves when those under way are done. Safe to call twice. */
+  /** Takes no more jobs. Resolves when the active jobs are done. Safe to call twice. */
   close(): Promise<void>;
 };
 
 type PostponedOptions = ErrorOptions & { delayMs?: number; reason?: Postponed['reason'] };
 
 /**
- * Thrown by `process` and `bury`: not now, and it does not count. The job goes back to where it came from, at once or,
- * with `delayMs`, after that time.
+ * Thrown by `process` and `bury` to postpone a job without using up an attempt. The job returns to the queue at once,
+ * or after `delayMs`.
  */
 export class Postponed extends Error {
   override readonly name = 'Postponed';
   readonly delayMs: number;
-  /** Of the store as a whole, or of this job's rows, which somebody holds. */
+  /** `outage`: PostgreSQL or the queue's store is unavailable. `blocked`: another session has locked the job's rows. */
   readonly reason: 'outage' | 'blocked';
 
   constructor(message: string, { cause, delayMs = 0, reason = 'outage' }: PostponedOptions = {}) {
@@ -73,19 +73,20 @@ export class Postponed extends Error {
 }
 
 /**
- * Waits for the store to answer once; from then on it recovers by itself.
+ * Resolves after the store has answered once. Later outages of the store need no action.
  * @throws the reason of the signal's abort, or ShardsError
  */
 export async function createEntryWorker(options: EntryWorkerOptions): Promise<EntryWorker> {
   const { concurrency, lockMs, process, bury, onPostponed, onRetry, signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
-  const shardCheck = await agreeOnShards(backend, config.shards, onError);
+  const shardCheck = await createShardCheck(backend, config.shards, onError);
   const workerOptions = toWorkerOptions({ concurrency, lockMs });
   const limits = { lockMs, stalledMs: workerOptions.stalledInterval, delayMs: MAX_DELAY_MS };
   const stopFollowing = await followClock(backend, { shards: config.shards, limits, onError });
   const addresses = toAddresses(config.shards);
   const queues = await Promise.all(addresses.map((address) => backend.openQueue(address, { skipMetasUpdate: true })));
-  // BullMQ also fails a job that it could not report as done, because the queue's store went away: not its entries' fault.
+  // The errors of `process` and `bury`. BullMQ also reports a job as failed if the queue's store went down before it
+  // could report the job as done; that is not the entries' fault.
   const thrown = new WeakSet<Error>();
   const workers = await Promise.all(
     addresses.map((address, shard) => backend.openWorker(address, processJob(shard), workerOptions)),
@@ -113,8 +114,8 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
           throw error;
         }
         onPostponed(error.reason);
-        await giveBack(job, token, error, () => isClosing);
-        throw new WaitingError(); // tells BullMQ that the job is not ours any more
+        await returnJob(job, token, error, () => isClosing);
+        throw new WaitingError(); // tells BullMQ that the job is no longer this worker's
       }
     };
   }
@@ -122,7 +123,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
   async function close(): Promise<void> {
     isClosing = true;
     await closeWorkers(workers.map((worker, shard) => ({ worker, queue: queues[shard] as Queue })));
-    stopFollowing(); // not before: they may give jobs back
+    stopFollowing(); // after the workers, which may still return jobs
     await backend.close();
   }
 
@@ -138,8 +139,8 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
       for (const worker of workers) worker.resume();
     },
     backlog: () => readBacklog(queues),
-    check: () => checkWithShards(backend, shardCheck),
-    clockSkew: async () => toWorst(await backend.readClockSkews()),
+    check: () => checkStoreAndShards(backend, shardCheck),
+    clockSkew: async () => toLargestSkew(await backend.readClockSkews()),
     close() {
       closed ??= close();
       return closed;
@@ -147,22 +148,25 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
   };
 }
 
-/** Where the queue's store is away too, it waits for that. A job that is not ours any more is left alone. */
-async function giveBack(
+/**
+ * Returns a job to the queue, unless this worker has lost it. If the queue's store is down, retries until it is back.
+ */
+async function returnJob(
   job: Job,
   token: string | undefined,
   { delayMs }: Postponed,
   isClosing: () => boolean,
 ): Promise<void> {
-  const isOurs = (error: Error & { code?: unknown }) => typeof error.code !== 'number'; // BullMQ's own verdicts are numbers
+  // BullMQ's own errors, such as a lost job lock, have numeric codes.
+  const isStillOurs = (error: Error & { code?: unknown }) => typeof error.code !== 'number';
   const move = () => (delayMs > 0 ? job.moveToDelayed(Date.now() + delayMs, token) : job.moveToWait(token));
   await pRetry(async () => void (await move()), {
     retries: Number.POSITIVE_INFINITY,
     minTimeout: 100,
     maxTimeout: 2_000,
     randomize: true,
-    shouldRetry: ({ error }) => isOurs(error) && !isClosing(),
-  }).catch(() => {}); // What could not be given back stalls, and then goes to another worker.
+    shouldRetry: ({ error }) => isStillOurs(error) && !isClosing(),
+  }).catch(() => {}); // a job that could not be returned stalls, and BullMQ gives it to another worker
 }
 
 function parseOrError(data: unknown): Chunk | Error {
@@ -172,3 +176,21 @@ function parseOrError(data: unknown): Chunk | Error {
     return error as Error;
   }
 }
+
+/** The ping needs its own timeout: a worker's connection waits for a store that is down. */
+const PING_TIMEOUT_MS = 2_000;
+
+/**
+ * Closes the workers: each takes no more jobs and waits for its active ones. Workers whose store is down do not wait,
+ * because the store may stay down: BullMQ gives their jobs to other workers when the locks expire. Queues may be on
+ * different Redis masters, so each is pinged separately.
+ */
+export async function closeWorkers(workers: { queue: Queue; worker: Worker }[]): Promise<void> {
+  await Promise.all(workers.map(async ({ queue, worker }) => worker.close(await isDown(queue))));
+}
+
+const isDown = (queue: Queue): Promise<boolean> =>
+  withTimeout(queue.isPaused(), PING_TIMEOUT_MS).then(
+    () => false,
+    () => true,
+  );

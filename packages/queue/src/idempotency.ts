@@ -1,45 +1,55 @@
-/** A request with an idempotency key. `id` stands for its project and key, `token` for this one attempt at it. */
+/** A request with an idempotency key. `id` identifies the project and key, `token` this attempt at the request. */
 export type KeyedRequest = { id: string; fingerprint: string; token: string };
 
-export type KeptAnswer = { status: number; body: string };
+export type StoredResponse = { status: number; body: string };
 
 /**
- * What is known under a key to one who comes with it. `other`: the key belongs to a request with another fingerprint.
- * `no-room`: the key is new, and the answers to the project's keys take all that they may.
+ * State of an idempotency key for the request that presents it.
+ *
+ * - `first`: the request now has the key.
+ * - `in-flight`: another attempt has locked the key.
+ * - `other`: the key belongs to a request with another fingerprint.
+ * - `no-room`: the key is new, but the project's stored responses have reached their limit.
+ * - `answered`: the stored response.
  */
-export type Known =
+export type KeyState =
   | { state: 'first' }
   | { state: 'in-flight' }
   | { state: 'other' }
   | { state: 'no-room' }
-  | { state: 'answered'; answer: KeptAnswer };
+  | { state: 'answered'; answer: StoredResponse };
 
-/** What has become of a request: without an answer it is undecided, and its key is free again. */
-export type Ended = KeyedRequest & { answer: KeptAnswer | undefined };
+/** A completed request. Without an answer, its outcome is undecided and its key is freed. */
+export type CompletedRequest = KeyedRequest & { answer: StoredResponse | undefined };
 
 /**
- * Keeps the first answer to each key. Each call is atomic per request, and the requests of a call are of one project and
- * one shard: that of the key, not of any customer.
+ * Stores the first response to each key. Each call is atomic per request. All requests of a call belong to one
+ * project and one shard: the shard of the key, not of a customer.
  */
 export type Idempotency = {
-  /** Each one that is `first` has its key for `leaseMs`, until it is ended: others are told that it is in flight. */
-  begin(shard: number, projectId: number, requests: KeyedRequest[], leaseMs: number): Promise<Known[]>;
+  /** Locks each key that is `first` for `lockMs`, or until `end`. Other attempts get `in-flight` meanwhile. */
+  begin(shard: number, projectId: number, requests: KeyedRequest[], lockMs: number): Promise<KeyState[]>;
   /**
-   * `first` where the answer is kept for `keepMs` now, or where there is none. One whose lease ran out keeps its answer
-   * only if nobody else has the key by then; else it learns what is known, and its own answer must not be given.
+   * Stores the response of each request for `keepMs`, or frees its key if it has none. Returns `first` for each.
+   * If a key's lock has expired and another attempt has the key, stores nothing and returns that attempt's state. The
+   * caller must not send its own response then.
    */
-  end(shard: number, projectId: number, requests: Ended[], keepMs: number): Promise<Known[]>;
-  /** Removes what is kept no more, where the store does not do so by itself. @returns how many */
+  end(shard: number, projectId: number, requests: CompletedRequest[], keepMs: number): Promise<KeyState[]>;
+  /** Removes expired keys, if the store does not expire them itself. @returns the number removed */
   sweep(): Promise<number>;
 };
 
-/** What one project's answers may take, in bytes; of a store with a limit, a tenth of it. */
-const MAX_KEPT_BYTES = 256 * 1024 * 1024;
-const MAX_KEPT_PART = 0.1;
+/** Limit of one project's stored responses, in bytes; in a store with a memory limit, a tenth of that limit. */
+const MAX_STORED_BYTES = 256 * 1024 * 1024;
+const MAX_STORED_PART = 0.1;
 
-/** What a project's answers may take of a store with so much memory, 0 for no limit. In bytes. */
-export const toMaxKeptBytes = (memoryLimit: number): number =>
-  memoryLimit > 0 ? Math.floor(memoryLimit * MAX_KEPT_PART) : MAX_KEPT_BYTES;
+/**
+ * The limit of one project's stored responses.
+ * @param memoryLimit of the store in bytes, 0 if it has none
+ * @returns bytes
+ */
+export const toMaxStoredBytes = (memoryLimit: number): number =>
+  memoryLimit > 0 ? Math.floor(memoryLimit * MAX_STORED_PART) : MAX_STORED_BYTES;
 
-/** What an answer takes in a store beside itself: key, fingerprint, indexes. */
-export const KEPT_OVERHEAD = 200;
+/** Bytes that the store needs beside a response: key, fingerprint, indexes. */
+export const STORED_OVERHEAD = 200;

@@ -1,6 +1,14 @@
-export type { Admission, Admittance, Admitted, Asking, Claim, Persisted, Waiting } from './admission.js';
-export { ShardsError } from './agree-on-shards.js';
-export type { Backlog } from './backlog.js';
+export {
+  type Admission,
+  type AdmitRequest,
+  type AdmitResult,
+  type Admitted,
+  type Claim,
+  type Persisted,
+  shardOf,
+  type Waiting,
+} from './admission.js';
+export { type Backlog, toPriority } from './backlog.js';
 export { type Chunk, type ChunkEntry, MAX_CHUNK_ENTRIES, parseChunk, toChunkData } from './chunk.js';
 export { type DashboardQueues, openDashboardQueues } from './dashboard-queues.js';
 export { createEntryQueue, type EntryQueue, type EntryQueueOptions, type QueueLoad } from './entry-queue.js';
@@ -11,13 +19,11 @@ export {
   type JobContext,
   Postponed,
 } from './entry-worker.js';
-export type { Ended, Idempotency, KeptAnswer, KeyedRequest, Known } from './idempotency.js';
+export type { CompletedRequest, Idempotency, KeyedRequest, KeyState, StoredResponse } from './idempotency.js';
 export { startMaintenance } from './maintenance.js';
-export { isPooled } from './postgres/is-pooled.js';
-export { migrateQueue } from './postgres/migrate-queue.js';
-export { toPriority } from './priority.js';
+export { isPooled, migrateQueue } from './postgres/postgres-queue-backend.js';
 export { type QueueConfig, toQueueConfig } from './queue-backend.js';
-export { toHashTag } from './redis/hash-tag.js';
+export { toHashTag } from './redis/redis-queue-backend.js';
 export { retryDelayMs } from './retry-policy.js';
-export { shardOf } from './shards.js';
-export type { LeaseCall, Leased, TokenBuckets } from './token-buckets.js';
+export { ShardsError } from './shard-check.js';
+export type { ReserveCall, Reserved, TokenBuckets } from './token-buckets.js';

@@ -1,14 +1,14 @@
 import { type Job, WaitingError } from 'bullmq';
+import { toAddresses } from './admission.js';
 import { createClearLeftovers } from './clear-leftovers.js';
-import { TOLERANCE_MS } from './clock-skew.js';
-import { closeWorkers } from './close-workers.js';
-import { inTime, untilAborted } from './in-time.js';
+import { TOLERANCE_MS } from './clock.js';
+import { closeWorkers } from './entry-worker.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
-import { toAddresses } from './shards.js';
+import { singleFlight, untilAborted } from './single-flight.js';
 
-/** Work that is due once per period, however many processes there are. Doing it twice must change nothing. */
+/** A task that runs once per period, whatever the number of processes. It must be idempotent. */
 export type MaintenanceTask = {
-  /** The first time is at once. */
+  /** Period in ms. The first run is immediate. */
   everyMs: number;
   run: () => Promise<unknown>;
 };
@@ -24,13 +24,15 @@ export type MaintenanceOptions = QueueConfig & {
 export const MAINTENANCE = { name: 'maintenance' };
 const HOUR_MS = 60 * 60 * 1_000;
 const CLEAR_INTERVAL_MS = 30 * 1_000;
-/** For what reads all keys. */
+/** For a sweep, which reads all idempotency keys. */
 const SWEEP_TIMEOUT_MS = 60 * 1_000;
 
 /**
- * Runs the tasks as scheduled BullMQ jobs: one of the processes that do this gets each. A task that fails is due again
- * in its next period; one that is under way when the signal is aborted goes to another process. Adds the queue's own tasks: correcting the backlogs, and sweeping claims and idempotency keys whose
- * time is over.
+ * Runs the tasks as scheduled BullMQ jobs, each in one of the processes that call this. A failed task runs again in
+ * its next period. If the signal is aborted during a task, another process takes it over.
+ *
+ * Adds the queue's own tasks: correct the backlog counts, sweep old claims, sweep expired idempotency keys.
+ * @throws the reason of the signal's abort
  */
 export async function startMaintenance(options: MaintenanceOptions): Promise<{ close(): Promise<void> }> {
   const { onDone, onFailed, signal, onError, ...config } = options;
@@ -47,7 +49,7 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
     'clear-leftovers': { everyMs: CLEAR_INTERVAL_MS, run: leftovers.clear },
     'sweep-idempotency-keys': {
       everyMs: HOUR_MS,
-      run: inTime(() => backend.idempotency.sweep(), SWEEP_TIMEOUT_MS),
+      run: singleFlight(() => backend.idempotency.sweep(), SWEEP_TIMEOUT_MS),
     },
   };
   async function runTask(job: Job, token?: string): Promise<void> {
@@ -56,7 +58,7 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
       onDone(job.name, await untilAborted(run(), signal));
     } catch (error) {
       if (!signal.aborted) throw error;
-      await job.moveToWait(token); // another process does it from the start
+      await job.moveToWait(token); // another process restarts the task
       throw new WaitingError();
     }
   }
@@ -69,27 +71,27 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
       { name, opts: { removeOnComplete: true, removeOnFail: { count: 100 } } },
     );
   /**
-   * Schedules a task anew if its next run is more than a period away: a store that came back empty has lost the schedule, the
-   * clock may have been ahead when the run was scheduled, and BullMQ may have failed to write it.
+   * Reschedules a task without a next run, or whose next run is more than a period away. A store that came back empty
+   * has lost the schedule, the clock may have been ahead when BullMQ scheduled the run, or BullMQ failed to write it.
    */
-  async function mendSchedules(): Promise<void> {
+  async function repairSchedules(): Promise<void> {
     for (const [name, task] of Object.entries(tasks)) {
       const { next } = (await queue.getJobScheduler(name)) ?? {};
       if (next && Math.abs(next - Date.now()) <= task.everyMs + TOLERANCE_MS) continue;
-      await queue.removeJobScheduler(name); // or BullMQ keeps the time of its next run
+      await queue.removeJobScheduler(name); // otherwise BullMQ keeps the time of the next run
       await schedule(name, task);
     }
   }
   for (const [name, task] of Object.entries(tasks)) {
-    // A master that must have a replica, and has none now, is there and refuses it.
-    await backend.persist(() => schedule(name, task));
+    // A Redis master below `min-replicas-to-write` answers, but rejects this write.
+    await backend.retry(() => schedule(name, task));
   }
-  const look = () => {
+  const tick = () => {
     leftovers.observe().catch(onError);
-    mendSchedules().catch(onError);
+    repairSchedules().catch(onError);
   };
-  look();
-  const timer = setInterval(look, CLEAR_INTERVAL_MS);
+  tick();
+  const timer = setInterval(tick, CLEAR_INTERVAL_MS);
   worker.run().catch(onError);
   return {
     async close() {

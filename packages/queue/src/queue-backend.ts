@@ -1,30 +1,27 @@
 import { withTimeout } from '@opm/core';
-import type { Queue, QueueOptions, Worker, WorkerOptions } from 'bullmq';
+import type { Queue, Worker } from 'bullmq';
 import pRetry from 'p-retry';
-import type { Admission } from './admission.js';
-import { type DeadlineLimits, toClockWord } from './clock-skew.js';
-import type { Idempotency } from './idempotency.js';
-import { untilAborted } from './in-time.js';
+import { toClockWarning } from './clock.js';
 import { createPostgresQueueBackend } from './postgres/postgres-queue-backend.js';
+import type { QueueBackend, Role } from './queue-store.js';
 import { createRedisQueueBackend } from './redis/redis-queue-backend.js';
-import type { QueueAddress } from './shards.js';
-import type { TokenBuckets } from './token-buckets.js';
+import { untilAborted } from './single-flight.js';
 
 export type QueueConfig = {
-  /** Where the rows are, and, without Redis, the queue. */
+  /** PostgreSQL: the rows, and without `redisUrl` the queue too. */
   databaseUrl: string;
   redisUrl?: string | undefined;
-  /** Replicas of Redis that must have what a producer writes before it is answered; 0 unless given. */
+  /** Redis replicas that must confirm a producer's write. Default 0. */
   minReplicas?: number;
-  /** How long a producer's call may take, in ms; 1,000 unless given. */
+  /** Timeout of a producer's calls, in ms. Default 1,000. */
   answerTimeoutMs?: number;
-  /** Namespace of all keys on Redis; on PostgreSQL the database is the namespace. */
+  /** Prefix of all keys on Redis. PostgreSQL needs none: there, the database is the namespace. */
   prefix: string;
-  /** Number of queues `entries-0 … n-1`. */
+  /** Number of shards, each with a queue `entries-0` to `entries-(n-1)`. */
   shards: number;
 };
 
-/** The queue's part of a process's environment. */
+/** Converts environment variables to the queue's configuration. */
 export function toQueueConfig(env: {
   DATABASE_URL: string;
   REDIS_URL: string | undefined;
@@ -43,53 +40,12 @@ export function toQueueConfig(env: {
   };
 }
 
-/** A producer fails fast, because a partner waits; a worker waits, because an outage ends. */
-export type Role = 'producer' | 'worker' | 'dashboard';
-
-/** What the two stores have in common. Nothing outside this package knows which one it is. */
-export type QueueBackend = {
-  admission: Admission;
-  idempotency: Idempotency;
-  buckets: TokenBuckets;
-  /** Resolves when BullMQ has its connection. @throws the reason of the signal's abort */
-  openQueue(address: QueueAddress, options?: Partial<QueueOptions>): Promise<Queue>;
-  openWorker(address: QueueAddress, processor: Worker['processFn'], options: WorkerOptionsGiven): Promise<Worker>;
-  /** Tries until it succeeds; `onError` hears of what fails. @throws the reason of the signal's abort */
-  persist<T>(attempt: () => Promise<T>): Promise<T>;
-  /** Resolves when the store answers. */
-  ping(): Promise<void>;
-  /**
-   * Resolves when the store answers and is set up to keep what it is given, with a word where a part of it does not answer, or
-   * its clock is more than a minute from this process's.
-   * @throws Error that says what to change
-   */
-  check(): Promise<string | void>;
-  /** How far the clock of each server that answers is ahead of this process's, in ms. */
-  readClockSkews(): Promise<number[]>;
-  /** Brings the deadlines of a queue's jobs nearer that are further away than they can be. */
-  shortenDeadlines(address: QueueAddress, limits: DeadlineLimits): Promise<void>;
-  /** What the store's clock says, that versions follow; of a cluster's masters, the one that is furthest behind. */
-  readClock(): Promise<Date>;
-  /** The part of the memory that the store may use which is in use, 0 to 1; 0 where it has no limit. */
-  memoryUse(): Promise<number>;
-  /** With all queues and workers that were opened. Safe to call twice. */
-  close(): Promise<void>;
-};
-
-type WorkerOptionsGiven = Omit<WorkerOptions, 'connection' | 'prefix'>;
-
-/** A store as its own file makes it: queues and workers of it may never get a connection. */
-export type Store = Omit<QueueBackend, 'openQueue' | 'openWorker' | 'persist'> & {
-  createQueue(address: QueueAddress, options?: Partial<QueueOptions>): Queue;
-  createWorker(address: QueueAddress, processor: Worker['processFn'], options: WorkerOptionsGiven): Worker;
-};
-
 const OPEN_TIMEOUT_MS = 10_000;
 const CLOSE_TIMEOUT_MS = 3_000;
 
 /**
- * Opens the store and waits until it answers; from then on what is opened recovers by itself.
- * @param onError hears of lost connections and the like, which mend themselves
+ * Connects to the store and waits until it answers. Later, connections recover by themselves.
+ * @param onError called for errors that need no action, such as lost connections
  * @throws the reason of the signal's abort
  */
 export async function connectQueueBackend(
@@ -111,13 +67,13 @@ export async function connectQueueBackend(
     return closed;
   }
 
-  /** A call that nobody waits for any more, to a store that hangs, must not keep the process. */
+  /** The timeouts keep a store that hangs from blocking the exit of the process. */
   async function closeAll(): Promise<void> {
     await withTimeout(Promise.all([...opened].map((it) => it.close(true))), CLOSE_TIMEOUT_MS).catch(onError);
     await withTimeout(store.close(), CLOSE_TIMEOUT_MS).catch(onError);
   }
 
-  async function persist<T>(attempt: () => Promise<T>): Promise<T> {
+  async function retry<T>(attempt: () => Promise<T>): Promise<T> {
     try {
       const trying = pRetry(attempt, {
         retries: Number.POSITIVE_INFINITY,
@@ -133,13 +89,13 @@ export async function connectQueueBackend(
     }
   }
 
-  /** BullMQ remembers a first connection that failed and never tries again, so one that failed is thrown away. */
+  /** BullMQ never retries a first connection that failed, so each attempt creates a new queue or worker. */
   function open<T extends Queue | Worker>(create: () => T): Promise<T> {
-    return persist(async () => {
+    return retry(async () => {
       const candidate = create();
       try {
-        const tooLate = AbortSignal.any([signal, AbortSignal.timeout(OPEN_TIMEOUT_MS)]);
-        await untilAborted(candidate.waitUntilReady(), tooLate);
+        const timeout = AbortSignal.any([signal, AbortSignal.timeout(OPEN_TIMEOUT_MS)]);
+        await untilAborted(candidate.waitUntilReady(), timeout);
       } catch (cause) {
         await candidate.close(true).catch(onError);
         throw new Error(`${candidate.name} could not be opened: ${(cause as Error).message}`, { cause });
@@ -149,16 +105,16 @@ export async function connectQueueBackend(
     });
   }
 
-  await persist(store.ping);
+  await retry(store.ping);
   return {
     ...store,
     async check() {
-      const [word, skews] = await Promise.all([store.check(), store.readClockSkews().catch(() => [])]);
-      return [word, toClockWord(skews)].filter(Boolean).join('; ') || undefined;
+      const [warning, skews] = await Promise.all([store.check(), store.readClockSkews().catch(() => [])]);
+      return [warning, toClockWarning(skews)].filter(Boolean).join('; ') || undefined;
     },
     openQueue: (address, options) => open(() => createQueue(address, options)),
     openWorker: (address, processor, options) => open(() => createWorker(address, processor, options)),
-    persist,
+    retry,
     close,
   };
 }

@@ -1,39 +1,39 @@
 import { expect, test } from '@jest/globals';
-import { BucketHeld, createTokenBuckets, type Leased } from './token-buckets.js';
+import { BucketLocked, createTokenBuckets, type Reserved } from './token-buckets.js';
 
 const LIMIT = { rate: 10, burst: 10 };
 const CALL = { wanted: 1, returned: 0 };
-const LEASED: Leased = { granted: 1, available: 9, clock: 1 };
+const LEASED: Reserved = { granted: 1, available: 9, clock: 1 };
 
-/** Buckets whose calls are answered one after the other as given; the last answer comes again and again. */
-function createBuckets(answers: (Leased | Error)[], maxWaitMs = 10_000) {
+/** Buckets whose calls get these answers in order. The last answer repeats. */
+function createBuckets(answers: (Reserved | Error)[], maxWaitMs = 10_000) {
   let called = 0;
   const buckets = createTokenBuckets({
     place: () => 0,
     async leaseMany(_place, calls) {
-      const answer = answers[Math.min(called++, answers.length - 1)] as Leased | Error;
-      if (answer instanceof BucketHeld || !(answer instanceof Error)) return calls.map(() => answer);
+      const answer = answers[Math.min(called++, answers.length - 1)] as Reserved | Error;
+      if (answer instanceof BucketLocked || !(answer instanceof Error)) return calls.map(() => answer);
       throw answer;
     },
     maxWaitMs,
   });
-  return { lease: () => buckets.lease(1, LIMIT, CALL), called: () => called };
+  return { reserve: () => buckets.reserve(1, LIMIT, CALL), called: () => called };
 }
 
-test('a bucket that another session holds is asked again until it is free', async () => {
-  const { lease, called } = createBuckets([new BucketHeld('held'), new BucketHeld('held'), LEASED]);
-  expect(await lease()).toEqual(LEASED);
+test('a bucket that another session has locked is retried until it is free', async () => {
+  const { reserve, called } = createBuckets([new BucketLocked('locked'), new BucketLocked('locked'), LEASED]);
+  expect(await reserve()).toEqual(LEASED);
   expect(called()).toBe(3);
 });
 
-test('a bucket that stays held is not asked in the second half of the time, for its tokens would come too late', async () => {
+test('a bucket that stays locked is not retried in the second half of the time: its tokens would come too late', async () => {
   const since = performance.now();
-  await expect(createBuckets([new BucketHeld('held')], 200).lease()).rejects.toThrow(/held|do not answer/);
+  await expect(createBuckets([new BucketLocked('locked')], 200).reserve()).rejects.toThrow(/locked|did not answer/);
   expect(performance.now() - since).toBeGreaterThanOrEqual(100);
 });
 
-test('any other error is an answer', async () => {
-  const { lease, called } = createBuckets([new Error('the store is away'), LEASED]);
-  await expect(lease()).rejects.toThrow('the store is away');
+test('any other error is thrown without a retry', async () => {
+  const { reserve, called } = createBuckets([new Error('the store is down'), LEASED]);
+  await expect(reserve()).rejects.toThrow('the store is down');
   expect(called()).toBe(1);
 });

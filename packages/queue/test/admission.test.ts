@@ -3,8 +3,9 @@ import type { Version } from '@opm/core';
 import { BACKENDS, type Backend, createBackend, query, waitFor, withRedis } from '@opm/testkit';
 import pg from 'pg';
 import type { Admitted } from '../src/admission.js';
-import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
-import { toHashTag } from '../src/redis/hash-tag.js';
+import { connectQueueBackend } from '../src/queue-backend.js';
+import type { QueueBackend } from '../src/queue-store.js';
+import { toHashTag } from '../src/redis/redis-queue-backend.js';
 
 type Customer = { customerId: string; erase?: true };
 
@@ -35,7 +36,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     admitOn(one, projectId, ...customerIds.map((customerId) => ({ customerId })));
 
   const setMark = (version: number) => query(backend.databaseUrl, 'UPDATE high_water_mark SET version = $1', [version]);
-  /** The shard has another version then, or none. */
+  /** Replaces the shard's stored version, or removes it. */
   const forgetVersion = async (instead?: number) => {
     if (!backend.redisUrl) {
       await query(backend.databaseUrl, 'DELETE FROM admission.shards WHERE shard = 0');
@@ -59,7 +60,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect(next?.version).toBeGreaterThan(Math.max(...versions));
   });
 
-  test('versions begin above the high-water mark where the shard has none, or a process comes to it for the first time', async () => {
+  test('versions start above the high-water mark if the shard has none, or if a process admits to it for the first time', async () => {
     const [before] = await admit(1, 'before');
     const mark = (before?.version ?? 0) + 3_600_000_000;
     await setMark(mark);
@@ -79,14 +80,14 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     await setMark(0);
   });
 
-  test('a process gives no version below one that it gave, though the store has fallen back', async () => {
+  test('a process assigns increasing versions even if the store falls back to an older one', async () => {
     await forgetVersion(Date.now() * 1_000 + 3_600_000_000);
     const [before] = await admit(1, 'before');
     await forgetVersion(1);
     expect((await admit(1, 'after'))[0]?.version).toBeGreaterThan(before?.version ?? 0);
   });
 
-  test('an entry learns of the claim before it, also within one call, and of no other project', async () => {
+  test('admission returns the previous claim, also within one call, and never that of another project', async () => {
     const [a1, b1, a2] = await admit(2, 'a', 'b', 'a');
     expect([a1?.previous, b1?.previous, a2?.previous]).toEqual([undefined, undefined, present(a1?.version ?? 0)]);
     const [a3] = await admitOn(other, 2, { customerId: 'a', erase: true });
@@ -96,13 +97,13 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect((await admit(3, 'a'))[0]?.previous).toBeUndefined();
   });
 
-  test('of many simultaneous first entries exactly one finds no claim', async () => {
+  test('of many simultaneous first entries, exactly one finds no claim', async () => {
     const calls = Array.from({ length: 60 }, (_, i) => admitOn(i % 2 ? one : other, 4, { customerId: 'first' }));
     const firsts = (await Promise.all(calls)).flat().filter(({ previous }) => !previous);
     expect(firsts).toHaveLength(1);
   });
 
-  test('settling drops a claim that is persisted, and keeps one that a newer entry holds', async () => {
+  test('settling drops the claim of a persisted entry, and keeps a claim of a newer entry', async () => {
     const [old] = await admit(5, 'a');
     const [newer, b] = await admit(5, 'a', 'b');
     await other.admission.settle(0, [
@@ -113,7 +114,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect([a?.previous, again?.previous]).toEqual([present(newer?.version ?? 0), undefined]);
   });
 
-  test('an entry settles no newer claim than its own, though others that are persisted with it are newer', async () => {
+  test('an entry settles no claim newer than its own, even if it is settled together with newer entries', async () => {
     const [claimed] = await admit(13, 'a');
     const version = claimed?.version ?? 0;
     const imported = ['a', 'b', 'c'].map((customerId, i) => ({ customerId, version: version - 1 + i }));
@@ -121,7 +122,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect((await admit(13, 'a'))[0]?.previous).toEqual(present(version));
   });
 
-  test('an entry that was admitted anew settles the claim that it got then', async () => {
+  test('an entry that was admitted again settles its new claim', async () => {
     const [older, newer] = [await admit(16, 'a', 'b'), await admit(16, 'a', 'b')];
     const again = ['a', 'b'].map((customerId, i) => ({
       ...{ projectId: 16, customerId, version: older[i]?.version ?? 0 },
@@ -132,7 +133,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect(await one.admission.readClaims(0, 16, ids)).toEqual([undefined, present(newer[1]?.version ?? 0)]);
   });
 
-  test('projects that are admitted, settled and released together do not meet, though their customers have the same ids', async () => {
+  test('projects in one call do not affect each other, even if their customers have the same ids', async () => {
     const both = [...of(17, { customerId: 'a' }), ...of(18, { customerId: 'a' })];
     const first = (await one.admission.admit(0, both)).admitted;
     expect(first.map(({ projectId, previous }) => [projectId, previous])).toEqual([
@@ -150,14 +151,14 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect((await Promise.all(claims)).flat()).toEqual([undefined, present(first[1]?.version ?? 0)]);
   });
 
-  test('settling takes any number of claims', async () => {
+  test('one call settles any number of claims', async () => {
     const ids = Array.from({ length: 2_500 }, (_, i) => `many ${i}`);
     const admitted = await admit(8, ...ids);
     await other.admission.settle(0, admitted);
     expect((await admit(8, ...ids)).filter(({ previous }) => previous)).toEqual([]);
   });
 
-  test('releasing takes a claim back, restores what it had replaced, and leaves newer claims alone', async () => {
+  test('releasing removes a claim, restores the one that it replaced, and keeps newer claims', async () => {
     const kept = await admit(6, 'kept');
     const failed = await admit(6, 'kept', 'new', 'new', 'raced');
     const [raced] = await admitOn(other, 6, { customerId: 'raced' });
@@ -170,7 +171,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     ]);
   });
 
-  test('what waits counts what is admitted until it is settled or released, per shard, and never below zero', async () => {
+  test('the backlog of a shard counts admitted entries until they are settled or released, and never falls below zero', async () => {
     const add = (count: number, projectId = 9, shard = 1) =>
       one.admission.admit(shard, of(projectId, ...Array.from({ length: count }, (_, i) => ({ customerId: `c ${i}` }))));
     const countWaiting = () => other.admission.countBacklog(1);
@@ -194,9 +195,9 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect(await countWaiting()).toBe(1);
   });
 
-  test('a project’s backlog counts one entry in 16 for 16, up and down the same, however many projects there are', async () => {
-    const asking = Array.from({ length: 3_200 }, (_, i) => ({ projectId: 100 + (i % 5), customerId: `c ${i}` }));
-    const { admitted, backlogs } = await one.admission.admit(2, asking);
+  test('a project’s backlog counts one entry in 16 as 16, and settling counts down the same entries', async () => {
+    const requests = Array.from({ length: 3_200 }, (_, i) => ({ projectId: 100 + (i % 5), customerId: `c ${i}` }));
+    const { admitted, backlogs } = await one.admission.admit(2, requests);
     const expected = new Map<number, number>();
     for (const { projectId, version } of admitted) {
       if (version % 16 === 0) expected.set(projectId, (expected.get(projectId) ?? 0) + 16);
@@ -211,7 +212,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect([entries, ...ofProjects.values()].every((count) => count === 0)).toBe(true);
   });
 
-  test('entries that keep their versions are counted by them, also in a shard to which nothing was ever admitted', async () => {
+  test('readmitted entries count by their own versions, also in a shard that never admitted an entry', async () => {
     const again = of(9, ...Array.from({ length: 32 }, (_, i) => ({ customerId: `${i}`, version: 1_600 + i })));
     await forgetVersion();
     const before = await one.admission.countBacklog(0);
@@ -221,17 +222,17 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect((await admit(1, 'next'))[0]?.version).toBeGreaterThan(1_000_000);
   });
 
-  test('what waits can be corrected, up and down', async () => {
+  test('the backlog can be corrected, up and down', async () => {
     await one.admission.correctBacklog(1, { entries: 7, ofProjects: new Map([[9, 48]]) });
     const { entries, ofProjects } = await other.admission.readWaiting(1);
     expect(ofProjects.get(9)).toBeGreaterThanOrEqual(48);
-    const away = [...ofProjects].map(([projectId, count]): [number, number] => [projectId, -count]);
-    await one.admission.correctBacklog(1, { entries: -entries - 1, ofProjects: new Map(away) });
+    const negated = [...ofProjects].map(([projectId, count]): [number, number] => [projectId, -count]);
+    await one.admission.correctBacklog(1, { entries: -entries - 1, ofProjects: new Map(negated) });
     const left = await other.admission.readWaiting(1);
     expect([left.entries, ...left.ofProjects.values()].every((count) => count === 0)).toBe(true);
   });
 
-  test('claims are read as they are, in the order that they are asked for', async () => {
+  test('claims are returned in the order of the request', async () => {
     const [a, b] = await admitOn(one, 11, { customerId: 'a' }, { customerId: 'b', erase: true });
     const ids = ['b', 'none', 'a', 'b'].map((customerId) => ({ customerId }));
     const erased = { version: b?.version, erased: true };
@@ -239,7 +240,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect(await other.admission.readClaims(0, 12, ids)).toEqual(ids.map(() => undefined));
   });
 
-  test('an erasure is pending until it is settled itself, though newer entries are', async () => {
+  test('an erasure stays pending until it is settled itself, even if newer entries are settled', async () => {
     const readOne = async (projectId: number) =>
       (await other.admission.readClaims(0, projectId, [{ customerId: 'a' }]))[0];
     const settleOne = (projectId: number, version = 0) =>
@@ -253,14 +254,14 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
       await settleOne(14, settled?.version);
       expect(await readOne(14)).toEqual(present(second?.version ?? 0));
     }
-    expect((await admit(14, 'a'))[0]?.previous).toBeUndefined(); // the row tells
+    expect((await admit(14, 'a'))[0]?.previous).toBeUndefined(); // PostgreSQL has the row
     await settleOne(14, second?.version);
     const [last] = await admit(14, 'a');
     await settleOne(14, last?.version);
     expect(await readOne(14)).toBeUndefined();
   });
 
-  test('an erasure that is released, or swept, is pending no more, and one that it had replaced is again', async () => {
+  test('a released or swept erasure is no longer pending, and an erasure that it replaced is pending again', async () => {
     const readOne = async (customerId: string) => (await one.admission.readClaims(0, 15, [{ customerId }]))[0];
     const settle = (...entries: Admitted[]) => other.admission.settle(0, entries);
     const erase = (customerId: string) => one.admission.admit(0, [{ projectId: 15, customerId, erase: true }]);
@@ -294,7 +295,7 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
   });
 });
 
-test.each(BACKENDS)('on %s a sweep removes the claims below a version, and no others', async (_, createBackend) => {
+test.each(BACKENDS)('on %s a sweep removes only the claims below a version', async (_, createBackend) => {
   const backend = await createBackend();
   const options = { signal: new AbortController().signal, onError: () => {} };
   const { admission, close } = await connectQueueBackend({ ...backend, shards: 1 }, 'worker', options);
@@ -312,7 +313,7 @@ test.each(BACKENDS)('on %s a sweep removes the claims below a version, and no ot
   await backend.drop();
 });
 
-test('on PostgreSQL the calls of the release before go on beside these', async () => {
+test('on PostgreSQL the calls of the previous release still work', async () => {
   const backend = await createBackend(undefined);
   const admit = 'SELECT * FROM admission.admit($1, $2, $3, $4, $5, $6)';
   const [row] = await query<{ version: string }>(backend.databaseUrl, admit, [0, 1, ['a'], [false], '7 days', null]);
@@ -322,7 +323,7 @@ test('on PostgreSQL the calls of the release before go on beside these', async (
   await backend.drop();
 });
 
-test('on PostgreSQL a correction of backlogs and those who settle do not wait for each other', async () => {
+test('on PostgreSQL correcting backlogs and settling do not deadlock', async () => {
   const backend = await createBackend(undefined);
   const options = { signal: new AbortController().signal, onError: () => {} };
   const { admission, close } = await connectQueueBackend({ ...backend, shards: 1 }, 'worker', options);
@@ -352,7 +353,7 @@ test('on PostgreSQL a correction of backlogs and those who settle do not wait fo
   await settling.query("SELECT admission.add_to_backlog(0, 0, '{1}', '{-16}')");
   await settling.query('COMMIT');
   await correcting;
-  const isCounted = Number(admitted[0]?.version) % 16 === 0; // as one in 16 is, see backlog-sample.ts
+  const isCounted = Number(admitted[0]?.version) % 16 === 0; // one in 16 is, see chunk.ts
   expect([...(await admission.readWaiting(0)).ofProjects]).toEqual(isCounted ? [[1, 16]] : []);
   await settling.end();
   await close();

@@ -13,17 +13,18 @@ import {
   withRedis,
 } from '@opm/testkit';
 import type { Queue } from 'bullmq';
+import { toAddresses } from '../src/admission.js';
+import { toJobId } from '../src/chunk.js';
 import { type ClearLeftovers, createClearLeftovers } from '../src/clear-leftovers.js';
 import { createEntryQueue, type EntryQueue, shardOf, startMaintenance, toHashTag } from '../src/index.js';
-import { toJobId } from '../src/job-id.js';
-import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
-import { toAddresses } from '../src/shards.js';
+import { connectQueueBackend } from '../src/queue-backend.js';
+import type { QueueBackend } from '../src/queue-store.js';
 
 const SHARDS = 3;
 const PROJECT = 1;
 const options = { shards: SHARDS, signal: new AbortController().signal, onError: () => {} };
 
-/** The entry queue of a place, and what tidies up behind it: a claim is old as soon as it was observed, unless told otherwise. */
+/** An entry queue with its cleanup. By default, a claim is old as soon as it was observed. */
 type Place = {
   backend: Backend;
   store: QueueBackend;
@@ -43,15 +44,15 @@ async function closePlace({ queue, store }: Place): Promise<void> {
   await store.close();
 }
 
-/** A customer of this shard. */
+/** Returns the id of a customer in this shard. */
 function customerOf(shard: number, name: string): string {
   for (let n = 0; ; n++) if (shardOf(PROJECT, `${name} ${n}`, SHARDS) === shard) return `${name} ${n}`;
 }
 
-/** As a killed ingress does, which enqueues nothing of it. */
+/** Admits without enqueueing, like an ingress that is killed in between. */
 async function admit({ queue }: Place, shard: number, ...names: string[]) {
-  const asking = names.map((name) => ({ projectId: PROJECT, customerId: customerOf(shard, name) }));
-  const { admitted } = await queue.admit(shard, asking);
+  const requests = names.map((name) => ({ projectId: PROJECT, customerId: customerOf(shard, name) }));
+  const { admitted } = await queue.admit(shard, requests);
   return admitted;
 }
 
@@ -68,7 +69,7 @@ async function hasClaim({ queue }: Place, shard: number, name: string): Promise<
   return claim !== undefined;
 }
 
-/** As if the clock that versions follow had been ahead when the last one was given. */
+/** Raises the shard's version, as if the store's clock had been ahead. */
 async function raiseVersion({ redisUrl, prefix, databaseUrl }: Backend, shard: number, byMs: number): Promise<void> {
   if (redisUrl === undefined) {
     const text = `UPDATE admission.shards SET last_version = last_version + ${byMs * 1_000} WHERE shard = ${shard}`;
@@ -79,7 +80,7 @@ async function raiseVersion({ redisUrl, prefix, databaseUrl }: Backend, shard: n
   await withRedis(redisUrl, (redis) => redis.incrby(key, byMs * 1_000));
 }
 
-describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) => {
+describe.each(BACKENDS)('leftovers of a killed ingress on %s:', (_, createPlace) => {
   let place: Place;
   beforeEach(async () => {
     place = await openPlace(await createPlace());
@@ -89,7 +90,7 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     await place.backend.drop();
   });
 
-  test('what waits is corrected to the entries that the jobs hold, in each shard', async () => {
+  test('the backlog of each shard is corrected to the entries in its jobs', async () => {
     await enqueue(place, 0, ['a', 'b']);
     await enqueue(place, 0, ['c']);
     await enqueue(place, 1, ['d']);
@@ -105,7 +106,7 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     expect((await place.queue.load()).entries).toBe(4);
   });
 
-  test('a project’s backlog is corrected to what the jobs’ entries count', async () => {
+  test('a project’s backlog is corrected to the sampled count of its entries in the jobs', async () => {
     const names = (count: number) => Array.from({ length: count }, (_, i) => `c ${i}`);
     await enqueue(place, 0, names(160));
     const { ofProjects } = await place.store.admission.readWaiting(0);
@@ -119,7 +120,7 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     expect((await place.store.admission.readWaiting(0)).ofProjects).toEqual(ofProjects);
   });
 
-  test('claims that were observed half a minute ago go if no entry waits, and younger ones stay', async () => {
+  test('if no entry waits, claims observed 30 s ago are removed, and younger ones stay', async () => {
     await admit(place, 0, 'orphan');
     await place.observe();
     await admit(place, 0, 'young');
@@ -127,7 +128,7 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     expect([await hasClaim(place, 0, 'orphan'), await hasClaim(place, 0, 'young')]).toEqual([false, true]);
   });
 
-  test('claims that were observed less than half a minute ago stay', async () => {
+  test('claims observed less than 30 s ago stay', async () => {
     const { observe, clear } = createClearLeftovers(place.store.admission, place.queues);
     await admit(place, 0, 'young');
     await observe();
@@ -135,7 +136,7 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     expect(await hasClaim(place, 0, 'young')).toBe(true);
   });
 
-  test('a claim goes though the store’s clock was an hour ahead when it was made', async () => {
+  test('a claim is removed even if the store’s clock was an hour ahead when it was made', async () => {
     await admit(place, 0, 'before');
     await raiseVersion(place.backend, 0, 3_600_000);
     await admit(place, 0, 'orphan');
@@ -144,14 +145,14 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     expect([await hasClaim(place, 0, 'before'), await hasClaim(place, 0, 'orphan')]).toEqual([false, false]);
   });
 
-  test('a claim stays though the store’s clock has jumped ahead since it was made', async () => {
+  test('a young claim stays even if the store’s clock has jumped ahead since', async () => {
     await admit(place, 0, 'young');
     await raiseVersion(place.backend, 0, 3_600_000);
     await place.clear();
     expect(await hasClaim(place, 0, 'young')).toBe(true);
   });
 
-  test('a claim stays if its shard gives again the versions that were observed, for it may be new', async () => {
+  test('a claim stays if its shard repeats versions that were observed, because it may be new', async () => {
     await admit(place, 0, 'first');
     await raiseVersion(place.backend, 0, 3_600_000);
     await place.observe();
@@ -163,7 +164,7 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     expect(await hasClaim(place, 0, 'younger')).toBe(true);
   });
 
-  test('while entries wait in a shard, its claims that are older than all of them go, and others stay: they may be theirs', async () => {
+  test('while entries wait in a shard, only claims older than all of them are removed', async () => {
     await admit(place, 1, 'orphan');
     await enqueue(place, 1, ['waiting']);
     await admit(place, 1, 'newer');
@@ -173,7 +174,7 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     expect(claims).toEqual([false, true, true]);
   });
 
-  test('entries that wait in one shard keep no claims in another', async () => {
+  test('entries that wait in one shard do not keep claims in another', async () => {
     await enqueue(place, 1, ['waiting']);
     await admit(place, 0, 'newer');
     await admit(place, 1, 'newer');
@@ -182,7 +183,7 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     expect([await hasClaim(place, 0, 'newer'), await hasClaim(place, 1, 'newer')]).toEqual([false, true]);
   });
 
-  test('however many jobs wait in a shard, older claims go there and in all others', async () => {
+  test('claims older than the waiting jobs are removed, however many jobs wait', async () => {
     for (const shard of [0, 1]) await admit(place, shard, 'orphan');
     await place.observe();
     for (let i = 0; i < 250; i++) await enqueue(place, 1, [`waiting ${i}`]);
@@ -191,7 +192,7 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     expect((await place.queue.load()).entries).toBe(250);
   });
 
-  test('jobs whose ids do not tell their entries, as those of older releases, keep the claims of their shard', async () => {
+  test('jobs with ids of older releases, which do not contain their entries, keep the claims of their shard', async () => {
     for (const shard of [0, 1]) await admit(place, shard, 'orphan');
     await place.observe();
     const lost = Array.from({ length: 1_500 }, (_, i) => ({ projectId: PROJECT, customerId: `lost ${i}` }));
@@ -199,10 +200,10 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     await place.queues[1]?.add('chunk', {});
     await place.clear();
     expect([await hasClaim(place, 0, 'orphan'), await hasClaim(place, 1, 'orphan')]).toEqual([false, true]);
-    expect((await place.queue.load()).entries).toBe(1_000); // what such a job may hold
+    expect((await place.queue.load()).entries).toBe(1_000); // the maximum for such a job
   });
 
-  test('jobs that are under way, put off or behind others count as those that wait', async () => {
+  test('active, delayed and prioritized jobs count like waiting jobs', async () => {
     await enqueue(place, 0, ['under way']);
     const worker = await place.store.openWorker(
       { name: 'entries-0', shard: { index: 0, of: SHARDS } },
@@ -226,7 +227,7 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     expect((await place.queue.load()).entries).toBe(3);
   });
 
-  test('entries that are done of a job that was put off for others are not counted again', async () => {
+  test('finished entries of a postponed job are not counted again', async () => {
     const [held, done] = await admit(place, 0, 'held', 'done');
     const entries = [held, done].map((it) => ({
       ...{ projectId: PROJECT, customerId: it?.customerId ?? '', version: it?.version ?? 0, fields: { phone: '+1' } },
@@ -237,7 +238,7 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
     expect((await place.queue.load()).entries).toBe(1);
   });
 
-  test('more jobs than BullMQ lists at once are all counted', async () => {
+  test('all jobs are counted, even if there are more than BullMQ lists at once', async () => {
     const [first] = await admit(place, 0, ...Array.from({ length: 200 }, (_, i) => `old ${i}`));
     const versions = Array.from({ length: 10_100 }, (_, i) => (first?.version ?? 0) + i);
     const jobs = versions.map((version) => {
@@ -266,7 +267,7 @@ describe.each(BACKENDS)('what a killed ingress leaves on %s:', (_, createPlace) 
   });
 });
 
-test.each(BACKENDS)('with %s the jobs’ data stays where it is', async (_, createPlace) => {
+test.each(BACKENDS)('with %s the cleanup does not load job data', async (_, createPlace) => {
   const backend = await createPlace();
   const place = await openPlace(backend);
   const email = 'x'.repeat(20_000);
@@ -284,18 +285,18 @@ test.each(BACKENDS)('with %s the jobs’ data stays where it is', async (_, crea
   await backend.drop();
 });
 
-test('while a master of a cluster is away, the shards of the others are tidied up', async () => {
+test('while a cluster master is down, the shards of the other masters are cleaned up', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'opm-leftovers-'));
   const cluster = await startRedisCluster({ directory, masters: SHARDS, replicasPerMaster: 0 });
   const backend = await createBackend(cluster.url);
   const place = await openPlace(backend);
   for (const shard of [0, 1, 2]) await admit(place, shard, 'orphan');
   await place.observe();
-  const away = await cluster.findMaster(toHashTag(backend.prefix, 1, SHARDS));
-  away?.signal('SIGSTOP');
+  const silent = await cluster.findMaster(toHashTag(backend.prefix, 1, SHARDS));
+  silent?.signal('SIGSTOP');
   await expect(place.clear()).rejects.toThrow();
   expect([await hasClaim(place, 0, 'orphan'), await hasClaim(place, 2, 'orphan')]).toEqual([false, false]);
-  away?.signal('SIGCONT');
+  silent?.signal('SIGCONT');
   await cluster.waitUntilWhole();
   await closePlace(place);
   await backend.drop();

@@ -10,7 +10,8 @@ import {
   waitFor,
   withRedis,
 } from '@opm/testkit';
-import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
+import { connectQueueBackend } from '../src/queue-backend.js';
+import type { QueueBackend } from '../src/queue-store.js';
 
 let directory: string;
 let primary: LocalRedis;
@@ -54,7 +55,7 @@ const readInfo = () => withRedis(primary.url, (redis) => redis.info('replication
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 const admit = (customerId: string) => backend.admission.admit(0, [{ projectId: 1, customerId }]);
 
-test('what is answered is on all replicas that must have it, also of many calls at once', async () => {
+test('an answered write is on all required replicas, also with many concurrent calls', async () => {
   const versionOn = ({ url }: LocalRedis) => withRedis(url, (redis) => redis.get('{opm-0}:version'));
   for (let round = 0; round < 20; round++) {
     const answers = await Promise.all(Array.from({ length: 50 }, (_, i) => admit(`customer ${i}`)));
@@ -63,12 +64,12 @@ test('what is answered is on all replicas that must have it, also of many calls 
   }
 });
 
-test('while one of them does not answer, calls fail with what is missing, and work again afterwards', async () => {
+test('while a replica does not answer, calls fail and name the missing replicas; afterwards they work again', async () => {
   const [one] = replicas as [LocalRedis, LocalRedis];
   process.kill(one.pid, 'SIGSTOP');
   try {
     const calls = await Promise.allSettled(Array.from({ length: 5 }, (_, i) => admit(`missing ${i}`)));
-    const failed = { status: 'rejected', reason: new Error('only 1 of 2 replicas have it') };
+    const failed = { status: 'rejected', reason: new Error('only 1 of 2 replicas confirmed the write') };
     expect(calls).toEqual(calls.map(() => failed));
   } finally {
     process.kill(one.pid, 'SIGCONT');
@@ -76,22 +77,22 @@ test('while one of them does not answer, calls fail with what is missing, and wo
   await waitFor(async () => (await admit('again')).admitted.length === 1, { description: 'the replica' });
 });
 
-test('while one of them does not answer, what comes after that fails at once, and is never run', async () => {
+test('while a WAIT is overdue, later calls fail at once and never run', async () => {
   const [one] = replicas as [LocalRedis, LocalRedis];
   const held: Promise<unknown>[] = [];
   process.kill(one.pid, 'SIGSTOP');
   try {
     const first = admit('first').catch((error) => error.message);
     await turn();
-    // Each is held up by half of the time for an answer of all before it.
+    // Each `WAIT` blocks the connection for half of the answer timeout, and all later commands with it.
     const heldSince = performance.now();
     for (let i = 0; i < 8; i++) {
       held.push(admit(`held ${i}`).catch(() => {}));
       await turn();
     }
-    expect(await first).toBe('only 1 of 2 replicas have it');
-    await waitFor(() => performance.now() - heldSince > 5_010, { description: 'the oldest of them to be old' });
-    await expect(admit('late')).rejects.toThrow('replicas do not confirm');
+    expect(await first).toBe('only 1 of 2 replicas confirmed the write');
+    await waitFor(() => performance.now() - heldSince > 5_010, { description: 'the oldest WAIT to be overdue' });
+    await expect(admit('late')).rejects.toThrow('replicas do not confirm writes');
   } finally {
     process.kill(one.pid, 'SIGCONT');
   }

@@ -10,7 +10,7 @@ let directory: string;
 let cluster: RedisCluster;
 beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), 'opm-end-'));
-  const flags = ['--cluster-require-full-coverage', 'yes']; // it is down where a slot is nobody's
+  const flags = ['--cluster-require-full-coverage', 'yes']; // the cluster is down if a slot has no master
   cluster = await startRedisCluster({ directory, masters: 3, replicasPerMaster: 0, flags });
 });
 afterAll(async () => {
@@ -39,7 +39,7 @@ async function end(redis: Cluster): Promise<void> {
 const onAll = (use: (redis: Redis) => Promise<unknown>) =>
   Promise.all(cluster.nodes.map(({ url }) => withRedis(url, use)));
 
-/** Every node says that the cluster is down, for a slot is nobody's. */
+/** Removes a slot, so that every node reports the cluster as down. */
 async function takeSlotAway(): Promise<void> {
   await onAll((redis) => redis.cluster('DELSLOTS', 0));
   const isDown = async () =>
@@ -49,7 +49,7 @@ async function takeSlotAway(): Promise<void> {
 
 const giveSlotBack = () => withRedis(cluster.nodes[0]?.url ?? '', (redis) => redis.cluster('ADDSLOTS', 0));
 
-test('when a connection to a cluster has ended, calls fail at once, and it can be opened again', async () => {
+test('after a cluster connection has ended, calls fail at once, and it can be reopened', async () => {
   const redis = await connect();
   const nodes = mastersOf(redis);
   await Promise.all(nodes.map((node) => node.ping()));
@@ -65,29 +65,29 @@ test('when a connection to a cluster has ended, calls fail at once, and it can b
   redis.disconnect();
 });
 
-test('who opens a connection to a cluster that is down has it when it is up again, or is told of the end', async () => {
-  const [waiting, given] = [await connect(), await connect()];
-  await Promise.all([end(waiting), end(given)]);
+test('connect() to a cluster that is down resolves when it is up again, or rejects when the connection ends', async () => {
+  const [waiting, rejecting] = [await connect(), await connect()];
+  await Promise.all([end(waiting), end(rejecting)]);
   await takeSlotAway();
   const outcomes: string[] = [];
   const note = (outcome: string) => () => void outcomes.push(outcome);
-  const isTriedAgain = (redis: Cluster) => new Promise((resolve) => void redis.once('reconnecting', resolve));
-  const tried = Promise.all([waiting, given].map(isTriedAgain));
+  const isReconnecting = (redis: Cluster) => new Promise((resolve) => void redis.once('reconnecting', resolve));
+  const tried = Promise.all([waiting, rejecting].map(isReconnecting));
   waiting.connect().then(note('connected'), note('failed'));
-  given.connect().then(note('too early'), note('told'));
+  rejecting.connect().then(note('too early'), note('rejected'));
   await tried;
   expect(outcomes).toEqual([]);
 
-  // A connection that ends late takes ioredis back to "close", where it stays until its next attempt.
-  await waitFor(() => given.status === 'close', { description: 'a late end of a connection' });
-  given.disconnect();
-  await waitFor(() => outcomes[0] === 'told', { description: 'the end to be told' });
+  // If a node's connection ends late, ioredis returns to the status `close` until its next attempt.
+  await waitFor(() => rejecting.status === 'close', { description: 'the late end of a connection' });
+  rejecting.disconnect();
+  await waitFor(() => outcomes[0] === 'rejected', { description: 'the rejection' });
   await giveSlotBack();
   await waitFor(() => outcomes[1] === 'connected', { description: 'the connection' });
   waiting.disconnect();
 });
 
-test('when a connection to a cluster has ended, nothing keeps the process alive, though the map was being looked at', async () => {
+test('after a cluster connection has ended, nothing keeps the process alive, even during a slot refresh', async () => {
   const redis = await connect();
   const { refreshSlotsCache } = redis;
   redis.refreshSlotsCache = (callback) => {
@@ -95,6 +95,6 @@ test('when a connection to a cluster has ended, nothing keeps the process alive,
     redis.refreshSlotsCache(callback);
     redis.disconnect();
   };
-  await waitFor(() => redis.status === 'end', { description: 'a look at the map, and the end' });
-  // A timer that is left open fails the file.
+  await waitFor(() => redis.status === 'end', { description: 'a slot refresh and the end' });
+  // An open timer fails the test file.
 });

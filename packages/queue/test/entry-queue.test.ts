@@ -29,12 +29,12 @@ describe.each(BACKENDS)('the entry queue on %s:', (_, createBackend) => {
     await backend.drop();
   });
 
-  // A worker that a failed test left open would take the jobs of the next one.
+  // A worker left open by a failed test would take the jobs of the next test.
   const started: EntryWorker[] = [];
   afterEach(() => Promise.all(started.splice(0).map((worker) => worker.close())));
 
   const startWorker = async (process: EntryWorkerOptions['process']) => {
-    const buried: [unknown, string][] = [];
+    const deadLetters: [unknown, string][] = [];
     const retried: number[] = [];
     const counts = { postponed: 0 };
     const worker = await createEntryWorker({
@@ -46,14 +46,14 @@ describe.each(BACKENDS)('the entry queue on %s:', (_, createBackend) => {
       process,
       onPostponed: () => void counts.postponed++,
       onRetry: (_error, { attempt }) => retried.push(attempt),
-      bury: async (data, error) => void buried.push([data, error.message]),
+      bury: async (data, error) => void deadLetters.push([data, error.message]),
     });
     worker.start();
     started.push(worker);
-    return { ...worker, buried, retried, counts };
+    return { ...worker, deadLetters, retried, counts };
   };
 
-  test('a chunk reaches a worker to the letter, with its shard, and leaves nothing behind', async () => {
+  test('a chunk reaches a worker unchanged, with its shard, and leaves no job', async () => {
     const chunk = chunkOf('😀 "quoted" \\ é');
     await queue.enqueue(1, chunk);
     const taken: [Chunk, number][] = [];
@@ -67,7 +67,7 @@ describe.each(BACKENDS)('the entry queue on %s:', (_, createBackend) => {
     expect(Object.values(counts ?? { none: 1 }).every((count) => count === 0)).toBe(true);
   });
 
-  test('an error is retried until it is gone', async () => {
+  test('a job that throws is retried until it succeeds', async () => {
     await queue.enqueue(0, chunkOf('retried'));
     let attempts = 0;
     const worker = await startWorker(async () => {
@@ -75,10 +75,10 @@ describe.each(BACKENDS)('the entry queue on %s:', (_, createBackend) => {
     });
     await waitFor(() => attempts === 3, { description: 'the third attempt' });
     await worker.close();
-    expect(worker).toMatchObject({ retried: [1, 2], buried: [] });
+    expect(worker).toMatchObject({ retried: [1, 2], deadLetters: [] });
   });
 
-  test('a job that is postponed goes back to the queue, uses up no attempt, and is processed after the pause', async () => {
+  test('a postponed job returns to the queue, uses up no attempt, and is processed after the pause', async () => {
     await queue.enqueue(0, chunkOf('postponed'));
     let isPaused = false;
     const attempts: number[] = [];
@@ -90,7 +90,7 @@ describe.each(BACKENDS)('the entry queue on %s:', (_, createBackend) => {
       throw new Postponed('not now');
     });
     const jobs = async () => (await worker.backlog()).jobs;
-    // BullMQ may take it once more, when it was waiting for a job already as it was paused.
+    // BullMQ may take the job once more if it was already waiting for one when it was paused.
     await waitFor(async () => attempts.length > 0 && (await jobs()).waiting === 1, {
       description: 'the job to be back',
     });
@@ -104,7 +104,7 @@ describe.each(BACKENDS)('the entry queue on %s:', (_, createBackend) => {
     expect(worker).toMatchObject({ retried: [], counts: { postponed: attempts.length - 1 } });
   });
 
-  test('a job that is postponed for a while is begun again after that, and uses up no attempt', async () => {
+  test('a job that is postponed with a delay starts again after it, and uses up no attempt', async () => {
     await queue.enqueue(0, chunkOf('later'));
     const begun: [attempt: number, start: number, at: number][] = [];
     const worker = await startWorker(async (_chunk, { attempt, start }) => {
@@ -121,13 +121,13 @@ describe.each(BACKENDS)('the entry queue on %s:', (_, createBackend) => {
     expect(worker).toMatchObject({ retried: [], counts: { postponed: 1 } });
   });
 
-  test('data that is no chunk is buried with the reason, and leaves no failed job', async () => {
+  test('invalid job data is dead-lettered with the reason, and leaves no failed job', async () => {
     const dashboard = await openDashboardQueues({ ...backend, ...options, shards: 2 });
     await dashboard.queues[0]?.add('chunk', { v: 1, odd: true }, { attempts: 5 });
     const worker = await startWorker(async () => {});
-    await waitFor(() => worker.buried.length === 1, { description: 'the burial' });
+    await waitFor(() => worker.deadLetters.length === 1, { description: 'the dead letter' });
     await worker.close();
-    expect(worker.buried).toEqual([
+    expect(worker.deadLetters).toEqual([
       [{ v: 1, odd: true }, expect.stringMatching(/^job data is not a chunk: data must/)],
     ]);
     expect(await dashboard.queues[0]?.getFailedCount()).toBe(0);

@@ -1,7 +1,7 @@
 import { type Backend, query, withRedis } from '@opm/testkit';
 
 const HOUR_S = 3_600;
-const MUCH = 10 ** 12;
+const ABOVE_LIMIT = 10 ** 12;
 
 const findCounts = (redisUrl: string, prefix: string, projectId: number) =>
   withRedis(redisUrl, async (redis) => {
@@ -9,21 +9,21 @@ const findCounts = (redisUrl: string, prefix: string, projectId: number) =>
     return (await Promise.all(keys.map((key) => redis.hvals(key)))).flat().map(Number);
   });
 
-/** What the answers to a project's keys are counted with, in bytes. */
+/** The counted bytes of a project's stored responses. */
 export async function countBytes({ redisUrl, prefix, databaseUrl }: Backend, projectId: number): Promise<number> {
   if (redisUrl !== undefined) return (await findCounts(redisUrl, prefix, projectId)).reduce((a, b) => a + b, 0);
   const text = 'SELECT sum(bytes) AS bytes FROM admission.idempotency_bytes WHERE project_id = $1';
   return Number((await query(databaseUrl, text, [projectId]))[0]?.bytes ?? 0);
 }
 
-/** How many numbers that takes. */
+/** The number of byte counts (Redis: hash fields, PostgreSQL: rows) of a project. */
 export async function countRows({ redisUrl, prefix, databaseUrl }: Backend, projectId: number): Promise<number> {
   if (redisUrl !== undefined) return (await findCounts(redisUrl, prefix, projectId)).length;
   const text = 'SELECT FROM admission.idempotency_bytes WHERE project_id = $1';
   return (await query(databaseUrl, text, [projectId])).length;
 }
 
-/** As if the project's answers took all that they may in every shard: those that end now, or have ended so many hours ago. */
+/** Fills a project's limit in every shard with responses that expire now, or that expired `hoursAgo`. */
 export async function fillShare(
   { redisUrl, prefix, databaseUrl }: Backend,
   projectId: number,
@@ -33,7 +33,7 @@ export async function fillShare(
     const text = `
       WITH gone AS (DELETE FROM admission.idempotency_bytes WHERE project_id = $1)
       INSERT INTO admission.idempotency_bytes VALUES ($1, now() + (1 - $2::integer) * interval '1 hour', 100, $3)`;
-    await query(databaseUrl, text, [projectId, hoursAgo, MUCH]);
+    await query(databaseUrl, text, [projectId, hoursAgo, ABOVE_LIMIT]);
     return;
   }
   await withRedis(redisUrl, async (redis) => {
@@ -42,7 +42,7 @@ export async function fillShare(
     for (const tag of new Set(tags)) {
       const key = `${tag}:idempotency-bytes:${projectId}`;
       await redis.del(key);
-      await redis.hset(key, String(hour), MUCH);
+      await redis.hset(key, String(hour), ABOVE_LIMIT);
     }
   });
 }

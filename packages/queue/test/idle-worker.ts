@@ -1,6 +1,6 @@
 import type { EntryWorkerOptions } from '../src/index.js';
 
-/** What a worker needs whose chunks are done at once, and who is asked nothing about them. */
+/** Options of a worker that completes every chunk at once. */
 export const IDLE_WORKER = {
   concurrency: 1,
   lockMs: 20_000,

@@ -18,7 +18,7 @@ import { IDLE_WORKER } from './idle-worker.js';
 const options = { shards: 1, signal: new AbortController().signal, onError: () => {} };
 
 test.each(BACKENDS)(
-  'on %s a task runs once per period however many processes there are, also after it has failed',
+  'on %s a task runs once per period, whatever the number of processes, also after a failure',
   async (_, createBackend) => {
     const backend = await createBackend();
     const runs: number[] = [];
@@ -44,14 +44,14 @@ test.each(BACKENDS)(
     await waitFor(() => runs.length === 4, { description: 'four runs' });
     await Promise.all(processes.map(({ close }) => close()));
     await backend.drop();
-    // Runs stand on the period's grid: the fourth is at least two whole periods after the first.
+    // Runs are aligned to the period: the fourth is at least two full periods after the first.
     expect((runs[3] ?? 0) - (runs[0] ?? startedAt)).toBeGreaterThan(2_000);
     expect(failures).toEqual(['count: not now']);
   },
 );
 
 test.each(BACKENDS)(
-  'on %s a task that is under way does not keep its process from ending, and goes to another process',
+  'on %s a running task does not keep its process from stopping, and another process takes it over',
   async (_, createBackend) => {
     const backend = await createBackend();
     const abort = new AbortController();
@@ -83,7 +83,7 @@ test.each(BACKENDS)(
   },
 );
 
-test('with the queue on PostgreSQL idempotency keys whose time is over are removed, and others stay', async () => {
+test('with the queue on PostgreSQL, maintenance removes only expired idempotency keys', async () => {
   const backend = await createBackend(undefined);
   const queue = await createEntryQueue({ ...backend, ...options });
   const toRequest = (id: string) => ({ id, fingerprint: id, token: id });
@@ -106,7 +106,7 @@ test('with the queue on PostgreSQL idempotency keys whose time is over are remov
   await backend.drop();
 });
 
-test('with a Redis that goes away at that very moment, workers and maintenance close all the same', async () => {
+test('workers and maintenance close even if Redis goes down at that moment', async () => {
   const countTimers = () => process.getActiveResourcesInfo().filter((type) => type === 'Timeout').length;
   const before = countTimers();
   const proxy = await startProxy(String(process.env.OPM_TEST_REDIS_URL));
@@ -117,14 +117,14 @@ test('with a Redis that goes away at that very moment, workers and maintenance c
   worker.start();
   await worker.check();
   await proxy.cut();
-  // Neither ends as long as it waits for Redis.
+  // Neither would close if it waited for Redis.
   await Promise.all([maintenance.close(), worker.close()]);
-  // BullMQ leaves a timer of 11 s behind a wait for jobs that it abandons.
+  // If BullMQ abandons its wait for jobs, it leaves a timer of 11 s.
   await waitFor(() => countTimers() <= before, { description: 'that timer to end', timeoutMs: 20_000 });
   await backend.drop();
 });
 
-test('on a master that lacks its replica maintenance starts when that is there, and not before', async () => {
+test('on a Redis master without its required replica, maintenance starts only when the replica is there', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'opm-maintenance-'));
   const redis = await startLocalRedis({ directory, flags: ['--min-replicas-to-write', '1'] });
   const errors: string[] = [];
@@ -150,7 +150,7 @@ test('on a master that lacks its replica maintenance starts when that is there, 
   await rm(directory, { recursive: true, force: true, maxRetries: 5 });
 });
 
-test.each(BACKENDS)('on %s tasks go on when the queue’s store comes back empty', async (_, createBackend) => {
+test.each(BACKENDS)('on %s tasks continue after the queue’s store comes back empty', async (_, createBackend) => {
   const backend = await createBackend();
   let runs = 0;
   const { close } = await startMaintenance({
@@ -166,7 +166,7 @@ test.each(BACKENDS)('on %s tasks go on when the queue’s store comes back empty
   await backend.drop();
 });
 
-test.each(BACKENDS)('on %s tasks go on after the clock was an hour ahead', async (_, createBackend) => {
+test.each(BACKENDS)('on %s tasks continue after the clock was an hour ahead', async (_, createBackend) => {
   const backend = await createBackend();
   const own = Date.now;
   Date.now = () => own() + 60 * 60 * 1_000;
@@ -189,7 +189,7 @@ test.each(BACKENDS)('on %s tasks go on after the clock was an hour ahead', async
   }
 });
 
-test.each(BACKENDS)('on %s a task whose next run is lost goes on', async (_, createBackend) => {
+test.each(BACKENDS)('on %s a task whose next run is lost continues', async (_, createBackend) => {
   const backend = await createBackend();
   let runs = 0;
   const { close } = await startMaintenance({

@@ -1,13 +1,14 @@
 import { expect, test } from '@jest/globals';
 import { BACKENDS, query } from '@opm/testkit';
-import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
+import { connectQueueBackend } from '../src/queue-backend.js';
+import type { QueueBackend } from '../src/queue-store.js';
 
 const WAITING = 3_000;
 const PROJECTS = 600;
 const CHUNK = 40;
 const CHUNKS = 5;
 
-/** Rows that were read of the tables. */
+/** Rows read from the tables. */
 const READ = `
   SELECT coalesce(sum(seq_tup_read), 0)::int AS "inOrder", coalesce(sum(idx_tup_fetch), 0)::int AS "byIndex"
   FROM pg_stat_user_tables
@@ -18,11 +19,11 @@ const entries = (name: string, count: number) =>
 
 const createPostgres = BACKENDS.find(([name]) => name === 'PostgreSQL')?.[1];
 
-test('however much waits, admitting and settling a chunk read its own rows only, with plans made when nothing waited', async () => {
+test('admitting and settling a chunk read only its own rows, whatever the backlog, also with plans from an empty queue', async () => {
   const backend = await createPostgres?.();
   if (!backend) throw new Error('there must be a queue on PostgreSQL');
   const options = { signal: new AbortController().signal, onError: () => {} };
-  /** A session tells what it has read when it ends. */
+  /** A session reports what it has read when it ends. */
   const during = async (run: (queue: QueueBackend) => Promise<void>) => {
     const queue = await connectQueueBackend({ ...backend, shards: 1 }, 'worker', options);
     await run(queue).finally(() => queue.close());
@@ -35,7 +36,7 @@ test('however much waits, admitting and settling a chunk read its own rows only,
 
   const before = await during(async () => {});
   const after = await during(async (queue) => {
-    // PostgreSQL plans anew for the first five calls.
+    // PostgreSQL makes a new plan for each of the first five calls.
     for (let i = 0; i < 10; i++) await pass(queue, `planned ${i}`);
     await queue.admission.admit(0, entries('waiting', WAITING));
     for (let i = 0; i < CHUNKS; i++) await pass(queue, `chunk ${i}`);

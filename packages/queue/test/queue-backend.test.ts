@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
 import { type Backend, createBackend, startProxy, startRedisCluster, type TcpProxy, waitFor } from '@opm/testkit';
-import { connectQueueBackend, type Role } from '../src/queue-backend.js';
+import { connectQueueBackend } from '../src/queue-backend.js';
+import type { Role } from '../src/queue-store.js';
 
 type Place = { backend: Backend; proxy: TcpProxy; options: { databaseUrl: string; redisUrl: string | undefined } };
 
@@ -24,7 +25,7 @@ test.each<[string, Role]>([
   ['Redis', 'worker'],
   ['PostgreSQL', 'producer'],
   ['PostgreSQL', 'worker'],
-])('a queue and a worker that are opened while %s is away work when it is back (%s)', async (store, role) => {
+])('a queue and a worker opened while %s is down work after it is back (%s)', async (store, role) => {
   const { backend, proxy, options } = await createPlace(store);
   const errors: Error[] = [];
   const config = { ...backend, ...options, shards: 1 };
@@ -45,7 +46,7 @@ test.each<[string, Role]>([
   await backend.drop();
 });
 
-test.each(['Redis', 'PostgreSQL'])('who waits for %s can be told to end', async (store) => {
+test.each(['Redis', 'PostgreSQL'])('waiting for %s can be aborted', async (store) => {
   const { backend, proxy, options } = await createPlace(store);
   const config = { ...backend, ...options, shards: 1 };
   const abort = new AbortController();
@@ -55,15 +56,15 @@ test.each(['Redis', 'PostgreSQL'])('who waits for %s can be told to end', async 
     onError: (error) => errors.push(error),
   });
   await proxy.cut();
-  const opening = expect(connected.openQueue(ADDRESS)).rejects.toThrow('told to end');
+  const opening = expect(connected.openQueue(ADDRESS)).rejects.toThrow('aborted by the test');
   await waitFor(() => errors.length > 0, { description: 'an attempt to fail' });
-  abort.abort(new Error('told to end'));
+  abort.abort(new Error('aborted by the test'));
   await opening;
   await proxy.close();
   await backend.drop();
 });
 
-test('a single node of a cluster is not taken for a Redis that stands alone; the same name twice is a cluster', async () => {
+test('a single cluster node as REDIS_URL is rejected; the same URL twice is accepted as a cluster', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'opm-single-'));
   const { nodes, stop } = await startRedisCluster({
     ...{ directory, masters: 3, replicasPerMaster: 0 },

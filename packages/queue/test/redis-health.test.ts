@@ -7,7 +7,7 @@ import { connectQueueBackend } from '../src/queue-backend.js';
 
 const options = { signal: new AbortController().signal, onError: () => {} };
 
-test('a Redis that keeps nothing on disk is named, and is ready all the same', async () => {
+test('a Redis that keeps nothing on disk causes a warning, and stays ready', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'opm-health-'));
   const redis = await startLocalRedis({ directory, flags: ['--appendonly', 'no'] });
   const config = { databaseUrl: '', redisUrl: redis.url, prefix: 'opm', shards: 1 };
@@ -15,7 +15,7 @@ test('a Redis that keeps nothing on disk is named, and is ready all the same', a
   const set = (name: string, value: string) => withRedis(redis.url, (client) => client.config('SET', name, value));
 
   expect(await check()).toBe(
-    'Redis keeps nothing on disk, neither appendonly nor save is set: a restart loses what was acknowledged',
+    'Redis keeps nothing on disk (neither appendonly nor save is set): a restart loses acknowledged entries',
   );
   await set('save', '3600 1');
   expect(await check()).toBeUndefined();
@@ -29,7 +29,7 @@ test('a Redis that keeps nothing on disk is named, and is ready all the same', a
   );
   const redisUrl = redis.url.replace('redis://', 'redis://app:pw@');
   const hosted = await connectQueueBackend({ ...config, redisUrl }, 'producer', options);
-  expect(await hosted.check()).toBeUndefined(); // nobody may ask
+  expect(await hosted.check()).toBeUndefined(); // CONFIG GET is not allowed
 
   await Promise.all([close(), hosted.close()]);
   await redis.stop();

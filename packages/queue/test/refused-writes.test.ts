@@ -9,7 +9,7 @@ import { IDLE_WORKER } from './idle-worker.js';
 
 const options = { shards: 1, prefix: 'opm', signal: new AbortController().signal };
 const WATCHED_MS = 3_000;
-/** A worker asks once a second; one that does not wait does so hundreds of times, on a slow machine, too. */
+/** A worker that waits asks once a second. One that does not asks hundreds of times, even on a slow machine. */
 const MAX_CALLS_PER_SECOND = 10;
 
 let directory: string;
@@ -27,7 +27,7 @@ afterEach(async () => {
   await rm(directory, { recursive: true, force: true, maxRetries: 5 });
 });
 
-/** A worker that has done a job, and says how often it has failed. */
+/** Starts a worker, waits until it has done one job, and collects its errors. */
 async function startWorker(place: { databaseUrl: string; redisUrl?: string | undefined }) {
   const errors: string[] = [];
   let done = 0;
@@ -66,7 +66,7 @@ test.each<[string, () => Promise<unknown>, () => Promise<unknown>]>([
   [
     'MISCONF',
     async () => {
-      await mkdir(join(directory, 'dump.rdb')); // in the way of the file
+      await mkdir(join(directory, 'dump.rdb')); // blocks the dump file
       await control.config('SET', 'save', '3600 1000000');
       await control.bgsave();
       const hasFailed = async () => (await control.info('persistence')).includes('rdb_last_bgsave_status:err');
@@ -76,7 +76,7 @@ test.each<[string, () => Promise<unknown>, () => Promise<unknown>]>([
   ],
   ['READONLY', () => control.replicaof('127.0.0.1', '1'), () => control.replicaof('NO', 'ONE')],
 ])(
-  'while Redis refuses writes (%s) a worker asks about once a second, and afterwards goes on',
+  'while Redis rejects writes (%s), a worker asks about once a second, and continues afterwards',
   async (code, refuse, take) => {
     const { errors, doOne, close } = await startWorker({ databaseUrl: '', redisUrl: redis.url });
     await refuse();
@@ -95,7 +95,7 @@ test.each<[string, () => Promise<unknown>, () => Promise<unknown>]>([
   },
 );
 
-test('while PostgreSQL is read-only a worker asks about once a second, and afterwards goes on', async () => {
+test('while PostgreSQL is read-only, a worker asks about once a second, and continues afterwards', async () => {
   const backend = await createBackend(undefined);
   const name = new URL(backend.databaseUrl).pathname.slice(1);
   const ask = (statement: string, values?: string[]) =>

@@ -7,14 +7,14 @@ import { createEntryQueue, createEntryWorker, openDashboardQueues, toHashTag } f
 import { IDLE_WORKER } from './idle-worker.js';
 
 const SHARDS = 3;
-/** A store that does not answer for 2 s is away. */
+/** Above the 2 s after which a worker considers a store down. */
 const DECIDED_MS = 3_000;
 
 let directory: string;
 let cluster: RedisCluster;
 beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), 'opm-silent-'));
-  // Nobody takes its place.
+  // No failover.
   cluster = await startRedisCluster({ directory, masters: 3, replicasPerMaster: 0, nodeTimeoutMs: 60_000 });
 });
 afterAll(async () => {
@@ -22,7 +22,7 @@ afterAll(async () => {
   await rm(directory, { recursive: true, force: true, maxRetries: 5 });
 });
 
-test('while a master is silent, a worker that ends waits for the jobs of the other shards, and reports them as done', async () => {
+test('while a master hangs, a closing worker waits for the jobs of the other shards, and reports them as done', async () => {
   const place = { databaseUrl: '', redisUrl: cluster.url, prefix: 'opm', shards: SHARDS };
   const options = { ...place, signal: new AbortController().signal, onError: () => {} };
   const queue = await createEntryQueue(options);

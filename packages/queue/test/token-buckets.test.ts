@@ -2,16 +2,17 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { RateLimit } from '@opm/core';
 import { ANSWER_TIMEOUT_MS, BACKENDS, type Backend } from '@opm/testkit';
 import fc from 'fast-check';
-import { connectQueueBackend, type QueueBackend } from '../src/queue-backend.js';
-import type { LeaseCall, Leased } from '../src/token-buckets.js';
+import { connectQueueBackend } from '../src/queue-backend.js';
+import type { QueueBackend } from '../src/queue-store.js';
+import type { ReserveCall, Reserved } from '../src/token-buckets.js';
 
-type Step = LeaseCall & { limit: RateLimit };
+type Step = ReserveCall & { limit: RateLimit };
 
-/** What a bucket is, said once more and as plainly as can be: full at first, it gains with time and never overflows. */
+/** A simple model of a bucket: full at first, it gains tokens with time and never overflows. */
 function createModel() {
   let tokens: number | undefined;
   let last = 0;
-  return ({ limit: { rate, burst }, wanted, returned }: Step, clock: number): Omit<Leased, 'clock'> => {
+  return ({ limit: { rate, burst }, wanted, returned }: Step, clock: number): Omit<Reserved, 'clock'> => {
     const gained = Math.max(0, clock - last) * rate; // millionths
     tokens = Math.min(burst * 1e6, Math.max(0, tokens ?? burst * 1e6) + returned * 1e6 + gained);
     last = clock;
@@ -48,59 +49,59 @@ describe.each(BACKENDS)('token buckets on %s:', (_, createBackend) => {
     await backend.drop();
   });
 
-  const lease = (i: number, { limit, ...call }: Step) =>
-    (ingresses[i % 2] as QueueBackend).buckets.lease(projectId, limit, call);
+  const reserve = (i: number, { limit, ...call }: Step) =>
+    (ingresses[i % 2] as QueueBackend).buckets.reserve(projectId, limit, call);
 
-  test('whatever is leased and returned, a bucket holds exactly what the model does at the same time', async () => {
+  test('after any reservations and returns, a bucket holds exactly as many tokens as the model', async () => {
     await fc.assert(
       fc.asyncProperty(limits, calls, async (limit, steps) => {
         projectId++;
         const model = createModel();
         for (const [i, step] of steps.entries()) {
-          const { clock, ...leased } = await lease(i, { limit, ...step });
-          expect(leased).toEqual(model({ limit, ...step }, clock));
+          const { clock, ...reserved } = await reserve(i, { limit, ...step });
+          expect(reserved).toEqual(model({ limit, ...step }, clock));
         }
       }),
       { numRuns: 60 },
     );
   });
 
-  test('two ingresses that take all they can get at the same time get the burst and what the time brings, and not one more', async () => {
+  test('two ingresses that reserve concurrently get the burst and the rate over time, and not one token more', async () => {
     for (const limit of [
       { rate: 1, burst: 10 },
       { rate: 5_000, burst: 300 },
     ]) {
       projectId++;
       const step = { limit, wanted: 7, returned: 0 };
-      const leased = await Promise.all(Array.from({ length: 200 }, (_, i) => lease(i, step)));
-      const inOrder = leased.sort((a, b) => a.clock - b.clock || b.available - a.available);
+      const reserved = await Promise.all(Array.from({ length: 200 }, (_, i) => reserve(i, step)));
+      const inOrder = reserved.sort((a, b) => a.clock - b.clock || b.available - a.available);
       const model = createModel();
-      for (const { clock, ...lease } of inOrder) expect(lease).toEqual(model(step, clock));
+      for (const { clock, ...reserve } of inOrder) expect(reserve).toEqual(model(step, clock));
       const seconds = ((inOrder.at(-1)?.clock ?? 0) - (inOrder[0]?.clock ?? 0)) / 1e6;
-      const granted = leased.reduce((sum, lease) => sum + lease.granted, 0);
+      const granted = reserved.reduce((sum, reserve) => sum + reserve.granted, 0);
       expect(granted).toBeLessThanOrEqual(limit.burst + limit.rate * seconds);
     }
   });
 
-  test('another limit counts from its first lease on: nobody waits for longer than a new burst takes, or gets more', async () => {
+  test('a new limit applies from its first reservation on: the debt is at most the new burst', async () => {
     projectId++;
     const all = { wanted: 1_000_000, returned: 0 };
     const small = { rate: 1, burst: 10 };
-    expect((await lease(0, { limit: { rate: 1, burst: 1_000 }, ...all })).granted).toBe(1_000);
-    expect((await lease(1, { limit: small, ...all })).available).toBeLessThan(1);
-    // Ten are missing, which is as much as this bucket can lack.
-    expect((await lease(0, { limit: { rate: 1, burst: 100 }, ...all })).granted).toBeGreaterThanOrEqual(90);
-    expect((await lease(1, { limit: { rate: 1_000_000, burst: 100 }, ...all })).granted).toBeGreaterThanOrEqual(1);
+    expect((await reserve(0, { limit: { rate: 1, burst: 1_000 }, ...all })).granted).toBe(1_000);
+    expect((await reserve(1, { limit: small, ...all })).available).toBeLessThan(1);
+    // Ten tokens are missing, the maximum debt of the previous burst.
+    expect((await reserve(0, { limit: { rate: 1, burst: 100 }, ...all })).granted).toBeGreaterThanOrEqual(90);
+    expect((await reserve(1, { limit: { rate: 1_000_000, burst: 100 }, ...all })).granted).toBeGreaterThanOrEqual(1);
   });
 
-  test('the tokens of many projects that are leased at the same time, in any order, come each from its own bucket', async () => {
+  test('concurrent reservations of many projects, in any order, each use their own bucket', async () => {
     const projectIds = Array.from({ length: 300 }, () => ++projectId);
     const wanted = 1_000;
     const leaseAll = (queue: QueueBackend, ids: number[]) =>
       Promise.all(
         ids.map(async (id, i) => {
           const limit = { rate: 1, burst: 1 + (id % 7) };
-          return [id, (await queue.buckets.lease(id, limit, { wanted: i % 2 ? wanted : 0, returned: 0 })).granted];
+          return [id, (await queue.buckets.reserve(id, limit, { wanted: i % 2 ? wanted : 0, returned: 0 })).granted];
         }),
       );
     const [one, other] = ingresses as [QueueBackend, QueueBackend];
@@ -110,11 +111,11 @@ describe.each(BACKENDS)('token buckets on %s:', (_, createBackend) => {
     expect([...sums]).toEqual(projectIds.map((id) => [id, 1 + (id % 7)]));
   });
 
-  test('projects have buckets of their own', async () => {
+  test('each project has its own bucket', async () => {
     const limit = { rate: 1, burst: 2 };
     for (let i = 0; i < 3; i++) {
       projectId++;
-      expect(await lease(i, { limit, wanted: 3, returned: 0 })).toMatchObject({ granted: 2, available: 0 });
+      expect(await reserve(i, { limit, wanted: 3, returned: 0 })).toMatchObject({ granted: 2, available: 0 });
     }
   });
 });

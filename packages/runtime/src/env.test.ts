@@ -7,7 +7,7 @@ const spec = {
   LIMIT: count({ desc: 'a limit' }),
 };
 
-const ENCODING = 'in its user and password anything but letters and digits is percent-encoded, @ as %40';
+const ENCODING = 'percent-encode every character of the user and password except letters and digits, such as @ as %40';
 
 test('all problems are named at once, and no value is printed', () => {
   const read = () =>
@@ -25,19 +25,19 @@ test('all problems are named at once, and no value is printed', () => {
     );
   expect(read).toThrow(
     [
-      `DATABASE_URL is not valid: URL of PostgreSQL, such as postgresql://user:password@host:5432/opm, without options, statement_timeout, query_timeout, lock_timeout, which are set by the processes, and with no other schema than public; ${ENCODING}`,
-      `REDIS_URL is not valid: URL of Redis, such as redis://host:6379, or of several nodes of a Redis Cluster with commas between them, and with no other parameter than family; without it the queue is kept in PostgreSQL; ${ENCODING}`,
+      `DATABASE_URL is not valid: URL of PostgreSQL, such as postgresql://user:password@host:5432/opm; it must not set options, statement_timeout, query_timeout, lock_timeout or a schema other than public; ${ENCODING}`,
+      `REDIS_URL is not valid: URL of Redis, such as redis://host:6379, or comma-separated URLs of Redis Cluster nodes; the only allowed parameter is family; if unset, the queue is in PostgreSQL; ${ENCODING}`,
       'REDIS_PREFIX is not valid: namespace of all keys on Redis, without { and }',
       'QUEUE_SHARDS is not valid: number of queues, 1 to 1000, the same for every process',
       'LOG_LEVEL is not valid: one of fatal, error, warn, info, debug, trace, silent',
-      'SHUTDOWN_TIMEOUT_MS is not valid: milliseconds, 1 to 2147483647, that a process may drain after SIGTERM',
+      'SHUTDOWN_TIMEOUT_MS is not valid: milliseconds, 1 to 2147483647, that a process may take to drain after SIGTERM',
       'PORT is not valid: port for partners',
       'LIMIT is missing: a limit',
     ].join('\n'),
   );
 });
 
-test('several nodes of a Redis Cluster are taken where their credentials are the same', () => {
+test('several nodes of a Redis Cluster are accepted if their credentials are the same', () => {
   const read = (...urls: string[]) =>
     parseEnv({ DATABASE_URL: 'postgresql://localhost/opm', LIMIT: '5', REDIS_URL: urls.join(',') }, spec).REDIS_URL;
   const urls = ['redis://u:p@a:7000', 'redis://u:p@b:7001'];
@@ -47,20 +47,20 @@ test('several nodes of a Redis Cluster are taken where their credentials are the
   }
 });
 
-test('there are no more shards than there is room for in the slots of a cluster', () => {
+test('the number of shards is limited to what fits into the slots of a cluster', () => {
   const read = (shards: string) =>
     parseEnv({ DATABASE_URL: 'postgresql://localhost/opm', LIMIT: '5', QUEUE_SHARDS: shards }, spec).QUEUE_SHARDS;
   expect(read('1000')).toBe(1000);
   expect(() => read('1001')).toThrow(/^QUEUE_SHARDS is not valid: number of queues, 1 to 1000, /);
 });
 
-test('defaults apply, and an empty variable counts as not given', () => {
+test('defaults apply, and an empty variable counts as not set', () => {
   const env = parseEnv({ DATABASE_URL: 'postgresql://localhost/opm', REDIS_URL: '', LIMIT: '5' }, spec);
   expect(env).toMatchObject({ PORT: 3000, LIMIT: 5, QUEUE_SHARDS: 1, REDIS_URL: undefined });
 });
 
 test.each(['p/w', 'p?w', 'p#w', '1/w', '1?w', '1#w', 'p%w', 'p%8w', 'p%ffw', '%', 'p w', 'p\tw', 'a@b/w', 'a@1#w'])(
-  'a URL whose password %p is not percent-encoded is refused, by its name alone',
+  'a URL whose password %p is not percent-encoded is rejected, and the error contains only its name',
   (password) => {
     const urls = { DATABASE_URL: `postgresql://opm:${password}@host:5432/opm`, REDIS_URL: `redis://:${password}@host` };
     const read = () => parseEnv({ ...urls, LIMIT: '1' }, spec);
@@ -71,7 +71,7 @@ test.each(['p/w', 'p?w', 'p#w', '1/w', '1?w', '1#w', 'p%w', 'p%8w', 'p%ffw', '%'
   },
 );
 
-test('a URL may have any password that is percent-encoded', () => {
+test('a URL with any percent-encoded password is accepted', () => {
   const password = encodeURIComponent('p@ss:w/o?r#d%&+ ü%zz');
   const urls = { DATABASE_URL: `postgres://a%40b:${password}@[::1]/opm?sslmode=verify-full&sslrootcert=/etc/ca.crt` };
   expect(parseEnv({ ...urls, REDIS_URL: `rediss://u:${password}@host:6379/1`, LIMIT: '1' }, spec)).toMatchObject(urls);
@@ -83,16 +83,16 @@ test.each([
   'query_timeout=0',
   'sslmode=require&lock_timeout=1',
   'schema=opm',
-])('a URL of PostgreSQL that would overrule what the processes set is refused: ?%s', (search) => {
+])('a PostgreSQL URL that would override what the processes set is rejected: ?%s', (search) => {
   const read = () => parseEnv({ DATABASE_URL: `postgresql://localhost/opm?${search}`, LIMIT: '1' }, spec);
-  expect(read).toThrow(/^DATABASE_URL is not valid: .* without options, /);
+  expect(read).toThrow(/^DATABASE_URL is not valid: .* it must not set options, /);
 });
 
-test('of the parameters that a URL of Redis may have, those that would overrule what the processes set are refused', () => {
+test('a Redis URL with a parameter that would override what the processes set is rejected', () => {
   const read = (search: string) =>
     parseEnv({ DATABASE_URL: 'postgresql://localhost/opm', REDIS_URL: `redis://host?${search}`, LIMIT: '1' }, spec);
   expect(read('family=6').REDIS_URL).toBe('redis://host?family=6');
   for (const search of ['commandTimeout=60000', 'family=6&enableOfflineQueue=true', 'maxRetriesPerRequest=3']) {
-    expect(() => read(search)).toThrow(/^REDIS_URL is not valid: .* no other parameter than family; /);
+    expect(() => read(search)).toThrow(/^REDIS_URL is not valid: .* the only allowed parameter is family; /);
   }
 });

@@ -3,30 +3,33 @@ import { bool, cleanEnv, EnvMissingError, makeValidator, str, type ValidatorSpec
 export type EnvSpec = Record<string, ValidatorSpec<unknown>>;
 export type Env<Spec extends EnvSpec> = { [Name in keyof Spec]: Spec[Name] extends ValidatorSpec<infer T> ? T : never };
 
-/** All that is wrong with the environment, a line each; values are not among them, they may be secrets. */
+/** Lists every problem of the environment, one per line. It contains no values, because they may be secrets. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError';
 }
 
-/** A whole number of at least one. */
+/** A whole number of 1 or more. */
 export const count = makeValidator((text) => parseWhole(text, 1, Number.MAX_SAFE_INTEGER));
 
-/** A whole number in a range, both ends included. */
+/** A whole number from `least` to `most`, inclusive. */
 export const countBetween = (least: number, most: number) => makeValidator((text) => parseWhole(text, least, most));
 
-/** Above this, 24 days, Node's timers fire at once. */
+/** About 24 days. Node's timers fire at once if their delay is longer. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** A port to listen on; 0 lets the system choose a free one. */
 export const port = makeValidator((text) => parseWhole(text, 0, 65_535));
 
 function assertUrl(text: string, protocols: string[]): URL {
-  if (!URL.canParse(text) || !protocols.includes(new URL(text).protocol)) throw new Error('not such a URL');
+  if (!URL.canParse(text) || !protocols.includes(new URL(text).protocol)) throw new Error('not a URL of this protocol');
   if (!isEncoded(text)) throw new Error('not percent-encoded');
   return new URL(text);
 }
 
-/** Whether a password that was not percent-encoded has cut nothing of the URL off, and each % in it is that of an encoding. */
+/**
+ * Whether the URL has no sign of a password that is not percent-encoded: white space, `#`, an `@` after the host, or
+ * a `%` that starts no valid escape.
+ */
 function isEncoded(text: string): boolean {
   const { username, password, pathname, search } = new URL(text);
   try {
@@ -37,26 +40,26 @@ function isEncoded(text: string): boolean {
   return !/[\s#]/.test(text) && !`${pathname}${search}`.includes('@');
 }
 
-/** In the URL they would win over what each process sets: a time zone that it relies on, and how long a statement may take. */
+/** Parameters that would override what each process sets: the time zone that it relies on, and its timeouts. */
 const OWN_PARAMETERS = ['options', 'statement_timeout', 'query_timeout', 'lock_timeout'];
-/** Where our tables are; Prisma's migrations would go by the URL. */
+/** Schema of our tables. Prisma's migrations would use another schema if the URL named one. */
 const SCHEMA = 'public';
 
 const postgresUrl = makeValidator((text) => {
   const { searchParams } = assertUrl(text, ['postgresql:', 'postgres:']);
-  if (OWN_PARAMETERS.some((name) => searchParams.has(name))) throw new Error('has a parameter of ours');
+  if (OWN_PARAMETERS.some((name) => searchParams.has(name))) throw new Error('has a reserved parameter');
   if ((searchParams.get('schema') ?? SCHEMA) !== SCHEMA) throw new Error('names another schema');
   return text;
 });
 
-/** Of those that ioredis reads from the URL, which would win over what each process sets: how long it waits, and for what. */
+/** Allowed parameters. ioredis reads others, such as timeouts, which would override what each process sets. */
 const REDIS_PARAMETERS = ['family'];
 
-/** One URL, or those of some nodes of a cluster, which take the same credentials. */
+/** One URL, or the URLs of several nodes of a cluster, separated by commas. All nodes use the same credentials. */
 const redisUrl = makeValidator((text) => {
   const nodes = text.split(',').map((url) => assertUrl(url, ['redis:', 'rediss:']));
   const parameters = nodes.flatMap(({ searchParams }) => [...searchParams.keys()]);
-  if (parameters.some((name) => !REDIS_PARAMETERS.includes(name))) throw new Error('has a parameter of ours');
+  if (parameters.some((name) => !REDIS_PARAMETERS.includes(name))) throw new Error('has a reserved parameter');
   const [first, ...others] = nodes.map(({ protocol, username, password }) => `${protocol} ${username} ${password}`);
   if (others.some((other) => other !== first)) throw new Error('not the same credentials');
   return text;
@@ -68,39 +71,42 @@ function parseWhole(text: string, least: number, most: number): number {
   return number;
 }
 
-/** Braces would make another hash tag than the one that each shard's keys have. */
+/** Braces in the prefix would replace the hash tag of each shard's keys. */
 const redisPrefix = makeValidator((text) => {
   if (/[{}]/.test(text)) throw new Error('has braces');
   return text;
 });
 
-/** Workers take what was admitted longer ago, and is in no job, for left by a process that was killed. */
+/** Workers treat entries that were admitted longer ago and are in no job as leftovers of a killed process. */
 const MAX_ANSWER_TIMEOUT_MS = 30_000;
 
-/** A cluster has 16,384 slots, of which each shard wants a share. */
+/** Each shard needs its own share of a Redis Cluster's 16,384 hash slots. */
 const MAX_SHARDS = 1_000;
 
-const ENCODING = 'in its user and password anything but letters and digits is percent-encoded, @ as %40';
+const ENCODING = 'percent-encode every character of the user and password except letters and digits, such as @ as %40';
 
-/** What every process needs to know of its stores. */
+/** Variables that every process reads: the stores, the log level, the internal port and the shutdown. */
 export const STORE_ENV = {
   DATABASE_URL: postgresUrl({
-    desc: `URL of PostgreSQL, such as postgresql://user:password@host:5432/opm, without ${OWN_PARAMETERS.join(', ')}, which are set by the processes, and with no other schema than ${SCHEMA}; ${ENCODING}`,
+    desc: `URL of PostgreSQL, such as postgresql://user:password@host:5432/opm; it must not set ${OWN_PARAMETERS.join(', ')} or a schema other than ${SCHEMA}; ${ENCODING}`,
   }),
   REDIS_URL: redisUrl({
     default: undefined,
-    desc: `URL of Redis, such as redis://host:6379, or of several nodes of a Redis Cluster with commas between them, and with no other parameter than ${REDIS_PARAMETERS}; without it the queue is kept in PostgreSQL; ${ENCODING}`,
+    desc: `URL of Redis, such as redis://host:6379, or comma-separated URLs of Redis Cluster nodes; the only allowed parameter is ${REDIS_PARAMETERS}; if unset, the queue is in PostgreSQL; ${ENCODING}`,
   }),
   REDIS_MIN_REPLICAS: countBetween(
     0,
     100,
-  )({ default: 0, desc: 'replicas of Redis that must have an entry before it is acknowledged, 0 to 100' }),
+  )({
+    default: 0,
+    desc: 'number of Redis replicas that must have an entry before the ingress acknowledges it, 0 to 100',
+  }),
   ANSWER_TIMEOUT_MS: countBetween(
     100,
     MAX_ANSWER_TIMEOUT_MS,
   )({
     default: 1_000,
-    desc: `milliseconds, 100 to ${MAX_ANSWER_TIMEOUT_MS}, in which a partner is answered, whatever the stores do`,
+    desc: `milliseconds, 100 to ${MAX_ANSWER_TIMEOUT_MS}, within which a partner gets an answer even if a store is down`,
   }),
   REDIS_PREFIX: redisPrefix({ default: 'opm', desc: 'namespace of all keys on Redis, without { and }' }),
   QUEUE_SHARDS: countBetween(
@@ -110,16 +116,16 @@ export const STORE_ENV = {
   LOG_LEVEL: str({
     choices: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
     default: 'info',
-    desc: 'least severe level that is logged',
+    desc: 'least severe level to log',
   }),
-  INTERNAL_HOST: str({ default: undefined, desc: 'address of the internal port; all of them where it is not given' }),
+  INTERNAL_HOST: str({ default: undefined, desc: 'address of the internal port; all addresses if unset' }),
   SHUTDOWN_TIMEOUT_MS: countBetween(
     1,
     MAX_TIMER_MS,
-  )({ default: 15_000, desc: `milliseconds, 1 to ${MAX_TIMER_MS}, that a process may drain after SIGTERM` }),
+  )({ default: 15_000, desc: `milliseconds, 1 to ${MAX_TIMER_MS}, that a process may take to drain after SIGTERM` }),
 };
 
-/** Reads the environment by its spec; an empty variable counts as not given. @throws ConfigError */
+/** Reads and checks the environment. An empty variable counts as not set. @throws ConfigError */
 export function parseEnv<Spec extends EnvSpec>(env: NodeJS.ProcessEnv, spec: Spec): Env<Spec> {
   const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ''));
   return cleanEnv(given, spec, {

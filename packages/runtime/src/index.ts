@@ -10,10 +10,7 @@ export {
   STORE_ENV,
   str,
 } from './env.js';
-export { checkAll, type Health } from './health.js';
-export { type InternalServer, serveInternal } from './internal-server.js';
-export { createLogger, type Logger } from './logger.js';
+export { checkAll, type Health, type InternalServer, serveInternal } from './internal-server.js';
+export { createLogger, createThrottledWarning, type Logger } from './logger.js';
 export { createMetrics, type Metrics } from './metrics.js';
-export { outliveSessions } from './outlive-sessions.js';
-export { type ProcessContext, runProcess } from './run-process.js';
-export { createSparseWarning } from './sparse-warning.js';
+export { ignoreUnheardPgErrors, type ProcessContext, runProcess } from './run-process.js';

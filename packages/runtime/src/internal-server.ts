@@ -1,16 +1,23 @@
 import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { checkAll, type Health } from './health.js';
+import { withTimeout } from '@opm/core';
 import type { Metrics } from './metrics.js';
 
 export type InternalServer = {
   port: number;
-  /** Until this is called with undefined, `/readyz` answers 503 with the reason, so that load balancers send nothing here. */
+  /**
+   * `/readyz` answers 503 with the reason, so load balancers send no requests. Undefined lets the health checks
+   * decide.
+   */
   setUnready(reason: string | undefined): void;
   close(): Promise<void>;
 };
 
-/** `/livez`, `/readyz` and `/metrics`, on a port that partners do not reach. @throws the error of listen, EADDRINUSE say */
+/**
+ * Serves `/livez`, `/readyz` and `/metrics` on a port that partners cannot reach. Unready until
+ * `setUnready(undefined)`.
+ * @throws the error of `listen`, such as EADDRINUSE
+ */
 export async function serveInternal(options: {
   host?: string | undefined;
   port: number;
@@ -53,4 +60,28 @@ export async function serveInternal(options: {
 
 function reply(response: ServerResponse, status: number, body: object): void {
   response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body));
+}
+
+/**
+ * Readiness checks by name. A check rejects if the process is not ready; `/readyz` shows the error's message. It may
+ * resolve with a warning for a problem that does not make the process unready.
+ */
+export type Health = Record<string, () => Promise<string | void>>;
+
+type HealthReport = { ready: boolean; checks: Record<string, string> };
+
+/** Runs all checks concurrently. A check that takes longer than `timeoutMs` fails. */
+export async function checkAll(health: Health, timeoutMs = 2_000): Promise<HealthReport> {
+  let ready = true;
+  const results = await Promise.all(
+    Object.entries(health).map(async ([name, check]) => {
+      try {
+        return [name, (await withTimeout(check(), timeoutMs)) ?? 'ok'];
+      } catch (error) {
+        ready = false;
+        return [name, (error as Error).message];
+      }
+    }),
+  );
+  return { ready, checks: Object.fromEntries(results) };
 }

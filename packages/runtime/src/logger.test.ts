@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
-import { createLogger } from './logger.js';
+import { createLogger, createThrottledWarning } from './logger.js';
 
 let lines: string[];
 beforeEach(() => {
@@ -22,7 +22,7 @@ test.each([
   [{ sqlState: 'P0001' }],
   [{ sqlState: '45000' }],
   [{ severity: 'ERROR', code: '23514' }],
-])('what PostgreSQL or a trigger says of a row is not logged, its code and where it happened are: %j', (details) => {
+])('a message of PostgreSQL or a trigger about a row is not logged, its code and stack are: %j', (details) => {
   const line = logged(databaseError(details, 'email jane@example.com is not allowed'));
   expect(line).not.toContain('jane');
   const { severity: _, ...code } = details as Record<string, string>;
@@ -36,6 +36,41 @@ test.each([
   [{ severity: 'FATAL', code: '57P01' }],
   [{ code: '22' }],
   [{}],
-])('what says what is wrong with PostgreSQL, or with the program, is logged: %j', (details) => {
+])('a message about PostgreSQL itself, or about the program, is logged: %j', (details) => {
   expect(logged(databaseError(details, 'relation does not exist'))).toContain('raw: relation does not exist');
+});
+
+function createRecorder() {
+  const lines: object[] = [];
+  let time = 0;
+  const warn = createThrottledWarning({ warn: (fields: object) => void lines.push(fields) } as never, 'away', {
+    intervalMs: 1_000,
+    now: () => time,
+  });
+  return { lines, warn, pass: (ms: number) => (time += ms) };
+}
+
+test('the same error is logged once per interval, with the number of repeats left out', () => {
+  const { lines, warn, pass } = createRecorder();
+  const error = new Error('refused');
+  for (let i = 0; i < 10; i++) {
+    warn(error);
+    pass(250);
+  }
+  expect(lines).toEqual([{ err: error }, { err: error, leftOut: 3 }, { err: error, leftOut: 3 }]);
+});
+
+test('errors that differ only in the number of their job are the same', () => {
+  const { lines, warn } = createRecorder();
+  for (let i = 0; i < 10; i++) {
+    warn(new Error(`could not renew lock for job ${i}`));
+    warn(new Error(`Job ${i} is not in the active state. moveToFinished`));
+  }
+  expect(lines).toHaveLength(2);
+});
+
+test('a different error is logged at once, and memory is bounded', () => {
+  const { lines, warn } = createRecorder();
+  for (let i = 0; i < 1_000; i++) warn(new Error(`error ${i}`));
+  expect(lines).toHaveLength(1_000);
 });

@@ -2,7 +2,9 @@ import { type Logger, type LoggerOptions, pino } from 'pino';
 
 export type { Logger };
 
-/** JSON lines on stdout. An error is logged by its names, codes and stack frames; never by what a partner sent. */
+/**
+ * Creates a logger that writes JSON lines to stdout. It never logs data that a partner sent; see {@link toLoggable}.
+ */
 export function createLogger({ name, level }: { name: string; level: string }): Logger {
   const options: LoggerOptions = {
     level,
@@ -11,24 +13,24 @@ export function createLogger({ name, level }: { name: string; level: string }): 
     timestamp: pino.stdTimeFunctions.isoTime,
     serializers: { err: (error) => toLoggable(error) },
   };
-  // Pino's own destination tries for ever, at exit, to write to a reader that is gone; a process that has lost the
-  // reader of its logs must still do its work and end when it is told to.
+  // If the reader of stdout is gone, Pino's own destination retries forever at exit. The process must continue to work
+  // without a reader of its logs, and stop when told to.
   process.stdout.on('error', () => {});
   return pino(options, { write: (line) => void process.stdout.write(line) });
 }
 
 type LoggedError = Error & { code?: unknown; sqlState?: unknown; severity?: unknown };
 
-const HIDDEN = '(not shown, for it may quote a row)';
-/** SQLSTATEs by which PostgreSQL speaks of itself. By others it, or a trigger that has chosen its own, may quote a row. */
-const ABOUT_ITSELF = /^(0[8A]|2[568]|3[DF]|4[02]|5[3578]|XX)/;
+const HIDDEN = '(hidden: the message may quote a row)';
+/** SQLSTATEs about the state of PostgreSQL itself. With other ones, PostgreSQL or a trigger may quote a row. */
+const SERVER_STATE = /^(0[8A]|2[568]|3[DF]|4[02]|5[3578]|XX)/;
 
-/** An error's details may quote a row (PostgreSQL's DETAIL does, and so does a trigger), so only what cannot is taken along. */
+/** Keeps only properties that cannot quote a row. PostgreSQL's DETAIL does, and so may the message of a trigger. */
 function toLoggable(error: unknown, depth = 0, isAboutRow = false): unknown {
   if (!(error instanceof Error)) return { type: typeof error };
   const { name, message, code, sqlState, severity, stack, cause } = error as LoggedError;
-  const state = sqlState ?? (severity === undefined ? undefined : code); // pg's own errors have it as their code
-  const isHidden = isAboutRow || (state !== undefined && !ABOUT_ITSELF.test(String(state)));
+  const state = sqlState ?? (severity === undefined ? undefined : code); // pg's own errors have the SQLSTATE in `code`
+  const isHidden = isAboutRow || (state !== undefined && !SERVER_STATE.test(String(state)));
   return {
     type: name,
     message: isHidden ? HIDDEN : message,
@@ -39,5 +41,31 @@ function toLoggable(error: unknown, depth = 0, isAboutRow = false): unknown {
       .filter((line) => /^\s+at /.test(line))
       .join('\n'),
     cause: cause !== undefined && depth < 3 ? toLoggable(cause, depth + 1, isHidden) : undefined,
+  };
+}
+
+const MAX_KNOWN = 100;
+
+/**
+ * Logs a repeated error once per interval; `leftOut` counts the repeats that it did not log. Use it for errors that
+ * every connection and every attempt reports until they resolve themselves, such as a lost server. Errors are equal
+ * if their messages differ only in a job's number.
+ */
+export function createThrottledWarning(
+  logger: Pick<Logger, 'warn'>,
+  message: string,
+  { intervalMs = 60_000, now = Date.now }: { intervalMs?: number; now?: () => number } = {},
+): (error: Error) => void {
+  const known = new Map<string, { loggedAt: number; leftOut: number }>();
+  return (error) => {
+    const kind = error.message.replace(/\bjob \d+/gi, 'job #');
+    const last = known.get(kind);
+    if (last && now() - last.loggedAt < intervalMs) {
+      last.leftOut++;
+      return;
+    }
+    logger.warn({ err: error, ...(last?.leftOut && { leftOut: last.leftOut }) }, message);
+    if (known.size >= MAX_KNOWN) known.clear();
+    known.set(kind, { loggedAt: now(), leftOut: 0 });
   };
 }

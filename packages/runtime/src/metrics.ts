@@ -1,12 +1,11 @@
 import { withTimeout } from '@opm/core';
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import { createHotCounter, createHotHistogram } from './hot-metrics.js';
+import { Counter, collectDefaultMetrics, Gauge, Histogram, type Metric, Registry } from 'prom-client';
 
 export type Metrics = ReturnType<typeof createMetrics>;
 
 const READ_TIMEOUT_MS = 2_000;
 
-/** The metrics of one process, in Prometheus's format, with those of Node.js itself among them. */
+/** Creates the metrics of one process in Prometheus's text format, including those of Node.js. */
 export function createMetrics({ process }: { process: string }) {
   const registry = new Registry();
   registry.setDefaultLabels({ process });
@@ -16,12 +15,12 @@ export function createMetrics({ process }: { process: string }) {
     counter: <L extends string>(name: string, help: string, labelNames: L[] = []) =>
       new Counter({ name, help, labelNames, registers }),
     histogram: (name: string, help: string, buckets: number[]) => new Histogram({ name, help, buckets, registers }),
-    /** Like `counter` and `histogram`, for what happens with every request. */
+    /** Cheaper versions of `counter` and `histogram`, for events of every request. */
     hotCounter: <L extends string>(name: string, help: string, labelNames: [L, L]) =>
       createHotCounter({ name, help, registry }, labelNames),
     hotHistogram: (name: string, help: string, bounds: number[]) =>
       createHotHistogram({ name, help, registry }, bounds),
-    /** Its values are read anew whenever metrics are rendered; what cannot be read in time is left out. */
+    /** Calls `read` at each scrape. If `read` fails or takes longer than 2 s, the metric is left out. */
     gauge<L extends string>(
       name: string,
       help: string,
@@ -31,12 +30,77 @@ export function createMetrics({ process }: { process: string }) {
       async function collect(this: Gauge<L>): Promise<void> {
         const values = await withTimeout(read(), READ_TIMEOUT_MS).catch(() => []);
         this.reset();
-        if (labelNames.length === 0) this.remove(); // a reset removes series with labels, and makes the one without them 0
+        // `reset` removes series with labels, but sets a series without labels to 0.
+        if (labelNames.length === 0) this.remove();
         for (const [labels, value] of values) this.set(labels, value);
       }
       new Gauge({ name, help, labelNames, registers, collect });
     },
     contentType: registry.contentType,
     render: () => registry.metrics(),
+  };
+}
+
+// Hot metrics count in plain numbers and convert them to prom-client's form at each scrape. prom-client's own metrics
+// build a key from the labels on every call, which cost the ingress 5 % of its throughput.
+
+/** A counter with two labels, a string and a whole number. */
+type HotCounter = { inc(text: string, number: number): void };
+/** A histogram without labels. */
+type HotHistogram = { observe(value: number): void };
+
+type Description = { name: string; help: string; registry: Registry };
+
+function createHotCounter<L extends string>(
+  { name, help, registry }: Description,
+  [textLabel, numberLabel]: [L, L],
+): HotCounter {
+  const counts = new Map<string, Map<number, number>>();
+  new Counter({
+    name,
+    help,
+    labelNames: [textLabel, numberLabel],
+    registers: [registry],
+    collect() {
+      this.reset();
+      for (const [text, byNumber] of counts) {
+        for (const [number, count] of byNumber) this.labels(text, String(number)).inc(count);
+      }
+    },
+  });
+  return {
+    inc(text, number) {
+      let byNumber = counts.get(text);
+      if (!byNumber) {
+        byNumber = new Map();
+        counts.set(text, byNumber);
+      }
+      byNumber.set(number, (byNumber.get(number) ?? 0) + 1);
+    },
+  };
+}
+
+/** @param bounds the buckets' upper bounds, in ascending order */
+function createHotHistogram({ name, help, registry }: Description, bounds: number[]): HotHistogram {
+  const counts = new Float64Array(bounds.length + 1);
+  let sum = 0;
+  const toValues = () => {
+    let count = 0;
+    const buckets = [...bounds, '+Inf'].map((le, bucket) => {
+      count += counts[bucket] ?? 0;
+      return { metricName: `${name}_bucket`, labels: { le }, value: count };
+    });
+    return [...buckets, { metricName: `${name}_sum`, value: sum }, { metricName: `${name}_count`, value: count }];
+  };
+  // A registry uses only these two properties of a metric.
+  const metric = { name, get: async () => ({ name, help, type: 'histogram', values: toValues(), aggregator: 'sum' }) };
+  registry.registerMetric(metric as unknown as Metric);
+  return {
+    observe(value) {
+      let bucket = 0;
+      while (bucket < bounds.length && value > (bounds[bucket] as number)) bucket++;
+      counts[bucket] = (counts[bucket] as number) + 1;
+      sum += value;
+    },
   };
 }

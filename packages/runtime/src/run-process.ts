@@ -1,31 +1,32 @@
 import { setFlagsFromString } from 'node:v8';
 import closeWithGrace from 'close-with-grace';
+import pg from 'pg';
 import { ConfigError, type Env, type EnvSpec, parseEnv } from './env.js';
-import type { Health } from './health.js';
-import { type InternalServer, serveInternal } from './internal-server.js';
+import { type Health, type InternalServer, serveInternal } from './internal-server.js';
 import { createLogger, type Logger } from './logger.js';
 import { createMetrics, type Metrics } from './metrics.js';
-import { outliveSessions } from './outlive-sessions.js';
 
 export type ProcessContext<Config> = {
   config: Config;
   logger: Logger;
   metrics: Metrics;
-  /** What `/readyz` checks; add to it as things come up. */
+  /** The checks of `/readyz`. `start` adds its own. */
   health: Health;
-  /** Aborted when the process is told to end: whatever waits for a store gives up. */
+  /** Aborted when the process is told to stop, so that code that waits for a store gives up. */
   signal: AbortSignal;
-  /** Whoever acquires something says here how to release it. Releases run last in, first out. */
-  onClose(what: string, release: () => Promise<void> | void): void;
+  /** Registers how to release a resource. Releases run last in, first out. */
+  onClose(name: string, release: () => Promise<void> | void): void;
 };
 
 type CommonEnv = { LOG_LEVEL: string; INTERNAL_PORT: number; INTERNAL_HOST: string; SHUTDOWN_TIMEOUT_MS: number };
 
 /**
- * The life of a process: read the environment, serve the internal port, start; on SIGTERM or SIGINT turn unready,
- * release everything in reverse order and exit 0, or 1 if that takes longer than SHUTDOWN_TIMEOUT_MS. An error that nobody
- * handled ends it in the same way, with exit code 1.
- * What goes wrong at the start is one clear line on stderr and exit code 1, within the same time.
+ * Runs a process from start to exit:
+ * 1. Read the environment, serve the internal port, call `start`, become ready.
+ * 2. On SIGTERM or SIGINT, become unready and release all resources in reverse order. Exit with 0, or with 1 if that
+ *    takes longer than SHUTDOWN_TIMEOUT_MS. An unhandled error does the same, and exits with 1.
+ *
+ * If the start fails, write one line to stderr, release all resources and exit with 1, within the same timeout.
  */
 export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonEnv]: EnvSpec[string] }>(options: {
   name: string;
@@ -36,16 +37,17 @@ export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonE
   const { name, env, spec, start } = options;
   const config = readConfig(name, env, spec);
   if (!config) return;
-  // When many connections open at once V8 may learn from their objects, which stay, to keep those of requests as well, up to
-  // the next full collection: each of the small ones then takes four times as long, and a quarter of the throughput.
+  // If many connections open at once, V8 may learn from their long-lived objects to allocate those of requests in the
+  // old generation, too, until the next full garbage collection. Minor collections then take four times as long, and
+  // throughput drops by a quarter.
   setFlagsFromString('--no-allocation-site-pretenuring');
-  outliveSessions();
+  ignoreUnheardPgErrors();
   const common = config as unknown as CommonEnv;
   const logger = createLogger({ name, level: common.LOG_LEVEL });
   const metrics = createMetrics({ process: name });
   const health: Health = {};
   const abort = new AbortController();
-  const releases: { what: string; release: () => Promise<void> | void }[] = [];
+  const releases: { name: string; release: () => Promise<void> | void }[] = [];
   let internal: InternalServer | undefined;
   let closed: Promise<void> | undefined;
 
@@ -56,28 +58,30 @@ export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonE
       try {
         await last.release();
       } catch (error) {
-        logger.error({ err: error, what: last.what }, 'could not be closed');
+        logger.error({ err: error, resource: last.name }, 'failed to close a resource; closing the others');
       }
     }
   }
-  /** Once, though a process may be told to end while it does so. */
+  // Runs once, even if the process is told to stop while it closes.
   const close = () => {
     closed ??= releaseAll();
     return closed;
   };
 
   closeWithGrace({ delay: common.SHUTDOWN_TIMEOUT_MS, logger: false }, async ({ signal, err }) => {
-    // Must not cut off what is under way.
+    // Without this, close-with-grace exits at a second error, in the middle of the shutdown.
     for (const event of ['uncaughtException', 'unhandledRejection'] as const) {
-      process.removeAllListeners(event).on(event, (error) => logger.error({ err: error }, 'nobody handled an error'));
+      process.removeAllListeners(event).on(event, (error) => {
+        logger.error({ err: error }, 'unhandled error during shutdown; the shutdown continues');
+      });
     }
-    if (err) logger.fatal({ err }, 'stopping after an error that nobody handled');
+    if (err) logger.fatal({ err }, 'unhandled error; stopping the process');
     else logger.info({ signal }, 'stopping');
     await close();
     logger.info('stopped');
   });
 
-  // Started by `opm up`, which may be killed: then nobody is left to stop this process.
+  // `opm up` started this process. If `opm up` is killed, nothing else stops it.
   if (process.channel) {
     process.once('disconnect', () => process.kill(process.pid, 'SIGTERM'));
     process.channel.unref();
@@ -85,20 +89,20 @@ export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonE
 
   try {
     internal = await serveInternal({ host: common.INTERNAL_HOST, port: common.INTERNAL_PORT, health, metrics });
-    releases.push({ what: 'internal server', release: internal.close });
+    releases.push({ name: 'internal server', release: internal.close });
     await start({
       config,
       logger,
       metrics,
       health,
       signal: abort.signal,
-      onClose: (what, release) => releases.push({ what, release }),
+      onClose: (name, release) => releases.push({ name, release }),
     });
     if (!abort.signal.aborted) internal.setUnready(undefined);
   } catch (error) {
     if (abort.signal.aborted) return;
     console.error(`${name}: ${toLine(error, config)}`);
-    logger.debug({ err: error }, 'could not start');
+    logger.debug({ err: error }, 'start failed; exiting with code 1');
     setTimeout(() => process.exit(1), common.SHUTDOWN_TIMEOUT_MS);
     await close();
     process.exit(1);
@@ -121,6 +125,20 @@ function toLine(error: unknown, config: object): string {
   const variable = Object.entries(config).find(([name, value]) => name.endsWith('PORT') && value === port)?.[0];
   if (code === 'EADDRINUSE') return `port ${port} is taken by another program; choose another one with ${variable}`;
   if (code === 'EACCES' && variable !== undefined)
-    return `port ${port} may not be used by this user; choose one above 1023 with ${variable}`;
+    return `permission denied for port ${port}; choose a port above 1023 with ${variable}`;
   return message;
+}
+
+/**
+ * Keeps the process alive if PostgreSQL ends a session while the pg client has no `error` listener, which makes pg
+ * throw. BullMQ and pg's own pool have none before they are connected and while they close; a PostgreSQL that shuts
+ * down ends sessions right after the handshake. This hides no failure, because the client's next query fails. See
+ * https://github.com/brianc/node-postgres/issues/2762
+ */
+export function ignoreUnheardPgErrors(): void {
+  const { emit } = pg.Client.prototype;
+  pg.Client.prototype.emit = function emitIfListening(this: pg.Client, event: string | symbol, ...args: unknown[]) {
+    if (event === 'error' && this.listenerCount('error') === 0) return false;
+    return emit.call(this, event, ...args);
+  };
 }

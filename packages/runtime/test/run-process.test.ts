@@ -10,7 +10,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(directory, { recursive: true }));
 
-/** Runs a process whose `start` is that, with `onClose` at hand. Ready once it has started, unless another output says so. */
+/** Runs a process with this code as its `start`, which may call `onClose`. Resolves at `readyOutput`. */
 async function run(start: string, readyOutput = /started/, env: NodeJS.ProcessEnv = {}) {
   const file = join(directory, 'main.mjs');
   await writeFile(
@@ -28,7 +28,7 @@ async function run(start: string, readyOutput = /started/, env: NodeJS.ProcessEn
   });
 }
 
-test('an error that nobody handles while a process ends does not keep it from ending well', async () => {
+test('unhandled errors during a shutdown do not stop it, and the process exits with 0', async () => {
   const child = await run(`
     onClose('second', () => console.log('closed the second'));
     onClose('first', async () => {
@@ -41,7 +41,7 @@ test('an error that nobody handles while a process ends does not keep it from en
   expect(child.output()).toMatch(/"late".*"later".*closed the second.*"stopped"/s);
 });
 
-test('an error that nobody handles ends a process, which closes all the same and exits with 1', async () => {
+test('an unhandled error stops a process, which closes its resources and exits with 1', async () => {
   const child = await run(
     `
     onClose('first', () => console.log('closed the first'));
@@ -52,7 +52,7 @@ test('an error that nobody handles ends a process, which closes all the same and
   expect(child.output()).toMatch(/"unexpected".*closed the first.*"stopped"/s);
 });
 
-test('a start that fails ends a process with 1, also where what it had opened cannot be closed', async () => {
+test('a process whose start fails exits with 1, even if a resource does not close', async () => {
   const start = `
     onClose('first', () => delay(600_000));
     throw new Error('nothing there');`;
@@ -61,7 +61,7 @@ test('a start that fails ends a process with 1, also where what it had opened ca
   expect(child.output()).toBe('test: nothing there\n');
 });
 
-test('a process that is told to end while it closes after a failed start closes all once, last in, first out, and exits with 1', async () => {
+test('a process told to stop after its start failed closes all once, in reverse order, and exits with 1', async () => {
   const start = `
     onClose('first', () => console.log('closed the first'));
     onClose('second', async () => {

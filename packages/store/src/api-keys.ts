@@ -1,9 +1,8 @@
 import { createApiKey, hashApiKey, type RateLimit } from '@opm/core';
 import type { PrismaClient } from './generated/client.js';
-import { toRateLimit } from './projects.js';
 import { toStoreError } from './store-error.js';
 
-/** A key as an operator may see it: `hint` is its first characters, the rest is known to its owner only. */
+/** A key as operators see it. `hint` is its first 10 characters; only its owner knows the rest. */
 export type StoredApiKey = {
   keyId: number;
   hint: string;
@@ -13,7 +12,7 @@ export type StoredApiKey = {
   revokedAt: Date | null;
 };
 
-/** The project that a key opens, its limit if it has one, and how long the key is good if it ends. */
+/** The project of a valid key. `limit` is undefined if it has no rate limit, `endsInMs` if the key does not expire. */
 export type KeyOwner = { projectId: number; limit: RateLimit | undefined; endsInMs?: number };
 
 export type ApiKeys = ReturnType<typeof createApiKeys>;
@@ -28,10 +27,13 @@ type OwnerRow = {
 
 const HINT_LENGTH = 'opm_'.length + 6;
 
-/** Times are PostgreSQL's: the machine that issues or ends keys may have another clock. */
+/** All times are of PostgreSQL's clock, because the clock of the machine that issues or ends keys may differ. */
 export function createApiKeys(prisma: PrismaClient) {
   return {
-    /** Whose those keys are that are neither revoked nor expired, by the keys' SHA-256 in hex. One query. */
+    /**
+     * Finds the owners of the keys that are neither revoked nor expired, with one query.
+     * @param keyHashes SHA-256 in hex, as are the keys of the result
+     */
     async findOwners(keyHashes: string[]): Promise<Map<string, KeyOwner>> {
       const owners = await toStoreError(
         () => prisma.$queryRaw<OwnerRow[]>`
@@ -50,7 +52,10 @@ export function createApiKeys(prisma: PrismaClient) {
       );
     },
 
-    /** Another one since a key was ended or a limit changed: until then, what `findOwners` has answered holds. */
+    /**
+     * Reads the revision. It changes when a key ends or a limit changes; until then, results of `findOwners` stay
+     * valid.
+     */
     async readRevision(): Promise<string> {
       const rows = await toStoreError(
         () => prisma.$queryRaw<{ revision: string }[]>`SELECT revision::text FROM access_revision`,
@@ -68,7 +73,7 @@ export function createApiKeys(prisma: PrismaClient) {
       );
     },
 
-    /** Issues one more key, shown here and never again. */
+    /** Issues another key. It is returned only here. */
     async issue(projectId: number): Promise<string> {
       const apiKey = createApiKey();
       const { keyHash, hint } = toKeyRow(apiKey);
@@ -79,7 +84,7 @@ export function createApiKeys(prisma: PrismaClient) {
       return apiKey;
     },
 
-    /** Issues a new key, shown here and never again; the ones before it end after the grace period. */
+    /** Issues a new key, which is returned only here. The older keys expire after the grace period. */
     async rotate(projectId: number, { graceMs }: { graceMs: number }): Promise<{ apiKey: string; oldKeysEndAt: Date }> {
       const apiKey = createApiKey();
       const { keyHash, hint } = toKeyRow(apiKey);
@@ -93,11 +98,11 @@ export function createApiKeys(prisma: PrismaClient) {
           INSERT INTO api_keys (project_id, key_hash, hint) VALUES (${projectId}, decode(${keyHash}, 'hex'), ${hint})
           RETURNING (SELECT ends_at FROM grace) AS "oldKeysEndAt"`,
       );
-      if (!rotated) throw new Error('the new key must be answered with the end of the old ones');
+      if (!rotated) throw new Error('INSERT INTO api_keys returned no row');
       return { apiKey, ...rotated };
     },
 
-    /** Ends keys now: one of them, or all that the project has. Returns how many were active until now. */
+    /** Revokes one key, or all keys of the project. @returns the number of keys that were active */
     async revoke(projectId: number, { keyId }: { keyId?: number | undefined } = {}): Promise<number> {
       return toStoreError(
         () => prisma.$executeRaw`
@@ -109,7 +114,11 @@ export function createApiKeys(prisma: PrismaClient) {
   };
 }
 
-/** What is stored of a key: its SHA-256 in hex, and its first characters. */
+/** Returns what is stored of a key: its SHA-256 in hex, and its first characters. */
 export function toKeyRow(apiKey: string): { keyHash: string; hint: string } {
   return { keyHash: hashApiKey(apiKey), hint: apiKey.slice(0, HINT_LENGTH) };
+}
+
+function toRateLimit({ rate, burst }: { [Part in keyof RateLimit]: number | null }): RateLimit | undefined {
+  return rate === null || burst === null ? undefined : { rate, burst };
 }

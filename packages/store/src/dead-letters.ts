@@ -1,14 +1,14 @@
 import type { CustomerEntry } from '@opm/core';
-import { toArrayLiteral } from './array-literal.js';
 import { Prisma, type PrismaClient } from './generated/client.js';
 import type { HighWaterMark } from './high-water-mark.js';
 import { toStoreError } from './store-error.js';
+import { toArrayLiteral } from './upsert-customers.js';
 
-/** What could not be persisted: an entry with its version, or, without `entry`, a job's data that is no chunk. */
+/** An entry that could not be persisted or, without `entry`, job data that is not a chunk. */
 export type DeadLetter = {
   projectId?: number;
   entry?: CustomerEntry;
-  /** Kept to the letter. */
+  /** Stored unchanged. */
   payload: unknown;
   error: string;
   sqlState?: string | undefined;
@@ -26,17 +26,17 @@ export type StoredDeadLetter = {
 
 export type WholeDeadLetter = StoredDeadLetter & { payload: unknown };
 
-/** Which letters are meant: those for which everything that is given holds. */
+/** Selects the dead letters that match all given properties. */
 export type DeadLetterFilter = {
   deadLetterId?: string | undefined;
   projectId?: number | undefined;
-  /** When it became a dead letter: from this time on, … */
+  /** Became a dead letter at this time or later. */
   since?: Date | undefined;
-  /** … and before this one. */
+  /** Became a dead letter before this time. */
   until?: Date | undefined;
-  /** A part of the error's text, in upper or lower case. */
+  /** The error contains this text, in any case. */
   error?: string | undefined;
-  /** A SQLSTATE, or what it begins with. */
+  /** A SQLSTATE, or its first characters, such as the class. */
   sqlState?: string | undefined;
 };
 
@@ -49,15 +49,17 @@ const TAKE_TIMEOUT_MS = 30_000;
 export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
   return {
     /**
-     * Keeps them; an entry that is there already, because its job was handed on, is kept once, and one that was erased not at
-     * all. Erasures are looked for when the letters are there: each side writes first and then looks for the other's, so a
-     * letter and an erasure that come at the same time cannot miss each other ({@link noteErasures}).
+     * Stores dead letters. An entry that has one already, because its job ran twice, gets no second one. An erased
+     * entry gets none.
+     *
+     * Inserts the letters first and then deletes the erased ones. {@link noteErasures} also writes first and then
+     * deletes, so a concurrent letter and erasure cannot miss each other.
      */
     async add(letters: DeadLetter[]): Promise<void> {
       const column = (pick: (letter: DeadLetter) => string | number | undefined) => toArrayLiteral(letters, pick);
       const keys = Prisma.sql`
         ${column(({ projectId }) => projectId)}::int[],
-        ${column(({ entry }) => toIndexed(entry?.customerId))}::text[],
+        ${column(({ entry }) => toIndexableId(entry?.customerId))}::text[],
         ${column(({ entry }) => entry?.version)}::bigint[]`;
       const versions = letters.flatMap(({ entry }) => entry?.version ?? []);
       await mark.write(
@@ -82,7 +84,7 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
       );
     },
 
-    /** The newest first, without their payloads. */
+    /** Lists the newest letters first, without payloads. */
     async list(filter: DeadLetterFilter, { limit }: { limit: number }): Promise<StoredDeadLetter[]> {
       const rows = await toStoreError(() =>
         prisma.deadLetter.findMany({
@@ -95,13 +97,13 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
       return rows.map(toStored);
     },
 
-    /** One of them, whole. */
+    /** Finds one letter, with its payload. */
     async find(deadLetterId: string): Promise<WholeDeadLetter | undefined> {
       const row = await toStoreError(() => prisma.deadLetter.findUnique({ where: { id: BigInt(deadLetterId) } }));
       return row ? toStored(row) : undefined;
     },
 
-    /** How many there are, by project and SQLSTATE, the most first. */
+    /** Counts the letters by project and SQLSTATE, the largest count first. */
     async count(filter: DeadLetterFilter): Promise<DeadLetterCount[]> {
       const groups = await toStoreError(() =>
         prisma.deadLetter.groupBy({ by: ['projectId', 'sqlState'], where: toWhere(filter), _count: { id: true } }),
@@ -111,7 +113,7 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
         .toSorted((a, b) => b.count - a.count);
     },
 
-    /** The oldest ones after `afterId` and up to `throughId`, whole. */
+    /** Returns the oldest letters after `afterId` and up to `throughId`, with payloads. */
     async page(
       filter: DeadLetterFilter,
       { afterId, throughId, limit }: { afterId: string; throughId: string; limit: number },
@@ -127,20 +129,21 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
     },
 
     /**
-     * Removes the letters once `hand` has passed them on; what it throws leaves them where they are. `hand` gets those
-     * that nobody else has taken. They are deleted before it is called, in a transaction that ends after it: a letter
-     * whose entry is refused once more meanwhile waits for that end, and is kept again instead of being a duplicate.
-     * @returns how many were passed on
+     * Deletes the letters and passes the ids of those that still existed to `deliver`. If `deliver` throws, they stay.
+     *
+     * The transaction deletes the letters, calls `deliver` and commits. If the database rejects a letter's entry again
+     * meanwhile, `add` waits for the commit and then stores the entry, instead of dropping it as a duplicate.
+     * @returns the number of letters delivered
      */
-    take(deadLetterIds: string[], hand: (taken: Set<string>) => Promise<void>): Promise<number> {
+    take(deadLetterIds: string[], deliver: (taken: Set<string>) => Promise<void>): Promise<number> {
       return toStoreError(() =>
         prisma.$transaction(
           async (transaction) => {
-            // Where this process freezes in the middle, nobody else waits for its letters for long.
+            // If this process freezes, its lock on the letters ends after 10 s.
             await transaction.$executeRaw`SET LOCAL idle_in_transaction_session_timeout = '10s'`;
             const rows = await transaction.$queryRaw<{ id: bigint }[]>`
               DELETE FROM dead_letters WHERE id = ANY(${deadLetterIds.map(BigInt)}::bigint[]) RETURNING id`;
-            if (rows.length > 0) await hand(new Set(rows.map(({ id }) => String(id))));
+            if (rows.length > 0) await deliver(new Set(rows.map(({ id }) => String(id))));
             return rows.length;
           },
           { timeout: TAKE_TIMEOUT_MS, maxWait: TAKE_TIMEOUT_MS },
@@ -148,7 +151,7 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
       );
     },
 
-    /** Deletes them for good. @returns how many */
+    /** Deletes the letters permanently. @returns the number of letters */
     async discard(filter: DeadLetterFilter): Promise<number> {
       const { count } = await toStoreError(() => prisma.deadLetter.deleteMany({ where: toWhere(filter) }));
       return count;
@@ -173,19 +176,19 @@ function toWhere({
   };
 }
 
-// Prisma's `contains` and `startsWith` are a LIKE that leaves its wildcards alone.
+// Prisma's `contains` and `startsWith` become LIKE and do not escape its wildcards.
 const escapeLike = (text: string) => text.replace(/[\\%_]/g, '\\$&');
 
 function toStored<Row extends { id: bigint; version: bigint | null }>({ id, version, ...row }: Row) {
   return { deadLetterId: String(id), ...row, version: version === null ? null : String(version) };
 }
 
-/** In code points, as the contract counts them. */
+/** In code points, as in the contract. */
 const MAX_INDEXED_LENGTH = 255;
 
-/** The customer may be what was refused: an id that no column and no index can hold stands in the payload only. */
-function toIndexed(customerId = ''): string | undefined {
+/** Returns the id, or undefined if the column or its index cannot hold it. Such an id is only in the payload. */
+function toIndexableId(customerId = ''): string | undefined {
   const isShort = customerId.length <= MAX_INDEXED_LENGTH || [...customerId].length <= MAX_INDEXED_LENGTH;
-  const isHoldable = isShort && customerId.isWellFormed() && !customerId.includes('\0');
-  return customerId !== '' && isHoldable ? customerId : undefined;
+  const isStorable = isShort && customerId.isWellFormed() && !customerId.includes('\0');
+  return customerId !== '' && isStorable ? customerId : undefined;
 }

@@ -1,12 +1,11 @@
 import type { Version } from '@opm/core';
-import { toArrayLiteral } from './array-literal.js';
 import { Prisma, type PrismaClient } from './generated/client.js';
-import type { CustomerRow } from './upsert-customers.js';
+import { type CustomerRow, toArrayLiteral } from './upsert-customers.js';
 
 /**
- * What an erasure does beside the customer's row: it notes the tombstone, and forgets the customer's older dead letters,
- * which hold what the erased entries said. One after the other, so that a letter that comes meanwhile meets one of the two:
- * the tombstone, or its removal. Doing it twice changes nothing.
+ * Completes the erasures among the rows: inserts them into `erasures`, then deletes the customers' older dead
+ * letters, which contain erased data. The order matters: a concurrent dead letter either finds the erasure or is
+ * deleted here. Idempotent.
  */
 export async function noteErasures(prisma: PrismaClient, rows: CustomerRow[]): Promise<void> {
   const erased = rows.filter(({ state }) => state.erasedVersion > 0);
@@ -28,7 +27,7 @@ export async function noteErasures(prisma: PrismaClient, rows: CustomerRow[]): P
       AND letter.version <= erased.version`;
 }
 
-/** Which of these entries were erased by tombstones that are there, by their places in the list. */
+/** Returns the indexes of the entries that a known erasure covers. */
 export async function findErased(
   prisma: PrismaClient,
   entries: { projectId: number; customerId: string; version: Version }[],
@@ -49,10 +48,11 @@ export async function findErased(
 const PURGE_BATCH = 5_000;
 
 /**
- * Deletes the tombstones of erasures before that time, and with them the dead letters that are older still: replayed
- * later, those would bring the erased customer back. A customer that came back since is not touched. None is deleted while
- * there is a dead letter of which nobody knows whose entries it holds: replayed later, it would do the same.
- * @returns how many tombstones are gone
+ * Deletes the tombstones of erasures before this time, and the customers' dead letters that are older than the
+ * erasure. A later replay of those would restore the erased customer. It keeps customers that were re-created.
+ *
+ * It deletes nothing while a dead letter without a project exists, because that may contain entries of any customer.
+ * @returns the number of customer rows deleted
  */
 export async function purgeTombstones(prisma: PrismaClient, before: Date): Promise<number> {
   const beforeVersion = before.getTime() * 1_000;

@@ -3,17 +3,17 @@ import type pg from 'pg';
 import { toStoreError } from './store-error.js';
 
 /**
- * One row in PostgreSQL: no customer and no dead letter has a version above it. A queue that has lost its last versions, or
- * never had any, begins above it, however far its clock is behind.
+ * One row in PostgreSQL. No customer and no dead letter has a version above it. A queue that does not know its last
+ * versions starts above the mark, even if its clock is behind.
  */
 export type HighWaterMark = {
-  /** Writes rows with these versions, once the mark is not below them. @throws StoreError */
+  /** Raises the mark to the versions if it is below them, then calls `write`. @throws StoreError */
   write<T>(versions: Version[], write: () => Promise<T>): Promise<T>;
-  /** Reads the mark again before the next write: a connection was lost, and another server may have taken over. */
+  /** Reads the mark again before the next write, because after a lost connection another server may have taken over. */
   forget(): void;
 };
 
-/** Raised so much further than is needed, in microseconds, the mark costs a worker one small statement a second. */
+/** Microseconds above the version to which the mark is raised, so that a worker raises it about once a second. */
 const MARGIN = 1_000_000;
 
 const RAISE = `

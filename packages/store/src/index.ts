@@ -1,6 +1,5 @@
 export type { ApiKeys, KeyOwner, StoredApiKey } from './api-keys.js';
-export { type AppRole, grantToAppRole } from './app-role.js';
-export type { Asked, Customers, StoredCustomer } from './customers.js';
+export type { Customers, ExistenceQuery, StoredCustomer } from './customers.js';
 export type {
   DeadLetter,
   DeadLetterCount,
@@ -9,9 +8,8 @@ export type {
   StoredDeadLetter,
   WholeDeadLetter,
 } from './dead-letters.js';
-export type { FailureKind } from './failure-kind.js';
-export { hasMigrations } from './migrations.js';
+export { type AppRole, grantToAppRole, hasMigrations } from './migrations.js';
 export type { ListedProject, Project, Projects } from './projects.js';
 export { createStore, type Store, type StoreOptions } from './store.js';
-export { failureKindOf, StoreError } from './store-error.js';
+export { type FailureKind, failureKindOf, StoreError } from './store-error.js';
 export type { CustomerRow } from './upsert-customers.js';

@@ -7,23 +7,26 @@ export type Project = { projectId: number; name: string };
 
 export type ListedProject = Project & { [Part in keyof RateLimit]: number | null };
 
-/** Shown in one line, and typed on command lines. */
+/** Names are shown in one line and typed on command lines. */
 const NAME = /^(?! )[^\p{Cc}\p{Cs}]{1,100}(?<! )$/u;
 
 const UNIQUE_VIOLATION = '23505';
 
-/** The same as in the table's constraint. */
+/** The limit of the table's constraint. */
 const MAX_LIMIT = 1_000_000;
 
 export type Projects = ReturnType<typeof createProjects>;
 
 export function createProjects(prisma: PrismaClient) {
   return {
-    /** Creates the project and its first key, which is returned here and never again. @throws StoreError if the name is taken or unfit */
+    /**
+     * Creates the project and its first key, which is returned only here.
+     * @throws StoreError if the name is invalid or taken
+     */
     async create(name: string): Promise<Project & { apiKey: string }> {
       if (!NAME.test(name)) {
         throw new StoreError(
-          'a project name must have 1 to 100 characters, no control characters and no spaces around it',
+          'a project name must have 1 to 100 characters, no control characters and no leading or trailing space',
         );
       }
       const apiKey = createApiKey();
@@ -35,11 +38,11 @@ export function createProjects(prisma: PrismaClient) {
             INSERT INTO api_keys (project_id, key_hash, hint)
             SELECT id, decode(${keyHash}, 'hex'), ${hint} FROM project RETURNING project_id AS "projectId"`,
         );
-        if (!created) throw new Error('the key must be answered with its project');
+        if (!created) throw new Error('INSERT INTO api_keys returned no row');
         return { ...created, name, apiKey };
       } catch (error) {
         if (!(error instanceof StoreError) || error.sqlState !== UNIQUE_VIOLATION) throw error;
-        throw new StoreError(`a project named "${name}" exists already`, { cause: error, sqlState: UNIQUE_VIOLATION });
+        throw new StoreError(`a project named "${name}" already exists`, { cause: error, sqlState: UNIQUE_VIOLATION });
       }
     },
 
@@ -48,13 +51,13 @@ export function createProjects(prisma: PrismaClient) {
       return project ? { projectId: project.id, name } : undefined;
     },
 
-    /** In the order in which they were created; a project without a limit has `null` twice. */
+    /** Lists all projects in order of creation. `rate` and `burst` are null if a project has no limit. */
     async list(): Promise<ListedProject[]> {
       const projects = await toStoreError(() => prisma.project.findMany({ orderBy: { id: 'asc' } }));
       return projects.map(({ id, name, rate, burst }) => ({ projectId: id, name, rate, burst }));
     },
 
-    /** Sets the project's limit, or removes it. @throws StoreError if it is out of range */
+    /** Sets or removes the project's rate limit. @throws StoreError if it is out of range */
     async setLimit(projectId: number, limit: RateLimit | undefined): Promise<void> {
       const parts = Object.values(limit ?? {});
       if (!parts.every((part) => Number.isInteger(part) && part >= 1 && part <= MAX_LIMIT)) {
@@ -64,9 +67,4 @@ export function createProjects(prisma: PrismaClient) {
       await toStoreError(() => prisma.project.update({ where: { id: projectId }, data }));
     },
   };
-}
-
-/** A project's limit from its columns. */
-export function toRateLimit({ rate, burst }: Pick<ListedProject, 'rate' | 'burst'>): RateLimit | undefined {
-  return rate === null || burst === null ? undefined : { rate, burst };
 }

@@ -1,12 +1,11 @@
 import pg from 'pg';
-import { type FailureKind, toFailureKind } from './failure-kind.js';
 
-/** What PostgreSQL or the way to it refused. `sqlState` is its five-character code, where there was one. */
+/** An error of PostgreSQL or of the connection to it. `sqlState` is PostgreSQL's five-character code, if any. */
 export class StoreError extends Error {
   override readonly name = 'StoreError';
   readonly kind: FailureKind;
   readonly sqlState: string | undefined;
-  /** Prisma's own code: P2002 unique constraint, P2010 raw statement, … */
+  /** Prisma's error code, such as P2002 (unique constraint) or P2010 (raw statement). */
   readonly prismaCode: string | undefined;
 
   constructor(message: string, { cause, kind = 'unknown', sqlState, prismaCode }: ErrorOptions & Details = {}) {
@@ -16,7 +15,7 @@ export class StoreError extends Error {
     this.prismaCode = prismaCode;
   }
 
-  /** What a function of ours has caught. */
+  /** Creates an error from the SQLSTATE and message that an SQL function of ours caught. */
   static of(sqlState: string, message: string): StoreError {
     const kind = toFailureKind({ sqlState, driverKind: undefined, codes: [], message });
     return new StoreError(message, { kind, sqlState });
@@ -25,12 +24,12 @@ export class StoreError extends Error {
 
 type Details = { kind?: FailureKind; sqlState?: string | undefined; prismaCode?: string | undefined };
 
-/** What to make of whatever was thrown; a foreign error is 'unknown'. */
+/** Returns the kind of a thrown value; 'unknown' if it is not a StoreError. */
 export function failureKindOf(error: unknown): FailureKind {
   return error instanceof StoreError ? error.kind : 'unknown';
 }
 
-/** Runs the call and translates what Prisma, its driver or pg itself throws. */
+/** Runs the call and translates errors of Prisma, its driver or pg. @throws StoreError */
 export async function toStoreError<T>(call: () => Promise<T>): Promise<T> {
   try {
     return await call();
@@ -59,7 +58,7 @@ type PrismaError = {
   };
 };
 
-/** The codes of an error and of what it stands for: a host with several addresses fails with an AggregateError, for one. */
+/** Codes of the error, its causes and its inner errors. A host with several addresses fails with an AggregateError. */
 function findCodes(error: unknown, depth = 0): string[] {
   if (!(error instanceof Object) || depth > 3) return [];
   const { code, cause, errors = [] } = error as { code?: unknown; cause?: unknown; errors?: unknown[] };
@@ -67,8 +66,61 @@ function findCodes(error: unknown, depth = 0): string[] {
   return typeof code === 'string' ? [code, ...inner] : inner;
 }
 
-/** Prisma prefixes its messages with the invocation, over several lines; the last one says what happened, or quotes it. */
+/** Prisma prefixes its messages with the invocation, over several lines. The last line contains the real message. */
 function lastLine(message: string): string {
   const line = message.trim().split('\n').at(-1) ?? message;
   return /^Raw query failed\. .*Message: `(.*)`$/.exec(line)?.[1] ?? line;
+}
+
+/**
+ * Why a statement failed, and what a retry can do:
+ * - `refusal`: PostgreSQL rejects the data of some rows, and will again.
+ * - `conflict`: a concurrent transaction interfered. A retry may succeed at once.
+ * - `blocked`: these rows are locked, or the statement timed out. A retry may succeed later, and other rows meanwhile.
+ * - `outage`: the store as a whole fails, for any data. A retry may succeed later.
+ * - `unknown`: unclassified.
+ */
+export type FailureKind = 'refusal' | 'conflict' | 'blocked' | 'outage' | 'unknown';
+
+/** SQLSTATE classes and codes (https://www.postgresql.org/docs/current/errcodes-appendix.html). First match applies. */
+const BY_SQL_STATE: [RegExp, FailureKind][] = [
+  [/^21/, 'refusal'], // cardinality violation
+  [/^22/, 'refusal'], // data exception
+  [/^23/, 'refusal'], // integrity constraint violation
+  [/^54/, 'refusal'], // program limit exceeded, such as the size of an index row
+  [/^(55P03|57014)/, 'blocked'], // lock not available in time; statement timeout
+  [/^40/, 'conflict'], // transaction rollback: serialization failure, deadlock
+  [/^08/, 'outage'], // connection exception
+  [/^25/, 'outage'], // invalid transaction state: read-only after a failover
+  [/^28/, 'outage'], // invalid authorization: a password was changed
+  [/^3[DF]/, 'outage'], // no such database, no such schema
+  [/^42/, 'outage'], // access rule violation: a migration or a grant is missing
+  [/^53/, 'outage'], // insufficient resources: disk, memory, connections
+  [/^55/, 'outage'], // object not in prerequisite state
+  [/^57/, 'outage'], // operator intervention: shutdown, crash
+  [/^58/, 'outage'], // system error: I/O
+];
+
+/** Outages without a SQLSTATE: error kinds of Prisma's driver adapter. */
+const LOST_CONNECTION = new Set(['DatabaseNotReachable', 'ConnectionClosed', 'SocketTimeout', 'TlsConnectionError']);
+
+/** Outages without a SQLSTATE: codes of Node's system errors, such as ECONNREFUSED. */
+const SYSTEM_ERROR = /^E[A-Z_]+$/;
+
+/** Outages without a SQLSTATE: messages of pg's own errors, which have no code. */
+const LOST_CONNECTION_MESSAGE =
+  /^(Connection terminated|Query read timeout|timeout exceeded when trying to connect|Client has encountered a connection error)/;
+
+/** @param failure `codes` are the codes of the error and its causes */
+export function toFailureKind(failure: {
+  sqlState: string | undefined;
+  driverKind: string | undefined;
+  codes: string[];
+  message: string;
+}): FailureKind {
+  const { sqlState, driverKind, codes, message } = failure;
+  if (sqlState !== undefined) return BY_SQL_STATE.find(([pattern]) => pattern.test(sqlState))?.[1] ?? 'unknown';
+  if (driverKind !== undefined && LOST_CONNECTION.has(driverKind)) return 'outage';
+  if (codes.some((code) => SYSTEM_ERROR.test(code))) return 'outage';
+  return LOST_CONNECTION_MESSAGE.test(message) ? 'outage' : 'unknown';
 }

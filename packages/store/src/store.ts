@@ -13,19 +13,25 @@ import { isUpsert } from './upsert-customers.js';
 
 export type StoreOptions = {
   databaseUrl: string;
-  /** What PostgreSQL lists these connections as. */
+  /** Name of these connections in `pg_stat_activity`. */
   applicationName: string;
-  /** Connections in the pool. */
+  /** Maximum number of connections; 2 by default. */
   poolSize?: number;
-  /** How long one statement may take. */
+  /** Server-side limit of one statement, in ms; 30,000 by default. */
   statementTimeoutMs?: number;
-  /** How long to wait for the answer; as long as the statement may take, where it is not given. Longer, it tells what is slow from what is away. */
+  /**
+   * How long to wait for the answer of a statement, in ms; `statementTimeoutMs` by default. A larger value
+   * distinguishes a slow statement from an unreachable server.
+   */
   answerTimeoutMs?: number;
-  /** How long a statement may wait for a lock; as long as it may take, where it is not given. */
+  /** How long a statement may wait for a lock, in ms; 0, the default, sets no limit besides the statement's. */
   lockTimeoutMs?: number;
-  /** How long to wait for a connection. */
+  /** How long to wait for a connection, in ms; 30,000 by default. */
   connectTimeoutMs?: number;
-  /** For whoever reads single rows only: whole tables are not read, however small they are when a plan is made. */
+  /**
+   * Turns sequential scans off, for code that reads only single rows. Plans made while a table is small then use
+   * indexes.
+   */
   byIndexOnly?: boolean;
 };
 
@@ -34,23 +40,23 @@ export type Store = {
   apiKeys: ApiKeys;
   customers: Customers;
   deadLetters: DeadLetters;
-  /** Resolves when PostgreSQL answers and has our tables. @throws StoreError */
+  /** Resolves if PostgreSQL answers and has our tables. @throws StoreError */
   ping(): Promise<void>;
-  /** What PostgreSQL's clock says. */
+  /** Reads PostgreSQL's clock. */
   now(): Promise<Date>;
   close(): Promise<void>;
 };
 
 /**
- * Up to PostgreSQL 17 a scan that is off and cannot be avoided, as in `ping`, counts as so expensive that the statement would
- * be compiled first, for longer than a look-up may take.
+ * Also turns JIT off. Up to PostgreSQL 17, a disabled scan that cannot be avoided, as in `ping`, has such a high cost
+ * that PostgreSQL would compile the statement first, which takes longer than a look-up may.
  */
 const BY_INDEX_ONLY = ' -c enable_seqscan=off -c jit=off';
 
-/** A statement that nobody waits for any more must not keep the process: it is cut off when that ends. */
+/** `close` does not wait longer for a statement in flight. The exit of the process cuts it off. */
 const CLOSE_TIMEOUT_MS = 3_000;
 
-/** Opens the store. It connects on first use; every method throws {@link StoreError} and nothing else of Prisma's. */
+/** Opens the store, which connects on first use. Its methods throw {@link StoreError}, not errors of Prisma or pg. */
 export function createStore(options: StoreOptions): Store {
   const {
     databaseUrl,
@@ -63,26 +69,26 @@ export function createStore(options: StoreOptions): Store {
   const pool = new pg.Pool({
     connectionString: databaseUrl,
     max: poolSize,
-    idleTimeoutMillis: 0, // opening one takes as long as several statements, and the upsert is planned anew on each
-    keepAlive: true, // or a firewall in between forgets those that are idle
+    idleTimeoutMillis: 0, // a new connection costs several statements, and must plan the upsert anew
+    keepAlive: true, // otherwise a firewall may drop idle connections
     keepAliveInitialDelayMillis: 10_000,
     connectionTimeoutMillis: connectTimeoutMs,
     statement_timeout: statementTimeoutMs,
-    // The server's own timeout needs a server that answers; this one is for a connection that has gone silent.
+    // `statement_timeout` needs a server that answers. This client-side timeout detects a dead connection.
     query_timeout: answerTimeoutMs,
     application_name: applicationName,
-    // The adapter shifts timestamps by any other time zone.
+    // With another time zone, Prisma's adapter shifts timestamps.
     options: `-c TimeZone=UTC -c lock_timeout=${lockTimeoutMs}${byIndexOnly ? BY_INDEX_ONLY : ''}`,
     onConnect: (client) => client.query(FLUSH_COMMITS),
   });
   const mark = createHighWaterMark(pool);
-  // An idle connection was lost: the pool has dropped it, and opens another when it needs one, perhaps of another server.
+  // An idle connection was lost. The pool has dropped it and opens a new one when needed, maybe to another server.
   pool.on('error', mark.forget);
   const adapter = new PrismaPg(pool, { disposeExternalPool: true, statementNameGenerator: ({ sql }) => toName(sql) });
   const prisma = new PrismaClient({ adapter });
   async function end(): Promise<void> {
     await prisma.$disconnect();
-    if (!pool.ended) await pool.end(); // Prisma ends it only where it was used itself
+    if (!pool.ended) await pool.end(); // Prisma ends the pool only if Prisma was used
   }
   return {
     projects: createProjects(prisma),
@@ -98,7 +104,7 @@ export function createStore(options: StoreOptions): Store {
       ),
     async now() {
       const [row] = await toStoreError(() => prisma.$queryRaw<{ now: Date }[]>`SELECT clock_timestamp() AS now`);
-      if (!row) throw new Error('there must be a time');
+      if (!row) throw new Error('SELECT clock_timestamp() returned no row');
       return row.now;
     },
     close: () => withTimeout(end(), CLOSE_TIMEOUT_MS).catch(() => {}),
@@ -106,8 +112,8 @@ export function createStore(options: StoreOptions): Store {
 }
 
 /**
- * PostgreSQL plans a statement that has a name once per connection. The upsert's plan takes longer than writing its rows
- * where they are few; other statements are rare, or have more shapes than a connection should remember.
+ * PostgreSQL plans a named statement once per connection. Only the upsert gets a name: planning it takes longer than
+ * writing a few rows. Other statements are rare, or have too many shapes for a connection to remember.
  */
 function toName(sql: string): string {
   return isUpsert(sql) ? hash('sha1', sql) : '';

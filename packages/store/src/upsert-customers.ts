@@ -1,22 +1,18 @@
 import { type CustomerState, FIELDS, type Field } from '@opm/core';
-import { toArrayLiteral } from './array-literal.js';
 import { Prisma, type PrismaClient } from './generated/client.js';
 import { StoreError } from './store-error.js';
 
 export type CustomerRow = { projectId: number; customerId: string; state: CustomerState };
 
-const COLUMN: Record<Field, string> = {
-  email: 'email',
-  phone: 'phone',
-  firstName: 'first_name',
-  lastName: 'last_name',
-  ip: 'ip',
-};
+/** The column of a field, as prisma/schema.prisma maps it: `first_name` for `firstName`. */
+const toColumn = (field: Field) => field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+
+/** The columns of the fields. The version of each is in a column of its own, `first_name_version`. */
+export const FIELD_COLUMNS = FIELDS.map(toColumn);
 
 /**
- * `mergeCustomer` as one statement over many rows: per field the higher version, the later erasure, nothing that the
- * erasure covers. Arrays keep it at 15 parameters at most and two plans for any number of rows; a row that the entries
- * would not change is not written.
+ * Does what `mergeCustomer` does, with one statement for all rows. It does not write rows that would not change.
+ * The parameters are arrays, so any number of rows needs at most 15 parameters and two plans.
  */
 export async function upsertCustomers(prisma: PrismaClient, rows: CustomerRow[]): Promise<void> {
   if (rows.length > 0) await prisma.$executeRaw(toUpsert(sort(rows), { areOneEntryEach: rows.every(isOneEntry) }));
@@ -24,11 +20,11 @@ export async function upsertCustomers(prisma: PrismaClient, rows: CustomerRow[])
 
 export type TriedRows = {
   failed: { row: CustomerRow; error: StoreError }[];
-  /** Those behind one whose row another session holds, or for which there was no time. */
+  /** Rows after a locked row, or after the time limit of `try_each`. */
   untried: CustomerRow[];
 };
 
-/** The same for each row by itself, in one round trip: one that fails leaves the others as they are. */
+/** Upserts each row by itself, in one round trip, so that a row that fails does not affect the others. */
 export async function upsertEachCustomer(prisma: PrismaClient, rows: CustomerRow[]): Promise<TriedRows> {
   const sorted = sort(rows);
   const calls = sorted.map((row) => toUpsert([row], { areOneEntryEach: false }));
@@ -46,7 +42,7 @@ export async function upsertEachCustomer(prisma: PrismaClient, rows: CustomerRow
   return { failed, untried: sorted.slice(tried) };
 }
 
-/** One order for all workers, so that two statements cannot wait for each other's rows. */
+/** All workers use the same order, so that two statements cannot deadlock. */
 const sort = (rows: CustomerRow[]) =>
   rows.toSorted((a, b) => a.projectId - b.projectId || (a.customerId < b.customerId ? -1 : 1));
 
@@ -75,7 +71,7 @@ function toUpsert(rows: CustomerRow[], { areOneEntryEach }: { areOneEntryEach: b
 
 export const isUpsert = (sql: string): boolean => sql.trimStart().startsWith('INSERT INTO customers AS stored');
 
-/** Whether the row is what a single entry says, which most are: then all its fields have the same version. */
+/** Whether the row comes from a single entry, as most do. All its fields then have the same version. */
 function isOneEntry({ state: { erasedVersion, firstVersion, lastVersion } }: CustomerRow): boolean {
   return erasedVersion === 0 && firstVersion === lastVersion;
 }
@@ -92,22 +88,21 @@ function ownVersions(column: (pick: (row: CustomerRow) => number) => string) {
   };
 }
 
-/** SQL for the time that a version stands for. @param version an SQL expression, never a value */
+/** SQL that converts a version to a timestamptz. @param version an SQL expression; it is not escaped */
 export function toTime(version: string): Prisma.Sql {
   return Prisma.raw(`('epoch'::timestamptz + ${version} * interval '1 microsecond')`);
 }
 
 const list = (pieces: string[], separator = ', ') => Prisma.raw(pieces.join(separator));
-const columns = FIELDS.map((field) => COLUMN[field]);
 
-const NAMES = list(columns);
-const VERSIONS = list(columns.map((name) => `${name}_version`));
+const NAMES = list(FIELD_COLUMNS);
+const VERSIONS = list(FIELD_COLUMNS.map((name) => `${name}_version`));
 
 const ONE_VERSION = {
   arrays: Prisma.empty,
   names: Prisma.empty,
   selected: Prisma.sql`
-    ${list(columns.map((name) => `CASE WHEN ${name} IS NULL THEN 0 ELSE last_version END`))},
+    ${list(FIELD_COLUMNS.map((name) => `CASE WHEN ${name} IS NULL THEN 0 ELSE last_version END`))},
     0, ${toTime('last_version')}`,
 };
 const OWN_VERSIONS = {
@@ -119,7 +114,7 @@ const erased = 'greatest(stored.erased_version, excluded.erased_version)';
 const ERASED_AT = toTime(erased);
 
 const MERGED_FIELDS = list(
-  columns.map((name) => {
+  FIELD_COLUMNS.map((name) => {
     const version = `greatest(stored.${name}_version, excluded.${name}_version)`;
     const value = `CASE WHEN excluded.${name}_version > stored.${name}_version THEN excluded.${name} ELSE stored.${name} END`;
     return `
@@ -130,9 +125,33 @@ const MERGED_FIELDS = list(
 
 const CHANGES = list(
   [
-    ...[...columns, 'erased'].map((name) => `excluded.${name}_version > stored.${name}_version`),
+    ...[...FIELD_COLUMNS, 'erased'].map((name) => `excluded.${name}_version > stored.${name}_version`),
     'excluded.created_at < stored.created_at',
     'excluded.updated_at > stored.updated_at',
   ],
   ' OR ',
 );
+
+/**
+ * Formats a one-dimensional array as PostgreSQL's text form
+ * (https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO). Prisma and pg pass a string on as one value, but
+ * visit every element of an array.
+ */
+export function toArrayLiteral<T>(items: T[], pick: (item: T) => string | number | undefined): string {
+  const values = items.map((item) => {
+    const value = pick(item);
+    return typeof value === 'string' ? toElement(value) : (value ?? 'NULL');
+  });
+  return `{${values.join(',')}}`;
+}
+
+/**
+ * Text that needs no quotes in the literal. Quotes cost time, because Prisma converts the literal to JSON, which
+ * escapes them.
+ */
+const PLAIN = /^(?!null$)[\w@+.-](?:[\w@+. -]*[\w@+.-])?$/i;
+
+function toElement(text: string): string {
+  if (PLAIN.test(text)) return text;
+  return `"${text.includes('"') || text.includes('\\') ? text.replace(/["\\]/g, '\\$&') : text}"`;
+}

@@ -22,7 +22,7 @@ const ownerOf = async (apiKey: string) => {
   return (await store.apiKeys.findOwners([hashApiKey('another'), keyHash])).get(keyHash)?.projectId;
 };
 
-test('a key opens its own project, and only its hash is stored', async () => {
+test('a key belongs to its own project, and only its hash is stored', async () => {
   const { projectId, apiKey } = await store.projects.create('acme');
   expect(await ownerOf(apiKey)).toBe(projectId);
   const client = new pg.Client({ connectionString: database.url });
@@ -42,7 +42,7 @@ test('a rotation leaves two keys until the grace period ends', async () => {
   expect((await store.apiKeys.list(projectId)).map(({ status }) => status)).toEqual(['expired', 'expired', 'active']);
 });
 
-test('a revoked key ends at once, and the others stay', async () => {
+test('a revoked key is invalid at once, and other keys stay valid', async () => {
   const { projectId, apiKey: first } = await store.projects.create('revoking');
   const { apiKey: second } = await store.apiKeys.rotate(projectId, { graceMs: 60_000 });
   const [{ keyId } = { keyId: 0 }] = await store.apiKeys.list(projectId);
@@ -53,7 +53,7 @@ test('a revoked key ends at once, and the others stay', async () => {
   expect(await store.apiKeys.revoke(projectId)).toBe(0);
 });
 
-test('the revision is another one once a key has ended or a limit has changed, and the same when a key is added', async () => {
+test('the revision changes when a key ends or a limit changes, and not when a key is added', async () => {
   const { projectId } = await store.projects.create('revised');
   const first = await store.apiKeys.readRevision();
   await store.projects.create('another');
@@ -75,16 +75,16 @@ test('the revision is another one once a key has ended or a limit has changed, a
   expect(new Set(revisions).size).toBe(7);
 });
 
-test.each(['', ' ', 'a\nb', ' a', 'a ', 'x'.repeat(101)])('the name %j is refused', async (name) => {
+test.each(['', ' ', 'a\nb', ' a', 'a ', 'x'.repeat(101)])('the name %j is rejected', async (name) => {
   await expect(store.projects.create(name)).rejects.toThrow('a project name must have');
 });
 
-test('a name that is taken is refused by name', async () => {
+test('a taken name is rejected, and the error contains it', async () => {
   await store.projects.create('taken');
-  await expect(store.projects.create('taken')).rejects.toThrow('a project named "taken" exists already');
+  await expect(store.projects.create('taken')).rejects.toThrow('a project named "taken" already exists');
 });
 
-test('a server that cannot be reached, a wrong password and a missing database are outages, and say nothing of the data', async () => {
+test('an unreachable server, a wrong password and a missing database are outages', async () => {
   const wrongPassword = new URL(database.url);
   wrongPassword.password = 'wrong';
   const noDatabase = new URL(database.url);

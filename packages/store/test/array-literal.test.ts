@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { createTestDatabase, type TestDatabase } from '@opm/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
-import { toArrayLiteral } from '../src/array-literal.js';
+import { toArrayLiteral } from '../src/upsert-customers.js';
 
 let database: TestDatabase;
 let client: pg.Client;
@@ -22,11 +22,11 @@ const parse = async (items: (string | undefined)[]) => {
   return rows[0]?.items;
 };
 
-/** Dense in what has a meaning in a literal, and in what stands beside it in real values. */
+/** Mostly characters with a meaning in an array literal, and characters near them in real values. */
 const syntax = fc.string({ unit: fc.constantFrom(...'{},"\\ \t\n\vNULnul@.+-:;ä', '\u00a0', '🙂', '\u0001') });
-const unicode = fc.string({ unit: 'grapheme' }).filter((text) => !text.includes('\0')); // which PostgreSQL has not
+const unicode = fc.string({ unit: 'grapheme' }).filter((text) => !text.includes('\0')); // not storable
 
-test('PostgreSQL reads each text as it was, and what is missing as NULL', async () => {
+test('PostgreSQL reads each text unchanged, and undefined as NULL', async () => {
   const text = fc.oneof(syntax, unicode, fc.constantFrom('', 'NULL', 'null', 'Null'));
   await fc.assert(
     fc.asyncProperty(fc.array(fc.option(text, { nil: undefined }), { minLength: 1 }), async (items) => {

@@ -36,7 +36,7 @@ const upsert = (...entries: CustomerEntry[]) =>
 const listed = async (filter: Parameters<Store['deadLetters']['list']>[0] = {}) =>
   (await store.deadLetters.list(filter, { limit: 100 })).map(({ customerId }) => customerId);
 
-test('letters are found by id, project, time, error text and SQLSTATE, and by all of them together', async () => {
+test('letters are found by id, project, time, error text, SQLSTATE, and combinations of these', async () => {
   await add('a');
   await add('b', { projectId: 2, error: 'value TOO long', sqlState: '22001' });
   await store.deadLetters.add([{ payload: { odd: 1 }, error: 'job data is not a chunk' }]);
@@ -62,28 +62,28 @@ test('letters are found by id, project, time, error text and SQLSTATE, and by al
   );
 });
 
-test('discarding deletes what the filter names and nothing else', async () => {
+test('discarding deletes only the letters that match the filter', async () => {
   await add('a');
   await add('b', { projectId: 2 });
   expect(await store.deadLetters.discard({ projectId: 2 })).toBe(1);
   expect(await listed()).toEqual(['a']);
 });
 
-test('pages go through all letters once, the oldest first', async () => {
+test('pages return all letters once, the oldest first', async () => {
   for (const customerId of ['a', 'b', 'c', 'd']) await add(customerId);
   const first = await store.deadLetters.page({}, { afterId: '0', throughId: '3', limit: 2 });
   const second = await store.deadLetters.page({}, { afterId: '2', throughId: '3', limit: 2 });
   expect([...first, ...second].map(({ payload }) => payload)).toEqual(['a', 'b', 'c'].map((id) => entryOf(id, T0)));
 });
 
-test('letters are taken once, by one taker', async () => {
+test('concurrent takers take a letter once', async () => {
   await add('a');
   const takers = await Promise.all([1, 2, 3].map(() => store.deadLetters.take(['1'], async () => {})));
   expect(takers.sort()).toEqual([0, 0, 1]);
   expect(await listed()).toEqual([]);
 });
 
-test('letters that could not be passed on stay', async () => {
+test('letters stay if their delivery fails', async () => {
   await add('a');
   const taken = store.deadLetters.take(['1'], async () => {
     throw new Error('the queue is away');
@@ -92,7 +92,7 @@ test('letters that could not be passed on stay', async () => {
   expect(await listed()).toEqual(['a']);
 });
 
-test('an entry that is refused again before its letter is gone is a letter still', async () => {
+test('an entry that is rejected again while its letter is being taken becomes a letter again', async () => {
   await add('a', { error: 'first' });
   let again: Promise<void> | undefined;
   await store.deadLetters.take(['1'], async () => {
@@ -104,7 +104,7 @@ test('an entry that is refused again before its letter is gone is a letter still
   expect((await store.deadLetters.list({}, { limit: 1 }))[0]).toMatchObject({ customerId: 'a', error: 'second' });
 });
 
-test('an erasure forgets the older dead letters of its customer', async () => {
+test('an erasure deletes the older dead letters of its customer', async () => {
   await add('a', { version: T0 });
   await add('a', { version: T0 + 2 });
   await add('b', { version: T0 });
@@ -116,7 +116,7 @@ test('an erasure forgets the older dead letters of its customer', async () => {
   ]);
 });
 
-test('an erasure forgets the dead letters of a customer with the longest id that there may be', async () => {
+test('an erasure deletes the dead letters of a customer with the longest possible id', async () => {
   const customerId = '\u{1F9D1}'.repeat(255);
   await add(customerId);
   expect(await listed()).toEqual([customerId]);
@@ -125,7 +125,7 @@ test('an erasure forgets the dead letters of a customer with the longest id that
   expect(await listed()).toEqual([]);
 });
 
-test('an entry that is refused after its customer was erased is not kept, one that is newer is', async () => {
+test('an entry that is rejected after its customer was erased gets no letter, a newer entry does', async () => {
   await upsert({ customerId: 'a', version: T0 + 1, erase: true });
   await add('a', { version: T0 });
   await add('a', { version: T0 + 2 });
@@ -137,7 +137,7 @@ test('an entry that is refused after its customer was erased is not kept, one th
   ]);
 });
 
-/** Resolves when a statement waits for what the test's own session holds. */
+/** Resolves when a statement waits for a lock of the test's own session. */
 const untilBlocked = () =>
   waitFor(
     async () =>
@@ -145,7 +145,7 @@ const untilBlocked = () =>
     { description: 'a statement that waits' },
   );
 
-test('a letter that comes while its customer is being erased is forgotten', async () => {
+test('a letter that is stored while its customer is being erased is deleted', async () => {
   await upsert({ customerId: 'a', version: T0, erase: true });
   await client.query(`BEGIN; SELECT FROM erasures WHERE customer_id = 'a' FOR UPDATE`);
   const erasing = upsert({ customerId: 'a', version: T0 + 2, erase: true });
@@ -156,7 +156,7 @@ test('a letter that comes while its customer is being erased is forgotten', asyn
   expect(await listed()).toEqual([]);
 });
 
-test('a letter whose customer is erased while it is being kept is forgotten', async () => {
+test('a letter whose customer is erased while it is being stored is deleted', async () => {
   await client.query(
     `BEGIN; INSERT INTO dead_letters (project_id, customer_id, version, payload, error) VALUES (1, 'a', ${T0}, '{}', 'x')`,
   );
@@ -168,7 +168,7 @@ test('a letter whose customer is erased while it is being kept is forgotten', as
   expect(await listed()).toEqual([]);
 });
 
-test('no tombstone is purged while there is a letter of which nobody knows whose entries it holds', async () => {
+test('no tombstone is purged while there is a letter without a project', async () => {
   const later = new Date((T0 + 5_000) / 1_000);
   await upsert({ customerId: 'a', version: T0 + 1, erase: true });
   await store.deadLetters.add([{ payload: { odd: 1 }, error: 'job data is not a chunk' }]);
@@ -192,7 +192,8 @@ test('purging removes old tombstones, and neither recent ones nor customers that
   await upsert(entryOf('back', T0 + 1));
   await erased('twice', T0);
   await erased('twice', T0 + 10_000);
-  // As an older version of this program kept it: its job was slower than the erasure's.
+  // A letter older than the erasure, as a former version of this program could leave: its job ended after the
+  // erasure's.
   await client.query(
     "INSERT INTO dead_letters (project_id, customer_id, version, payload, error) VALUES (1, 'old', $1, '{}', 'x')",
     [T0 - 1],
@@ -207,7 +208,7 @@ test('purging removes old tombstones, and neither recent ones nor customers that
   expect(await store.customers.purgeTombstones(new Date((T0 + 20_000) / 1_000))).toBe(2);
 });
 
-test('purging takes any number of tombstones', async () => {
+test('purging deletes any number of tombstones', async () => {
   const entries = Array.from({ length: 12_000 }, (_, i) => ({
     customerId: `c${i}`,
     version: T0,

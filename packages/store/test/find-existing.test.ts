@@ -10,7 +10,7 @@ let store: Store;
 
 beforeEach(async () => {
   database = await createTestDatabase();
-  // Nothing may mend a plan meanwhile.
+  // Autovacuum would make PostgreSQL plan the statement again.
   await query(database.url, 'ALTER TABLE customers SET (autovacuum_enabled = false)');
   store = createStore({ databaseUrl: database.url, poolSize: 1, byIndexOnly: true, applicationName: 'test' });
 });
@@ -29,7 +29,7 @@ const addCustomers = (from: number, to: number) =>
     [from, to],
   );
 
-/** What this connection has done is counted at the latest when it has ended. */
+/** Closes the store first, because PostgreSQL may count a connection's reads only when it ends. */
 async function countRowsRead(): Promise<number> {
   await store.close();
   const read = "SELECT seq_tup_read + idx_tup_fetch AS rows FROM pg_stat_user_tables WHERE relname = 'customers'";
@@ -38,13 +38,13 @@ async function countRowsRead(): Promise<number> {
 
 test.each([
   ['empty', 0, 'ANALYZE customers'],
-  ['one page, and known to be', 20, 'VACUUM ANALYZE customers'],
+  ['one page, according to its statistics', 20, 'VACUUM ANALYZE customers'],
 ])(
-  'a look-up that was planned when the table was %s reads no more rows than it asks for',
+  'a look-up that was planned when the table was %s reads only the rows of its customers',
   async (_, count, maintenance) => {
     if (count > 0) await addCustomers(1, count);
     await query(database.url, maintenance);
-    // From the sixth time on PostgreSQL may keep a plan that it has made for any values.
+    // From the sixth execution on, PostgreSQL may use a generic plan.
     for (let i = 0; i < 10; i++) await store.customers.findExisting(asked);
     await addCustomers(count + 1, BURST);
     for (let i = 0; i < 10; i++) expect((await store.customers.findExisting(asked)).size).toBe(asked.length);

@@ -46,7 +46,7 @@ const readMark = async () => {
 test.each([
   ['a customer', upsert],
   ['a dead letter', addLetter],
-])('%s is written only when the mark is not below its version', async (_, write) => {
+])('%s is written only after the mark has reached its version', async (_, write) => {
   await withStore(async () => {
     const locker = new pg.Client({ connectionString: database.url });
     await locker.connect();
@@ -62,7 +62,7 @@ test.each([
   });
 });
 
-test('the mark is raised once for a second of versions, by all workers together, and never lowered', async () => {
+test('all workers together raise the mark once per second of versions, and never lower it', async () => {
   await withStore(async () => {
     const other = openStore();
     await upsert(T0);
@@ -79,7 +79,7 @@ test('the mark is raised once for a second of versions, by all workers together,
   });
 });
 
-test('after a lost connection the mark is read again: the server that took over may have a lower one', async () => {
+test('after a lost connection the mark is read again, because a new server may have a lower one', async () => {
   await withStore(async () => {
     await upsert(T0);
     await query(database.url, 'UPDATE high_water_mark SET version = 0');
@@ -97,7 +97,7 @@ test('after a lost connection the mark is read again: the server that took over 
 });
 
 test.each(['customers', 'dead_letters', 'admission.shards'])(
-  'the migration begins with the newest version that there is, here in %s',
+  'the migration starts the mark at the newest existing version, here in %s',
   async (table) => {
     await withStore(async () => {
       await upsert(T0);

@@ -15,7 +15,7 @@ afterAll(async () => {
   await database.drop();
 });
 
-test('a project has no limit until it gets one, and its keys know of it', async () => {
+test('a project has no limit until one is set, and its keys return it', async () => {
   const { projectId, apiKey } = await store.projects.create('acme');
   await store.projects.create('other');
   const keyHash = hashApiKey(apiKey);
@@ -38,7 +38,7 @@ test.each([
   { rate: 1, burst: 1_000_001 },
   { rate: 0.5, burst: 1 },
   { rate: 1, burst: Number.NaN },
-])('a limit of $rate a second and $burst at once is refused', async (limit) => {
+])('a limit of $rate a second and $burst at once is rejected', async (limit) => {
   const { projectId } = await store.projects.create(`refused ${JSON.stringify(limit)}`);
   await expect(store.projects.setLimit(projectId, limit)).rejects.toThrow(
     'rate and burst must be whole numbers from 1 to 1000000',
@@ -52,7 +52,7 @@ test.each([
   'rate = 1, burst = 0',
   'rate = 1000001, burst = 1',
   'rate = 1, burst = 1000001',
-])('the table itself refuses a limit that is none: %s', async (values) => {
+])('the table itself rejects an invalid limit: %s', async (values) => {
   await store.projects.create(values);
   await expect(query(database.url, `UPDATE projects SET ${values} WHERE name = '${values}'`)).rejects.toThrow(
     'projects_limit_check',

@@ -40,7 +40,7 @@ const readRows = async (projectId: number): Promise<Row[]> =>
     )
   ).rows;
 
-/** Asked among others, whose answers must not be taken for its own. */
+/** Asks between two other queries, to check that their results are not mixed up. */
 const existed = async (projectId: number, customerId: string, version: number) => {
   const stranger = { projectId: projectId + 1_000_000, customerId, version };
   const places = await store.customers.findExisting([stranger, { projectId, customerId, version }, stranger]);
@@ -48,7 +48,7 @@ const existed = async (projectId: number, customerId: string, version: number) =
   return places.has(1);
 };
 
-/** The rows that merging in memory calls for. */
+/** The rows that merging in memory results in. */
 const expectedRows = (entries: CustomerEntry[]): Row[] =>
   [...foldEntries(entries)]
     .sort(([a], [b]) => (a < b ? -1 : 1))
@@ -69,7 +69,7 @@ const expectedRows = (entries: CustomerEntry[]): Row[] =>
       last_version: String(lastVersion),
     }));
 
-test('the table is what merging calls for, whatever the order, the duplicates and the batches of the entries', async () => {
+test('in any order, batches and number of repeats, upserted entries give the rows of merging in memory', async () => {
   const text = fc.oneof(
     fc.string({ unit: 'grapheme', minLength: 1, maxLength: 20 }),
     fc.string({ unit: fc.constantFrom('"', '\\', '{', '}', ',', ' ', '\n', 'n', 'NULL'), minLength: 1 }),
@@ -125,7 +125,7 @@ const rowsOf = (...customerIds: string[]) =>
   );
 const readIds = async () => (await readRows(1)).map(({ customer_id }) => customer_id);
 
-test('of rows that are tried each by itself, those that are refused are told with the reason, and all others are there', async () => {
+test('upsertEach returns the rejected rows with the reason, and writes all others', async () => {
   const tooLong = Array.from({ length: 9_000 }, (_, i) => String.fromCodePoint(0x4e00 + ((i * 7919) % 20_000))).join(
     '',
   );
@@ -139,7 +139,7 @@ test('of rows that are tried each by itself, those that are refused are told wit
   expect(await readIds()).toEqual(['a', 'c', "d'); DROP TABLE customers; --", 'e']);
 });
 
-test('behind a row that another session holds no other is tried, so that nobody waits for those before it', async () => {
+test('upsertEach stops at a locked row, so that the rows before it are not locked for long', async () => {
   await store.customers.upsert(rowsOf('b'));
   await client.query("BEGIN; UPDATE customers SET ip = '::1'");
   const newer = rowsOf('a', 'b', 'c', 'd');
@@ -150,7 +150,7 @@ test('behind a row that another session holds no other is tried, so that nobody 
   expect(await readIds()).toEqual(['a', 'b']);
 });
 
-test('rows that are tried each by itself are given up after half a second, so that those before are not locked for long', async () => {
+test('upsertEach stops after half a second, so that the written rows are not locked for long', async () => {
   await client.query(`
     CREATE FUNCTION take_half() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.3); RETURN NEW; END';
     CREATE TRIGGER take_half BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION take_half()`);
@@ -199,14 +199,14 @@ test('an update of a stored customer is a HOT update', async () => {
   expect(pages).toEqual([{ page: 0 }]);
 });
 
-test('what PostgreSQL refuses is a StoreError with its SQLSTATE', async () => {
+test('an error of PostgreSQL is a StoreError with its SQLSTATE', async () => {
   const rows = toRows(1, [{ customerId: 'a', version: T0, fields: { email: 'a\0b' } }]);
   await expect(store.customers.upsert(rows)).rejects.toMatchObject({ name: 'StoreError', sqlState: '22021' });
   const tooLarge = toRows(2 ** 40, [{ customerId: 'a', version: T0, fields: { email: 'a' } }]);
   await expect(store.customers.upsert(tooLarge)).rejects.toMatchObject({ name: 'StoreError' });
 });
 
-test('a statement that takes too long is given up by PostgreSQL, and is no outage where its answer is waited for', async () => {
+test('a statement that PostgreSQL cancels after its timeout is of the kind blocked, not an outage', async () => {
   await client.query(`
     CREATE FUNCTION take_long() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); RETURN NEW; END';
     CREATE TRIGGER take_long BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION take_long()`);
@@ -236,12 +236,12 @@ test('a customer existed before a version only if an older entry made the row', 
   expect(await existedAt('new', 41)).toBe(true);
 });
 
-test('of a customer who was ever erased, a row that is newer than the question counts as one that existed', async () => {
+test('if a customer was ever erased, a row newer than the asked version counts as existing', async () => {
   const upsert = (version: number, fields?: CustomerEntry['fields']) =>
     store.customers.upsert(toRows(2, [{ customerId: 'back', version, ...(fields ? { fields } : { erase: true }) }]));
   await upsert(T0 + 10);
   await upsert(T0 + 20, { phone: '+1' });
-  await upsert(T0 + 40, { phone: '+2' }); // nothing tells any more that the life began with 20
+  await upsert(T0 + 40, { phone: '+2' }); // the row no longer shows that the customer was re-created at 20
   expect(await existed(2, 'back', T0 + 30)).toBe(true);
   await upsert(T0 + 60);
   expect([await existed(2, 'back', T0 + 50), await existed(2, 'back', T0 + 61)]).toEqual([true, false]);

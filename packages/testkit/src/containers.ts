@@ -1,12 +1,11 @@
+import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
-import { TEST_RUN_LABEL, testRunId } from './left-containers.js';
-import type { Server } from './provision-servers.js';
 
 const POSTGRES_IMAGE = 'postgres:17';
 const REDIS_IMAGE = 'redis:8';
-/** A registry out of reach may never answer; a local server is there in a second. */
+/** An unreachable registry may never answer; a local server starts in a second. */
 const START_TIMEOUT_MS = 60_000;
-/** Where there is no other server to take, a busy machine has its time. */
+/** Used if there is no fallback: a busy machine gets more time. */
 const PATIENT_TIMEOUT_MS = 300_000;
 const HOUR_MS = 3_600_000;
 
@@ -19,7 +18,8 @@ export function startPostgresContainer(postgresFlags: readonly string[]): Promis
     const settings = ['max_connections=200', ...postgresFlags].flatMap((flag) => ['-c', flag]);
     const container = await new PostgreSqlContainer(POSTGRES_IMAGE)
       .withCommand(['postgres', ...settings])
-      // Asked until it is up. The default goes on to ask four times a second, each time with a process in the container.
+      // Runs until the server is up. The default health check would start a process in the container four times a
+      // second, for ever.
       .withWaitStrategy(Wait.forSuccessfulCommand('pg_isready -h 127.0.0.1'))
       .withHealthCheck({ test: ['CMD', 'true'], interval: HOUR_MS })
       .withLabels({ [TEST_RUN_LABEL]: testRunId() })
@@ -40,9 +40,12 @@ export function startRedisContainer(): Promise<Server | undefined> {
   });
 }
 
-/** Undefined where there is no Docker engine, or where it cannot get or run the image; only the latter is worth a line. */
+/**
+ * Returns undefined if there is no Docker engine, or if it cannot pull or run the image; only the latter prints a line.
+ */
 async function tryContainer(image: string, start: () => Promise<Server>): Promise<Server | undefined> {
-  // What its reaper does is done by removeLeftContainers, without one more image to pull that gets Docker's socket.
+  // `removeLeftContainers` does the work of the reaper, which would be another image to pull, with access to Docker's
+  // socket.
   process.env.TESTCONTAINERS_RYUK_DISABLED ??= 'true';
   const starting = start();
   if (areContainersDemanded()) return starting;
@@ -50,11 +53,11 @@ async function tryContainer(image: string, start: () => Promise<Server>): Promis
   try {
     return await Promise.race([starting, rejectAfter(START_TIMEOUT_MS, timeout.signal)]);
   } catch (error) {
-    // One that comes up after all must not stay behind.
+    // Stops a container that starts after the timeout.
     starting.then((server) => server.stop()).catch(() => {});
     const reason = error instanceof Error ? error.message : String(error);
     if (!reason.includes('container runtime')) {
-      process.stderr.write(`Docker cannot run ${image}, taking a local server instead: ${reason.split('\n')[0]}\n`);
+      process.stderr.write(`Docker cannot run ${image}, using a local server instead: ${reason.split('\n')[0]}\n`);
     }
     return undefined;
   } finally {
@@ -62,10 +65,13 @@ async function tryContainer(image: string, start: () => Promise<Server>): Promis
   }
 }
 
-/** @throws Error where OPM_TEST_SERVERS says what nobody knows: the tests would run, and prove something else */
+/**
+ * Whether OPM_TEST_SERVERS demands containers.
+ * @throws Error if OPM_TEST_SERVERS has an unknown value, because the tests would run on other servers than intended
+ */
 export function areContainersDemanded({ OPM_TEST_SERVERS } = process.env): boolean {
   if (!OPM_TEST_SERVERS || OPM_TEST_SERVERS === 'containers') return OPM_TEST_SERVERS === 'containers';
-  throw new Error(`OPM_TEST_SERVERS is "${OPM_TEST_SERVERS}"; it can be "containers", or left out`);
+  throw new Error(`OPM_TEST_SERVERS is "${OPM_TEST_SERVERS}"; set it to "containers" or leave it unset`);
 }
 
 async function rejectAfter(timeoutMs: number, signal: AbortSignal): Promise<never> {
@@ -73,7 +79,10 @@ async function rejectAfter(timeoutMs: number, signal: AbortSignal): Promise<neve
   throw new Error(`not ready after ${timeoutMs} ms`);
 }
 
-/** By its address: over IPv6 `localhost` may have another container at the same port, for Docker chooses it for each alone. */
+/**
+ * Replaces `localhost` by 127.0.0.1: Docker chooses ports for IPv4 and IPv6 separately, so over IPv6 the port may
+ * belong to another container.
+ */
 function toServer(uri: string, container: { stop(): Promise<unknown> }): Server {
   const url = new URL(uri);
   if (url.hostname === 'localhost') url.hostname = '127.0.0.1';
@@ -83,4 +92,41 @@ function toServer(uri: string, container: { stop(): Promise<unknown> }): Server 
       await container.stop();
     },
   };
+}
+
+/** Label of the containers of a test run; its value is the id of the run. */
+const TEST_RUN_LABEL = 'opm.test-run';
+
+const RUN_ID_VARIABLE = 'OPM_TEST_RUN';
+
+/**
+ * The id of this test run. Processes inherit it if the first process has called this function before it starts them.
+ */
+export function testRunId(): string {
+  process.env[RUN_ID_VARIABLE] ||= randomUUID();
+  return process.env[RUN_ID_VARIABLE];
+}
+
+/**
+ * Removes the containers that this run started and did not stop, and returns their images. Does nothing without Docker.
+ */
+export async function removeLeftContainers(): Promise<string[]> {
+  const docker = await findDocker();
+  const filters = { label: [`${TEST_RUN_LABEL}=${testRunId()}`] };
+  const left = (await docker?.listContainers({ all: true, filters })) ?? [];
+  await Promise.all(left.map(({ Id }) => docker?.getContainer(Id).remove({ force: true, v: true })));
+  return left.map(({ Image }) => Image);
+}
+
+/** The Docker engine that testcontainers uses; undefined if there is none. */
+async function findDocker() {
+  const { getContainerRuntimeClient } = await import('testcontainers');
+  const client = await getContainerRuntimeClient().catch(() => undefined);
+  return client?.container.dockerode;
+}
+
+/** A server that exists during a test run. */
+export interface Server {
+  url: string;
+  stop(): Promise<void>;
 }

@@ -39,28 +39,28 @@ const good: Exchange = {
 };
 const withHeader = (name: string, value: string) => ({ headers: new Map([...good.headers, [name, value]]) });
 
-describe('an answer that is documented passes:', () => {
+describe('a documented answer passes:', () => {
   test.each<[string, Partial<Exchange>]>([
-    ['as it is', {}],
-    ['with a header that may be there', withHeader('wait', '5')],
-    ['of a response that is defined elsewhere', { status: 404, body: '{"n":404}' }],
+    ['unchanged', {}],
+    ['with an optional header', withHeader('wait', '5')],
+    ['with a response that is a reference', { status: 404, body: '{"n":404}' }],
     ['to HEAD, without a body', { request: { ...GET, method: 'HEAD' }, body: '' }],
     ['to the path in capitals', { request: { ...GET, path: '/THING/7/' } }],
     ['to another method', { request: { ...GET, method: 'PUT' }, status: 405, body: '{"n":405}' }],
     ['to another path', { request: { ...GET, path: '/thing/7/8' }, status: 405, body: '{"n":405}' }],
-    ['to nobody knows what', { request: undefined, status: 405, body: '{"n":405}' }],
+    ['to an unknown request', { request: undefined, status: 405, body: '{"n":405}' }],
   ])('%s', (_, change) => {
     check({ ...good, ...change } as Exchange);
   });
 });
 
-describe('an answer that is not documented is named:', () => {
+describe('an undocumented answer throws and names the difference:', () => {
   test.each<[string, Partial<Exchange>, RegExp]>([
     ['its status', { status: 500 }, /GET \/thing\/7 is not in the OpenAPI document: 500 .*\nno such status/],
     ['a status of other requests', { status: 405, body: '{"n":405}' }, /no such status/],
     ['a property that is not listed', { body: '{"n":1,"m":1}' }, /body: data must NOT have additional properties/],
     ['a value', { body: '{"n":0}' }, /body: data\/n must be >= 1/],
-    ['no JSON', { body: 'n' }, /body: data must be object/],
+    ['a body that is not JSON', { body: 'n' }, /body: data must be object/],
     ['an empty body', { body: '' }, /body: data must be object/],
     ['a type', withHeader('content-type', 'text/html'), /content-type text\/html/],
     ['a header that is not listed', withHeader('server', 'x'), /header server is not listed/],
@@ -68,7 +68,7 @@ describe('an answer that is not documented is named:', () => {
     ['a header’s text', withHeader('x-id', 'b'), /header x-id: data must match pattern/],
     ['a header’s number', withHeader('wait', '5s'), /header wait: data must be integer/],
     [
-      'whatever was asked',
+      'an answer to an unknown request',
       { request: undefined, status: 404 },
       /any request is not in .*\nbody: data\/n must be equal/s,
     ],

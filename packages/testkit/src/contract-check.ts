@@ -1,16 +1,20 @@
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
 import formats from 'ajv-formats';
+import { ingressOrigins } from './start-app.js';
 
-/** An answer as its client sees it, with header names in lower case. */
+/** An answer as the client gets it; header names are in lower case. */
 export interface Exchange {
   status: number;
   headers: ReadonlyMap<string, string>;
   body: string;
-  /** What was asked; where that is not known, the answer may be that of any operation. */
+  /** The request; if missing, the answer may be that of any operation. */
   request?: { method: string; path: string };
 }
 
-/** @throws Error that says in which way the answer is not one of the OpenAPI document's */
+/**
+ * Compares an answer with the OpenAPI document.
+ * @throws Error that names the differences if the document does not have the answer
+ */
 export type ContractCheck = (exchange: Exchange) => void;
 
 type Ref = { $ref: string };
@@ -25,10 +29,10 @@ type Document = {
 };
 type Operation = { method: string; path: RegExp; responses: Responses };
 
-/** HTTP's own, which no contract lists. */
+/** Headers of HTTP itself, which no contract lists. */
 const TRANSPORT = ['connection', 'content-length', 'content-type', 'date', 'keep-alive', 'transfer-encoding'];
 
-/** @param openApi the OpenAPI 3.1 document; its `x-other-requests` has the answers to what is none of its operations */
+/** @param openApi the OpenAPI 3.1 document; `x-other-requests` holds the answers to requests outside its operations */
 export function createContractCheck(openApi: object): ContractCheck {
   const document = openApi as Document;
   const ajv = new Ajv2020({ strict: false, coerceTypes: false });
@@ -90,7 +94,7 @@ export function createContractCheck(openApi: object): ContractCheck {
   };
 }
 
-/** Paths match as Express has them: whatever their case, and with a slash behind. */
+/** Matches paths as Express does: in any case, and with a trailing slash. */
 function toOperations({ paths }: Document): Operation[] {
   return Object.entries(paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, { responses }]) => ({
@@ -101,11 +105,32 @@ function toOperations({ paths }: Document): Operation[] {
   );
 }
 
-/** What is no JSON is a text that no schema allows. */
+/** Returns a body that is not JSON as text, which no schema allows. */
 function parse(body: string): unknown {
   try {
     return JSON.parse(body);
   } catch {
     return body;
   }
+}
+
+/** The description of the API does not describe its own routes. */
+const DESCRIPTION = /^\/(openapi\.json|docs)\b/;
+
+/** Makes `fetch` reject if an ingress of `startApp` gives an answer that fails the check. */
+export function checkFetch(check: ContractCheck): void {
+  const { fetch } = globalThis;
+  globalThis.fetch = async (input, init) => {
+    const response = await fetch(input, init);
+    const { origin, pathname } = new URL(input instanceof Request ? input.url : input);
+    const isGiven = response.ok || response.status === 304;
+    if (!ingressOrigins.has(origin) || (isGiven && DESCRIPTION.test(pathname))) return response;
+    check({
+      request: { method: init?.method ?? 'GET', path: pathname },
+      status: response.status,
+      headers: new Map(response.headers),
+      body: await response.clone().text(),
+    });
+    return response;
+  };
 }

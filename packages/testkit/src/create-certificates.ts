@@ -6,16 +6,16 @@ import { findProgram } from './find-program.js';
 
 /** Paths of PEM files. */
 export interface Certificates {
-  /** Nobody trusts it unless told to. */
+  /** Certificate of a private authority, which clients must be told to trust. */
   ca: string;
-  /** Issued by it for 127.0.0.1, and for no other name. */
+  /** Certificate for 127.0.0.1 and no other name, issued by `ca`. */
   cert: string;
   key: string;
 }
 
 const KEY = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'];
 
-/** A certificate authority of one's own and a server's certificate, in that directory, good for a day. */
+/** Creates a certificate authority and a server certificate in that directory, valid for one day. */
 export async function createCertificates(directory: string): Promise<Certificates> {
   const openssl = await findProgram({
     title: 'OpenSSL',

@@ -3,23 +3,26 @@ import { access, constants, rm, writeFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
 
-export interface Program {
-  /** For people, such as Redis. */
+interface Program {
+  /** Name for messages, such as Redis. */
   title: string;
-  /** What it may be called on the PATH, the best first. */
+  /** Names of the program on the PATH, the best one first. */
   names: readonly string[];
-  /** What Debian calls the packages. */
+  /** Debian packages that contain the program. */
   aptPackages: readonly string[];
-  /** How to do without apt-get. */
+  /** Command to run on a system without apt-get. */
   otherwise: string;
-  /** What else can be done, completing "…, or". */
+  /** An alternative, which completes "…, or". */
   alternative?: string | undefined;
 }
 
-/** Consulted by Debian's packages before they start the service they install; 101 means "do not". */
+/** Debian packages run this script before they start a service; exit code 101 forbids the start. */
 const SERVICE_POLICY = '/usr/sbin/policy-rc.d';
 
-/** The path of a local program; root on Debian or Ubuntu gets it installed. Else throws the line to run. */
+/**
+ * Returns the path of a local program. As root on Debian or Ubuntu, installs it if it is missing.
+ * @throws Error with the command to run if it is missing and cannot be installed
+ */
 export async function findProgram(program: Program): Promise<string> {
   const { title, names } = program;
   const packages = program.aptPackages.join(' ');
@@ -58,7 +61,7 @@ async function install(program: Program, aptGet: string): Promise<void> {
   }
 }
 
-/** False when the machine, such as a container image, has a policy of its own. */
+/** Returns false if the machine, such as a container image, has its own policy. */
 async function denyServiceStart(): Promise<boolean> {
   try {
     await writeFile(SERVICE_POLICY, '#!/bin/sh\nexit 101\n', { mode: 0o755, flag: 'wx' });
@@ -69,7 +72,7 @@ async function denyServiceStart(): Promise<boolean> {
 }
 
 async function findOnPath(programs: readonly string[]): Promise<string | undefined> {
-  // Debian has some servers where the PATH of an ordinary user does not look.
+  // Debian installs some servers in a directory that is not on the PATH of ordinary users.
   const directories = [...(process.env.PATH ?? '').split(delimiter).filter(Boolean), '/usr/sbin'];
   for (const path of programs.flatMap((program) => directories.map((directory) => join(directory, program)))) {
     try {
@@ -80,4 +83,42 @@ async function findOnPath(programs: readonly string[]): Promise<string | undefin
     }
   }
   return undefined;
+}
+
+/**
+ * Returns the path of a local Redis. See `findProgram`.
+ * @param alternative an alternative, which completes "…, or"
+ */
+export function findRedisProgram(alternative?: string): Promise<string> {
+  return findProgram({
+    title: 'Redis',
+    names: ['redis-server', 'valkey-server'],
+    aptPackages: ['redis-server'],
+    otherwise: 'brew install redis (or your package manager)',
+    alternative,
+  });
+}
+
+/** Returns the path of a C compiler. See `findProgram`. */
+export function findCompiler(): Promise<string> {
+  return findProgram({
+    title: 'C compiler',
+    names: ['cc', 'gcc', 'clang'],
+    aptPackages: ['gcc', 'libc6-dev'],
+    otherwise: 'apk add build-base (or your package manager)',
+  });
+}
+
+/** Returns the path of a Chromium or Chrome. See `findProgram`. */
+export async function findChromium(): Promise<string> {
+  return (
+    process.env.CHROMIUM_PATH ||
+    findProgram({
+      title: 'Chromium',
+      names: ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'],
+      aptPackages: ['chromium'],
+      otherwise: 'brew install --cask chromium (or your package manager)',
+      alternative: 'set CHROMIUM_PATH to a Chromium or Chrome',
+    })
+  );
 }

@@ -1,27 +1,37 @@
-export { BACKENDS, type Backend, type BackendName, createBackend } from './backends.js';
-export { checkFetch } from './check-fetch.js';
-export { type ContractCheck, createContractCheck, type Exchange } from './contract-check.js';
+export { removeLeftContainers, type Server, testRunId } from './containers.js';
+export { type ContractCheck, checkFetch, createContractCheck, type Exchange } from './contract-check.js';
 export { type Certificates, createCertificates } from './create-certificates.js';
-export { describeMachine } from './describe-machine.js';
-export { findChromium } from './find-chromium.js';
-export { findCompiler } from './find-compiler.js';
-export { findRedisProgram } from './find-redis-program.js';
-export { findChildren, isRunning } from './is-running.js';
-export { removeLeftContainers, testRunId } from './left-containers.js';
-export { type LocalRedis, startLocalRedis } from './local-servers.js';
-export { toTable, toWhole } from './markdown-table.js';
-export { median } from './median.js';
-export { provisionServers, type Server, startRedis, type TestServers } from './provision-servers.js';
-export { query } from './query.js';
+export { findChromium, findCompiler, findRedisProgram } from './find-program.js';
+export {
+  BACKENDS,
+  type Backend,
+  type BackendName,
+  createBackend,
+  type LocalRedis,
+  provisionServers,
+  startLocalRedis,
+  startRedis,
+  type TestServers,
+} from './provision-servers.js';
 export { type ClusterNode, type RedisCluster, startRedisCluster } from './redis-cluster.js';
-export { runOpm } from './run-opm.js';
-export { type AppName, startApp, type TestApp } from './start-app.js';
-export { startNginx } from './start-nginx.js';
-export { type PgBouncer, startPgBouncer } from './start-pgbouncer.js';
-export { type ProcessExit, type ProcessOptions, startProcess, type TestProcess } from './start-process.js';
+export { describeMachine, median, toTable, toWhole } from './report.js';
+export { ANSWER_TIMEOUT_MS, type AppName, runOpm, startApp, type TestApp, WIDE_LIMITS } from './start-app.js';
+export { type PgBouncer, startNginx, startPgBouncer } from './start-pgbouncer.js';
+export {
+  findChildren,
+  isRunning,
+  type ProcessExit,
+  type ProcessOptions,
+  startProcess,
+  type TestProcess,
+} from './start-process.js';
 export { startProxy, type TcpProxy } from './start-proxy.js';
-export { createDatabase, createTestDatabase, type TestDatabase } from './test-database.js';
-export { testPrefix } from './test-prefix.js';
+export {
+  createDatabase,
+  createTestDatabase,
+  query,
+  type TestDatabase,
+  testPrefix,
+  withRedis,
+} from './test-database.js';
 export { type WaitOptions, waitFor } from './wait-for.js';
-export { ANSWER_TIMEOUT_MS, WIDE_LIMITS } from './wide-limits.js';
-export { withRedis } from './with-redis.js';

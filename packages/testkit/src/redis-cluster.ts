@@ -2,35 +2,38 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { findFreePort } from '@opm/embedded';
 import type { Redis } from 'ioredis';
-import { type LocalRedis, startLocalRedis } from './local-servers.js';
+import { type LocalRedis, startLocalRedis } from './provision-servers.js';
+import { withRedis } from './test-database.js';
 import { waitFor } from './wait-for.js';
-import { withRedis } from './with-redis.js';
 
 export interface RedisClusterOptions {
-  /** Where its nodes keep their files, each in a directory of its own. */
+  /** Directory of the nodes' files; each node has a subdirectory. */
   directory: string;
   masters: number;
   replicasPerMaster: number;
-  /** For each node, on top of what makes it one of a cluster. */
+  /** Options of each node, in addition to those of a cluster. */
   flags?: readonly string[];
-  /** For each node, on top of the environment of this process. @param n from 0, in the order of `nodes` */
+  /**
+   * Variables of each node, in addition to those of this process.
+   * @param n index in `nodes`
+   */
   envOf?: (n: number) => NodeJS.ProcessEnv | undefined;
-  /** How long a node may be silent before the others hold it for dead, and promote a replica. */
+  /** How long a node may be silent before the others declare it dead and promote a replica, in ms; 2,000 by default. */
   nodeTimeoutMs?: number;
-  /** Ctrl-C in the terminal does not reach it. */
+  /** Whether the nodes run in their own process groups, so that Ctrl-C in the terminal does not reach them. */
   detached?: boolean;
 }
 
 export interface RedisCluster {
-  /** All that were masters at first, as REDIS_URL takes them. */
+  /** The initial masters, in the form of REDIS_URL. */
   url: string;
-  /** First the masters, in the order of their slots, then their replicas. */
+  /** The initial masters in the order of their slots, then their replicas. */
   nodes: ClusterNode[];
-  /** The one that has this key's slot at present; undefined while there is none. */
+  /** Returns the current master of the key's slot; undefined if there is none. */
   findMaster(key: string): Promise<ClusterNode | undefined>;
-  /** Those of this master that run. */
+  /** Returns the running replicas of this master. */
   findReplicas(master: ClusterNode): Promise<ClusterNode[]>;
-  /** Resolves when each master has all its replicas, all slots are served, and no node holds another for failed. */
+  /** Resolves when each master has all its replicas, all slots are served, and no node considers another one failed. */
   waitUntilWhole(): Promise<void>;
   stop(): Promise<void>;
 }
@@ -39,16 +42,16 @@ export interface ClusterNode {
   port: number;
   url: string;
   isRunning(): boolean;
-  /** Stops or continues it. */
+  /** Suspends or resumes the process. */
   signal(signal: 'SIGSTOP' | 'SIGCONT'): void;
   kill(signal?: NodeJS.Signals): Promise<void>;
-  /** Again after it was killed, with its files. */
+  /** Starts a killed node again with its files. */
   start(): Promise<void>;
 }
 
 const SLOTS = 16_384;
 
-/** A Redis Cluster of processes on loopback ports that stay the same. */
+/** Starts a Redis Cluster of local processes. Their loopback ports stay the same. */
 export async function startRedisCluster(options: RedisClusterOptions): Promise<RedisCluster> {
   const { masters, replicasPerMaster } = options;
   const nodes: ClusterNode[] = [];
@@ -74,7 +77,7 @@ export async function startRedisCluster(options: RedisClusterOptions): Promise<R
         ? /master_link_status:up/.test(replication)
         : replication.includes(`connected_slaves:${replicasPerMaster}`);
       if (isInSync && /cluster_state:ok/.test(String(cluster)) && !/fail|disconnected/.test(String(known))) return;
-      throw new Error(`of node ${node.port}: ${[cluster, replication, known].join('\n')}`);
+      throw new Error(`node ${node.port} does not see a whole cluster: ${[cluster, replication, known].join('\n')}`);
     };
     const areWhole = async () => {
       await Promise.all(nodes.map(assertWhole));
@@ -119,9 +122,9 @@ async function startNode(n: number, options: RedisClusterOptions): Promise<Clust
     'cluster-enabled': 'yes',
     'cluster-port': busPort,
     'cluster-node-timeout': nodeTimeoutMs,
-    // The slots of the others are served also while those of a master without a replica are not.
+    // The other slots are served even if a master without a replica is down.
     'cluster-require-full-coverage': 'no',
-    // A replica stands for election however long it has been without its master.
+    // A replica can be elected however long it has been without its master.
     'cluster-replica-validity-factor': 0,
     'repl-diskless-sync-delay': 0,
   }).flatMap(([name, value]) => [`--${name}`, String(value)]);
@@ -146,7 +149,10 @@ async function startNode(n: number, options: RedisClusterOptions): Promise<Clust
   };
 }
 
-/** Each learns of all others through the first. Epochs of their own spare them to settle which of two equal ones counts. */
+/**
+ * Each node learns of all others through the first one. Distinct config epochs avoid the resolution of epoch
+ * collisions.
+ */
 async function introduce(nodes: ClusterNode[]): Promise<void> {
   for (const [n, node] of nodes.entries()) {
     await withRedis(node.url, (redis) => redis.cluster('SET-CONFIG-EPOCH', n + 1));
@@ -162,7 +168,7 @@ async function introduce(nodes: ClusterNode[]): Promise<void> {
 }
 
 async function waitUntilKnown(nodes: ClusterNode[]): Promise<void> {
-  // Until two have shaken hands, one knows the other by a name that is not its own.
+  // Before the handshake ends, a node knows the other one by a temporary id.
   const isDone = async ({ url }: ClusterNode) => {
     const known = String(await withRedis(url, (redis) => redis.cluster('NODES'))).trim();
     return known.split('\n').length === nodes.length && !known.includes('handshake');

@@ -1,16 +1,18 @@
+import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { findFreePort } from '@opm/embedded';
 import { type ProcessOptions, startProcess, type TestProcess } from './start-process.js';
 import { PATIENCE_MS } from './wait-for.js';
 
 export interface TestApp extends TestProcess {
-  /** Where it listens, such as http://127.0.0.1:12345; empty for the worker, which does not. */
+  /** The app's URL, such as http://127.0.0.1:12345; empty for the worker, which has none. */
   url: string;
-  /** Reads one of its metrics, by name and labels as they are rendered, without the label `process`; 0 where it is not there. */
+  /** Reads a metric by its name and labels as rendered, without the label `process`; 0 if it does not exist. */
   readMetric(name: string): Promise<number>;
 }
 
-export type StartOptions = Pick<ProcessOptions, 'timeoutMs' | 'detached'>;
+type StartOptions = Pick<ProcessOptions, 'timeoutMs' | 'detached'>;
 
 const READY = {
   ingress: /"msg":"accepting entries"/,
@@ -20,10 +22,10 @@ const READY = {
 
 export type AppName = keyof typeof READY;
 
-/** Where the ingresses listen that were started here. */
+/** Origins of the ingresses that were started here. */
 export const ingressOrigins = new Set<string>();
 
-/** Runs one of the apps as its own process, as built, on loopback ports that are free unless they are given. */
+/** Runs a built app as a process, on free loopback ports by default. */
 export async function startApp(name: AppName, env: NodeJS.ProcessEnv, options?: StartOptions): Promise<TestApp> {
   const internalPort = env.INTERNAL_PORT ?? (await findFreePort());
   const app = await startProcess({
@@ -58,3 +60,29 @@ export async function startApp(name: AppName, env: NodeJS.ProcessEnv, options?: 
     },
   };
 }
+
+type CommandResult = { code: number; stdout: string; stderr: string };
+
+const OPM = fileURLToPath(new URL('../../../apps/cli/bin/opm.js', import.meta.url));
+
+/** Runs the built command line until it exits. */
+export function runOpm(args: string[], env: NodeJS.ProcessEnv, { cwd = '.' } = {}): Promise<CommandResult> {
+  const options = { cwd, env: { ...process.env, ...env }, maxBuffer: 256 * 1024 * 1024 };
+  return promisify(execFile)(process.execPath, [OPM, ...args], options).then(
+    ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
+    ({ code, stdout, stderr }: CommandResult) => ({ code, stdout, stderr }),
+  );
+}
+
+/** Limit of a producer's call and of a partner's request in tests that are not about this limit, in ms. */
+export const ANSWER_TIMEOUT_MS = 30_000;
+
+/**
+ * Environment of all tests: limits that a slow machine does not reach. A test of a limit sets it for its own processes.
+ */
+export const WIDE_LIMITS = {
+  ANSWER_TIMEOUT_MS: String(ANSWER_TIMEOUT_MS),
+  EVENT_LOOP_MAX_DELAY_MS: '600000',
+  PENDING_MAX_ENTRIES: '1000000',
+  SHUTDOWN_TIMEOUT_MS: '120000',
+};

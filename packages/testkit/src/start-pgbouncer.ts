@@ -1,33 +1,39 @@
 import { execFile } from 'node:child_process';
-import { writeFile } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { findFreePort } from '@opm/embedded';
 import { findProgram } from './find-program.js';
-import { type RunningProgram, startProgram } from './start-program.js';
+import { type RunningProgram, startProgram } from './start-process.js';
 
-export interface PgBouncerOptions {
-  /** Where it keeps its files, which an account other than ours must reach when we are root; stays when it stops. */
+interface PgBouncerOptions {
+  /**
+   * Directory of its files; it is kept when PgBouncer stops. If we run as root, another account must be able to reach
+   * it.
+   */
   directory: string;
-  /** The database that it stands in front of. */
+  /** URL of the database behind PgBouncer. */
   databaseUrl: string;
-  /** Its pgbouncer.ini; where to listen, to log and to find PostgreSQL and its passwords is put in here. */
+  /** The pgbouncer.ini; the addresses, the log and the password file are filled in here. */
   ini: string;
-  /** Settings in place of those of the file, or on top of it. */
+  /** Settings that replace those of the file or add to them. */
   settings?: Record<string, string | number>;
-  /** A free one where it is not given. */
+  /** By default a free port. */
   port?: number;
 }
 
 export interface PgBouncer extends RunningProgram {
-  /** That of the database, with PgBouncer's address. */
+  /** The database's URL with PgBouncer's address. */
   url: string;
 }
 
-/** The first 1.x that keeps prepared statements apart. */
+/** The first 1.x version that supports prepared statements in transaction pooling. */
 const LEAST_MINOR = 21;
 
-/** Runs the PgBouncer of this machine; root on Debian gets it installed. Throws with its log where it does not come up. */
+/**
+ * Runs the PgBouncer of this machine; as root on Debian, installs it if it is missing.
+ * @throws Error with the log if it does not start
+ */
 export async function startPgBouncer(options: PgBouncerOptions): Promise<PgBouncer> {
   const { directory, databaseUrl, ini, settings = {} } = options;
   const program = await findPgBouncer();
@@ -45,7 +51,7 @@ export async function startPgBouncer(options: PgBouncerOptions): Promise<PgBounc
   await writeFile(userFile, `${toQuoted(url.username)} ${toQuoted(url.password)}\n`, { mode: 0o644 });
   await writeFile(configFile, toConfig(ini, { server, settings: { ...place, ...settings } }), { mode: 0o644 });
 
-  // It refuses to run as root.
+  // PgBouncer refuses to run as root.
   const account = process.geteuid?.() === 0 ? ['-u', 'nobody'] : [];
   const running = await startProgram({
     program,
@@ -69,13 +75,13 @@ async function findPgBouncer(): Promise<string> {
   const [, minor] = /PgBouncer 1\.(\d+)/.exec(stdout) ?? [];
   if (Number(minor) >= LEAST_MINOR) return program;
   throw new Error(
-    `PgBouncer 1.${LEAST_MINOR} or newer is needed, as Debian 13 has it; ${program} is ${stdout.trim()}.`,
+    `PgBouncer 1.${LEAST_MINOR} or newer is needed, such as the one of Debian 13; ${program} is ${stdout.trim()}.`,
   );
 }
 
 type Config = { server: Record<string, string>; settings: Record<string, string | number> };
 
-/** The file with other values; what it does not have is put at the end of it. */
+/** Sets values in the file; appends settings that the file does not have. */
 function toConfig(ini: string, { server, settings }: Config): string {
   const withServer = Object.entries(server).reduce(
     (text, [name, value]) => text.replace(new RegExp(`\\b${name}=\\S+`), `${name}=${value}`),
@@ -89,3 +95,33 @@ function toConfig(ini: string, { server, settings }: Config): string {
 }
 
 const toQuoted = (encoded: string) => `"${decodeURIComponent(encoded).replaceAll('"', '""')}"`;
+
+interface NginxOptions {
+  /** Directory of its files; it is kept when nginx stops. */
+  directory: string;
+  /** The content of the `http` block. */
+  config: string;
+  /** The port that the configuration listens on. */
+  port: number;
+}
+
+/**
+ * Runs the nginx of this machine; as root on Debian, installs it if it is missing.
+ * @throws Error with the log if it does not start
+ */
+export async function startNginx({ directory, config, port }: NginxOptions): Promise<RunningProgram> {
+  const program = await findProgram({
+    title: 'nginx',
+    names: ['nginx'],
+    aptPackages: ['nginx'],
+    otherwise: 'brew install nginx (or your package manager)',
+  });
+  const prefix = join(directory, 'nginx');
+  await mkdir(prefix);
+  const paths = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path ${name};`);
+  const configFile = join(prefix, 'nginx.conf');
+  const account = process.geteuid?.() === 0 ? 'user root;' : '';
+  const main = `${account} daemon off; master_process on; worker_processes 2; pid nginx.pid; error_log error.log;`;
+  await writeFile(configFile, `${main}\nevents {}\nhttp {\n${paths.join('\n')}\n${config}\n}\n`);
+  return startProgram({ program, args: ['-p', prefix, '-c', configFile], port, logFile: join(prefix, 'output.log') });
+}

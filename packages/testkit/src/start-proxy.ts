@@ -2,32 +2,32 @@ import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { Transform } from 'node:stream';
 
-/** A way to a server that can be cut, so that an outage needs no server of its own. */
+/** A TCP proxy in front of a server. Tests cut it to simulate an outage. */
 export interface TcpProxy {
   /** The server's URL with the proxy's address. */
   url: string;
   /** Ends all connections and refuses new ones. */
   cut(): Promise<void>;
-  /** Lets connections in again; changes nothing where they are let in. */
+  /** Accepts connections again; does nothing if it already does. */
   restore(): Promise<void>;
-  /** Swallows what comes over the present connections, which stay open; new ones work. */
+  /** Discards all data on the current connections, which stay open. New connections work. */
   swallow(): void;
-  /** Holds what the server answers until the next `release`. */
+  /** Holds the server's data until the next `release`. */
   hold(): void;
   release(): void;
-  /** From now on everything that comes, either way, is held for so long; what follows it waits behind it. */
+  /** Delays all data in both directions by `ms`; later data waits behind it. */
   delay(ms: number): void;
-  /** What the server has sent so far. */
+  /** Number of bytes that the server has sent so far. */
   bytesReceived(): number;
   close(): Promise<void>;
 }
 
 export interface ProxyOptions {
-  /** Changes what the server sends over its n-th connection, from 0. */
+  /** Transforms the server's data on its n-th connection, counted from 0. */
   toClient?: (connection: number) => Transform;
 }
 
-/** Passes connections on to the server of the URL, from a free port on loopback that stays the same. */
+/** Starts a proxy to the server of the URL, on a free loopback port that stays the same. */
 export async function startProxy(serverUrl: string, { toClient }: ProxyOptions = {}): Promise<TcpProxy> {
   const target = new URL(serverUrl);
   const sockets = new Set<Socket>();

@@ -1,20 +1,24 @@
-import { Client } from 'pg';
-import { testPrefix } from './test-prefix.js';
+import { randomBytes } from 'node:crypto';
+import { Redis } from 'ioredis';
+import pg, { Client } from 'pg';
 
 export interface TestDatabase {
   name: string;
   url: string;
-  /** Ends the sessions that are still connected. */
+  /** Drops the database and ends the sessions that are still connected. */
   drop(): Promise<void>;
 }
 
 interface DatabaseOptions {
-  /** A role that may create databases. */
+  /** URL of a role that may create databases. */
   adminUrl: string;
   template?: string;
 }
 
-/** A migrated database of its own for a test file. Throws outside the integration run, whose setup makes the template. */
+/**
+ * Creates a migrated database for a test file.
+ * @throws Error outside the integration run, whose setup creates the template
+ */
 export function createTestDatabase(): Promise<TestDatabase> {
   return createDatabase({ adminUrl: readEnv('OPM_TEST_ADMIN_URL'), template: readEnv('OPM_TEST_TEMPLATE') });
 }
@@ -39,6 +43,36 @@ async function execute(connectionString: string, statement: string): Promise<voi
 
 function readEnv(name: string): string {
   const value = process.env[name];
-  if (!value) throw new Error(`${name} is not set: run the test through jest.integration.config.mjs.`);
+  if (!value) throw new Error(`${name} is not set: run the test with npm run test:integration.`);
   return value;
+}
+
+/** Returns a unique Redis prefix, which is also a valid database name. */
+export function testPrefix(): string {
+  return `opm_test_${randomBytes(6).toString('hex')}`;
+}
+
+/** Runs one statement on a new connection. */
+export async function query<Row extends pg.QueryResultRow>(
+  databaseUrl: string,
+  statement: string,
+  values: unknown[] = [],
+): Promise<Row[]> {
+  const client = new pg.Client({ connectionString: databaseUrl }).on('error', () => {}); // The query rejects as well.
+  await client.connect();
+  try {
+    return (await client.query<Row>(statement, values)).rows;
+  } finally {
+    await client.end();
+  }
+}
+
+/** Calls `use` with a new connection. */
+export async function withRedis<T>(redisUrl: string, use: (redis: Redis) => Promise<T>): Promise<T> {
+  const redis = new Redis(redisUrl).on('error', () => {});
+  try {
+    return await use(redis);
+  } finally {
+    redis.disconnect();
+  }
 }

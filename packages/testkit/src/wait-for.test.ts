@@ -18,9 +18,9 @@ describe('waitFor', () => {
     await expect(waitFor(condition, { description: 'the third call' })).resolves.toBe(3);
   });
 
-  test('names what it waited for, and why it did not come', async () => {
+  test('rejects with what it waited for, and the last error as the cause', async () => {
     const cause = new Error('connection refused');
     const waiting = waitFor(() => Promise.reject(cause), { description: 'the row', timeoutMs: 30 });
-    await expect(waiting).rejects.toMatchObject({ message: 'Waited 30 ms in vain for the row', cause });
+    await expect(waiting).rejects.toMatchObject({ message: 'Timed out after 30 ms waiting for the row', cause });
   });
 });

@@ -1,17 +1,19 @@
 import { setTimeout as delay } from 'node:timers/promises';
 
 export interface WaitOptions {
-  /** Completes the sentence "Waited … for". */
+  /** Completes the sentence "Timed out after … ms waiting for". */
   description: string;
   timeoutMs?: number;
 }
 
 type Truthy<T> = Exclude<T, undefined | null | false | 0 | ''>;
 
-/** So long that only what never happens takes longer, on a machine however slow. */
+/** Default timeout, in ms: longer than any step takes on a slow machine. */
 export const PATIENCE_MS = 300_000;
 
-/** It is looked again after a tenth of what has been waited: what takes long is not hurried by many looks, which cost others. */
+/**
+ * The pause between two polls is a tenth of the time waited so far, because frequent polls slow other processes down.
+ */
 const MIN_POLL_MS = 15;
 const MAX_POLL_MS = 250;
 
@@ -33,7 +35,7 @@ export async function waitFor<T>(
       cause = error;
     }
     const waitedMs = performance.now() - since;
-    if (waitedMs >= timeoutMs) throw new Error(`Waited ${timeoutMs} ms in vain for ${description}`, { cause });
+    if (waitedMs >= timeoutMs) throw new Error(`Timed out after ${timeoutMs} ms waiting for ${description}`, { cause });
     await delay(Math.min(Math.max(MIN_POLL_MS, waitedMs / 10), MAX_POLL_MS));
   }
 }

@@ -14,7 +14,7 @@ beforeAll(async () => {
 afterAll(() => rm(directory, { recursive: true }));
 
 describe('startProcess', () => {
-  test('is ready once the output matches, and stops by the signal', async () => {
+  test('is ready once the output matches, and stops on the signal', async () => {
     const file = await script(`
       process.on('SIGTERM', () => { console.log('bye ' + process.env.NAME); process.exit(3); });
       setInterval(() => {}, 1000);
@@ -36,14 +36,14 @@ describe('startProcess', () => {
     expect(await child.stop('SIGKILL')).toEqual({ code: null, signal: 'SIGKILL' });
   });
 
-  test('a process that exits instead fails at once, with what it wrote', async () => {
+  test('rejects at once if the process exits first, with its output', async () => {
     const file = await script(`console.error('DATABASE_URL is not set'); process.exitCode = 1;`);
     await expect(startProcess({ file, readyOutput: /never/ })).rejects.toThrow(
       /did not become ready.*DATABASE_URL is/s,
     );
   });
 
-  test('a process ends with the one that started it, even one killed with -9', async () => {
+  test('a process ends with its parent, even if SIGKILL ends that', async () => {
     const grandchild = await script(`setInterval(() => {}, 1000); console.log('up');`);
     const parent = await script(`
       import { startProcess } from ${JSON.stringify(import.meta.resolve('@opm/testkit'))};
@@ -53,7 +53,7 @@ describe('startProcess', () => {
     const pid = Number(/pid=(\d+)/.exec(child.output())?.[1]);
     expect(await isRunning(pid)).toBe(true);
     await child.stop('SIGKILL');
-    await waitFor(async () => !(await isRunning(pid)), { description: 'the grandchild to be gone' });
+    await waitFor(async () => !(await isRunning(pid)), { description: 'the grandchild to exit' });
   });
 });
 

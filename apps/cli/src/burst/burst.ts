@@ -1,18 +1,15 @@
 import { randomBytes } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
 import { UserError } from '../user-error.js';
-import { createEntries, type Entries } from './entries.js';
-import { Sample } from './sample.js';
-import { type Load, sendLoad } from './send-load.js';
-import { Tally } from './tally.js';
+import { createEntries, type Entries, type Load, sendLoad, Tally } from './send-load.js';
 import type { Target } from './target.js';
-import { type Stored, waitUntilStored } from './wait-until-stored.js';
 
-export type BurstOptions = Load & {
-  /** How many customers the entries are of. */
+type BurstOptions = Load & {
+  /** Number of customers that the entries are spread over. */
   customers: number;
-  /** The customers are created first, so that all that is measured are updates. */
+  /** Creates the customers first, so that every measured entry is an update. */
   updates: boolean;
-  /** How long to wait for what was accepted to be stored; 0 does not look. */
+  /** How long to wait for accepted entries to be stored. 0 skips the check. */
   waitMs: number;
 };
 
@@ -29,9 +26,9 @@ export type BurstResult = {
   p50Ms: number;
   p99Ms: number;
   maxMs: number;
-  /** Null where nothing was looked for. */
+  /** Null if the check was skipped. */
   stored: Stored | null;
-  /** One to look at. */
+  /** A customer whose entry was accepted, to look up by hand. */
   customerId: string | null;
   isStopped?: true;
 };
@@ -41,7 +38,7 @@ export type Progress = Pick<BurstResult, 'sent' | 'acceptedPerSecond' | 'p50Ms' 
 const PROGRESS_INTERVAL_MS = 200;
 const PREPARATION = { batch: 500, connections: 4 };
 
-/** Sends a burst and says what became of it. @param signal ends it early, with what there is by then */
+/** Sends a burst and measures it. @param signal ends it early, with the result so far */
 export async function burst(
   target: Target,
   { waitMs, updates, ...options }: BurstOptions,
@@ -67,8 +64,8 @@ export async function burst(
   onProgress(done);
 
   const sampled = [...new Set(sample.numbers().map(entries.idOf))];
-  const isWorthALook = waitMs > 0 && sampled.length > 0 && !signal.aborted;
-  const stored = isWorthALook ? await waitUntilStored(target, sampled, { timeoutMs: waitMs, signal }) : null;
+  const checksStored = waitMs > 0 && sampled.length > 0 && !signal.aborted;
+  const stored = checksStored ? await waitUntilStored(target, sampled, { timeoutMs: waitMs, signal }) : null;
   const { accepted, refused, unanswered } = tally;
   return {
     url: target.url,
@@ -91,10 +88,69 @@ function toProgress(tally: Tally, elapsedMs: number): Progress {
   return { sent: tally.total, acceptedPerSecond, p50Ms, p99Ms, statuses: tally.statuses };
 }
 
-/** @throws UserError where one of them is refused: what is measured would not be an update */
+/** @throws UserError if one of them is not accepted: its measured entry would not be an update */
 async function createCustomers(target: Target, entries: Entries, total: number, signal: AbortSignal): Promise<void> {
   const tally = new Tally();
   await sendLoad({ ...PREPARATION, total }, { target, entries, tally, signal });
   if (tally.accepted === total || signal.aborted) return;
-  throw new UserError(`the customers to update could not be created: ${JSON.stringify(tally.statuses)}`);
+  throw new UserError(`cannot create the customers to update; answers: ${JSON.stringify(tally.statuses)}`);
+}
+
+const SIZE = 100;
+
+/** An even sample of about 100 of the numbers below `total`, and the number that was added last. */
+class Sample {
+  readonly #step: number;
+  readonly #kept = new Set<number>();
+  #last: number | undefined;
+
+  constructor(total: number) {
+    this.#step = Math.ceil(total / SIZE);
+  }
+
+  add(n: number): void {
+    if (n % this.#step === 0) this.#kept.add(n);
+    this.#last = n;
+  }
+
+  numbers(): number[] {
+    return [...new Set([...this.#kept, ...(this.#last === undefined ? [] : [this.#last])])];
+  }
+}
+
+type Stored = {
+  /** Number of customers that were read back. */
+  sampled: number;
+  /** Ids of those that were not stored in time. */
+  missing: string[];
+  seconds: number;
+};
+
+const POLL_INTERVAL_MS = 100;
+
+/** Reads the customers back until none has a pending entry. */
+async function waitUntilStored(
+  target: Target,
+  customerIds: string[],
+  { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal },
+): Promise<Stored> {
+  const startedAt = performance.now();
+  let open = customerIds;
+  for (;;) {
+    const areStored = await Promise.all(open.map((customerId) => isStored(target, customerId)));
+    open = open.filter((_, i) => !areStored[i]);
+    const elapsedMs = performance.now() - startedAt;
+    if (open.length === 0 || elapsedMs >= timeoutMs || signal.aborted) {
+      return { sampled: customerIds.length, missing: open, seconds: elapsedMs / 1_000 };
+    }
+    await delay(POLL_INTERVAL_MS, undefined, { signal }).catch(() => {});
+  }
+}
+
+/** Returns false without an answer too: the next poll may get one. */
+async function isStored(target: Target, customerId: string): Promise<boolean> {
+  const path = `/entry/${encodeURIComponent(customerId)}`;
+  const answer = await target.request({ method: 'GET', path }).catch(() => undefined);
+  if (answer?.status !== 200) return false;
+  return !(JSON.parse(answer.text) as { pending: boolean }).pending;
 }

@@ -1,13 +1,13 @@
 import { join } from 'node:path';
-import type { DemoSecrets } from '../stack/demo.js';
 import { readJsonFile, readStackFile } from '../stack/stack-file.js';
+import type { DemoSecrets } from '../stack/up.js';
 import { UserError } from '../user-error.js';
 import { dataDirOf } from '../with-store.js';
 
-/** Where a burst goes, with connections that are kept open. */
+/** The API that a burst is sent to, over kept-alive connections. */
 export type Target = {
   url: string;
-  /** Rejects where no answer comes. */
+  /** Rejects if there is no answer. */
   request(call: { method: 'GET' | 'POST'; path: string; body?: string }): Promise<{ status: number; text: string }>;
   close(): Promise<void>;
 };
@@ -16,17 +16,20 @@ export type Address = { url: string; key: string };
 
 const TIMEOUT_MS = 30_000;
 
-/** What was given, as an option or in OPM_URL and OPM_KEY; else the stack that runs in the data folder, and its demo project. */
+/**
+ * Takes the address and key from the options, then from OPM_URL and OPM_KEY, then from the stack that runs in the data
+ * folder and its demo project. @throws UserError if one is missing
+ */
 export async function findAddress(given: Partial<Address>, env: NodeJS.ProcessEnv): Promise<Address> {
   const [url, key] = [given.url || env.OPM_URL, given.key || env.OPM_KEY];
-  if (key && !/^[\x21-\x7e]+$/.test(key)) throw new UserError('the API key must be visible ASCII characters only');
+  if (key && !/^[\x21-\x7e]+$/.test(key)) throw new UserError('the API key must consist of visible ASCII characters');
   if (url && key) return { url, key };
-  if (url) throw new UserError('no API key: set OPM_KEY, or say --key');
+  if (url) throw new UserError('no API key: set OPM_KEY or --key');
   const dataDir = dataDirOf(env);
   const stack = await readStackFile(dataDir);
   if (!stack) {
     throw new UserError(
-      `no stack runs in ${dataDir}: start one with \`npm start\`, or say --url and set OPM_KEY for another one`,
+      `no stack is running in ${dataDir}: run \`npm start\`, or set --url and OPM_KEY to use another API`,
     );
   }
   const demo = await readJsonFile<DemoSecrets>(join(dataDir, 'demo.json'));
@@ -35,10 +38,10 @@ export async function findAddress(given: Partial<Address>, env: NodeJS.ProcessEn
   return { url: stack.url, key: demoKey };
 }
 
-/** @throws UserError where the address or the key is wrong */
+/** Connects and checks the key with GET /ping. @throws UserError if the address or the key is wrong */
 export async function openTarget({ url, key }: Address, connections: number): Promise<Target> {
   const { origin, pathname } = parseUrl(url);
-  const { Pool } = await import('undici'); // only now, for it takes long to load
+  const { Pool } = await import('undici'); // imported lazily because it loads slowly
   const pool = new Pool(origin, { connections, headersTimeout: TIMEOUT_MS, bodyTimeout: TIMEOUT_MS });
   const prefix = pathname.replace(/\/$/, '');
   const headers = { 'x-api-key': key, 'content-type': 'application/json' };
@@ -67,14 +70,14 @@ function parseUrl(text: string): URL {
 
 async function assertPong(target: Target): Promise<void> {
   const { status, text } = await target.request({ method: 'GET', path: '/ping' }).catch((error) => {
-    throw new UserError(`${target.url} cannot be reached: ${toCode(error)}`);
+    throw new UserError(`cannot reach ${target.url}: ${toCode(error)}`);
   });
   if (status === 200 && text.includes('pong')) return;
-  if (status === 401) throw new UserError(`${target.url} does not know the API key (401)`);
+  if (status === 401) throw new UserError(`${target.url} rejected the API key (401)`);
   throw new UserError(`${target.url}/ping answered ${status}: ${text.slice(0, 200)}`);
 }
 
-/** The short name of what went wrong on the way, such as ECONNREFUSED. */
+/** The code of a connection error, such as ECONNREFUSED, or its message. */
 export function toCode(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException;
   return code ?? message;

@@ -2,11 +2,9 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import ms from 'ms';
 import { type BurstResult, burst, type Progress } from '../burst/burst.js';
 import { type Address, findAddress, openTarget } from '../burst/target.js';
-import { createBar } from '../create-bar.js';
-import { parseDuration } from '../parse-time.js';
-import { parsePositive } from '../parse-whole-number.js';
-import { type PrintOptions, print } from '../print.js';
-import { withInterrupt } from '../with-interrupt.js';
+import { parseDuration, parsePositive } from '../parse.js';
+import { createBar, type PrintOptions, print } from '../print.js';
+import { withInterrupt } from '../user-error.js';
 
 type BurstFlags = PrintOptions &
   Partial<Address> & {
@@ -20,33 +18,40 @@ type BurstFlags = PrintOptions &
   };
 
 const MAX_BATCH = 1_000;
-/** More than one address has ports for, or a process files, is of no use. */
+/** More would exceed the ports of one client address, or the file descriptors of a process. */
 const MAX_CONNECTIONS = 10_000;
-/** Where entries are to be updates, and nobody says of how many customers. */
+/** Default number of customers with --updates. */
 const UPDATED_CUSTOMERS = 1_000;
 
 export function burstCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('burst')
-    .option('--url <url>', 'address of the API; otherwise OPM_URL, or the stack that runs here')
-    .option('--key <key>', 'API key; otherwise OPM_KEY, which other users of the machine cannot see, or the demo key')
-    .option('--entries <n>', 'how many entries to send', parsePositive, 10_000)
-    .option('--rate <n>', 'entries per second; as fast as it goes without it', parsePositive)
+    .option('--url <url>', 'address of the API (default: OPM_URL, or that of the running stack)')
+    .option(
+      '--key <key>',
+      'API key (default: OPM_KEY, or the demo key); prefer OPM_KEY, which other users of this machine cannot see',
+    )
+    .option('--entries <n>', 'number of entries to send', parsePositive, 10_000)
+    .option('--rate <n>', 'entries per second (default: as fast as possible)', parsePositive)
     .option('--batch <n>', 'entries per request, 1 to 1000', parseUpTo(MAX_BATCH), 1)
     .option(
       '--connections <n>',
-      'requests at the same time, 1 to 10000; without it 50, or 4 of batches',
+      'concurrent requests, 1 to 10000 (default: 50, or 4 if --batch is above 1)',
       parseUpTo(MAX_CONNECTIONS),
     )
-    .option('--customers <n>', 'how many customers they are of; each is of another one without it', parsePositive)
-    .option('--updates', 'create the customers first, so that all entries are updates; 1000 without --customers')
+    .option(
+      '--customers <n>',
+      'number of customers to spread the entries over (default: one per entry, or 1000 with --updates)',
+      parsePositive,
+    )
+    .option('--updates', 'create the customers first, so that all measured entries are updates')
     .addOption(
-      new Option('--wait <duration>', 'how long to wait until all is stored; 0s does not look')
+      new Option('--wait <duration>', 'how long to wait for the entries to be stored; 0s skips the check')
         .argParser(parseDuration)
         .default(ms('60s'), '60s'),
     )
     .option('--json', 'print JSON')
-    .description('Send entries of made-up customers and measure the answers. Ctrl-C ends it cleanly.')
-    .addHelpText('after', '\nEnds with 1 where an entry was refused, not answered, or accepted and not stored in time.')
+    .description('Send entries of made-up customers and measure the answers. Ctrl-C stops cleanly.')
+    .addHelpText('after', '\nExits with 1 if an entry is refused, not answered, or accepted but not stored in time.')
     .action(async (flags: BurstFlags) => {
       const result = await burstWithBar(await findAddress(flags, env), flags);
       print(flags, result, toLines(result));
@@ -82,7 +87,7 @@ function toLines(result: BurstResult): string[] {
   return [
     `Sent ${sent} entries to ${url} in ${seconds.toFixed(2)} s; ${accepted} were accepted, ${Math.round(acceptedPerSecond)} per second.`,
     ...(sent > 0 ? [`Answers: ${toCounts(statuses)}`] : []),
-    ...(maxMs > 0 ? [`Latency: p50 ${toMs(p50Ms)}, p99 ${toMs(p99Ms)}, at most ${toMs(maxMs)}`] : []),
+    ...(maxMs > 0 ? [`Latency: p50 ${toMs(p50Ms)}, p99 ${toMs(p99Ms)}, max ${toMs(maxMs)}`] : []),
     ...toStoredLines(result),
     ...(result.isStopped ? ['Stopped.'] : []),
     ...(customerId === null ? [] : [`One of the customers: ${customerId}`]),
@@ -95,7 +100,7 @@ function toStoredLines({ stored, isStopped }: BurstResult): string[] {
   const sample = `a sample of ${sampled} ${sampled === 1 ? 'customer' : 'customers'}`;
   const after = `${seconds.toFixed(2)} s after the last answer`;
   if (missing.length === 0) return [`Stored: all of ${sample}, ${after}`];
-  return [`Stored: ${missing.length} of ${sample} were not, ${after}, such as ${missing[0]}`];
+  return [`Not stored: ${missing.length} of ${sample}, ${after}, such as ${missing[0]}`];
 }
 
 const NOTHING_YET = { perSecond: 0, latency: '-', statuses: '-' };

@@ -1,15 +1,21 @@
 import { Command } from 'commander';
-import { countAll, toLetters } from '../dead-letters/count.js';
-import { addFilterOptions, type FilterOptions, hasFilter, toFilter } from '../dead-letters/filter-options.js';
-import type { ReplayFlags } from '../dead-letters/replay-with-bar.js';
-import { parseBigId, parsePositive, parseWholeNumber } from '../parse-whole-number.js';
+import {
+  addFilterOptions,
+  countAll,
+  type FilterOptions,
+  hasFilter,
+  toFilter,
+  toLetters,
+} from '../dead-letters/filter-options.js';
+import type { ReplayFlags } from '../dead-letters/replay.js';
+import { parseBigId, parsePositive, parseWholeNumber } from '../parse.js';
 import { type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
 import { withStore } from '../with-store.js';
 
 export function deadLettersCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('dead-letters')
-    .description('Acknowledged entries that could not be persisted.')
+    .description('Manage dead letters: acknowledged entries that could not be stored.')
     .addCommand(listCommand(env))
     .addCommand(showCommand(env))
     .addCommand(countCommand(env))
@@ -19,9 +25,9 @@ export function deadLettersCommand(env: NodeJS.ProcessEnv): Command {
 
 function listCommand(env: NodeJS.ProcessEnv): Command {
   return addFilterOptions(new Command('list'))
-    .option('--limit <n>', 'how many at most', parseWholeNumber, 50)
+    .option('--limit <n>', 'maximum number of dead letters', parseWholeNumber, 50)
     .option('--json', 'print JSON')
-    .description('List them, the newest first, without their payloads.')
+    .description('List dead letters without their payloads, newest first.')
     .action(async (options: PrintOptions & FilterOptions & { limit: number }) => {
       const list = await withStore(env, async (store) =>
         store.deadLetters.list(await toFilter(store, options), { limit: options.limit }),
@@ -32,9 +38,9 @@ function listCommand(env: NodeJS.ProcessEnv): Command {
 
 function showCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('show')
-    .argument('<id>', 'from `opm dead-letters list`', parseBigId)
+    .argument('<id>', 'id from `opm dead-letters list`', parseBigId)
     .option('--json', 'print JSON')
-    .description('Show one with its payload: all that the partner sent.')
+    .description('Show one dead letter with its payload, which is everything that the partner sent.')
     .action(async (id: string, options: PrintOptions) => {
       const letter = await withStore(env, (store) => store.deadLetters.find(id));
       if (!letter) throw new UserError(`there is no dead letter ${id}: see \`opm dead-letters list\``);
@@ -49,7 +55,7 @@ function showCommand(env: NodeJS.ProcessEnv): Command {
 function countCommand(env: NodeJS.ProcessEnv): Command {
   return addFilterOptions(new Command('count'))
     .option('--json', 'print JSON')
-    .description('Count them, by project and SQLSTATE.')
+    .description('Count dead letters by project and SQLSTATE.')
     .action(async (options: PrintOptions & FilterOptions) => {
       const { count, groups } = await countLetters(env, options);
       print(options, { count, groups }, [...toTable(groups), '', toLetters(count)]);
@@ -58,21 +64,27 @@ function countCommand(env: NodeJS.ProcessEnv): Command {
 
 function replayCommand(env: NodeJS.ProcessEnv): Command {
   return addFilterOptions(new Command('replay'))
-    .option('--rate <n>', 'letters per second at most', parsePositive, 200)
-    .option('--dry-run', 'only count them')
-    .option('--force', 'also when no worker takes jobs at present')
+    .option('--rate <n>', 'maximum dead letters per second', parsePositive, 200)
+    .option('--dry-run', 'only count the dead letters')
+    .option('--force', 'replay even if no worker takes jobs')
     .option('--json', 'print JSON')
-    .description('Queue them once more, with the versions that they had: newer data stays. Ctrl-C ends it cleanly.')
-    .addHelpText('after', '\nWithout a running stack it needs the variables of the workers: DATABASE_URL, REDIS_URL, …')
+    .description('Queue dead letters again with their original versions, so newer data is kept. Ctrl-C stops cleanly.')
+    .addHelpText('after', "\nIf no stack is running, set the workers' variables: DATABASE_URL, REDIS_URL, …")
     .action(async (options: PrintOptions & ReplayFlags) => {
-      if (options.dryRun) return dryRun(env, options, 'replayed, those among them that can be read as entries');
-      // Only now, for the queue takes longer to load than all the rest.
-      const { replayWithBar } = await import('../dead-letters/replay-with-bar.js');
+      if (options.dryRun) {
+        return dryRun(
+          env,
+          options,
+          (letters) => `Would replay ${letters}, except those that cannot be read as entries.`,
+        );
+      }
+      // Imported lazily because the queue package loads slowly.
+      const { replayWithBar } = await import('../dead-letters/replay.js');
       const { replayed, skipped, isStopped } = await replayWithBar(env, options);
-      const lines = [`Queued ${toLetters(replayed)} once more.`];
-      if (skipped === 1) lines.push('1 dead letter cannot be read as an entry, and stays.');
-      if (skipped > 1) lines.push(`${skipped} dead letters cannot be read as entries, and stay.`);
-      if (isStopped) lines.push('Stopped; the others are dead letters still.');
+      const lines = [`Requeued ${toLetters(replayed)}.`];
+      if (skipped === 1) lines.push('Skipped 1 dead letter that cannot be read as an entry.');
+      if (skipped > 1) lines.push(`Skipped ${skipped} dead letters that cannot be read as entries.`);
+      if (isStopped) lines.push('Stopped. The remaining dead letters were not replayed.');
       print(options, { replayed, skipped, ...(isStopped && { isStopped }) }, lines);
       if (isStopped) process.exitCode = 130;
     });
@@ -80,17 +92,17 @@ function replayCommand(env: NodeJS.ProcessEnv): Command {
 
 function discardCommand(env: NodeJS.ProcessEnv): Command {
   return addFilterOptions(new Command('discard'))
-    .option('--all', 'all of them, where no filter is given')
-    .option('--dry-run', 'only count them')
+    .option('--all', 'discard all dead letters; required if there is no filter')
+    .option('--dry-run', 'only count the dead letters')
     .option('--json', 'print JSON')
-    .description('Delete them for good.')
+    .description('Delete dead letters permanently.')
     .action(async (options: PrintOptions & FilterOptions & { all?: true; dryRun?: true }) => {
       if (!options.all && !hasFilter(options)) {
         throw new UserError(
-          'say which ones: --id, --project, --since, --until, --error, --sql-state, or --all for all of them',
+          'select dead letters with --id, --project, --since, --until, --error or --sql-state, or use --all',
         );
       }
-      if (options.dryRun) return dryRun(env, options, 'discarded');
+      if (options.dryRun) return dryRun(env, options, (letters) => `Would discard ${letters}.`);
       const discarded = await withStore(env, async (store) =>
         store.deadLetters.discard(await toFilter(store, options)),
       );
@@ -103,7 +115,11 @@ async function countLetters(env: NodeJS.ProcessEnv, options: FilterOptions) {
   return { count: countAll(groups), groups };
 }
 
-async function dryRun(env: NodeJS.ProcessEnv, options: PrintOptions & FilterOptions, what: string): Promise<void> {
+async function dryRun(
+  env: NodeJS.ProcessEnv,
+  options: PrintOptions & FilterOptions,
+  toLine: (letters: string) => string,
+): Promise<void> {
   const { count } = await countLetters(env, options);
-  print(options, { dryRun: true, count }, [`${toLetters(count)} would be ${what}.`]);
+  print(options, { dryRun: true, count }, [toLine(toLetters(count))]);
 }

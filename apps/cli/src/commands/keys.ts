@@ -1,13 +1,14 @@
 import { Command, Option } from 'commander';
 import ms from 'ms';
-import { parseDuration } from '../parse-time.js';
-import { parseWholeNumber } from '../parse-whole-number.js';
+import { parseDuration, parseWholeNumber } from '../parse.js';
 import { type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
 import { findProject, withStore } from '../with-store.js';
 
 export function keysCommand(env: NodeJS.ProcessEnv): Command {
-  const keys = new Command('keys').description('API keys of a project. Only their hashes are stored.');
+  const keys = new Command('keys').description(
+    'Manage the API keys of a project. Only the hash and the first 10 characters of a key are stored.',
+  );
 
   keys
     .command('list')
@@ -30,24 +31,24 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
         .default(ms('24h'), '24h'),
     )
     .option('--json', 'print JSON')
-    .description('Issue a new key, which is shown this once; the old ones end after the grace period.')
+    .description('Issue a new key, shown only once. The old keys expire after the grace period.')
     .action(async (projectName: string, options: PrintOptions & { grace: number }) => {
       const rotated = await withStore(env, async (store) => {
         const { projectId } = await findProject(store, projectName);
         return { projectId, ...(await store.apiKeys.rotate(projectId, { graceMs: options.grace })) };
       });
       print(options, rotated, [
-        `New API key, shown this once: ${rotated.apiKey}`,
-        `The old ones end at ${rotated.oldKeysEndAt.toISOString()}.`,
+        `New API key, shown only once: ${rotated.apiKey}`,
+        `The old keys expire at ${rotated.oldKeysEndAt.toISOString()}.`,
       ]);
     });
 
   keys
     .command('revoke')
     .argument('<project>')
-    .option('--key <id>', 'only this key, by its id from `opm keys list`; all active keys otherwise', parseWholeNumber)
+    .option('--key <id>', 'id of one key, from `opm keys list` (default: all active keys)', parseWholeNumber)
     .option('--json', 'print JSON')
-    .description('End keys now.')
+    .description('Revoke keys now, without a grace period.')
     .action(async (projectName: string, options: PrintOptions & { key?: number }) => {
       const revoked = await withStore(env, async (store) => {
         const { projectId } = await findProject(store, projectName);

@@ -2,17 +2,17 @@ import { randomUUID } from 'node:crypto';
 import { closeSync, openSync, readSync, renameSync, rmSync, statSync, writeSync } from 'node:fs';
 import { toJson } from '../print.js';
 import { toUserError, UserError } from '../user-error.js';
-import type { Line } from './line.js';
+import type { Line } from './read-lines.js';
 
 export type Rejects = {
   add(line: Line, reason: string): void;
-  /** `isWhole`: all lines were read, so that an older file of theirs says nothing any more. */
+  /** `isWhole`: all lines were read. Without rejected lines, the file of an earlier import is then deleted. */
   close(options: { isWhole: boolean }): void;
 };
 
 /**
- * Gathers the lines that were rejected, as NDJSON, beside the file; at the end, where there are some, they take its place.
- * @throws UserError where it cannot be written, or is none of ours: what it holds stays
+ * Collects rejected lines as NDJSON in a temporary file beside `file`. `close` renames it to `file` if there are any.
+ * @throws UserError if `file` cannot be written, or holds something other than rejected lines, which is then kept
  */
 export function createRejects(file: string, importedFile: string): Rejects {
   const newFile = `${file}.${randomUUID()}`;
@@ -50,10 +50,10 @@ function assertReplaceable(file: string, importedFile: string): void {
   if (!found) return;
   const imported = statSync(importedFile);
   if (found.dev === imported.dev && found.ino === imported.ino) {
-    throw new UserError(`${file} is the file to import: name another one with --rejected`);
+    throw new UserError(`${file} is the file to import: choose another one with --rejected`);
   }
   if (!found.isFile() || (found.size > 0 && !isOurs(file))) {
-    throw new UserError(`${file} is there and holds no rejected lines: name another one with --rejected`);
+    throw new UserError(`${file} already exists and does not hold rejected lines: choose another one with --rejected`);
   }
 }
 

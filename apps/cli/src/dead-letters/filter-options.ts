@@ -1,7 +1,6 @@
 import type { DeadLetterFilter, Store } from '@opm/store';
 import { type Command, InvalidArgumentError } from 'commander';
-import { type Moment, parseMoment } from '../parse-time.js';
-import { parseBigId } from '../parse-whole-number.js';
+import { type Moment, parseBigId, parseMoment } from '../parse.js';
 import { findProject } from '../with-store.js';
 
 export type FilterOptions = {
@@ -13,22 +12,26 @@ export type FilterOptions = {
   sqlState?: string;
 };
 
-/** The options that say which dead letters are meant: those for which all that is given holds. */
+/** Adds the options that select dead letters. A dead letter must match all given filters. */
 export function addFilterOptions(command: Command): Command {
   return command
-    .option('--id <id>', 'only this one', parseBigId)
-    .option('--project <name>', 'only those of this project')
-    .option('--since <time>', 'only those from then on: 2026-11-24T18:00Z, or 24h for a day ago', parseMoment)
-    .option('--until <time>', 'only those before then', parseMoment)
-    .option('--error <text>', 'only those with this text in their error, in upper or lower case', parseText)
-    .option('--sql-state <state>', 'only those with this SQLSTATE, or of this class, such as 22', parseSqlState)
-    .addHelpText('after', '\nSeveral filters together mean the letters for which all of them hold.');
+    .option('--id <id>', 'only the dead letter with this id', parseBigId)
+    .option('--project <name>', 'only dead letters of this project')
+    .option(
+      '--since <time>',
+      'only dead letters from this time on: 2026-11-24T18:00Z, or 24h for a day ago',
+      parseMoment,
+    )
+    .option('--until <time>', 'only dead letters before this time', parseMoment)
+    .option('--error <text>', 'only dead letters whose error contains this text, ignoring case', parseText)
+    .option('--sql-state <state>', 'only dead letters with this SQLSTATE, or of this class, such as 22', parseSqlState)
+    .addHelpText('after', '\nSeveral filters select the dead letters that match all of them.');
 }
 
 export const hasFilter = ({ id, project, since, until, error, sqlState }: FilterOptions): boolean =>
   [id, project, since, until, error, sqlState].some((option) => option !== undefined);
 
-/** @throws UserError where there is no such project */
+/** @throws UserError if there is no such project */
 export async function toFilter(store: Store, options: FilterOptions): Promise<DeadLetterFilter> {
   const { id, project, since, until, error, sqlState } = options;
   const projectId = project === undefined ? undefined : (await findProject(store, project)).projectId;
@@ -47,3 +50,7 @@ function parseSqlState(text: string): string {
   }
   return text.toUpperCase();
 }
+
+export const countAll = (groups: { count: number }[]): number => groups.reduce((total, { count }) => total + count, 0);
+
+export const toLetters = (count: number): string => `${count} dead ${count === 1 ? 'letter' : 'letters'}`;

@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from 'node:util';
+import { Fault } from '@opm/contract';
 import type { CustomerEntry } from '@opm/core';
 import {
   type Chunk,
@@ -11,25 +12,30 @@ import {
 } from '@opm/queue';
 import type { Customers, DeadLetterFilter, DeadLetters, WholeDeadLetter } from '@opm/store';
 import pThrottle from 'p-throttle';
+import { createBar } from '../print.js';
+import { UserError, withInterrupt } from '../user-error.js';
+import { type QueueFlags, toOperatorText, withQueue } from '../with-queue.js';
+import { withStore } from '../with-store.js';
+import { countAll, type FilterOptions, toFilter, toLetters } from './filter-options.js';
 
-export type ReplayOptions = {
+type ReplayOptions = {
   deadLetters: DeadLetters;
   findErased: Customers['findErased'];
   queue: Pick<EntryQueue, 'requeue'>;
   shards: number;
   filter: DeadLetterFilter;
-  /** Letters per second at most. */
+  /** Maximum dead letters per second. */
   rate: number;
   onProgress: (handled: number) => void;
-  /** Ends it after the letters that are under way. */
+  /** Ends the replay after the current page. */
   signal: AbortSignal;
 };
 
-/** `skipped` ones hold nothing that a worker could read, and stay. */
+/** `skipped` dead letters cannot be read as entries by this version and are kept. */
 export type Replayed = { replayed: number; skipped: number };
 
-/** Something was away in the middle of it; what was not replayed before is a dead letter still. */
-export class ReplayInterrupted extends Error {
+/** A store failed during the replay. Letters that are not counted in `done` are still dead letters. */
+class ReplayInterrupted extends Error {
   override readonly name = 'ReplayInterrupted';
   constructor(
     readonly done: Replayed,
@@ -42,9 +48,9 @@ export class ReplayInterrupted extends Error {
 const MAX_PAGE = 100;
 
 /**
- * Sends letters through the queue once more, the oldest first, with the versions that they had: what is newer in the
- * table stays. An entry that is refused again becomes a new letter, which this run leaves alone.
- * @throws ReplayInterrupted
+ * Requeues dead letters, oldest first, with their original versions, so newer data in the table is kept. An entry that
+ * the database rejects again becomes a new dead letter, which this run does not touch.
+ * @throws ReplayInterrupted if a store fails
  */
 export async function replay(options: ReplayOptions): Promise<Replayed> {
   const { deadLetters, findErased, queue, shards, filter, rate, onProgress, signal } = options;
@@ -78,8 +84,9 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
 }
 
 /**
- * A letter without a project holds a whole job's data, which a newer version of the worker may be able to read; so may an
- * entry that has more in it than what would be queued.
+ * Reads a dead letter as a chunk. A letter without a project holds the data of a whole job. Data that this version
+ * cannot read in full may be readable by a newer version.
+ * @returns undefined if the letter has to be skipped
  */
 function toReadable({ deadLetterId, projectId, payload }: WholeDeadLetter) {
   try {
@@ -94,8 +101,8 @@ function toReadable({ deadLetterId, projectId, payload }: WholeDeadLetter) {
 }
 
 /**
- * An erasure removes the letters of its customer, but not an entry in a job's data that no worker could read. That must not be
- * queued: its tombstone might be purged while it waits.
+ * Removes entries that an erasure covers. An erasure deletes its customer's dead letters, but not an entry inside a
+ * letter that holds a whole job's data. Such an entry must not be queued: its tombstone might be purged while it waits.
  */
 async function withoutErased(chunks: Chunk[], findErased: Customers['findErased']): Promise<ChunkEntry[]> {
   const all = chunks.flatMap(({ entries }) => entries);
@@ -103,7 +110,7 @@ async function withoutErased(chunks: Chunk[], findErased: Customers['findErased'
   return all.filter((_, i) => !erased.has(i));
 }
 
-/** As few chunks per shard as there may be. */
+/** Groups entries into as few chunks per shard as possible. */
 function toChunks(entries: ChunkEntry[], shards: number): { shard: number; chunk: Chunk }[] {
   const byShard = new Map<number, ChunkEntry[]>();
   for (const entry of entries) {
@@ -119,4 +126,48 @@ function toChunks(entries: ChunkEntry[], shards: number): { shard: number; chunk
     }
     return chunks;
   });
+}
+
+export type ReplayFlags = QueueFlags & FilterOptions & { rate: number; dryRun?: true };
+
+/** Replays with a progress bar on stderr, until Ctrl-C. @throws UserError */
+export async function replayWithBar(
+  env: NodeJS.ProcessEnv,
+  options: ReplayFlags,
+): Promise<Replayed & { isStopped: boolean }> {
+  return withStore(env, async (store) => {
+    const filter = await toFilter(store, options);
+    const total = countAll(await store.deadLetters.count(filter));
+    const replayAll = (signal: AbortSignal) =>
+      withQueue(env, options, async (queue, shards) => {
+        const bar = createBar('replay');
+        bar.start(total);
+        try {
+          const done = await replay({
+            deadLetters: store.deadLetters,
+            findErased: store.customers.findErased,
+            queue,
+            shards,
+            filter,
+            rate: options.rate,
+            onProgress: (handled) => bar.increment(handled),
+            signal,
+          });
+          return { ...done, isStopped: signal.aborted };
+        } catch (error) {
+          if (!(error instanceof ReplayInterrupted)) throw error;
+          throw new UserError(
+            `${toReason(error.cause)}; requeued ${toLetters(error.done.replayed)}, the rest are still dead letters`,
+          );
+        } finally {
+          bar.stop();
+        }
+      });
+    return withInterrupt(replayAll);
+  });
+}
+
+function toReason(error: unknown): string {
+  const { message, cause } = error as Error;
+  return cause instanceof Fault ? toOperatorText(cause) : message;
 }

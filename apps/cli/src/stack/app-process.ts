@@ -5,31 +5,31 @@ import type { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { prettyFactory } from 'pino-pretty';
 import { UserError } from '../user-error.js';
-import { inRepository } from './repository.js';
+import { inRepository } from './stack-file.js';
 
 export type AppProcess = {
   name: string;
-  /** Where it answers /livez, /readyz and /metrics. */
+  /** Port of /livez, /readyz and /metrics. */
   internalPort: number;
   /** Resolves when the process has ended, with the reason. */
   ended: Promise<string>;
-  /** SIGTERM, and resolves when the process has drained and ended. */
+  /** Sends SIGTERM and resolves when the process has drained and ended. */
   stop(): Promise<void>;
 };
 
 type StartOptions = {
   env: NodeJS.ProcessEnv;
   internalPort: number;
-  /** Ends the start. */
+  /** Aborts the start. */
   signal: AbortSignal;
 };
 
-/** Starts one of our apps and resolves when it is ready. @throws UserError where it is not, and has ended */
+/** Starts an app and resolves when it is ready. @throws UserError if it does not become ready; it has then ended */
 export async function startApp(name: string, { env, internalPort, signal }: StartOptions): Promise<AppProcess> {
   const child = spawn(process.execPath, ['--enable-source-maps', inRepository(`apps/${name}/dist/main.js`)], {
     env: { ...env, INTERNAL_HOST: '127.0.0.1', INTERNAL_PORT: String(internalPort) },
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
-    // A group of its own: Ctrl-C reaches only this process, which then stops all in the right order.
+    // In its own process group, so Ctrl-C reaches only `opm up`, which then stops the apps in order.
     detached: true,
   });
   if (child.stdout) printLog(name, child.stdout);
@@ -48,7 +48,10 @@ export async function startApp(name: string, { env, internalPort, signal }: Star
   return { name, internalPort, ended, stop };
 }
 
-/** A warning is one line with the error's message, because the process recovers by itself; an error comes with its stack. */
+/**
+ * Prints a warning with its error's message only, because the process recovers by itself. Prints an error with its
+ * stack.
+ */
 function printLog(name: string, log: Readable): void {
   const options = { translateTime: 'HH:MM:ss', singleLine: true };
   const format = prettyFactory({ ...options, ignore: 'name', messageFormat: `${name}: {msg}` });
@@ -62,9 +65,9 @@ function printLog(name: string, log: Readable): void {
   });
 }
 
-/** Of one look. */
+/** Timeout of one readiness check. */
 const READY_TIMEOUT_MS = 3_000;
-/** A small machine that starts all of them at once needs half a minute. */
+/** A small machine needs half a minute to start all apps at once. */
 const START_TIMEOUT_MS = 120_000;
 
 async function untilReady(name: string, child: ChildProcess, internalPort: number, signal: AbortSignal): Promise<void> {
@@ -74,12 +77,12 @@ async function untilReady(name: string, child: ChildProcess, internalPort: numbe
       signal: AbortSignal.timeout(READY_TIMEOUT_MS),
     }).catch(() => undefined);
     if (ready?.ok) return;
-    if (signal.aborted) throw new UserError(`${name} was told to end before it was ready`);
+    if (signal.aborted) throw new UserError(`${name} was stopped before it was ready`);
     if (performance.now() > deadline) {
       const why = (await ready?.text()) ?? 'it does not answer';
       throw new UserError(`${name} is not ready after ${START_TIMEOUT_MS / 1_000} s: ${why}`);
     }
     await delay(50);
   }
-  throw new UserError(`${name} could not start; the reason stands above`);
+  throw new UserError(`${name} did not start; see its log above`);
 }

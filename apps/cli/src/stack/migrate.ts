@@ -7,38 +7,38 @@ import { text } from 'node:stream/consumers';
 import { isPooled, migrateQueue } from '@opm/queue';
 import { hasMigrations } from '@opm/store';
 import { UserError } from '../user-error.js';
-import { inRepository } from './repository.js';
+import { inRepository } from './stack-file.js';
 
 const CONNECT_TIMEOUT_MS = 10_000;
 const NOT_DIRECT =
-  'migrations hold a lock for their session, which a pooler such as PgBouncer would give to others: ' +
-  "have DATABASE_URL name PostgreSQL's own address";
+  'migrations hold a session lock, which a pooler such as PgBouncer would share with other clients: ' +
+  "set DATABASE_URL to PostgreSQL's own address";
 
 export type MigrateOptions = {
-  /** Ctrl-C does not reach Prisma: the caller stops all in order. */
+  /** Runs Prisma in its own process group, so Ctrl-C does not reach it and the caller stops everything in order. */
   detached?: boolean;
 };
 
-/** Applies the migrations that are missing, and sees that they are there. @throws UserError with Prisma's own words */
+/** Applies missing migrations and checks the result. @throws UserError with Prisma's output if they fail */
 export async function migrate(databaseUrl: string, { detached = false }: MigrateOptions = {}): Promise<void> {
-  // What is wrong with a connection, Prisma says itself, and it creates a database that is not there.
+  // Connection errors are ignored here: Prisma reports them, and it creates a missing database.
   if (
     await isPooled({ connectionString: databaseUrl, connectionTimeoutMillis: CONNECT_TIMEOUT_MS }).catch(() => false)
   ) {
     throw new UserError(NOT_DIRECT);
   }
   const names = await findMigrationNames();
-  // Prisma takes a second to start, to find nothing to do.
+  // Prisma takes a second to start, so it is skipped if all migrations are applied.
   if (!(await hasMigrations(databaseUrl, names).catch(() => false))) {
     const printed = await deploy(databaseUrl, detached);
-    // A schema engine that dies lets it end with exit code 0, so its word alone is not enough.
+    // Prisma exits with code 0 if its schema engine dies, so the result is checked.
     const isDone = await hasMigrations(databaseUrl, names).catch((error: Error) => {
-      throw new UserError(`whether the migrations are applied could not be seen: ${error.message}`);
+      throw new UserError(`cannot check whether the migrations are applied: ${error.message}`);
     });
-    if (!isDone) throw new UserError(`prisma migrate deploy has not applied the migrations:\n${printed}`);
+    if (!isDone) throw new UserError(`prisma migrate deploy did not apply the migrations:\n${printed}`);
   }
   await migrateQueue(databaseUrl).catch((error: Error) => {
-    throw new UserError(`the queue's tables could not be migrated: ${error.message}`);
+    throw new UserError(`cannot migrate the queue's tables: ${error.message}`);
   });
 }
 
@@ -49,7 +49,7 @@ async function findMigrationNames(): Promise<string[]> {
 
 /** @returns what Prisma printed */
 async function deploy(databaseUrl: string, detached: boolean): Promise<string> {
-  const { url, password } = takePassword(databaseUrl);
+  const { url, password } = splitPassword(databaseUrl);
   const prisma = join(dirname(createRequire(import.meta.url).resolve('prisma/package.json')), 'build/index.js');
   const child = spawn(process.execPath, [prisma, 'migrate', 'deploy'], {
     cwd: inRepository('.'),
@@ -67,8 +67,8 @@ async function deploy(databaseUrl: string, detached: boolean): Promise<string> {
   return printed;
 }
 
-/** Prisma starts its engine with the URL as an argument, which everybody on the machine may read. */
-function takePassword(databaseUrl: string): { url: string; password: string } {
+/** Splits the password off the URL. Prisma passes the URL to its engine as an argument, which every user can read. */
+function splitPassword(databaseUrl: string): { url: string; password: string } {
   const url = new URL(databaseUrl);
   const password = decodeURIComponent(url.password);
   url.password = '';

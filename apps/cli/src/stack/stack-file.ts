@@ -1,14 +1,17 @@
 import { randomUUID } from 'node:crypto';
 import { link, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { readCommandLine } from '@opm/embedded';
 import { toUserError } from '../user-error.js';
 
-/** Says which stack runs in a data folder; its owner alone may read it, for it holds the database's password. */
-export type StackFile = { pid: number; databaseUrl?: string; queueEnv?: QueueEnv; url?: string };
+/**
+ * Describes the stack that runs in a data folder. Only its owner can read the file: it holds the database's password.
+ */
+type StackFile = { pid: number; databaseUrl?: string; queueEnv?: QueueEnv; url?: string };
 
-/** The variables that say where its queue is, as they were when it was started. */
-export type QueueEnv = { REDIS_URL?: string; REDIS_PREFIX?: string; QUEUE_SHARDS?: string };
+/** The variables that locate the stack's queue, with their values at its start. */
+type QueueEnv = { REDIS_URL?: string; REDIS_PREFIX?: string; QUEUE_SHARDS?: string };
 
 export function toQueueEnv({ REDIS_URL = '', REDIS_PREFIX = '', QUEUE_SHARDS = '' }: NodeJS.ProcessEnv): QueueEnv {
   return { REDIS_URL, REDIS_PREFIX, QUEUE_SHARDS };
@@ -16,19 +19,19 @@ export function toQueueEnv({ REDIS_URL = '', REDIS_PREFIX = '', QUEUE_SHARDS = '
 
 const fileIn = (dataDir: string) => join(dataDir, 'stack.json');
 
-/** The stack that runs there now; a file that a killed one left behind counts for nothing. */
+/** Returns the stack that is running in the folder. Ignores the file of a killed stack. */
 export async function readStackFile(dataDir: string): Promise<StackFile | undefined> {
   const stack = await readJsonFile<StackFile>(fileIn(dataDir));
   return stack && (await isOpmUp(stack.pid)) ? stack : undefined;
 }
 
-/** Takes the folder for this process. @returns the stack that has it already, if any */
+/** Claims the folder for this process. @returns the running stack that already holds it, if any */
 export async function claimDataDir(dataDir: string): Promise<StackFile | undefined> {
   const file = fileIn(dataDir);
-  const own = await writeAside(file, { pid: process.pid });
+  const own = await writeTemporary(file, { pid: process.pid });
   try {
     for (;;) {
-      // Whole from its first moment on: half of one would be taken for that of a stack that is gone.
+      // `link` creates the complete file at once. A half-written file would look like that of a killed stack.
       if (await isDone(link(own, file), 'EEXIST')) return undefined;
       const running = await readStackFile(dataDir);
       if (running) return running;
@@ -39,36 +42,36 @@ export async function claimDataDir(dataDir: string): Promise<StackFile | undefin
   }
 }
 
-/** Two may find the same stale file, and one have claimed the folder by the time that the other takes the file away. */
+/** Removes a stale file. Restores it if another process has claimed the folder since the file was found to be stale. */
 async function removeStale(file: string): Promise<void> {
-  const aside = nameAside(file);
-  if (!(await isDone(rename(file, aside), 'ENOENT'))) return;
-  const stack = await readJsonFile<StackFile>(aside);
-  if (stack && (await isOpmUp(stack.pid))) await isDone(link(aside, file), 'EEXIST');
-  await rm(aside);
+  const temporary = temporaryName(file);
+  if (!(await isDone(rename(file, temporary), 'ENOENT'))) return;
+  const stack = await readJsonFile<StackFile>(temporary);
+  if (stack && (await isOpmUp(stack.pid))) await isDone(link(temporary, file), 'EEXIST');
+  await rm(temporary);
 }
 
 export async function writeStackFile(dataDir: string, stack: StackFile): Promise<void> {
   const file = fileIn(dataDir);
-  const aside = await writeAside(file, stack);
-  await rename(aside, file).finally(() => rm(aside, { force: true }));
+  const temporary = await writeTemporary(file, stack);
+  await rename(temporary, file).finally(() => rm(temporary, { force: true }));
 }
 
-/** Only where it is this process's own. */
+/** Removes the file if it belongs to this process. */
 export async function removeStackFile(dataDir: string): Promise<void> {
   const stack = await readJsonFile<StackFile>(fileIn(dataDir));
   if (stack?.pid === process.pid) await rm(fileIn(dataDir), { force: true });
 }
 
-const nameAside = (file: string) => `${file}.${randomUUID()}`;
+const temporaryName = (file: string) => `${file}.${randomUUID()}`;
 
-async function writeAside(file: string, stack: StackFile): Promise<string> {
-  const aside = nameAside(file);
-  await writeFile(aside, JSON.stringify(stack), { mode: 0o600, flag: 'wx' });
-  return aside;
+async function writeTemporary(file: string, stack: StackFile): Promise<string> {
+  const temporary = temporaryName(file);
+  await writeFile(temporary, JSON.stringify(stack), { mode: 0o600, flag: 'wx' });
+  return temporary;
 }
 
-/** False where it fails for that reason. */
+/** @returns false if the call fails with this code */
 function isDone(call: Promise<void>, unless: 'EEXIST' | 'ENOENT'): Promise<boolean> {
   return call.then(
     () => true,
@@ -88,7 +91,12 @@ export async function readJsonFile<T>(path: string): Promise<T | undefined> {
   }
 }
 
-/** Process numbers are used again, after a reboot say, so the number alone proves nothing. */
+/** Checks the command line too, because the system reuses process ids, for example after a reboot. */
 async function isOpmUp(pid: number): Promise<boolean> {
   return pid !== process.pid && /\bopm(\.js)? up\b/.test(await readCommandLine(pid));
+}
+
+/** Resolves a path in the repository, whatever the current directory is. */
+export function inRepository(path: string): string {
+  return fileURLToPath(new URL(`../../../../${path}`, import.meta.url));
 }

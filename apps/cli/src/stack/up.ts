@@ -1,36 +1,41 @@
-import { mkdir } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { createServer, isIPv6 } from 'node:net';
-import { resolve } from 'node:path';
+import { join, resolve } from 'node:path';
+import { hashApiKey } from '@opm/core';
 import { startEmbeddedPostgres } from '@opm/embedded';
+import type { Store } from '@opm/store';
 import getPort from 'get-port';
 import { UserError } from '../user-error.js';
 import { dataDirOf, readDatabaseUrl, withStore } from '../with-store.js';
 import { type AppProcess, startApp } from './app-process.js';
-import { DEMO_PROJECT, type DemoSecrets, prepareDemo } from './demo.js';
 import { migrate } from './migrate.js';
-import { claimDataDir, removeStackFile, toQueueEnv, writeStackFile } from './stack-file.js';
+import { claimDataDir, readJsonFile, removeStackFile, toQueueEnv, writeStackFile } from './stack-file.js';
 
 export type UpOptions = { port: number; consolePort: number; host: string; dataDir: string };
 
-/** Runs the whole stack until it is told to stop. @throws UserError where the folder or a port is in use, before it starts anything */
+/**
+ * Runs the whole stack until Ctrl-C or SIGTERM.
+ * @throws UserError, before it starts anything, if the folder or a port is in use
+ */
 export async function up(options: UpOptions, env: NodeJS.ProcessEnv): Promise<void> {
-  const end = listenForEnd();
+  const stopRequest = listenForStop();
   const dataDir = resolve(options.dataDir);
   await claim(dataDir);
   try {
     await assertPortsFree(options);
-    await runStack(dataDir, options, env, end);
+    await runStack(dataDir, options, env, stopRequest);
   } finally {
     await removeStackFile(dataDir);
   }
 }
 
-/** Everything started is stopped in reverse order, also when a start fails. */
+/** Starts everything, and at the end stops it in reverse order, even if a start fails. */
 async function runStack(
   dataDir: string,
   options: UpOptions,
   env: NodeJS.ProcessEnv,
-  { told, signal }: End,
+  { requested, signal }: StopRequest,
 ): Promise<void> {
   const releases: (() => Promise<void>)[] = [];
   try {
@@ -68,11 +73,11 @@ async function runStack(
       apps.push(app);
     }
     console.log(welcome(options, apps, { ...secrets, consolePassword }));
-    const crash = Promise.race(apps.map(async ({ name, ended }) => `${name} ended: ${await ended}`));
-    const crashed = await Promise.race([told, crash]);
-    if (crashed) throw new UserError(`${crashed}; stopping the others`);
+    const crash = Promise.race(apps.map(async ({ name, ended }) => `${name} ended with ${await ended}`));
+    const crashed = await Promise.race([requested, crash]);
+    if (crashed) throw new UserError(`${crashed}, so the whole stack was stopped`);
   } catch (error) {
-    if (!signal.aborted) throw error; // or it is what Ctrl-C cut off
+    if (!signal.aborted) throw error; // after Ctrl-C, the error is a consequence of it
   } finally {
     say('stopping');
     for (const release of releases.reverse()) await release();
@@ -88,7 +93,7 @@ async function claim(dataDir: string): Promise<void> {
     });
   if (!running) return;
   throw new UserError(
-    `a stack runs in ${dataDir} already (process ${running.pid}); stop it, or choose another --data-dir`,
+    `a stack is already running in ${dataDir} (process ${running.pid}): stop it, or choose another --data-dir`,
   );
 }
 
@@ -123,20 +128,20 @@ async function startDatabase(dataDir: string, releases: (() => Promise<void>)[])
   return postgres.url;
 }
 
-/** `told` resolves at Ctrl-C and the like. */
-type End = { told: Promise<undefined>; signal: AbortSignal };
+/** `requested` resolves, and `signal` aborts, at SIGINT, SIGTERM, SIGHUP or when stdout is closed. */
+type StopRequest = { requested: Promise<undefined>; signal: AbortSignal };
 
-function listenForEnd(): End {
-  const ending = new AbortController();
-  const told = new Promise<undefined>((resolve) => {
-    const end = () => {
-      ending.abort();
+function listenForStop(): StopRequest {
+  const controller = new AbortController();
+  const requested = new Promise<undefined>((resolve) => {
+    const stop = () => {
+      controller.abort();
       resolve(undefined);
     };
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, end);
-    process.stdout.on('error', end); // whoever read it is gone
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, stop);
+    process.stdout.on('error', stop); // the reader of stdout has closed it
   });
-  return { told, signal: ending.signal };
+  return { requested, signal: controller.signal };
 }
 
 function welcome(options: UpOptions, apps: AppProcess[], { apiKey, consolePassword }: DemoSecrets): string {
@@ -166,4 +171,34 @@ const toUrl = (host: string, port: number) => `http://${isIPv6(host) ? `[${host}
 
 function say(line: string): void {
   console.log(`opm: ${line}`);
+}
+
+const DEMO_PROJECT = 'demo';
+
+/** Stored in the data folder, readable only by its owner, so a restart prints the same key and password. */
+export type DemoSecrets = { apiKey: string; consolePassword: string };
+
+/** Creates the demo project if it is missing, and a new key if the stored key is no longer valid. */
+async function prepareDemo(store: Store, dataDir: string): Promise<DemoSecrets> {
+  const file = join(dataDir, 'demo.json');
+  const known = await readJsonFile<DemoSecrets>(file);
+  const project = await store.projects.find(DEMO_PROJECT);
+  const secrets: DemoSecrets = {
+    apiKey: (await keepKey(store, project?.projectId, known?.apiKey)) ?? (await issueKey(store, project?.projectId)),
+    consolePassword: known?.consolePassword ?? randomBytes(12).toString('base64url'),
+  };
+  await writeFile(file, JSON.stringify(secrets), { mode: 0o600 });
+  return secrets;
+}
+
+async function keepKey(store: Store, projectId: number | undefined, apiKey: string | undefined) {
+  if (projectId === undefined || apiKey === undefined) return undefined;
+  const keyHash = hashApiKey(apiKey);
+  const owner = (await store.apiKeys.findOwners([keyHash])).get(keyHash);
+  return owner?.projectId === projectId ? apiKey : undefined;
+}
+
+async function issueKey(store: Store, projectId: number | undefined): Promise<string> {
+  if (projectId === undefined) return (await store.projects.create(DEMO_PROJECT)).apiKey;
+  return store.apiKeys.issue(projectId); // the stored key has ended; other keys stay valid because they may be in use
 }

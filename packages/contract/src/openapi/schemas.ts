@@ -1,12 +1,16 @@
-import { ANSWERS, type Answer } from '../answers.js';
-import { toCustomerAnswer } from '../customer-answer.js';
-import { entrySchema, FIELD_ENTRIES, NOT_STORABLE } from '../entry.js';
-import type { FaultCode } from '../faults.js';
+import {
+  entrySchema,
+  FIELD_ENTRIES,
+  FIELD_PROPERTIES,
+  NOT_STORABLE,
+  parseCustomerId,
+  parseEntry,
+  toCustomerAnswer,
+} from '../entry.js';
+import { ANSWERS, type Answer, FAULTS, Fault, type FaultCode } from '../faults.js';
 import { LIMITS } from '../limits.js';
-import { groupByStatus, toFaultSchema } from './fault-schema.js';
-import type { Json } from './to-openapi-document.js';
 
-/** What may come of a single entry of a batch. */
+/** Faults that a result of a batch may contain. */
 const RESULT_FAULTS: FaultCode[] = [
   'BODY_MALFORMED',
   'BODY_INVALID',
@@ -16,22 +20,18 @@ const RESULT_FAULTS: FaultCode[] = [
   'OVERLOADED',
 ];
 
-const PROPERTY: Record<keyof typeof entrySchema.properties, { description: string; examples: unknown[] }> = {
-  customerId: {
-    description: 'The id that you use for the customer. `7519` and `"7519"` are the same one; case and spaces count.',
-    examples: [7519, '7519'],
-  },
-  customerEmail: { description: 'Any text: its format is not checked.', examples: ['jane@example.com'] },
-  customerPhone: { description: 'Any text: its format is not checked.', examples: ['+41 44 668 18 00'] },
-  customerFirstName: { description: 'Any text.', examples: ['Jane'] },
-  customerLastName: { description: 'Any text.', examples: ['Doe'] },
-  customerIP: { description: 'Any text: its format is not checked.', examples: ['203.0.113.7'] },
+const CUSTOMER_ID = {
+  description: 'Your id of the customer. `7519` and `"7519"` are the same id; case and spaces matter.',
+  examples: [7519, '7519'],
 };
 
-/** What the schema of an entry does not say by itself; in it, viewers show it for each of its alternatives. */
-export const ENTRY_RULES = `A field that is left out, \`null\` or \`""\` keeps what is stored. An email or a phone must be given, in an update too. Properties that are not listed are ignored. Texts ${NOT_STORABLE}.`;
+/**
+ * Rules that the schema of an entry cannot express. They are in the description of the body, because viewers would
+ * repeat a description of the schema for each of its alternatives.
+ */
+export const ENTRY_RULES = `A field that is omitted, \`null\` or \`""\` keeps its stored value. Every entry must have an email or a phone, even an update. Properties that are not listed are ignored. Texts ${NOT_STORABLE}.`;
 
-/** Of those one at least must be given, and not be empty. */
+/** An entry must have at least one of these, not empty. */
 const CONTACTS = ['customerEmail', 'customerPhone'] as const;
 
 export function toSchemas(): Json {
@@ -52,8 +52,8 @@ export function toSchemas(): Json {
       required: ['statusCode', 'message', 'accepted', 'rejected', 'results'],
       properties: {
         ...toAnswerSchema(ANSWERS.multiStatus).properties,
-        accepted: { type: 'integer', minimum: 0, description: 'Entries that are safely queued.' },
-        rejected: { type: 'integer', minimum: 0, description: 'Entries that are not.' },
+        accepted: { type: 'integer', minimum: 0, description: 'Number of entries that are queued safely.' },
+        rejected: { type: 'integer', minimum: 0, description: 'Number of entries that are not.' },
         results: {
           type: 'array',
           description: 'One per entry, in order: the body that the single call would have had.',
@@ -82,27 +82,31 @@ export function toAnswerSchema({ statusCode, message }: Answer) {
   };
 }
 
-/** Without the words that only our validator knows. */
+/** Converts a schema of our validator to JSON Schema 2020-12: removes `storable` and replaces `nullable`. */
 export function toJsonSchema({ nullable, storable: _, type, ...schema }: Json): Json {
   return { type: nullable ? [type, 'null'] : type, ...schema };
 }
 
 function toProperties(): Record<string, Json> {
-  const properties = Object.entries(entrySchema.properties) as [keyof typeof PROPERTY, Json][];
-  return Object.fromEntries(properties.map(([name, schema]) => [name, { ...toJsonSchema(schema), ...PROPERTY[name] }]));
+  const { customerId, ...fields } = entrySchema.properties;
+  const described = FIELD_ENTRIES.map(([property, field]) => {
+    const { description, example } = FIELD_PROPERTIES[field];
+    return [property, { ...toJsonSchema(fields[property]), description, examples: [example] }];
+  });
+  return { customerId: { ...toJsonSchema(customerId), ...CUSTOMER_ID }, ...Object.fromEntries(described) };
 }
 
-/** The properties are those that are answered. */
+/** Takes the properties from a real answer, so that the schema cannot miss one. */
 function toCustomerAnswerSchema(): Json {
   const time = { type: ['string', 'null'], format: 'date-time' };
   const described: Record<string, Json> = {
-    customerId: { type: 'string', description: 'A string, whatever you sent.' },
+    customerId: { type: 'string', description: 'Always a string, even if you sent a number.' },
     ...Object.fromEntries(FIELD_ENTRIES.map(([name]) => [name, { type: ['string', 'null'] }])),
     createdAt: {
       ...time,
-      description: 'When we accepted the first entry that is stored; after an erasure, the erasure.',
+      description: 'When we accepted the first stored entry or, after an erasure, the erasure.',
     },
-    updatedAt: { ...time, description: 'When we accepted the newest entry that is stored.' },
+    updatedAt: { ...time, description: 'When we accepted the newest stored entry.' },
   };
   const names = Object.keys(toCustomerAnswer('', undefined, false).customer);
   return {
@@ -112,17 +116,90 @@ function toCustomerAnswerSchema(): Json {
       statusCode: { type: 'integer', const: 200 },
       customer: {
         type: 'object',
-        description: 'All properties are always there, `null` where we have nothing.',
+        description: 'All properties are always present. Those without a value are `null`.',
         required: names,
         properties: Object.fromEntries(names.map((name) => [name, described[name]])),
         additionalProperties: false,
       },
       pending: {
         type: 'boolean',
-        description:
-          'Whether the newest entry that we accepted is not stored yet; `customer` is without it until then.',
+        description: 'True if the newest accepted entry is not stored yet. `customer` does not include it until then.',
       },
     },
     additionalProperties: false,
   };
 }
+
+/** Faults whose message depends on the mistake: the pattern of its start, and mistakes to show as examples. */
+const NAMING: Partial<Record<FaultCode, { start: string; mistakes: Record<string, () => unknown> }>> = {
+  BODY_INVALID: {
+    start: '^body[ /]',
+    mistakes: {
+      'neither email nor phone': () => parseEntry({ customerId: 7519, customerFirstName: 'Jane' }),
+      'a wrong type': () => parseEntry({ customerId: 7519, customerEmail: 42 }),
+      'no id': () => parseEntry({ customerEmail: 'jane@example.com' }),
+      'not an object': () => parseEntry([]),
+    },
+  },
+  PATH_INVALID: {
+    start: '^path/customerId ',
+    mistakes: {
+      'an id that is too long': () => parseCustomerId('7'.repeat(256)),
+      'an id that cannot be stored': () => parseCustomerId('a\0b'),
+    },
+  },
+};
+
+/** Groups the codes by status, in ascending order of the statuses. */
+export function groupByStatus(codes: readonly FaultCode[]): FaultCode[][] {
+  const statuses = [...new Set(codes.map((code) => FAULTS[code].statusCode))].sort((a, b) => a - b);
+  return statuses.map((status) => codes.filter((code) => FAULTS[code].statusCode === status));
+}
+
+/** The schema of the body for faults of one status. */
+export function toFaultSchema(codes: readonly FaultCode[]): Json {
+  const [first] = codes as [FaultCode];
+  const { statusCode, error } = FAULTS[first];
+  return {
+    type: 'object',
+    required: ['statusCode', 'error', 'message'],
+    properties: {
+      statusCode: { type: 'integer', const: statusCode },
+      error: { type: 'string', const: error },
+      message: { type: 'string', ...toMessages(codes) },
+    },
+    additionalProperties: false,
+  };
+}
+
+function toMessages(codes: readonly FaultCode[]): Json {
+  const fixed = codes.filter((code) => !NAMING[code]).map((code) => FAULTS[code].message);
+  const starts = codes.flatMap((code) => NAMING[code]?.start ?? []);
+  const any = [...(fixed.length > 0 ? [{ enum: fixed }] : []), ...starts.map((pattern) => ({ pattern }))];
+  return any.length === 1 ? (any[0] as Json) : { anyOf: any };
+}
+
+/** Example bodies of the faults, by message or mistake. */
+export function toFaultExamples(codes: readonly FaultCode[]): Json {
+  return Object.fromEntries(codes.flatMap(toExamples).map(([name, value]) => [name, { summary: name, value }]));
+}
+
+function toExamples(code: FaultCode): [string, Json][] {
+  const { statusCode, error, message } = FAULTS[code];
+  const naming = NAMING[code];
+  if (!naming) return [[message, { statusCode, error, message }]];
+  return Object.entries(naming.mistakes).map(([name, make]) => [name, { statusCode, error, message: messageOf(make) }]);
+}
+
+function messageOf(make: () => unknown): string {
+  try {
+    make();
+  } catch (error) {
+    if (error instanceof Fault) return error.message;
+    throw error;
+  }
+  throw new Error('an example of a mistake must throw a Fault');
+}
+
+/** An OpenAPI document, or a part of it. */
+export type Json = { [property: string]: unknown };

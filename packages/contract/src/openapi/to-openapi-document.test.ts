@@ -1,9 +1,8 @@
 import { expect, test } from '@jest/globals';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import fc from 'fast-check';
-import { ANSWERS } from '../answers.js';
 import { parseCustomerId, parseEntry } from '../entry.js';
-import { FAULTS, Fault } from '../faults.js';
+import { ANSWERS, FAULTS, Fault } from '../faults.js';
 import { LIMITS } from '../limits.js';
 import { toOpenApiDocument } from './to-openapi-document.js';
 
@@ -14,7 +13,7 @@ const ajv = new Ajv2020({ strict: false, validateFormats: false });
 ajv.addSchema({ $id: 'openapi', ...document });
 const compile = (pointer: string) => ajv.compile({ $ref: `openapi#${pointer}` });
 
-/** All bodies that the document shows as examples of answers. */
+/** All example bodies of answers in the document. */
 function findBodies(value: unknown): Body[] {
   if (typeof value !== 'object' || value === null) return [];
   if ('statusCode' in value && typeof value.statusCode === 'number') return [value as Body];
@@ -22,7 +21,7 @@ function findBodies(value: unknown): Body[] {
 }
 const bodies = findBodies(document);
 
-test('every fault is in the document with its text, and no other', () => {
+test('the document has every fault with its text, and no other', () => {
   const statuses = new Map(bodies.map(({ message, statusCode, error }) => [message, { statusCode, error }]));
   const { BODY_INVALID, PATH_INVALID, ...fixed } = FAULTS; // their messages name a property
   for (const { message, statusCode, error } of Object.values(fixed)) {
@@ -36,7 +35,7 @@ test('every fault is in the document with its text, and no other', () => {
   expect([BODY_INVALID.statusCode, PATH_INVALID.statusCode]).toEqual([400, 400]);
 });
 
-test('every answer is in the document', () => {
+test('the document has every answer', () => {
   for (const answer of Object.values(ANSWERS)) expect(bodies).toContainEqual(expect.objectContaining(answer));
 });
 
@@ -50,7 +49,7 @@ const isAccepted = (read: () => unknown): boolean => {
   }
 };
 
-test('a body is valid by the document exactly where it is an entry', () => {
+test('a body is valid by the document if and only if it is an entry', () => {
   const isValid = compile('/components/schemas/Entry');
   const text = (maxLength: number) =>
     fc.oneof(
@@ -82,14 +81,14 @@ test('a body is valid by the document exactly where it is an entry', () => {
 });
 
 test.each(['', '1', 'x'.repeat(255), 'x'.repeat(256)])(
-  'an id in a path is valid exactly where it is read: %#',
+  'an id in a path is valid by the document if and only if it is accepted: %#',
   (id) => {
     const isValid = compile('/components/parameters/customerId/schema');
     expect(isValid(id)).toBe(isAccepted(() => parseCustomerId(id)));
   },
 );
 
-test('what can be replayed, and nothing else, may say that it is a replay', () => {
+test('only answers that can be replayed may have the header idempotent-replayed', () => {
   type Responses = Record<string, { headers?: object }>;
   const paths = document.paths as Record<string, Record<string, { operationId: string; responses: Responses }>>;
   const operations = Object.values(paths).flatMap((methods) => Object.values(methods));
@@ -103,7 +102,7 @@ test('what can be replayed, and nothing else, may say that it is a replay', () =
   });
 });
 
-test('the entries that are shown are accepted, and the limits those that hold', () => {
+test('the example entries are accepted, and the limits are the real ones', () => {
   const paths = document.paths as Record<string, { post: { requestBody: { content: Record<string, unknown> } } }>;
   const contents = ['/entry', '/entries'].map((path) => paths[path]?.post.requestBody.content['application/json']);
   const [entry, entries] = contents as { schema: object; examples: Record<string, { value: unknown }> }[];

@@ -1,54 +1,62 @@
-import type { FaultCode } from '../faults.js';
+import { FAULTS, type FaultCode, retryAfterOf } from '../faults.js';
 import { LIMITS } from '../limits.js';
-import { deleteEntry } from './delete-entry.js';
-import { getEntry } from './get-entry.js';
-import { getPing } from './get-ping.js';
-import { HEADERS, PARAMETERS } from './headers.js';
-import type { Operation } from './operation.js';
-import { postEntries } from './post-entries.js';
-import { postEntry } from './post-entry.js';
-import { toSchemas } from './schemas.js';
-import { COMMON_FAULTS, toCommonResponses, toFaultResponses, toResponses } from './to-responses.js';
-
-/** An OpenAPI document, or a part of one. */
-export type Json = { [property: string]: unknown };
+import { HEADERS, type HeaderName, PARAMETERS } from './headers.js';
+import { deleteEntry, getEntry, getPing, type Operation, postEntries, postEntry, type Success } from './operations.js';
+import { groupByStatus, type Json, toAnswerSchema, toFaultExamples, toFaultSchema, toSchemas } from './schemas.js';
 
 const DESCRIPTION = `
-Send us customers, one per request or many. We answer as soon as the entry is stored safely in a queue, usually within a
-few milliseconds, and write it to our database shortly after.
+Send us customers, one or many per request. We answer as soon as the entry is stored safely in a queue, usually
+within a few milliseconds, and write it to our database shortly afterwards.
 
-**Merging.** An entry is merged field by field into what we know of the customer: a field that you give replaces the stored
-value, a field that you leave out, or give as \`null\` or \`""\`, keeps it. When several entries give the same field, the one
-that we accepted last wins.
+**Merging.** We merge each entry field by field into the stored customer. A field with a value replaces the stored
+value. A field that is omitted, \`null\` or \`""\` keeps it. If several entries set the same field, the entry that
+we accepted last wins.
 
-**Retries.** It is safe to send any entry again: after a timeout, a lost connection, a 408, a 409, a 429, a 500 or a 503. Wait
-for as long as \`retry-after\` says; where there is no such header, start with a second and double it each time, up to a
-minute, with some randomness. Do not repeat another 4xx: it will be the same again. With an \`idempotency-key\` the repeat of
-a request that did something gets the first answer, and changes nothing: a customer that was created is 201 again. Only where
-we failed before we could answer may a repeat count as the first request. Every other answer frees the key. Of a batch with
-a 503 or a 429 in it, send only those entries again, with a new key.
+**Retries.** It is safe to send any entry again: after a timeout, a lost connection, a 408, a 409, a 429, a 500 or a
+503. Wait for the seconds in \`retry-after\`. Without that header, wait a second, and double the wait each time, up
+to a minute, with some randomness. Do not repeat a request that got another 4xx, because the answer will be the
+same.
 
-**Rate limits.** Your project may have a limit of entries, a burst and a rate. What is above it is a 429, and nothing is done
-with it.
+**Idempotency.** If you send a request with an \`idempotency-key\` again, and the first one took effect, you get the
+first answer and nothing changes: a created customer is a 201 again. If we failed before we could answer, the repeat
+may count as the first request. If the first request had no effect, you can use its key again. If a batch has
+results 503 or 429, send only those entries again, with a new key.
 
-**Errors** are JSON with \`statusCode\`, \`error\` and \`message\`. A path that is not listed here is a 404, a method that its path
-does not have a 405 with the header \`allow\`.
+**Rate limits.** Your project may have a rate limit: a burst of entries, and a rate per second. An entry above the
+limit gets a 429 and is not accepted.
 
-**Request ids.** Every answer has a header \`x-request-id\`. Name it when you ask us about a request.
+**Errors** are JSON with \`statusCode\`, \`error\` and \`message\`. An unknown path is a 404. A method that the path
+does not support is a 405 with the header \`allow\`.
+
+**Request ids.** Every answer has the header \`x-request-id\`. Send us its value if you ask us about a request.
 `.trim();
 
 const KEY = `
-The API key that you were given: \`opm_\` followed by 36 letters and digits. It stands for your project. Treat it as a
-password: keep it on your servers, out of web pages, apps and logs, and send it over HTTPS only.`.trim();
+Your API key: \`opm_\` followed by 36 letters and digits. It identifies your project. Treat it like a password: keep
+it on your servers, out of web pages, apps and logs, and send it only over HTTPS.`.trim();
 
 const OPERATIONS: Operation[] = [postEntry, postEntries, getEntry, deleteEntry, getPing];
 
-/** What may come of requests that are none of the operations. */
+/** Faults that any request with a key may cause. */
+const COMMON_FAULTS = [
+  'HTTP_INVALID',
+  'KEY_MISSING',
+  'KEY_UNKNOWN',
+  'REQUEST_TOO_SLOW',
+  'TOO_MANY_UNKNOWN_KEYS',
+  'HEADERS_TOO_LARGE',
+  'HEADERS_TOO_MANY',
+  'INTERNAL',
+  'KEYS_UNAVAILABLE',
+] as const satisfies FaultCode[];
+
+/** Faults of requests that match no operation. */
 const OTHER_FAULTS: FaultCode[] = [...COMMON_FAULTS, 'PATH_MALFORMED', 'ROUTE_UNKNOWN', 'METHOD_NOT_ALLOWED'];
 
 /**
- * The OpenAPI 3.1 document of the partners' API, made of the schemas that validate, and of the texts that are answered.
- * @param version of the program
+ * Builds the OpenAPI 3.1 document of the partners' API from the schemas that validate requests and the texts of the
+ * answers.
+ * @param version the version of this program
  */
 export function toOpenApiDocument({ version }: { version: string }): Json {
   const document = {
@@ -58,12 +66,15 @@ export function toOpenApiDocument({ version }: { version: string }): Json {
     security: [{ apiKey: [] }],
     tags: [
       { name: 'API key', description: 'Check that your key works.' },
-      { name: 'Entries', description: `What you tell us of customers, one at a time or up to ${LIMITS.batchEntries}.` },
-      { name: 'Customers', description: 'What we have stored of a customer: read it back, or have it erased.' },
+      {
+        name: 'Entries',
+        description: `Send data about customers, one entry at a time or up to ${LIMITS.batchEntries}.`,
+      },
+      { name: 'Customers', description: 'Read a stored customer, or erase it.' },
     ],
     paths: toPaths(),
     'x-other-requests': {
-      description: 'Requests that are no operation of this document, or that cannot be read.',
+      description: 'Requests that match no operation of this document, or that cannot be read.',
       responses: toFaultResponses(OTHER_FAULTS),
     },
     components: {
@@ -95,4 +106,100 @@ function toOperation({ operationId, tag, summary, description, parameters, reque
     ...(requestBody && { requestBody }),
     responses: toResponses(answers),
   };
+}
+
+const EVERY_ANSWER: HeaderName[] = ['x-request-id', 'cache-control', 'x-content-type-options'];
+
+const MEANING: Record<number, string> = {
+  400: 'The request is invalid; the message says why. Correct it before you send it again.',
+  401: 'The key is missing, wrong, revoked or expired. It is checked first, on every path.',
+  404: 'There is nothing at this path.',
+  405: 'The path does not support this method.',
+  408: 'The request took too long to arrive. Send it again.',
+  409: 'The first request with this idempotency key is still in progress. Send the request again after the seconds in `retry-after`.',
+  413: 'The body is too large. Send less at once.',
+  415: 'The body is declared as a form, or is compressed. We read it as JSON under any other content type.',
+  422: 'The idempotency key belongs to another request that is in progress or took effect. Use a new key.',
+  429: 'Too many requests or entries in a short time. Send the request again after the seconds in `retry-after`.',
+  431: 'The headers are too large or too many. Send smaller or fewer headers.',
+  500: 'Something went wrong on our side. Send the request again. If the error persists, tell us the request id.',
+  503: 'Temporarily not possible. It is safe to send the request again after the seconds in `retry-after`.',
+};
+
+/**
+ * Responses that operations share, by name. An operation that adds a fault to a status has its own response instead.
+ */
+function toCommonResponses(): Json {
+  return Object.fromEntries(groupByStatus(COMMON_FAULTS).map((codes) => [toName(codes), toFaultResponse(codes)]));
+}
+
+function toResponses(operation: Pick<Operation, 'successes' | 'faults' | 'optionalHeaders' | 'replayedFaults'>): Json {
+  const { successes, faults, optionalHeaders = [], replayedFaults } = operation;
+  const ofReplayed: HeaderName[] = replayedFaults ? ['idempotent-replayed', ...optionalHeaders] : optionalHeaders;
+  return {
+    ...Object.fromEntries(successes.map((success) => toSuccess(success, ofReplayed))),
+    ...toFaultResponses([...COMMON_FAULTS, ...faults], (codes) =>
+      codes.some((code) => replayedFaults?.includes(code)) ? ofReplayed : optionalHeaders,
+    ),
+  };
+}
+
+/** Responses by status. `toOptionalHeaders` applies to responses that are not shared. */
+function toFaultResponses(
+  faults: readonly FaultCode[],
+  toOptionalHeaders: (codes: FaultCode[]) => HeaderName[] = () => [],
+): Json {
+  const common = new Map(groupByStatus(COMMON_FAULTS).map((codes) => [codes.join(), toName(codes)]));
+  return Object.fromEntries(
+    groupByStatus(faults).map((codes) => {
+      const name = common.get(codes.join());
+      return [
+        statusOf(codes),
+        name ? { $ref: `#/components/responses/${name}` } : toFaultResponse(codes, toOptionalHeaders(codes)),
+      ];
+    }),
+  );
+}
+
+function toSuccess(success: Success, optionalHeaders: HeaderName[]): [number, Json] {
+  const { description, headers = [] } = success;
+  const optional = [...optionalHeaders, ...(success.optionalHeaders ?? [])];
+  const [statusCode, schema, examples] =
+    'answer' in success
+      ? [
+          success.answer.statusCode,
+          toAnswerSchema(success.answer),
+          { [success.answer.message]: { value: success.answer } },
+        ]
+      : [success.statusCode, success.schema, success.examples];
+  const content = { 'application/json': { schema, examples } };
+  return [statusCode, { description, headers: toHeaders(headers, optional), content }];
+}
+
+function toFaultResponse(codes: FaultCode[], optionalHeaders: HeaderName[] = []): Json {
+  const statusCode = statusOf(codes);
+  const headers: HeaderName[] = [
+    ...(codes.every((code) => retryAfterOf(code) > 0) ? (['retry-after'] as const) : []),
+    ...(codes.includes('METHOD_NOT_ALLOWED') ? (['allow'] as const) : []),
+  ];
+  const content = { 'application/json': { schema: toFaultSchema(codes), examples: toFaultExamples(codes) } };
+  const description = MEANING[statusCode] ?? FAULTS[codes[0] as FaultCode].error;
+  return { description, headers: toHeaders(headers, optionalHeaders), content };
+}
+
+function toHeaders(names: HeaderName[], optional: HeaderName[]): Json {
+  const all = [...EVERY_ANSWER, ...names];
+  return {
+    ...Object.fromEntries(all.map((name) => [name, { $ref: `#/components/headers/${name}` }])),
+    ...Object.fromEntries(optional.map((name) => [name, { ...HEADERS[name], required: false }])),
+  };
+}
+
+/** The name of a shared response, such as `Unauthorized`. */
+function toName([first]: FaultCode[]): string {
+  return FAULTS[first as FaultCode].error.replaceAll(' ', '');
+}
+
+function statusOf([first]: FaultCode[]): number {
+  return FAULTS[first as FaultCode].statusCode;
 }

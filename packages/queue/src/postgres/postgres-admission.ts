@@ -1,14 +1,13 @@
 import type { Version } from '@opm/core';
 import type pg from 'pg';
-import { type Admission, type Admitted, CLAIM_TTL_MS } from '../admission.js';
-import { claimOf } from '../backlog-sample.js';
-import { shardOf } from '../shards.js';
+import { type Admission, type Admitted, CLAIM_TTL_MS, shardOf } from '../admission.js';
+import { claimOf } from '../chunk.js';
 
 type AdmittedRow = {
   version: string;
   previous_version: string | null;
   previous_erased: boolean | null;
-  /** Of the projects of some entries. */
+  /** The backlog of the entry's project, for some of the entries. */
   backlog: string | null;
 };
 
@@ -16,11 +15,12 @@ type ClaimRow = { customer_id: string; version: string; erased: boolean };
 
 type OldClaimRow = { project_id: number; customer_id: string; version: string };
 
-const SWEPT_AT_ONCE = 10_000;
+/** Rows per statement of a sweep. */
+const SWEEP_ROWS = 10_000;
 
-/** The functions of the migrations `admission` to `mixed_chunks`, called. */
+/** Calls the functions that the migrations `admission` to `mixed_chunks` define. */
 export function createPostgresAdmission(pool: pg.Pool, shards: number): Admission {
-  /** The newest versions that this process was given, by shard. */
+  /** The newest version that this process received, by shard. */
   const newest = new Map<number, Version>();
 
   return {
@@ -74,7 +74,7 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
          UNION ALL
          SELECT customer_id, version, erased, true FROM admission.claims
          WHERE project_id = $1 AND customer_id = ANY($2) AND expires_at > now()
-         ORDER BY is_claim`, // of a customer who has both, the claim counts
+         ORDER BY is_claim`, // for a customer with both, the claim comes last and wins
         [projectId, customers.map(({ customerId }) => customerId)],
       );
       const claims = new Map(
@@ -139,18 +139,18 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
 
     async sweep(shard, before) {
       for (const table of ['admission.claims', 'admission.pending_erasures']) {
-        // The table does not tell the shard of a claim, so those that are old enough are read, and the shard's own go.
+        // The table has no shard column. Reads all claims that are old enough, and deletes those of the shard.
         for (let last = { project_id: 0, customer_id: '' }, isOver = false; !isOver; ) {
           const { rows } = await pool.query<OldClaimRow>(
             `SELECT project_id, customer_id, version FROM ${table}
              WHERE (project_id, customer_id) > ($1, $2) AND version < $3
              ORDER BY project_id, customer_id LIMIT $4`,
-            [last.project_id, last.customer_id, before, SWEPT_AT_ONCE],
+            [last.project_id, last.customer_id, before, SWEEP_ROWS],
           );
           const own = rows.filter((row) => shardOf(row.project_id, row.customer_id, shards) === shard);
           if (own.length > 0) await removeOld(table, own);
           last = rows.at(-1) ?? last;
-          isOver = rows.length < SWEPT_AT_ONCE;
+          isOver = rows.length < SWEEP_ROWS;
         }
       }
     },
@@ -162,7 +162,10 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
     return Number(rows[0]?.waiting ?? 0);
   }
 
-  /** Takes no row that an admission has, nor waits for one: that takes them in an order of its own. */
+  /**
+   * Skips rows that an admission has locked. Waiting for them could deadlock, because admissions lock in another
+   * order.
+   */
   async function removeOld(table: string, claims: OldClaimRow[]): Promise<void> {
     const text = `
       DELETE FROM ${table} WHERE (project_id, customer_id) IN (

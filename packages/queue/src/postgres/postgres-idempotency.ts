@@ -1,21 +1,22 @@
 import type pg from 'pg';
-import { type Idempotency, type KeyedRequest, type Known, toMaxKeptBytes } from '../idempotency.js';
+import { type Idempotency, type KeyedRequest, type KeyState, toMaxStoredBytes } from '../idempotency.js';
 
-/** Nothing if the request is the first one; an empty fingerprint if there is no room; without a status it is in flight. */
+/** All null if the request is the first; an empty fingerprint if there is no room; a null status if it is in flight. */
 type FoundRow = { fingerprint: string | null; status: number | null; body: string | null };
 
-const SWEPT_AT_ONCE = 10_000;
+/** Rows per statement of a sweep. */
+const SWEEP_ROWS = 10_000;
 
-/** The functions of the migration `idempotency_share`, called. */
+/** Calls the functions that the migration `idempotency_share` defines. */
 export function createPostgresIdempotency(pool: pg.Pool): Idempotency {
   return {
-    async begin(_shard, projectId, requests, leaseMs) {
+    async begin(_shard, projectId, requests, lockMs) {
       const { rows } = await pool.query<FoundRow>({
         name: 'begin-keyed',
         text: 'SELECT * FROM admission.begin_keyed($1, $2, $3, $4, $5, $6)',
-        values: [...toColumns(requests), `${leaseMs} milliseconds`, projectId, toMaxKeptBytes(0)],
+        values: [...toColumns(requests), `${lockMs} milliseconds`, projectId, toMaxStoredBytes(0)],
       });
-      return requests.map((request, i) => toKnown(rows[i], request));
+      return requests.map((request, i) => toKeyState(rows[i], request));
     },
 
     async end(_shard, projectId, requests, keepMs) {
@@ -30,7 +31,7 @@ export function createPostgresIdempotency(pool: pg.Pool): Idempotency {
           projectId,
         ],
       });
-      return requests.map((request, i) => toKnown(rows[i], request));
+      return requests.map((request, i) => toKeyState(rows[i], request));
     },
 
     async sweep() {
@@ -41,9 +42,9 @@ export function createPostgresIdempotency(pool: pg.Pool): Idempotency {
       await pool.query('DELETE FROM admission.idempotency_bytes WHERE ends_at < now()');
       let swept = 0;
       for (;;) {
-        const { rowCount } = await pool.query(text, [SWEPT_AT_ONCE]);
+        const { rowCount } = await pool.query(text, [SWEEP_ROWS]);
         swept += rowCount ?? 0;
-        if ((rowCount ?? 0) < SWEPT_AT_ONCE) return swept;
+        if ((rowCount ?? 0) < SWEEP_ROWS) return swept;
       }
     },
   };
@@ -57,8 +58,8 @@ function toColumns(requests: KeyedRequest[]): string[][] {
   ];
 }
 
-function toKnown(row: FoundRow | undefined, { fingerprint }: KeyedRequest): Known {
-  if (!row) throw new Error('there must be an answer for every request');
+function toKeyState(row: FoundRow | undefined, { fingerprint }: KeyedRequest): KeyState {
+  if (!row) throw new Error('PostgreSQL returned fewer rows than there are requests');
   if (row.fingerprint === null) return { state: 'first' };
   if (row.fingerprint === '') return { state: 'no-room' };
   if (row.fingerprint !== fingerprint) return { state: 'other' };

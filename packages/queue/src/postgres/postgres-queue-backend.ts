@@ -1,11 +1,11 @@
 import { FLUSH_COMMITS } from '@opm/core';
-import { createPostgresBackend, type Queue, type Worker, withBackend } from 'bullmq';
+import { createPostgresBackend, type Queue, runMigrations, type Worker, withBackend } from 'bullmq';
 import pg from 'pg';
-import { withBackOff } from '../back-off.js';
-import type { Role, Store } from '../queue-backend.js';
-import { isPooled } from './is-pooled.js';
+import type { DeadlineLimits } from '../admission.js';
+import { measureSkew } from '../clock.js';
+import type { QueueStore, Role } from '../queue-store.js';
+import { withBackOff } from '../retry-policy.js';
 import { createPostgresAdmission } from './postgres-admission.js';
-import { readClockSkews, shortenDeadlines } from './postgres-clock.js';
 import { createPostgresIdempotency } from './postgres-idempotency.js';
 import { createPostgresTokenBuckets } from './postgres-token-buckets.js';
 
@@ -14,40 +14,43 @@ const bullmq = {
   Worker: withBackend(withBackOff(createPostgresBackend)).Worker,
 };
 
-/** A partner who comes after a while would wait for a new connection, and its first plans, ten times as long as for the answer. */
-const KEPT = { max: 4, idleTimeoutMillis: 0, keepAliveInitialDelayMillis: 10_000 };
+/**
+ * Connections stay open while idle. A new connection, with its first query plans, makes a request take ten times as
+ * long.
+ */
+const KEEP_OPEN = { max: 4, idleTimeoutMillis: 0, keepAliveInitialDelayMillis: 10_000 };
 
 const CONNECTION = {
-  producer: (ms) => ({ ...KEPT, connectionTimeoutMillis: ms, statement_timeout: ms, query_timeout: ms }),
-  worker: () => ({ ...KEPT, connectionTimeoutMillis: 10_000, query_timeout: 30_000 }),
+  producer: (ms) => ({ ...KEEP_OPEN, connectionTimeoutMillis: ms, statement_timeout: ms, query_timeout: ms }),
+  worker: () => ({ ...KEEP_OPEN, connectionTimeoutMillis: 10_000, query_timeout: 30_000 }),
   dashboard: () => ({ max: 2, connectionTimeoutMillis: 5_000 }),
 } satisfies Record<Role, (answerTimeoutMs: number) => pg.PoolConfig>;
 
 const NOT_DIRECT =
-  'the queue in PostgreSQL needs sessions of its own, which a pooler such as PgBouncer does not give: ' +
-  "set REDIS_URL, or have DATABASE_URL name PostgreSQL's own address";
+  'the queue in PostgreSQL needs direct connections, without a pooler such as PgBouncer: ' +
+  'set REDIS_URL, or point DATABASE_URL at PostgreSQL itself';
 
 export function createPostgresQueueBackend(options: {
   databaseUrl: string;
   role: Role;
   shards: number;
-  /** How long a producer's call may take. */
+  /** Timeout of a producer's calls, in ms. */
   answerTimeoutMs: number;
   onError: (error: Error) => void;
-}): Store {
+}): QueueStore {
   const { databaseUrl, shards, role, answerTimeoutMs, onError } = options;
   const connection = { ...CONNECTION[role](answerTimeoutMs), connectionString: databaseUrl, keepAlive: true };
-  // What admission writes is flushed by the enqueue that follows it: see the migration that defines it.
+  // The enqueue that follows flushes what admission wrote: see the migration that defines admission.
   const pool = new pg.Pool({ ...connection, options: '-c synchronous_commit=off' });
   pool.on('error', onError);
 
-  /** BullMQ's sessions: a job is acknowledged when it is committed. */
+  /** BullMQ's sessions flush each commit: an entry is acknowledged when its job is committed. */
   const flushing = { ...connection, onConnect: (client: pg.ClientBase) => client.query(FLUSH_COMMITS) };
 
   let isDirect = false;
   const ping = async () => {
     isDirect ||= !(await isPooled(connection));
-    // It would lose the notifications that wake the workers, and BullMQ's search path with them.
+    // A pooler loses BullMQ's search path and the notifications that wake the workers.
     if (!isDirect) throw new Error(NOT_DIRECT);
     await pool.query('SELECT FROM admission.shards LIMIT 0');
   };
@@ -74,4 +77,63 @@ export function createPostgresQueueBackend(options: {
     memoryUse: async () => 0,
     close: () => pool.end(),
   };
+}
+
+const NOW = '(extract(epoch FROM clock_timestamp()) * 1000)';
+
+async function readClockSkews(pool: pg.Pool): Promise<number[]> {
+  const skew = await measureSkew(async () => {
+    const { rows } = await pool.query<{ now: string }>({ name: 'read-clock', text: `SELECT ${NOW} AS now` });
+    return Number(rows[0]?.now);
+  });
+  return [skew];
+}
+
+/** BullMQ stores its deadlines, and the time of its last stalled check, as absolute times. */
+async function shortenDeadlines(pool: pg.Pool, queue: string, limits: DeadlineLimits): Promise<void> {
+  const { lockMs, delayMs } = limits;
+  await pool.query(
+    `UPDATE bullmq.job SET locked_until_ms = ${NOW} + $2::int
+     WHERE queue = $1 AND state = 'active' AND locked_until_ms > ${NOW} + $2::int + 1000`,
+    [queue, lockMs],
+  );
+  await pool.query(
+    `UPDATE bullmq.job SET process_at_ms = ${NOW} + $2::int
+     WHERE queue = $1 AND state = 'delayed' AND process_at_ms > ${NOW} + $2::int + 1000`,
+    [queue, delayMs],
+  );
+  await pool.query(
+    `UPDATE bullmq.meta SET value = floor(${NOW})::bigint::text
+     WHERE queue = $1 AND field = 'stalled-check' AND value::bigint > ${NOW} + 1000`,
+    [queue],
+  );
+}
+
+/**
+ * Whether a pooler such as PgBouncer is between this process and PostgreSQL. If so, the session that answers is not
+ * the one named when the connection was opened.
+ * @throws the error of the connection
+ */
+export async function isPooled(
+  connection: Pick<pg.ClientConfig, 'connectionString' | 'connectionTimeoutMillis'>,
+): Promise<boolean> {
+  const client: pg.Client & { processID?: number } = new pg.Client(connection);
+  await client.connect();
+  try {
+    const { rows } = await client.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+    return rows[0]?.pid !== client.processID;
+  } finally {
+    await client.end();
+  }
+}
+
+/** Migrates BullMQ's tables, in the schema `bullmq`, to the version that this package uses. Idempotent. */
+export async function migrateQueue(databaseUrl: string): Promise<void> {
+  const client = new pg.Client({ connectionString: databaseUrl, connectionTimeoutMillis: 10_000 });
+  await client.connect();
+  try {
+    await runMigrations(client);
+  } finally {
+    await client.end();
+  }
 }

@@ -1,16 +1,16 @@
 import type pg from 'pg';
 import {
   type BucketCall,
-  BucketHeld,
+  BucketLocked,
   createTokenBuckets,
-  type Leased,
   PARTS_PER_TOKEN,
+  type Reserved,
   type TokenBuckets,
 } from '../token-buckets.js';
 
 type LeasedRow = { place: number; granted: string; available: string; clock: string };
 
-/** The function of the migration `lease_many`, called. */
+/** Calls the function that the migration `lease_many` defines. */
 export function createPostgresTokenBuckets(pool: pg.Pool, { maxWaitMs }: { maxWaitMs: number }): TokenBuckets {
   return createTokenBuckets({
     place: () => 0,
@@ -21,15 +21,17 @@ export function createPostgresTokenBuckets(pool: pg.Pool, { maxWaitMs }: { maxWa
         text: 'SELECT * FROM admission.lease_many($1, $2, $3, $4, $5)',
         values: (['projectId', 'rate', 'burst', 'wanted', 'returned'] as const).map(column),
       });
-      const leased = calls.map((): Leased | BucketHeld => new BucketHeld('another session holds the bucket'));
+      const reserved = calls.map(
+        (): Reserved | BucketLocked => new BucketLocked('another session has locked the bucket'),
+      );
       for (const { place, granted, available, clock } of rows) {
-        leased[place - 1] = {
+        reserved[place - 1] = {
           granted: Number(granted),
           available: Number(available) / PARTS_PER_TOKEN,
           clock: Number(clock),
         };
       }
-      return leased;
+      return reserved;
     },
     maxWaitMs,
   });

@@ -1,13 +1,15 @@
-import { SAMPLE } from '../backlog-sample.js';
+import { SAMPLE } from '../chunk.js';
 
 /*
- * The claims of a shard are fields of one hash: `projectId:customerId`, with a mark that is twice the version, plus 1 where
- * the entry erases. As long as there are any there is a field without a name, too, whose value is too long for Redis to
- * pack the hash as it does small ones: it would read a packed one from its start for each field.
+ * The claims of a shard are one hash. Field: `projectId:customerId`. Value: a mark, which is twice the version, plus
+ * 1 if the entry is an erasure. While the hash has claims, it also has a field without a name. The value of that
+ * field is too long for Redis to store the hash in its packed form, in which each look-up scans the hash from its
+ * start.
  *
- * The pending erasures are the fields of another hash, with the marks of the newest erasures that are not persisted.
+ * The pending erasures are another hash with the same fields. Value: the mark of the newest erasure that is not
+ * persisted.
  *
- * Lua can hand over some thousand values at a time, hence the slices.
+ * `unpack` of Lua can pass a few thousand values at a time, hence the slices.
  */
 
 const SLICE = 1000;
@@ -18,11 +20,14 @@ local function dropIfEmpty(claims)
 end`;
 
 /**
- * KEYS: the shard's version, the backlogs of its projects, its claims, its pending erasures, the number of entries that wait.
- * ARGV: a text with 1 for each entry that erases and 0 for the others, or an empty one where none does; a version that those
- * given are above; 1 where that is above all rows' versions, else 0; the entries' fields. Answers with the first entry's
- * version (the others follow it), the backlogs of the projects of those entries that count (see `countSampled`) and, per
- * entry, the mark that it replaced or nil. Answers with nil if the shard's version is not there and ARGV[3] is 0.
+ * KEYS: 1 the shard's version, 2 the backlogs of its projects, 3 its claims, 4 its pending erasures, 5 its number of
+ * waiting entries.
+ * ARGV: 1 a string with `1` for each erasure and `0` for each other entry, or empty if there is no erasure; 2 a
+ * version that the new ones must be above; 3 `1` if ARGV[2] is at least every row's version, else `0`; 4… the
+ * entries' fields.
+ * Returns the first entry's version (the others follow one by one), the backlogs of the projects of the sampled
+ * entries (see `countSampled`) and, per entry, the mark that it replaced, or nil. Returns nil if the shard has no
+ * version and ARGV[3] is `0`.
  */
 export const ADMIT = `
 local call, format = redis.call, string.format
@@ -57,13 +62,13 @@ for first = 1, entries, ${SLICE} do
 end
 return { base, backlogs, replaced }`;
 
-/** What takes something away must work where memory is full, too. */
+/** Scripts that remove something must also run while memory is full. */
 const ALLOW_OOM = '#!lua flags=allow-oom\n';
 
 /**
- * KEYS: the backlogs, the number of entries that wait. ARGV: how many projects are named from the given place on, each with what
- * it counts. `sign` is -1 for entries that go. Entries may be counted down twice, when a job is done twice, but not below zero.
- * A project without a backlog has no field.
+ * Defines `count`, which changes the backlogs and the number of waiting entries. ARGV, from index `from` on, has
+ * `projects` pairs of project id and sampled count. `sign` is -1 for entries that leave. A job that runs twice counts
+ * its entries down twice, but never below zero. A project without a backlog has no field.
  */
 const COUNT = `
 local backlogs = {}
@@ -76,15 +81,19 @@ local function count(ofProjects, waiting, sign, entries, projects, from)
   end
 end`;
 
-/** KEYS: the backlogs, the number of entries that wait. ARGV: entries, projects, and those. Answers with the backlogs. */
+/**
+ * KEYS: 1 the backlogs, 2 the number of waiting entries. ARGV: 1 the number of entries, 2 the number of projects, 3…
+ * their ids and counts. Returns the projects' backlogs.
+ */
 export const ADD_TO_BACKLOG = `${ALLOW_OOM}${COUNT}
 count(KEYS[1], KEYS[2], 1, ARGV[1], ARGV[2], 3)
 return backlogs`;
 
 /**
- * KEYS: the backlogs, the number of entries that wait, the claims, the pending erasures. ARGV: the number of projects, and
- * those; per entry its field, its version and the mark that it had replaced or ''. Newest first: an entry may have replaced the
- * claim of another one of the same batch.
+ * KEYS: 1 the backlogs, 2 the number of waiting entries, 3 the claims, 4 the pending erasures.
+ * ARGV: the number of projects, their ids and counts; then per entry its field, its version and the mark that it
+ * replaced, or ''. Releases the newest entry first, because an entry may have replaced the claim of another entry of
+ * the batch.
  */
 export const RELEASE = `${ALLOW_OOM}${COUNT}${DROP_IF_EMPTY}
 local claims, first = KEYS[3], 2 + 2 * ARGV[1]
@@ -103,9 +112,10 @@ end
 dropIfEmpty(claims)`;
 
 /**
- * KEYS: the backlogs, the number of entries that wait, the claims, the pending erasures. ARGV: the number of projects, and
- * those; the number of runs; per run of entries whose claims follow one another: number of entries, newest version; then the
- * fields of all. A claim of a newer entry than the run's own stays, and so does a pending erasure other than the entry itself.
+ * KEYS: 1 the backlogs, 2 the number of waiting entries, 3 the claims, 4 the pending erasures.
+ * ARGV: the number of projects, their ids and counts; the number of runs (entries with consecutive claims); per run its
+ * number of entries and its newest version; then the fields of all entries.
+ * Keeps the claim of a newer entry, and a pending erasure that is not the entry itself.
  */
 export const SETTLE = `${ALLOW_OOM}${COUNT}${DROP_IF_EMPTY}
 local call, claims = redis.call, KEYS[3]
@@ -135,8 +145,8 @@ end
 dropIfEmpty(claims)`;
 
 /**
- * A part of the claims, or of the pending erasures. KEYS: that hash. ARGV: the cursor of HSCAN, the version below which they go.
- * Answers with the next cursor.
+ * Sweeps one page of the claims or of the pending erasures. KEYS: 1 the hash. ARGV: 1 the cursor of HSCAN, 2 the
+ * version below which marks are removed. Returns the next cursor.
  */
 export const SWEEP = `${ALLOW_OOM}${DROP_IF_EMPTY}
 local oldest = 2 * ARGV[2]
@@ -147,7 +157,10 @@ end
 if cursor == '0' then dropIfEmpty(KEYS[1]) end
 return cursor`;
 
-/** KEYS: the number of shards. ARGV: the new one, and the one that it may replace. Answers with the one that is there then. */
+/**
+ * KEYS: 1 the number of shards. ARGV: 1 the new number, 2 the number that it may replace. Returns the number then
+ * stored.
+ */
 export const SET_SHARDS = `
 local found = redis.call('GET', KEYS[1])
 if found and found ~= ARGV[2] then return found end

@@ -1,5 +1,5 @@
 declare module 'cluster-key-slot' {
-  /** The slot of a key on Redis Cluster, 0 to 16383, by its hash tag where it has one. */
+  /** The Redis Cluster slot of a key, 0 to 16383. Uses the key's hash tag if it has one. */
   function calculateSlot(key: string): number;
   export = calculateSlot;
 }

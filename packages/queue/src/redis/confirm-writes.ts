@@ -3,35 +3,38 @@ import { Command, type Redis } from 'ioredis';
 const SCRIPTS = new Set(['eval', 'evalsha']);
 
 /**
- * Lets a script be answered only when `minReplicas` replicas have all that it has written; else it fails, though its
- * writes may stay. `WAIT` tells of the writes of its own connection, so it follows the script on the same one: after a
- * failover another node would confirm what it never had. One `WAIT` is for all scripts that were sent before it in one
- * turn of the event loop.
+ * Makes each script resolve only after `minReplicas` replicas have confirmed its writes. Otherwise the script fails,
+ * although its writes may stay.
  *
- * While replicas are missing each `WAIT` holds the connection up for its whole time, and scripts that were sent behind it would
- * be run long after they were given up. So none is sent, and each fails at once, until the oldest `WAIT` has been answered.
+ * `WAIT` covers the writes of its own connection, so it follows the scripts on the same connection: after a failover,
+ * another node would confirm writes that it never received. One `WAIT` serves all scripts of one turn of the event
+ * loop.
+ *
+ * While replicas are missing, each `WAIT` blocks the connection for its whole timeout. Scripts behind it would run
+ * long after their callers have timed out. If the oldest `WAIT` is overdue, new scripts therefore fail at once,
+ * without being sent.
  *
  * https://redis.io/docs/latest/commands/wait/
- * @param timeoutMs of a `WAIT`: what comes after it on the same connection waits, too
+ * @param timeoutMs timeout of a `WAIT`; it also delays later commands on the connection
  */
 export function confirmWrites(redis: Redis, minReplicas: number, timeoutMs: number): Redis {
   if (minReplicas === 0) return redis;
   const sendCommand = redis.sendCommand.bind(redis);
   const resolvers = new WeakMap<Command, Command['resolve']>();
   let confirmation: Promise<void> | undefined;
-  /** When each `WAIT` was sent that has no answer yet, the oldest first: they are answered in order. */
+  /** The send times of the unanswered `WAIT`s, oldest first. Redis answers them in order. */
   const unanswered: number[] = [];
-  const isHeldUp = () => performance.now() - (unanswered[0] ?? Number.POSITIVE_INFINITY) > timeoutMs;
+  const isBlocked = () => performance.now() - (unanswered[0] ?? Number.POSITIVE_INFINITY) > timeoutMs;
 
   async function confirm(): Promise<void> {
-    await null; // for the others of this turn
+    await null; // collects the other scripts of this turn
     confirmation = undefined;
     unanswered.push(performance.now());
     const replicas = await sendWait().finally(() => unanswered.shift());
-    if (replicas < minReplicas) throw new Error(`only ${replicas} of ${minReplicas} replicas have it`);
+    if (replicas < minReplicas) throw new Error(`only ${replicas} of ${minReplicas} replicas confirmed the write`);
   }
 
-  /** Without a time-out on this side, which would not take it off the connection. */
+  /** Without a timeout on the client side, which would not unblock the connection. */
   function sendWait(): Promise<number> {
     const command = new Command('wait', [minReplicas, timeoutMs]);
     command.setTimeout = () => {};
@@ -41,14 +44,14 @@ export function confirmWrites(redis: Redis, minReplicas: number, timeoutMs: numb
 
   redis.sendCommand = (command, stream) => {
     if (SCRIPTS.has(command.name)) {
-      if (isHeldUp()) {
-        command.reject(new Error('replicas do not confirm'));
+      if (isBlocked()) {
+        command.reject(new Error('replicas do not confirm writes: the command was not sent'));
         return command.promise;
       }
       confirmation ??= confirm();
       const confirmed = confirmation;
-      confirmed.catch(() => {}); // where the script itself fails, nobody else listens
-      // A cluster sends a command again that was redirected: what the other node said of its writes counts no more.
+      confirmed.catch(() => {}); // if the script itself fails, nothing else handles this rejection
+      // ioredis sends a redirected command again. The confirmation of the first node no longer counts then.
       const resolve = resolvers.get(command) ?? command.resolve;
       resolvers.set(command, resolve);
       command.resolve = (answer) => {

@@ -1,23 +1,21 @@
 import { once } from 'node:events';
 import { Cluster, type ClusterOptions, Redis, type RedisOptions } from 'ioredis';
-import type { Role } from '../queue-backend.js';
+import type { Role } from '../queue-store.js';
 import { confirmWrites } from './confirm-writes.js';
-import { makeEndable } from './make-endable.js';
-
-export type RedisClient = Redis | Cluster;
+import { applyIoredisWorkarounds, type RedisClient } from './ioredis-workarounds.js';
 
 export type RedisConnection = {
-  /** Of one Redis, or of some nodes of a cluster, separated by commas. */
+  /** URL of one Redis, or URLs of several cluster nodes, separated by commas. */
   redisUrl: string;
   role: Role;
-  /** That must have a producer's writes before it is answered; 0 where the one that it writes to is enough. */
+  /** Replicas that must confirm a producer's write; 0 if the master alone suffices. */
   minReplicas: number;
-  /** How long a producer's call may take. */
+  /** Timeout of a producer's calls, in ms. */
   answerTimeoutMs: number;
   onError: (error: Error) => void;
 };
 
-/** A connection that was lost without a word looks open for ever: `socketTimeout` ends one that owes an answer for that long. */
+/** A connection that breaks silently looks open. `socketTimeout` closes it if an answer takes that long. */
 const OPTIONS: Record<Role, (answerTimeoutMs: number) => RedisOptions> = {
   producer: (answerTimeoutMs) => ({
     enableOfflineQueue: false,
@@ -26,23 +24,23 @@ const OPTIONS: Record<Role, (answerTimeoutMs: number) => RedisOptions> = {
     commandTimeout: answerTimeoutMs,
     socketTimeout: 1.5 * answerTimeoutMs,
   }),
-  // BullMQ waits for jobs with calls that take 10 s at most.
+  // BullMQ waits for jobs with calls that block for at most 10 s.
   worker: () => ({ maxRetriesPerRequest: null, socketTimeout: 30_000 }),
   dashboard: () => ({ maxRetriesPerRequest: 1, commandTimeout: 10_000, socketTimeout: 10_000 }),
 };
 
 const CLUSTER_OPTIONS: Record<Role, ClusterOptions> = {
-  // What was sent when a connection was lost may have been done: it is for the partner to send it again.
+  // A command sent before the connection broke may have run. The partner decides whether to repeat the request.
   producer: { enableOfflineQueue: false, retryDelayOnFailover: 0 },
   worker: { maxRedirections: Number.POSITIVE_INFINITY, retryDelayOnMoved: 50 },
   dashboard: {},
 };
 
 const READY_TIMEOUT_MS = 2_000;
-/** Where masters fail, and nobody is told, the map of the cluster is this old at most. */
+/** The maximum age of the cluster's slot map. A failover does not notify clients. */
 const REFRESH_INTERVAL_MS = 5_000;
 
-/** Connects in the background, and again whenever the connection is lost. */
+/** Connects in the background, and reconnects if the connection is lost. */
 export function connectRedis(connection: RedisConnection): RedisClient {
   const { redisUrl, role, minReplicas, answerTimeoutMs, onError } = connection;
   const urls = redisUrl.split(',');
@@ -53,7 +51,7 @@ export function connectRedis(connection: RedisConnection): RedisClient {
     urls.length > 1
       ? connectCluster(urls, role, options).on('+node', confirm).on('node error', onError)
       : confirm(new Redis(redisUrl, { ...options, retryStrategy: toRetryDelay }));
-  return makeEndable(redis).on('error', onError);
+  return applyIoredisWorkarounds(redis).on('error', onError);
 }
 
 function connectCluster(urls: string[], role: Role, options: RedisOptions): Cluster {
@@ -62,14 +60,14 @@ function connectCluster(urls: string[], role: Role, options: RedisOptions): Clus
     ...CLUSTER_OPTIONS[role],
     clusterRetryStrategy: toRetryDelay,
     slotsRefreshInterval: REFRESH_INTERVAL_MS,
-    // Certificates are for names, not for the addresses that they stand for.
+    // Keep host names unresolved: TLS certificates contain names, not addresses.
     dnsLookup: (address, callback) => callback(null, address),
   });
 }
 
 const toRetryDelay = (attempt: number) => Math.min(50 * 2 ** attempt, 2_000) * (0.5 + Math.random() / 2);
 
-/** Nodes that are not among the URLs want them, too. */
+/** Credentials and TLS from the first URL, also for cluster nodes that are not among the URLs. */
 function toCredentials(url: string): RedisOptions {
   const { protocol, username, password } = new URL(url);
   return {
@@ -79,10 +77,10 @@ function toCredentials(url: string): RedisOptions {
   };
 }
 
-/** All that have data of their own: one, or a cluster's masters. */
+/** The nodes that own data: the single Redis, or the cluster's masters. */
 export const mastersOf = (redis: RedisClient): Redis[] => (redis instanceof Cluster ? redis.nodes('master') : [redis]);
 
-/** @throws the reason if the connection fails, or is not there in time */
+/** @throws Error if the connection fails or is not ready within 2 s */
 export async function waitUntilReady(redis: RedisClient): Promise<void> {
   if (redis.status === 'ready') return;
   const signal = AbortSignal.timeout(READY_TIMEOUT_MS);

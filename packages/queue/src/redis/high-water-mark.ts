@@ -1,34 +1,37 @@
 import type { Version } from '@opm/core';
 import pg from 'pg';
-import type { Role } from '../queue-backend.js';
+import type { Role } from '../queue-store.js';
 
-/** The version in PostgreSQL that no row is above: what a Redis that has lost its versions must not begin below. */
+/** The version in PostgreSQL that no row is above. A Redis that has lost its versions must start above it. */
 export type HighWaterMark = {
-  /** As a producer found it when it started; undefined if PostgreSQL did not answer then, and for others. */
+  /** The mark when this process started. Undefined if PostgreSQL did not answer, or if the role is not `producer`. */
   atStart: Promise<Version | undefined>;
-  /** As it is now; calls at the same time share one query. @throws the reason, in time for partners */
+  /**
+   * The current mark. Concurrent calls share one query.
+   * @throws the error of PostgreSQL, within `answerTimeoutMs`
+   */
   read(): Promise<Version>;
   close(): Promise<void>;
 };
 
-/** Its connection is opened when it is needed, once or twice in the life of a process, and closed a second later. */
+/** Connects on demand, which happens once or twice in the life of a process, and disconnects after a second. */
 export function createHighWaterMark(options: {
   databaseUrl: string;
   role: Role;
-  /** How long partners wait at most. */
+  /** The longest that a partner waits, in ms. */
   answerTimeoutMs: number;
 }): HighWaterMark {
   const { databaseUrl, role, answerTimeoutMs } = options;
   const timeoutMs = Math.ceil(answerTimeoutMs / 2);
   const timeouts = { connectionTimeoutMillis: timeoutMs, query_timeout: timeoutMs, idleTimeoutMillis: 1_000 };
   const pool = new pg.Pool({ connectionString: databaseUrl, max: 1, ...timeouts });
-  pool.on('error', () => {}); // the pool has dropped the connection
+  pool.on('error', () => {}); // the pool has already dropped the connection
   let reading: Promise<Version> | undefined;
 
   async function query(): Promise<Version> {
     const { rows } = await pool.query<{ version: string }>('SELECT version FROM high_water_mark');
     const [mark] = rows;
-    if (!mark) throw new Error('the table high_water_mark is empty: it must have the row that the migration gave it');
+    if (!mark) throw new Error('the table high_water_mark is empty: restore the row that its migration inserted');
     return Number(mark.version);
   }
 

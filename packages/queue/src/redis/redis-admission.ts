@@ -1,11 +1,11 @@
 import type { Version } from '@opm/core';
-import { type Admission, type Admitted, type Claim, type Persisted, toOvertaken } from '../admission.js';
-import { type Countable, claimOf, countSampled, isSampled } from '../backlog-sample.js';
+import { type Admission, type Admitted, type Claim, type Persisted, toSupersededErasure } from '../admission.js';
+import { type Countable, claimOf, countSampled, isSampled } from '../chunk.js';
 import { ADD_TO_BACKLOG, ADMIT, RELEASE, SET_SHARDS, SETTLE, SWEEP } from './admission-scripts.js';
-import type { RedisClient } from './connect-redis.js';
 import type { HighWaterMark } from './high-water-mark.js';
+import type { RedisClient } from './ioredis-workarounds.js';
 
-/** ioredis flattens arrays, which may be longer than what a call of JavaScript can spread. */
+/** Arguments may be arrays, which ioredis flattens: an array may be too long for a JavaScript call to spread. */
 type Script<Answer> = (
   keyCount: number,
   ...keysAndArguments: (string | number | (string | number)[])[]
@@ -21,7 +21,7 @@ type Scripts = {
 
 type RedisAdmissionOptions = {
   keyspaceOf: (shard: number) => string;
-  /** What processes find that disagree on how many shards there are. */
+  /** Key prefix that does not depend on the number of shards, for the shard count itself. */
   common: string;
   mark: Pick<HighWaterMark, 'atStart' | 'read'>;
 };
@@ -46,7 +46,7 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
     return scripts.opmAddToBacklog(2, keys, entries, ofProjects.size, [...ofProjects].flat());
   };
   const keysOf = (shard: number) => [backlogsKey(shard), waitingKey(shard), claimsKey(shard), erasuresKey(shard)];
-  /** The newest versions that this process was given, by shard. */
+  /** The newest version that this process received, by shard. */
   const newest = new Map<number, Version>();
 
   return {
@@ -63,12 +63,13 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
       const fields = entries.map(toField);
       const admitAbove = (version: Version, isAboveRows: boolean) =>
         scripts.opmAdmit(5, keys, erases, version, isAboveRows ? 1 : 0, fields);
-      // A shard that was left for other ones, or for another store, may have an old version: hence the mark at the start.
+      // Start from the high-water mark: the shard's version is old if the number of shards or the store changed
+      // meanwhile.
       const known = newest.get(shard) ?? (await mark.atStart);
       const answer =
         (known !== undefined && (await admitAbove(known, false))) ||
         (await admitAbove(Math.max(await mark.read(), known ?? 0), true));
-      if (!answer) throw new Error('the store gave no versions above the high-water mark');
+      if (!answer) throw new Error('Redis assigned no versions above the high-water mark');
       const [base, counts, replaced] = answer;
       newest.set(shard, Math.max(base + entries.length - 1, newest.get(shard) ?? 0));
       const admitted = entries.map(({ projectId, customerId }, i): Admitted => {
@@ -86,7 +87,7 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
         redis.hmget(claimsKey(shard), ...fields),
         redis.hmget(erasuresKey(shard), ...fields),
       ]);
-      return marks.map((mark, i) => parseMark(mark) ?? toOvertaken(parseMark(erasures[i] ?? null)));
+      return marks.map((mark, i) => parseMark(mark) ?? toSupersededErasure(parseMark(erasures[i] ?? null)));
     },
 
     async readmit(shard, entries) {
@@ -145,13 +146,13 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
 
 const toField = ({ projectId, customerId }: { projectId: number; customerId: string }) => `${projectId}:${customerId}`;
 
-/** The number of projects, and what each counts. */
+/** ARGV of `COUNT`: the number of projects, then the id and sampled count of each. */
 function toCounts(entries: Countable[]): number[] {
   const counts = countSampled(entries);
   return [counts.size, ...[...counts].flat()];
 }
 
-/** Runs of entries whose claims follow one another: of a chunk from the ingress, one. */
+/** Groups entries into runs with consecutive claims. A chunk from the ingress is one run. */
 function toRuns(persisted: Persisted[]): { entries: number; newest: number }[] {
   const runs: ReturnType<typeof toRuns> = [];
   for (const entry of persisted) {
@@ -164,7 +165,7 @@ function toRuns(persisted: Persisted[]): { entries: number; newest: number }[] {
   return runs;
 }
 
-/** A claim as it is stored: see the scripts. */
+/** A claim as Redis stores it, see `admission-scripts.ts`. */
 const toMark = ({ version, erased }: Claim): string => String(2 * version + (erased ? 1 : 0));
 
 function parseMark(mark: string | null): Claim | undefined {

@@ -1,12 +1,15 @@
 import { withTimeout } from '@opm/core';
-import { type DeadlineLimits, measureSkew } from '../clock-skew.js';
-import { mastersOf, type RedisClient } from './connect-redis.js';
+import type { DeadlineLimits } from '../admission.js';
+import { measureSkew } from '../clock.js';
+import { mastersOf } from './connect-redis.js';
+import type { RedisClient } from './ioredis-workarounds.js';
 
 const TIMEOUT_MS = 1_000;
 
 /**
- * KEYS: the queue's active jobs, its delayed jobs, its check for stalled ones. ARGV: what the keys of its jobs begin with; how
- * long a lock, the check and a delay may be, in ms. A lock's time is absolute inside of Redis, as a delay's is in BullMQ's.
+ * KEYS: 1 the queue's active jobs, 2 its delayed jobs, 3 its stalled check.
+ * ARGV: 1 the prefix of the job keys; 2 to 4 the limits of a job lock, of the stalled check and of a delay, in ms.
+ * Redis stores the expiry of a lock as an absolute time, and BullMQ does so with the time of a delayed job.
  */
 const SHORTEN_DEADLINES = `
 local call = redis.call
@@ -21,7 +24,7 @@ shorten(KEYS[3], ARGV[3])`;
 
 type Scripts = { opmShortenDeadlines(keys: 3, ...keysAndArguments: (string | number)[]): Promise<void> };
 
-/** Of each master that answers. */
+/** The clock skews of all masters that answer, in ms. */
 export async function readClockSkews(redis: RedisClient): Promise<number[]> {
   const skews = mastersOf(redis).map((node) =>
     measureSkew(async () => {
@@ -33,7 +36,9 @@ export async function readClockSkews(redis: RedisClient): Promise<number[]> {
   return outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
 }
 
-/** @param queue the prefix of its keys */
+/**
+ * Returns a function that shortens the deadlines of a queue. Its parameter `queue` is the prefix of the queue's keys.
+ */
 export function createShortenDeadlines(redis: RedisClient) {
   redis.defineCommand('opmShortenDeadlines', { lua: SHORTEN_DEADLINES });
   const scripts = redis as unknown as Scripts;

@@ -1,23 +1,23 @@
 import { withTimeout } from '@opm/core';
 import { Cluster, type Redis } from 'ioredis';
-import { mastersOf, type RedisClient } from './connect-redis.js';
+import { mastersOf } from './connect-redis.js';
+import type { RedisClient } from './ioredis-workarounds.js';
 
-/** A node that is gone without a word must not keep those that ask from hearing of the others. */
+/** Timeout per node, so that a hanging node does not hide the results of the others. */
 const NODE_TIMEOUT_MS = 1_000;
-const LEAST_MAJOR = 7;
+const MIN_MAJOR = 7;
 const NOTHING_ON_DISK =
-  'Redis keeps nothing on disk, neither appendonly nor save is set: a restart loses what was acknowledged';
+  'Redis keeps nothing on disk (neither appendonly nor save is set): a restart loses acknowledged entries';
 
-/** The first has the other, and more. */
+/** Sections of INFO. `default` includes `memory`. */
 type Section = 'default' | 'memory';
 
-/** What a node says of itself, by name; undefined for what it leaves out, as some hosted ones do. */
+/** A node's INFO fields by name; undefined for a field that is missing, as in some hosted services. */
 type Info = (name: string) => string | undefined;
 
 /**
- * Resolves when the store answers, is new enough, and none of its masters may drop what it has. While some of a cluster's
- * masters do not answer, the shards of the others go on: it resolves with a word on that, and with one on masters that
- * keep nothing on disk.
+ * Checks that Redis answers, is new enough, and evicts no keys. Resolves to a warning if some masters of a cluster do
+ * not answer (the shards of the others still work) or if a master keeps nothing on disk.
  * @throws Error that says what to change
  */
 export async function checkRedis(redis: RedisClient): Promise<string | undefined> {
@@ -29,13 +29,13 @@ export async function checkRedis(redis: RedisClient): Promise<string | undefined
     assertKeepsAll(info('maxmemory_policy'));
   }
   const [failure] = failures;
-  const away =
+  const unreachable =
     failure && `${failures.length} of ${infos.length + failures.length} masters do not answer: ${failure.message}`;
-  const isForgetful = infos.some((info) => info('aof_enabled') === '0') && (await keepsNothing(redis));
-  return [away, isForgetful && NOTHING_ON_DISK].filter(Boolean).join('; ') || undefined;
+  const isVolatile = infos.some((info) => info('aof_enabled') === '0') && (await keepsNothing(redis));
+  return [unreachable, isVolatile && NOTHING_ON_DISK].filter(Boolean).join('; ') || undefined;
 }
 
-/** Whether a master has neither of the two ways to disk; one that does not tell is taken to have one. */
+/** Whether a master has both AOF and snapshots turned off. Assumes not, if a master does not allow CONFIG GET. */
 async function keepsNothing(redis: RedisClient): Promise<boolean> {
   const read = async (node: Redis, name: string) =>
     ((await withTimeout(node.config('GET', name), NODE_TIMEOUT_MS).catch(() => [])) as string[])[1];
@@ -46,8 +46,9 @@ async function keepsNothing(redis: RedisClient): Promise<boolean> {
 }
 
 /**
- * `use` of the fullest master that answers, 0 to 1, and the `limit` of all masters together in bytes, as if each had that of
- * the smallest one; 0 and 0 where none has a limit. @throws the reason where none answers
+ * Reads the memory use. `use`: used fraction of the fullest master that answers, 0 to 1. `limit`: the smallest limit
+ * of a master times the number of masters, in bytes. Both are 0 if no master has a limit.
+ * @throws the error of the first master, if none answers
  */
 export async function readMemory(redis: RedisClient): Promise<{ use: number; limit: number }> {
   const { infos } = await readMasters(redis, 'memory');
@@ -56,7 +57,7 @@ export async function readMemory(redis: RedisClient): Promise<{ use: number; lim
   return { use: Math.max(...infos.map(toUse)), limit };
 }
 
-/** @throws the reason where no master answers */
+/** @throws the error of the first master, if none answers */
 async function readMasters(redis: RedisClient, section: Section): Promise<{ infos: Info[]; failures: Error[] }> {
   const answers = await Promise.allSettled(mastersOf(redis).map((node) => readInfo(node, section)));
   const infos = answers.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []));
@@ -72,10 +73,13 @@ function toUse(memory: Info): number {
   return limit === 0 ? 0 : Number(memory('used_memory')) / limit;
 }
 
-/** Older ones know no flags of scripts, so what frees memory would fail, and what takes it would not. Valkey says 7.2.4. */
+/**
+ * Requires Redis 7.0. Older versions do not support script flags: while memory is full, scripts that free memory would
+ * fail, and scripts that need memory would run. Valkey reports version 7.2.4.
+ */
 export function assertNewEnough(version: string | undefined): void {
-  if (version !== undefined && Number.parseInt(version, 10) < LEAST_MAJOR) {
-    throw new Error(`Redis must be ${LEAST_MAJOR}.0 or newer, not ${version}`);
+  if (version !== undefined && Number.parseInt(version, 10) < MIN_MAJOR) {
+    throw new Error(`Redis must be ${MIN_MAJOR}.0 or newer, not ${version}`);
   }
 }
 
@@ -85,10 +89,10 @@ function assertKeepsAll(policy: string | undefined): void {
   }
 }
 
-/** A node of a cluster serves the keys of its own slots only. */
+/** A single cluster node serves only the keys of its own slots. */
 function assertStandsAlone(clusterEnabled: string | undefined): void {
   if (clusterEnabled === '1') {
-    throw new Error('REDIS_URL names a single node of a Redis Cluster: name two or more, with commas between them');
+    throw new Error('REDIS_URL names a single node of a Redis Cluster: name two or more, separated by commas');
   }
 }
 

@@ -1,15 +1,16 @@
 import { createTokenBuckets, PARTS_PER_TOKEN, type TokenBuckets } from '../token-buckets.js';
-import type { RedisClient } from './connect-redis.js';
+import type { RedisClient } from './ioredis-workarounds.js';
 
 /**
- * KEYS: the buckets. ARGV: of each the rate, the burst, the tokens wanted, those returned. Answers with the clock, and of each
- * bucket with the tokens granted and the parts of tokens that are left. A bucket that is full again has no key.
+ * KEYS: the buckets. ARGV: per bucket the rate, the burst, the tokens wanted and the tokens returned.
+ * Returns the clock in µs, and per bucket the tokens granted and the millionths of tokens left. The key of a bucket
+ * expires when the bucket is full again.
  */
 const LEASE = `
 local parts = ${PARTS_PER_TOKEN}
 local time = redis.call('TIME')
 local clock = time[1] * 1000000 + time[2]
-local leased = {}
+local reserved = {}
 for i, key in ipairs(KEYS) do
   local rate, burst, wanted, returned = unpack(ARGV, 4 * i - 3, 4 * i)
   rate, burst = tonumber(rate), burst * parts
@@ -20,19 +21,19 @@ for i, key in ipairs(KEYS) do
   debt = debt + granted * parts
   redis.call('HSET', key, 'debt', string.format('%.0f', debt), 'at', string.format('%.0f', clock))
   redis.call('PEXPIRE', key, math.ceil(debt / rate / 1000) + 1)
-  leased[i] = { granted, burst - debt }
+  reserved[i] = { granted, burst - debt }
 end
-return { clock, leased }`;
+return { clock, reserved }`;
 
 type Scripts = {
   opmLease(
     keyCount: number,
     keys: string[],
     limitsAndCalls: number[],
-  ): Promise<[clock: number, leased: [granted: number, available: number][]]>;
+  ): Promise<[clock: number, reserved: [granted: number, available: number][]]>;
 };
 
-/** A project's bucket is in one of the shards, whichever its entries are in: so those of a shard share calls. */
+/** A project's bucket is in one shard, independent of the shards of its entries. Buckets of one shard share calls. */
 export function createRedisTokenBuckets(
   redis: RedisClient,
   options: { shards: number; keyspaceOf: (shard: number) => string; maxWaitMs: number },
@@ -45,8 +46,8 @@ export function createRedisTokenBuckets(
     async leaseMany(shard, calls) {
       const keys = calls.map(({ projectId }) => `${keyspaceOf(shard)}:bucket:${projectId}`);
       const args = calls.flatMap(({ rate, burst, wanted, returned }) => [rate, burst, wanted, returned]);
-      const [clock, leased] = await scripts.opmLease(keys.length, keys, args);
-      return leased.map(([granted, available]) => ({ granted, available: available / PARTS_PER_TOKEN, clock }));
+      const [clock, reserved] = await scripts.opmLease(keys.length, keys, args);
+      return reserved.map(([granted, available]) => ({ granted, available: available / PARTS_PER_TOKEN, clock }));
     },
     maxWaitMs,
   });

@@ -1,0 +1,203 @@
+import type { AppJob, AppJobScheduler, FlowNode } from '@bull-board/api/typings/app';
+import type { ResponseSchemas } from '@bull-board/api/typings/responses';
+import { parseChunk } from '@opm/queue';
+
+/**
+ * Every GET route that the console serves, with the function that removes personal data from its answer.
+ * A route that a later bull-board adds is refused until it is reviewed and added here.
+ */
+export const MASKED_ANSWERS: Record<string, (body: never) => unknown> = {
+  '/api/queues': ({ queues }: ResponseSchemas['GetQueuesResponse']) => ({
+    queues: queues.map((queue) => ({ ...queue, jobs: queue.jobs.map(maskJob) })),
+  }),
+  '/api/queues/:queueName/:jobId': ({ job, status }: ResponseSchemas['GetJobResponse']) => ({
+    job: maskJob(job),
+    status,
+  }),
+  '/api/queues/:queueName/:jobId/logs': (logs: ResponseSchemas['GetJobLogsResponse']) => logs.map(() => MASK),
+  '/api/queues/:queueName/:jobId/flow': ({ nodeId, isFlowNode, flowRoot }: ResponseSchemas['GetJobFlowResponse']) => ({
+    nodeId,
+    isFlowNode,
+    flowRoot: flowRoot && maskFlowNode(flowRoot),
+  }),
+  '/api/job-schedulers': ({ schedulers }: ResponseSchemas['GetJobSchedulersResponse']) => ({
+    schedulers: schedulers.map(maskScheduler),
+  }),
+  '/api/queues/:queueName/default-job-options': maskJobOptions,
+  // These answers hold numbers and machine names, and no data of entries.
+  '/api/redis/stats': unchanged,
+  '/api/queues/:queueName/metrics': unchanged,
+  '/api/queues/:queueName/workers': unchanged,
+  '/api/queues/:queueName/rate-limit': unchanged,
+  '/api/queues/:queueName/job-data-schema': unchanged,
+};
+
+function unchanged(body: unknown): unknown {
+  return body;
+}
+
+/** Copies known properties only, so a property that a later bull-board adds is left out. */
+function maskJob(job: AppJob): AppJob {
+  return {
+    id: job.id,
+    name: maskJobName(job.name),
+    timestamp: job.timestamp,
+    processedOn: job.processedOn,
+    processedBy: job.processedBy,
+    finishedOn: job.finishedOn,
+    progress: maskProgress(job.progress),
+    attempts: job.attempts,
+    attemptsStarted: job.attemptsStarted,
+    stalledCounter: job.stalledCounter,
+    delay: job.delay,
+    priority: job.priority,
+    isFailed: job.isFailed,
+    failedReason: job.failedReason && maskErrorMessage(job.failedReason),
+    deferredFailure: job.deferredFailure && maskErrorMessage(job.deferredFailure),
+    stacktrace: job.stacktrace.map(maskStackTrace),
+    data: maskJobData(job.data),
+    returnValue: job.returnValue == null ? job.returnValue : MASK,
+    opts: maskJobOptions(job.opts),
+  };
+}
+
+function maskFlowNode({ id, name, state, queueName, children, truncated, dependencies, progress }: FlowNode): FlowNode {
+  return {
+    id,
+    name: maskJobName(name),
+    state,
+    progress: maskProgress(progress),
+    queueName,
+    children: children.map(maskFlowNode),
+    truncated,
+    dependencies,
+  };
+}
+
+function maskScheduler(scheduler: AppJobScheduler): AppJobScheduler {
+  const { template } = scheduler;
+  return {
+    id: scheduler.id,
+    queueName: scheduler.queueName,
+    name: maskJobName(scheduler.name),
+    pattern: scheduler.pattern,
+    every: scheduler.every,
+    tz: scheduler.tz,
+    limit: scheduler.limit,
+    startDate: scheduler.startDate,
+    endDate: scheduler.endDate,
+    next: scheduler.next,
+    nextRunJobId: scheduler.nextRunJobId,
+    lastRun: scheduler.lastRun,
+    lastRunJobId: scheduler.lastRunJobId,
+    iterationCount: scheduler.iterationCount,
+    template: template && { data: maskJobData(template.data), opts: maskJobOptions(template.opts) },
+  };
+}
+
+/** Keeps `chunk`, the name of all jobs with entries. Any other name may hold personal data. */
+function maskJobName(name: string): string {
+  return name === 'chunk' ? name : MASK;
+}
+
+function maskProgress(progress: AppJob['progress']): AppJob['progress'] {
+  return typeof progress === 'number' || typeof progress === 'boolean' ? progress : MASK;
+}
+
+const JOB_OPTIONS = [
+  'attempts',
+  'backoff',
+  'delay',
+  'lifo',
+  'priority',
+  'removeOnComplete',
+  'removeOnFail',
+  'timestamp',
+];
+
+function maskJobOptions(options: Record<string, unknown> | undefined): Record<string, unknown> {
+  const given = JOB_OPTIONS.filter((name) => options?.[name] !== undefined);
+  return Object.fromEntries(given.map((name) => [name, keepNumbers(options?.[name])]));
+}
+
+/** Keeps numbers and booleans: `{ type: 'exponential', delay: 500 }` → `{ type: MASK, delay: 500 }`. */
+function keepNumbers(setting: unknown): unknown {
+  if (typeof setting === 'number' || typeof setting === 'boolean') return setting;
+  if (typeof setting !== 'object' || setting === null) return MASK;
+  return Object.fromEntries(Object.entries(setting).map(([name, value]) => [name, keepNumbers(value)]));
+}
+
+/** Replaces a masked value. */
+export const MASK = '•••';
+
+const MIN_LENGTH_FOR_HINT = 6;
+
+/**
+ * Shows the project, version and field names of each entry, and no personal data.
+ * Data that is not exactly a chunk is masked as a whole: old or corrupt data may hold a value anywhere.
+ */
+export function maskJobData(data: unknown): unknown {
+  const chunk = readChunk(data);
+  if (!chunk) return MASK;
+  const entries = chunk.entries.map(({ projectId, customerId, version, fields, erase }) => ({
+    projectId,
+    customerId: maskCustomerId(customerId),
+    version,
+    ...(fields && { fields: Object.fromEntries(Object.keys(fields).map((name) => [name, MASK])) }),
+    ...(erase && { erase }),
+  }));
+  return { entries };
+}
+
+function readChunk(data: unknown) {
+  try {
+    return parseChunk(data);
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * Shows the first two characters, which tell similar ids apart. Masks a short id fully, because they would reveal most
+ * of it.
+ */
+function maskCustomerId(customerId: string): string {
+  const characters = [...customerId];
+  return characters.length < MIN_LENGTH_FOR_HINT ? MASK : `${characters.slice(0, 2).join('')}${MASK}`;
+}
+
+/** Beginnings of error messages that hold no value of an entry. The text after them may, so it is masked. */
+const SAFE_PREFIXES = [
+  /^job stalled more than allowable limit$/,
+  /^job data is not a chunk(?:: data[\w/]* must [\w ']+)?/,
+  /^(?:connect |read |write )?E(?:CONNREFUSED|CONNRESET|TIMEDOUT|PIPE|HOSTUNREACH|NOTFOUND)\b/,
+  /^Connection terminated(?: unexpectedly)?$/,
+  /^\s*(?:Invalid `[\w.$]+\(\)` invocation:\s+)?Raw query failed\. Code: `[0-9A-Z]{5}`/,
+  /^deadlock detected$/,
+  /^canceling statement due to [a-z ]+$/,
+  /^terminating connection due to [a-z ]+$/,
+  /^invalid byte sequence for encoding "\w+"/,
+  /^invalid input syntax for type \w+/,
+  /^value too long for type [a-z ]+\(\d+\)$/,
+  /^null value in column "\w+" of relation "\w+" violates not-null constraint/,
+  /^duplicate key value violates unique constraint "\w+"/,
+];
+const ERROR_HEAD = /^([A-Z][A-Za-z]{0,60}(?:Error|Fault|Chunk)): (.*)$/;
+const STACK_FRAME = /^ {4}at (?:[\w$.<>#[\] ]+ \()?(?:file:|node:|\/)[\w$@./:%+-]+:\d+:\d+\)?$/;
+
+/** Keeps the beginning of a known error message, such as its SQLSTATE. PostgreSQL may quote values in the rest. */
+export function maskErrorMessage(message: string): string {
+  for (const prefix of SAFE_PREFIXES) {
+    const [safe] = prefix.exec(message) ?? [];
+    if (safe !== undefined) return safe === message ? message : `${safe.trim()} ${MASK}`;
+  }
+  return MASK;
+}
+
+/** Keeps the error's class, what {@link maskErrorMessage} keeps of its message, and the stack frames. */
+export function maskStackTrace(stackTrace: string): string {
+  const [firstLine = '', ...lines] = stackTrace.split('\n');
+  const [, errorClass, message] = ERROR_HEAD.exec(firstLine) ?? [];
+  const head = errorClass && message !== undefined ? `${errorClass}: ${maskErrorMessage(message)}` : MASK;
+  return [head, ...lines.filter((line) => STACK_FRAME.test(line))].join('\n');
+}

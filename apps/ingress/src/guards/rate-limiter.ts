@@ -1,0 +1,150 @@
+import { Fault } from '@opm/contract';
+import { GroupCommit, type RateLimit, withTimeout } from '@opm/core';
+import type { EntryQueue } from '@opm/queue';
+import { createThrottledWarning, type Logger } from '@opm/runtime';
+import { LRUCache } from 'lru-cache';
+import type { TimeBudget } from '../config.js';
+import type { Sender } from '../http/request-context.js';
+import type { AcceptEntries, AcceptEntry, EntryInput, Verdict } from '../ingest/accept-entry.js';
+import { TokenReservation } from './token-reservation.js';
+
+export type RateLimiter = {
+  /** Takes a token, then calls `AcceptEntry`. @throws Fault as `AcceptEntry`, or RATE_LIMITED */
+  acceptEntry(sender: Sender, entry: EntryInput): Promise<Verdict>;
+  /**
+   * Calls `AcceptEntries` with as many of the first entries as there are tokens. If the limit is reached, there are
+   * fewer outcomes than entries.
+   */
+  acceptEntries(sender: Sender, entries: EntryInput[]): Promise<(Verdict | Fault)[]>;
+  /** Creates the fault for entries that exceeded the limit, and counts them. */
+  refuse(sender: Sender, entries: number): Fault;
+  /**
+   * Called before a body is read.
+   * @throws Fault RATE_LIMITED while earlier refused requests have used more tokens than there were
+   */
+  check(sender: Sender): void;
+  /**
+   * Takes tokens for refused content. Never rejects, so the answer stays the same.
+   * @returns undefined if there is nothing to wait for
+   */
+  charge(sender: Sender, tokens: number): Promise<void> | undefined;
+};
+
+type RateLimiterDeps = {
+  acceptEntry: AcceptEntry;
+  acceptEntries: AcceptEntries;
+  reserve: EntryQueue['reserve'];
+  budget: Pick<TimeBudget, 'tokensMs' | 'tokensTurnMs'>;
+  /** Maximum number of requests that wait for tokens at the same time. */
+  maxPending: number;
+  /** Called for each token reservation. */
+  onReserve: () => void;
+  onShed: (reason: 'rate-limit' | 'in-flight' | 'waited', entries: number) => void;
+  logger: Logger;
+};
+
+const MAX_RESERVATIONS = 10_000;
+
+/** Applies the projects' rate limits before an entry is admitted. A project without a limit passes straight through. */
+export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
+  const { acceptEntry, acceptEntries, reserve: reserveTokens, budget, maxPending, onReserve, onShed, logger } = deps;
+  const reservations = new LRUCache<number, TokenReservation>({ max: MAX_RESERVATIONS });
+  const warnUnavailable = createThrottledWarning(
+    logger,
+    'could not reserve tokens; entries of the rate-limited project get 503',
+  );
+
+  /** Concurrent requests of a project that find too few tokens share one reservation. */
+  const waiting = new GroupCommit<TokenReservation, number, number>({
+    async commit(reservation, wanted) {
+      const entries = wanted.reduce((a, b) => a + b, 0);
+      let now = performance.now();
+      if (reservation.isShort(entries, now)) {
+        onReserve();
+        const call = reserveTokens(reservation.projectId, reservation.limit, reservation.toCall(entries, now));
+        const reserved = await withTimeout(call, budget.tokensMs).catch(giveUp);
+        now = performance.now();
+        reservation.onReserved(reserved, now);
+      }
+      return wanted.map((count) => reservation.use(count, now));
+    },
+    maxBatch: Number.POSITIVE_INFINITY,
+    maxInFlight: Number.POSITIVE_INFINITY, // the bucket of one project may be on a Redis master that hangs
+    maxInFlightPerPartition: 1,
+    expiry: {
+      maxWaitMs: budget.tokensTurnMs,
+      toError(entries) {
+        warnUnavailable(
+          new Error(`requests waited longer than ${budget.tokensTurnMs} ms for another token reservation`),
+        );
+        return turnAway('waited', entries);
+      },
+    },
+  });
+
+  function turnAway(reason: 'in-flight' | 'waited', entries: number): Fault {
+    onShed(reason, entries);
+    return new Fault('OVERLOADED');
+  }
+
+  function giveUp(error: Error): never {
+    warnUnavailable((error.cause as Error | undefined) ?? error);
+    throw error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
+  }
+
+  function reservationOf(projectId: number, limit: RateLimit): TokenReservation {
+    const known = reservations.get(projectId);
+    if (known?.limit.rate === limit.rate && known.limit.burst === limit.burst) return known;
+    const reservation = new TokenReservation(projectId, limit);
+    reservations.set(projectId, reservation);
+    return reservation;
+  }
+
+  /** @returns how many entries, counted from the first, have a token */
+  function take(sender: Sender, limit: RateLimit, entries: number): number | Promise<number> {
+    const reservation = reservationOf(sender.projectId, limit);
+    sender.reservation = reservation;
+    const now = performance.now();
+    if (!reservation.isShort(entries, now)) return reservation.use(entries, now);
+    if (waiting.pending < maxPending) return waiting.run(reservation, entries);
+    throw turnAway('in-flight', entries);
+  }
+
+  function refuse({ reservation }: Sender, entries: number): Fault {
+    onShed('rate-limit', entries);
+    return new Fault('RATE_LIMITED', { retryAfterSeconds: reservation?.secondsUntil(entries, performance.now()) ?? 1 });
+  }
+
+  async function chargeLimited(sender: Sender, limit: RateLimit, tokens: number): Promise<void> {
+    const taken = await take(sender, limit, tokens);
+    if (taken < tokens) sender.reservation?.block(tokens - taken, performance.now());
+  }
+
+  async function acceptLimited(sender: Sender, limit: RateLimit, entry: EntryInput): Promise<Verdict> {
+    if ((await take(sender, limit, 1)) === 0) throw refuse(sender, 1);
+    return acceptEntry(sender, entry);
+  }
+
+  async function acceptFirst(sender: Sender, limit: RateLimit, entries: EntryInput[]): Promise<(Verdict | Fault)[]> {
+    const taken = await take(sender, limit, entries.length);
+    return taken === 0 ? [] : acceptEntries(sender, entries.slice(0, taken));
+  }
+
+  return {
+    acceptEntry: (sender, entry) =>
+      sender.limit ? acceptLimited(sender, sender.limit, entry) : acceptEntry(sender, entry),
+    acceptEntries: (sender, entries) =>
+      sender.limit ? acceptFirst(sender, sender.limit, entries) : acceptEntries(sender, entries),
+    refuse,
+    check(sender) {
+      if (!sender.limit || !reservations.get(sender.projectId)?.isBlocked(performance.now())) return;
+      sender.reservation = reservationOf(sender.projectId, sender.limit);
+      throw refuse(sender, 1);
+    },
+    charge(sender, tokens) {
+      if (!sender.limit || tokens === 0) return undefined;
+      // If the store does not answer, the partner still gets the reason of the refusal.
+      return chargeLimited(sender, sender.limit, tokens).catch(() => {});
+    },
+  };
+}

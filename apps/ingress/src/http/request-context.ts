@@ -1,0 +1,38 @@
+import type { ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
+import type { RateLimit } from '@opm/core';
+import type { Response as ExpressResponse } from 'express';
+import type { TokenReservation } from '../guards/token-reservation.js';
+
+/** The state of a request, kept in Express's `response.locals`. `projectId` is 0 until the API key has been checked. */
+export type RequestContext = Sender & {
+  /** When the request had been read, its body included if it has one (`performance.now()`, ms). */
+  receivedAt: number;
+  requestId: string | undefined;
+  connection: Connection | undefined;
+  /** Memory that its connection uses for this request, in bytes. */
+  heldBytes: number;
+};
+
+export const contextOf = (response: ServerResponse) => (response as ExpressResponse).locals as RequestContext;
+
+/** A partner's connection. It limits the memory that its requests use. */
+export type Connection = {
+  readonly socket: Socket;
+  /** Adds to the memory of a request. The memory is freed when the operating system has taken the whole answer. */
+  hold(context: RequestContext, bytes: number): void;
+  /** Counts a small HTTP chunk. @returns false if the unanswered requests of the connection have had too many */
+  mayTakeSmallChunk(): boolean;
+};
+
+/** The project that waits for an answer, its connection, and the start of the request (`performance.now()`, ms). */
+export type Requester = {
+  projectId: number;
+  startedAt: number;
+  /** Bytes of the request's body that have been read. */
+  bodyBytes: number;
+  socket: { readonly destroyed: boolean };
+};
+
+/** A requester and its rate limit. `reservation` is set if the project has a limit; the answer's headers report it. */
+export type Sender = Requester & { limit: RateLimit | undefined; reservation: TokenReservation | undefined };

@@ -1,0 +1,97 @@
+import { shardOf, toPriority } from '@opm/queue';
+import { LRUCache } from 'lru-cache';
+
+/** How long a project keeps the priority of its last known backlog. */
+const PRIORITY_TTL_MS = 1_000;
+const MAX_PRIORITIES = 10_000;
+/**
+ * For this time after an erasure, entries of its customer are enqueued only after their look-up. Otherwise a worker
+ * could change the row before the look-up reads it.
+ */
+const ERASED_TTL_MS = 60_000;
+const MAX_ERASED = 10_000;
+
+export type ChunkPartitions = ReturnType<typeof createChunkPartitions>;
+
+/** A chunk has entries of one shard, of projects with the same priority, and either all or none wait for a look-up. */
+export type ChunkPartition = { shard: number; priority: number; waitsForLookUp: boolean };
+
+/** Encodes a `ChunkPartition` as a number, as a partition of `GroupCommit`. */
+export function createChunkPartitions(shards: number) {
+  /** Priorities by project and shard. Priority 0 is not stored. */
+  const priorities = new LRUCache<number, number>({ max: MAX_PRIORITIES, ttl: PRIORITY_TTL_MS, ttlResolution: 100 });
+  const placeOf = (projectId: number, shard: number) => projectId * shards + shard;
+  /** Customers whose erasure this process received in the last `ERASED_TTL_MS`. */
+  const erased = new LRUCache<string, true>({ max: MAX_ERASED, ttl: ERASED_TTL_MS, ttlResolution: 1_000 });
+  const isErased = (projectId: number, customerId: string) =>
+    erased.size > 0 && erased.has(`${projectId}:${customerId}`);
+
+  return {
+    /** Returns the partition of an entry, and remembers an erasure. */
+    toPartition(projectId: number, { customerId, erase }: { customerId: string; erase?: true }): number {
+      const shard = shardOf(projectId, customerId, shards);
+      const priority = priorities.get(placeOf(projectId, shard)) ?? 0;
+      if (erase) erased.set(`${projectId}:${customerId}`, true);
+      const waitsForLookUp = isErased(projectId, customerId) ? 1 : 0;
+      return (2 * priority + waitsForLookUp) * shards + shard;
+    },
+
+    fromPartition(partition: number): ChunkPartition {
+      const rest = Math.floor(partition / shards);
+      return { shard: partition % shards, priority: rest >> 1, waitsForLookUp: rest % 2 === 1 };
+    },
+
+    /**
+     * Allows `maxInFlight` chunks per shard for entries that wait for a look-up, and as many for the others, so that a
+     * slow PostgreSQL delays no other entries. Priorities share these places; with places of their own, chunks would be
+     * small.
+     */
+    toLimits(maxInFlight: number) {
+      return {
+        maxInFlight: 2 * shards * maxInFlight,
+        groups: { of: (partition: number) => partition % (2 * shards), maxInFlight },
+      };
+    },
+
+    isErased,
+
+    /** Updates the priorities from the projects' backlogs in a shard. */
+    onBacklogs(shard: number, backlogs: Map<number, number>): void {
+      for (const [projectId, backlog] of backlogs) {
+        const priority = toPriority(backlog);
+        if (priority > 0) priorities.set(placeOf(projectId, shard), priority);
+        else priorities.delete(placeOf(projectId, shard));
+      }
+    },
+  };
+}
+
+/** Encodes a project and a shard as a number. One bulk call has keys or customers of one project and shard. */
+export type Partitions = ReturnType<typeof createPartitions>;
+
+/** Bulk calls in flight, divided among the shards. The calls wait for their stores and use little CPU. */
+const MAX_IN_FLIGHT = 64;
+
+export function createPartitions(shards: number) {
+  const shardOfPartition = (partition: number) => partition % shards;
+  return {
+    toPartition: (projectId: number, customerId: string): number =>
+      projectId * shards + shardOf(projectId, customerId, shards),
+    fromPartition: (partition: number) => ({
+      projectId: Math.floor(partition / shards),
+      shard: shardOfPartition(partition),
+    }),
+    /**
+     * Limits the bulk calls in flight. Each shard has its own share, at least `maxInFlightPerPartition`, so that a shard
+     * whose store hangs takes no places from the others.
+     */
+    toLimits(maxInFlightPerPartition: number) {
+      const share = Math.max(Math.ceil(MAX_IN_FLIGHT / shards), maxInFlightPerPartition);
+      return {
+        maxInFlight: share * shards,
+        maxInFlightPerPartition,
+        groups: { of: shardOfPartition, maxInFlight: share },
+      };
+    },
+  };
+}

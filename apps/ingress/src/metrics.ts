@@ -1,0 +1,69 @@
+import type { QueueLoad } from '@opm/queue';
+import type { Metrics } from '@opm/runtime';
+
+export type IngressMetrics = ReturnType<typeof createIngressMetrics>;
+
+/** The metrics of the ingress, as one function per event. */
+export function createIngressMetrics(metrics: Metrics) {
+  const answers = metrics.hotCounter('opm_answers_total', 'Responses by route and status', ['route', 'status']);
+  const ackSeconds = metrics.hotHistogram(
+    'opm_ack_seconds',
+    'Time from the last byte of a single entry or erasure to its acknowledgement',
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5],
+  );
+  const chunkEntries = metrics.histogram('opm_chunk_entries', 'Entries per chunk', [1, 2, 5, 10, 20, 50, 100, 200]);
+  const unknown = metrics.counter(
+    'opm_existence_unknown_total',
+    'Entries answered 202 because PostgreSQL did not answer',
+  );
+  const shed = metrics.counter(
+    'opm_shed_total',
+    'Refused entries and reads by reason: overload, rate limit or idempotency keys',
+    ['reason'],
+  );
+  const connectionsEnded = metrics.counter(
+    'opm_connections_ended_total',
+    'Connections closed because their requests and unread responses held too much memory',
+  );
+  const reservations = metrics.counter(
+    'opm_token_leases_total',
+    'Token reservations of rate-limited projects; many share one call to the queue store',
+  );
+  // Creates every series at 0, so that rate() sees its first increase.
+  for (const reason of ['backlog', 'memory', 'event-loop', 'in-flight', 'waited', 'rate-limit', 'idempotency-keys'])
+    shed.inc({ reason }, 0);
+
+  return {
+    onAnswer: (route: string, status: number): void => answers.inc(route, status),
+    onAck: (seconds: number): void => ackSeconds.observe(seconds),
+    onChunk: (entries: number): void => chunkEntries.observe(entries),
+    onExistenceUnknown: (entries: number): void => unknown.inc(entries),
+    onConnectionEnd: (): void => connectionsEnded.inc(),
+    onReserve: (): void => reservations.inc(),
+    onShed: (reason: string, entries = 1): void => shed.inc({ reason }, entries),
+    /** Registers the gauges that are read at each scrape. */
+    watch(read: {
+      load: () => QueueLoad;
+      chunksInFlight: () => number;
+      pending: () => number;
+      clockSkew: () => Promise<number>;
+    }): void {
+      const gauge = (name: string, help: string, value: () => number) =>
+        metrics.gauge(name, help, [], async () => [[{}, value()]]);
+      gauge('opm_backlog_entries', 'Entries waiting in the queues of all shards', () => read.load().entries);
+      gauge(
+        'opm_redis_memory_ratio',
+        'Used share of maxmemory on the fullest Redis node, 0 to 1',
+        () => read.load().memory,
+      );
+      gauge('opm_chunks_in_flight', 'Chunks being enqueued', read.chunksInFlight);
+      gauge('opm_pending_entries', 'Entries waiting for their acknowledgement', read.pending);
+      metrics.gauge(
+        'opm_clock_skew_seconds',
+        'How far the clock of the queue store is ahead of the clock of this process',
+        [],
+        async () => [[{}, (await read.clockSkew()) / 1_000]],
+      );
+    },
+  };
+}

@@ -1,0 +1,189 @@
+import type { IncomingMessage } from 'node:http';
+import { type Entry, Fault, LIMITS, LineSplitter, parseEntry, parseJson, parseValues, splitArray } from '@opm/contract';
+import { toTokens } from '../guards/token-reservation.js';
+import { dropRest, refusalOf } from '../http/fast-express.js';
+import { type BodyLimit, ClientDisconnected, type OnPart, readBody, refuseCompressed } from '../http/read-body.js';
+import type { RequestContext } from '../http/request-context.js';
+import { MAX_CHUNK_BYTES } from '../ingest/accept-entry.js';
+
+/** An entry of a batch, or the fault that the single call would have returned. */
+export type BatchItem = Entry | Fault;
+
+type BatchOptions = {
+  context: RequestContext;
+  onPart: OnPart;
+  /** Maximum entries in one group. */
+  groupSize: number;
+  /** Called before each piece of work. Resolves when there is time for it; undefined if there is time now. */
+  nextSlice: () => Promise<void> | undefined;
+  /** Called with the tokens of refused entries. The caller ignores them if it refuses the whole batch. */
+  onRefused: (tokens: number) => void;
+};
+
+const LIMIT: BodyLimit = { maxBytes: LIMITS.batchBytes, fault: 'BATCH_TOO_LARGE' };
+
+/** Whether the body is NDJSON. */
+export const isLines = (request: IncomingMessage): boolean => LINES.test(request.headers['content-type'] ?? '');
+
+const LINES = /^\s*application\/(x-)?ndjson\b/i;
+
+/** A body that is already in memory is processed in parts of the size that sockets deliver. */
+const PART_BYTES = 64 * 1024;
+
+/**
+ * Yields the entries of a batch in order, in groups. It works in time slices, so that no body delays other requests. A
+ * JSON array is parsed completely before the first group; NDJSON lines are read on demand.
+ * @param body the body, if it has already been read. Then NDJSON, too, is parsed completely before the first group
+ * @throws Fault that refuses the batch, or ClientDisconnected; with NDJSON, groups may have been yielded before
+ */
+export async function* readBatch(
+  request: IncomingMessage,
+  options: BatchOptions,
+  body?: Buffer,
+): AsyncGenerator<BatchItem[]> {
+  const { context, onPart } = options;
+  const areLines = isLines(request);
+  if (areLines && !body) {
+    yield* readLines(readParts(request, context, { ...LIMIT, onPart }), options);
+    return;
+  }
+  const whole = body ?? (await readWhole(request, context, onPart));
+  const groups: BatchItem[][] = [];
+  for await (const group of areLines ? readLines(toParts(whole), options) : readArray(whole, options))
+    groups.push(group);
+  yield* groups;
+}
+
+/** Reads the whole body of a batch. @throws Fault if it is too large, or ClientDisconnected */
+export function readWhole(request: IncomingMessage, context: RequestContext, onPart: OnPart): Promise<Buffer> {
+  return new Promise((resolve, reject) => readBody(request, context, resolve, reject, { ...LIMIT, onPart }));
+}
+
+function* toParts(body: Buffer): Generator<Buffer> {
+  for (let start = 0; start < body.length; start += PART_BYTES) yield body.subarray(start, start + PART_BYTES);
+}
+
+async function* readLines(
+  parts: AsyncIterable<Buffer> | Iterable<Buffer>,
+  { groupSize, nextSlice, onRefused }: BatchOptions,
+): AsyncGenerator<BatchItem[]> {
+  const splitter = new LineSplitter(LIMITS.entryBytes);
+  const groups = new Groups(groupSize, onRefused);
+  for await (const part of withEnd(parts)) {
+    const lines = part ? splitter.split(part) : splitter.end();
+    for (const { bytes, size } of lines) {
+      const slice = nextSlice();
+      if (slice) await slice;
+      groups.count(1);
+      const full = groups.add(() => parseLine(bytes), size);
+      if (full) yield full;
+    }
+    const slice = nextSlice();
+    if (slice) await slice;
+  }
+  onRefused(Math.floor(splitter.blankBytes / 1024));
+  yield* groups.end();
+}
+
+async function* withEnd(parts: AsyncIterable<Buffer> | Iterable<Buffer>): AsyncGenerator<Buffer | undefined> {
+  yield* parts;
+  yield undefined;
+}
+
+function parseLine(line: Buffer | null): unknown {
+  if (line === null) throw new Fault('BODY_TOO_LARGE');
+  return parseJson(line);
+}
+
+async function* readArray(
+  body: Buffer,
+  { groupSize, nextSlice, onRefused }: BatchOptions,
+): AsyncGenerator<BatchItem[]> {
+  const groups = new Groups(groupSize, onRefused);
+  for (const piece of splitArray(body, LIMITS.entryBytes)) {
+    const slice = nextSlice();
+    if (slice) await slice;
+    if (!piece) continue;
+    groups.count(piece.sizes.length); // before parsing, so that too many entries are refused early
+    const { bytes, sizes } = piece;
+    const values = bytes && parseValues({ bytes, sizes });
+    for (const [i, size] of sizes.entries()) {
+      const slice = nextSlice();
+      if (slice) await slice;
+      const full = groups.add(() => (values ? values[i] : parseLine(null)), size);
+      if (full) yield full;
+    }
+  }
+  yield* groups.end();
+}
+
+/** Collects entries into groups, each of which fits into one chunk. */
+class Groups {
+  readonly #size: number;
+  readonly #onRefused: BatchOptions['onRefused'];
+  #count = 0;
+  #group: BatchItem[] = [];
+  #bytes = 0;
+
+  constructor(size: number, onRefused: BatchOptions['onRefused']) {
+    this.#size = size;
+    this.#onRefused = onRefused;
+  }
+
+  /** Counts entries that will be added. @throws Fault BATCH_TOO_LONG */
+  count(entries: number): void {
+    this.#count += entries;
+    if (this.#count > LIMITS.batchEntries) throw new Fault('BATCH_TOO_LONG');
+  }
+
+  /** Parses and adds an entry. @returns the group if it is full now */
+  add(parse: () => unknown, bytes: number): BatchItem[] | undefined {
+    try {
+      this.#group.push(parseEntry(parse()));
+    } catch (error) {
+      if (!(error instanceof Fault)) throw error;
+      this.#onRefused(toTokens(bytes));
+      this.#group.push(error);
+    }
+    this.#bytes += bytes;
+    if (this.#group.length < this.#size && this.#bytes + LIMITS.entryBytes <= MAX_CHUNK_BYTES) return undefined;
+    this.#bytes = 0;
+    return this.#group.splice(0);
+  }
+
+  /** @returns the last group, if any @throws Fault BATCH_EMPTY */
+  end(): BatchItem[][] {
+    if (this.#count === 0) throw new Fault('BATCH_EMPTY');
+    return this.#group.length > 0 ? [this.#group] : [];
+  }
+}
+
+/**
+ * Yields the parts of a body as they arrive. It reads no further until the consumer asks for the next part.
+ * @throws Fault of the limit, BODY_COMPRESSED, CHUNKS_TOO_SMALL, an error of `onPart`, or ClientDisconnected
+ */
+async function* readParts(
+  request: IncomingMessage,
+  context: RequestContext,
+  { maxBytes, fault, onPart }: BodyLimit,
+): AsyncGenerator<Buffer> {
+  refuseCompressed(request);
+  if (Number(request.headers['content-length']) > maxBytes) throw new Fault(fault);
+  try {
+    // Destroying the request would destroy the connection before the answer.
+    for await (const part of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+      context.bodyBytes += part.length;
+      if (context.bodyBytes > maxBytes) throw new Fault(fault);
+      onPart?.(part.length);
+      yield part;
+    }
+    const refusal = refusalOf(request);
+    if (refusal) throw refusal;
+  } catch (error) {
+    throw error instanceof Fault
+      ? error
+      : new ClientDisconnected('client disconnected before the body was complete', { cause: error });
+  } finally {
+    dropRest(request);
+  }
+}

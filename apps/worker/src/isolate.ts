@@ -1,0 +1,190 @@
+import { GroupCommit } from '@opm/core';
+import { type ChunkEntry, type JobContext, Postponed } from '@opm/queue';
+import { createThrottledWarning, type Logger } from '@opm/runtime';
+import { type DeadLetter, type DeadLetters, failureKindOf, StoreError } from '@opm/store';
+import type { OutageGate } from './outage-gate.js';
+import type { Quarantine, UpsertEach } from './upsert-entries.js';
+
+/** Entries that are neither persisted nor dead letters. `error` is undefined if locked rows are the only reason. */
+export type Unfinished = { entries: ChunkEntry[]; error: Error | undefined };
+
+/** Persists or dead-letters a job's entries in isolation. Resolves to the entries that remain unfinished. */
+type PersistAlone = (entries: ChunkEntry[], context: Pick<JobContext, 'attempt'>) => Promise<Unfinished>;
+
+export type PersistAloneDeps = {
+  gate: OutageGate;
+  quarantine: Quarantine;
+  /** Upserts with a short lock timeout (100 ms). */
+  upsertEach: UpsertEach;
+  addDeadLetters: DeadLetters['add'];
+  /** Maximum entries per statement. */
+  maxRows: number;
+  /** From this attempt of its job on, a failing entry becomes a dead letter, unless its row is locked. */
+  maxAttempts: number;
+  onPersisted: (entries: ChunkEntry[]) => void;
+  onDeadLetter: (entry: FailedEntry) => void;
+  logger: Logger;
+};
+
+/** Isolation statements in flight. Each needs a connection. */
+export const MAX_ALONE_IN_FLIGHT = 2;
+/** How long to search for a project's locked rows, in ms. Entries of the project not tried by then are postponed. */
+const MAX_SEARCH_MS = 1_000;
+/** Consecutive tries that find a row locked before the worker logs a warning. */
+const TRIES_TO_WARN = 4;
+
+type Job = { entries: ChunkEntry[]; attempt: number };
+type Partition = 'quarantined' | 'others';
+type FailedGroup = { entries: ChunkEntry[]; error: Error };
+
+const isBlocked = (error: unknown) => failureKindOf(error) === 'blocked';
+
+/**
+ * Isolates entries: persists each customer's entries separately, so a failure does not affect other customers. At most
+ * one statement is in flight for quarantined customers, and one for all other entries. Each statement serves all jobs
+ * that wait.
+ */
+export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
+  const { gate, quarantine, upsertEach, addDeadLetters, maxRows, maxAttempts, onPersisted, onDeadLetter, logger } =
+    deps;
+
+  const warnDeadLetters = createThrottledWarning(logger, 'entries became dead letters: see `opm dead-letters count`');
+  const warnLocked = createThrottledWarning(
+    logger,
+    'entries wait for rows that another session has locked: see pg_locks',
+  );
+
+  /** Two partitions, so that entries whose rows may be locked do not delay the others. */
+  const jobs = new GroupCommit<Partition, Job, Unfinished>({
+    commit: (_, some) => persist(some),
+    sizeOf: ({ entries }) => entries.length,
+    maxBatch: maxRows,
+    maxInFlight: MAX_ALONE_IN_FLIGHT,
+    maxInFlightPerPartition: 1,
+  });
+
+  async function persist(some: Job[]): Promise<Unfinished[]> {
+    const all = some.flatMap(({ entries }) => entries);
+    const waiting = new Set(all.filter(quarantine.mustWait));
+    const due = all.filter((entry) => !waiting.has(entry));
+    quarantine.onTry(due);
+    const failures = await persistEach(due, performance.now() + MAX_SEARCH_MS);
+    const failed = new Map(failures.map(({ entry, error }) => [entry, error]));
+    // If an outage has begun meanwhile, the entries are not the cause.
+    if ([...failed.values()].some((error) => failureKindOf(error) === 'outage')) await gate.check();
+    const dead = some.flatMap(({ entries, attempt }) => entries.flatMap((entry) => toDead(entry, attempt, failed)));
+    const error = dead.length > 0 ? await addAsDeadLetters(dead).catch(toFailure) : undefined;
+    for (const { entry } of dead) {
+      if (error) failed.set(entry, error);
+      else failed.delete(entry);
+    }
+    return some.map(({ entries }) => {
+      const errors = entries.flatMap((entry) => failed.get(entry) ?? []);
+      return {
+        entries: entries.filter((entry) => waiting.has(entry) || failed.has(entry)),
+        error: errors.find((error) => !isBlocked(error)),
+      };
+    });
+  }
+
+  function toDead(entry: ChunkEntry, attempt: number, failed: Map<ChunkEntry, Error>): FailedEntry[] {
+    const error = failed.get(entry);
+    const isDead = error && (isRejected(error) || (attempt >= maxAttempts && !isBlocked(error)));
+    return isDead ? [{ entry, error }] : [];
+  }
+
+  /** @returns the entries that were not persisted, with the error of each */
+  async function persistEach(entries: ChunkEntry[], searchUntil: number): Promise<FailedEntry[]> {
+    if (entries.length === 0) return [];
+    const tried = await gate.run(() => upsertEach(entries)).catch(toFailure);
+    if (tried instanceof Error) return bisect([{ entries, error: tried }], searchUntil);
+    const { persisted, failed, untried } = tried;
+    quarantine.onPersisted(persisted);
+    onPersisted(persisted);
+    const failures = await bisect(failed, searchUntil);
+    const [locked] = failed.filter(({ error }) => isBlocked(error));
+    const isTimeUp = locked && performance.now() > searchUntil;
+    const isGivenUp = ({ projectId }: ChunkEntry) => isTimeUp && projectId === locked.entries[0]?.projectId;
+    if (isTimeUp) failures.push(...toFailedEntries({ entries: untried.filter(isGivenUp), error: locked.error }));
+    failures.push(
+      ...(await persistEach(
+        untried.filter((entry) => !isGivenUp(entry)),
+        searchUntil,
+      )),
+    );
+    return failures;
+  }
+
+  /** Bisects each failed group until every remaining failure is of one entry, or of one customer with a locked row. */
+  async function bisect(failed: FailedGroup[], searchUntil: number): Promise<FailedEntry[]> {
+    const isFinal = ({ entries, error }: FailedGroup) =>
+      entries.length === 1 || (isBlocked(error) && isOneCustomer(entries));
+    const final = failed.filter(isFinal);
+    for (const { entries, error } of final) recordFailure(entries[0] as ChunkEntry, error);
+    const open = failed.filter((one) => !final.includes(one)).map(({ entries }) => entries);
+    const halves = [
+      open.flatMap((entries) => entries.slice(0, entries.length >> 1)),
+      open.flatMap((entries) => entries.slice(entries.length >> 1)),
+    ];
+    const failures = final.flatMap(toFailedEntries);
+    for (const half of halves) failures.push(...(await persistEach(half, searchUntil)));
+    return failures;
+  }
+
+  function recordFailure(entry: ChunkEntry, error: Error): void {
+    if (isRejected(error)) quarantine.onRejected(entry);
+    else if (!isBlocked(error)) quarantine.onFailed(entry);
+    else if (quarantine.onLocked(entry) >= TRIES_TO_WARN) warnLocked(error);
+  }
+
+  async function addAsDeadLetters(dead: FailedEntry[]): Promise<void> {
+    await gate.run(() => addDeadLetters(dead.map(toDeadLetter)));
+    for (const entry of dead) onDeadLetter(entry);
+    for (const { error } of dead) warnDeadLetters(new Error(`reason: ${reasonOf(error)}`));
+  }
+
+  return async (entries, { attempt }) => {
+    // Entries that must wait are postponed here. Waiting for their partition would occupy one of the worker's job slots.
+    const waiting = entries.filter(quarantine.mustWait);
+    const due = entries.filter((entry) => !waiting.includes(entry));
+    const quarantined = due.filter(quarantine.isCustomerQuarantined);
+    const others = due.filter((entry) => !quarantined.includes(entry));
+    const run = async (partition: Partition, some: ChunkEntry[]): Promise<Unfinished> =>
+      some.length > 0 ? jobs.run(partition, { entries: some, attempt }) : { entries: [], error: undefined };
+    const [ofQuarantined, ofOthers] = await Promise.all([run('quarantined', quarantined), run('others', others)]);
+    return {
+      entries: [...waiting, ...ofQuarantined.entries, ...ofOthers.entries],
+      error: ofOthers.error ?? ofQuarantined.error,
+    };
+  };
+}
+
+const toFailedEntries = ({ entries, error }: FailedGroup): FailedEntry[] => entries.map((entry) => ({ entry, error }));
+
+const isOneCustomer = ([first, ...others]: ChunkEntry[]) =>
+  others.every((other) => other.projectId === first?.projectId && other.customerId === first.customerId);
+
+/** Returns the error, or throws it if it is `Postponed`: during an outage the entries are not the cause. */
+function toFailure(error: Error): Error {
+  if (error instanceof Postponed) throw error;
+  return error;
+}
+
+/** An entry that was not persisted, with the reason. */
+export type FailedEntry = { entry: ChunkEntry; error: Error };
+
+/** Whether the database rejected the data. */
+const isRejected = (error: unknown): boolean => failureKindOf(error) === 'refusal';
+
+function toDeadLetter({ entry: { projectId, claim: _, ...entry }, error }: FailedEntry): DeadLetter {
+  return { projectId, entry, payload: entry, error: error.message, sqlState: sqlStateOf(error) };
+}
+
+/** The SQLSTATE, or `unknown`. Use it in metrics and logs instead of the message, which may quote a partner's data. */
+export function reasonOf(error: Error): string {
+  return sqlStateOf(error) ?? 'unknown';
+}
+
+function sqlStateOf(error: Error): string | undefined {
+  return error instanceof StoreError ? error.sqlState : undefined;
+}

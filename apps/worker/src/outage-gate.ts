@@ -1,0 +1,131 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { Postponed, retryDelayMs } from '@opm/queue';
+import type { Logger } from '@opm/runtime';
+import { failureKindOf, StoreError } from '@opm/store';
+
+export type OutageGate = {
+  /**
+   * Runs a call to PostgreSQL.
+   * @throws Postponed during an outage. Rethrows any other error of the call: its data is the cause
+   */
+  run<T>(call: () => Promise<T>): Promise<T>;
+  /**
+   * Tests whether PostgreSQL still accepts writes. Call it before you dead-letter entries.
+   * @throws Postponed during an outage
+   */
+  check(): Promise<void>;
+};
+
+type OutageGateDeps = {
+  /** Resolves if PostgreSQL answers. */
+  ping: () => Promise<void>;
+  /** Resolves if PostgreSQL accepts a test write, which touches no entry's data. */
+  tryWrite: () => Promise<void>;
+  worker: { pause(): void; resume(): void };
+  logger: Logger;
+  /** Called when an outage begins and when it ends. */
+  onPaused: (isPaused: boolean) => void;
+  /** Stops the probes. */
+  signal: AbortSignal;
+};
+
+const MAX_PROBE_DELAY_MS = 10_000;
+/**
+ * An outage error this soon after a successful write, in ms, is blamed on the data without a test write: isolation runs
+ * many statements.
+ */
+const FRESH_MS = 1_000;
+
+/**
+ * Pauses the worker during an outage of PostgreSQL:
+ *
+ * 1. A statement fails with an outage error. The worker stops taking jobs.
+ * 2. The gate probes PostgreSQL with increasing delays until it answers. The worker takes jobs again.
+ * 3. The first write that succeeds ends the outage.
+ *
+ * If the server answers probes but rejects writes, as a read-only standby does, the delays keep growing and the gate
+ * logs the outage once.
+ *
+ * A trigger may raise any SQLSTATE, so a single entry can cause an outage error. If a test write succeeds, the gate
+ * blames the entry and does not pause.
+ */
+export function createOutageGate(deps: OutageGateDeps): OutageGate {
+  const { ping, tryWrite, worker, logger, onPaused, signal } = deps;
+  let isPaused = false;
+  let probes = 0;
+  let isOutage = false;
+  let succeededAt = Number.NEGATIVE_INFINITY;
+
+  async function probe(): Promise<void> {
+    let isUp = false;
+    while (!isUp) {
+      await delay(retryDelayMs(++probes, { maxMs: MAX_PROBE_DELAY_MS }), undefined, { signal });
+      isUp = await ping().then(
+        () => true,
+        () => false,
+      );
+    }
+    isPaused = false;
+    worker.resume();
+  }
+
+  function pause(error: unknown): void {
+    if (isPaused) return; // statements in flight at the same time fail together
+    isPaused = true;
+    worker.pause();
+    if (!isOutage) {
+      isOutage = true;
+      onPaused(true);
+      logger.warn({ err: error }, 'paused: PostgreSQL does not accept statements; probing until it does');
+    }
+    probe().catch(() => {}); // rejects only on abort, when the process ends
+  }
+
+  function onSuccess(): void {
+    succeededAt = performance.now();
+    if (!isOutage || isPaused) return;
+    isOutage = false;
+    probes = 0;
+    onPaused(false);
+    logger.info('resumed: PostgreSQL accepts statements again');
+  }
+
+  async function acceptsWrites(): Promise<boolean> {
+    const since = performance.now();
+    try {
+      await tryWrite();
+      onSuccess();
+      return true;
+    } catch (error) {
+      return failureKindOf(error) !== 'outage' || succeededAt > since; // another write succeeded meanwhile
+    }
+  }
+
+  async function isOutageOf(error: unknown): Promise<boolean> {
+    if (failureKindOf(error) !== 'outage') return false;
+    if (!(error instanceof StoreError && error.sqlState)) return true; // no SQLSTATE: the connection failed
+    return performance.now() - succeededAt > FRESH_MS && !(await acceptsWrites());
+  }
+
+  function postpone(cause: unknown): never {
+    pause(cause);
+    throw new Postponed('PostgreSQL does not accept statements', { cause });
+  }
+
+  return {
+    async run(call) {
+      if (isPaused) throw new Postponed('the worker is paused: PostgreSQL does not accept statements');
+      try {
+        const result = await call();
+        onSuccess();
+        return result;
+      } catch (error) {
+        if (!(await isOutageOf(error))) throw error;
+        return postpone(error);
+      }
+    },
+    async check() {
+      if (isPaused || !(await acceptsWrites())) postpone(new Error('PostgreSQL does not accept writes'));
+    },
+  };
+}

@@ -1,0 +1,116 @@
+/** The share of a batch that a source may fill per turn. */
+const QUANTUM = 1 / 8;
+/** Number of removed items at which a `Fifo` may copy its array to free memory. */
+const MIN_DROPPED = 64;
+
+/** How much of a batch an item fills: its size, as a count, and its bytes. */
+export type Measure<Item> = { sizeOf: (item: Item) => number; bytesOf: (item: Item) => number };
+
+/** The limits of a batch. */
+type Room = { size: number; bytes: number };
+
+type Queued<Item> = {
+  item: Item;
+  /** Goes into the same batch as the call before it, if both fit. */
+  isJoined: boolean;
+};
+
+/** A first-in, first-out queue. An array's `shift` is slow if the array is long. */
+class Fifo<T> {
+  #items: (T | undefined)[] = [];
+  #head = 0;
+
+  get length(): number {
+    return this.#items.length - this.#head;
+  }
+
+  at(i: number): T | undefined {
+    return this.#items[this.#head + i];
+  }
+
+  push(item: T): void {
+    this.#items.push(item);
+  }
+
+  /** Removes the first `count` items. */
+  drop(count: number): void {
+    for (const end = this.#head + count; this.#head < end; this.#head++) this.#items[this.#head] = undefined;
+    if (2 * this.#head < this.#items.length || this.#head < MIN_DROPPED) return;
+    this.#items = this.#items.slice(this.#head);
+    this.#head = 0;
+  }
+}
+
+/**
+ * A queue that several sources share fairly. They take turns to fill a batch, and each source keeps its order of
+ * arrival. A source with a long backlog delays the others by an eighth of a batch.
+ *
+ * Algorithm: surplus round robin (Adiseshu et al., SIGCOMM 1996). It differs from deficit round robin (Shreedhar and
+ * Varghese, SIGCOMM 1995) in one point: an item that exceeds the source's credit is taken, and the credit becomes
+ * negative.
+ */
+export class FairQueue<Source, Item, Call extends Queued<Item>> {
+  /** The calls of each source, in the order of the sources' turns. */
+  readonly #turns = new Map<Source, { calls: Fifo<Call>; credit: number }>();
+
+  /** Number of sources with queued calls. */
+  get sources(): number {
+    return this.#turns.size;
+  }
+
+  push(source: Source, call: Call): void {
+    let turn = this.#turns.get(source);
+    if (!turn) {
+      turn = { calls: new Fifo(), credit: QUANTUM };
+      this.#turns.set(source, turn);
+    }
+    turn.calls.push(call);
+  }
+
+  /** Removes the oldest call of a source. */
+  dropOldest(source: Source): void {
+    const calls = this.#turns.get(source)?.calls;
+    calls?.drop(1);
+    if (calls?.length === 0) this.#turns.delete(source);
+  }
+
+  /** Removes and returns the calls of the next batch. A call that exceeds the limits becomes a batch alone. */
+  take(batch: Room, measure: Measure<Item>): Call[] {
+    const left = { ...batch };
+    const taken: Call[] = [];
+    for (const [source, turn] of this.#turns) {
+      // A Map's iterator visits a key again if the loop deletes it and sets it anew.
+      while (turn.credit > 0 && turn.calls.length > 0) {
+        const { count, size, bytes } = measureNext(turn.calls, batch, measure);
+        const isFitting = size <= left.size && bytes <= left.bytes;
+        if (!isFitting && taken.length > 0) return taken; // the next batch starts with it
+        for (let i = 0; i < count; i++) taken.push(turn.calls.at(i) as Call);
+        turn.calls.drop(count);
+        left.size -= size;
+        left.bytes -= bytes;
+        turn.credit -= Math.max(size / batch.size, bytes / batch.bytes);
+      }
+      this.#turns.delete(source);
+      if (turn.calls.length === 0) continue;
+      turn.credit += QUANTUM;
+      this.#turns.set(source, turn);
+    }
+    return taken;
+  }
+}
+
+/** Measures the next call and the calls joined to it, as many as fit into an empty batch. */
+function measureNext<Item>(calls: Fifo<Queued<Item>>, batch: Room, { sizeOf, bytesOf }: Measure<Item>) {
+  let count = 0;
+  let size = 0;
+  let bytes = 0;
+  for (let call = calls.at(0); call && (count === 0 || call.isJoined); call = calls.at(count)) {
+    const nextSize = size + sizeOf(call.item);
+    const nextBytes = bytes + bytesOf(call.item);
+    if (count > 0 && (nextSize > batch.size || nextBytes > batch.bytes)) break;
+    count++;
+    size = nextSize;
+    bytes = nextBytes;
+  }
+  return { count, size, bytes };
+}

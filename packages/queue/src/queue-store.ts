@@ -1,0 +1,46 @@
+import type { Queue, QueueOptions, Worker, WorkerOptions } from 'bullmq';
+import type { Admission, DeadlineLimits, QueueAddress } from './admission.js';
+import type { Idempotency } from './idempotency.js';
+import type { TokenBuckets } from './token-buckets.js';
+
+/** A producer fails fast, because a partner waits for it. A worker waits until an outage ends. */
+export type Role = 'producer' | 'worker' | 'dashboard';
+
+/** The interface of both stores, Redis and PostgreSQL. Only this package knows which one is in use. */
+export type QueueBackend = {
+  admission: Admission;
+  idempotency: Idempotency;
+  buckets: TokenBuckets;
+  /** Resolves when BullMQ is connected. @throws the reason of the signal's abort */
+  openQueue(address: QueueAddress, options?: Partial<QueueOptions>): Promise<Queue>;
+  openWorker(address: QueueAddress, processor: Worker['processFn'], options: WorkerOptionsGiven): Promise<Worker>;
+  /** Retries until an attempt succeeds. Passes each error to `onError`. @throws the reason of the signal's abort */
+  retry<T>(attempt: () => Promise<T>): Promise<T>;
+  /** Resolves if the store answers. */
+  ping(): Promise<void>;
+  /**
+   * Checks that the store answers and its settings keep acknowledged entries. Resolves to a warning if a part of the
+   * store does not answer, if it keeps nothing on disk, or if its clock differs from this process's by more than a
+   * minute.
+   * @throws Error that says what to change
+   */
+  check(): Promise<string | void>;
+  /** How far the clock of each server that answers is ahead of this process's, in ms. */
+  readClockSkews(): Promise<number[]>;
+  /** Shortens the deadlines of a queue's jobs that are later than `limits` allow. */
+  shortenDeadlines(address: QueueAddress, limits: DeadlineLimits): Promise<void>;
+  /** Time of the store's clock, which versions follow. In a cluster, of the master whose clock is furthest behind. */
+  readClock(): Promise<Date>;
+  /** Used fraction of the store's memory limit, 0 to 1; 0 if it has no limit. */
+  memoryUse(): Promise<number>;
+  /** Closes the store with all its queues and workers. Safe to call twice. */
+  close(): Promise<void>;
+};
+
+type WorkerOptionsGiven = Omit<WorkerOptions, 'connection' | 'prefix'>;
+
+/** A store as its adapter creates it. Its new queues and workers are not connected yet, and may never be. */
+export type QueueStore = Omit<QueueBackend, 'openQueue' | 'openWorker' | 'retry'> & {
+  createQueue(address: QueueAddress, options?: Partial<QueueOptions>): Queue;
+  createWorker(address: QueueAddress, processor: Worker['processFn'], options: WorkerOptionsGiven): Worker;
+};

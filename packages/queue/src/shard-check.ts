@@ -1,0 +1,98 @@
+import { withTimeout } from '@opm/core';
+import { toAddresses } from './admission.js';
+import { countUnfinished } from './backlog.js';
+import type { QueueBackend } from './queue-store.js';
+import { singleFlight } from './single-flight.js';
+
+const TIMEOUT_MS = 2_000;
+/** For one read of the stored number. */
+const READ_TIMEOUT_MS = 1_000;
+/** For the check that the queue is drained. It cannot finish while a Redis master is down. */
+const CHANGE_TIMEOUT_MS = 10_000;
+
+/** QUEUE_SHARDS differs from the queue's number of shards. The operator must fix it. */
+export class ShardsError extends Error {
+  override readonly name = 'ShardsError';
+}
+
+type ShardCheck = {
+  /** Whether the number of shards last read from the queue differs from this process's. */
+  differs(): boolean;
+  /** Reads the number again. Resolves to a warning if it was never read. @throws ShardsError if it differs */
+  check(): Promise<string | void>;
+};
+
+/**
+ * Starts the shard count check. If processes had different numbers of shards, they would put a customer's entries into
+ * different shards, or into a shard without workers.
+ *
+ * The first process stores its number. A process with another number replaces it if the queue is drained and no worker
+ * runs, and otherwise does not start. If the store does not answer, the process starts, and `check` reads again.
+ * @throws ShardsError
+ */
+export async function createShardCheck(
+  backend: QueueBackend,
+  shards: number,
+  onError: (error: Error) => void,
+): Promise<ShardCheck> {
+  const { admission } = backend;
+  let stored: number | undefined;
+  const read = singleFlight(async () => {
+    stored = (await admission.readShards()) ?? (await admission.setShards(shards));
+  }, READ_TIMEOUT_MS);
+
+  try {
+    stored = await withTimeout(admission.setShards(shards), TIMEOUT_MS);
+    if (stored !== shards) stored = await tryChange(backend, shards, stored);
+    assertSameNumber(shards, stored);
+  } catch (error) {
+    if (error instanceof ShardsError) {
+      await backend.close();
+      throw error;
+    }
+    onError(error as Error);
+  }
+  return {
+    differs: () => stored !== undefined && stored !== shards,
+    async check() {
+      const failure: Error | void = await read().catch((error) => error);
+      if (stored === undefined) return `number of shards could not be read: ${failure?.message}`;
+      assertSameNumber(shards, stored);
+    },
+  };
+}
+
+/** Runs the store's check and the shard count check. Resolves to their warnings, if any. */
+export async function checkStoreAndShards(backend: QueueBackend, { check }: ShardCheck): Promise<string | void> {
+  const warnings = await Promise.all([backend.check(), check()]);
+  return warnings.filter(Boolean).join('; ') || undefined;
+}
+
+/** Replaces the stored number if the queue is drained and has no workers. @returns the number that is then stored */
+function tryChange(backend: QueueBackend, shards: number, stored: number): Promise<number> {
+  const changed = async () => ((await isIdle(backend, stored)) ? backend.admission.setShards(shards, stored) : stored);
+  return withTimeout(changed(), CHANGE_TIMEOUT_MS).catch(() => stored);
+}
+
+/** The check of read-only processes, which store no number. Ignores an unreachable store. @throws ShardsError */
+export async function checkShards({ admission }: QueueBackend, shards: number): Promise<void> {
+  const stored = await withTimeout(admission.readShards(), READ_TIMEOUT_MS).catch(() => undefined);
+  assertSameNumber(shards, stored ?? shards);
+}
+
+function assertSameNumber(shards: number, stored: number): void {
+  if (stored === shards) return;
+  throw new ShardsError(
+    `QUEUE_SHARDS is ${shards}, but the queue has ${stored}: to change it, drain the queue and stop all workers`,
+  );
+}
+
+async function isIdle(backend: QueueBackend, shards: number): Promise<boolean> {
+  const counts = toAddresses(shards).map(async (address) => {
+    const queue = await backend.openQueue(address, { skipMetasUpdate: true });
+    const [jobs, workers] = await Promise.all([countUnfinished(queue), queue.getWorkersCount()]);
+    await queue.close(); // on PostgreSQL each queue has its own connections
+    return jobs + workers;
+  });
+  return (await Promise.all(counts)).every((count) => count === 0);
+}
