@@ -5,7 +5,7 @@ import { type DeadLetter, type DeadLetters, failureKindOf, StoreError } from '@o
 import type { OutageGate } from './outage-gate.js';
 import type { Quarantine, UpsertEach } from './upsert-entries.js';
 
-/** Entries that are neither persisted nor dead letters. `error` is undefined if locked rows are the only reason. */
+/** Entries that are neither persisted nor dead letters. `error` is undefined if they only wait for a row or another try. */
 export type Unfinished = { entries: ChunkEntry[]; error: Error | undefined };
 
 /** Persists or dead-letters a job's entries in isolation. Resolves to the entries that remain unfinished. */
@@ -28,7 +28,7 @@ export type PersistAloneDeps = {
 
 /** Isolation statements in flight. Each needs a connection. */
 export const MAX_ALONE_IN_FLIGHT = 2;
-/** How long to search for a project's locked rows, in ms. Entries of the project not tried by then are postponed. */
+/** How long to bisect for a project's locked rows, in ms. Its entries that are not tried by then are postponed. */
 const MAX_SEARCH_MS = 1_000;
 /** Consecutive tries that find a row locked before the worker logs a warning. */
 const TRIES_TO_WARN = 4;
@@ -54,7 +54,7 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
     'entries wait for rows that another session has locked: see pg_locks',
   );
 
-  /** Two partitions, so that entries whose rows may be locked do not delay the others. */
+  /** Customers that failed before have a partition of their own, so that their locked rows do not delay the others. */
   const jobs = new GroupCommit<Partition, Job, Unfinished>({
     commit: (_, some) => persist(some),
     sizeOf: ({ entries }) => entries.length,
@@ -70,7 +70,7 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
     quarantine.onTry(due);
     const failures = await persistEach(due, performance.now() + MAX_SEARCH_MS);
     const failed = new Map(failures.map(({ entry, error }) => [entry, error]));
-    // If an outage has begun meanwhile, the entries are not the cause.
+    // Throws if PostgreSQL is down by now: then the entries are not the cause.
     if ([...failed.values()].some((error) => failureKindOf(error) === 'outage')) await gate.check();
     const dead = some.flatMap(({ entries, attempt }) => entries.flatMap((entry) => toDead(entry, attempt, failed)));
     const error = dead.length > 0 ? await addAsDeadLetters(dead).catch(toFailure) : undefined;
@@ -144,7 +144,7 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
   }
 
   return async (entries, { attempt }) => {
-    // Entries that must wait are postponed here. Waiting for their partition would occupy one of the worker's job slots.
+    // Returned as unfinished, so that their job is postponed: waiting here would occupy one of the worker's job slots.
     const waiting = entries.filter(quarantine.mustWait);
     const due = entries.filter((entry) => !waiting.includes(entry));
     const quarantined = due.filter(quarantine.isCustomerQuarantined);

@@ -7,7 +7,8 @@ export const LIMITS = {
   batchEntries: 1_000,
   headers: 100,
   /**
-   * A body may have at most `smallChunks` HTTP chunks of fewer bytes than this. A line with an entry has more bytes.
+   * Each HTTP chunk costs time, however small. So a body may have at most `smallChunks` of them with fewer bytes than
+   * this. A client that sends each line of a batch as a chunk stays above it.
    */
   smallChunkBytes: 32,
   smallChunks: 256,

@@ -23,7 +23,7 @@ export function createRedisQueueBackend(options: RedisBackendOptions): QueueStor
   // On Redis Cluster all keys with the same hash tag live on one node.
   const keyspaces = Array.from({ length: shards }, (_, shard) => toHashTag(prefix, shard, shards));
   const keyspaceOf = (shard: number) => keyspaces[shard] as string;
-  let memoryLimit = 0; // as last read by `memoryUse`
+  let memoryLimit = 0; // as `memoryUse` read it last; 0, no limit, until then
   function keyspaceOfQueue({ name, shard }: QueueAddress): string {
     if (!shard) return `{${prefix}-${name}}`;
     return shard.of === shards ? keyspaceOf(shard.index) : toHashTag(prefix, shard.index, shard.of);
@@ -91,12 +91,12 @@ function toComparable(reply: unknown): unknown {
 const SLOTS = 16_384;
 
 /**
- * The hash tag of a shard, such as `{opm-0}` or `{opm-0.42}`: the first one whose slot is in the middle half of the
- * shard's share of all slots. `redis-cli --cluster create` assigns each master a range of slots, in order. So if the
- * number of shards is a multiple of the number of masters, all masters have equally many shards, wherever the
- * ranges end.
+ * The hash tag of a shard, such as `{opm-0}` or `{opm-0.42}`. It tries `{opm-0}`, `{opm-0.1}`, `{opm-0.2}` … until the
+ * slot is in the middle half of the shard's share of all slots. `redis-cli --cluster create` assigns each master a range
+ * of slots, in order. So if the number of shards is a multiple of the number of masters, all masters have equally many
+ * shards, wherever the ranges end.
  *
- * The part after the last `-` is the shard and the attempt, so two prefixes never share a tag.
+ * After the prefix and `-` come the shard and the number of the try, so two prefixes never share a tag.
  * https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags
  */
 export function toHashTag(prefix: string, shard: number, shards: number): string {
