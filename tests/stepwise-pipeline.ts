@@ -45,7 +45,7 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
     findExisting: store.customers.findExisting,
     maxInFlight: 4,
     timeoutMs: budget.lookUpMs,
-    pause: new CircuitBreaker({ onFailure: ignore }),
+    breaker: new CircuitBreaker({ onFailure: ignore }),
     onUnknown: ignore,
   });
   const { acceptEntry } = createAcceptEntry({

@@ -5,7 +5,7 @@ import { createRequire } from 'node:module';
 const turbo = createRequire(import.meta.url).resolve('turbo/bin/turbo');
 const { status, stdout, stderr, error } = spawnSync(
   process.execPath,
-  [turbo, 'run', 'build', '--ui=stream', '--output-logs=errors-only', ...process.argv.slice(2)],
+  [turbo, 'run', 'build', '--ui=stream', ...process.argv.slice(2)],
   { encoding: 'utf8', env: { ...process.env, TURBO_TELEMETRY_DISABLED: '1', DO_NOT_TRACK: '1' } },
 );
 if (status !== 0) {

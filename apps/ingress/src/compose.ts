@@ -60,7 +60,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     findExisting: store.customers.findExisting,
     maxInFlight: config.DATABASE_POOL_SIZE,
     timeoutMs: budget.lookUpMs,
-    pause: createBreaker('customers'),
+    breaker: createBreaker('customers'),
     onUnknown: metrics.onExistenceUnknown,
   });
   const stalls = watchStalls(config.ANSWER_TIMEOUT_MS, (ms) =>

@@ -3,7 +3,8 @@ import { type ChunkEntry, type JobContext, Postponed } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import { type DeadLetter, type DeadLetters, failureKindOf, StoreError } from '@opm/store';
 import type { OutageGate } from './outage-gate.js';
-import type { Quarantine, UpsertEach } from './upsert-entries.js';
+import type { Quarantine } from './quarantine.js';
+import type { UpsertEach } from './upsert-entries.js';
 
 /** Entries that are neither persisted nor dead letters. `error` is undefined if they only wait for a row or another try. */
 export type Unfinished = { entries: ChunkEntry[]; error: Error | undefined };

@@ -2,7 +2,8 @@ import { GroupCommit, withTimeout } from '@opm/core';
 import { type Chunk, type ChunkEntry, type EntryWorker, type JobContext, Postponed, retryDelayMs } from '@opm/queue';
 import { LRUCache } from 'lru-cache';
 import { createPersistAlone, type PersistAloneDeps, type Unfinished } from './isolate.js';
-import { createQuarantine, type UpsertEntries } from './upsert-entries.js';
+import { createQuarantine } from './quarantine.js';
+import type { UpsertEntries } from './upsert-entries.js';
 
 /**
  * Resolves when every entry of the chunk is persisted or a dead letter. Idempotent.

@@ -1,4 +1,5 @@
 import { FIELDS, type Field } from '@opm/core';
+import { toColumn } from '@opm/store';
 import { query } from '@opm/testkit';
 import { type SentEntry, toCustomer } from '../load/ledger.js';
 import { checkCustomer, type Row } from './check-customer.js';
@@ -46,10 +47,7 @@ async function addRows(rows: Rows, partner: number, databaseUrl: string, project
   }
 }
 
-/** `first_name AS "firstName"`, as prisma/schema.prisma maps each field. */
-const COLUMNS = FIELDS.map(
-  (field) => `${field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)} AS "${field}"`,
-).join(', ');
+const COLUMNS = FIELDS.map((field) => `${toColumn(field)} AS "${field}"`).join(', ');
 const READ = `
   SELECT customer_id AS "customerId", ${COLUMNS}
   FROM customers WHERE project_id = $1 AND customer_id COLLATE "C" > $2

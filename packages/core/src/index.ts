@@ -11,5 +11,6 @@ export {
   toState,
   type Version,
 } from './customer.js';
+export { FLUSH_COMMITS } from './flush-commits.js';
 export { GroupCommit } from './group-commit.js';
-export { FLUSH_COMMITS, withTimeout } from './with-timeout.js';
+export { withTimeout } from './with-timeout.js';

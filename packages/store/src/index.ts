@@ -12,4 +12,4 @@ export { type AppRole, grantToAppRole, hasMigrations } from './migrations.js';
 export type { ListedProject, Project, Projects } from './projects.js';
 export { createStore, type Store, type StoreOptions } from './store.js';
 export { type FailureKind, failureKindOf, StoreError } from './store-error.js';
-export type { CustomerRow } from './upsert-customers.js';
+export { type CustomerRow, toColumn } from './upsert-customers.js';

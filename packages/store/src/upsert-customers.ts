@@ -5,7 +5,7 @@ import { StoreError } from './store-error.js';
 export type CustomerRow = { projectId: number; customerId: string; state: CustomerState };
 
 /** The column of a field, as prisma/schema.prisma maps it: `first_name` for `firstName`. */
-const toColumn = (field: Field) => field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+export const toColumn = (field: Field) => field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
 /** The columns of the fields. The version of each is in a column of its own, `first_name_version`. */
 export const FIELD_COLUMNS = FIELDS.map(toColumn);

@@ -18,10 +18,10 @@ export function createFindExisting(deps: {
   findExisting: (queries: ExistenceQuery[]) => Promise<Set<number>>;
   maxInFlight: number;
   timeoutMs: number;
-  pause: CircuitBreaker;
+  breaker: CircuitBreaker;
   onUnknown: (entries: number) => void;
 }): FindExisting {
-  const { findExisting, maxInFlight, timeoutMs, pause: breaker, onUnknown } = deps;
+  const { findExisting, maxInFlight, timeoutMs, breaker, onUnknown } = deps;
 
   const lookUps = new GroupCommit<'all', ExistenceQuery[], Set<number>>({
     async commit(_, calls) {
