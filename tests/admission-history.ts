@@ -1,6 +1,6 @@
 import type { CustomerState } from '@opm/core';
 import type { AdmitRequest, Admitted, ChunkEntry, Persisted } from '@opm/queue';
-import type { EntryInput } from '../apps/ingress/src/ingest/accept-entry.js';
+import type { EntryInput } from '../apps/ingress/src/ingest/call.js';
 
 /** An admitted entry. */
 export type AdmittedEntry = {

@@ -4,7 +4,7 @@ import { createEntryQueue, createEntryWorker, type EntryQueue, type EntryWorker 
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend } from '@opm/testkit';
 import fc from 'fast-check';
-import type { EntryInput } from '../apps/ingress/src/ingest/accept-entry.js';
+import type { EntryInput } from '../apps/ingress/src/ingest/call.js';
 import { AdmissionHistory, type AdmittedEntry, toKey } from './admission-history.js';
 import { createStepwiseIngress, createStepwiseWorker, QUEUE_DOWN, type Step } from './stepwise-pipeline.js';
 

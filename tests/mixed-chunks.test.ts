@@ -11,7 +11,8 @@ import { createLogger } from '@opm/runtime';
 import { createStore, type Store } from '@opm/store';
 import { ANSWER_TIMEOUT_MS, BACKENDS, type Backend, query, startApp, type TestApp, waitFor } from '@opm/testkit';
 import { toTimeBudget } from '../apps/ingress/src/config.js';
-import { createAcceptEntry, type EntryInput } from '../apps/ingress/src/ingest/accept-entry.js';
+import { createAcceptEntry } from '../apps/ingress/src/ingest/accept-entry.js';
+import type { EntryInput } from '../apps/ingress/src/ingest/call.js';
 import { CircuitBreaker } from '../apps/ingress/src/ingest/circuit-breaker.js';
 import { createFindExisting } from '../apps/ingress/src/ingest/find-existing.js';
 import { createChunkPartitions } from '../apps/ingress/src/ingest/partitions.js';
@@ -83,8 +84,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
       maxEntries: 200,
       maxPending,
       isStale: () => false,
-      onChunk: ignore,
-      onShed: ignore,
+      ...{ onChunk: ignore, onRecordBytes: ignore, onShed: ignore },
       logger,
     });
     const toRequester = (projectId: number) => ({

@@ -4,7 +4,8 @@ import { createLogger } from '@opm/runtime';
 import type { Store } from '@opm/store';
 import { ANSWER_TIMEOUT_MS } from '@opm/testkit';
 import { toTimeBudget } from '../apps/ingress/src/config.js';
-import { type AcceptEntry, createAcceptEntry, type EntryInput } from '../apps/ingress/src/ingest/accept-entry.js';
+import { createAcceptEntry } from '../apps/ingress/src/ingest/accept-entry.js';
+import type { AcceptEntry, EntryInput } from '../apps/ingress/src/ingest/call.js';
 import { CircuitBreaker } from '../apps/ingress/src/ingest/circuit-breaker.js';
 import { createFindExisting } from '../apps/ingress/src/ingest/find-existing.js';
 import { createChunkPartitions } from '../apps/ingress/src/ingest/partitions.js';
@@ -50,6 +51,7 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
   });
   const { acceptEntry } = createAcceptEntry({
     queue: {
+      ...queue,
       admit: (shard, given) =>
         step(`admit ${idsOf(given)}`, async () => {
           const admittance = await queue.admit(shard, given);
@@ -90,6 +92,7 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
     maxPending: 1_000,
     isStale: () => false,
     onChunk: ignore,
+    onRecordBytes: ignore,
     onShed: ignore,
     logger,
   });

@@ -25,7 +25,7 @@ import { createReply, type Reply, requestIdOf } from './http/reply.js';
 import { contextOf } from './http/request-context.js';
 import { findHeaderFault } from './http/server.js';
 import { isChunked, refusedBytes } from './http/unread-body.js';
-import { createReplyOnce, type RunOnce } from './ingest/idempotency.js';
+import type { AcceptKeyed } from './ingest/idempotency.js';
 import type { IngressMetrics } from './metrics.js';
 import { getDocs, getOpenApi } from './routes/docs.js';
 import { type FindCustomer, getEntry } from './routes/get-entry.js';
@@ -36,7 +36,7 @@ type IngressDeps = {
   authenticator: Pick<Authenticator, 'authenticate'>;
   overload: Pick<Overload, 'check' | 'checkRead'>;
   rateLimiter: RateLimiter;
-  runOnce: RunOnce;
+  acceptKeyed: AcceptKeyed;
   /** Maximum number of entries in one call of `acceptEntries`. */
   groupSize: number;
   findCustomer: FindCustomer;
@@ -51,23 +51,31 @@ type IngressApp = { app: Express; handle: (request: Request, response: Response)
 
 /** The partners' API. If a request has an API key, the ingress checks it before anything else, on any route. */
 export function createIngressApp(deps: IngressDeps): IngressApp {
-  const { authenticator, overload, rateLimiter, runOnce, groupSize, findCustomer, trustedProxies, metrics, logger } =
-    deps;
+  const {
+    authenticator,
+    overload,
+    rateLimiter,
+    acceptKeyed,
+    groupSize,
+    findCustomer,
+    trustedProxies,
+    metrics,
+    logger,
+  } = deps;
   const reply = createReply({ metrics, logger });
-  const replyOnce = createReplyOnce({ runOnce, reply });
   const slices = new Slices();
   const app = express();
   app.disable('x-powered-by').disable('etag').set('trust proxy', trustedProxies);
 
   const authenticated = requireProject(authenticator);
-  const hot = [authenticated, postEntry({ overload, rateLimiter, slices, reply, replyOnce })];
+  const hot = [authenticated, postEntry({ overload, rateLimiter, slices, reply, acceptKeyed })];
   app.post('/entry', hot);
   const { onShed } = metrics;
-  const batches = { overload, rateLimiter, slices, groupSize, onShed, reply, replyOnce };
+  const batches = { overload, rateLimiter, slices, groupSize, onShed, reply, acceptKeyed };
   app.post('/entries', authenticated, postEntries(batches));
   app.get('/ping', authenticated, getPing({ reply }));
   app.get('/entry/:customerId', authenticated, getEntry({ overload, findCustomer, reply }));
-  app.delete('/entry/:customerId', authenticated, deleteEntry({ overload, rateLimiter, reply, replyOnce }));
+  app.delete('/entry/:customerId', authenticated, deleteEntry({ overload, rateLimiter, reply, acceptKeyed }));
   app.use(refuseWrongKey(authenticator));
   const docs = getDocs({ metrics });
   app.get('/openapi.json', getOpenApi({ metrics }));

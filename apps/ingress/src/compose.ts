@@ -11,7 +11,7 @@ import { serveIngress } from './http/server.js';
 import { createAcceptEntry } from './ingest/accept-entry.js';
 import { CircuitBreaker } from './ingest/circuit-breaker.js';
 import { createFindExisting } from './ingest/find-existing.js';
-import { createRunOnce } from './ingest/idempotency.js';
+import { createAcceptKeyed, createRecordLimit } from './ingest/idempotency.js';
 import { createChunkPartitions, createPartitions } from './ingest/partitions.js';
 import { createIngressMetrics } from './metrics.js';
 import { createFindCustomer } from './routes/get-entry.js';
@@ -67,7 +67,8 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     logger.warn({ ms }, 'process stalled; refusing entries sent during the stall'),
   );
   onClose('stalls', stalls.close);
-  const { acceptEntry, acceptEntries, pending, chunksInFlight } = createAcceptEntry({
+  const recordLimit = createRecordLimit(queue.idempotency);
+  const { acceptEntry, acceptEntries, acceptPart, pending, chunksInFlight } = createAcceptEntry({
     queue,
     findExisting,
     chunkPartitions: createChunkPartitions(config.QUEUE_SHARDS),
@@ -77,6 +78,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     maxPending: config.PENDING_MAX_ENTRIES,
     isStale: stalls.isStale,
     onChunk: metrics.onChunk,
+    onRecordBytes: recordLimit.onBytes,
     onShed: metrics.onShed,
     logger,
   });
@@ -90,9 +92,13 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     onShed: metrics.onShed,
     logger,
   });
-  const runOnce = createRunOnce({
+  const acceptKeyed = createAcceptKeyed({
     idempotency: queue.idempotency,
-    partitions,
+    recordLimit,
+    acceptPart,
+    takeTokens: rateLimiter.take,
+    shards: config.QUEUE_SHARDS,
+    groupSize: config.CHUNK_MAX_ENTRIES,
     budget,
     maxPending: config.PENDING_MAX_ENTRIES,
     onShed: metrics.onShed,
@@ -128,7 +134,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     authenticator,
     overload,
     rateLimiter,
-    runOnce,
+    acceptKeyed,
     groupSize: config.CHUNK_MAX_ENTRIES,
     findCustomer,
     trustedProxies: config.TRUSTED_PROXIES,

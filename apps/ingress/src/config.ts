@@ -77,11 +77,5 @@ export function toTimeBudget(answerTimeoutMs: number) {
      */
     headersMs: Math.max(5_000, share(5)),
     requestMs: Math.max(10_000, share(10)),
-    /**
-     * How long one request holds the lock of its idempotency key. In a batch, each group may take as long as one entry.
-     */
-    keyLockMs: share(10),
-    /** A request starts no new work in this last part of the lock time, and finishes the work that it has started. */
-    keyMarginMs: share(2),
   };
 }

@@ -115,27 +115,30 @@ describe.each(BACKENDS)('abandoned requests, with the queue on %s:', (_, createB
   test('an entry whose client disconnected before the admission is not accepted', async () => {
     const place = backend.redisUrl === undefined ? { DATABASE_URL: proxy.url } : { REDIS_URL: proxy.url };
     const held = await startApp('ingress', { ...backend.env, ...place });
-    const PING = `GET /ping HTTP/1.1\r\nhost: opm\r\nx-api-key: ${apiKey}\r\n\r\n`;
+    // With a rate limit, the ingress looks the idempotency key up before the admission.
+    const limited = await store.projects.create('limited');
+    await store.projects.setLimit(limited.projectId, { rate: 1_000, burst: 1_000 });
+    const headers = { 'x-api-key': limited.apiKey, 'idempotency-key': 'gone' };
+    const toHeld = (line: string, body: unknown) =>
+      toRequest(line, body, 'idempotency-key: gone\r\n').replace(apiKey, limited.apiKey);
+    const PING = toHeld('GET /ping', '');
     const untilPong = ({ answered }: Client) => waitFor(() => answered().includes('pong'), { description: 'the pong' });
-    expect(await post(held, 'before', '+1')).toBe(201);
-    proxy.hold(); // the client disconnects during the key look-up
+    expect((await fetch(`${held.url}/ping`, { headers })).status).toBe(200); // now it knows the API key
+    proxy.hold(); // the client disconnects during the look-up of the idempotency key
     const [client, witness] = [await open('gone', held), await open('witness', held)];
     const entry = { customerId: client.customerId, customerPhone: 'old' };
-    client.socket.write(PING + toRequest('POST /entry', entry, 'idempotency-key: gone\r\n'));
+    client.socket.write(PING + toHeld('POST /entry', entry));
     await untilPong(client); // by then the request behind it has been read
     client.socket.resetAndDestroy();
     witness.socket.write(PING);
     await untilPong(witness); // and by then the ingress has seen the end of the connection
     witness.socket.destroy();
     proxy.release();
-    const repeat = async () => {
-      const headers = { 'x-api-key': apiKey, 'idempotency-key': 'gone' };
-      const answer = await fetch(`${other.url}/entry`, { method: 'POST', headers, body: JSON.stringify(entry) });
-      await answer.body?.cancel();
-      return answer.status !== 409 && { status: answer.status, replayed: answer.headers.get('idempotent-replayed') };
-    };
-    // The idempotency key is unlocked once the request is over.
-    expect(await waitFor(repeat, { description: 'the key' })).toEqual({ status: 201, replayed: null });
+    const isRefused = () => held.readMetric('opm_shed_total{reason="waited"}');
+    await waitFor(isRefused, { description: 'the entry to be refused' });
+    const answer = await fetch(`${other.url}/entry`, { method: 'POST', headers, body: JSON.stringify(entry) });
+    await answer.body?.cancel();
+    expect([answer.status, answer.headers.get('idempotent-replayed')]).toEqual([201, null]);
     await held.stop();
   });
 });

@@ -269,6 +269,36 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     }),
   );
 
+  test('a keyed batch longer than the burst comes to its end when it is repeated; what is done costs no token again', () =>
+    undisturbed(async () => {
+      const limit = { rate: 100, burst: 250 };
+      const project = await createProject('repeated batches', limit);
+      const entries = Array.from({ length: 900 }, () => fresh());
+      const key = randomUUID();
+      const codes = ({ body: { results = [] } }: Answer) => results.map(({ statusCode }) => statusCode);
+      let done = 0;
+      let last: Answer | undefined;
+      for (let repeat = 0; done < entries.length; repeat++) {
+        expect(repeat).toBeLessThan(entries.length / limit.burst);
+        if (last) await obey(last);
+        const startedAt = performance.now();
+        last = await postAll(repeat % 2 ? other : one, project, entries, key);
+        expect([last.status, last.headers.has('idempotent-replayed')]).toEqual([207, false]);
+        const accepted = codes(last).filter((code) => code === 201).length;
+        expect(codes(last)).toEqual(entries.map((_, i) => (i < accepted ? 201 : 429)));
+        const brought = (limit.rate * (performance.now() - startedAt)) / 1_000;
+        expect(accepted - done).toBeGreaterThanOrEqual(Math.min(entries.length - done, limit.burst));
+        expect(accepted - done).toBeLessThanOrEqual(limit.burst + brought);
+        done = accepted;
+      }
+      const isReplay = async () => {
+        const replay = await postAll(other, project, entries, key);
+        expect([codes(replay), hasFields(replay)]).toEqual([entries.map(() => 201), false]);
+        return replay.headers.has('idempotent-replayed');
+      };
+      await waitFor(isReplay, { description: 'the verdicts to be stored' });
+    }));
+
   test('a replayed response uses no token and has no rate limit headers', () =>
     undisturbed(async () => {
       const project = await createProject('repeats', { rate: 1, burst: 30 });

@@ -34,12 +34,13 @@ export const WORKER_ENV = {
     default: 8,
     desc: 'attempts before an entry with an unclassified error becomes a dead letter, 1 to 1000',
   }),
+  // Longer than an idempotency key counts, or a repeat could restore an erased customer.
   TOMBSTONE_RETENTION_DAYS: countBetween(
-    1,
+    2,
     36_500,
   )({
     default: 30,
-    desc: 'days to keep the tombstones of erased customers, 1 to 36500',
+    desc: 'days to keep the tombstones of erased customers, 2 to 36500',
   }),
 };
 

@@ -45,7 +45,7 @@ export class UnavailableError extends OpmError {
   override readonly name = 'UnavailableError';
 }
 
-/** 409 until the deadline, or 422: the idempotency key is in use for another request. */
+/** 422: the idempotency key belongs to another request. The client uses each key for one request only. */
 export class IdempotencyError extends OpmError {
   override readonly name = 'IdempotencyError';
 }
@@ -88,7 +88,6 @@ function classOf(statusCode: number): typeof OpmError {
 const CLASSES: Record<number, typeof OpmError> = {
   400: InvalidEntryError,
   401: AuthenticationError,
-  409: IdempotencyError,
   413: InvalidEntryError,
   422: IdempotencyError,
   429: RateLimitError,

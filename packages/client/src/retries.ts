@@ -4,7 +4,7 @@ import type { Request, Transport } from './http-transport.js';
 
 const RATE_LIMITED = 429;
 
-const RETRYABLE = new Set([408, 409, RATE_LIMITED, 500, 502, 503, 504]);
+const RETRYABLE = new Set([408, RATE_LIMITED, 500, 502, 503, 504]);
 const FIRST_BACKOFF_MS = 100;
 const MAX_BACKOFF_MS = 10_000;
 

@@ -20,7 +20,7 @@ describe.each(BACKENDS)('a client that sends all the time, with the queue on %s:
   const startIngress = (port?: string) => {
     const { REDIS_URL, DATABASE_URL } = backend.env;
     const env = REDIS_URL ? { REDIS_URL: queueLink.url, DATABASE_URL } : { REDIS_URL: '', DATABASE_URL: queueLink.url };
-    // After an ingress is killed, its idempotency keys stay locked for ten times as long.
+    // Below the client's timeout, as in production.
     const limits = { ANSWER_TIMEOUT_MS: '3000' };
     return startApp('ingress', { ...backend.env, ...env, ...limits, ...(port && { PORT: port }) });
   };

@@ -36,12 +36,6 @@ export const FAULTS = {
     message: 'idempotency key must have 1 to 255 visible ASCII characters',
   },
   IDEMPOTENCY_KEY_REPEATED: { statusCode: 400, error: 'Bad Request', message: 'idempotency key must be given once' },
-  IDEMPOTENCY_KEY_IN_USE: {
-    statusCode: 409,
-    error: 'Conflict',
-    message: 'first request with this idempotency key is not answered yet, try again',
-    retryAfterSeconds: 1,
-  },
   IDEMPOTENCY_KEY_REUSED: {
     statusCode: 422,
     error: 'Unprocessable Entity',

@@ -12,5 +12,5 @@ export {
   type Version,
 } from './customer.js';
 export { FLUSH_COMMITS } from './flush-commits.js';
-export { GroupCommit } from './group-commit.js';
+export { GroupCommit, type Outcome } from './group-commit.js';
 export { withTimeout } from './with-timeout.js';

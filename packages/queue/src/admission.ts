@@ -1,6 +1,7 @@
 import { crc32 } from 'node:zlib';
 import type { Version } from '@opm/core';
 import type { Countable } from './chunk.js';
+import type { KeyedPart, OpenPart, PartRecord } from './idempotency.js';
 
 /** A customer's newest entry in flight. A claim answers whether the customer exists, without PostgreSQL. */
 export type Claim = { version: Version; erased: boolean };
@@ -12,10 +13,23 @@ export type AdmitRequest = { projectId: number; customerId: string; erase?: true
 export type Admitted = { projectId: number; customerId: string; version: Version; previous: Claim | undefined };
 
 /**
- * `backlogs`: approximate entries in the shard, by project id, for some of the projects. Includes the admitted
- * entries.
+ * An entry that was admitted again: it keeps its `version` and counts by `claim`. `found`: whether the customer had
+ * the claim of this entry's last admission (`own`), no claim, or another entry's.
  */
-export type AdmitResult = { admitted: Admitted[]; backlogs: Map<number, number> };
+export type AdmittedAgain = Admitted & { claim: Version; found: 'own' | 'none' | 'other' };
+
+/**
+ * - `backlogs`: approximate entries in the shard, by project id, for some of the projects. Includes the admitted
+ *   entries.
+ * - `recordBytes`: approximate bytes of a project's records of idempotency keys, by project id, for some of the projects.
+ * - `known`: the records of the parts, if a part has one already. Then nothing was admitted.
+ */
+export type AdmitResult = {
+  admitted: Admitted[];
+  backlogs: Map<number, number>;
+  recordBytes: Map<number, number>;
+  known?: (PartRecord | undefined)[];
+};
 
 /** A finished entry. `claim` is the version of its claim, if it differs from `version`. */
 export type Persisted = { projectId: number; customerId: string; version: Version; claim?: Version };
@@ -34,8 +48,17 @@ export type Admission = {
   setShards(shards: number, instead?: number): Promise<number>;
   /** The stored number of shards; undefined if none is stored. */
   readShards(): Promise<number | undefined>;
-  /** Returns one result per entry, in order. A customer may occur more than once. */
-  admit(shard: number, entries: AdmitRequest[]): Promise<AdmitResult>;
+  /**
+   * Returns one result per entry, in order. A customer may occur more than once. Writes an open record for each part,
+   * unless a part has a record already: then it changes nothing.
+   */
+  admit(shard: number, entries: AdmitRequest[], parts?: KeyedPart[]): Promise<AdmitResult>;
+  /**
+   * Admits the entries of open parts again. They keep the versions of their records, and get claims with new versions:
+   * only where the customer has no claim or this entry's last one, and never one that says erased where there was none.
+   * @returns one result per entry, in order; undefined, and nothing is changed, if a record is no longer as given
+   */
+  admitAgain(shard: number, entries: AdmitRequest[], parts: OpenPart[]): Promise<AdmittedAgain[] | undefined>;
   /**
    * The customers' claims, in order. If a newer entry replaced the claim of a pending erasure and is settled, the
    * erasure is returned as a claim with `erased: false`.
@@ -48,8 +71,8 @@ export type Admission = {
   readmit(shard: number, entries: Countable[]): Promise<Map<number, number>>;
   /** Undoes `readmit`. */
   withdraw(shard: number, entries: Countable[]): Promise<void>;
-  /** Undoes `admit` for entries that were not enqueued, and restores the claims that they replaced. */
-  release(shard: number, admitted: Admitted[]): Promise<void>;
+  /** Undoes `admit` or `admitAgain` for entries that were not enqueued, and restores the claims that they replaced. */
+  release(shard: number, admitted: (Admitted | AdmittedAgain)[]): Promise<void>;
   /** Takes persisted entries off the backlog and drops their claims, except claims that a newer entry now holds. */
   settle(shard: number, persisted: Persisted[]): Promise<void>;
   /**

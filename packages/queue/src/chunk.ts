@@ -12,7 +12,7 @@ export type ChunkEntry = CustomerEntry & {
   claim?: Version;
 };
 
-/** The entries of one job: one shard, any projects, in version order (except replayed dead letters). */
+/** The entries of one job: one shard, any projects, in version order, except replayed dead letters and repeated requests. */
 export type Chunk = { entries: ChunkEntry[] };
 
 /**

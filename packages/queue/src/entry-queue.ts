@@ -18,8 +18,8 @@ export type EntryQueueOptions = QueueConfig & { signal: AbortSignal; onError: (e
 export type QueueLoad = { entries: number; memory: number };
 
 /** The producer's side. If the store is down, each call fails within about a second with Fault QUEUE_UNAVAILABLE. */
-export type EntryQueue = Pick<Admission, 'admit' | 'release' | 'readClaims'> & {
-  idempotency: Pick<Idempotency, 'begin' | 'end'>;
+export type EntryQueue = Pick<Admission, 'admit' | 'admitAgain' | 'release' | 'readClaims'> & {
+  idempotency: Omit<Idempotency, 'sweep'>;
   reserve: TokenBuckets['reserve'];
   /**
    * Stores a chunk as one job. Answer its partners only after it resolves. Returns the job's id.
@@ -68,11 +68,15 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
       await assertShards().catch(throwUnavailable);
       return admission.admit(...call).catch(throwUnavailable);
     },
+    admitAgain: (...call) => admission.admitAgain(...call).catch(throwUnavailable),
     release: (...call) => admission.release(...call).catch(throwUnavailable),
     readClaims: (...call) => admission.readClaims(...call).catch(throwUnavailable),
     idempotency: {
-      begin: (...call) => idempotency.begin(...call).catch(throwUnavailable),
-      end: (...call) => idempotency.end(...call).catch(throwUnavailable),
+      remember: (...call) => idempotency.remember(...call).catch(throwUnavailable),
+      read: (...call) => idempotency.read(...call).catch(throwUnavailable),
+      close: (...call) => idempotency.close(...call).catch(throwUnavailable),
+      readBytes: (...call) => idempotency.readBytes(...call).catch(throwUnavailable),
+      maxBytes: idempotency.maxBytes,
     },
     reserve: (...call) => buckets.reserve(...call).catch(throwUnavailable),
     enqueue,

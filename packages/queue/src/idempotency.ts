@@ -1,55 +1,118 @@
-/** A request with an idempotency key. `id` identifies the project and key, `token` this attempt at the request. */
-export type KeyedRequest = { id: string; fingerprint: string; token: string };
-
-export type StoredResponse = { status: number; body: string };
+import type { Version } from '@opm/core';
 
 /**
- * State of an idempotency key for the request that presents it.
+ * The part of a request with an idempotency key that one shard admits at once: `size` consecutive entries of a chunk,
+ * from the index `first`.
  *
- * - `first`: the request now has the key.
- * - `in-flight`: another attempt has locked the key.
- * - `other`: the key belongs to a request with another fingerprint.
- * - `no-room`: the key is new, but the project's stored responses have reached their limit.
- * - `answered`: the stored response.
+ * - `id`: identifies the project, the key and the place of the first entry in the request. 16 base64url characters.
+ * - `fingerprint`: identifies the whole request. 8 base64url characters.
  */
-export type KeyState =
-  | { state: 'first' }
-  | { state: 'in-flight' }
-  | { state: 'other' }
-  | { state: 'no-room' }
-  | { state: 'answered'; answer: StoredResponse };
-
-/** A completed request. Without an answer, its outcome is undecided and its key is freed. */
-export type CompletedRequest = KeyedRequest & { answer: StoredResponse | undefined };
+export type KeyedPart = { id: string; fingerprint: string; projectId: number; first: number; size: number };
 
 /**
- * Stores the first response to each key. Each call is atomic per request. All requests of a call belong to one
- * project and one shard: the shard of the key, not of a customer.
+ * What the store remembers of a part, or of a request, for 24 h from `version` on.
+ *
+ * - `version`: version of the part's first entry at the first admission; the others follow one by one.
+ * - `state`: see `PartState`. Empty for a request, which only keeps its fingerprint.
+ */
+export type PartRecord = { fingerprint: string; version: Version; state: string };
+
+/**
+ * - `size`: number of entries.
+ * - `existed`: the verdict of each entry, once the part is closed.
+ * - `previous`: per entry, the claim that the first admission found: `p` present, `e` erased, `-` none.
+ * - `claim`: claim of the first entry at the last admission; the others follow one by one.
+ */
+export type PartState = OpenState | { size: number; existed: boolean[] };
+type OpenState = { size: number; existed?: undefined; previous: string; claim: Version };
+
+/** A part to admit again, with the record that was found. */
+export type OpenPart = KeyedPart & { record: PartRecord };
+
+/** A part whose entries are queued, with its new state. */
+export type ClosedPart = { id: string; version: Version; state: string };
+
+/** A request to remember in the shard of its key. */
+export type KeyedRequest = Pick<KeyedPart, 'id' | 'fingerprint' | 'projectId'>;
+
+/**
+ * Remembers what each idempotency key stands for. Admission writes the record of each part, see `Admission.admit`. Each
+ * call is atomic per record.
  */
 export type Idempotency = {
-  /** Locks each key that is `first` for `lockMs`, or until `end`. Other attempts get `in-flight` meanwhile. */
-  begin(shard: number, projectId: number, requests: KeyedRequest[], lockMs: number): Promise<KeyState[]>;
-  /**
-   * Stores the response of each request for `keepMs`, or frees its key if it has none. Returns `first` for each.
-   * If a key's lock has expired and another attempt has the key, stores nothing and returns that attempt's state. The
-   * caller must not send its own response then.
-   */
-  end(shard: number, projectId: number, requests: CompletedRequest[], keepMs: number): Promise<KeyState[]>;
-  /** Removes expired keys, if the store does not expire them itself. @returns the number removed */
+  /** Remembers each request whose id has no record. @returns the record found, in order; undefined if there was none */
+  remember(shard: number, requests: KeyedRequest[]): Promise<(PartRecord | undefined)[]>;
+  /** @returns the records, in order */
+  read(shard: number, ids: string[]): Promise<(PartRecord | undefined)[]>;
+  /** Sets the state of each part whose record is open and has this version. */
+  close(shard: number, parts: ClosedPart[]): Promise<void>;
+  /** Approximate bytes of a project's records in the shard, or in the whole store if it does not separate shards. */
+  readBytes(shard: number, projectId: number): Promise<number>;
+  /** The limit for `readBytes`. */
+  maxBytes(): number;
+  /** Removes expired records. @returns the number removed, or of groups of records if the store counts these */
   sweep(): Promise<number>;
 };
 
-/** Limit of one project's stored responses, in bytes; in a store with a memory limit, a tenth of that limit. */
-const MAX_STORED_BYTES = 256 * 1024 * 1024;
-const MAX_STORED_PART = 0.1;
+/** How long a record counts, in µs of versions. */
+export const RECORD_TTL_US = 24 * 60 * 60 * 1_000_000;
+
+/** Limit of one project's records, in bytes; in a store with a memory limit, a tenth of that limit. */
+const MAX_BYTES = 256 * 1024 * 1024;
+const MAX_PART = 0.1;
 
 /**
- * The limit of one project's stored responses.
+ * The limit of one project's records.
  * @param memoryLimit of the store in bytes, 0 if it has none
  * @returns bytes
  */
-export const toMaxStoredBytes = (memoryLimit: number): number =>
-  memoryLimit > 0 ? Math.floor(memoryLimit * MAX_STORED_PART) : MAX_STORED_BYTES;
+export const toMaxBytes = (memoryLimit: number): number =>
+  memoryLimit > 0 ? Math.floor(memoryLimit * MAX_PART) : MAX_BYTES;
 
-/** Bytes that the store needs beside a response: key, fingerprint, indexes. */
-export const STORED_OVERHEAD = 200;
+/** Approximate bytes of a record in the store, indexes included. */
+export const toRecordBytes = (size: number): number => RECORD_BYTES + Math.ceil(size / 4);
+export const RECORD_BYTES = 120;
+
+/** One record in 16 counts for its project, and counts 16 times: those whose version can be divided by 16. */
+export const RECORD_SAMPLE = 16;
+
+const OPEN = /^:(\d+):([pe-]*)(?::(\d+))?$/;
+const CLOSED = /^=(\d+):([0-9a-f]+)$/;
+
+/** Parses the state of a part. Undefined for a request. @throws Error if the state has another form */
+export function parsePart({ state, version }: PartRecord): PartState | undefined {
+  if (state === '') return undefined;
+  const [, size = '', previous = '', claim] = OPEN.exec(state) ?? [];
+  if (size) return { size: Number(size), previous, claim: Number(claim ?? version) };
+  const [, entries = '', bits = ''] = CLOSED.exec(state) ?? [];
+  if (!entries) throw new Error(`a record of an idempotency key has the unknown state ${state}`);
+  const existed = Array.from({ length: Number(entries) }, (_, i) => {
+    const digit = Number.parseInt(bits[i >> 2] ?? '0', 16);
+    return ((digit >> (i & 3)) & 1) === 1;
+  });
+  return { size: existed.length, existed };
+}
+
+/** Parses the state of an open part. @throws Error if it is closed */
+export function parseOpen(record: PartRecord): OpenState {
+  const state = parsePart(record);
+  if (!state || state.existed) throw new Error('the part is not open');
+  return state;
+}
+
+/**
+ * The state of a closed part: `=`, the number of entries, `:`, and a bit per entry as hexadecimal digits. The part is
+ * `size` of these entries, from the index `first`.
+ */
+export function toClosedState(existed: boolean[], first = 0, size = existed.length): string {
+  let bits = '';
+  for (let i = 0; i < size; i += 4) {
+    let digit = 0;
+    for (let j = 0; j < 4 && i + j < size; j++) if (existed[first + i + j]) digit |= 1 << j;
+    bits += digit.toString(16);
+  }
+  return `=${size}:${bits}`;
+}
+
+/** The state of an open part, without the claim that an admission adds. */
+export const toOpenState = (size: number, previous: string): string => `:${size}:${previous}`;

@@ -3,6 +3,7 @@ export {
   type AdmitRequest,
   type AdmitResult,
   type Admitted,
+  type AdmittedAgain,
   type Claim,
   type Persisted,
   shardOf,
@@ -19,7 +20,17 @@ export {
   type JobContext,
   Postponed,
 } from './entry-worker.js';
-export type { CompletedRequest, Idempotency, KeyedRequest, KeyState, StoredResponse } from './idempotency.js';
+export {
+  type Idempotency,
+  type KeyedPart,
+  type KeyedRequest,
+  type OpenPart,
+  type PartRecord,
+  type PartState,
+  parseOpen,
+  parsePart,
+  toClosedState,
+} from './idempotency.js';
 export { startMaintenance } from './maintenance.js';
 export { isPooled, migrateQueue } from './postgres/postgres-queue-backend.js';
 export { type QueueConfig, toQueueConfig } from './queue-backend.js';

@@ -12,7 +12,10 @@ import {
   waitFor,
   withRedis,
 } from '@opm/testkit';
-import { createEntryQueue, createEntryWorker, startMaintenance } from '../src/index.js';
+import { RECORD_TTL_US } from '../src/idempotency.js';
+import { createEntryWorker, startMaintenance } from '../src/index.js';
+import { connectQueueBackend } from '../src/queue-backend.js';
+import { changeVersion } from './idempotency-share.js';
 import { IDLE_WORKER } from './idle-worker.js';
 
 const options = { shards: 1, signal: new AbortController().signal, onError: () => {} };
@@ -83,12 +86,14 @@ test.each(BACKENDS)(
   },
 );
 
-test('with the queue on PostgreSQL, maintenance removes only expired idempotency keys', async () => {
+test('with the queue on PostgreSQL, maintenance removes only expired records of idempotency keys', async () => {
   const backend = await createBackend(undefined);
-  const queue = await createEntryQueue({ ...backend, ...options });
-  const toRequest = (id: string) => ({ id, fingerprint: id, token: id });
-  await queue.idempotency.begin(0, 1, [toRequest('over')], 1);
-  await queue.idempotency.begin(0, 1, [toRequest('kept')], 60_000);
+  const { idempotency, close } = await connectQueueBackend({ ...backend, ...options }, 'producer', options);
+  const [over, kept] = ['over------------', 'kept------------'];
+  const toRequest = (id: string) => ({ id, fingerprint: 'bodyBody', projectId: 1 });
+  await idempotency.remember(0, [over, kept].map(toRequest));
+  const [, record] = await idempotency.read(0, [over, kept]);
+  await changeVersion(backend, { shard: 0, shards: 1, id: over }, Date.now() * 1_000 - RECORD_TTL_US - 1_000_000);
   const maintenance = await startMaintenance({
     ...backend,
     ...options,
@@ -97,12 +102,13 @@ test('with the queue on PostgreSQL, maintenance removes only expired idempotency
     onFailed: () => {},
   });
   const isSwept = async () => {
-    const rows = await query(backend.databaseUrl, 'SELECT id FROM admission.idempotency_keys');
-    return rows.length < 2 && rows;
+    const text = 'SELECT fingerprint FROM admission.idempotency_records';
+    return (await query(backend.databaseUrl, text)).length < 2;
   };
-  expect(await waitFor(isSwept, { description: 'the removal' })).toEqual([{ id: 'kept' }]);
+  await waitFor(isSwept, { description: 'the removal' });
+  expect(await idempotency.read(0, [over, kept])).toEqual([undefined, record]);
   await maintenance.close();
-  await queue.close();
+  await close();
   await backend.drop();
 });
 

@@ -41,7 +41,12 @@ export async function startApp(name: AppName, env: NodeJS.ProcessEnv, options?: 
     },
     readyOutput: READY[name],
     ...options,
+  }).catch((error: Error) => {
+    // Another process took the port after it was found free.
+    if (env.INTERNAL_PORT === undefined && error.message.includes(`port ${internalPort} is taken`)) return undefined;
+    throw error;
   });
+  if (!app) return startApp(name, env, options);
   const port = /"port":(\d+)/.exec(app.output())?.[1];
   const url = port ? `http://127.0.0.1:${port}` : '';
   if (name === 'ingress') ingressOrigins.add(url);

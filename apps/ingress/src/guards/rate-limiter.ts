@@ -5,7 +5,7 @@ import { createThrottledWarning, type Logger } from '@opm/runtime';
 import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
 import type { Sender } from '../http/request-context.js';
-import type { AcceptEntries, AcceptEntry, EntryInput, Verdict } from '../ingest/accept-entry.js';
+import type { AcceptEntries, AcceptEntry, EntryInput, Verdict } from '../ingest/call.js';
 import { TokenReservation } from './token-reservation.js';
 
 export type RateLimiter = {
@@ -16,6 +16,8 @@ export type RateLimiter = {
    * fewer outcomes than entries.
    */
   acceptEntries(sender: Sender, entries: EntryInput[]): Promise<(Verdict | Fault)[]>;
+  /** @returns how many entries, counted from the first, have a token @throws Fault OVERLOADED or QUEUE_UNAVAILABLE */
+  take(sender: Sender, entries: number): number | Promise<number>;
   /** Creates the fault for entries that exceeded the limit, and counts them. */
   refuse(sender: Sender, entries: number): Fault;
   /**
@@ -135,6 +137,7 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
       sender.limit ? acceptLimited(sender, sender.limit, entry) : acceptEntry(sender, entry),
     acceptEntries: (sender, entries) =>
       sender.limit ? acceptFirst(sender, sender.limit, entries) : acceptEntries(sender, entries),
+    take: (sender, entries) => (sender.limit ? take(sender, sender.limit, entries) : entries),
     refuse,
     check(sender) {
       if (!sender.limit || !reservations.get(sender.projectId)?.isBlocked(performance.now())) return;

@@ -26,7 +26,7 @@ const SLOW_LOG_INTERVAL_MS = 100;
 export type Result = Answer | Fault;
 
 /** Status and body of a single result or of a batch. Equal results give the same bytes. */
-export function render(outcome: Result | Result[]): { status: number; body: string } {
+function render(outcome: Result | Result[]): { status: number; body: string } {
   if (!Array.isArray(outcome)) return { status: statusOf(outcome), body: toBody(outcome) };
   const rejected = outcome.filter((result) => result instanceof Fault).length;
   const head = JSON.stringify({ ...ANSWERS.multiStatus, accepted: outcome.length - rejected, rejected });

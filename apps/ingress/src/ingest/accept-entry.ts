@@ -1,37 +1,28 @@
 import { Fault } from '@opm/contract';
-import { type CustomerEntry, FIELDS, GroupCommit, withTimeout } from '@opm/core';
-import type { AdmitRequest, Admitted, ChunkEntry, EntryQueue } from '@opm/queue';
+import { GroupCommit, type Outcome, type Version, withTimeout } from '@opm/core';
+import { type Admitted, type ChunkEntry, type EntryQueue, type KeyedPart, toClosedState } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import type { TimeBudget } from '../config.js';
-import type { Requester } from '../http/request-context.js';
+import { createAcceptRepeats } from './accept-repeats.js';
+import {
+  type AcceptEntries,
+  type AcceptEntry,
+  type AcceptPart,
+  type Call,
+  MAX_CHUNK_BYTES,
+  type Results,
+  toBytes,
+  toCall,
+  toKeyedParts,
+  type Verdict,
+} from './call.js';
 import type { FindExisting } from './find-existing.js';
 import type { ChunkPartition, ChunkPartitions } from './partitions.js';
 
-/** An entry or an erasure as a partner sent it, before admission gives it a version. */
-export type EntryInput = Omit<CustomerEntry, 'version'>;
-
-/**
- * Resolves once the entry is queued durably.
- * @throws Fault OVERLOADED: the entry was not accepted. QUEUE_UNAVAILABLE: the entry may have been queued. Sending it
- * again is safe in both cases.
- */
-export type AcceptEntry = (requester: Requester, entry: EntryInput) => Promise<Verdict>;
-
-/**
- * The same for several entries, at most as many as a chunk holds. Resolves with one result or Fault per entry, in
- * order. Entries of one customer take effect in this order.
- * @throws Fault OVERLOADED: no entry was accepted
- */
-export type AcceptEntries = (requester: Requester, entries: EntryInput[]) => Promise<(Verdict | Fault)[]>;
-
-/** `admit` gets this object itself; a copy would cost time for every entry. */
-type Call = AdmitRequest & { requester: Requester; entry: EntryInput; bytes: number };
-
-/** Whether the customer existed before this entry: 202 or 201 for an entry, 202 or 404 for an erasure. */
-export type Verdict = { existed: boolean };
-
 type AcceptEntryDeps = {
-  queue: Pick<EntryQueue, 'admit' | 'release' | 'enqueue'>;
+  queue: Pick<EntryQueue, 'admit' | 'admitAgain' | 'release' | 'enqueue'> & {
+    idempotency: Pick<EntryQueue['idempotency'], 'close'>;
+  };
   findExisting: FindExisting;
   chunkPartitions: ChunkPartitions;
   /** Maximum chunks of one shard in flight, and the same number again of chunks that wait for a look-up first. */
@@ -45,33 +36,43 @@ type AcceptEntryDeps = {
   /** Whether the partner may have given up a request that began at `startedAt` because this process stalled. */
   isStale: (startedAt: number) => boolean;
   onChunk: (entries: number) => void;
+  /** Called with approximate bytes of some projects' records of idempotency keys in a shard, by project id. */
+  onRecordBytes: (ofProjects: Map<number, number>) => void;
   onShed: (reason: 'in-flight' | 'waited', entries?: number) => void;
   logger: Logger;
 };
-
-/** A larger job would block Redis and the workers for other jobs for too long. */
-export const MAX_CHUNK_BYTES = 64 * 1024;
-/** Bytes of an entry's project id and separators. */
-const ENTRY_OVERHEAD = 32;
 
 /**
  * Collects concurrent entries of one shard into a chunk: one admission, one look-up, one job. Projects share it fairly.
  */
 export function createAcceptEntry(deps: AcceptEntryDeps) {
   const { queue, findExisting, chunkPartitions, maxInFlight, budget, maxEntries, maxPending } = deps;
-  const { isStale, onChunk, onShed, logger } = deps;
+  const { isStale, onChunk, onRecordBytes, onShed, logger } = deps;
 
   const warnRefused = createThrottledWarning(logger, 'could not queue entries; answering 503');
+  const warnNotClosed = createThrottledWarning(
+    logger,
+    'could not store verdicts; a repeat with the same idempotency key is queued again, in its old place',
+  );
 
-  const chunks = new GroupCommit<number, Call, Verdict>({
-    commit: (partition, calls) =>
-      withTimeout(acceptChunk(chunkPartitions.fromPartition(partition), calls), budget.workMs).catch(refuse),
+  const chunks = new GroupCommit<number, Call, Verdict | undefined>({
+    commit: (partition, calls) => {
+      const deadline = performance.now() + budget.workMs;
+      const accepted = acceptChunk(chunkPartitions.fromPartition(partition), calls, deadline);
+      return withTimeout(accepted, budget.workMs).catch((error) => {
+        throw toFault(error);
+      }) as Promise<(Verdict | Fault)[]>;
+    },
     sourceOf: ({ projectId }) => projectId,
     maxBatch: maxEntries,
     bytes: { of: ({ bytes }) => bytes, max: MAX_CHUNK_BYTES },
     ...chunkPartitions.toLimits(maxInFlight),
     expiry: { maxWaitMs: budget.turnMs, toError: turnAway },
     refuse: refuseAbandoned,
+  });
+
+  const acceptRepeats = createAcceptRepeats({
+    ...{ queue, findExisting, budget, acceptChunk, enqueue, closeParts, release, toFault },
   });
 
   /**
@@ -90,43 +91,60 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     return new Fault('OVERLOADED');
   }
 
-  async function acceptChunk(partition: ChunkPartition, calls: Call[]): Promise<Verdict[]> {
-    const { shard, priority } = partition;
-    const deadline = performance.now() + budget.workMs;
+  async function acceptChunk(partition: ChunkPartition, calls: Call[], deadline: number): Promise<Results> {
+    const { shard } = partition;
+    const parts = toKeyedParts(calls);
     let admitted: Admitted[] = [];
     try {
-      const admittance = await queue.admit(shard, calls);
+      const admittance = await queue.admit(shard, calls, parts);
+      if (admittance.known) return await acceptRepeats(partition, calls, parts, admittance.known, deadline);
       admitted = admittance.admitted;
       chunkPartitions.onBacklogs(shard, admittance.backlogs);
+      if (admittance.recordBytes.size > 0) onRecordBytes(admittance.recordBytes);
       // Starts after the admission, or another ingress could admit and persist an entry in between. It may overlap with
       // the enqueue, because it ignores rows that are not older than these versions.
       const unclaimed = admitted.filter(({ previous }) => !previous);
       const lookUp = findExisting(unclaimed, deadline - budget.replyMs);
       // After an erasure, the rows written by this chunk would hide whether the customer existed before.
       if (partition.waitsForLookUp || calls.some(isAboutErased)) await lookUp;
-      // The partners already have a 503 and may have sent newer entries.
-      if (performance.now() > deadline) throw new Fault('QUEUE_UNAVAILABLE');
-      const jobId = await queue.enqueue(shard, { entries: toEntries(calls, admitted) }, priority);
+      await enqueue(partition, calls, admitted, deadline);
       const existing = await lookUp;
-      onChunk(calls.length);
-      logger.debug({ jobId, shard, entries: calls.length }, 'chunk queued');
       let place = 0;
-      return admitted.map(({ previous }) => ({
-        existed: previous ? !previous.erased : (existing?.has(place++) ?? true),
-      }));
+      const verdicts = admitted.map(({ previous }): Verdict => {
+        return { existed: previous ? !previous.erased : (existing?.has(place++) ?? true) };
+      });
+      if (parts.length > 0) closeParts(shard, parts, admitted, verdicts);
+      return verdicts;
     } catch (error) {
       await release(shard, admitted);
       throw error;
     }
   }
 
+  /** @throws Fault QUEUE_UNAVAILABLE after the deadline: the partners already have a 503, and may have sent newer entries */
+  async function enqueue({ shard, priority }: ChunkPartition, calls: Call[], admitted: Admitted[], deadline: number) {
+    if (performance.now() > deadline) throw new Fault('QUEUE_UNAVAILABLE');
+    const jobId = await queue.enqueue(shard, { entries: toEntries(calls, admitted) }, priority);
+    onChunk(calls.length);
+    logger.debug({ jobId, shard, entries: calls.length }, 'chunk queued');
+  }
+
+  /** Stores the verdicts for repeats. Nobody waits for it: without it, a repeat is queued again in its old place. */
+  function closeParts(shard: number, parts: KeyedPart[], admitted: Admitted[], verdicts: Verdict[]): void {
+    const existed = verdicts.map((verdict) => verdict.existed);
+    const closed = parts.map(({ id, first, size }) => {
+      return { id, version: admitted[first]?.version ?? 0, state: toClosedState(existed, first, size) };
+    });
+    queue.idempotency.close(shard, closed).catch(warnNotClosed);
+  }
+
   /** Checked again, because the call may have got its partition before the erasure and be admitted after it. */
   const isAboutErased = ({ projectId, customerId }: Call) => chunkPartitions.isErased(projectId, customerId);
 
   /** Logs the cause once for all requests of the chunk. */
-  function refuse(error: Error): never {
+  function toFault(error: Error): Fault {
     warnRefused((error.cause as Error | undefined) ?? error);
-    throw error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
+    return error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
   }
 
   async function release(shard: number, admitted: Admitted[]): Promise<void> {
@@ -152,7 +170,8 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     checkPending(requester.projectId, 1);
     // The size of the body is an upper bound, and faster than counting the bytes of each value.
     const bytes = requester.bodyBytes || toBytes(entry);
-    return chunks.run(chunkPartitions.toPartition(requester.projectId, entry), toCall(requester, entry, bytes));
+    const partition = chunkPartitions.toPartition(requester.projectId, entry);
+    return chunks.run(partition, toCall(requester, entry, bytes)) as Promise<Verdict>; // only parts can be undefined
   };
 
   const acceptEntries: AcceptEntries = async (requester, entries) => {
@@ -162,31 +181,36 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       partition: chunkPartitions.toPartition(requester.projectId, entry),
       item: toCall(requester, entry, toBytes(entry)),
     }));
-    const outcomes = await chunks.runAll(calls);
-    return outcomes.map((outcome) => ('result' in outcome ? outcome.result : (outcome.error as Fault)));
+    return (await chunks.runAll(calls)).map(toResult) as (Verdict | Fault)[];
   };
-  return { acceptEntry, acceptEntries, pending: () => chunks.pending, chunksInFlight: () => chunks.inFlight };
+
+  const acceptPart: AcceptPart = async (requester, { entries, ...part }) => {
+    checkPending(requester.projectId, entries.length);
+    // The partition whose chunks wait for a look-up has the highest number, see `createChunkPartitions`.
+    const partition = Math.max(...entries.map((entry) => chunkPartitions.toPartition(requester.projectId, entry)));
+    const calls = entries.map((entry) => ({ partition, item: toCall(requester, entry, toBytes(entry), part) }));
+    return (await chunks.runAll(calls)).map(toResult);
+  };
+
+  return {
+    acceptEntry,
+    acceptEntries,
+    acceptPart,
+    pending: () => chunks.pending,
+    chunksInFlight: () => chunks.inFlight,
+  };
 }
 
-function toCall(requester: Requester, entry: EntryInput, bytes: number): Call {
-  const call: Call = { projectId: requester.projectId, customerId: entry.customerId, requester, entry, bytes };
-  if (entry.erase) call.erase = true;
-  return call;
-}
-
-/** Approximate size of an entry in a job's data, in bytes. */
-function toBytes({ customerId, fields }: EntryInput): number {
-  let bytes = ENTRY_OVERHEAD + Buffer.byteLength(customerId);
-  if (fields) for (const field of FIELDS) bytes += fields[field] ? Buffer.byteLength(fields[field]) : 0;
-  return bytes;
-}
+const toResult = <T>(outcome: Outcome<T>): T | Fault =>
+  'result' in outcome ? outcome.result : (outcome.error as Fault);
 
 /** Combines the entries with the versions that admission gave them. */
-function toEntries(calls: Call[], admitted: Admitted[]): ChunkEntry[] {
+function toEntries(calls: Call[], admitted: (Admitted & { claim?: Version })[]): ChunkEntry[] {
   return calls.map(({ projectId, entry: input }, i) => {
-    const version = admitted[i]?.version;
+    const { version, claim } = admitted[i] ?? {};
     if (version === undefined) throw new Error('admission returned fewer results than entries');
     const entry: ChunkEntry = { projectId, customerId: input.customerId, version };
+    if (claim !== undefined) entry.claim = claim;
     if (input.fields) entry.fields = input.fields;
     if (input.erase) entry.erase = true;
     return entry;

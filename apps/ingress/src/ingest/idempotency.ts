@@ -1,210 +1,268 @@
-import { createHash, hash, randomUUID } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { Fault, parseIdempotencyKey } from '@opm/contract';
-import { GroupCommit, withTimeout } from '@opm/core';
-import type { CompletedRequest, Idempotency, KeyedRequest, KeyState, StoredResponse } from '@opm/queue';
+import { FIELDS, GroupCommit, withTimeout } from '@opm/core';
+import { type EntryQueue, type KeyedRequest, type PartRecord, parsePart, shardOf } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
-import type { Request, Response } from 'express';
+import type { Request } from 'express';
+import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
-import { type Reply, type Result, render, statusOf } from '../http/reply.js';
-import { contextOf } from '../http/request-context.js';
-import type { Partitions } from './partitions.js';
+import type { Sender } from '../http/request-context.js';
+import type { AcceptPart, EntryInput, PartInput, Results } from './call.js';
 
-/** What identifies a repeated request. A request whose body is ignored, such as DELETE, has no `body` here. */
-export type KeyedCall = Keyed & { projectId: number; method: string; path: string };
-
-/** `asLines`: the body is a batch in NDJSON. */
-type Keyed = { key: string; body?: Buffer; asLines?: boolean };
-
-/** Executes the request. It must start nothing after the deadline (`performance.now()`, ms). @throws Fault */
-type Operation = (deadline: number) => Promise<Result | Result[]>;
+/** What a key stands for. `isSingle`: the request has one entry, and so one part, which has the id of the request. */
+export type Keyed = KeyedRequest & { isSingle: boolean };
 
 /**
- * Runs the operation once per idempotency key. If the key has a stored response, returns that instead (`replayed`).
- * Faults of the operation are part of `result`.
- * @throws Fault IDEMPOTENCY_KEY_REUSED, TOO_MANY_IDEMPOTENCY_KEYS, QUEUE_UNAVAILABLE or OVERLOADED: the operation did
- * not run. IDEMPOTENCY_KEY_IN_USE: another attempt holds the lock of the key
+ * Accepts entries of a keyed request, at most as many as a chunk holds. `first` is the place of the first of them in the
+ * request. Resolves with one result per entry; undefined where the rate limit has left no token.
+ * @throws Fault IDEMPOTENCY_KEY_REUSED, TOO_MANY_IDEMPOTENCY_KEYS, OVERLOADED, or QUEUE_UNAVAILABLE
  */
-export type RunOnce = (
-  call: KeyedCall,
-  operation: Operation,
-) => Promise<{ result: Result | Result[] } | { replayed: StoredResponse }>;
+export type AcceptKeyed = (sender: Sender, keyed: Keyed, entries: EntryInput[], first: number) => Promise<Results>;
 
-type RunOnceDeps = {
-  idempotency: Pick<Idempotency, 'begin' | 'end'>;
-  partitions: Partitions;
-  budget: Pick<TimeBudget, 'turnMs' | 'workMs' | 'keyLockMs' | 'keyMarginMs'>;
-  /** Maximum number of requests that wait for the lock of their key. */
+type Deps = {
+  idempotency: Pick<EntryQueue['idempotency'], 'remember' | 'read'>;
+  recordLimit: RecordLimit;
+  acceptPart: AcceptPart;
+  /** Returns how many entries, counted from the first, may be accepted under the rate limit. */
+  takeTokens: (sender: Sender, entries: number) => number | Promise<number>;
+  shards: number;
+  /** Maximum entries in a call. */
+  groupSize: number;
+  budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
+  /** Maximum calls that wait for the store. */
   maxPending: number;
   onShed: (reason: 'in-flight' | 'waited' | 'idempotency-keys') => void;
   logger: Logger;
 };
 
-const RESPONSE_TTL_MS = 24 * 60 * 60 * 1_000;
+/** An entry and its place in the request. */
+type Item = { entry: EntryInput; place: number };
+type Part = { shard: number; items: Item[] };
+
 const MAX_REQUESTS = 200;
-const MAX_IN_FLIGHT_PER_PARTITION = 4;
+const MAX_IN_FLIGHT_PER_SHARD = 4;
+const MAX_FULL = 10_000;
 
-/** Concurrent requests of one project and shard lock their keys in one call, and store their responses in one call. */
-export function createRunOnce(deps: RunOnceDeps): RunOnce {
-  const { idempotency, partitions, budget, maxPending, onShed, logger } = deps;
-  const warnNotLocked = createThrottledWarning(logger, 'could not lock idempotency keys; answering 503');
-  const warnNotStored = createThrottledWarning(
+/**
+ * Splits keyed requests into parts, each of which is admitted, and answered, once.
+ *
+ * A key's shard remembers the fingerprint of the whole request, unless the only part has that shard. Records are read
+ * before the admission only if that can spare something: tokens of a rate limit, or the records of a project that has
+ * too many.
+ */
+export function createAcceptKeyed(deps: Deps): AcceptKeyed {
+  const { idempotency, recordLimit, acceptPart, takeTokens, shards, groupSize, budget } = deps;
+  const { maxPending, onShed, logger } = deps;
+  const warnUnavailable = createThrottledWarning(logger, 'could not read idempotency keys; answering 503');
+  const warnFull = createThrottledWarning(
     logger,
-    'could not store responses; a retry with the same idempotency key runs again once its lock has expired',
-  );
-  const warnNoRoom = createThrottledWarning(
-    logger,
-    'stored responses of a project reached their limit; new idempotency keys get 429 until some expire (within 24 h)',
+    'idempotency keys of a project reached their limit; new ones get 429 until some expire (within 24 h)',
   );
 
-  const begins = new GroupCommit<number, KeyedRequest, KeyState>({
-    async commit(partition, requests) {
-      const { shard, projectId } = partitions.fromPartition(partition);
-      const begun = idempotency.begin(shard, projectId, requests, budget.keyLockMs);
-      try {
-        return await withTimeout(begun, budget.workMs);
-      } catch (error) {
-        unlock(partition, requests, begun);
-        warnNotLocked(causeOf(error));
-        throw error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
-      }
-    },
-    maxBatch: MAX_REQUESTS,
-    ...partitions.toLimits(MAX_IN_FLIGHT_PER_PARTITION),
-    expiry: {
-      maxWaitMs: budget.turnMs,
-      toError() {
-        warnNotLocked(new Error(`requests waited longer than ${budget.turnMs} ms for earlier calls`));
-        return refuse('waited');
-      },
-    },
-  });
-  const ends = new GroupCommit<number, CompletedRequest, KeyState>({
-    commit: (partition, requests) => withTimeout(endAll(partition, requests), budget.workMs),
-    maxBatch: MAX_REQUESTS,
-    ...partitions.toLimits(MAX_IN_FLIGHT_PER_PARTITION),
-    expiry: {
-      maxWaitMs: budget.turnMs,
-      toError: () => new Error(`responses waited longer than ${budget.turnMs} ms for earlier calls`),
-    },
-  });
+  const createBulkCalls = <T extends { projectId: number }>(
+    call: (shard: number, items: T[]) => Promise<(PartRecord | undefined)[]>,
+  ) =>
+    new GroupCommit<number, T, PartRecord | undefined>({
+      commit: (shard, items) => withTimeout(call(shard, items), budget.workMs).catch(refuseAll),
+      sourceOf: ({ projectId }) => projectId,
+      maxBatch: MAX_REQUESTS,
+      maxInFlight: MAX_IN_FLIGHT_PER_SHARD * shards,
+      maxInFlightPerPartition: MAX_IN_FLIGHT_PER_SHARD,
+      expiry: { maxWaitMs: budget.turnMs, toError: () => turnAway('waited') },
+    });
+  const remembering = createBulkCalls(idempotency.remember);
+  const reading = createBulkCalls<Pick<KeyedRequest, 'id' | 'projectId'>>((shard, requests) =>
+    idempotency.read(
+      shard,
+      requests.map(({ id }) => id),
+    ),
+  );
+  /** Parts on their way, by id. */
+  const underWay = new Map<string, { fingerprint: string; results: Promise<Results> }>();
 
-  function refuse(reason: 'in-flight' | 'waited'): Fault {
+  function refuseAll(error: Error): never {
+    warnUnavailable((error.cause as Error | undefined) ?? error);
+    throw error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
+  }
+
+  function turnAway(reason: 'in-flight' | 'waited'): Fault {
     onShed(reason);
     return new Fault('OVERLOADED');
   }
 
-  /**
-   * Unlocks keys that the store may still lock after their requests were refused. If this fails, the locks expire by
-   * themselves.
-   */
-  function unlock(partition: number, requests: KeyedRequest[], begun: Promise<unknown>): void {
-    const ended = requests.map((request) => ({ ...request, answer: undefined }));
-    begun.finally(() => endAll(partition, ended)).catch(() => {});
-  }
-
-  function endAll(partition: number, ended: CompletedRequest[]): Promise<KeyState[]> {
-    const { shard, projectId } = partitions.fromPartition(partition);
-    return idempotency.end(shard, projectId, ended, RESPONSE_TTL_MS);
-  }
-
   function refuseNewKey(projectId: number): Fault {
     onShed('idempotency-keys');
-    warnNoRoom(new Error(`project ${projectId} reached its limit of stored responses`));
+    warnFull(new Error(`project ${projectId} reached its limit of idempotency keys`));
     return new Fault('TOO_MANY_IDEMPOTENCY_KEYS');
   }
 
+  const idOf = ({ id, isSingle }: Keyed, place: number) => (isSingle ? id : toId(`${id}:${groupSize}:${place}`));
+  const shardOfKey = ({ projectId, id }: Keyed) => shardOf(projectId, id, shards);
+
+  function toParts({ projectId }: Keyed, items: Item[]): Part[] {
+    const parts = new Map<number, Part>();
+    for (const item of items) {
+      const shard = shardOf(projectId, item.entry.customerId, shards);
+      const part = parts.get(shard);
+      if (part) part.items.push(item);
+      else parts.set(shard, { shard, items: [item] });
+    }
+    return [...parts.values()];
+  }
+
+  /** @throws Fault IDEMPOTENCY_KEY_REUSED if the record is of another request */
+  function checkSame<T extends PartRecord | undefined>(record: T, { fingerprint }: Keyed): T {
+    if (record && record.fingerprint !== fingerprint) throw new Fault('IDEMPOTENCY_KEY_REUSED');
+    return record;
+  }
+
+  async function rememberKey(keyed: Keyed): Promise<void> {
+    if (remembering.pending >= maxPending) throw turnAway('in-flight');
+    checkSame(await remembering.run(shardOfKey(keyed), keyed), keyed);
+  }
+
+  async function read(keyed: Keyed, shard: number, id: string): Promise<PartRecord | undefined> {
+    return checkSame(await reading.run(shard, { id, projectId: keyed.projectId }), keyed);
+  }
+
   /**
-   * Stores the response. If that fails, the partner still gets the response: the entry is already queued or refused.
+   * Sets the results of the part's entries that an earlier attempt has closed.
+   * @returns the parts that are open, and the entries without a record
    */
-  async function end(partition: number, ended: CompletedRequest): Promise<KeyState> {
-    try {
-      return await ends.run(partition, ended);
-    } catch (error) {
-      warnNotStored(causeOf(error));
-      return { state: 'first' };
+  async function readKnown(keyed: Keyed, { shard, items }: Part, results: Results, first: number) {
+    const records = await Promise.all(items.map(({ place }) => read(keyed, shard, idOf(keyed, place))));
+    const open: Part[] = [];
+    let next = 0;
+    for (let record = records[0]; record; record = records[next]) {
+      const { size = items.length, existed } = parsePart(record) ?? {};
+      const known = items.slice(next, next + size);
+      if (!existed) open.push({ shard, items: known });
+      else for (const [i, { place }] of known.entries()) results[place - first] = toReplay(existed[i]);
+      next += size;
+    }
+    return { open, fresh: items.slice(next) };
+  }
+
+  /**
+   * Accepts a part. If the same part is on its way, waits for that instead. Waits for a part of another request with the
+   * same key, too: one chunk must not have both.
+   */
+  async function acceptOnce(sender: Sender, part: PartInput): Promise<Results> {
+    for (let first = underWay.get(part.id); first; first = underWay.get(part.id)) {
+      const results = await first.results.catch((error) => {
+        if (first?.fingerprint === part.fingerprint) throw error;
+      });
+      if (!results || first.fingerprint !== part.fingerprint) continue;
+      return part.entries.map((_, i) => {
+        const result = results[i];
+        return result && 'existed' in result ? toReplay(result.existed) : result;
+      });
+    }
+    const results = acceptPart(sender, part).finally(() => underWay.delete(part.id));
+    underWay.set(part.id, { fingerprint: part.fingerprint, results });
+    return results;
+  }
+
+  /** Accepts the part, and what remains if the record of an earlier attempt covers fewer entries. */
+  async function acceptWhole(sender: Sender, keyed: Keyed, { items }: Part, results: Results, first: number) {
+    for (let left = items; left.length > 0; left = left.filter(({ place }) => results[place - first] === undefined)) {
+      const id = idOf(keyed, left[0]?.place ?? 0);
+      const part = { id, fingerprint: keyed.fingerprint, entries: left.map(({ entry }) => entry) };
+      const accepted = await acceptOnce(sender, part).catch((error) => {
+        if (!(error instanceof Fault)) throw error;
+        return left.map(() => error); // what was accepted before keeps its results
+      });
+      for (const [i, { place }] of left.entries()) results[place - first] = accepted[i];
     }
   }
 
-  return async (call, operation) => {
-    if (begins.pending >= maxPending) throw refuse('in-flight');
-    const request = toRequest(call);
-    const partition = partitions.toPartition(call.projectId, request.id);
-    // Starts before the store starts the lock time, so it ends before another attempt can get the lock.
-    const deadline = performance.now() + budget.keyLockMs - budget.keyMarginMs;
-    const keyState = await begins.run(partition, request);
-    if (keyState.state === 'answered') return { replayed: keyState.answer };
-    if (keyState.state === 'other') throw new Fault('IDEMPOTENCY_KEY_REUSED');
-    if (keyState.state === 'no-room') throw refuseNewKey(call.projectId);
-    if (keyState.state === 'in-flight') throw new Fault('IDEMPOTENCY_KEY_IN_USE');
-
-    const result = await runBeforeDeadline(operation, deadline);
-    const finalState = await end(partition, { ...request, answer: isStored(result) ? render(result) : undefined });
-    if (finalState.state === 'first') return { result };
-    // The lock expired and another attempt got it; the response of that attempt counts.
-    if (finalState.state === 'answered') return { replayed: finalState.answer };
-    throw new Fault('IDEMPOTENCY_KEY_IN_USE');
-  };
-}
-
-function toRequest({ projectId, key, method, path, body, asLines }: KeyedCall): KeyedRequest {
-  // The same bytes as NDJSON and as JSON are two different requests. Only the unlikely form (an array as NDJSON, or
-  // lines as JSON) adds to the fingerprint, so that the usual form keeps the fingerprint of earlier releases.
-  const isOdd = body !== undefined && asLines === startsWithArray(body);
-  // Includes the key; otherwise the body could be guessed from the stored fingerprint.
-  const fingerprint = createHash('sha256').update(`${projectId}:${key}\n${method} ${path}${isOdd ? ' odd' : ''}\n`);
-  if (body) fingerprint.update(body);
-  // Hashed, because a key may be long and contain data that no log or dashboard may show.
-  const id = hash('sha256', `${projectId}:${key}`, 'base64url');
-  return { id, fingerprint: fingerprint.digest('base64url'), token: randomUUID() };
-}
-
-const startsWithArray = (body: Buffer) => body.find((byte) => byte > SPACE) === OPENING_BRACKET;
-const SPACE = 0x20;
-const OPENING_BRACKET = 0x5b;
-
-const causeOf = (error: unknown) => ((error as Error).cause ?? error) as Error;
-
-async function runBeforeDeadline(operation: Operation, deadline: number): Promise<Result | Result[]> {
-  try {
-    if (performance.now() > deadline) throw new Fault('QUEUE_UNAVAILABLE');
-    return await operation(deadline);
-  } catch (error) {
-    return error instanceof Fault ? error : new Fault('INTERNAL', { cause: error });
-  }
-}
-
-/** Stores a response if the request had an effect and no part of it must be sent again. Others can safely run again. */
-function isStored(result: Result | Result[]): boolean {
-  if (Array.isArray(result)) return !result.some(isRetryable) && result.some((one) => !(one instanceof Fault));
-  return !(result instanceof Fault) || result.code === 'CUSTOMER_UNKNOWN'; // the erasure is queued despite the 404
-}
-
-function isRetryable(result: Result): boolean {
-  const status = statusOf(result);
-  return status >= 500 || status === 409 || status === 429;
-}
-
-/** Runs and answers a request that has an idempotency key. @throws Fault that is the answer */
-export type ReplyOnce = (request: Request, response: Response, keyed: Keyed, operation: Operation) => Promise<void>;
-
-/** A replay sends the stored response byte for byte, with the header `idempotent-replayed: true`. */
-export function createReplyOnce({ runOnce, reply }: { runOnce: RunOnce; reply: Reply }): ReplyOnce {
-  return async (request, response, keyed, operation) => {
-    const { method, originalUrl: path } = request;
-    const outcome = await runOnce({ projectId: contextOf(response).projectId, method, path, ...keyed }, operation);
-    if ('replayed' in outcome) {
-      response.setHeader('idempotent-replayed', 'true');
-      return reply.json(response, outcome.replayed.status, outcome.replayed.body);
+  return async (sender, given, entries, first) => {
+    const keyed = { ...given, id: toOwnId(given.id, shards) };
+    const results: Results = new Array(entries.length).fill(undefined);
+    let parts = toParts(
+      keyed,
+      entries.map((entry, i) => ({ entry, place: first + i })),
+    );
+    const isKeyInPart = keyed.isSingle && parts[0]?.shard === shardOfKey(keyed);
+    const isFirst = first === 0 && parts.length > 0;
+    const isFull =
+      // Only new keys are refused: a batch that was begun comes to its end.
+      isFirst &&
+      recordLimit.mayBeFull(keyed.projectId) &&
+      (await withTimeout(
+        recordLimit.isFull(keyed.projectId, [shardOfKey(keyed), ...parts.map(({ shard }) => shard)]),
+        budget.workMs,
+      ).catch(refuseAll));
+    let isNewKey = isFirst && !isKeyInPart;
+    if (sender.limit || isFull) {
+      if (reading.pending >= maxPending) throw turnAway('in-flight');
+      isNewKey &&= (await read(keyed, shardOfKey(keyed), keyed.id)) === undefined;
+      const known = await Promise.all(parts.map((part) => readKnown(keyed, part, results, first)));
+      let fresh = known.flatMap((part) => part.fresh).sort((a, b) => a.place - b.place);
+      if (isFull && (isNewKey || (isKeyInPart && fresh.length > 0))) throw refuseNewKey(keyed.projectId);
+      fresh = fresh.slice(0, fresh.length > 0 ? await takeTokens(sender, fresh.length) : 0);
+      isNewKey &&= fresh.length > 0;
+      parts = [...known.flatMap(({ open }) => open), ...toParts(keyed, fresh)];
     }
-    const { result } = outcome;
-    if (result instanceof Fault) throw result;
-    if (Array.isArray(result)) reply.batch(response, result);
-    else reply.answer(response, result);
+    if (isNewKey) await rememberKey(keyed);
+    await Promise.all(parts.map((part) => acceptWhole(sender, keyed, part, results, first)));
+    return results;
   };
 }
+
+export type RecordLimit = ReturnType<typeof createRecordLimit>;
+
+/** Knows the projects whose records reached their limit in a shard. Admission reports the bytes of a sample of records. */
+export function createRecordLimit(idempotency: Pick<EntryQueue['idempotency'], 'readBytes' | 'maxBytes'>) {
+  const full = new LRUCache<number, true>({ max: MAX_FULL });
+  const isOver = (bytes: number) => bytes >= idempotency.maxBytes();
+  return {
+    onBytes(ofProjects: Map<number, number>): void {
+      for (const [projectId, bytes] of ofProjects) if (isOver(bytes)) full.set(projectId, true);
+    },
+    mayBeFull: (projectId: number) => full.size > 0 && full.has(projectId),
+    /** Whether the project's records are at their limit in one of the shards. @throws Fault QUEUE_UNAVAILABLE */
+    async isFull(projectId: number, shards: number[]): Promise<boolean> {
+      const bytes = await Promise.all([...new Set(shards)].map((shard) => idempotency.readBytes(shard, projectId)));
+      if (bytes.some(isOver)) return true;
+      full.delete(projectId);
+      return false;
+    },
+  };
+}
+
+const toReplay = (existed = true) => ({ existed, isReplayed: true as const });
+
+/** What identifies an entry, or a fault instead of an invalid one. Spelling does not count. */
+export function toText(item: EntryInput | Fault): string {
+  if (item instanceof Fault) return item.code;
+  const { customerId, erase = false, fields = {} } = item;
+  return JSON.stringify([customerId, erase, ...FIELDS.flatMap((name) => (fields[name] ? [name, fields[name]] : []))]);
+}
+
+/**
+ * @param operation method and path, such as `POST /entry`
+ * @param texts `toText` of the request's entries, in order
+ */
+export function toKeyed(projectId: number, key: string, operation: string, texts: string[]): Keyed {
+  // Includes the key; otherwise the entries could be guessed from the stored fingerprint.
+  const ofKey = `${projectId}:${key}`;
+  const fingerprint = hash('sha256', `${ofKey}\n${operation}\n${texts.join('\n')}`, 'base64url').slice(0, 8);
+  return { id: toId(ofKey), fingerprint, projectId, isSingle: operation !== BATCH };
+}
+
+/** Ids differ if the number of shards does: then a key may have another shard, and parts have other entries. */
+export const toOwnId = (id: string, shards: number) => id.slice(0, -2) + shards.toString(36).padStart(2, '0');
+
+export const BATCH = 'POST /entries';
+
+/** Hashed, because a key may be long and contain data that no log or dashboard may show. */
+const toId = (text: string) => hash('sha256', text, 'base64url').slice(0, 16);
 
 /** Returns the idempotency key, if any. @throws Fault IDEMPOTENCY_KEY_INVALID or IDEMPOTENCY_KEY_REPEATED */
 export function findIdempotencyKey(request: Request): string | undefined {
-  if (request.headers['idempotency-key'] === undefined) return undefined;
-  return parseIdempotencyKey(request.headersDistinct['idempotency-key'] ?? []); // `headers` would join repeated headers
+  const value = request.headers['idempotency-key'] as string | undefined;
+  if (value === undefined) return undefined;
+  // `headers` joins repeated headers with a comma and a space. `headersDistinct` takes time for all headers.
+  return parseIdempotencyKey(value.includes(', ') ? (request.headersDistinct['idempotency-key'] ?? []) : [value]);
 }

@@ -1,32 +1,37 @@
 import type { IncomingMessage } from 'node:http';
 import { ANSWERS, type Entry, Fault } from '@opm/contract';
-import type { RequestHandler } from 'express';
+import type { RequestHandler, Response } from 'express';
 import { createBatchMemory, type Slices } from '../guards/batch-limits.js';
 import type { Overload } from '../guards/overload.js';
 import type { RateLimiter } from '../guards/rate-limiter.js';
 import type { OnPart } from '../http/read-body.js';
 import type { Reply, Result } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
-import { findIdempotencyKey, type ReplyOnce } from '../ingest/idempotency.js';
-import { isLines, readBatch, readWhole } from './read-batch.js';
+
+import { MAX_CHUNK_BYTES, type Results, toBytes } from '../ingest/call.js';
+import { type AcceptKeyed, BATCH, findIdempotencyKey, toKeyed, toText } from '../ingest/idempotency.js';
+import { type BatchItem, readBatch, readWhole } from './read-batch.js';
+
+/** Accepts a group's entries; `first` is the place of the first of them among the batch's valid entries. */
+type AcceptGroup = (entries: Entry[], first: number) => Promise<Results>;
 
 /**
  * POST /entries. The answer says for each entry whether it is queued durably. Entries are queued group by group, each
  * after the one before, so that a batch uses no more resources than a few single posts and a customer's entries keep
- * their order. With an idempotency key the whole body is read first, because only all of it tells whether the batch is
- * a repeat.
+ * their order. With an idempotency key the whole batch is parsed first, because only all of it tells whether it is a
+ * repeat.
  */
 export function postEntries(deps: {
   overload: Pick<Overload, 'check'>;
   rateLimiter: Pick<RateLimiter, 'acceptEntries' | 'charge' | 'check' | 'refuse'>;
+  acceptKeyed: AcceptKeyed;
   slices: Pick<Slices, 'next'>;
   /** Maximum entries in one group. */
   groupSize: number;
   onShed: (reason: 'in-flight') => void;
   reply: Reply;
-  replyOnce: ReplyOnce;
 }): RequestHandler {
-  const { overload, rateLimiter, slices, groupSize, onShed, reply, replyOnce } = deps;
+  const { overload, rateLimiter, acceptKeyed, slices, groupSize, onShed, reply } = deps;
   const memory = createBatchMemory(onShed);
 
   return async (request, response) => {
@@ -36,57 +41,97 @@ export function postEntries(deps: {
     const key = findIdempotencyKey(request);
     const held = memory.open(context.projectId);
     try {
-      if (key === undefined) reply.batch(response, await acceptAll(context, request, held.take));
-      else {
-        const body = await readWhole(request, context, held.take);
-        const operation = (deadline: number) => acceptAll(context, request, held.take, body, deadline);
-        await replyOnce(request, response, { key, body, asLines: isLines(request) }, operation);
-      }
+      const results =
+        key === undefined
+          ? await acceptAll(context, read(context, request, held.take), (entries) =>
+              rateLimiter.acceptEntries(context, entries),
+            )
+          : await acceptOnce(context, request, held.take, key, response);
+      reply.batch(response, results);
     } finally {
       held.release();
     }
   };
 
-  /** @throws Fault that refuses the batch; also if none of its entries could be queued */
-  async function acceptAll(
+  /** The groups of the batch. `refusedTokens` counts the tokens of refused entries as the groups are read. */
+  function read(context: RequestContext, request: IncomingMessage, onPart: OnPart, body?: Buffer) {
+    const batch = { refusedTokens: 0, groups: readBatch(request, options(), body) };
+    return batch;
+
+    function options() {
+      return {
+        ...{ context, onPart, groupSize },
+        nextSlice: () => slices.next(context.projectId),
+        onRefused: (tokens: number) => {
+          batch.refusedTokens += tokens;
+        },
+      };
+    }
+  }
+
+  /** Accepts a batch with an idempotency key, and marks the response if it is a replay. */
+  async function acceptOnce(
     context: RequestContext,
     request: IncomingMessage,
     onPart: OnPart,
-    body?: Buffer,
-    deadline = Number.POSITIVE_INFINITY,
+    key: string,
+    response: Response,
   ): Promise<Result[]> {
-    const nextSlice = () => slices.next(context.projectId);
-    let refusedTokens = 0;
-    const onRefused = (tokens: number) => {
-      refusedTokens += tokens;
-    };
+    const batch = read(context, request, onPart, await readWhole(request, context, onPart));
+    const items: BatchItem[] = [];
+    const texts: string[] = [];
+    for await (const group of batch.groups) {
+      items.push(...group);
+      texts.push(...group.map(toText));
+    }
+    const keyed = toKeyed(context.projectId, key, BATCH, texts);
+    let notReplayed = items.filter((item) => !(item instanceof Fault)).length;
+    const whole = { refusedTokens: batch.refusedTokens, groups: regroup(items, groupSize) };
+    return acceptAll(context, whole, async (entries, first) => {
+      const outcomes = await acceptKeyed(context, keyed, entries, first);
+      for (const outcome of outcomes) if (outcome && 'isReplayed' in outcome) notReplayed--;
+      if (entries.length > 0 && notReplayed === 0) {
+        whole.refusedTokens = 0; // the first attempt has paid them
+        response.setHeader('idempotent-replayed', 'true');
+      }
+      return outcomes;
+    });
+  }
+
+  /** @throws Fault that refuses the batch; also if none of its entries could be queued */
+  async function acceptAll(
+    context: RequestContext,
+    batch: { groups: AsyncIterable<BatchItem[]> | Iterable<BatchItem[]>; refusedTokens: number },
+    acceptGroup: AcceptGroup,
+  ): Promise<Result[]> {
     const results: (Result | undefined)[] = []; // undefined: not tried
+    let accepted = 0;
     let refusal: Fault | undefined;
     let isOver = false;
-    for await (const group of readBatch(request, { context, onPart, groupSize, nextSlice, onRefused }, body)) {
+    for await (const group of batch.groups) {
       context.receivedAt = performance.now(); // the duration of the upload does not count as time to answer
-      if (context.receivedAt > deadline) refusal ??= new Fault('OVERLOADED');
       const entries = group.filter((item): item is Entry => !(item instanceof Fault));
       // Entries after a refused one are not tried: a retry would give the refused, earlier entry the higher version.
-      const outcomes: Result[] = refusal || isOver ? [] : await accept(context, entries);
+      const outcomes = refusal || isOver ? [] : await accept(entries, accepted, acceptGroup);
+      accepted += entries.length;
       refusal ??= outcomes.find((outcome) => outcome instanceof Fault);
-      isOver ||= outcomes.length < entries.length;
+      isOver ||= entries.some((_, i) => outcomes[i] === undefined);
       let next = 0;
       for (const item of group) results.push(item instanceof Fault ? item : outcomes[next++]);
     }
-    await rateLimiter.charge(context, refusedTokens);
+    await rateLimiter.charge(context, batch.refusedTokens);
     if (isOver) refusal ??= rateLimiter.refuse(context, results.filter((result) => !result).length);
     const answers = results.map((result) => result ?? (refusal as Fault));
     if (refusal && answers.every((result) => result instanceof Fault)) throw refusal;
     return answers;
   }
 
-  /** @returns one result per entry; only those of the first entries if the project's rate limit is reached */
-  async function accept(context: RequestContext, entries: Entry[]): Promise<Result[]> {
+  /** @returns one result per entry; undefined, or none, where the project's rate limit is reached */
+  async function accept(entries: Entry[], first: number, acceptGroup: AcceptGroup): Promise<(Result | undefined)[]> {
     try {
-      const outcomes = await rateLimiter.acceptEntries(context, entries);
+      const outcomes = await acceptGroup(entries, first);
       return outcomes.map((outcome) => {
-        if (outcome instanceof Fault) return outcome;
+        if (outcome === undefined || outcome instanceof Fault) return outcome;
         return outcome.existed ? ANSWERS.updateAccepted : ANSWERS.created;
       });
     } catch (error) {
@@ -94,4 +139,22 @@ export function postEntries(deps: {
       throw error;
     }
   }
+}
+
+/** Divides a batch into groups that fit into a chunk. The same entries are divided alike, however they are spelled. */
+function regroup(items: BatchItem[], groupSize: number): BatchItem[][] {
+  const groups: BatchItem[][] = [];
+  let bytes = Number.POSITIVE_INFINITY;
+  for (const item of items) {
+    const own = item instanceof Fault ? 0 : toBytes(item);
+    const group = groups.at(-1);
+    if (group && group.length < groupSize && bytes + own <= MAX_CHUNK_BYTES) {
+      group.push(item);
+      bytes += own;
+    } else {
+      groups.push([item]);
+      bytes = own;
+    }
+  }
+  return groups;
 }

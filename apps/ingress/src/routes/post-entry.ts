@@ -1,20 +1,20 @@
-import { ANSWERS, type Answer, Fault, parseCustomerId, parseEntry, parseJson } from '@opm/contract';
-import type { RequestHandler } from 'express';
+import { ANSWERS, Fault, parseCustomerId, parseEntry, parseJson } from '@opm/contract';
+import type { RequestHandler, Response } from 'express';
 import type { Slices } from '../guards/batch-limits.js';
 import type { Overload } from '../guards/overload.js';
 import type { RateLimiter } from '../guards/rate-limiter.js';
 import { readBody } from '../http/read-body.js';
 import type { Reply } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
-import type { Verdict } from '../ingest/accept-entry.js';
-import { findIdempotencyKey, type ReplyOnce } from '../ingest/idempotency.js';
+import type { EntryInput, Verdict } from '../ingest/call.js';
+import { type AcceptKeyed, findIdempotencyKey, toKeyed, toText } from '../ingest/idempotency.js';
 
 /** Dependencies of the handlers that enqueue an entry or an erasure. */
 type EntryDeps = {
   overload: Pick<Overload, 'check'>;
-  rateLimiter: Pick<RateLimiter, 'acceptEntry' | 'check'>;
+  rateLimiter: Pick<RateLimiter, 'acceptEntry' | 'check' | 'refuse'>;
+  acceptKeyed: AcceptKeyed;
   reply: Reply;
-  replyOnce: ReplyOnce;
 };
 
 /**
@@ -25,9 +25,8 @@ const SMALL_BYTES = 2 * 1024;
 
 /** POST /entry. The answer promises that the entry is queued durably, not that it is in PostgreSQL yet. */
 export function postEntry(deps: EntryDeps & { slices: Pick<Slices, 'next'> }): RequestHandler {
-  const { overload, rateLimiter, slices, reply, replyOnce } = deps;
-  const queue = (context: RequestContext, body: Buffer) =>
-    rateLimiter.acceptEntry(context, parseEntry(parseJson(body)));
+  const { overload, rateLimiter, slices, reply } = deps;
+  const acceptOnce = createAcceptOnce(deps, 'POST /entry');
 
   return (request, response, next) => {
     overload.check();
@@ -43,19 +42,16 @@ export function postEntry(deps: EntryDeps & { slices: Pick<Slices, 'next'> }): R
       else accept(body);
     }
     function accept(body: Buffer): void {
-      if (key === undefined) queue(context, body).then(answer).catch(next);
-      else {
-        const operation = async () => toAnswer(await queue(context, body));
-        replyOnce(request, response, { key, body }, operation).catch(next);
-      }
+      const entry = parseEntry(parseJson(body));
+      const accepting =
+        key === undefined ? rateLimiter.acceptEntry(context, entry) : acceptOnce(context, key, entry, response);
+      accepting.then(answer).catch(next);
     }
-    function answer(verdict: Verdict): void {
-      reply.answer(response, toAnswer(verdict));
+    function answer({ existed }: Verdict): void {
+      reply.answer(response, existed ? ANSWERS.updateAccepted : ANSWERS.created);
     }
   };
 }
-
-const toAnswer = ({ existed }: Verdict) => (existed ? ANSWERS.updateAccepted : ANSWERS.created);
 
 /**
  * DELETE /entry/{customerId}. The answer promises that the erasure is queued durably, in version order with the
@@ -64,20 +60,28 @@ const toAnswer = ({ existed }: Verdict) => (existed ? ANSWERS.updateAccepted : A
  * replaced.
  */
 export function deleteEntry(deps: EntryDeps): RequestHandler {
-  const { overload, rateLimiter, reply, replyOnce } = deps;
+  const { overload, rateLimiter, reply } = deps;
+  const acceptOnce = createAcceptOnce(deps, 'DELETE /entry');
   return async (request, response) => {
     overload.check();
     const context = contextOf(response);
     rateLimiter.check(context);
     const key = findIdempotencyKey(request);
-    if (key === undefined) reply.answer(response, await erase());
-    else await replyOnce(request, response, { key }, erase);
+    const entry: EntryInput = { customerId: parseCustomerId(request.params.customerId), erase: true };
+    const accepting =
+      key === undefined ? rateLimiter.acceptEntry(context, entry) : acceptOnce(context, key, entry, response);
+    if (!(await accepting).existed) throw new Fault('CUSTOMER_UNKNOWN');
+    reply.answer(response, ANSWERS.erasureAccepted);
+  };
+}
 
-    async function erase(): Promise<Answer> {
-      const customerId = parseCustomerId(request.params.customerId);
-      const { existed } = await rateLimiter.acceptEntry(context, { customerId, erase: true });
-      if (!existed) throw new Fault('CUSTOMER_UNKNOWN');
-      return ANSWERS.erasureAccepted;
-    }
+/** Accepts an entry with an idempotency key, and marks the response if it is a replay. */
+function createAcceptOnce({ rateLimiter, acceptKeyed }: EntryDeps, operation: string) {
+  return async (context: RequestContext, key: string, entry: EntryInput, response: Response): Promise<Verdict> => {
+    const keyed = toKeyed(context.projectId, key, operation, [toText(entry)]);
+    const [result = rateLimiter.refuse(context, 1)] = await acceptKeyed(context, keyed, [entry], 0);
+    if (result instanceof Fault) throw result;
+    if (result.isReplayed) response.setHeader('idempotent-replayed', 'true');
+    return result;
   };
 }

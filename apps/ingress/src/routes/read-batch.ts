@@ -4,7 +4,7 @@ import { toTokens } from '../guards/token-reservation.js';
 import { dropRest, refusalOf } from '../http/fast-express.js';
 import { type BodyLimit, ClientDisconnected, type OnPart, readBody, refuseCompressed } from '../http/read-body.js';
 import type { RequestContext } from '../http/request-context.js';
-import { MAX_CHUNK_BYTES } from '../ingest/accept-entry.js';
+import { MAX_CHUNK_BYTES } from '../ingest/call.js';
 
 /** An entry of a batch, or the fault that the single call would have returned. */
 export type BatchItem = Entry | Fault;

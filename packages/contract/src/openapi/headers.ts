@@ -24,7 +24,7 @@ export const PARAMETERS = {
     name: 'idempotency-key',
     in: 'header',
     description:
-      'Use a new random value for each request, and the same value when you repeat it. If the first request took effect and was answered, its repeats get the same answer for 24 hours and change nothing.',
+      'Use a new random value for each request, and the same value when you repeat it. For 24 hours, a repeat of an accepted request gets the first answer and changes nothing.',
     schema: { type: 'string', pattern: IDEMPOTENCY_KEY.source },
   },
 } satisfies Record<string, Json>;
@@ -60,7 +60,7 @@ export const HEADERS = {
     schema: { type: 'string', const: 'nosniff' },
   },
   'idempotent-replayed': {
-    description: 'This is a repetition of the first answer for the idempotency key.',
+    description: 'This is the first answer for the idempotency key again; nothing was done.',
     required: true,
     schema: { type: 'string', const: 'true' },
   },

@@ -33,7 +33,6 @@ const QUEUED = {
   faults: [
     'IDEMPOTENCY_KEY_INVALID',
     'IDEMPOTENCY_KEY_REPEATED',
-    'IDEMPOTENCY_KEY_IN_USE',
     'IDEMPOTENCY_KEY_REUSED',
     'TOO_MANY_IDEMPOTENCY_KEYS',
     'RATE_LIMITED',
@@ -116,7 +115,7 @@ export const postEntries: Operation = {
   summary: `Send up to ${LIMITS.batchEntries} entries`,
   description: `The body is a JSON array, or NDJSON (one entry per line) with the content type \`application/x-ndjson\`. It may have up to ${toSize(LIMITS.batchBytes)}, and each entry up to ${toSize(LIMITS.entryBytes)}. Each entry gets the result that a single call would have had. An invalid entry does not affect the others.
 
-Entries of the same customer apply in the order of the batch. If we cannot accept the rest of a batch, the remaining results are 503, or 429 if your rate limit is reached, and the answer has \`retry-after\`. Send those entries again, in the same order. If you use an \`idempotency-key\`, use a new one.
+Entries of the same customer apply in the order of the batch. If we cannot accept the rest of a batch, the remaining results are 503, or 429 if your rate limit is reached, and the answer has \`retry-after\`. Send those entries again, in the same order. With an \`idempotency-key\`, send the whole batch again instead, with the same key: only what was refused is tried again. To send only a part of the batch, use a new key.
 
 We read an array to its end before we accept any entry. We accept lines while they arrive, so if an upload is interrupted or turns out to be too large, the lines before that point may be accepted. It is safe to send them again. With an \`idempotency-key\`, we read lines to their end first, too.`,
   parameters: ['requestId', 'idempotencyKey'],
@@ -226,7 +225,7 @@ export const deleteEntry: Operation = {
   summary: 'Erase a customer',
   description: `Erases all entries of the customer that were accepted before the erasure. A moment later, only the id and the time of the erasure are left. We keep them for some weeks, so that no older entry can restore the customer. An entry that you send afterwards creates the customer anew.
 
-A repeat after a lost answer may be a 404. Then, too, nothing older is left.`,
+Without an \`idempotency-key\`, a repeat after a lost answer may be a 404. Then, too, nothing older is left.`,
   parameters: ['customerId', 'requestId', 'idempotencyKey'],
   optionalHeaders: QUEUED.headers,
   successes: [{ answer: ANSWERS.erasureAccepted, description: 'The erasure is queued safely.' }],

@@ -12,15 +12,15 @@ within a few milliseconds, and write it to our database shortly afterwards.
 value. A field that is omitted, \`null\` or \`""\` keeps it. If several entries set the same field, the entry that
 we accepted last wins.
 
-**Retries.** It is safe to send any entry again: after a timeout, a lost connection, a 408, a 409, a 429, a 500 or a
-503. Wait for the seconds in \`retry-after\`. Without that header, wait a second, and double the wait each time, up
-to a minute, with some randomness. Do not repeat a request that got another 4xx, because the answer will be the
-same.
+**Retries.** It is safe to send any entry again: after a timeout, a lost connection, a 408, a 429, a 500 or a 503.
+Wait for the seconds in \`retry-after\`. Without that header, wait a second, and double the wait each time, up to a
+minute, with some randomness. Do not repeat a request that got another 4xx, because the answer will be the same.
 
-**Idempotency.** If you send a request with an \`idempotency-key\` again, and the first one took effect, you get the
-first answer and nothing changes: a created customer is a 201 again. If we failed before we could answer, the repeat
-may count as the first request. If the first request had no effect, you can use its key again. If a batch has
-results 503 or 429, send only those entries again, with a new key.
+**Idempotency.** An \`idempotency-key\` stands for one request for 24 hours: the method, the path and the entries,
+however they are spelled. A repeat of an accepted request gets the first answer, with \`idempotent-replayed\`, and
+does nothing: a created customer is a 201 again. If we failed between accepting and answering, the repeat keeps the
+place in time of the first attempt, so it never replaces anything newer; its 201 may be a 202. If a batch has results
+503 or 429, a repeat of the whole batch tries only these entries again. Another request with the key gets 422.
 
 **Rate limits.** Your project may have a rate limit: a burst of entries, and a rate per second. An entry above the
 limit gets a 429 and is not accepted.
@@ -116,10 +116,9 @@ const MEANING: Record<number, string> = {
   404: 'There is nothing at this path.',
   405: 'The path does not support this method.',
   408: 'The request took too long to arrive. Send it again.',
-  409: 'The first request with this idempotency key is still in progress. Send the request again after the seconds in `retry-after`.',
   413: 'The body is too large. Send less at once.',
   415: 'The body is declared as a form, or is compressed. We read it as JSON under any other content type.',
-  422: 'The idempotency key belongs to another request that is in progress or took effect. Use a new key.',
+  422: 'The idempotency key stands for another request: another method, path or entries. Spelling does not count. Use a new key.',
   429: 'Too many requests or entries in a short time. Send the request again after the seconds in `retry-after`.',
   431: 'The headers are too large or too many. Send smaller or fewer headers.',
   500: 'Something went wrong on our side. Send the request again. If the error persists, tell us the request id.',

@@ -1,15 +1,31 @@
 import type { Version } from '@opm/core';
 import type pg from 'pg';
-import { type Admission, type Admitted, CLAIM_TTL_MS, shardOf } from '../admission.js';
+import {
+  type Admission,
+  type AdmitRequest,
+  type AdmitResult,
+  type AdmittedAgain,
+  CLAIM_TTL_MS,
+  shardOf,
+} from '../admission.js';
 import { claimOf } from '../chunk.js';
+import { type KeyedPart, type PartRecord, parseOpen, toOpenState, toRecordBytes } from '../idempotency.js';
+import { type RecordRow, toIds, toRecord } from './postgres-idempotency.js';
 
-type AdmittedRow = {
+type PreviousRow = { previous_version: string | null; previous_erased: boolean | null };
+
+type AdmittedRow = PreviousRow & {
   version: string;
-  previous_version: string | null;
-  previous_erased: boolean | null;
   /** The backlog of the entry's project, for some of the entries. */
   backlog: string | null;
+  /** The bytes of the project's records, for some of the entries of parts. */
+  record_bytes?: string | null;
 };
+
+/** The record of a part that is known. `part`: its index; null if nothing is known and the row is an admitted entry. */
+type KnownRow = RecordRow & { part: number };
+
+type AgainRow = PreviousRow & { version: string; claim: string; holder: AdmittedAgain['found'] };
 
 type ClaimRow = { customer_id: string; version: string; erased: boolean };
 
@@ -18,7 +34,9 @@ type OldClaimRow = { project_id: number; customer_id: string; version: string };
 /** Rows per statement of a sweep. */
 const SWEEP_ROWS = 10_000;
 
-/** Calls the functions that the migrations `admission` to `mixed_chunks` define. */
+const SERIALIZATION_FAILURE = '40001';
+
+/** Calls the functions that the migrations `admission` to `idempotency_records` define. */
 export function createPostgresAdmission(pool: pg.Pool, shards: number): Admission {
   /** The newest version that this process received, by shard. */
   const newest = new Map<number, Version>();
@@ -39,32 +57,38 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
       return rows[0]?.shards;
     },
 
-    async admit(shard, entries) {
+    async admit(shard, entries, parts = []) {
+      if (parts.length > 0) return admitKeyed(shard, entries, parts);
       const { rows } = await pool.query<AdmittedRow>({
         name: 'admit',
         text: 'SELECT * FROM admission.admit_entries($1, $2, $3, $4, $5, $6)',
+        values: toValues(shard, entries),
+      });
+      return toResult(shard, entries, rows);
+    },
+
+    async admitAgain(shard, entries, parts) {
+      const states = parts.map(({ record }) => parseOpen(record));
+      const { rows } = await pool.query<AgainRow>({
+        name: 'admit-again',
+        text: 'SELECT * FROM admission.admit_again($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)',
         values: [
-          shard,
-          toProjectIds(entries),
-          toCustomerIds(entries),
-          entries.map(({ erase }) => erase === true),
-          `${CLAIM_TTL_MS} milliseconds`,
-          newest.get(shard),
+          ...toValues(shard, entries),
+          ...toPlaces(parts),
+          parts.map(({ record }) => record.version),
+          parts.map(({ record }) => record.state),
+          states.map(({ claim }) => claim),
+          states.map(({ size, previous }) => toOpenState(size, previous)),
         ],
       });
-      newest.set(shard, Math.max(Number(rows.at(-1)?.version ?? 0), newest.get(shard) ?? 0));
-      const admitted: Admitted[] = [];
-      const backlogs = new Map<number, number>();
-      for (const [i, { projectId, customerId }] of entries.entries()) {
-        const { version = 0, previous_version = null, previous_erased = null, backlog = null } = rows[i] ?? {};
-        const previous =
-          previous_version === null
-            ? undefined
-            : { version: Number(previous_version), erased: previous_erased === true };
-        admitted.push({ projectId, customerId, version: Number(version), previous });
-        if (backlog !== null) backlogs.set(projectId, Number(backlog));
-      }
-      return { admitted, backlogs };
+      if (rows.length === 0) return undefined;
+      if (rows.length !== entries.length) throw new Error('the parts must have all entries');
+      received(shard, Number(rows.at(-1)?.claim));
+      return rows.map((row, i): AdmittedAgain => {
+        const { projectId, customerId } = entries[i] as AdmitRequest;
+        const [version, claim] = [Number(row.version), Number(row.claim)];
+        return { projectId, customerId, version, claim, previous: toPrevious(row), found: row.holder };
+      });
     },
 
     async readClaims(_shard, projectId, customers) {
@@ -101,7 +125,7 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
         shard,
         toProjectIds(admitted),
         toCustomerIds(admitted),
-        admitted.map(({ version }) => version),
+        admitted.map(claimOf), // of an entry that was admitted again, too
         admitted.map(({ previous }) => previous?.version ?? null),
         admitted.map(({ previous }) => previous?.erased ?? null),
       ]);
@@ -156,6 +180,64 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
     },
   };
 
+  async function admitKeyed(shard: number, entries: AdmitRequest[], parts: KeyedPart[]): Promise<AdmitResult> {
+    const query = () =>
+      pool.query<(AdmittedRow & { part: null }) | KnownRow>({
+        name: 'admit-keyed',
+        text: 'SELECT * FROM admission.admit_keyed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)',
+        values: [
+          ...toValues(shard, entries),
+          toIds(parts),
+          parts.map(({ fingerprint }) => fingerprint),
+          parts.map(({ first }) => first),
+          parts.map(({ size }) => size),
+          parts.map(({ size }) => toRecordBytes(size)),
+          toProjectIds(parts),
+        ],
+      });
+    // Another request with the same key was remembered during the call. The second call finds its record.
+    const { rows } = await query().catch((error) => {
+      if (error.code !== SERIALIZATION_FAILURE) throw error;
+      return query();
+    });
+    const admitted: AdmittedRow[] = [];
+    const known: (PartRecord | undefined)[] = parts.map(() => undefined);
+    for (const row of rows) {
+      if (row.part === null) admitted.push(row);
+      else known[row.part] = toRecord(row);
+    }
+    if (admitted.length > 0) return toResult(shard, entries, admitted);
+    return { admitted: [], backlogs: new Map(), recordBytes: new Map(), known };
+  }
+
+  /** The arguments that all admissions have in common. */
+  function toValues(shard: number, entries: AdmitRequest[]): unknown[] {
+    return [
+      shard,
+      toProjectIds(entries),
+      toCustomerIds(entries),
+      entries.map(({ erase }) => erase === true),
+      `${CLAIM_TTL_MS} milliseconds`,
+      newest.get(shard),
+    ];
+  }
+
+  function toResult(shard: number, entries: AdmitRequest[], rows: AdmittedRow[]): AdmitResult {
+    received(shard, Number(rows.at(-1)?.version ?? 0));
+    const result: AdmitResult = { admitted: [], backlogs: new Map(), recordBytes: new Map() };
+    for (const [i, { projectId, customerId }] of entries.entries()) {
+      const row = rows[i] ?? { version: '0', previous_version: null, previous_erased: null, backlog: null };
+      result.admitted.push({ projectId, customerId, version: Number(row.version), previous: toPrevious(row) });
+      if (row.backlog !== null) result.backlogs.set(projectId, Number(row.backlog));
+      if (typeof row.record_bytes === 'string') result.recordBytes.set(projectId, Number(row.record_bytes));
+    }
+    return result;
+  }
+
+  function received(shard: number, version: Version): void {
+    newest.set(shard, Math.max(version, newest.get(shard) ?? 0));
+  }
+
   async function countBacklog(shard: number): Promise<number> {
     const text = 'SELECT waiting FROM admission.shards WHERE shard = $1';
     const { rows } = await pool.query<{ waiting: string }>({ name: 'count-backlog', text, values: [shard] });
@@ -181,6 +263,11 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
     ]);
   }
 }
+
+const toPrevious = ({ previous_version, previous_erased }: PreviousRow) =>
+  previous_version === null ? undefined : { version: Number(previous_version), erased: previous_erased === true };
+
+const toPlaces = (parts: KeyedPart[]) => [toIds(parts), parts.map(({ first }) => first), parts.map(({ size }) => size)];
 
 const toProjectIds = (entries: { projectId: number }[]) => entries.map(({ projectId }) => projectId);
 const toCustomerIds = (entries: { customerId: string }[]) => entries.map(({ customerId }) => customerId);

@@ -1,68 +1,116 @@
 import type pg from 'pg';
-import { type Idempotency, type KeyedRequest, type KeyState, toMaxStoredBytes } from '../idempotency.js';
+import { type Idempotency, type PartRecord, toMaxBytes, toRecordBytes } from '../idempotency.js';
 
-/** All null if the request is the first; an empty fingerprint if there is no room; a null status if it is in flight. */
-type FoundRow = { fingerprint: string | null; status: number | null; body: string | null };
+export type RecordRow = { fingerprint: string; version: string; state: string };
 
-/** Rows per statement of a sweep. */
+type FoundRow = RecordRow & { n: number };
+
+/** Of a request without a record before, all is null. */
+type RememberedRow = RecordRow | { [Column in keyof RecordRow]: null };
+
+/** Parts per statement. With more, a record takes up to half as much space again, and with fewer, more calls. */
+const CLOSED_PARTS = 50;
+
+/** Pages per statement of a sweep. A page has about 100 records. */
+const SWEEP_PAGES = 100;
+
+/** Rows per statement, of the tables of the release before. */
 const SWEEP_ROWS = 10_000;
 
-/** Calls the functions that the migration `idempotency_share` defines. */
+/** Calls the functions that the migration `idempotency_records` defines. */
 export function createPostgresIdempotency(pool: pg.Pool): Idempotency {
   return {
-    async begin(_shard, projectId, requests, lockMs) {
-      const { rows } = await pool.query<FoundRow>({
-        name: 'begin-keyed',
-        text: 'SELECT * FROM admission.begin_keyed($1, $2, $3, $4, $5, $6)',
-        values: [...toColumns(requests), `${lockMs} milliseconds`, projectId, toMaxStoredBytes(0)],
-      });
-      return requests.map((request, i) => toKeyState(rows[i], request));
-    },
-
-    async end(_shard, projectId, requests, keepMs) {
-      const { rows } = await pool.query<FoundRow>({
-        name: 'end-keyed',
-        text: 'SELECT * FROM admission.end_keyed($1, $2, $3, $4, $5, $6, $7)',
+    async remember(shard, requests) {
+      const { rows } = await pool.query<RememberedRow>({
+        name: 'remember',
+        text: 'SELECT * FROM admission.remember($1, $2, $3, $4, $5)',
         values: [
-          ...toColumns(requests),
-          requests.map(({ answer }) => answer?.status ?? null),
-          requests.map(({ answer }) => answer?.body ?? null),
-          `${keepMs} milliseconds`,
-          projectId,
+          shard,
+          toIds(requests),
+          requests.map(({ fingerprint }) => fingerprint),
+          requests.map(({ projectId }) => projectId),
+          requests.map(() => toRecordBytes(0)),
         ],
       });
-      return requests.map((request, i) => toKeyState(rows[i], request));
+      if (rows.length !== requests.length) throw new Error('PostgreSQL must return a row per request');
+      return rows.map((row) => (row.version === null ? undefined : toRecord(row)));
     },
 
-    async sweep() {
-      const text = `
-        DELETE FROM admission.idempotency_keys
-        WHERE id = ANY (ARRAY(
-          SELECT id FROM admission.idempotency_keys WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED))`;
-      await pool.query('DELETE FROM admission.idempotency_bytes WHERE ends_at < now()');
-      let swept = 0;
-      for (;;) {
-        const { rowCount } = await pool.query(text, [SWEEP_ROWS]);
-        swept += rowCount ?? 0;
-        if ((rowCount ?? 0) < SWEEP_ROWS) return swept;
+    async read(shard, ids) {
+      const { rows } = await pool.query<FoundRow>({
+        name: 'read-records',
+        text: 'SELECT * FROM admission.read_records($1, $2)',
+        values: [shard, ids.map(toBytes)],
+      });
+      const records: (PartRecord | undefined)[] = ids.map(() => undefined);
+      for (const row of rows) records[row.n - 1] = toRecord(row);
+      return records;
+    },
+
+    async close(shard, parts) {
+      // A page of the table has room for few new states, until those that they replace are committed.
+      for (let i = 0; i < parts.length; i += CLOSED_PARTS) {
+        const some = parts.slice(i, i + CLOSED_PARTS);
+        await pool.query({
+          name: 'close-records',
+          text: 'SELECT admission.close_records($1, $2, $3, $4)',
+          values: [shard, toIds(some), some.map(({ version }) => version), some.map(({ state }) => state)],
+        });
       }
     },
+
+    async readBytes(shard, projectId) {
+      const { rows } = await pool.query<{ bytes: string }>({
+        name: 'read-record-bytes',
+        text: `
+          SELECT admission.read_record_bytes(
+            admission.now_version((SELECT last_version FROM admission.shards WHERE shard = $1)), $2
+          ) AS bytes`,
+        values: [shard, projectId],
+      });
+      return Number(rows[0]?.bytes);
+    },
+
+    maxBytes: () => toMaxBytes(0),
+
+    async sweep() {
+      await pool.query(`
+        DELETE FROM admission.idempotency_record_bytes
+        WHERE period < admission.record_period(admission.now_version(NULL)) - 2`);
+      const { rows } = await pool.query<{ pages: string }>(`
+        SELECT pg_relation_size('admission.idempotency_records') / current_setting('block_size')::bigint AS pages`);
+      let swept = 0;
+      for (let page = 0; page < Number(rows[0]?.pages); page += SWEEP_PAGES) {
+        const text = 'SELECT admission.sweep_records($1, $2) AS removed';
+        const removed = await pool.query<{ removed: string }>(text, [page, SWEEP_PAGES]);
+        swept += Number(removed.rows[0]?.removed);
+      }
+      return swept + (await sweepKeys());
+    },
   };
+
+  /** Removes the expired responses of the release before. */
+  async function sweepKeys(): Promise<number> {
+    const text = `
+      DELETE FROM admission.idempotency_keys
+      WHERE id = ANY (ARRAY(
+        SELECT id FROM admission.idempotency_keys WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED))`;
+    await pool.query('DELETE FROM admission.idempotency_bytes WHERE ends_at < now()');
+    for (let swept = 0; ; ) {
+      const { rowCount } = await pool.query(text, [SWEEP_ROWS]);
+      swept += rowCount ?? 0;
+      if ((rowCount ?? 0) < SWEEP_ROWS) return swept;
+    }
+  }
 }
 
-function toColumns(requests: KeyedRequest[]): string[][] {
-  return [
-    requests.map(({ id }) => id),
-    requests.map(({ fingerprint }) => fingerprint),
-    requests.map(({ token }) => token),
-  ];
-}
+export const toRecord = ({ fingerprint, version, state }: RecordRow): PartRecord => ({
+  fingerprint,
+  version: Number(version),
+  state,
+});
 
-function toKeyState(row: FoundRow | undefined, { fingerprint }: KeyedRequest): KeyState {
-  if (!row) throw new Error('PostgreSQL returned fewer rows than there are requests');
-  if (row.fingerprint === null) return { state: 'first' };
-  if (row.fingerprint === '') return { state: 'no-room' };
-  if (row.fingerprint !== fingerprint) return { state: 'other' };
-  if (row.status === null) return { state: 'in-flight' };
-  return { state: 'answered', answer: { status: row.status, body: row.body ?? '' } };
-}
+/** The table has the bytes that an id encodes, because they are shorter. */
+const toBytes = (id: string) => Buffer.from(id, 'base64url');
+
+export const toIds = (records: { id: string }[]): Buffer[] => records.map(({ id }) => toBytes(id));

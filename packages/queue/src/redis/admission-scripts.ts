@@ -1,4 +1,5 @@
 import { SAMPLE } from '../chunk.js';
+import { defineRecords, SLICE } from './redis-idempotency.js';
 
 /*
  * The claims of a shard are one hash. Field: `projectId:customerId`. Value: a mark, which is twice the version, plus
@@ -8,49 +9,45 @@ import { SAMPLE } from '../chunk.js';
  *
  * The pending erasures are another hash with the same fields. Value: the mark of the newest erasure that is not
  * persisted.
- *
- * `unpack` of Lua can pass a few thousand values at a time, hence the slices.
  */
-
-const SLICE = 1000;
 
 const DROP_IF_EMPTY = `
 local function dropIfEmpty(claims)
   if redis.call('HLEN', claims) == 1 and redis.call('HEXISTS', claims, '') == 1 then redis.call('DEL', claims) end
 end`;
 
-/**
- * KEYS: 1 the shard's version, 2 the backlogs of its projects, 3 its claims, 4 its pending erasures, 5 its number of
- * waiting entries.
- * ARGV: 1 a string with `1` for each erasure and `0` for each other entry, or empty if there is no erasure; 2 a
- * version that the new ones must be above; 3 `1` if ARGV[2] is at least every row's version, else `0`; 4… the
- * entries' fields.
- * Returns the first entry's version (the others follow one by one), the backlogs of the projects of the sampled
- * entries (see `countSampled`) and, per entry, the mark that it replaced, or nil. Returns nil if the shard has no
- * version and ARGV[3] is `0`.
- */
-export const ADMIT = `
+/** Defines what both admissions do: they assign consecutive versions from `base` on to the fields after ARGV[fields]. */
+const TAKE_VERSIONS = `
+local function takeVersions(base, entries, fields)
+  redis.call('SET', KEYS[1], string.format('%d', base + entries - 1))
+  redis.call('INCRBY', KEYS[5], entries)
+  local backlogs = {}
+  for place = -base % ${SAMPLE}, entries - 1, ${SAMPLE} do
+    local project = ARGV[fields + place + 1]:match('^%d+')
+    backlogs[#backlogs + 1] = redis.call('HINCRBY', KEYS[2], project, ${SAMPLE})
+  end
+  if redis.call('EXISTS', KEYS[3]) == 0 then redis.call('HSET', KEYS[3], '', string.rep('-', 65)) end
+  return backlogs
+end`;
+
+/** `define`, `check` and `write` handle the keyed parts. */
+const toAdmit = ({ define = '', check = '', write = '' }) => `${define}${TAKE_VERSIONS}
 local call, format = redis.call, string.format
-local claims, entries = KEYS[3], #ARGV - 3
+local claims, fields = KEYS[3], 4 + 2 * ARGV[4]
+local entries, recordBytes = #ARGV - fields, {}
 local newestVersion = call('GET', KEYS[1])
 if not newestVersion and ARGV[3] == '0' then return nil end
 local time = call('TIME')
 local base = math.max(time[1] * 1000000 + time[2], (tonumber(newestVersion) or 0) + 1, ARGV[2] + 1)
-call('SET', KEYS[1], format('%d', base + entries - 1))
-call('INCRBY', KEYS[5], entries)
-local backlogs = {}
-for place = -base % ${SAMPLE}, entries - 1, ${SAMPLE} do
-  local project = ARGV[place + 4]:match('^%d+')
-  backlogs[#backlogs + 1] = call('HINCRBY', KEYS[2], project, ${SAMPLE})
-end
-if call('EXISTS', claims) == 0 then call('HSET', claims, '', string.rep('-', 65)) end
+${check}
+local backlogs = takeVersions(base, entries, fields)
 local replaced, newest = {}, {}
 for first = 1, entries, ${SLICE} do
   local last = math.min(first + ${SLICE - 1}, entries)
-  local marks = call('HMGET', claims, unpack(ARGV, first + 3, last + 3))
+  local marks = call('HMGET', claims, unpack(ARGV, first + fields, last + fields))
   local claimed = {}
   for i = first, last do
-    local field, erases = ARGV[i + 3], ARGV[1]:byte(i) == 49
+    local field, erases = ARGV[i + fields], ARGV[1]:byte(i) == 49
     local mark = format('%d', 2 * (base + i - 1) + (erases and 1 or 0))
     replaced[i] = newest[field] or marks[i - first + 1]
     newest[field] = mark
@@ -60,7 +57,108 @@ for first = 1, entries, ${SLICE} do
   end
   call('HSET', claims, unpack(claimed))
 end
-return { base, backlogs, replaced }`;
+${write}
+return { base, backlogs, replaced, recordBytes }`;
+
+/**
+ * KEYS: 1 the shard's version, 2 the backlogs of its projects, 3 its claims, 4 its pending erasures, 5 its number of
+ * waiting entries.
+ * ARGV: 1 a string with `1` for each erasure and `0` for each other entry, or empty if there is no erasure; 2 a
+ * version that the new ones must be above; 3 `1` if ARGV[2] is at least every row's version, else `0`; 4 the number of
+ * keyed parts, here 0; 5… the entries' fields.
+ * Returns the first entry's version (the others follow one by one), the backlogs of the projects of the sampled
+ * entries (see `countSampled`) and, per entry, the mark that it replaced, or nil. Returns nil if the shard has no
+ * version and ARGV[3] is `0`.
+ */
+export const ADMIT = toAdmit({});
+
+const RECORDS = defineRecords(6);
+
+/**
+ * ADMIT for chunks with keyed parts. KEYS: 6… the keys of the records. ARGV: 5… the ids of the parts; per part one text:
+ * its fingerprint, the index of its first entry (5 digits), and the state without claims; then the entries' fields.
+ * Returns also projects and the bytes of their records. If a part has a record already, it changes nothing, and returns
+ * 0 and the record of each part, or ''.
+ */
+export const ADMIT_KEYED = toAdmit({
+  define: RECORDS,
+  check: `
+local parts = tonumber(ARGV[4])
+local known = findRecords(ARGV, 5, 4 + parts, base)
+if next(known) then
+  for i = 1, parts do known[i] = known[i] or '' end
+  return { 0, known }
+end`,
+  write: `
+local function toFlags(first, size)
+  local flags, hadClaim = {}, false
+  for j = 1, size do
+    local mark = replaced[first + j]
+    flags[j] = mark and (mark % 2 == 0 and 'p' or 'e') or '-'
+    hadClaim = hadClaim or mark
+  end
+  return hadClaim and table.concat(flags) or ''
+end
+for i = 5, 4 + parts do
+  local part = ARGV[parts + i]
+  local first, size = tonumber(part:sub(9, 13)), part:sub(15, -2)
+  local version = base + first
+  local value = format('%.8s%016d:%s:%s', part, version, size, toFlags(first, size))
+  addRecord(ARGV[i], version, value, size, ARGV[fields + first + 1])
+end
+recordBytes = writeRecords(base)`,
+});
+
+/**
+ * KEYS: as ADMIT_KEYED.
+ * ARGV: 1 as ADMIT; 2 a version that the claims must be above; 3 the number of parts; per part its id, its record, index of
+ * its first entry, size, the version of its first entry's claim, and its new state without a claim; then the entries'
+ * fields.
+ * Returns the first entry's claim (the others follow one by one) and per entry the mark found, or nil, and `own`, `none`
+ * or `other`. Returns nil if a record is not as given.
+ */
+export const ADMIT_AGAIN = `${RECORDS}${TAKE_VERSIONS}
+local claims, erasures, fields = KEYS[3], KEYS[4], 3 + 6 * ARGV[3]
+local entries = #ARGV - fields
+local base = math.max(readTime(), tonumber(call('GET', KEYS[1]) or 0) + 1, ARGV[2] + 1)
+local ids = {}
+for i = 4, fields, 6 do ids[#ids + 1] = ARGV[i] end
+local records = findRecords(ids, 1, #ids, base)
+for i = 1, #ids do
+  if records[i] ~= ARGV[6 * i - 1] then return nil end
+end
+takeVersions(base, entries, fields)
+local marks, found = {}, {}
+for i = 4, fields, 6 do
+  local id, record, first, size, own, state = unpack(ARGV, i, i + 5)
+  local claimed = base + first
+  local function isOwn(mark)
+    local version = math.floor(mark / 2)
+    return (version >= tonumber(own) and version < own + size) or (version >= claimed and version < claimed + size)
+  end
+  for j = 1, size do
+    local place = first + j
+    local field, erases, version = ARGV[place + fields], ARGV[1]:byte(place) == 49, base + place - 1
+    local mark = call('HGET', claims, field)
+    marks[place], found[place] = mark, 'other'
+    if not mark then
+      found[place] = 'none'
+      if not erases then call('HSET', claims, field, format('%d', 2 * version)) end
+    elseif isOwn(mark) then
+      found[place] = 'own'
+      call('HSET', claims, field, format('%d', 2 * version + mark % 2))
+    end
+    if erases then
+      local erasure = call('HGET', erasures, field)
+      if not erasure or erasure / 2 < record:sub(9, 24) + size or isOwn(erasure) then
+        call('HSET', erasures, field, format('%d', 2 * version + 1))
+      end
+    end
+  end
+  local key = recordsOf(periodOf(record:sub(9, 24)))
+  call('HSET', key, id, record:sub(1, 24) .. state .. ':' .. format('%d', claimed))
+end
+return { base, marks, found }`;
 
 /** Scripts that remove something must also run while memory is full. */
 const ALLOW_OOM = '#!lua flags=allow-oom\n';
@@ -115,7 +213,7 @@ dropIfEmpty(claims)`;
  * KEYS: 1 the backlogs, 2 the number of waiting entries, 3 the claims, 4 the pending erasures.
  * ARGV: the number of projects, their ids and counts; the number of runs (entries with consecutive claims); per run its
  * number of entries and its newest version; then the fields of all entries.
- * Keeps the claim of a newer entry, and a pending erasure that is not the entry itself.
+ * Keeps the claims of other entries, and pending erasures that are not the entry itself.
  */
 export const SETTLE = `${ALLOW_OOM}${COUNT}${DROP_IF_EMPTY}
 local call, claims = redis.call, KEYS[3]
@@ -130,7 +228,7 @@ for i = runs + 1, runs + 2 * ARGV[runs] - 1, 2 do
     local persisted, marks = {}, call('HMGET', claims, unpack(ARGV, from, math.min(from + ${SLICE - 1}, last)))
     for j, mark in ipairs(marks) do
       local k = from + j - 1
-      if mark and tonumber(mark) <= newest - 2 * (last - k) then persisted[#persisted + 1] = ARGV[k] end
+      if mark and math.floor((newest - mark) / 2) == last - k then persisted[#persisted + 1] = ARGV[k] end
     end
     if #persisted > 0 then call('HDEL', claims, unpack(persisted)) end
     if hasErasures then

@@ -1,9 +1,28 @@
 import type { Version } from '@opm/core';
-import { type Admission, type Admitted, type Claim, type Persisted, toSupersededErasure } from '../admission.js';
+import {
+  type Admission,
+  type AdmitRequest,
+  type Admitted,
+  type AdmittedAgain,
+  type Claim,
+  type Persisted,
+  toSupersededErasure,
+} from '../admission.js';
 import { type Countable, claimOf, countSampled, isSampled } from '../chunk.js';
-import { ADD_TO_BACKLOG, ADMIT, RELEASE, SET_SHARDS, SETTLE, SWEEP } from './admission-scripts.js';
+import { parseOpen, toOpenState } from '../idempotency.js';
+import {
+  ADD_TO_BACKLOG,
+  ADMIT,
+  ADMIT_AGAIN,
+  ADMIT_KEYED,
+  RELEASE,
+  SET_SHARDS,
+  SETTLE,
+  SWEEP,
+} from './admission-scripts.js';
 import type { HighWaterMark } from './high-water-mark.js';
 import type { RedisClient } from './ioredis-workarounds.js';
+import { formatRecord, parseRecord, toRecordKeys } from './redis-idempotency.js';
 
 /** Arguments may be arrays, which ioredis flattens: an array may be too long for a JavaScript call to spread. */
 type Script<Answer> = (
@@ -11,13 +30,20 @@ type Script<Answer> = (
   ...keysAndArguments: (string | number | (string | number)[])[]
 ) => Promise<Answer>;
 type Scripts = {
-  opmAdmit: Script<[base: number, backlogs: number[], replaced: (string | null)[]] | null>;
+  opmAdmit: Script<AdmitAnswer | null>;
+  opmAdmitKeyed: Script<AdmitAnswer | null>;
+  opmAdmitAgain: Script<[base: number, marks: (string | null)[], found: AdmittedAgain['found'][]] | null>;
   opmAddToBacklog: Script<number[]>;
   opmRelease: Script<void>;
   opmSettle: Script<void>;
   opmSweep: Script<string>;
   opmSetShards: Script<string>;
 };
+
+/** `base` is 0 if a part has a record. */
+type AdmitAnswer =
+  | [base: 0, known: string[]]
+  | [base: number, backlogs: number[], replaced: (string | null)[], recordBytes: (string | number)[]];
 
 type RedisAdmissionOptions = {
   keyspaceOf: (shard: number) => string;
@@ -27,8 +53,10 @@ type RedisAdmissionOptions = {
 };
 
 export function createRedisAdmission(redis: RedisClient, options: RedisAdmissionOptions): Admission {
-  const { keyspaceOf, common, mark } = options;
+  const { keyspaceOf, common, mark: highWaterMark } = options;
   redis.defineCommand('opmAdmit', { lua: ADMIT });
+  redis.defineCommand('opmAdmitKeyed', { lua: ADMIT_KEYED });
+  redis.defineCommand('opmAdmitAgain', { lua: ADMIT_AGAIN });
   redis.defineCommand('opmRelease', { lua: RELEASE });
   redis.defineCommand('opmSettle', { lua: SETTLE });
   redis.defineCommand('opmAddToBacklog', { lua: ADD_TO_BACKLOG });
@@ -46,8 +74,14 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
     return scripts.opmAddToBacklog(2, keys, entries, ofProjects.size, [...ofProjects].flat());
   };
   const keysOf = (shard: number) => [backlogsKey(shard), waitingKey(shard), claimsKey(shard), erasuresKey(shard)];
+  const admitKeysOf = (shard: number) => [
+    ...[versionKey(shard), backlogsKey(shard), claimsKey(shard), erasuresKey(shard), waitingKey(shard)],
+  ];
+  const recordKeysOf = (shard: number) => toRecordKeys(keyspaceOf(shard));
   /** The newest version that this process received, by shard. */
   const newest = new Map<number, Version>();
+  const onVersions = (shard: number, base: Version, { length }: AdmitRequest[]) =>
+    newest.set(shard, Math.max(base + length - 1, newest.get(shard) ?? 0));
 
   return {
     setShards: async (shards, instead = 0) => Number(await scripts.opmSetShards(1, shardsKey, shards, instead)),
@@ -57,27 +91,59 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
       return shards === null ? undefined : Number(shards);
     },
 
-    async admit(shard, entries) {
-      const keys = [versionKey(shard), backlogsKey(shard), claimsKey(shard), erasuresKey(shard), waitingKey(shard)];
-      const erases = entries.some(({ erase }) => erase) ? entries.map(({ erase }) => (erase ? 1 : 0)).join('') : '';
+    async admit(shard, entries, parts = []) {
+      const keys = admitKeysOf(shard);
       const fields = entries.map(toField);
-      const admitAbove = (version: Version, isAboveRows: boolean) =>
-        scripts.opmAdmit(5, keys, erases, version, isAboveRows ? 1 : 0, fields);
+      const ids = parts.map(({ id }) => id);
+      const partArguments = parts.map(
+        ({ fingerprint, first, size }) => fingerprint + String(first).padStart(5, '0') + toOpenState(size, ''),
+      );
+      const admitAbove = (version: Version, isAboveRows: boolean) => {
+        const values = [toErasures(entries), version, isAboveRows ? 1 : 0, parts.length];
+        if (parts.length === 0) return scripts.opmAdmit(5, keys, values, fields);
+        return scripts.opmAdmitKeyed(11, keys, recordKeysOf(shard), values, ids, partArguments, fields);
+      };
       // Start from the high-water mark: the shard's version is old if the number of shards or the store changed
       // meanwhile.
-      const known = newest.get(shard) ?? (await mark.atStart);
+      const mark = newest.get(shard) ?? (await highWaterMark.atStart);
       const answer =
-        (known !== undefined && (await admitAbove(known, false))) ||
-        (await admitAbove(Math.max(await mark.read(), known ?? 0), true));
+        (mark !== undefined && (await admitAbove(mark, false))) ||
+        (await admitAbove(Math.max(await highWaterMark.read(), mark ?? 0), true));
       if (!answer) throw new Error('Redis assigned no versions above the high-water mark');
-      const [base, counts, replaced] = answer;
-      newest.set(shard, Math.max(base + entries.length - 1, newest.get(shard) ?? 0));
+      if (answer[0] === 0) {
+        const known = (answer[1] as string[]).map(parseRecord);
+        return { admitted: [], backlogs: new Map(), recordBytes: new Map(), known };
+      }
+      const [base, counts, replaced, bytes] = answer as Exclude<AdmitAnswer, [0, string[]]>;
+      onVersions(shard, base, entries);
       const admitted = entries.map(({ projectId, customerId }, i): Admitted => {
         return { projectId, customerId, version: base + i, previous: parseMark(replaced[i] ?? null) };
       });
       const sampled = admitted.filter(isSampled);
       const backlogs = new Map(sampled.map(({ projectId }, i) => [projectId, counts[i] ?? 0]));
-      return { admitted, backlogs };
+      const recordBytes = new Map<number, number>();
+      for (let i = 0; i < bytes.length; i += 2) recordBytes.set(Number(bytes[i]), Number(bytes[i + 1]));
+      return { admitted, backlogs, recordBytes };
+    },
+
+    async admitAgain(shard, entries, parts) {
+      const partArguments = parts.flatMap(({ id, record, first, size }) => {
+        const { claim, previous } = parseOpen(record);
+        return [id, formatRecord(record), first, size, claim, toOpenState(size, previous)];
+      });
+      const values = [toErasures(entries), newest.get(shard) ?? 0, parts.length];
+      const keys = [admitKeysOf(shard), recordKeysOf(shard)];
+      const answer = await scripts.opmAdmitAgain(11, ...keys, values, partArguments, entries.map(toField));
+      if (!answer) return undefined;
+      const [base, marks, found] = answer;
+      onVersions(shard, base, entries);
+      return parts.flatMap(({ record, first, size }) =>
+        entries.slice(first, first + size).map(({ projectId, customerId }, j): AdmittedAgain => {
+          const place = first + j;
+          const admitted = { projectId, customerId, version: record.version + j, claim: base + place };
+          return { ...admitted, previous: parseMark(marks[place] ?? null), found: found[place] ?? 'other' };
+        }),
+      );
     },
 
     async readClaims(shard, projectId, customers) {
@@ -105,7 +171,7 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
       const counts = toCounts(admitted);
       const entries = admitted.flatMap((entry) => [
         toField(entry),
-        entry.version,
+        claimOf(entry),
         entry.previous ? toMark(entry.previous) : '',
       ]);
       await scripts.opmRelease(4, keysOf(shard), counts, entries);
@@ -145,6 +211,10 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
 }
 
 const toField = ({ projectId, customerId }: { projectId: number; customerId: string }) => `${projectId}:${customerId}`;
+
+/** A string with `1` for each erasure and `0` for each other entry; empty if there is no erasure. */
+const toErasures = (entries: AdmitRequest[]): string =>
+  entries.some(({ erase }) => erase) ? entries.map(({ erase }) => (erase ? 1 : 0)).join('') : '';
 
 /** ARGV of `COUNT`: the number of projects, then the id and sampled count of each. */
 function toCounts(entries: Countable[]): number[] {

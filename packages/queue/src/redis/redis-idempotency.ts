@@ -1,138 +1,231 @@
-import { deflateRawSync, inflateRawSync } from 'node:zlib';
-import {
-  type Idempotency,
-  type KeyedRequest,
-  type KeyState,
-  STORED_OVERHEAD,
-  type StoredResponse,
-} from '../idempotency.js';
+import type { Version } from '@opm/core';
+import { type Idempotency, type PartRecord, RECORD_BYTES, RECORD_SAMPLE, RECORD_TTL_US } from '../idempotency.js';
 import type { RedisClient } from './ioredis-workarounds.js';
 
-type Script = (keyCount: number, ...keysAndArguments: (string | number)[]) => Promise<string[]>;
-type Scripts = { opmBegin: Script; opmEnd: Script };
+type Script<Answer> = (keyCount: number, ...keysAndArguments: (string | number | string[])[]) => Promise<Answer>;
+type Scripts = {
+  opmRemember: Script<(string | null)[]>;
+  opmReadRecords: Script<(string | null)[]>;
+  opmCloseRecords: Script<void>;
+  opmReadRecordBytes: Script<number>;
+  opmSweepRecords: Script<number>;
+};
 
-/** Bodies from this length on are compressed. Responses to batches are repetitive and shrink to a hundredth. */
-const DEFLATE_FROM_LENGTH = 512;
+/** `unpack` of Lua can pass a few thousand values at a time. */
+export const SLICE = 1000;
 
 type Options = {
-  keyspaceOf: (shard: number) => string;
-  /** Limit of a project's stored responses in one shard, in bytes. */
+  keyspaces: string[];
+  /** Limit of a project's records in one shard, in bytes. */
   maxBytes: () => number;
 };
 
-export function createRedisIdempotency(redis: RedisClient, { keyspaceOf, maxBytes }: Options): Idempotency {
-  redis.defineCommand('opmBegin', { lua: BEGIN });
-  redis.defineCommand('opmEnd', { lua: END });
+export function createRedisIdempotency(redis: RedisClient, { keyspaces, maxBytes }: Options): Idempotency {
+  redis.defineCommand('opmRemember', { lua: REMEMBER });
+  redis.defineCommand('opmReadRecords', { lua: READ });
+  redis.defineCommand('opmCloseRecords', { lua: CLOSE });
+  redis.defineCommand('opmReadRecordBytes', { lua: READ_BYTES });
+  redis.defineCommand('opmSweepRecords', { lua: SWEEP_RECORDS });
   const scripts = redis as unknown as Scripts;
-  const toKeys = (shard: number, projectId: number, requests: KeyedRequest[]) => [
-    `${keyspaceOf(shard)}:idempotency-bytes:${projectId}`,
-    ...requests.map(({ id }) => `${keyspaceOf(shard)}:idempotency:${id}`),
-  ];
+  function keysOf(shard: number): string[] {
+    const keyspace = keyspaces[shard] as string;
+    return [`${keyspace}:version`, ...toRecordKeys(keyspace)];
+  }
 
   return {
-    async begin(shard, projectId, requests, lockMs) {
-      const keys = toKeys(shard, projectId, requests);
-      const found = await scripts.opmBegin(keys.length, ...keys, lockMs, maxBytes(), ...requests.map(toBegun));
-      return requests.map((request, i) => parseFound(found[i], request));
+    async remember(shard, requests) {
+      const values = requests.map(({ fingerprint, projectId }) => fingerprint + projectId);
+      return (await scripts.opmRemember(7, ...keysOf(shard), requests.map(toId), values)).map(parseRecord);
     },
 
-    async end(shard, projectId, requests, keepMs) {
-      const keys = toKeys(shard, projectId, requests);
-      const values = requests.flatMap((request) => [
-        toBegun(request),
-        request.answer ? `${request.fingerprint}=${pack(request.answer)}` : '',
-      ]);
-      const found = await scripts.opmEnd(keys.length, ...keys, keepMs, ...values);
-      return requests.map((request, i) => parseFound(found[i], request));
+    async read(shard, ids) {
+      return (await scripts.opmReadRecords(7, ...keysOf(shard), ids)).map(parseRecord);
     },
 
-    sweep: async () => 0,
+    async close(shard, parts) {
+      const values = parts.map(({ version, state }) => toDigits(version) + state);
+      await scripts.opmCloseRecords(
+        3,
+        ...toRecordKeys(keyspaces[shard] as string).slice(0, 3),
+        parts.map(toId),
+        values,
+      );
+    },
+
+    readBytes: (shard, projectId) => scripts.opmReadRecordBytes(7, ...keysOf(shard), projectId),
+    maxBytes,
+
+    async sweep() {
+      const swept = keyspaces.map((_, shard) => scripts.opmSweepRecords(7, ...keysOf(shard)));
+      return (await Promise.all(swept)).reduce((sum, count) => sum + count, 0);
+    },
   };
 }
 
-const toBegun = ({ fingerprint, token }: KeyedRequest) => `${fingerprint}:${token}`;
-
-function parseFound(value: string | undefined, { fingerprint }: KeyedRequest): KeyState {
-  if (!value) return { state: 'first' };
-  if (value === NO_ROOM) return { state: 'no-room' };
-  if (!value.startsWith(fingerprint)) return { state: 'other' };
-  const rest = value.slice(fingerprint.length);
-  return rest.startsWith(':') ? { state: 'in-flight' } : { state: 'answered', answer: unpack(rest.slice(1)) };
-}
-
-/** Packs a response: the three digits of the status, then the body, or `~` and the deflated body in base64. */
-function pack({ status, body }: StoredResponse): string {
-  return body.length < DEFLATE_FROM_LENGTH
-    ? `${status}${body}`
-    : `${status}~${deflateRawSync(body, { level: 1 }).toString('base64')}`;
-}
-
-function unpack(packed: string): StoredResponse {
-  const [status, body] = [Number(packed.slice(0, 3)), packed.slice(3)];
-  if (!body.startsWith('~')) return { status, body };
-  return { status, body: inflateRawSync(Buffer.from(body.slice(1), 'base64')).toString() };
-}
-
 /*
- * A key's value is the fingerprint of its request, followed by `:` and the token of the attempt in flight, or by `=`
- * and the packed response. It expires with the key lock, or with the stored response.
+ * A shard's records are in three hashes, each with the records of every third period of 12 hours. Field: the id.
+ * Value: 8 characters of the fingerprint, 16 digits of the version, the state. The field without a name has the number
+ * of the period. A period's first record clears the hash of the third period before it, whose records have expired.
  *
- * A hash per project and shard counts the bytes of stored responses. Field: the hour in which they expire, in hours
- * since 1970. Value: bytes.
+ * Three more hashes count the bytes of each project's records in these periods.
+ *
+ * The time is the newest version, or Redis's clock if that is ahead.
  */
 
-/** What BEGIN returns for a new key of a project at its limit. */
-const NO_ROOM = '!';
+/** The keys of a shard's records: three hashes of records, three of bytes. */
+export const toRecordKeys = (keyspace: string): string[] => [
+  ...[0, 1, 2].map((place) => `${keyspace}:keyed:${place}`),
+  ...[0, 1, 2].map((place) => `${keyspace}:keyed-bytes:${place}`),
+];
 
-/**
- * KEYS: 1 the project's byte counts, 2… the requests' keys. ARGV: 1 the key lock in ms, 2 the project's limit in
- * bytes, 3… the value of each request. Returns per request the value found, '' if there was none, or NO_ROOM.
- */
-const BEGIN = `
-local call = redis.call
-local function hasRoom()
-  local hour, bytes, kept = math.floor(call('TIME')[1] / 3600), 0, call('HGETALL', KEYS[1])
-  for i = 1, #kept, 2 do
-    if tonumber(kept[i]) >= hour then bytes = bytes + kept[i + 1] else call('HDEL', KEYS[1], kept[i]) end
-  end
-  return bytes < tonumber(ARGV[2])
-end
-local answer, room = {}, nil
-for i = 2, #KEYS do
-  local found = call('GET', KEYS[i])
-  if not found then
-    if room == nil then room = hasRoom() end
-    if room then call('SET', KEYS[i], ARGV[i + 1], 'PX', ARGV[1]) else found = '${NO_ROOM}' end
-  end
-  answer[i - 1] = found or ''
-end
-return answer`;
+export function parseRecord(value: string | null | undefined): PartRecord | undefined {
+  if (!value) return undefined;
+  return { fingerprint: value.slice(0, 8), version: Number(value.slice(8, 24)), state: value.slice(24) };
+}
+
+/** The inverse of `parseRecord`. */
+export const formatRecord = ({ fingerprint, version, state }: PartRecord): string =>
+  fingerprint + toDigits(version) + state;
+
+const toId = ({ id }: { id: string }) => id;
+const toDigits = (version: Version) => String(version).padStart(16, '0');
 
 /**
- * KEYS: like BEGIN. ARGV: 1 how long to store responses, in ms, then per request the value that BEGIN set and the new
- * value, or '' if it has no response. Returns per request the value that another attempt has set since, or ''. It
- * also runs while memory is full, because the entry is already queued.
+ * Defines the functions that work on records.
+ * @param from index of the first of `toRecordKeys` in KEYS; the shard's version is KEYS[1]
  */
-const END = `#!lua flags=allow-oom
-local call = redis.call
-local answer, bytes = {}, 0
-for i = 2, #KEYS do
-  local begun, ended = ARGV[2 * i - 2], ARGV[2 * i - 1]
-  local found = call('GET', KEYS[i])
-  answer[i - 1] = ''
-  if ended == '' then
-    if found == begun then call('DEL', KEYS[i]) end
-  elseif not found or found == begun then
-    call('SET', KEYS[i], ended, 'PX', ARGV[1])
-    bytes = bytes + ${STORED_OVERHEAD} + #ended
-  else
-    answer[i - 1] = found
+export const defineRecords = (from: number): string => `
+local call, format = redis.call, string.format
+local isOpen, written, sampled = {}, {}, {}
+local function readTime()
+  local time = call('TIME')
+  return math.max(time[1] * 1000000 + time[2], tonumber(call('GET', KEYS[1]) or 0))
+end
+local function periodOf(version) return math.floor(version / 43200000000) end
+local function recordsOf(period) return KEYS[${from} + period % 3] end
+local function bytesOf(period) return KEYS[${from + 3} + period % 3] end
+local function hasRecords(period)
+  if isOpen[period] == nil then isOpen[period] = call('HGET', recordsOf(period), '') == format('%d', period) end
+  return isOpen[period]
+end
+local function openPeriod(period)
+  if hasRecords(period) then return end
+  call('UNLINK', recordsOf(period), bytesOf(period))
+  call('HSET', recordsOf(period), '', format('%d', period))
+  isOpen[period] = true
+end
+local function findRecords(ids, from, to, now)
+  local found, period = {}, periodOf(now)
+  for p = period, period - 2, -1 do
+    for first = from, hasRecords(p) and to or 0, ${SLICE} do
+      local values = call('HMGET', recordsOf(p), unpack(ids, first, math.min(first + ${SLICE - 1}, to)))
+      for i, value in ipairs(values) do
+        local place = first - from + i
+        if value and not found[place] and value:sub(9, 24) + ${RECORD_TTL_US} > now then found[place] = value end
+      end
+    end
+  end
+  return found
+end
+local function setRecords(period, fields)
+  for first = 1, #fields, ${SLICE} do
+    call('HSET', recordsOf(period), unpack(fields, first, math.min(first + ${SLICE - 1}, #fields)))
   end
 end
-if bytes > 0 then
-  local hour = math.floor((call('TIME')[1] + ARGV[1] / 1000) / 3600)
-  call('HINCRBY', KEYS[1], hour, bytes)
-  local over = (hour + 1) * 3600
-  if call('EXPIRETIME', KEYS[1]) < over then call('EXPIREAT', KEYS[1], over) end
+local function addRecord(id, version, value, size, entry)
+  local period = periodOf(version)
+  local fields = written[period] or {}
+  written[period] = fields
+  fields[#fields + 1] = id
+  fields[#fields + 1] = value
+  if version % ${RECORD_SAMPLE} ~= 0 then return end
+  local project, bytes = entry:match('^%d+'), ${RECORD_SAMPLE} * (${RECORD_BYTES} + math.ceil(size / 4))
+  sampled[project] = (sampled[project] or 0) + bytes
 end
-return answer`;
+local function countBytes(project, period)
+  local bytes = 0
+  for p = period, period - 2, -1 do
+    if hasRecords(p) then bytes = bytes + (call('HGET', bytesOf(p), project) or 0) end
+  end
+  return bytes
+end
+local function writeRecords(now)
+  local ofProjects, period = {}, periodOf(now)
+  for p, fields in pairs(written) do
+    openPeriod(p)
+    setRecords(p, fields)
+  end
+  for project, bytes in pairs(sampled) do
+    openPeriod(period)
+    call('HINCRBY', bytesOf(period), project, bytes)
+    ofProjects[#ofProjects + 1] = project
+    ofProjects[#ofProjects + 1] = countBytes(project, period)
+  end
+  return ofProjects
+end`;
+
+/** KEYS of the scripts below: 1 the shard's version, 2… its `toRecordKeys`. */
+const RECORDS = defineRecords(2);
+
+/** ARGV: the ids; then per request its fingerprint and its project in one text. Returns the records found, in order. */
+const REMEMBER = `${RECORDS}
+local now, requests = readTime(), #ARGV / 2
+local found, seen = findRecords(ARGV, 1, requests, now), {}
+for i = 1, requests do
+  local id, request = ARGV[i], ARGV[requests + i]
+  found[i] = found[i] or seen[id] or ''
+  if found[i] == '' then
+    seen[id] = format('%.8s%016d', request, now)
+    addRecord(id, now, seen[id], 0, request:sub(9))
+  end
+end
+writeRecords(now)
+return found`;
+
+/** ARGV: the ids. Returns the records found, in order. */
+const READ = `${RECORDS}
+local found = findRecords(ARGV, 1, #ARGV, readTime())
+for i = 1, #ARGV do found[i] = found[i] or '' end
+return found`;
+
+/**
+ * KEYS: the three hashes of records. ARGV: the ids; then per part its version (16 digits) and its new state in one text, in
+ * order of the versions. It also runs while memory is full, because the entries are queued. Without RECORDS: to define
+ * functions takes longer than to close a part.
+ */
+const CLOSE = `#!lua flags=allow-oom
+local parts, first = #ARGV / 2, 1
+local function periodOf(place) return math.floor(ARGV[parts + place]:sub(1, 16) / 43200000000) end
+while first <= parts do
+  local last, period = math.min(first + ${SLICE - 1}, parts), periodOf(first)
+  if periodOf(last) ~= period then last = first end
+  local records, closed = KEYS[1 + period % 3], {}
+  for i, value in ipairs(redis.call('HMGET', records, unpack(ARGV, first, last))) do
+    local part = ARGV[parts + first + i - 1]
+    if value and value:byte(25) == 58 and value:sub(9, 24) == part:sub(1, 16) then
+      closed[#closed + 1] = ARGV[first + i - 1]
+      closed[#closed + 1] = value:sub(1, 24) .. part:sub(17)
+    end
+  end
+  for i = 1, #closed, ${SLICE} do
+    redis.call('HSET', records, unpack(closed, i, math.min(i + ${SLICE - 1}, #closed)))
+  end
+  first = last + 1
+end`;
+
+/** ARGV: the project. */
+const READ_BYTES = `${RECORDS}
+return countBytes(ARGV[1], periodOf(readTime()))`;
+
+/** Removes the records of periods that are over. Returns the number of periods. */
+const SWEEP_RECORDS = `#!lua flags=allow-oom
+${RECORDS}
+local oldest, swept = periodOf(readTime()) - 2, 0
+for place = 0, 2 do
+  local period = call('HGET', recordsOf(place), '')
+  if period and tonumber(period) < oldest then
+    call('UNLINK', recordsOf(place), bytesOf(place))
+    swept = swept + 1
+  end
+end
+return swept`;

@@ -1,7 +1,7 @@
 import { createRedisBackend, Queue, withBackend } from 'bullmq';
 import calculateSlot from 'cluster-key-slot';
 import type { QueueAddress } from '../admission.js';
-import { toMaxStoredBytes } from '../idempotency.js';
+import { toMaxBytes } from '../idempotency.js';
 import type { QueueStore } from '../queue-store.js';
 import { withBackOff } from '../retry-policy.js';
 import { connectRedis, mastersOf, type RedisConnection, waitUntilReady } from './connect-redis.js';
@@ -32,8 +32,8 @@ export function createRedisQueueBackend(options: RedisBackendOptions): QueueStor
   return {
     admission: createRedisAdmission(redis, { keyspaceOf, common: `{${prefix}-0}`, mark }),
     idempotency: createRedisIdempotency(redis, {
-      keyspaceOf,
-      maxBytes: () => Math.ceil(toMaxStoredBytes(memoryLimit) / shards),
+      keyspaces,
+      maxBytes: () => Math.ceil(toMaxBytes(memoryLimit) / shards),
     }),
     buckets: createRedisTokenBuckets(redis, { shards, keyspaceOf, maxWaitMs: connection.answerTimeoutMs / 4 }),
     createQueue(address, queueOptions) {

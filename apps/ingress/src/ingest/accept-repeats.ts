@@ -1,0 +1,139 @@
+import { Fault } from '@opm/contract';
+import {
+  type AdmittedAgain,
+  type EntryQueue,
+  type KeyedPart,
+  type OpenPart,
+  type PartRecord,
+  type PartState,
+  parseOpen,
+  parsePart,
+} from '@opm/queue';
+import type { TimeBudget } from '../config.js';
+import type { Call, Results, Verdict } from './call.js';
+import type { FindExisting } from './find-existing.js';
+import type { ChunkPartition } from './partitions.js';
+
+type AcceptRepeatsDeps = {
+  queue: Pick<EntryQueue, 'admitAgain'>;
+  findExisting: FindExisting;
+  budget: Pick<TimeBudget, 'replyMs'>;
+  acceptChunk: (partition: ChunkPartition, calls: Call[], deadline: number) => Promise<Results>;
+  enqueue: (partition: ChunkPartition, calls: Call[], admitted: AdmittedAgain[], deadline: number) => Promise<void>;
+  closeParts: (shard: number, parts: KeyedPart[], admitted: AdmittedAgain[], verdicts: Verdict[]) => void;
+  release: (shard: number, admitted: AdmittedAgain[]) => Promise<void>;
+  toFault: (error: Error) => Fault;
+};
+
+/** Accepts a chunk in which some keyed parts have a record of an earlier attempt. `known`: the records, by part. */
+export type AcceptRepeats = (
+  partition: ChunkPartition,
+  calls: Call[],
+  parts: KeyedPart[],
+  known: (PartRecord | undefined)[],
+  deadline: number,
+) => Promise<Results>;
+
+/** Existence at this version: any row that is not erased. At the other: any row that was ever erased. */
+const EXISTS_NOW = Number.MAX_SAFE_INTEGER;
+const WAS_ERASED = 1;
+
+/**
+ * A part whose record is closed gets its first verdicts. A part whose record is open may have been queued or not: it is
+ * queued again, with its first version, so it changes nothing that is newer. All other calls become a chunk of their own.
+ */
+export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
+  const { queue, findExisting, budget, acceptChunk, enqueue, closeParts, release, toFault } = deps;
+
+  /**
+   * Whether each customer existed before the first attempt. That is certain only if nothing else was admitted since:
+   * the first admission found a claim, or its own claim is still there. Otherwise another entry may have got the 201, so
+   * any trace of the customer counts: a missing 201 is better than a second one. The claim of an earlier repeat says
+   * nothing of the time before that repeat.
+   */
+  async function judge(parts: OpenPart[], admitted: AdmittedAgain[], deadline: number): Promise<Verdict[]> {
+    const firsts = parts.flatMap(({ record, size }) => {
+      const { previous, claim } = parseOpen(record);
+      return [...previous.padEnd(size, '-')].map((found) => ({ found, isClaimOfFirst: claim === record.version }));
+    });
+    const isFirstStanding = admitted.map(({ found }, i) => found === 'own' && firsts[i]?.isClaimOfFirst === true);
+    const verdicts = admitted.map(({ found }, i) => {
+      const foundAtFirst = firsts[i]?.found;
+      if (foundAtFirst === 'p' || found === 'other') return true;
+      return foundAtFirst === 'e' && isFirstStanding[i] ? false : undefined;
+    });
+    const asked = admitted.flatMap(({ projectId, customerId, version }, place) => {
+      if (verdicts[place] !== undefined) return [];
+      const versions = isFirstStanding[place] ? [version] : [EXISTS_NOW, WAS_ERASED];
+      return versions.map((at) => ({ place, query: { projectId, customerId, version: at } }));
+    });
+    const existing = await findExisting(
+      asked.map(({ query }) => query),
+      deadline - budget.replyMs,
+    );
+    const existed = new Set(asked.filter((_, i) => existing?.has(i) ?? true).map(({ place }) => place));
+    return verdicts.map((verdict, place) => ({ existed: verdict ?? existed.has(place) }));
+  }
+
+  async function acceptAgain(
+    partition: ChunkPartition,
+    calls: Call[],
+    parts: OpenPart[],
+    deadline: number,
+  ): Promise<Results> {
+    const admitted = await queue.admitAgain(partition.shard, calls, parts);
+    if (!admitted) return acceptChunk(partition, calls, deadline); // a concurrent attempt has changed a record
+    try {
+      const verdicts = await judge(parts, admitted, deadline); // before the enqueue, which may change the rows
+      await enqueue(partition, calls, admitted, deadline);
+      closeParts(partition.shard, parts, admitted, verdicts);
+      return verdicts;
+    } catch (error) {
+      await release(partition.shard, admitted);
+      throw error;
+    }
+  }
+
+  return async (partition, calls, parts, known, deadline) => {
+    const results: Results = new Array(calls.length).fill(undefined);
+    const rest = new Set(calls.keys());
+    const open: OpenPart[] = [];
+    const places: number[] = [];
+    for (const [i, part] of parts.entries()) {
+      const record = known[i];
+      if (!record) continue;
+      const own = Array.from({ length: part.size }, (_, j) => part.first + j);
+      for (const place of own) rest.delete(place);
+      const outcome = toOutcome(part, record);
+      if (outcome instanceof Fault) for (const place of own) results[place] = outcome;
+      else if (outcome.existed) {
+        for (const [j, existed] of outcome.existed.entries()) results[part.first + j] = { existed, isReplayed: true };
+      } else {
+        open.push({ ...part, first: places.length, size: outcome.size, record });
+        places.push(...own.slice(0, outcome.size));
+      }
+    }
+    const acceptSome = async (some: number[], accepting: (own: Call[]) => Promise<Results>) => {
+      if (some.length === 0) return;
+      // A failure of a repeat is not one of the others.
+      const own = await accepting(some.map((place) => calls[place] as Call)).catch((error) => {
+        const fault = toFault(error);
+        return some.map(() => fault);
+      });
+      for (const [i, place] of some.entries()) results[place] = own[i];
+    };
+    await Promise.all([
+      acceptSome([...rest], (own) => acceptChunk(partition, own, deadline)),
+      acceptSome(places, (own) => acceptAgain(partition, own, open, deadline)),
+    ]);
+    return results;
+  };
+}
+
+/** The state of the record, or the fault that answers the part. */
+function toOutcome(part: KeyedPart, record: PartRecord): PartState | Fault {
+  const state = record.fingerprint === part.fingerprint ? parsePart(record) : undefined;
+  if (!state) return new Fault('IDEMPOTENCY_KEY_REUSED');
+  // A concurrent attempt had more tokens. The repeat will find its record before it takes tokens.
+  return state.size > part.size ? new Fault('OVERLOADED') : state;
+}

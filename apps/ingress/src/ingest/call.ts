@@ -1,0 +1,83 @@
+import type { Fault } from '@opm/contract';
+import { type CustomerEntry, FIELDS } from '@opm/core';
+import type { AdmitRequest, KeyedPart } from '@opm/queue';
+import type { Requester } from '../http/request-context.js';
+
+/** An entry or an erasure as a partner sent it, before admission gives it a version. */
+export type EntryInput = Omit<CustomerEntry, 'version'>;
+
+/**
+ * Whether the customer existed before this entry: 202 or 201 for an entry, 202 or 404 for an erasure. `isReplayed`: the
+ * verdict is the one that an earlier attempt with the same idempotency key got.
+ */
+export type Verdict = { existed: boolean; isReplayed?: true };
+
+/** One result per call; undefined if the record of an earlier attempt's part has fewer entries. */
+export type Results = (Verdict | Fault | undefined)[];
+
+/**
+ * Resolves once the entry is queued durably.
+ * @throws Fault OVERLOADED: the entry was not accepted. QUEUE_UNAVAILABLE: the entry may have been queued. Sending it
+ * again is safe in both cases.
+ */
+export type AcceptEntry = (requester: Requester, entry: EntryInput) => Promise<Verdict>;
+
+/**
+ * The same for several entries, at most as many as a chunk holds. Resolves with one result or Fault per entry, in
+ * order. Entries of one customer take effect in this order.
+ * @throws Fault OVERLOADED: no entry was accepted
+ */
+export type AcceptEntries = (requester: Requester, entries: EntryInput[]) => Promise<(Verdict | Fault)[]>;
+
+/**
+ * The same for a part of a request with an idempotency key, whose entries have one shard. Undefined for the entries that
+ * the record of an earlier attempt's part with the same id does not cover.
+ */
+export type AcceptPart = (requester: Requester, part: PartInput) => Promise<Results>;
+
+export type PartInput = { id: string; fingerprint: string; entries: EntryInput[] };
+
+/**
+ * An entry on its way into a chunk. `part`: the part of the keyed request that it belongs to; all entries of a part share
+ * the object. `admit` gets the call itself; a copy would cost time for every entry.
+ */
+export type Call = AdmitRequest & {
+  requester: Requester;
+  entry: EntryInput;
+  bytes: number;
+  part?: Pick<KeyedPart, 'id' | 'fingerprint'>;
+};
+
+/** A larger job would block Redis and the workers for other jobs for too long. */
+export const MAX_CHUNK_BYTES = 64 * 1024;
+
+/** Bytes of an entry's project id and separators. */
+const ENTRY_OVERHEAD = 32;
+
+export function toCall(requester: Requester, entry: EntryInput, bytes: number, part?: Call['part']): Call {
+  const call: Call = { projectId: requester.projectId, customerId: entry.customerId, requester, entry, bytes };
+  if (entry.erase) call.erase = true;
+  if (part) call.part = part;
+  return call;
+}
+
+/** Approximate size of an entry in a job's data, in bytes. */
+export function toBytes({ customerId, fields }: EntryInput): number {
+  let bytes = ENTRY_OVERHEAD + Buffer.byteLength(customerId);
+  if (fields) for (const field of FIELDS) bytes += fields[field] ? Buffer.byteLength(fields[field]) : 0;
+  return bytes;
+}
+
+/** The keyed parts among the calls. The calls of a part follow one another. */
+export function toKeyedParts(calls: Call[]): KeyedPart[] {
+  const parts: KeyedPart[] = [];
+  let previous: Call['part'];
+  let place = 0;
+  for (const { part, projectId } of calls) {
+    if (part && part === previous) (parts[parts.length - 1] as KeyedPart).size++;
+    else if (part) parts.push({ id: part.id, fingerprint: part.fingerprint, projectId, first: place, size: 1 });
+    previous = part;
+    place++;
+  }
+  return parts;
+}
