@@ -1,7 +1,6 @@
 import { median, toTable, toWhole } from '@opm/testkit';
 import { SingleBar } from 'cli-progress';
-import { countUnknownFirsts } from './check/check-customer.js';
-import type { Finding } from './check/finding.js';
+import { type Finding, findUnknownFirsts } from './check/check-customer.js';
 import type { Round } from './faults/inject-faults.js';
 import type { SentEntry } from './load/ledger.js';
 import type { ChaosOptions, ChaosResult, Progress } from './run-chaos.js';
@@ -19,6 +18,7 @@ export function toReport(options: ChaosOptions, result: ChaosResult): string {
   const { machine, rounds, findings, seconds, memory, acknowledged } = result;
   const sent = [...result.evidence.customers.values()].flat();
   const count = (predicate: (entry: SentEntry) => boolean) => toWhole(sent.filter(predicate).length);
+  const unknownFirsts = [...result.evidence.customers.values()].flatMap(findUnknownFirsts);
   const toMiB = (bytes: number) => `${toWhole(bytes / 2 ** 20)} MiB`;
   const recovered = rounds.filter(isRecovered);
   const times = recovered.map(recoveryMsOf);
@@ -41,17 +41,31 @@ ${toTable(
     ['refused: a 503 that says so, or a 404 for an erasure', count(({ outcome }) => outcome === 'refused')],
     ['unknown: no answer, or a 503 that leaves it open', count(({ outcome }) => outcome === 'unknown')],
     [
-      'of these, sent more than once with an idempotency key and answered with the stored response',
+      'of these, sent more than once with an idempotency key and answered with the first answer',
       count(({ isReplayed }) => isReplayed === true),
     ],
+    ['of these, sent again with their key because an answer was lost or open', count(({ open }) => open !== undefined)],
     [
-      'of these, sent more than once with an idempotency key and perhaps accepted each time',
+      'of these, sent again after a newer entry about the customer was acknowledged',
+      count(({ overtakenBy }) => overtakenBy !== undefined),
+    ],
+    ['of these, known to be accepted before the newer entry was sent', count(isKnownAndOvertaken)],
+    [
+      'sent again with their key and perhaps accepted each time, because the store was emptied in between',
       count(({ repeats }) => repeats !== undefined),
+    ],
+    [
+      'acknowledged, and sent again with another status, because the verdict was not stored',
+      count(({ otherStatus }) => otherStatus !== undefined),
     ],
     ['customers', toWhole(result.evidence.customers.size)],
     [
       'first entries of new or erased customers answered 202, because the ingress could not find out whether they existed',
-      toWhole([...result.evidence.customers.values()].reduce((sum, all) => sum + countUnknownFirsts(all), 0)),
+      toWhole(unknownFirsts.filter(({ open }) => !open).length),
+    ],
+    [
+      'the same, because the answer 201 to an earlier attempt was lost',
+      toWhole(unknownFirsts.filter(({ open }) => open).length),
     ],
   ],
 )}
@@ -72,6 +86,8 @@ ${toSlowest(recovered)}
 
 Maximum memory: ingress ${toMiB(memory.ingress)}, worker ${toMiB(memory.worker)}.`;
 }
+
+const isKnownAndOvertaken = ({ overtakenBy, knownAt }: SentEntry) => overtakenBy !== undefined && knownAt !== undefined;
 
 const COUNTED: [what: string, ...rules: Finding['rule'][]][] = [
   ['rows that no order explains: entries lost in whole or in part, or overwritten by older ones', 'lost'],

@@ -1,9 +1,10 @@
 import { describeMachine } from '@opm/testkit';
+import type { Finding, StackRule } from './check/check-customer.js';
 import { checkDrained } from './check/check-fault-free.js';
 import { checkRows, type Rows, readRows } from './check/check-rows.js';
-import type { Finding, StackRule } from './check/finding.js';
 import { addEvidence, type Evidence, writeEvidence } from './evidence.js';
 import { injectFaults, type Round } from './faults/inject-faults.js';
+import { EMPTIES_STORE } from './faults/redis-faults.js';
 import { sendRemaining, startClients } from './load/clients.js';
 import { Ledger, type SentEntry } from './load/ledger.js';
 import { type Memory, watchMemory } from './probe.js';
@@ -64,6 +65,8 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
   const onFound = (finding: Finding) => void findings.push(finding);
   const report = (rule: StackRule) => (what: string) => onFound({ rule, at: performance.now(), what });
   const ledger = new Ledger();
+  // Any time: a replica may lack the newest keys of a lost master, although a worker has persisted their entries.
+  if (queue === 'cluster') ledger.losses = Number.NaN;
   const { customers, counts } = ledger;
   const rounds: Round[] = [];
   const rows: Rows = new Map();
@@ -106,10 +109,12 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
       random: createRandom(seed, 0),
       maxRecoveryMs,
       onStart(round) {
+        if (round.faults.includes(EMPTIES_STORE)) ledger.losses++;
         rounds.push(round);
         tellProgress(round.faults.join(', and '));
       },
       async onEnd(round) {
+        if (round.faults.includes(EMPTIES_STORE)) ledger.losses++;
         await addEvidence(directory, 'faults', round);
         result.rate = (counts.acknowledged + counts.refused + counts.unknown) / secondsSince(since);
       },

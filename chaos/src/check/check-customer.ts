@@ -1,6 +1,35 @@
 import { FIELDS, type Field } from '@opm/core';
 import { parseValue, type SentEntry } from '../load/ledger.js';
-import type { CustomerRule, Finding } from './finding.js';
+
+/** Rules about one customer. */
+export type CustomerRule =
+  /**
+   * A row that no order of the entries explains: an acknowledged entry has no effect or only half of it, or an older
+   * one won.
+   */
+  | 'lost'
+  /** A value that was never sent, or whose entry was refused. */
+  | 'wrong'
+  /** 201 for a customer who existed. */
+  | 'created twice'
+  /** 404 for a customer who existed. */
+  | 'forgotten';
+
+/** Rules about the whole stack. */
+export type StackRule =
+  /** Jobs, claims, counts or dead letters that should be gone. */
+  | 'left behind'
+  /** A process that exited by itself, did not exit when asked to, or exited with an error. */
+  | 'process'
+  /** An answer that no fault excuses. */
+  | 'answer'
+  /** The stack did not recover, or not in time. */
+  | 'recovery'
+  /** More memory than the backlog explains. */
+  | 'memory';
+
+/** A broken promise. `at`: when it was found, or when the entry in question was sent, in ms on the ledger's clock. */
+export type Finding = { rule: CustomerRule | StackRule; at: number; customerId?: string; what: string };
 
 /** The fields of a customer's row; empty if there is no row. */
 export type Row = Partial<Record<Field, string>>;
@@ -83,27 +112,30 @@ export function precedes(a: SentEntry, b: SentEntry): boolean {
   return isDecidedAt(a) < b.sentAt;
 }
 
-/** When the entry can no longer get a version. An acknowledged entry has its version before the answer. */
-function isDecidedAt({ outcome, repeats, sentAt, answeredAt }: SentEntry): number {
+/**
+ * When the entry can no longer get a version. An acknowledged entry has its version before the answer. With an idempotency key the first accepted attempt decides, so repeats change nothing.
+ */
+function isDecidedAt({ outcome, repeats, sentAt, answeredAt, knownAt }: SentEntry): number {
+  if (knownAt !== undefined && !repeats) return knownAt;
   if (outcome !== 'unknown' && !repeats) return answeredAt;
   return (answeredAt === Number.POSITIVE_INFINITY ? sentAt : answeredAt) + LATEST_MS;
 }
 
-/** How often the customer's first entry, or the first one after an erasure, was certainly answered with 202. */
-export function countUnknownFirsts(all: SentEntry[]): number {
+/** The entries that certainly were the customer's first one, or the first one after an erasure, and were answered 202. */
+export function findUnknownFirsts(all: SentEntry[]): SentEntry[] {
   const possible = all.filter(({ outcome }) => outcome !== 'refused');
   const erasures = possible.filter(({ erases, outcome }) => erases && outcome === 'acknowledged');
-  let count = 0;
+  const found: SentEntry[] = [];
   /** When all earlier entries are decided. */
   let decidedAt = Number.NEGATIVE_INFINITY;
   for (const entry of possible.filter(({ erases }) => !erases).toSorted((a, b) => a.sentAt - b.sentAt)) {
     const isFirst =
       decidedAt === Number.NEGATIVE_INFINITY ||
       erasures.some((erasure) => decidedAt < erasure.sentAt && precedes(erasure, entry));
-    if (isFirst && entry.outcome === 'acknowledged' && entry.status === 202) count++;
+    if (isFirst && entry.outcome === 'acknowledged' && entry.status === 202) found.push(entry);
     decidedAt = Math.max(decidedAt, isDecidedAt(entry));
   }
-  return count;
+  return found;
 }
 
 /**

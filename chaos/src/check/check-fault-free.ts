@@ -3,8 +3,7 @@ import { request } from 'undici';
 import { type SentEntry, toCustomer } from '../load/ledger.js';
 import type { AppVictim } from '../stack/app-victim.js';
 import type { Stack } from '../stack/stack.js';
-import { checkClaims } from './check-customer.js';
-import type { Finding, StackRule } from './finding.js';
+import { checkClaims, type Finding, type StackRule } from './check-customer.js';
 import { type InFlight, openInFlight } from './in-flight.js';
 
 /** How long a worker may take to pass the check without trouble on the machine. */

@@ -2,8 +2,7 @@ import { FIELDS, type Field } from '@opm/core';
 import { toColumn } from '@opm/store';
 import { query } from '@opm/testkit';
 import { type SentEntry, toCustomer } from '../load/ledger.js';
-import { checkCustomer, type Row } from './check-customer.js';
-import type { Finding } from './finding.js';
+import { checkCustomer, type Finding, type Row } from './check-customer.js';
 
 /** Rows by customer id of the ledger. */
 export type Rows = Map<string, Row>;

@@ -64,6 +64,9 @@ export function createClusterFaults({ pairs }: ClusterVictim): FaultKind[] {
   ];
 }
 
+/** The name of the fault below. */
+export const EMPTIES_STORE = "empty the queue's store and put its clock back";
+
 const HOUR_MS = 60 * 60_000;
 /** Longer than an ingress takes to answer a request. */
 const ANSWERS_MS = 2_000;
@@ -77,7 +80,7 @@ export const EMPTY_STORE: FaultKind = {
   draw(stack, random) {
     const forMs = random.between(500, 6_000);
     return {
-      name: `empty the queue's store and put its clock back`,
+      name: EMPTIES_STORE,
       victim: EVERYTHING,
       async run() {
         for (const { proxy } of stack.partnerLinks) await proxy.cut();
@@ -111,6 +114,9 @@ async function empty({ postgres, redis, cluster }: Stack): Promise<void> {
   if (urls.length === 0) await query(postgres.url, `TRUNCATE ${ADMISSION_TABLES}`);
 }
 
-const ADMISSION_TABLES = ['shards', 'claims', 'pending_erasures', 'backlogs']
+const ADMISSION_TABLES = [
+  ...['shards', 'claims', 'pending_erasures', 'backlogs'],
+  ...['idempotency_records', 'idempotency_record_bytes'],
+]
   .map((table) => `admission.${table}`)
   .join(', ');

@@ -10,22 +10,36 @@ const partial = answer(207, '{"results":[{"statusCode":201},{"statusCode":503}]}
 const whole = answer(207, '{"results":[{"statusCode":201},{"statusCode":400}]}');
 
 const run = (answers: (Answer | undefined)[]) =>
-  sendUntilDecided(async () => (answers.length > 1 ? answers.shift() : answers[0]), 0);
+  sendUntilDecided(
+    async () => (answers.length > 1 ? answers.shift() : answers[0]),
+    async () => {},
+  );
 
 describe('a keyed request that is sent until it is decided', () => {
   test.each<[string, (Answer | undefined)[], Answer | undefined, number]>([
     ['may be answered at once', [answer(201)], answer(201), 0],
-    ['may be refused first', [full, answer(409), answer(201)], answer(201), 0],
+    ['may be refused first', [full, answer(201)], answer(201), 0],
     ['may have been accepted before an answer was lost', [undefined, answer(202)], answer(202), 1],
     ['may have been accepted before a 503', [open, answer(202)], answer(202), 1],
-    ['may be replayed after a lost answer', [undefined, answer(409), replay], replay, 0],
-    ['may be replayed after several undecided attempts', [undefined, open, open, replay], replay, 2],
+    ['may be replayed after a lost answer', [undefined, full, replay], replay, 1],
+    ['may be replayed after several undecided attempts', [undefined, open, open, replay], replay, 3],
     ['may have been accepted in part before', [partial, whole], whole, 1],
     ['may stay unknown', [undefined], undefined, 8],
     ['may always be refused', [full], full, 0],
     ['is not repeated after an unexpected status', [answer(500)], answer(500), 0],
+    ['is not repeated after a conflict', [answer(409)], answer(409), 0],
     ['is not repeated after an unreadable answer', [answer(207, '<html>')], answer(207, '<html>'), 0],
-  ])('%s', async (_title, answers, last, repeats) => {
-    expect(await run([...answers])).toEqual({ answer: last, repeats });
+  ])('%s', async (_title, answers, last, attempts) => {
+    expect(await run([...answers])).toEqual({ answer: last, open: attempts });
+  });
+
+  test('pauses between attempts, and knows whether the last answer was lost', async () => {
+    const lost: boolean[] = [];
+    const answers = [undefined, full, open, answer(201)];
+    await sendUntilDecided(
+      async () => answers.shift(),
+      async (isLost) => void lost.push(isLost),
+    );
+    expect(lost).toEqual([true, false, false]);
   });
 });

@@ -6,14 +6,18 @@ import {
   type Answer,
   type Call,
   FIELD_SETS,
-  isUndecided,
+  hasValueOf,
+  isAccepted,
   type Ledger,
+  mayHaveActed,
+  mustRetry,
   parseCustomer,
   type SentEntry,
   toAnswers,
   toBatch,
   toCustomer,
   toOutcome,
+  toReading,
   toSingle,
 } from './ledger.js';
 
@@ -51,12 +55,19 @@ const PERCENT = { hot: 30, new: 35, erasing: 4, dominant: 60 };
 const PERCENT_BATCHED = 30;
 /** Percent of the keyed requests that were accepted. */
 const PERCENT_REPEATED = 25;
+/** Percent of the keyed requests that were accepted: the client behaves as if it had not got the answer. */
+const PERCENT_FORGOTTEN = 10;
+/** Percent of the keyed requests whose answer was lost. */
+const PERCENT_OVERTAKEN = 50;
+/** Entries of a request that newer ones overtake. */
+const MAX_OVERTAKEN = 3;
 
 /**
  * Starts clients that send to all ingresses, in bursts of single requests or of one batch. Some customers appear once,
  * some often, a few all the time and through all ingresses. There are many partners, and a few send most of the
  * entries. A client without keys does not repeat a failed request; the customer's next entry is a new one. A client
- * with keys sends each request until it is decided, and some requests once more.
+ * with keys sends each request until it is decided, and some requests once more. After a lost answer it asks the other
+ * ingress, sometimes only when a newer entry about the same customer is acknowledged.
  */
 export function startClients(options: ClientsOptions): Clients {
   const { urls, apiKeys, ledger, random, rate, keyed, onUnexpected } = options;
@@ -100,57 +111,98 @@ export function startClients(options: ClientsOptions): Clients {
     else await send(entries, toBatch(entries));
   }
 
-  async function sendOnce(entries: SentEntry[], call: Call): Promise<void> {
-    record(entries, await request(entries, call), 0);
+  async function sendOnce(entries: SentEntry[], call: Call, pool = random.pick(pools)): Promise<void> {
+    record(entries, await request(entries, call, { pool }));
   }
 
   async function sendKeyed(entries: SentEntry[], call: Call): Promise<void> {
     const key = randomUUID();
-    const { answer, repeats } = await sendUntilDecided(() => request(entries, call, key));
-    record(entries, answer, repeats);
-    const isAccepted = answer !== undefined && answer.status < 300;
-    if (isAccepted && random.chance(PERCENT_REPEATED)) await repeat(entries, call, key, answer);
+    const { losses } = ledger;
+    let pool = random.pick(pools);
+    let isOvertaken = false;
+    let forgotten: Answer | undefined;
+    const { answer, open } = await sendUntilDecided(
+      async () => {
+        const own = await request(entries, call, { key, pool });
+        if (forgotten || !own || !isAccepted(own) || !random.chance(PERCENT_FORGOTTEN)) return own;
+        forgotten = own;
+        for (const entry of entries) entry.knownAt = performance.now();
+        return undefined;
+      },
+      async (isLost) => {
+        await delay(PAUSE_MS);
+        if (!isLost) return;
+        pool = pools.find((other) => other !== pool) ?? pool;
+        if (isOvertaken || !random.chance(PERCENT_OVERTAKEN)) return;
+        isOvertaken = true;
+        for (const entry of entries.slice(0, MAX_OVERTAKEN)) await overtake(entry, pool);
+      },
+    );
+    for (const entry of entries) {
+      if (open > 0) entry.open = open;
+      if (open > 0 && ledger.hasLost(losses)) entry.repeats = open;
+    }
+    record(entries, answer ?? forgotten);
+    if (forgotten) compare(entries, forgotten, answer);
+    if (!answer || !isAccepted(answer) || !random.chance(PERCENT_REPEATED)) return;
+    const again = await request(entries, call, { key, pool: random.pick(pools) });
+    if (ledger.hasLost(losses) && !again?.isReplayed) {
+      for (const entry of entries) entry.repeats = (entry.repeats ?? 0) + 1;
+    }
+    compare(entries, answer, again);
+  }
+
+  /** Sends a newer entry about the customer. If the row has a value of the older one, that has its version. */
+  async function overtake(older: SentEntry, pool: Pool): Promise<void> {
+    const row = await request([older], toReading(older), { pool });
+    if (row && hasValueOf(older, row)) older.knownAt ??= performance.now();
+    const newer = ledger.open({ customerId: older.customerId, erases: false, fields: random.pick(FIELD_SETS) });
+    await sendOnce([newer], toSingle(newer), pool);
+    if (newer.outcome === 'acknowledged') older.overtakenBy = newer.id;
   }
 
   /**
-   * Sends an accepted request once more. If the response is stored, the ingress replays it and the repeat has no
-   * effect. If the ingress could not store it, the repeat counts as a first request some time later.
+   * Compares two answers to a request that was accepted. The second one should be a replay. If an ingress could not store
+   * the verdicts, the repeat is judged again: a 201 may become a 202.
    */
-  async function repeat(entries: SentEntry[], call: Call, key: string, first: Answer): Promise<void> {
-    const again = await request(entries, call, key);
-    if (again?.isReplayed) {
-      const isSame = again.status === first.status && again.text === first.text;
-      for (const entry of entries) entry.isReplayed = true;
-      if (!isSame) onUnexpected(`${entries[0]?.id} was answered ${first.status}, its repeat ${again.status}`);
-    } else if (again?.status !== 409) {
-      for (const entry of entries) entry.repeats = (entry.repeats ?? 0) + 1;
+  function compare(entries: SentEntry[], first: Answer, again: Answer | undefined): void {
+    const isSame = again?.status === first.status && again.text === first.text;
+    if (again?.isReplayed && !isSame)
+      onUnexpected(`${entries[0]?.id} was answered ${first.status}, its repeat ${again.status}`);
+    for (const [i, entry] of entries.entries()) {
+      if (again?.isReplayed) entry.isReplayed = true;
+      for (const answers of [first, again]) {
+        const own = answers && toAnswers(answers, entries.length)[i];
+        const outcome = own && toOutcome(entry, own);
+        if (own && !outcome) onUnexpected(`the repeat of ${entry.id} was answered ${own.status}`);
+        if (outcome === 'acknowledged') ledger.answerAgain(entry, own?.status ?? 0);
+      }
     }
   }
 
   /** Records the outcome; without an answer it stays unknown. */
-  function record(entries: SentEntry[], answer: Answer | undefined, repeats: number): void {
+  function record(entries: SentEntry[], answer: Answer | undefined): void {
     const answers = answer && toAnswers(answer, entries.length);
     for (const [i, entry] of entries.entries()) {
-      if (repeats > 0) entry.repeats = repeats;
       if (answer?.isReplayed) entry.isReplayed = true;
       const own = answers?.[i] ?? answer;
       if (!own) continue;
       const outcome = toOutcome(entry, own);
-      // An earlier attempt may have erased the customer, so a 404 after a repeat proves nothing.
-      if (outcome) ledger.answer(entry, repeats > 0 && outcome === 'refused' ? 'unknown' : outcome, own.status);
+      // An earlier attempt may have been accepted, so a refusal of a repeat proves nothing.
+      if (outcome) ledger.answer(entry, entry.open && outcome === 'refused' ? 'unknown' : outcome, own.status);
       else onUnexpected(`${entry.id} was answered ${own.status}: ${own.text.slice(0, 200)}`);
     }
   }
 
-  async function request([entry]: SentEntry[], call: Call, key?: string): Promise<Answer | undefined> {
+  async function request([entry]: SentEntry[], call: Call, way: Way): Promise<Answer | undefined> {
     const { partner } = parseCustomer(entry?.customerId ?? '');
     try {
       const headers = {
         'x-api-key': apiKeys[partner] ?? '',
         'content-type': 'application/json',
-        ...(key && { 'idempotency-key': key }),
+        ...(way.key && { 'idempotency-key': way.key }),
       };
-      const response = await random.pick(pools).request({ ...call, headers });
+      const response = await way.pool.request({ ...call, headers });
       const isReplayed = response.headers['idempotent-replayed'] === 'true';
       return { status: response.statusCode, text: await response.body.text(), isReplayed };
     } catch {
@@ -178,41 +230,35 @@ export function startClients(options: ClientsOptions): Clients {
   };
 }
 
+/** The pool of an ingress, and the idempotency key, if any. */
+type Way = { pool: Pool; key?: string };
+
 type DecidedRequest = {
   /** Undefined if the outcome is unknown. */
   answer: Answer | undefined;
-  /** How many attempts before the answered one may have had an effect of their own, at any time. */
-  repeats: number;
+  /** How many attempts before the answered one may have been accepted. */
+  open: number;
 };
 
 const MAX_ATTEMPTS = 8;
 const PAUSE_MS = 1_000;
 
-/** Sends a request with the same idempotency key until it is decided, as a partner does, at most eight times. */
+/**
+ * Sends a request with the same idempotency key until it is decided, as a partner does, at most eight times.
+ * @param pause is called between two attempts, and with true if the answer of the last one was lost
+ */
 export async function sendUntilDecided(
   send: () => Promise<Answer | undefined>,
-  pauseMs: number = PAUSE_MS,
+  pause: (isLost: boolean) => Promise<void>,
 ): Promise<DecidedRequest> {
   let open = 0;
   for (let attempt = 1; ; attempt++) {
     const answer = await send();
-    // The replayed answer belongs to one of the open attempts.
-    if (answer && !mustRetry(answer)) return { answer, repeats: answer.isReplayed ? Math.max(open - 1, 0) : open };
+    if (answer && !mustRetry(answer)) return { answer, open };
     if (mayHaveActed(answer)) open++;
-    if (attempt === MAX_ATTEMPTS) return { answer: open > 0 ? undefined : answer, repeats: open };
-    await delay(pauseMs);
+    if (attempt === MAX_ATTEMPTS) return { answer: open > 0 ? undefined : answer, open };
+    await pause(answer === undefined);
   }
-}
-
-/** Whether a request with this answer may have had an unknown effect. */
-function mayHaveActed(answer: Answer | undefined): boolean {
-  if (!answer || answer.status === 207) return true;
-  return answer.status === 503 && isUndecided(answer);
-}
-
-function mustRetry(answer: Answer): boolean {
-  if (answer.status === 207) return toAnswers(answer, 0).some(({ status }) => status === 503);
-  return answer.status === 503 || answer.status === 409;
 }
 
 type Options = {

@@ -27,10 +27,21 @@ export type SentEntry = {
   status: number;
   /** Number of the request, if it was a batch. The entries of a batch apply in the order of their ids. */
   batch?: number;
-  /** How many effects the entry may have had, at any time since it was sent, besides the one that was answered. */
+  /**
+   * How many effects the entry may have had, at any time since it was sent, besides the one that was answered: attempts
+   * with one idempotency key, if the store lost what it remembers of keys between them.
+   */
   repeats?: number;
-  /** Its request was repeated and got the stored response. */
+  /** How many attempts with its idempotency key, before the answered one, may have been accepted. */
+  open?: number;
+  /** When it was accepted, as an answer that its client then ignored shows, or a value of it in the customer's row. */
+  knownAt?: number;
+  /** The entry about the same customer that was sent and acknowledged before this one was repeated. */
+  overtakenBy?: number;
+  /** Its request was repeated and got the first answer again. */
   isReplayed?: true;
+  /** The status of a repeat that was no replay, if it is another one. */
+  otherStatus?: number;
 };
 
 /** The ledger's id of a customer. It begins with the partner's number, because partners use the same customer ids. */
@@ -45,6 +56,8 @@ export function parseCustomer(customerId: string): { partner: number; id: string
 export class Ledger {
   readonly customers = new Map<string, SentEntry[]>();
   readonly counts: Record<Outcome, number> = { acknowledged: 0, refused: 0, unknown: 0 };
+  /** Grows by one before the store loses what it remembers of idempotency keys, and by one after that. */
+  losses = 0;
   #lastId = 0;
 
   open({
@@ -71,12 +84,25 @@ export class Ledger {
     return sent;
   }
 
+  /** Whether the store may have lost keys since `losses` was this number. */
+  hasLost(losses: number): boolean {
+    return losses !== this.losses || losses % 2 === 1;
+  }
+
   answer(sent: SentEntry, outcome: Outcome, status: number): void {
-    this.counts.unknown--;
+    this.counts[sent.outcome]--;
     this.counts[outcome]++;
     sent.outcome = outcome;
     sent.status = status;
     sent.answeredAt = performance.now();
+  }
+
+  /** Adds another answer that acknowledges the entry. A customer created by either counts as created. */
+  answerAgain(sent: SentEntry, status: number): void {
+    if (sent.outcome !== 'acknowledged') this.answer(sent, 'acknowledged', status);
+    if (status === sent.status) return;
+    sent.otherStatus = status;
+    if (status === 201) sent.status = status;
   }
 }
 
@@ -97,7 +123,7 @@ export const FIELD_SETS: readonly Field[][] = Array.from({ length: 2 ** FIELDS.l
 export type Answer = {
   status: number;
   text: string;
-  /** Whether this is the stored response of its idempotency key. */
+  /** Whether this is the first answer to its idempotency key. */
   isReplayed: boolean;
 };
 
@@ -123,12 +149,25 @@ function parseResults(text: string): { statusCode: number }[] {
   }
 }
 
-export const isUndecided = ({ text }: Answer) => text.includes(UNDECIDED);
+const isUndecided = ({ text }: Answer) => text.includes(UNDECIDED);
+
+export const isAccepted = (answer: Answer) => answer.status < 300 && !mustRetry(answer);
+
+/** Whether a request with this answer may have had an unknown effect. */
+export function mayHaveActed(answer: Answer | undefined): boolean {
+  if (!answer || answer.status === 207) return true;
+  return answer.status === 503 && isUndecided(answer);
+}
+
+export function mustRetry(answer: Answer): boolean {
+  if (answer.status === 207) return toAnswers(answer, 0).some(({ status }) => status === 503);
+  return answer.status === 503;
+}
 
 /** This 503 leaves open whether the queue has the entry. Every other 503 promises that the entry was not accepted. */
 const UNDECIDED = 'entry was not accepted, try again';
 
-/** After a Redis was full, a project may have more stored responses than its limit allows. */
+/** After a Redis was full, a project may have more idempotency keys than its limit allows. */
 const TOO_MANY_KEYS = 'too many idempotency keys';
 
 /** The outcome that an answer gives an entry; undefined for an answer that no fault excuses. */
@@ -137,12 +176,21 @@ export function toOutcome({ erases }: SentEntry, answer: Answer): Outcome | unde
   if (status === 202 || (status === 201 && !erases)) return 'acknowledged';
   if (status === 404 && erases) return 'refused';
   if (status === 503) return isUndecided(answer) ? 'unknown' : 'refused';
-  if (status === 409) return 'refused';
   if (status === 429 && text.includes(TOO_MANY_KEYS)) return 'refused';
   return undefined;
 }
 
-export type Call = { method: 'POST' | 'DELETE'; path: string; body?: string };
+export type Call = { method: 'POST' | 'DELETE' | 'GET'; path: string; body?: string };
+
+export const toReading = ({ customerId }: SentEntry): Call => ({
+  method: 'GET',
+  path: `/entry/${parseCustomer(customerId).id}`,
+});
+
+/** Whether the customer that was read has a value of this entry. */
+export function hasValueOf({ id, fields }: SentEntry, { status, text }: Answer): boolean {
+  return status === 200 && fields.some((field) => text.includes(`"${toValue(id, field)}"`));
+}
 
 export function toSingle(sent: SentEntry): Call {
   return sent.erases
