@@ -1,6 +1,7 @@
 -- wrk script that POSTs entries with all five fields. Arguments: a file of API keys, which requests use in turn; the
 -- prefix of the customer ids; the number of customers (0: a new customer per entry); the mean think time of a
--- connection in ms (0: none); the number of entries in the array of a request (0: one entry, no array).
+-- connection in ms (0: none); the number of entries in the array of a request (0: one entry, no array); `true` if each
+-- request has an idempotency key of its own.
 local threads = 0
 
 function setup(thread)
@@ -10,6 +11,7 @@ end
 
 function init(args)
   local keys, ids, customers, think_ms, batch = args[1], args[2], tonumber(args[3]), tonumber(args[4]), tonumber(args[5])
+  local is_keyed = args[6] == 'true'
   local requests = number * 1e9
   math.randomseed(os.time() + number)
 
@@ -23,11 +25,13 @@ function init(args)
   local length = #to_body(ids, string.format('%010d', 0))
   local heads, turn = {}, 0
   for key in io.lines(keys) do
-    heads[#heads + 1] = to_head(key, batch > 0 and batch * (length + 1) + 1 or length)
+    local head = to_head(key, batch > 0 and batch * (length + 1) + 1 or length)
+    heads[#heads + 1] = head .. (is_keyed and 'idempotency-key: ' .. ids or '\r\n')
   end
   local function next_head()
     turn = turn % #heads + 1
-    return heads[turn]
+    -- As long as a UUID with the prefix; it counts the entries, which are new ones.
+    return is_keyed and heads[turn] .. string.format('%028d\r\n\r\n', requests) or heads[turn]
   end
 
   local parts = {}
@@ -55,7 +59,7 @@ end
 
 function to_head(key, length)
   return 'POST ' .. wrk.path .. ' HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: ' .. key
-    .. '\r\ncontent-type: application/json\r\ncontent-length: ' .. length .. '\r\n\r\n'
+    .. '\r\ncontent-type: application/json\r\ncontent-length: ' .. length .. '\r\n'
 end
 
 function to_body(ids, n)

@@ -1,18 +1,17 @@
 import { measureDrain } from './drain/drain.js';
-import { measureAcks } from './measures/acks.js';
+import { measureAcks, measureBatches } from './measures/acks.js';
 import { measureAppendfsync } from './measures/appendfsync.js';
-import { measureBatches } from './measures/batches.js';
 import { measureChunks } from './measures/chunks.js';
 import { measureCluster } from './measures/cluster.js';
 import { measureDequeue } from './measures/dequeue.js';
 import { measureFairness } from './measures/fairness.js';
 import { measureHostile } from './measures/hostile.js';
 import { measureJobs } from './measures/jobs.js';
+import { measureKeys } from './measures/keys.js';
 import { measureLatency } from './measures/latency.js';
-import { measureMemory } from './measures/memory.js';
+import { measureMemory, measureRedisBytes } from './measures/memory.js';
 import { measurePartners } from './measures/partners.js';
 import { measureProcesses } from './measures/processes.js';
-import { measureRedisBytes } from './measures/redis-bytes.js';
 import { measureStored } from './measures/stored.js';
 import { measureSustained } from './measures/sustained.js';
 import { measureTrouble } from './measures/trouble.js';
@@ -60,6 +59,17 @@ export const NAMED_MEASURES: NamedMeasure[] = [
       rounds: ROUNDS,
     },
     measures: [measurePartners],
+  }),
+  define({
+    name: 'keys',
+    description: 'What an idempotency key on each request costs, on both queue stores: acknowledgements and memory.',
+    settings: {
+      partners: [1_000, 'number of partners that send at the same time, compared with one'],
+      keys: [200_000, 'number of keys, and of entries in keyed batches, that the store has when its bytes are read'],
+      seconds: [2, 'seconds of each load'],
+      rounds: [9, 'number of rounds; the report shows medians'],
+    },
+    measures: [measureKeys],
   }),
   define({
     name: 'trouble',

@@ -12,12 +12,16 @@ const PAGE = 500;
 
 export async function openProjectQueue(place: Place): Promise<OpenQueue> {
   const signal = new AbortController().signal;
-  const { redisUrl, ...others } = place;
-  const config = place.queue === 'postgres' ? others : place;
-  const { queues, close } = await openDashboardQueues({ ...config, shards: 1, signal, onError: console.error });
+  const config = { ...toQueueConfig(place), shards: 1 };
+  const { queues, close } = await openDashboardQueues({ ...config, signal, onError: console.error });
   const [queue] = queues;
   if (!queue) throw new Error('the dashboard opened no queue');
   return { queue, entriesOf, close };
+}
+
+/** Without the URL of Redis if the queue is in PostgreSQL. */
+function toQueueConfig({ redisUrl, ...others }: Place) {
+  return others.queue === 'postgres' ? others : { ...others, redisUrl };
 }
 
 const entriesOf = ({ data }: Job) => parseChunk(data).entries.length;
@@ -49,7 +53,12 @@ export async function countWaiting({ queue, entriesOf }: Pick<OpenQueue, 'queue'
 export async function countInShards(place: Place): Promise<number> {
   const { shards = 1 } = place;
   const signal = new AbortController().signal;
-  const { queues, close } = await openDashboardQueues({ ...place, shards, signal, onError: console.error });
+  const { queues, close } = await openDashboardQueues({
+    ...toQueueConfig(place),
+    shards,
+    signal,
+    onError: console.error,
+  });
   const counts = queues.slice(0, shards).map((queue) => countWaiting({ queue, entriesOf }));
   return (await Promise.all(counts).finally(close)).reduce((sum, count) => sum + count, 0);
 }

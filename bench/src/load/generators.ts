@@ -41,12 +41,11 @@ async function runWrk(stream: Stream): Promise<Measured> {
 }
 
 async function runWrkWith(keys: string, stream: Stream): Promise<Measured> {
-  const { target, path, seconds, connections, ids, customers, thinkMs = 0, batch = 0 } = stream;
+  const { target, path, seconds, connections, ids, customers, thinkMs = 0, batch = 0, isKeyed = false } = stream;
   const known = customers === 'new' ? 0 : customers.known;
   const options = ['-t1', `-c${connections}`, `-d${seconds}`, '--timeout', '10', '-s', SCRIPT, target.url + path];
-  const wrk = spawn('wrk', [...options, '--', keys, ids, String(known), String(thinkMs), String(batch)], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
+  const settings = [known, thinkMs, batch, isKeyed].map(String);
+  const wrk = spawn('wrk', [...options, '--', keys, ids, ...settings], { stdio: ['ignore', 'pipe', 'inherit'] });
   const kill = () => wrk.kill();
   process.once('exit', kill);
   const output = await text(wrk.stdout);
@@ -66,6 +65,7 @@ export async function loadWithAutocannon(stream: Stream): Promise<Measured> {
   const nextHeaders = () => ({
     'x-api-key': keys[turn++ % keys.length] as string,
     'content-type': 'application/json',
+    ...(stream.isKeyed && { 'idempotency-key': `${stream.ids}${String(turn).padStart(28, '0')}` }),
   });
   const { requests, duration, non2xx, errors, latency } = await autocannon({
     url: target.url + path,
@@ -124,6 +124,8 @@ export type Load = {
   rate?: number;
   /** Entries per request to POST /entries; by default each entry is one POST /entry. */
   batch?: number | undefined;
+  /** Whether each request has an idempotency key of its own. Only for new customers. */
+  isKeyed?: boolean | undefined;
   /** Number of connections; by default 100, or 10 for batches. */
   connections?: number;
 };

@@ -59,10 +59,10 @@ async function send(stream: Stream): Promise<Measured> {
 
 /**
  * Gives the target time to compile its hot code.
- * @param batch as in a load
+ * @param kind as in a load
  */
-export const warmUp = (target: Target, { batch }: Pick<Load, 'batch'> = {}) =>
-  runLoad({ target, seconds: WARM_UP_SECONDS, customers: 'new', batch });
+export const warmUp = (target: Target, kind: Pick<Load, 'batch' | 'isKeyed'> = {}) =>
+  runLoad({ target, seconds: WARM_UP_SECONDS, customers: 'new', ...kind });
 
 /** The generator's name in the report. */
 export const describeGenerator = async () => ((await hasWrk()) ? 'wrk' : 'autocannon');
@@ -71,17 +71,22 @@ const MAX_SLICE_SECONDS = 10;
 const MAX_SECONDS = 900;
 
 /**
- * Sends at least `requests` entries of new customers, in slices, because load generators count in seconds.
+ * Sends at least `requests` requests about new customers, in slices, because load generators count in seconds.
+ * @param kind as in a load
  * @returns how many were sent
  * @throws Error if that takes more than 15 minutes
  */
-export async function loadUntil(target: Target, requests: number): Promise<number> {
+export async function loadUntil(
+  target: Target,
+  requests: number,
+  kind: Pick<Load, 'batch' | 'isKeyed'> = {},
+): Promise<number> {
   let sent = 0;
   let seconds = 0;
   while (sent < requests) {
     if (seconds > MAX_SECONDS) throw new Error(`only ${sent} of ${requests} requests after ${seconds} s`);
     const left = sent > 0 ? Math.ceil(((requests - sent) / sent) * seconds) : 1;
-    const slice = await runLoad({ target, seconds: Math.min(left, MAX_SLICE_SECONDS), customers: 'new' });
+    const slice = await runLoad({ target, seconds: Math.min(left, MAX_SLICE_SECONDS), customers: 'new', ...kind });
     sent += slice.requests;
     seconds += slice.seconds;
   }

@@ -165,7 +165,11 @@ async function measureCase(fresh: Place, it: Case, seconds: number): Promise<Run
 const readCpu = ({ readMetric }: Pick<TestApp, 'readMetric'>) => readMetric('process_cpu_seconds_total');
 
 /** Creates `partners` projects and returns the target with their keys, to be used in turn. */
-async function withPartners({ databaseUrl }: Place, target: Target, { partners, isZipf }: Case): Promise<Target> {
+export async function withPartners(
+  { databaseUrl }: Place,
+  target: Target,
+  { partners, isZipf }: Pick<Case, 'partners' | 'isZipf'>,
+): Promise<Target> {
   if (partners === 1) return target;
   const store = createStore({ databaseUrl, poolSize: 4, applicationName: 'bench' });
   const names = Array.from({ length: partners }, (_, i) => `partner ${i}`);
