@@ -101,10 +101,9 @@ export async function runHistory(harness: Harness, requests: Request[], actions:
     const [first] = attempts as [(typeof attempts)[number]];
     if (how === 'both') attempts.push(harness.createAttempt(1 - ingress, []));
     if (how === 'twice') attempts.push(first);
-    await Promise.all(
+    const texts = await Promise.all(
       attempts.map(async (attempt) => {
         const answers = await attempt.send((request as { keyed?: Keyed }).keyed, entries);
-        answered.push(toText(entries, answers));
         for (const [i, answer] of answers.entries()) {
           if (answer instanceof Fault) expect(answer.code).toMatch(/^(QUEUE_UNAVAILABLE|OVERLOADED)$/);
           if (isReplay || (closed[i] !== undefined && answer && !(answer instanceof Fault))) {
@@ -112,8 +111,10 @@ export async function runHistory(harness: Harness, requests: Request[], actions:
           }
           if (answer && !(answer instanceof Fault)) factsOf(entries[i] as EntryInput).answers.push(answer);
         }
+        return toText(entries, answers);
       }),
     );
+    answered.push(...texts);
     if (before) expect(await harness.readState()).toEqual(before);
   }
 

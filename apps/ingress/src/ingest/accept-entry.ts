@@ -186,6 +186,11 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
 
   const acceptPart: AcceptPart = async (requester, { entries, ...part }) => {
     checkPending(requester.projectId, entries.length);
+    const [single] = entries;
+    if (single && entries.length === 1) {
+      const call = toCall(requester, single, toBytes(single), part);
+      return [await chunks.run(chunkPartitions.toPartition(requester.projectId, single), call)];
+    }
     // The partition whose chunks wait for a look-up has the highest number, see `createChunkPartitions`.
     const partition = Math.max(...entries.map((entry) => chunkPartitions.toPartition(requester.projectId, entry)));
     const calls = entries.map((entry) => ({ partition, item: toCall(requester, entry, toBytes(entry), part) }));

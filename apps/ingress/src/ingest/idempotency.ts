@@ -178,6 +178,12 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
 
   return async (sender, given, entries, first) => {
     const keyed = { ...given, id: toOwnId(given.id, shards) };
+    const [single] = entries;
+    if (single && keyed.isSingle && !sender.limit && !recordLimit.mayBeFull(keyed.projectId)) {
+      // The usual case, without what only others need.
+      if (shardOf(keyed.projectId, single.customerId, shards) !== shardOfKey(keyed)) await rememberKey(keyed);
+      return acceptOnce(sender, { id: keyed.id, fingerprint: keyed.fingerprint, entries });
+    }
     const results: Results = new Array(entries.length).fill(undefined);
     let parts = toParts(
       keyed,
