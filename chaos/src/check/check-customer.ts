@@ -113,7 +113,8 @@ export function precedes(a: SentEntry, b: SentEntry): boolean {
 }
 
 /**
- * When the entry can no longer get a version. An acknowledged entry has its version before the answer. With an idempotency key the first accepted attempt decides, so repeats change nothing.
+ * When the entry can no longer get a version. An acknowledged entry has its version before the answer. With an
+ * idempotency key the first accepted attempt decides, so repeats change nothing.
  */
 function isDecidedAt({ outcome, repeats, sentAt, answeredAt, knownAt }: SentEntry): number {
   if (knownAt !== undefined && !repeats) return knownAt;

@@ -5,7 +5,7 @@ import { createThrottledWarning, type Logger } from '@opm/runtime';
 import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
 import type { Sender } from '../http/request-context.js';
-import type { AcceptEntries, AcceptEntry, EntryInput, Verdict } from '../ingest/call.js';
+import { type AcceptEntries, type AcceptEntry, createToFault, type EntryInput, type Verdict } from '../ingest/call.js';
 import { TokenReservation } from './token-reservation.js';
 
 export type RateLimiter = {
@@ -55,6 +55,7 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
     logger,
     'could not reserve tokens; entries of the rate-limited project get 503',
   );
+  const toFault = createToFault(warnUnavailable);
 
   /** Concurrent requests of a project that find too few tokens share one reservation. */
   const waiting = new GroupCommit<TokenReservation, number, number>({
@@ -90,8 +91,7 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
   }
 
   function giveUp(error: Error): never {
-    warnUnavailable((error.cause as Error | undefined) ?? error);
-    throw error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
+    throw toFault(error);
   }
 
   function reservationOf(projectId: number, limit: RateLimit): TokenReservation {

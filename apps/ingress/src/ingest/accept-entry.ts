@@ -9,6 +9,7 @@ import {
   type AcceptEntry,
   type AcceptPart,
   type Call,
+  createToFault,
   MAX_CHUNK_BYTES,
   type Results,
   toBytes,
@@ -50,6 +51,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   const { isStale, onChunk, onRecordBytes, onShed, logger } = deps;
 
   const warnRefused = createThrottledWarning(logger, 'could not queue entries; answering 503');
+  const toFault = createToFault(warnRefused); // once for all requests of a chunk
   const warnNotClosed = createThrottledWarning(
     logger,
     'could not store verdicts; a repeat with the same idempotency key is queued again, in its old place',
@@ -140,12 +142,6 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
 
   /** Checked again, because the call may have got its partition before the erasure and be admitted after it. */
   const isAboutErased = ({ projectId, customerId }: Call) => chunkPartitions.isErased(projectId, customerId);
-
-  /** Logs the cause once for all requests of the chunk. */
-  function toFault(error: Error): Fault {
-    warnRefused((error.cause as Error | undefined) ?? error);
-    return error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
-  }
 
   async function release(shard: number, admitted: Admitted[]): Promise<void> {
     if (admitted.length === 0) return;

@@ -1,4 +1,4 @@
-import type { Fault } from '@opm/contract';
+import { Fault } from '@opm/contract';
 import { type CustomerEntry, FIELDS } from '@opm/core';
 import type { AdmitRequest, KeyedPart } from '@opm/queue';
 import type { Requester } from '../http/request-context.js';
@@ -47,6 +47,14 @@ export type Call = AdmitRequest & {
   bytes: number;
   part?: Pick<KeyedPart, 'id' | 'fingerprint'>;
 };
+
+/** Logs why the queue's store failed, and converts the error. What is not a Fault may have taken effect. */
+export const createToFault =
+  (warn: (error: Error) => void) =>
+  (error: Error): Fault => {
+    warn((error.cause as Error | undefined) ?? error);
+    return error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
+  };
 
 /** A larger job would block Redis and the workers for other jobs for too long. */
 export const MAX_CHUNK_BYTES = 64 * 1024;

@@ -7,7 +7,7 @@ import type { Request } from 'express';
 import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
 import type { Sender } from '../http/request-context.js';
-import type { AcceptPart, EntryInput, PartInput, Results } from './call.js';
+import { type AcceptPart, createToFault, type EntryInput, type PartInput, type Results } from './call.js';
 
 /** What a key stands for. `isSingle`: the request has one entry, and so one part, which has the id of the request. */
 export type Keyed = KeyedRequest & { isSingle: boolean };
@@ -53,7 +53,7 @@ const MAX_FULL = 10_000;
 export function createAcceptKeyed(deps: Deps): AcceptKeyed {
   const { idempotency, recordLimit, acceptPart, takeTokens, shards, groupSize, budget } = deps;
   const { maxPending, onShed, logger } = deps;
-  const warnUnavailable = createThrottledWarning(logger, 'could not read idempotency keys; answering 503');
+  const toFault = createToFault(createThrottledWarning(logger, 'could not read idempotency keys; answering 503'));
   const warnFull = createThrottledWarning(
     logger,
     'idempotency keys of a project reached their limit; new ones get 429 until some expire (within 24 h)',
@@ -81,8 +81,7 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
   const underWay = new Map<string, { fingerprint: string; results: Promise<Results> }>();
 
   function refuseAll(error: Error): never {
-    warnUnavailable((error.cause as Error | undefined) ?? error);
-    throw error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
+    throw toFault(error);
   }
 
   function turnAway(reason: 'in-flight' | 'waited'): Fault {

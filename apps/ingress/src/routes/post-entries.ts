@@ -7,7 +7,6 @@ import type { RateLimiter } from '../guards/rate-limiter.js';
 import type { OnPart } from '../http/read-body.js';
 import type { Reply, Result } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
-
 import { MAX_CHUNK_BYTES, type Results, toBytes } from '../ingest/call.js';
 import { type AcceptKeyed, BATCH, findIdempotencyKey, toKeyed, toText } from '../ingest/idempotency.js';
 import { type BatchItem, readBatch, readWhole } from './read-batch.js';
@@ -55,18 +54,13 @@ export function postEntries(deps: {
 
   /** The groups of the batch. `refusedTokens` counts the tokens of refused entries as the groups are read. */
   function read(context: RequestContext, request: IncomingMessage, onPart: OnPart, body?: Buffer) {
-    const batch = { refusedTokens: 0, groups: readBatch(request, options(), body) };
+    const nextSlice = () => slices.next(context.projectId);
+    const onRefused = (tokens: number) => {
+      batch.refusedTokens += tokens;
+    };
+    const groups = readBatch(request, { context, onPart, groupSize, nextSlice, onRefused }, body);
+    const batch = { refusedTokens: 0, groups };
     return batch;
-
-    function options() {
-      return {
-        ...{ context, onPart, groupSize },
-        nextSlice: () => slices.next(context.projectId),
-        onRefused: (tokens: number) => {
-          batch.refusedTokens += tokens;
-        },
-      };
-    }
   }
 
   /** Accepts a batch with an idempotency key, and marks the response if it is a replay. */

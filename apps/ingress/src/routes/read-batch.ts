@@ -23,7 +23,7 @@ type BatchOptions = {
 const LIMIT: BodyLimit = { maxBytes: LIMITS.batchBytes, fault: 'BATCH_TOO_LARGE' };
 
 /** Whether the body is NDJSON. */
-export const isLines = (request: IncomingMessage): boolean => LINES.test(request.headers['content-type'] ?? '');
+const isLines = (request: IncomingMessage): boolean => LINES.test(request.headers['content-type'] ?? '');
 
 const LINES = /^\s*application\/(x-)?ndjson\b/i;
 

@@ -74,7 +74,9 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
         text: 'SELECT * FROM admission.admit_again($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)',
         values: [
           ...toValues(shard, entries),
-          ...toPlaces(parts),
+          toIds(parts),
+          parts.map(({ first }) => first),
+          parts.map(({ size }) => size),
           parts.map(({ record }) => record.version),
           parts.map(({ record }) => record.state),
           states.map(({ claim }) => claim),
@@ -266,8 +268,6 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
 
 const toPrevious = ({ previous_version, previous_erased }: PreviousRow) =>
   previous_version === null ? undefined : { version: Number(previous_version), erased: previous_erased === true };
-
-const toPlaces = (parts: KeyedPart[]) => [toIds(parts), parts.map(({ first }) => first), parts.map(({ size }) => size)];
 
 const toProjectIds = (entries: { projectId: number }[]) => entries.map(({ projectId }) => projectId);
 const toCustomerIds = (entries: { customerId: string }[]) => entries.map(({ customerId }) => customerId);
