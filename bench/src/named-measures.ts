@@ -1,6 +1,5 @@
 import { measureDrain } from './drain/drain.js';
-import { measureAcks, measureBatches } from './measures/acks.js';
-import { measureAppendfsync } from './measures/appendfsync.js';
+import { measureAcks, measureAppendfsync, measureBatches } from './measures/acks.js';
 import { measureChunks } from './measures/chunks.js';
 import { measureCluster } from './measures/cluster.js';
 import { measureDequeue } from './measures/dequeue.js';

@@ -1,8 +1,7 @@
 import { describeMachine } from '@opm/testkit';
 import type { Finding, StackRule } from './check/check-customer.js';
 import { checkDrained } from './check/check-fault-free.js';
-import { checkRows, type Rows, readRows } from './check/check-rows.js';
-import { addEvidence, type Evidence, writeEvidence } from './evidence.js';
+import { addEvidence, checkRows, type Evidence, type Rows, readRows, writeEvidence } from './check/check-rows.js';
 import { injectFaults, type Round } from './faults/inject-faults.js';
 import { EMPTIES_STORE } from './faults/redis-faults.js';
 import { sendRemaining, startClients } from './load/clients.js';

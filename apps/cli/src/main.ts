@@ -8,6 +8,7 @@ import { deadLettersCommand } from './commands/dead-letters.js';
 import { keysCommand } from './commands/keys.js';
 import { projectsCommand } from './commands/projects.js';
 import { migrateCommand, upCommand } from './commands/stack.js';
+import { statusCommand } from './commands/status.js';
 import { escapeLines } from './print.js';
 import { UserError } from './user-error.js';
 
@@ -25,6 +26,7 @@ function buildProgram(env: NodeJS.ProcessEnv): Command {
     .showHelpAfterError()
     .addCommand(upCommand(env))
     .addCommand(migrateCommand(env))
+    .addCommand(statusCommand(env))
     .addCommand(projectsCommand(env))
     .addCommand(keysCommand(env))
     .addCommand(customersCommand(env))

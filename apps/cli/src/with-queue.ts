@@ -9,8 +9,8 @@ const CONNECT_TIMEOUT_MS = 5_000;
 /** How long to wait for a queue store that accepts connections and does not answer: it may only be paused. */
 const ANSWER_TIMEOUT_MS = 30_000;
 
-/** `force` skips the check that workers take jobs. */
-export type QueueFlags = { force?: true };
+/** `force` skips the check that workers take jobs. `answerTimeoutMs`: how long to wait for a silent store. */
+export type QueueFlags = { force?: true; answerTimeoutMs?: number };
 
 /**
  * Opens the entry queue for one command. Reads the same variables as the ingress.
@@ -19,11 +19,11 @@ export type QueueFlags = { force?: true };
  */
 export async function withQueue<T>(
   env: NodeJS.ProcessEnv,
-  { force }: QueueFlags,
+  { force, answerTimeoutMs = ANSWER_TIMEOUT_MS }: QueueFlags,
   use: (queue: EntryQueue, shards: number) => Promise<T>,
 ): Promise<T> {
   const config = readConfig(await findStores(env));
-  const queue = await openQueue(config);
+  const queue = await openQueue(config, answerTimeoutMs);
   try {
     if (!force) await assertHasWorkers(queue);
     return await use(queue, config.shards);
@@ -49,13 +49,13 @@ function readConfig(env: NodeJS.ProcessEnv) {
   }
 }
 
-async function openQueue(config: ReturnType<typeof toQueueConfig>): Promise<EntryQueue> {
+async function openQueue(config: ReturnType<typeof toQueueConfig>, answerTimeoutMs: number): Promise<EntryQueue> {
   let reason = 'it does not answer';
   let isSilent = true;
   const stop = new AbortController();
   const timers = [
     setTimeout(() => isSilent || stop.abort(), CONNECT_TIMEOUT_MS),
-    setTimeout(() => stop.abort(), ANSWER_TIMEOUT_MS),
+    setTimeout(() => stop.abort(), answerTimeoutMs),
   ];
   const onError = ({ message }: Error) => {
     if (!message) return;

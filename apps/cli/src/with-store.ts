@@ -1,5 +1,5 @@
 import { ConfigError, parseEnv, STORE_ENV } from '@opm/runtime';
-import { createStore, type Project, type Store, StoreError } from '@opm/store';
+import { createStore, type Project, type Store, StoreError, type StoreOptions } from '@opm/store';
 import { readStackFile } from './stack/stack-file.js';
 import { UserError } from './user-error.js';
 
@@ -37,8 +37,13 @@ export function readDatabaseUrl(env: NodeJS.ProcessEnv): string {
 }
 
 /** Opens the store for one command. @throws UserError for an error of PostgreSQL, as one line */
-export async function withStore<T>(env: NodeJS.ProcessEnv, use: (store: Store) => Promise<T>): Promise<T> {
-  const store = createStore({ databaseUrl: (await findStores(env)).DATABASE_URL, applicationName: 'opm-cli' });
+export async function withStore<T>(
+  env: NodeJS.ProcessEnv,
+  use: (store: Store) => Promise<T>,
+  options?: Pick<StoreOptions, 'connectTimeoutMs' | 'statementTimeoutMs'>,
+): Promise<T> {
+  const databaseUrl = (await findStores(env)).DATABASE_URL;
+  const store = createStore({ databaseUrl, applicationName: 'opm-cli', ...options });
   try {
     return await use(store);
   } catch (error) {

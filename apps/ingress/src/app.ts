@@ -1,5 +1,6 @@
 import { ANSWERS, FAULTS, Fault } from '@opm/contract';
 import type { Logger } from '@opm/runtime';
+import type { ActivityReporter } from '@opm/store';
 import express, {
   type ErrorRequestHandler,
   type Express,
@@ -42,6 +43,7 @@ type IngressDeps = {
   findCustomer: FindCustomer;
   /** Number of proxies in front whose `X-Forwarded-For` is trusted for the client's address. */
   trustedProxies: number;
+  activity: Pick<ActivityReporter, 'of' | 'onLatency'>;
   metrics: IngressMetrics;
   logger: Logger;
 };
@@ -59,10 +61,11 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
     groupSize,
     findCustomer,
     trustedProxies,
+    activity,
     metrics,
     logger,
   } = deps;
-  const reply = createReply({ metrics, logger });
+  const reply = createReply({ activity, metrics, logger });
   const slices = new Slices();
   const app = express();
   app.disable('x-powered-by').disable('etag').set('trust proxy', trustedProxies);

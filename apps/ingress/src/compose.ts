@@ -1,6 +1,6 @@
 import { createEntryQueue, toQueueConfig } from '@opm/queue';
 import { createThrottledWarning, type ProcessContext } from '@opm/runtime';
-import { createStore } from '@opm/store';
+import { createActivityReporter, createStore } from '@opm/store';
 import { createIngressApp } from './app.js';
 import { type IngressConfig, toTimeBudget } from './config.js';
 import { createAuthenticator } from './guards/authenticate.js';
@@ -41,6 +41,27 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
       logger.warn({ reason: message }, 'PostgreSQL does not answer; the ingress is not ready until it does'),
     );
 
+  // Has its own connection, because a report may take longer than a look-up is allowed.
+  const reportStore = createStore({
+    databaseUrl: config.DATABASE_URL,
+    poolSize: 1,
+    connectTimeoutMs: 5_000,
+    statementTimeoutMs: 5_000,
+    applicationName: 'opm-ingress-reports',
+  });
+  onClose('report store', reportStore.close);
+  const metrics = createIngressMetrics(context.metrics);
+  const activity = createActivityReporter({
+    activity: reportStore.activity,
+    name: 'ingress',
+    onReported: metrics.onReported,
+    onFailed: createThrottledWarning(
+      logger,
+      'could not report counts per project; keeping them until PostgreSQL answers',
+    ),
+  });
+  onClose('activity', activity.close);
+
   const queue = await createEntryQueue({
     ...toQueueConfig(config),
     signal,
@@ -54,7 +75,6 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     new CircuitBreaker({
       onFailure: (error) => logger.warn({ err: error, what }, 'PostgreSQL look-up failed; pausing look-ups'),
     });
-  const metrics = createIngressMetrics(context.metrics);
   const partitions = createPartitions(config.QUEUE_SHARDS);
   const findExisting = createFindExisting({
     findExisting: store.customers.findExisting,
@@ -138,6 +158,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     groupSize: config.CHUNK_MAX_ENTRIES,
     findCustomer,
     trustedProxies: config.TRUSTED_PROXIES,
+    activity,
     metrics,
     logger,
   });

@@ -40,6 +40,8 @@ export function createIngressMetrics(metrics: Metrics) {
     onExistenceUnknown: (entries: number): void => unknown.inc(entries),
     onConnectionEnd: (): void => connectionsEnded.inc(),
     onReserve: (): void => reservations.inc(),
+    /** Called with the outcomes of entries by project. */
+    onReported: metrics.projectCounter(),
     onShed: (reason: string, entries = 1): void => shed.inc({ reason }, entries),
     /** Registers the gauges that are read at each scrape. */
     watch(read: {

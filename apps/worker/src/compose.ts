@@ -1,6 +1,6 @@
 import { createEntryWorker, startMaintenance, toQueueConfig } from '@opm/queue';
 import { createThrottledWarning, type ProcessContext } from '@opm/runtime';
-import { createStore, type Store } from '@opm/store';
+import { createActivityReporter, createStore, type Store } from '@opm/store';
 import type { WorkerConfig } from './config.js';
 import { MAX_ALONE_IN_FLIGHT } from './isolate.js';
 import { createWorkerMetrics } from './metrics.js';
@@ -23,8 +23,8 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
 
   const store = createStore({
     databaseUrl: config.DATABASE_URL,
-    // Statements of short and of long backlogs, one probe, one maintenance task.
-    poolSize: 2 * config.STATEMENTS_IN_FLIGHT + 2,
+    // Statements of short and of long backlogs, one probe, one maintenance task, one report.
+    poolSize: 2 * config.STATEMENTS_IN_FLIGHT + 3,
     lockTimeoutMs: 2_000,
     ...STORE_OPTIONS,
   });
@@ -67,7 +67,18 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
       logger.debug({ jobId, attempt }, 'job failed with an unclassified error; retrying');
     },
   });
-  const metrics = createWorkerMetrics(context.metrics, worker);
+  const activity = createActivityReporter({
+    activity: store.activity,
+    name: 'worker',
+    readState: () => ({ isPaused: metrics.isPaused() }),
+    onReported: context.metrics.projectCounter(),
+    onFailed: createThrottledWarning(
+      logger,
+      'could not report counts per project; keeping them until PostgreSQL answers',
+    ),
+  });
+  onClose('activity', activity.close);
+  const metrics = createWorkerMetrics(context.metrics, worker, activity);
   const gate = createOutageGate({
     ping: store.ping,
     tryWrite: store.customers.tryWrite,
@@ -108,6 +119,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
         everyMs: HOUR_MS,
         run: () => store.customers.purgeTombstones(new Date(Date.now() - config.TOMBSTONE_RETENTION_DAYS * DAY_MS)),
       },
+      'roll-up-activity': { everyMs: 10 * 60 * 1_000, run: store.activity.rollUp },
     },
     onDone: (task, result) => logger[result ? 'info' : 'debug']({ task, result }, 'maintenance task done'),
     onFailed: (task, error) =>

@@ -1,9 +1,14 @@
 import type { Backlog, ChunkEntry, EntryWorker } from '@opm/queue';
 import type { Metrics } from '@opm/runtime';
+import type { ActivityReporter } from '@opm/store';
 import { type FailedEntry, reasonOf } from './isolate.js';
 
 /** Creates the worker's metrics. Returns one callback per event. */
-export function createWorkerMetrics(metrics: Metrics, worker: Pick<EntryWorker, 'backlog' | 'clockSkew'>) {
+export function createWorkerMetrics(
+  metrics: Metrics,
+  worker: Pick<EntryWorker, 'backlog' | 'clockSkew'>,
+  activity: Pick<ActivityReporter, 'of' | 'onLatency'>,
+) {
   const persisted = metrics.counter('opm_entries_persisted_total', 'Entries persisted in PostgreSQL');
   const latency = metrics.hotHistogram(
     'opm_entry_persist_seconds',
@@ -56,6 +61,7 @@ export function createWorkerMetrics(metrics: Metrics, worker: Pick<EntryWorker, 
 
   let isPaused = false;
   return {
+    isPaused: (): boolean => isPaused,
     onPaused: (paused: boolean): void => {
       isPaused = paused;
     },
@@ -63,13 +69,21 @@ export function createWorkerMetrics(metrics: Metrics, worker: Pick<EntryWorker, 
       const now = Date.now();
       persisted.inc(entries.length);
       // A version is microseconds of the queue store's clock, which may be slightly ahead of this process's clock.
-      for (const { version } of entries) latency.observe(Math.max(now - version / 1_000, 0) / 1_000);
+      for (const { projectId, version } of entries) {
+        const ms = Math.max(now - version / 1_000, 0);
+        latency.observe(ms / 1_000);
+        activity.of(projectId).persisted++;
+        activity.onLatency(projectId, ms);
+      }
     },
     onStatement(statement: { rows: number; seconds: number }): void {
       rows.observe(statement.rows);
       seconds.observe(statement.seconds);
     },
-    onDeadLetter: ({ error }: FailedEntry): void => deadLetters.inc({ reason: reasonOf(error) }),
+    onDeadLetter({ entry, error }: FailedEntry): void {
+      deadLetters.inc({ reason: reasonOf(error) });
+      activity.of(entry.projectId).deadLetters++;
+    },
     onInvalidJob: (): void => deadLetters.inc({ reason: 'no-chunk' }),
     onRetry: (reason: 'conflict' | 'outage' | 'blocked' | 'error'): void => retries.inc({ reason }),
   };

@@ -1,10 +1,9 @@
 import { type TestApp, toTable, toWhole } from '@opm/testkit';
 import { startProject } from '../contenders.js';
-import { runLoad, warmUp } from '../load/run-load.js';
+import { readRedisSeconds, runCounted, runLoad, warmUp } from '../load/run-load.js';
 import { countInShards } from '../queues.js';
 import { mediansOf, type Report, withRounds } from '../report.js';
 import type { Servers } from '../servers.js';
-import { readRedisSeconds, runCounted } from './run-counted.js';
 
 export type ChunksOptions = { seconds: number; rounds: number };
 

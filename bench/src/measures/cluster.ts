@@ -3,11 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { median, startRedisCluster, toTable, toWhole } from '@opm/testkit';
 import { project } from '../contenders.js';
-import { warmUp } from '../load/run-load.js';
+import { runCounted, warmUp } from '../load/run-load.js';
 import { countInShards } from '../queues.js';
 import { medianRatio, type Report, withRounds } from '../report.js';
 import { type Place, SETTINGS, type Servers } from '../servers.js';
-import { runCounted } from './run-counted.js';
 
 export type ClusterOptions = { seconds: number; rounds: number };
 

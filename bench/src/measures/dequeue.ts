@@ -2,9 +2,9 @@ import { toTable, toWhole } from '@opm/testkit';
 import { countCustomers, startProjectWorker } from '../contenders.js';
 import { makeEntries } from '../drain/drain.js';
 import { fillQueue, stopCleanly, timeDrain } from '../drain/persist.js';
+import { readRedisSeconds } from '../load/run-load.js';
 import { mediansOf, type Report, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
-import { readRedisSeconds } from './run-counted.js';
 
 export type DequeueOptions = { rounds: number };
 

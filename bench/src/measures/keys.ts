@@ -1,12 +1,11 @@
 import { median, query, toTable, toWhole, withRedis } from '@opm/testkit';
 import { startProject } from '../contenders.js';
 import type { LoadResult } from '../load/generators.js';
-import { CONNECTIONS, loadUntil, runLoad, warmUp } from '../load/run-load.js';
+import { CONNECTIONS, loadUntil, readRedisSeconds, runLoad, warmUp } from '../load/run-load.js';
 import { countInShards } from '../queues.js';
 import { type Report, toRatios, type Verdict, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 import { withPartners } from './partners.js';
-import { readRedisSeconds } from './run-counted.js';
 
 export type KeysOptions = { partners: number; keys: number; seconds: number; rounds: number };
 

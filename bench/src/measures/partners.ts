@@ -4,11 +4,10 @@ import { project, startProject, startProjectWorker, synchronous } from '../conte
 import { makeEntries } from '../drain/drain.js';
 import { persistWithTextbook, slice, stopCleanly, timeDrain } from '../drain/persist.js';
 import type { Target } from '../load/generators.js';
-import { runLoad, warmUp } from '../load/run-load.js';
+import { readRedisSeconds, runCounted, runLoad, warmUp } from '../load/run-load.js';
 import { countWaiting, openProjectQueue, waitUntilEmpty } from '../queues.js';
 import { type Report, toRatios, type Verdict, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
-import { readRedisSeconds, runCounted } from './run-counted.js';
 import { loadAndPersist, toFigure } from './sustained.js';
 
 export type PartnersOptions = { partners: number; seconds: number; rounds: number };

@@ -2,10 +2,9 @@ import { toWhole } from '@opm/testkit';
 import { countCustomers, project, startIngresses } from '../contenders.js';
 import { makeEntries } from '../drain/drain.js';
 import { persistWithWorkers } from '../drain/persist.js';
-import { warmUp } from '../load/run-load.js';
+import { runCounted, warmUp } from '../load/run-load.js';
 import { type Report, type Result, runsOf, toRatioTable } from '../report.js';
 import type { Place, Servers } from '../servers.js';
-import { runCounted } from './run-counted.js';
 
 export type ProcessesOptions = { entries: number; seconds: number; rounds: number };
 

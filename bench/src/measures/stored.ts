@@ -4,10 +4,9 @@ import { countCustomers, fillCustomers, project } from '../contenders.js';
 import { makeEntries } from '../drain/drain.js';
 import { persistWithWorker } from '../drain/persist.js';
 import { KNOWN_IDS, type Target } from '../load/generators.js';
-import { warmUp } from '../load/run-load.js';
+import { runCounted, warmUp } from '../load/run-load.js';
 import { medianRatio, type Report, type Result, runsOf, toRateTable } from '../report.js';
 import type { Place, Servers } from '../servers.js';
-import { runCounted } from './run-counted.js';
 
 export type StoredOptions = { customers: number; known: number; entries: number; seconds: number; rounds: number };
 

@@ -2,9 +2,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { waitUntilRecovered } from '../probe.js';
 import type { Random } from '../random.js';
 import type { Stack } from '../stack/stack.js';
-import { HOST_FAULTS, LINK_FAULTS } from './host-faults.js';
+import { EVERYTHING, type Fault, HOST_FAULTS, LINK_FAULTS, PROCESS_FAULTS } from './faults.js';
 import { POSTGRES_FAULTS } from './postgres-faults.js';
-import { EVERYTHING, type Fault, PROCESS_FAULTS } from './process-faults.js';
 import { createClusterFaults, createRedisFaults, EMPTY_STORE } from './redis-faults.js';
 
 /**

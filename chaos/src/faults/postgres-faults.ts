@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
-import type { FaultKind } from './process-faults.js';
+import type { FaultKind } from './faults.js';
 
 /** Faults of a running PostgreSQL. */
 export const POSTGRES_FAULTS: FaultKind[] = [

@@ -6,7 +6,7 @@ import type { Random } from '../random.js';
 import { type ClusterVictim, type Pair, type RedisVictim, removeMemoryLimit } from '../stack/redis-victim.js';
 import type { Stack } from '../stack/stack.js';
 import type { HostShim } from '../stack/victim.js';
-import { EVERYTHING, type Fault, type FaultKind, toEnd, toFreeze } from './process-faults.js';
+import { EVERYTHING, type Fault, type FaultKind, toEnd, toFreeze } from './faults.js';
 
 /** Faults of a running Redis. */
 export function createRedisFaults({ name, url }: RedisVictim): FaultKind[] {

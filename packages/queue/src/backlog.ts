@@ -75,6 +75,29 @@ async function list(queue: Queue, states: readonly (typeof UNFINISHED)[number][]
   return ids;
 }
 
+/**
+ * Entries of a project that wait. The number is sampled (see `countSampled`): off by about four times its square root,
+ * and often 0 for a few entries. `oldestMs`: age of the oldest job with a sampled entry.
+ */
+export type ProjectBacklog = { entries: number; oldestMs: number };
+
+/** By project id, from the ids of the unfinished jobs. */
+export async function readProjectBacklogs(queues: Queue[], now: Date): Promise<Map<number, ProjectBacklog>> {
+  const backlogs = new Map<number, ProjectBacklog>();
+  for (const ids of await Promise.all(queues.map((queue) => list(queue, UNFINISHED)))) {
+    for (const id of ids) {
+      const { oldest, ofProjects } = parseJobId(id) ?? { oldest: 0, ofProjects: [] };
+      for (const [projectId, count] of ofProjects) {
+        const backlog = backlogs.get(projectId) ?? { entries: 0, oldestMs: 0 };
+        backlog.entries += count;
+        backlog.oldestMs = Math.max(backlog.oldestMs, now.getTime() - oldest / 1_000);
+        backlogs.set(projectId, backlog);
+      }
+    }
+  }
+  return backlogs;
+}
+
 export async function readBacklog(queues: Queue[]): Promise<Backlog> {
   const counts = await Promise.all(queues.map((queue) => queue.getJobCounts(...STATES)));
   const heads = await Promise.all(queues.map((queue) => queue.getJobs([...UNFINISHED], 0, 0, true)));

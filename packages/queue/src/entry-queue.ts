@@ -1,6 +1,6 @@
 import { Fault } from '@opm/contract';
 import { type Admission, toAddresses } from './admission.js';
-import { toPriority } from './backlog.js';
+import { type Backlog, type ProjectBacklog, readBacklog, readProjectBacklogs, toPriority } from './backlog.js';
 import { type Chunk, toChunkData, toJobId } from './chunk.js';
 import { toLargestSkew } from './clock.js';
 import type { Idempotency } from './idempotency.js';
@@ -29,6 +29,8 @@ export type EntryQueue = Pick<Admission, 'admit' | 'admitAgain' | 'release' | 'r
   /** Adds entries that keep their versions to the backlog and stores them as one job. Returns the job's id. */
   requeue(shard: number, chunk: Chunk): Promise<string>;
   load(): Promise<QueueLoad>;
+  readBacklog(): Promise<Backlog>;
+  readProjectBacklogs(): Promise<Map<number, ProjectBacklog>>;
   readClock: QueueBackend['readClock'];
   /** The names of the queues that have no worker at present. */
   findIdle(): Promise<string[]>;
@@ -100,6 +102,12 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
       const [memory] = await reads.catch(throwUnavailable);
       return { entries: backlogs.reduce((sum, entries) => sum + entries, 0), memory };
     },
+    readBacklog: () => readBacklog(queues).catch(throwUnavailable),
+    readProjectBacklogs: () =>
+      backend
+        .readClock()
+        .then((now) => readProjectBacklogs(queues, now))
+        .catch(throwUnavailable),
     async findIdle() {
       const counts = await Promise.all(queues.map((queue) => queue.getWorkersCount())).catch(throwUnavailable);
       return queues.filter((_, shard) => counts[shard] === 0).map(({ name }) => name);

@@ -9,7 +9,7 @@ export {
   shardOf,
   type Waiting,
 } from './admission.js';
-export { type Backlog, toPriority } from './backlog.js';
+export { type Backlog, type ProjectBacklog, toPriority } from './backlog.js';
 export { type Chunk, type ChunkEntry, MAX_CHUNK_ENTRIES, parseChunk, toChunkData } from './chunk.js';
 export { type DashboardQueues, openDashboardQueues } from './dashboard-queues.js';
 export { createEntryQueue, type EntryQueue, type EntryQueueOptions, type QueueLoad } from './entry-queue.js';

@@ -36,6 +36,32 @@ export function createMetrics({ process }: { process: string }) {
       }
       new Gauge({ name, help, labelNames, registers, collect });
     },
+    /**
+     * Counts entries by project and outcome, for a few projects and `other`. @returns a function that adds counts, by
+     * project; projects that are not among them lose their series
+     */
+    projectCounter(): (outcomesOf: Map<string, Record<string, number>>) => void {
+      const entries = new Counter({
+        name: 'opm_project_entries_total',
+        help: 'Entries of the 20 busiest projects, and of all others as `other`, by what became of them',
+        labelNames: ['project', 'outcome'],
+        registers,
+      });
+      const series = new Map<string, Set<string>>();
+      return (outcomesOf) => {
+        for (const [project, outcomes] of series) {
+          if (outcomesOf.has(project)) continue;
+          for (const outcome of outcomes) entries.remove(project, outcome);
+          series.delete(project);
+        }
+        for (const [project, outcomes] of outcomesOf) {
+          for (const [outcome, count] of Object.entries(outcomes)) {
+            entries.inc({ project, outcome }, count);
+            series.set(project, (series.get(project) ?? new Set()).add(outcome));
+          }
+        }
+      };
+    },
     contentType: registry.contentType,
     render: () => registry.metrics(),
   };

@@ -1,3 +1,5 @@
+export type { Activity, Counts, ProcessState, ProjectActivity, SeenProcess, SilentProject } from './activity.js';
+export { type ActivityReporter, createActivityReporter, type Outcomes } from './activity-reporter.js';
 export type { ApiKeys, KeyOwner, StoredApiKey } from './api-keys.js';
 export type { Customers, ExistenceQuery, StoredCustomer } from './customers.js';
 export type {

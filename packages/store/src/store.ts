@@ -2,6 +2,7 @@ import { hash } from 'node:crypto';
 import { FLUSH_COMMITS, withTimeout } from '@opm/core';
 import { PrismaPg } from '@prisma/adapter-pg';
 import pg from 'pg';
+import { type Activity, createActivity } from './activity.js';
 import { type ApiKeys, createApiKeys } from './api-keys.js';
 import { type Customers, createCustomers } from './customers.js';
 import { createDeadLetters, type DeadLetters } from './dead-letters.js';
@@ -40,6 +41,7 @@ export type Store = {
   apiKeys: ApiKeys;
   customers: Customers;
   deadLetters: DeadLetters;
+  activity: Activity;
   /** Resolves if PostgreSQL answers and has our tables. @throws StoreError */
   ping(): Promise<void>;
   /** Reads PostgreSQL's clock. */
@@ -95,6 +97,7 @@ export function createStore(options: StoreOptions): Store {
     apiKeys: createApiKeys(prisma),
     customers: createCustomers(prisma, pool, mark),
     deadLetters: createDeadLetters(prisma, mark),
+    activity: createActivity(prisma),
     ping: () =>
       toStoreError(() =>
         prisma.$queryRaw`

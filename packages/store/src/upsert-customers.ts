@@ -1,11 +1,11 @@
-import { type CustomerState, FIELDS, type Field } from '@opm/core';
+import { type CustomerState, FIELDS } from '@opm/core';
 import { Prisma, type PrismaClient } from './generated/client.js';
 import { StoreError } from './store-error.js';
 
 export type CustomerRow = { projectId: number; customerId: string; state: CustomerState };
 
-/** The column of a field, as prisma/schema.prisma maps it: `first_name` for `firstName`. */
-export const toColumn = (field: Field) => field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+/** The column of a property, as prisma/schema.prisma maps it: `first_name` for `firstName`. */
+export const toColumn = (property: string) => property.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
 /** The columns of the fields. The version of each is in a column of its own, `first_name_version`. */
 export const FIELD_COLUMNS = FIELDS.map(toColumn);

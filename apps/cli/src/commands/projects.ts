@@ -1,7 +1,10 @@
 import type { RateLimit } from '@opm/core';
+import type { ProjectBacklog } from '@opm/queue';
+import type { ProjectActivity } from '@opm/store';
 import { Command } from 'commander';
-import { parseWholeNumber } from '../parse.js';
+import { type Moment, parseMoment, parseWholeNumber } from '../parse.js';
 import { type PrintOptions, print, toTable } from '../print.js';
+import { toDuration } from '../status/find-problems.js';
 import { UserError } from '../user-error.js';
 import { findProject, withStore } from '../with-store.js';
 
@@ -54,8 +57,70 @@ export function projectsCommand(env: NodeJS.ProcessEnv): Command {
       ]);
     });
 
+  projects
+    .command('stats')
+    .argument('[name]')
+    .option('--since <time>', 'from this time on: 2026-11-24T18:00Z, or 1h for the last hour', parseMoment, AN_HOUR_AGO)
+    .option('--json', 'print JSON')
+    .description('Show what became of the entries of each project, the busiest first, or of one project.')
+    .addHelpText('after', '\nIf --since is more than three hours ago, its whole day (UTC) counts.')
+    .action(async (name: string | undefined, options: PrintOptions & { since: Moment }) => {
+      const stats = await readStats(env, options.since, name);
+      const rows = stats.map(toRow);
+      const [row] = rows;
+      print(options, stats, name && row ? toTable(Object.entries(row).map(toColumns)) : toTable(rows));
+    });
+
   return projects;
 }
+
+const AN_HOUR_AGO: Moment = (now) => new Date(now.getTime() - 3_600_000);
+
+/** `backlog` is sampled, see `ProjectBacklog`; undefined if the queue does not answer. `limit`: entries per second. */
+type Stats = ProjectActivity & { backlog: ProjectBacklog | undefined; limit: number | null };
+
+async function readStats(env: NodeJS.ProcessEnv, since: Moment, name: string | undefined): Promise<Stats[]> {
+  const { withQueue } = await import('../with-queue.js'); // loads slowly
+  const reading = withQueue(env, { force: true }, (queue) => queue.readProjectBacklogs());
+  const backlogs = reading.catch((error: Error) => console.error(`opm: backlogs are missing: ${error.message}`));
+  return withStore(env, async (store) => {
+    const only = name === undefined ? undefined : (await findProject(store, name)).projectId;
+    const now = await store.now();
+    const limits = new Map((await store.projects.list()).map(({ projectId, rate }) => [projectId, rate]));
+    const active = await store.activity.projects(since(now));
+    const ofProjects = await backlogs;
+    return active
+      .filter(({ projectId }) => only === undefined || projectId === only)
+      .map((own) => ({
+        ...own,
+        limit: limits.get(own.projectId) ?? null,
+        backlog: ofProjects ? (ofProjects.get(own.projectId) ?? { entries: 0, oldestMs: 0 }) : undefined,
+      }));
+  });
+}
+
+function toRow(stats: Stats): Record<string, unknown> {
+  const { name, acceptedPerSecond, limit, backlog } = stats;
+  return {
+    project: name ?? '(others)',
+    requests: stats.answered2xx + stats.answered4xx + stats.answered429 + stats.answered5xx,
+    created: stats.created,
+    updated: stats.updated,
+    erased: stats.erased,
+    invalid: stats.refusedInvalid,
+    limited: stats.refusedLimited,
+    unavailable: stats.refusedUnavailable,
+    persisted: stats.persisted,
+    dead: stats.deadLetters,
+    waiting: backlog && `~${backlog.entries}`,
+    oldest: backlog && toDuration(backlog.oldestMs / 1_000),
+    '/s': acceptedPerSecond.toFixed(1),
+    'of limit': limit === null ? null : `${Math.round((100 * acceptedPerSecond) / limit)} %`,
+    'last seen': `${stats.lastSeen.toISOString().slice(0, 16)}Z`,
+  };
+}
+
+const toColumns = ([what, value]: [string, unknown]) => ({ what, value });
 
 type LimitFlags = { rate?: number; burst?: number; none?: true };
 

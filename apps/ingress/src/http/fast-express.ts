@@ -166,6 +166,7 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
       requestId: undefined,
       connection: undefined,
       heldBytes: 0,
+      refusedEntries: 1,
     };
 
     constructor(...args: ConstructorParameters<typeof ServerResponse<R>>) {

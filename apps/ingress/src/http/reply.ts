@@ -1,8 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { ANSWERS, type Answer, FAULTS, Fault, REQUEST_ID } from '@opm/contract';
 import type { Logger } from '@opm/runtime';
+import type { ActivityReporter, Counts } from '@opm/store';
 import type { Response } from 'express';
 import type { TokenReservation } from '../guards/token-reservation.js';
+import type { Verdict } from '../ingest/call.js';
 import type { IngressMetrics } from '../metrics.js';
 import { contextOf } from './request-context.js';
 
@@ -39,8 +41,32 @@ function render(outcome: Result | Result[]): { status: number; body: string } {
 /** The bodies that never change. Strings, because Node sends a string body and the headers in one write. */
 const BODIES = new Map<Answer, string>(Object.values(ANSWERS).map((answer) => [answer, JSON.stringify(answer)]));
 
+/** Answers from the record of an idempotency key. They have the same bytes, but the entry has been counted already. */
+const REPLAYED = {
+  created: { ...ANSWERS.created },
+  updateAccepted: { ...ANSWERS.updateAccepted },
+  erasureAccepted: { ...ANSWERS.erasureAccepted },
+};
+
+/** The answer to an entry, or to an erasure of a customer that existed. */
+export function toAnswer(
+  { existed, isReplayed }: Verdict,
+  accepted: 'updateAccepted' | 'erasureAccepted' = 'updateAccepted',
+): Answer {
+  const answers = isReplayed ? REPLAYED : ANSWERS;
+  return existed ? answers[accepted] : answers.created;
+}
+
+const ACCEPTED = new Map<Answer, keyof Counts>([
+  [ANSWERS.created, 'created'],
+  [ANSWERS.updateAccepted, 'updated'],
+  [ANSWERS.erasureAccepted, 'erased'],
+]);
+
+type ReplyDeps = { activity: Pick<ActivityReporter, 'of' | 'onLatency'>; metrics: IngressMetrics; logger: Logger };
+
 /** Sends the JSON answers of the routes and of faults, counts them, and logs slow ones. */
-export function createReply({ metrics, logger }: { metrics: IngressMetrics; logger: Logger }) {
+export function createReply({ activity, metrics, logger }: ReplyDeps) {
   let slowLoggedAt = 0;
   function logSlow(slow: { requestId: string; status: number; ms: number }): void {
     if (performance.now() - slowLoggedAt < SLOW_LOG_INTERVAL_MS) return;
@@ -52,7 +78,7 @@ export function createReply({ metrics, logger }: { metrics: IngressMetrics; logg
   function send(response: Response, status: number, body: string, retryAfterSeconds = 0): number {
     const requestId = requestIdOf(response);
     const context = contextOf(response);
-    const { receivedAt, reservation, connection } = context;
+    const { projectId, receivedAt, reservation, connection } = context;
     if (retryAfterSeconds > 0) response.setHeader('retry-after', retryAfterSeconds);
     if (reservation && status < 500) setRateLimit(response, reservation, retryAfterSeconds);
     const length = Buffer.byteLength(body);
@@ -63,13 +89,23 @@ export function createReply({ metrics, logger }: { metrics: IngressMetrics; logg
     const ms = performance.now() - receivedAt;
     if (ms > SLOW_MS) logSlow({ requestId, status, ms: Math.round(ms) });
     metrics.onAnswer(response.req.route?.path ?? 'none', status);
+    if (projectId !== 0) activity.of(projectId)[toAnswered(status)]++;
     return ms;
+  }
+
+  function count(projectId: number, result: Result, entries = 1): void {
+    const counter = result instanceof Fault ? toRefused(statusOf(result)) : ACCEPTED.get(result);
+    if (projectId !== 0 && counter) activity.of(projectId)[counter] += entries;
   }
 
   return {
     answer(response: Response, answer: Answer): void {
       const ms = send(response, answer.statusCode, toBody(answer));
-      if (answer !== ANSWERS.pong) metrics.onAck(ms / 1_000);
+      if (answer === ANSWERS.pong) return;
+      const { projectId } = contextOf(response);
+      metrics.onAck(ms / 1_000);
+      activity.onLatency(projectId, ms);
+      count(projectId, answer);
     },
     /**
      * Sends one result per entry, in order, each equal to that of the single call. `retry-after` is the longest of
@@ -80,6 +116,8 @@ export function createReply({ metrics, logger }: { metrics: IngressMetrics; logg
       const longest = waits.reduce((a, b) => Math.max(a, b), 0);
       const { status, body } = render(results);
       send(response, status, body, longest);
+      const { projectId } = contextOf(response);
+      for (const result of results) count(projectId, result);
     },
     /** Sends a body that the caller has serialized. */
     json(response: Response, status: number, body: string): void {
@@ -87,8 +125,25 @@ export function createReply({ metrics, logger }: { metrics: IngressMetrics; logg
     },
     fault(response: Response, fault: Fault): void {
       send(response, statusOf(fault), toBody(fault), fault.retryAfterSeconds);
+      const { projectId, refusedEntries } = contextOf(response);
+      if (SENDS_ENTRIES.has(response.req.method)) count(projectId, fault, refusedEntries);
     },
   };
+}
+
+function toAnswered(status: number): keyof Counts {
+  if (status < 400) return 'answered2xx';
+  if (status === 429) return 'answered429';
+  return status < 500 ? 'answered4xx' : 'answered5xx';
+}
+
+const SENDS_ENTRIES = new Set(['POST', 'DELETE']);
+
+/** @returns undefined for an erasure of an unknown customer, which is queued, and for a wrong path or method */
+function toRefused(status: number): keyof Counts | undefined {
+  if (status === 404 || status === 405) return undefined;
+  if (status === 429) return 'refusedLimited';
+  return status < 500 ? 'refusedInvalid' : 'refusedUnavailable';
 }
 
 export function statusOf(result: Result): number {

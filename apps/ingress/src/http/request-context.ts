@@ -12,6 +12,8 @@ export type RequestContext = Sender & {
   connection: Connection | undefined;
   /** Memory that its connection uses for this request, in bytes. */
   heldBytes: number;
+  /** Entries that a fault refuses, if it answers the request. Entries that were not read count as one. */
+  refusedEntries: number;
 };
 
 export const contextOf = (response: ServerResponse) => (response as ExpressResponse).locals as RequestContext;

@@ -1,11 +1,11 @@
 import type { IncomingMessage } from 'node:http';
-import { ANSWERS, type Entry, Fault } from '@opm/contract';
+import { type Entry, Fault } from '@opm/contract';
 import type { RequestHandler, Response } from 'express';
 import { createBatchMemory, type Slices } from '../guards/batch-limits.js';
 import type { Overload } from '../guards/overload.js';
 import type { RateLimiter } from '../guards/rate-limiter.js';
 import type { OnPart } from '../http/read-body.js';
-import type { Reply, Result } from '../http/reply.js';
+import { type Reply, type Result, toAnswer } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
 import { MAX_CHUNK_BYTES, type Results, toBytes } from '../ingest/call.js';
 import { type AcceptKeyed, BATCH, findIdempotencyKey, toKeyed, toText } from '../ingest/idempotency.js';
@@ -116,6 +116,7 @@ export function postEntries(deps: {
     await rateLimiter.charge(context, batch.refusedTokens);
     if (isOver) refusal ??= rateLimiter.refuse(context, results.filter((result) => !result).length);
     const answers = results.map((result) => result ?? (refusal as Fault));
+    context.refusedEntries = answers.length;
     if (refusal && answers.every((result) => result instanceof Fault)) throw refusal;
     return answers;
   }
@@ -125,8 +126,7 @@ export function postEntries(deps: {
     try {
       const outcomes = await acceptGroup(entries, first);
       return outcomes.map((outcome) => {
-        if (outcome === undefined || outcome instanceof Fault) return outcome;
-        return outcome.existed ? ANSWERS.updateAccepted : ANSWERS.created;
+        return outcome === undefined || outcome instanceof Fault ? outcome : toAnswer(outcome);
       });
     } catch (error) {
       if (error instanceof Fault) return entries.map(() => error);

@@ -1,10 +1,10 @@
-import { ANSWERS, Fault, parseCustomerId, parseEntry, parseJson } from '@opm/contract';
+import { Fault, parseCustomerId, parseEntry, parseJson } from '@opm/contract';
 import type { RequestHandler, Response } from 'express';
 import type { Slices } from '../guards/batch-limits.js';
 import type { Overload } from '../guards/overload.js';
 import type { RateLimiter } from '../guards/rate-limiter.js';
 import { readBody } from '../http/read-body.js';
-import type { Reply } from '../http/reply.js';
+import { type Reply, toAnswer } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
 import type { EntryInput, Verdict } from '../ingest/call.js';
 import { type AcceptKeyed, findIdempotencyKey, toKeyed, toText } from '../ingest/idempotency.js';
@@ -47,8 +47,8 @@ export function postEntry(deps: EntryDeps & { slices: Pick<Slices, 'next'> }): R
         key === undefined ? rateLimiter.acceptEntry(context, entry) : acceptOnce(context, key, entry, response);
       accepting.then(answer).catch(next);
     }
-    function answer({ existed }: Verdict): void {
-      reply.answer(response, existed ? ANSWERS.updateAccepted : ANSWERS.created);
+    function answer(verdict: Verdict): void {
+      reply.answer(response, toAnswer(verdict));
     }
   };
 }
@@ -70,8 +70,9 @@ export function deleteEntry(deps: EntryDeps): RequestHandler {
     const entry: EntryInput = { customerId: parseCustomerId(request.params.customerId), erase: true };
     const accepting =
       key === undefined ? rateLimiter.acceptEntry(context, entry) : acceptOnce(context, key, entry, response);
-    if (!(await accepting).existed) throw new Fault('CUSTOMER_UNKNOWN');
-    reply.answer(response, ANSWERS.erasureAccepted);
+    const verdict = await accepting;
+    if (!verdict.existed) throw new Fault('CUSTOMER_UNKNOWN');
+    reply.answer(response, toAnswer(verdict, 'erasureAccepted'));
   };
 }
 

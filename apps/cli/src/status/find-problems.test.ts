@@ -1,0 +1,85 @@
+import { expect, test } from '@jest/globals';
+import type { ProjectActivity, SeenProcess } from '@opm/store';
+import { findProblems, type QueueStatus, type StoreStatus } from './find-problems.js';
+
+const now = new Date('2026-11-30T12:00:00Z');
+const minutesAgo = (minutes: number) => new Date(now.getTime() - minutes * 60_000);
+
+const toProcess = (name: string, changes: Partial<SeenProcess> = {}): SeenProcess => ({
+  ...{ id: 'id', name, host: 'host', pid: 7, version: '1.0.0', uptimeSeconds: 60, silentSeconds: 1, state: {} },
+  ...changes,
+});
+const toActivity = (name: string, changes: Partial<ProjectActivity>): ProjectActivity => ({
+  ...{ projectId: 1, name, lastSeen: now, limitedSince: null },
+  ...{ acceptedPerSecond: 0, refusedPerSecond: 0, persistedPerSecond: 0 },
+  ...{ answered2xx: 0, answered4xx: 0, answered429: 0, answered5xx: 0, created: 0, updated: 0, erased: 0 },
+  ...{ refusedInvalid: 0, refusedLimited: 0, refusedUnavailable: 0, persisted: 0, deadLetters: 0 },
+  ...changes,
+});
+const toStore = (changes: Partial<StoreStatus> = {}): StoreStatus => ({
+  ...{ now, processes: [toProcess('ingress'), toProcess('worker')], projects: [], lastHour: [], silentProjects: [] },
+  ...changes,
+});
+const toQueue = (changes: Partial<QueueStatus> = {}): QueueStatus => ({
+  ...{ entries: 0, jobs: 0, oldestSeconds: 0, memory: 0, idle: [], check: undefined },
+  ...changes,
+});
+const whats = (store: StoreStatus | Error, queue: QueueStatus | Error = toQueue()) =>
+  findProblems(store, queue).map(({ what }) => what);
+
+test('nothing is wrong if all processes report and nothing is refused or late', () => {
+  expect(whats(toStore(), toQueue({ entries: 900, jobs: 9, oldestSeconds: 60, memory: 0.7 }))).toEqual([]);
+});
+
+test('what stops everybody comes before the problems of single partners', () => {
+  const lastHour = [toActivity('acme', { refusedLimited: 3, limitedSince: minutesAgo(5) })];
+  expect(whats(toStore({ lastHour }), new Error('ECONNREFUSED'))).toEqual([
+    'The queue fails: ECONNREFUSED. Partners get 503.',
+    'acme: 3 entries refused with 429 since 11:55 UTC (5 min), limit none/s.',
+  ]);
+  expect(
+    whats(new Error('timeout'), toQueue({ idle: ['entries-0'], oldestSeconds: 7_200, entries: 12_000, memory: 0.8 })),
+  ).toEqual([
+    'PostgreSQL does not answer: timeout. Entries are stored when it is back.',
+    'No worker takes jobs from entries-0.',
+    'The oldest entry has waited for 2 h; 12,000 entries wait.',
+    'Redis uses 80 % of its memory; from 90 % on, entries are refused.',
+  ]);
+});
+
+test('a process that does not report is named for an hour, and its kind is missed if no other is left', () => {
+  const silent = (silentSeconds: number) =>
+    toStore({ processes: [toProcess('ingress'), toProcess('worker', { silentSeconds })] });
+  const missing = 'No worker reports.';
+  const what = 'The worker with pid 7 on host has not reported for 45 s: frozen, killed, or cut off from PostgreSQL.';
+  expect(whats(silent(19))).toEqual([]);
+  expect(whats(silent(45))).toEqual([missing, what]);
+  expect(whats(silent(3_700))).toEqual([missing]);
+  const paused = toProcess('worker', { state: { isPaused: true } });
+  expect(whats(toStore({ processes: [toProcess('ingress'), paused] }))).toEqual([
+    'The worker with pid 7 on host is paused: PostgreSQL refuses its statements.',
+  ]);
+});
+
+test('the five worst partners are named, and the others are counted', () => {
+  const lastHour = Array.from({ length: 8 }, (_, i) => toActivity(`p${i}`, { deadLetters: i + 1 }));
+  const problems = whats(toStore({ lastHour }));
+  expect(problems.map((what) => what.split(':')[0])).toEqual(['p7', 'p6', 'p5', 'p4', 'p3']);
+  expect(problems.at(-1)).toMatch(/ The same for 3 other partners: see `opm projects stats`\.$/);
+});
+
+test('invalid entries are a problem if a partner sends more of them than valid ones', () => {
+  const lastHour = [
+    toActivity('mostly', { refusedInvalid: 30, created: 29 }),
+    toActivity('some', { refusedInvalid: 30, updated: 30 }),
+    toActivity('few', { refusedInvalid: 19 }),
+  ];
+  expect(whats(toStore({ lastHour })).map((what) => what.split(':')[0])).toEqual(['mostly']);
+});
+
+test('a command in a problem can be pasted, whatever the name of the project', () => {
+  const lastHour = [toActivity(`it's $(rm)`, { deadLetters: 1 })];
+  expect(findProblems(toStore({ lastHour }), toQueue())[0]?.help).toBe(
+    `opm dead-letters count --since 1h --project 'it'\\''s $(rm)'`,
+  );
+});

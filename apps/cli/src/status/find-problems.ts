@@ -1,0 +1,156 @@
+import type { ListedProject, ProjectActivity, SeenProcess, SilentProject } from '@opm/store';
+
+/** What is wrong, with what to do about it: a command, or a section of docs/runbook.md. */
+export type Problem = { what: string; help: string };
+
+/** What PostgreSQL knows. `lastHour`: the projects that were active, with their counts of this hour. */
+export type StoreStatus = {
+  now: Date;
+  processes: SeenProcess[];
+  projects: ListedProject[];
+  lastHour: ProjectActivity[];
+  silentProjects: SilentProject[];
+};
+
+/** What the queue's store knows. `check`: a warning. `idle`: queues without a worker. */
+export type QueueStatus = {
+  entries: number;
+  jobs: number;
+  oldestSeconds: number;
+  memory: number;
+  idle: string[];
+  check: string | undefined;
+};
+
+/** Processes report every 5 s. */
+const SILENT_SECONDS = 20;
+/** A process that was killed and replaced is no problem for longer than this. */
+const KILLED_SECONDS = 3_600;
+const OLDEST_SECONDS = 60;
+const MEMORY = 0.7;
+/** Fewer invalid entries are a partner's slip. */
+const MIN_INVALID = 20;
+/** Partners that are named for each problem. */
+const MAX_NAMED = 5;
+
+const runbook = (section: string) => `docs/runbook.md#${section}`;
+
+/** Lists what is wrong: first what stops partners or loses time for all, then what concerns single partners. */
+export function findProblems(store: StoreStatus | Error, queue: QueueStatus | Error): Problem[] {
+  return [
+    ...findStoreProblems(store),
+    ...findQueueProblems(queue),
+    ...(store instanceof Error ? [] : ofPartners(store)),
+  ];
+}
+
+function findStoreProblems(store: StoreStatus | Error): Problem[] {
+  if (store instanceof Error) {
+    const what = `PostgreSQL does not answer: ${store.message}. Entries are stored when it is back.`;
+    return [{ what, help: runbook('postgresql-is-down-or-slow') }];
+  }
+  const problems: Problem[] = [];
+  const live = store.processes.filter(({ silentSeconds }) => silentSeconds < SILENT_SECONDS);
+  for (const name of ['ingress', 'worker']) {
+    if (!live.some((process) => process.name === name)) {
+      problems.push({ what: `No ${name} reports.`, help: runbook('a-process-is-frozen-or-killed') });
+    }
+  }
+  for (const { name, host, pid, silentSeconds, state } of store.processes) {
+    const process = `The ${name} with pid ${pid} on ${host}`;
+    if (silentSeconds >= SILENT_SECONDS && silentSeconds < KILLED_SECONDS) {
+      const what = `${process} has not reported for ${toDuration(silentSeconds)}: frozen, killed, or cut off from PostgreSQL.`;
+      problems.push({ what, help: runbook('a-process-is-frozen-or-killed') });
+    } else if (silentSeconds < SILENT_SECONDS && state.isPaused) {
+      problems.push({
+        what: `${process} is paused: PostgreSQL refuses its statements.`,
+        help: runbook('a-worker-pauses'),
+      });
+    }
+  }
+  return problems;
+}
+
+function findQueueProblems(queue: QueueStatus | Error): Problem[] {
+  if (queue instanceof Error) {
+    return [{ what: `The queue fails: ${queue.message}. Partners get 503.`, help: runbook('partners-get-503') }];
+  }
+  const problems: Problem[] = [];
+  if (queue.check)
+    problems.push({ what: `The queue's store: ${queue.check}.`, help: 'docs/monitoring.md#what-readyz-reports' });
+  if (queue.idle.length > 0) {
+    const what = `No worker takes jobs from ${queue.idle.join(', ')}.`;
+    problems.push({ what, help: runbook('the-backlog-grows') });
+  }
+  if (queue.oldestSeconds > OLDEST_SECONDS) {
+    const what = `The oldest entry has waited for ${toDuration(queue.oldestSeconds)}; ${toNumber(queue.entries)} entries wait.`;
+    problems.push({ what, help: runbook('the-backlog-grows') });
+  }
+  if (queue.memory > MEMORY) {
+    const what = `Redis uses ${Math.round(100 * queue.memory)} % of its memory; from 90 % on, entries are refused.`;
+    problems.push({ what, help: runbook('redis-is-full') });
+  }
+  return problems;
+}
+
+function ofPartners({ now, projects, lastHour, silentProjects }: StoreStatus): Problem[] {
+  const limits = new Map(projects.map(({ projectId, rate }) => [projectId, rate]));
+  const since = (time: Date) => `since ${toTime(time)} (${toDuration((now.getTime() - time.getTime()) / 1_000)})`;
+  const unavailable = lastHour.reduce((sum, { refusedUnavailable }) => sum + refusedUnavailable, 0);
+  const refused = `${toNumber(unavailable)} entries were refused with 503 within the last hour.`;
+  return [
+    ...(unavailable > 0 ? [{ what: refused, help: runbook('partners-get-503') }] : []),
+    ...name(byCount(lastHour, 'refusedLimited'), ({ projectId, name, refusedLimited, limitedSince }) => ({
+      what:
+        `${name}: ${toNumber(refusedLimited)} entries refused with 429 ${limitedSince ? since(limitedSince) : ''}, ` +
+        `limit ${limits.get(projectId) ?? 'none'}/s.`,
+      help: `opm projects limits ${quote(name)}`,
+    })),
+    ...name(byCount(lastHour, 'deadLetters'), ({ name, deadLetters }) => ({
+      what: `${name}: ${toNumber(deadLetters)} entries became dead letters within the last hour.`,
+      help: `opm dead-letters count --since 1h --project ${quote(name)}`,
+    })),
+    ...name(byCount(lastHour, 'refusedInvalid').filter(isMostlyInvalid), ({ name, refusedInvalid }) => ({
+      what: `${name}: ${toNumber(refusedInvalid)} entries refused as invalid within the last hour, more than it got accepted.`,
+      help: `opm projects stats ${quote(name)}`,
+    })),
+    ...name(silentProjects, ({ name, lastEntry }) => ({
+      what: `${name}: sent entries steadily, and none ${since(lastEntry)}.`,
+      help: `opm projects stats ${quote(name)}`,
+    })),
+  ];
+}
+
+const byCount = (activities: ProjectActivity[], counter: 'refusedLimited' | 'deadLetters' | 'refusedInvalid') =>
+  activities.filter((activity) => activity[counter] > 0).toSorted((a, b) => b[counter] - a[counter]);
+
+const isMostlyInvalid = ({ refusedInvalid, created, updated, erased }: ProjectActivity) =>
+  refusedInvalid >= MIN_INVALID && refusedInvalid > created + updated + erased;
+
+/** Names the first partners, and counts the others. */
+function name<P extends { name: string | null }>(
+  partners: P[],
+  toProblem: (partner: P & { name: string }) => Problem,
+): Problem[] {
+  const problems = partners
+    .slice(0, MAX_NAMED)
+    .map((partner) => toProblem({ ...partner, name: partner.name ?? 'others' }));
+  const last = problems.at(-1);
+  const others = partners.length - problems.length;
+  if (last && others > 0) last.what += ` The same for ${others} other partners: see \`opm projects stats\`.`;
+  return problems;
+}
+
+const quote = (name: string) => (/^[\w.-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`);
+
+/** A whole number with separators, such as 1,457. */
+export const toNumber = (count: number): string => Math.round(count).toLocaleString('en-US');
+
+const toTime = (time: Date): string => `${time.toISOString().slice(11, 16)} UTC`;
+
+/** Such as `45 s`, `12 min`, `3 h` or `2 d`. */
+export function toDuration(seconds: number): string {
+  if (seconds < 100) return `${Math.round(seconds)} s`;
+  if (seconds < 100 * 60) return `${Math.round(seconds / 60)} min`;
+  return seconds < 48 * 3_600 ? `${Math.round(seconds / 3_600)} h` : `${Math.round(seconds / 86_400)} d`;
+}

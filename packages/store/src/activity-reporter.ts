@@ -1,0 +1,158 @@
+import { randomUUID } from 'node:crypto';
+import { createRequire } from 'node:module';
+import { hostname } from 'node:os';
+import { createHistogram, type RecordableHistogram } from 'node:perf_hooks';
+import { pid } from 'node:process';
+import { withTimeout } from '@opm/core';
+import {
+  type Activity,
+  COUNTERS,
+  type Counts,
+  type Latency,
+  OTHER_PROJECTS,
+  type ProcessState,
+  toNoCounts,
+} from './activity.js';
+import { toColumn } from './upsert-customers.js';
+
+/** Entries by what became of them, such as `refused_limited`. */
+export type Outcomes = Record<string, number>;
+
+type ReporterDeps = {
+  activity: Pick<Activity, 'report' | 'end'>;
+  /** Name of the process, such as `ingress`. */
+  name: string;
+  readState?: () => ProcessState;
+  /** Called after each report with the outcomes of the busiest projects, by name, and of all others, as `other`. */
+  onReported: (outcomesOf: Map<string, Outcomes>) => void;
+  onFailed: (error: Error) => void;
+};
+
+export type ActivityReporter = ReturnType<typeof createActivityReporter>;
+
+const INTERVAL_MS = 5_000;
+/** At the end of the process. Counts that are not reported by then are lost. */
+const CLOSE_TIMEOUT_MS = 2_000;
+/** Projects that are counted one by one between two reports. */
+const MAX_PROJECTS = 10_000;
+const BUSIEST = 20;
+/** The weight of earlier reports. Without it, projects of equal size would take turns among the busiest. */
+const DECAY = 0.9;
+const OUTCOMES = COUNTERS.filter((counter) => !counter.startsWith('answered'));
+
+/**
+ * Counts in memory what each project does, and reports it every few seconds. While PostgreSQL does not answer, the
+ * counts stay in memory. A killed process loses those since its last report.
+ */
+export function createActivityReporter(deps: ReporterDeps) {
+  const { activity, name, readState = () => ({}), onReported, onFailed } = deps;
+  const { version } = createRequire(import.meta.url)('../package.json') as { version: string };
+  const self = { id: randomUUID(), name, host: hostname(), pid, version };
+  const latencies = createLatencies();
+  let counts = new Map<number, Counts>();
+  /** Counts that are being reported. They keep their number until the report is known to be stored. */
+  let unconfirmed: Map<number, Counts> | undefined;
+  let reports = 0;
+  let scores = new Map<number, number>();
+  /** Latencies of the busiest projects. */
+  let busiest = new Map<number, RecordableHistogram>();
+  let sending: Promise<void> | undefined;
+
+  function of(projectId: number): Counts {
+    const isFull = counts.size >= MAX_PROJECTS;
+    const known = counts.get(projectId) ?? (isFull ? counts.get(OTHER_PROJECTS) : undefined);
+    if (known) return known;
+    const fresh = toNoCounts();
+    counts.set(isFull ? OTHER_PROJECTS : projectId, fresh);
+    return fresh;
+  }
+
+  function take(): Map<number, Counts> {
+    const taken = counts;
+    counts = new Map();
+    reports++;
+    const totals = new Map([...scores].map(([projectId, score]) => [projectId, score * DECAY]));
+    for (const [projectId, own] of taken) {
+      if (projectId !== OTHER_PROJECTS) totals.set(projectId, (totals.get(projectId) ?? 0) + totalOf(own));
+    }
+    scores = new Map([...totals].sort(([, a], [, b]) => b - a).slice(0, BUSIEST));
+    return taken;
+  }
+
+  /** The latencies since the last call. */
+  function takeState(): ProcessState {
+    const state = { ...readState(), ...takeLatency(latencies), busiest: {} as Record<number, Latency> };
+    for (const [projectId, own] of busiest) Object.assign(state.busiest, toEntry(projectId, takeLatency(own)));
+    busiest = new Map([...scores.keys()].map((projectId) => [projectId, busiest.get(projectId) ?? createLatencies()]));
+    return state;
+  }
+
+  async function send(): Promise<void> {
+    unconfirmed ??= take();
+    const uptimeSeconds = performance.now() / 1_000;
+    const report = { ...self, uptimeSeconds, report: reports, state: takeState(), counts: unconfirmed };
+    const names = await activity.report(report, [...scores.keys()]);
+    onReported(toOutcomes(unconfirmed, names));
+    unconfirmed = undefined;
+  }
+
+  const timer = setInterval(() => {
+    sending ??= send()
+      .catch(onFailed)
+      .finally(() => {
+        sending = undefined;
+      });
+  }, INTERVAL_MS).unref();
+
+  async function end(): Promise<void> {
+    await sending;
+    if (unconfirmed) await send();
+    await send();
+    await activity.end(self.id);
+  }
+
+  return {
+    /** The counts of a project since the last report. Do not keep them longer than a turn of the event loop. */
+    of,
+    onLatency(projectId: number, ms: number): void {
+      const microseconds = Math.min(Math.max(Math.round(ms * 1_000), 1), MAX_LATENCY);
+      latencies.record(microseconds);
+      busiest.get(projectId)?.record(microseconds);
+    },
+    /** Reports the rest. */
+    async close(): Promise<void> {
+      clearInterval(timer);
+      await withTimeout(end(), CLOSE_TIMEOUT_MS).catch(onFailed);
+    },
+  };
+}
+
+/** An hour, in microseconds. */
+const MAX_LATENCY = 3_600_000_000;
+
+const createLatencies = () => createHistogram({ lowest: 1, highest: MAX_LATENCY, figures: 2 });
+
+/** Reads the quantiles and starts anew. @returns undefined if nothing was recorded */
+function takeLatency(latencies: RecordableHistogram): Latency | undefined {
+  if (latencies.count === 0) return undefined;
+  const [p50Ms, p99Ms] = [50, 99].map((percentile) => latencies.percentile(percentile) / 1_000);
+  latencies.reset();
+  return { p50Ms: p50Ms ?? 0, p99Ms: p99Ms ?? 0 };
+}
+
+const toEntry = (projectId: number, latency: Latency | undefined) => (latency ? { [projectId]: latency } : {});
+
+const totalOf = (counts: Counts): number => OUTCOMES.reduce((total, counter) => total + counts[counter], 0);
+
+function toOutcomes(counts: Map<number, Counts>, names: Map<number, string>): Map<string, Outcomes> {
+  const outcomesOf = new Map<string, Outcomes>();
+  for (const projectName of [...names.values(), 'other']) outcomesOf.set(projectName, {});
+  for (const [projectId, own] of counts) {
+    const outcomes = outcomesOf.get(names.get(projectId) ?? 'other') as Outcomes;
+    for (const counter of OUTCOMES) {
+      const outcome = toColumn(counter);
+      if (own[counter] > 0) outcomes[outcome] = (outcomes[outcome] ?? 0) + own[counter];
+    }
+  }
+  return outcomesOf;
+}

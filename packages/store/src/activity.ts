@@ -1,0 +1,206 @@
+import { Prisma, type PrismaClient } from './generated/client.js';
+import { toStoreError } from './store-error.js';
+import { toColumn } from './upsert-customers.js';
+
+/**
+ * What is counted per project: requests by the status of their answer, and entries by what became of them. An entry
+ * that is answered from the record of its idempotency key is not counted again. `refusedInvalid`: 4xx other than 404,
+ * 405 and 429. `refusedLimited`: 429. `refusedUnavailable`: 5xx.
+ */
+export const COUNTERS = [
+  ...(['answered2xx', 'answered4xx', 'answered429', 'answered5xx'] as const),
+  ...(['created', 'updated', 'erased'] as const),
+  ...(['refusedInvalid', 'refusedLimited', 'refusedUnavailable'] as const),
+  ...(['persisted', 'deadLetters'] as const),
+];
+
+export type Counts = Record<(typeof COUNTERS)[number], number>;
+
+export const toNoCounts = (): Counts => Object.fromEntries(COUNTERS.map((counter) => [counter, 0])) as Counts;
+
+/** Stands for all projects that a process does not count one by one. */
+export const OTHER_PROJECTS = 0;
+
+/** Latencies in ms of the last seconds: of an ingress to the acknowledgement, of a worker to the row. */
+export type Latency = { p50Ms: number; p99Ms: number };
+
+/** What a process tells of itself. `busiest`: latencies of its busiest projects, by project id. */
+export type ProcessState = Partial<Latency> & {
+  isPaused?: boolean;
+  busiest?: Record<number, Latency>;
+};
+
+/** A report of an ingress or a worker. `report` counts its reports from 1. */
+export type Report = {
+  id: string;
+  name: string;
+  host: string;
+  pid: number;
+  version: string;
+  uptimeSeconds: number;
+  report: number;
+  state: ProcessState;
+  counts: ReadonlyMap<number, Counts>;
+};
+
+/** `silentSeconds`: time since the last report. Processes report every five seconds. */
+export type SeenProcess = Pick<Report, 'id' | 'name' | 'host' | 'pid' | 'version' | 'uptimeSeconds' | 'state'> & {
+  silentSeconds: number;
+};
+
+/**
+ * A project with counts. `lastSeen`: the minute of its last counts, or their day if that is longer ago. The rates are
+ * those since the beginning of the minute before this one.
+ */
+export type ProjectActivity = Counts & {
+  projectId: number;
+  name: string | null;
+  lastSeen: Date;
+  limitedSince: Date | null;
+  acceptedPerSecond: number;
+  refusedPerSecond: number;
+  persistedPerSecond: number;
+};
+
+/** A project that sent entries in at least half of the minutes of an hour, and none since `lastEntry`. */
+export type SilentProject = { projectId: number; name: string; lastEntry: Date };
+
+export type Activity = ReturnType<typeof createActivity>;
+
+const COLUMNS = COUNTERS.map(toColumn);
+const list = (toPart: (column: string) => string) => Prisma.raw(COLUMNS.map(toPart).join(', '));
+const INTO = list((column) => column);
+const ADD = (to: string) => list((column) => `${column} = ${to}.${column} + excluded.${column}`);
+const SUMS = Prisma.raw(COUNTERS.map((counter, i) => `sum(${COLUMNS[i]})::float8 AS "${counter}"`).join(', '));
+
+/** The entries per second in these columns since the beginning of the minute before this one. */
+const perSecond = (columns: string, property: string) =>
+  Prisma.raw(`
+    coalesce(sum(${columns}) FILTER (WHERE at >= date_trunc('minute', now() - interval '1 min')), 0)::float8
+      / extract(epoch FROM now() - date_trunc('minute', now() - interval '1 min'))::float8 AS "${property}"`);
+
+const SILENT_MINUTES = 15;
+
+/** Counts per project and running processes. All times are PostgreSQL's. */
+export function createActivity(prisma: PrismaClient) {
+  return {
+    /**
+     * Adds a process's counts, with one statement. A report with a number that was counted before changes nothing, so
+     * a report can be sent again if its answer was lost.
+     * @returns the names of these projects, by project id
+     */
+    async report({ counts, ...process }: Report, namesOf: number[]): Promise<Map<number, string>> {
+      const { id, name, host, pid, version, uptimeSeconds, report, state } = process;
+      const rows = [...counts].map(([project_id, ofProject]) => ({
+        project_id,
+        ...Object.fromEntries(
+          COUNTERS.flatMap((counter) => (ofProject[counter] ? [[toColumn(counter), ofProject[counter]]] : [])),
+        ),
+      }));
+      const names = await toStoreError(
+        () => prisma.$queryRaw<{ id: number; name: string }[]>`
+          WITH reported AS (
+            INSERT INTO processes AS process (id, name, host, pid, version, started_at, report, state)
+            VALUES (
+              ${id}::uuid, ${name}, ${host}, ${pid}::int, ${version}, now() - ${uptimeSeconds}::float8 * interval '1 s',
+              ${report}::int, ${JSON.stringify(state)}::jsonb
+            )
+            ON CONFLICT (id) DO UPDATE SET seen_at = now(), report = excluded.report, state = excluded.state
+            WHERE process.report < excluded.report
+            RETURNING id
+          ), counted AS (
+            INSERT INTO project_minutes AS stored (minute, project_id, ${INTO})
+            SELECT date_trunc('minute', now()), project_id, ${list((column) => `coalesce(${column}, 0)`)}
+            FROM reported, jsonb_to_recordset(${JSON.stringify(rows)}::jsonb)
+              AS sent (project_id int, ${list((column) => `${column} int`)})
+            ORDER BY project_id
+            ON CONFLICT (minute, project_id) DO UPDATE SET ${ADD('stored')}
+          )
+          SELECT id, name FROM projects WHERE id = ANY(${namesOf}::int[])`,
+      );
+      return new Map(names.map((project) => [project.id, project.name]));
+    },
+
+    /** Removes a process that ends. */
+    async end(id: string): Promise<void> {
+      await toStoreError(() => prisma.$executeRaw`DELETE FROM processes WHERE id = ${id}::uuid`);
+    },
+
+    /**
+     * Adds the minutes of more than three hours ago to their days, and deletes days of more than 400 days ago and
+     * processes that have not reported for a day.
+     * @returns the number of minutes
+     */
+    async rollUp(): Promise<number> {
+      const moved = await toStoreError(
+        () => prisma.$queryRaw<{ minutes: number }[]>`
+          WITH old AS (
+            DELETE FROM project_minutes WHERE minute < date_trunc('minute', now() - interval '3 h') RETURNING *
+          ), added AS (
+            INSERT INTO project_days AS stored (day, project_id, ${INTO})
+            SELECT (minute AT TIME ZONE 'UTC')::date AS day, project_id, ${list((column) => `sum(${column})`)}
+            FROM old GROUP BY day, project_id ORDER BY day, project_id
+            ON CONFLICT (day, project_id) DO UPDATE SET ${ADD('stored')}
+          ), deleted_days AS (
+            DELETE FROM project_days WHERE day < (now() AT TIME ZONE 'UTC')::date - 400
+          ), deleted_processes AS (
+            DELETE FROM processes WHERE seen_at < now() - interval '1 day'
+          )
+          SELECT count(*)::int AS minutes FROM old`,
+      );
+      return moved[0]?.minutes ?? 0;
+    },
+
+    /** Lists the processes that have not ended, also those that were killed within the last day. */
+    processes(): Promise<SeenProcess[]> {
+      return toStoreError(
+        () => prisma.$queryRaw<SeenProcess[]>`
+          SELECT id::text, name, host, pid, version, state,
+            extract(epoch FROM now() - started_at)::float8 AS "uptimeSeconds",
+            extract(epoch FROM now() - seen_at)::float8 AS "silentSeconds"
+          FROM processes ORDER BY name, host, started_at`,
+      );
+    },
+
+    /**
+     * The projects that were active since then, the busiest first. Counts of more than three hours ago are those of
+     * whole days (UTC).
+     */
+    projects(since: Date): Promise<ProjectActivity[]> {
+      return toStoreError(
+        () => prisma.$queryRaw<ProjectActivity[]>`
+          SELECT project_id AS "projectId", name, max(at) AS "lastSeen",
+            min(at) FILTER (WHERE refused_limited > 0) AS "limitedSince",
+            ${perSecond('created + updated + erased', 'acceptedPerSecond')},
+            ${perSecond('refused_invalid + refused_limited + refused_unavailable', 'refusedPerSecond')},
+            ${perSecond('persisted', 'persistedPerSecond')},
+            ${SUMS}
+          FROM (
+            SELECT minute AS at, project_id, ${INTO} FROM project_minutes WHERE minute >= ${since}
+            UNION ALL
+            SELECT day AT TIME ZONE 'UTC', project_id, ${INTO} FROM project_days
+            WHERE day >= (${since}::timestamptz AT TIME ZONE 'UTC')::date AND ${since} < now() - interval '3 h'
+          ) AS counts
+          LEFT JOIN projects ON projects.id = project_id
+          GROUP BY project_id, name
+          ORDER BY sum(answered2xx + answered4xx + answered429 + answered5xx) DESC, project_id`,
+      );
+    },
+
+    /** The projects that were steadily active within the last three hours, and have sent nothing for a quarter of one. */
+    silentProjects(): Promise<SilentProject[]> {
+      return toStoreError(
+        () => prisma.$queryRaw<SilentProject[]>`
+          WITH active AS (
+            SELECT project_id, minute, max(minute) OVER (PARTITION BY project_id) AS last
+            FROM project_minutes WHERE created + updated + erased > 0
+          )
+          SELECT project_id AS "projectId", name, last AS "lastEntry"
+          FROM active JOIN projects ON projects.id = project_id
+          WHERE last < now() - ${SILENT_MINUTES} * interval '1 min' AND minute > last - interval '1 h'
+          GROUP BY project_id, name, last HAVING count(*) >= 30
+          ORDER BY last, project_id`,
+      );
+    },
+  };
+}

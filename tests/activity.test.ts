@@ -1,0 +1,150 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createStore, type Store } from '@opm/store';
+import { BACKENDS, type Backend, query, runOpm, startApp, type TestApp, waitFor } from '@opm/testkit';
+
+type Partner = { projectId: number; name: string; apiKey: string };
+
+describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s:', (_, createBackend) => {
+  let backend: Backend;
+  let store: Store;
+  let ingress: TestApp;
+  let workers: TestApp[];
+  let acme: Partner;
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    acme = await store.projects.create('acme');
+    ingress = await startApp('ingress', backend.env);
+    workers = await Promise.all([startApp('worker', backend.env), startApp('worker', backend.env)]);
+  });
+  afterAll(async () => {
+    await Promise.all([ingress, ...workers].map((app) => app.stop()));
+    await store.close();
+    await backend.drop();
+  });
+
+  const send = async ({ apiKey }: Partner, method: string, path: string, body?: unknown, headers = {}) => {
+    const response = await fetch(ingress.url + path, {
+      method,
+      headers: { 'x-api-key': apiKey, 'content-type': 'application/json', ...headers },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    });
+    await response.arrayBuffer();
+    return response.status;
+  };
+  const toEntry = (customerId: number | string, customerEmail = 'a@example.com') => ({ customerId, customerEmail });
+  const status = async () => {
+    const { code, stdout, stderr } = await runOpm(['status', '--json'], backend.env);
+    const { problems, ...rest } = JSON.parse(stdout);
+    // The Redis of the tests keeps nothing on disk, and status says so.
+    const others = problems.filter(({ what }: { what: string }) => !what.includes('keeps nothing on disk'));
+    return { code: others.length > 0 ? code : 0, stderr, problems: others, ...rest };
+  };
+  const statsOf = async (name: string) => {
+    const { stdout } = await runOpm(['projects', 'stats', name, '--json'], backend.env);
+    return JSON.parse(stdout)[0];
+  };
+
+  test('if all is well, status says so, lists the processes and exits with 0', async () => {
+    const names = async () => (await store.activity.processes()).map(({ name }) => name);
+    await waitFor(async () => (await names()).length === 3, { description: 'the first reports' });
+    expect(await status()).toMatchObject({
+      ...{ code: 0, stderr: '', problems: [], deadLetters: 0 },
+      processes: [{ name: 'ingress' }, { name: 'worker' }, { name: 'worker' }],
+      queue: { entries: 0, jobs: 0, idle: [] },
+    });
+    const { stdout } = await runOpm(['status'], backend.env);
+    expect(stdout).toMatch(/^(Nothing is wrong\.|1 problem:\n {2}The queue's store: Redis keeps nothing on disk .*)\n/);
+    expect(stdout).toContain('accepted 0/s, refused 0/s, persisted 0/s (last minute)');
+  });
+
+  test('every answer and every entry is counted once: a repeat under an idempotency key is a request, but no entry', async () => {
+    const key = { 'idempotency-key': 'once' };
+    const statuses = [
+      await send(acme, 'POST', '/entry', toEntry(1)),
+      await send(acme, 'POST', '/entry', toEntry(1, 'b@example.com')),
+      await send(acme, 'POST', '/entry', { customerId: 2 }),
+      await send(acme, 'POST', '/entry', toEntry(3), key),
+      await send(acme, 'POST', '/entry', toEntry(3), key),
+      await send(acme, 'POST', '/entries', [toEntry(4), { customerId: 5 }, toEntry(4)]),
+      await send(acme, 'POST', '/entries', [{ customerId: 6 }, { customerId: 7 }]),
+      await send(acme, 'DELETE', '/entry/1'),
+      await send(acme, 'DELETE', '/entry/nobody'),
+      await send(acme, 'GET', '/entry/4'),
+      await send(acme, 'GET', '/entry/nobody'),
+      await send(acme, 'PUT', '/entry'),
+    ];
+    expect(statuses).toEqual([201, 202, 400, 201, 201, 207, 207, 202, 404, 200, 404, 405]);
+    const persisted = async () => (await statsOf('acme'))?.persisted === 7;
+    await waitFor(persisted, { description: 'the counts of ingress and workers' });
+    expect(await statsOf('acme')).toMatchObject({
+      ...{ projectId: acme.projectId, name: 'acme', limit: null },
+      ...{ answered2xx: 8, answered4xx: 4, answered429: 0, answered5xx: 0 },
+      ...{ created: 3, updated: 2, erased: 1 },
+      ...{ refusedInvalid: 4, refusedLimited: 0, refusedUnavailable: 0 },
+      ...{ persisted: 7, deadLetters: 0, backlog: { entries: 0, oldestMs: 0 } },
+    });
+    const { stdout } = await runOpm(['projects', 'stats'], backend.env);
+    expect(stdout).toMatch(/^project .*\nacme /);
+    const counted = 'opm_project_entries_total{project="acme",outcome="created"}';
+    expect(await ingress.readMetric(counted)).toBe(3);
+  });
+
+  test('status names the partner over its limit, the one with poison, the silent one and the frozen worker', async () => {
+    const [limited, poison, silent] = (await Promise.all(
+      ['over its limit', 'poison', 'silent'].map((name) => store.projects.create(name)),
+    )) as [Partner, Partner, Partner];
+    await store.projects.setLimit(limited.projectId, { rate: 1, burst: 1 });
+    await query(backend.databaseUrl, "ALTER TABLE customers ADD CHECK (email <> 'poison@example.com')");
+    await query(
+      backend.databaseUrl,
+      `INSERT INTO project_minutes (minute, project_id, created)
+       SELECT date_trunc('minute', now()) - i * interval '1 min', $1, 1 FROM generate_series(61, 120) AS i`,
+      [silent.projectId],
+    );
+    const isLimited = async () => (await send(limited, 'POST', '/entry', toEntry(1))) === 429;
+    await waitFor(isLimited, { description: 'the limit' });
+    expect(await send(poison, 'POST', '/entry', toEntry(1, 'poison@example.com'))).toBe(201);
+    await waitFor(async () => (await statsOf('poison'))?.deadLetters === 1, { description: 'the dead letter' });
+    await waitFor(async () => (await statsOf('over its limit'))?.refusedLimited > 0, { description: 'the refusals' });
+    const [frozen] = workers as [TestApp];
+    process.kill(frozen.pid, 'SIGSTOP');
+    const isNamed = async () => {
+      const { code, problems } = await status();
+      expect(code).toBe(1);
+      return problems.length === 4 ? problems : undefined;
+    };
+    const problems = await waitFor(isNamed, { description: 'all four problems' });
+    process.kill(frozen.pid, 'SIGCONT');
+    expect(problems).toEqual([
+      {
+        what: expect.stringMatching(
+          new RegExp(`^The worker with pid ${frozen.pid} on .* has not reported for \\d\\d s:`),
+        ),
+        help: 'docs/runbook.md#a-process-is-frozen-or-killed',
+      },
+      {
+        what: expect.stringMatching(
+          /^over its limit: \d+ entries refused with 429 since \d\d:\d\d UTC \(.*\), limit 1\/s\.$/,
+        ),
+        help: "opm projects limits 'over its limit'",
+      },
+      {
+        what: 'poison: 1 entries became dead letters within the last hour.',
+        help: 'opm dead-letters count --since 1h --project poison',
+      },
+      {
+        what: expect.stringMatching(/^silent: sent entries steadily, and none since \d\d:\d\d UTC \(6\d min\)\.$/),
+        help: 'opm projects stats silent',
+      },
+    ]);
+  });
+
+  test('status says which store does not answer, and still tells the rest', async () => {
+    const databaseUrl = 'postgresql://nobody@127.0.0.1:1/nothing';
+    const { code, stdout } = await runOpm(['status'], { ...backend.env, DATABASE_URL: databaseUrl });
+    expect(code).toBe(1);
+    expect(stdout).toContain('PostgreSQL does not answer: ');
+  });
+});
