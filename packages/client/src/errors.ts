@@ -30,7 +30,7 @@ export class InvalidEntryError extends OpmError {
   override readonly name = 'InvalidEntryError';
 }
 
-/** 401: the API key is missing, unknown, revoked or expired. */
+/** 401: the API key is missing, unknown, revoked or expired. 403: the project is paused. */
 export class AuthenticationError extends OpmError {
   override readonly name = 'AuthenticationError';
 }
@@ -88,6 +88,7 @@ function classOf(statusCode: number): typeof OpmError {
 const CLASSES: Record<number, typeof OpmError> = {
   400: InvalidEntryError,
   401: AuthenticationError,
+  403: AuthenticationError,
   413: InvalidEntryError,
   422: IdempotencyError,
   429: RateLimitError,

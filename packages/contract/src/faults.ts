@@ -7,6 +7,7 @@ import { LIMITS, toSize } from './limits.js';
 export const FAULTS = {
   KEY_MISSING: { statusCode: 401, error: 'Unauthorized', message: 'API key is required' },
   KEY_UNKNOWN: { statusCode: 401, error: 'Unauthorized', message: 'API key does not exist' },
+  PROJECT_PAUSED: { statusCode: 403, error: 'Forbidden', message: 'project is paused' },
   BODY_MALFORMED: { statusCode: 400, error: 'Bad Request', message: 'body must be valid JSON' },
   BODY_INVALID: { statusCode: 400, error: 'Bad Request', message: 'body is invalid' },
   BODY_TOO_LARGE: {

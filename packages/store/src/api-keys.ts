@@ -13,7 +13,7 @@ export type StoredApiKey = {
 };
 
 /** The project of a valid key. `limit` is undefined if it has no rate limit, `endsInMs` if the key does not expire. */
-export type KeyOwner = { projectId: number; limit: RateLimit | undefined; endsInMs?: number };
+export type KeyOwner = { projectId: number; limit: RateLimit | undefined; isPaused: boolean; endsInMs?: number };
 
 export type ApiKeys = ReturnType<typeof createApiKeys>;
 
@@ -22,6 +22,7 @@ type OwnerRow = {
   projectId: number;
   rate: number | null;
   burst: number | null;
+  isPaused: boolean;
   endsInMs: number | null;
 };
 
@@ -38,6 +39,7 @@ export function createApiKeys(prisma: PrismaClient) {
       const owners = await toStoreError(
         () => prisma.$queryRaw<OwnerRow[]>`
           SELECT encode(k.key_hash, 'hex') AS "keyHash", p.id AS "projectId", p.rate, p.burst,
+            p.paused_at IS NOT NULL AS "isPaused",
             CASE WHEN isfinite(k.expires_at) THEN extract(epoch FROM k.expires_at - now())::double precision * 1000 END
               AS "endsInMs"
           FROM api_keys k JOIN projects p ON p.id = k.project_id
@@ -45,9 +47,9 @@ export function createApiKeys(prisma: PrismaClient) {
             AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())`,
       );
       return new Map(
-        owners.map(({ keyHash, projectId, endsInMs, ...row }) => [
+        owners.map(({ keyHash, projectId, isPaused, endsInMs, ...row }) => [
           keyHash,
-          { projectId, limit: toRateLimit(row), ...(endsInMs !== null && { endsInMs }) },
+          { projectId, limit: toRateLimit(row), isPaused, ...(endsInMs !== null && { endsInMs }) },
         ]),
       );
     },

@@ -1,11 +1,11 @@
 import { createApiKey, type RateLimit } from '@opm/core';
 import { toKeyRow } from './api-keys.js';
-import type { PrismaClient } from './generated/client.js';
+import { Prisma, type PrismaClient } from './generated/client.js';
 import { StoreError, toStoreError } from './store-error.js';
 
 export type Project = { projectId: number; name: string };
 
-export type ListedProject = Project & { [Part in keyof RateLimit]: number | null };
+export type ListedProject = Project & { [Part in keyof RateLimit]: number | null } & { pausedAt: Date | null };
 
 /** Names are shown in one line and typed on command lines. */
 const NAME = /^(?! )[^\p{Cc}\p{Cs}]{1,100}(?<! )$/u;
@@ -24,26 +24,18 @@ export function createProjects(prisma: PrismaClient) {
      * @throws StoreError if the name is invalid or taken
      */
     async create(name: string): Promise<Project & { apiKey: string }> {
-      if (!NAME.test(name)) {
-        throw new StoreError(
-          'a project name must have 1 to 100 characters, no control characters and no leading or trailing space',
-        );
-      }
+      assertName(name);
       const apiKey = createApiKey();
       const { keyHash, hint } = toKeyRow(apiKey);
-      try {
-        const [created] = await toStoreError(
-          () => prisma.$queryRaw<{ projectId: number }[]>`
-            WITH project AS (INSERT INTO projects (name) VALUES (${name}) RETURNING id)
-            INSERT INTO api_keys (project_id, key_hash, hint)
-            SELECT id, decode(${keyHash}, 'hex'), ${hint} FROM project RETURNING project_id AS "projectId"`,
-        );
-        if (!created) throw new Error('INSERT INTO api_keys returned no row');
-        return { ...created, name, apiKey };
-      } catch (error) {
-        if (!(error instanceof StoreError) || error.sqlState !== UNIQUE_VIOLATION) throw error;
-        throw new StoreError(`a project named "${name}" already exists`, { cause: error, sqlState: UNIQUE_VIOLATION });
-      }
+      const [created] = await withFreeName(
+        name,
+        () => prisma.$queryRaw<{ projectId: number }[]>`
+          WITH project AS (INSERT INTO projects (name) VALUES (${name}) RETURNING id)
+          INSERT INTO api_keys (project_id, key_hash, hint)
+          SELECT id, decode(${keyHash}, 'hex'), ${hint} FROM project RETURNING project_id AS "projectId"`,
+      );
+      if (!created) throw new Error('INSERT INTO api_keys returned no row');
+      return { ...created, name, apiKey };
     },
 
     async find(name: string): Promise<Project | undefined> {
@@ -51,10 +43,25 @@ export function createProjects(prisma: PrismaClient) {
       return project ? { projectId: project.id, name } : undefined;
     },
 
-    /** Lists all projects in order of creation. `rate` and `burst` are null if a project has no limit. */
+    /**
+     * Lists all projects in order of creation. `rate` and `burst` are null if a project has no limit, `pausedAt` if it is
+     * not paused.
+     */
     async list(): Promise<ListedProject[]> {
       const projects = await toStoreError(() => prisma.project.findMany({ orderBy: { id: 'asc' } }));
-      return projects.map(({ id, name, rate, burst }) => ({ projectId: id, name, rate, burst }));
+      return projects.map(({ id, name, rate, burst, pausedAt }) => ({ projectId: id, name, rate, burst, pausedAt }));
+    },
+
+    /** @throws StoreError if the name is invalid or taken */
+    async rename(projectId: number, name: string): Promise<void> {
+      assertName(name);
+      await withFreeName(name, () => prisma.project.update({ where: { id: projectId }, data: { name } }));
+    },
+
+    /** While a project is paused, ingresses answer its requests with 403. Entries that wait are stored. */
+    async setPaused(projectId: number, isPaused: boolean): Promise<void> {
+      const pausedAt = isPaused ? Prisma.sql`coalesce(paused_at, now())` : Prisma.sql`NULL`;
+      await toStoreError(() => prisma.$executeRaw`UPDATE projects SET paused_at = ${pausedAt} WHERE id = ${projectId}`);
     },
 
     /** Sets or removes the project's rate limit. @throws StoreError if it is out of range */
@@ -67,4 +74,22 @@ export function createProjects(prisma: PrismaClient) {
       await toStoreError(() => prisma.project.update({ where: { id: projectId }, data }));
     },
   };
+}
+
+function assertName(name: string): void {
+  if (NAME.test(name)) return;
+  throw new StoreError(
+    'a project name must have 1 to 100 characters, no control characters and no leading or trailing space',
+  );
+}
+
+/** @throws StoreError that says so if the name is taken */
+async function withFreeName<T>(name: string, write: () => Promise<T>): Promise<T> {
+  try {
+    return await toStoreError(write);
+  } catch (error) {
+    if (!(error instanceof StoreError)) throw error;
+    if (error.sqlState !== UNIQUE_VIOLATION && error.prismaCode !== 'P2002') throw error;
+    throw new StoreError(`a project named "${name}" already exists`, { cause: error, sqlState: UNIQUE_VIOLATION });
+  }
 }

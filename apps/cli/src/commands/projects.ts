@@ -1,6 +1,6 @@
 import type { RateLimit } from '@opm/core';
 import type { ProjectBacklog } from '@opm/queue';
-import type { ProjectActivity } from '@opm/store';
+import type { ProjectActivity, Store } from '@opm/store';
 import { Command } from 'commander';
 import { type Moment, parseMoment, parseWholeNumber } from '../parse.js';
 import { type PrintOptions, print, toTable } from '../print.js';
@@ -33,6 +33,37 @@ export function projectsCommand(env: NodeJS.ProcessEnv): Command {
     .action(async (options: PrintOptions) => {
       const list = await withStore(env, (store) => store.projects.list());
       print(options, list, toTable(list));
+    });
+
+  projects
+    .command('rename')
+    .argument('<name>')
+    .argument('<new-name>')
+    .option('--json', 'print JSON')
+    .description('Rename a project. Its keys, customers and counts stay.')
+    .action(async (name: string, newName: string, options: PrintOptions) => {
+      const projectId = await change(env, name, (store, id) => store.projects.rename(id, newName));
+      print(options, { projectId, name: newName }, [`Project ${name} is now ${newName}.`]);
+    });
+
+  projects
+    .command('pause')
+    .argument('<name>')
+    .option('--json', 'print JSON')
+    .description('Answer all requests of a project with 403, within about a second. Entries that wait are stored.')
+    .action(async (name: string, options: PrintOptions) => {
+      const projectId = await change(env, name, (store, id) => store.projects.setPaused(id, true));
+      print(options, { projectId, isPaused: true }, [`Project ${name} is paused: \`opm projects resume\` ends that.`]);
+    });
+
+  projects
+    .command('resume')
+    .argument('<name>')
+    .option('--json', 'print JSON')
+    .description('End the pause of a project.')
+    .action(async (name: string, options: PrintOptions) => {
+      const projectId = await change(env, name, (store, id) => store.projects.setPaused(id, false));
+      print(options, { projectId, isPaused: false }, [`Project ${name} is not paused.`]);
     });
 
   projects
@@ -73,6 +104,14 @@ export function projectsCommand(env: NodeJS.ProcessEnv): Command {
 
   return projects;
 }
+
+/** Changes a project. @returns its id @throws UserError if there is no such project */
+const change = (env: NodeJS.ProcessEnv, name: string, run: (store: Store, projectId: number) => Promise<void>) =>
+  withStore(env, async (store) => {
+    const { projectId } = await findProject(store, name);
+    await run(store, projectId);
+    return projectId;
+  });
 
 const AN_HOUR_AGO: Moment = (now) => new Date(now.getTime() - 3_600_000);
 

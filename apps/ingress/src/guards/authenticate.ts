@@ -199,7 +199,7 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
 
 /**
  * Requires a valid API key and stores its project and limit in the request context.
- * @throws Fault KEY_MISSING, or as `authenticate`
+ * @throws Fault KEY_MISSING or PROJECT_PAUSED, or as `authenticate`
  */
 export function requireProject({ authenticate }: Pick<Authenticator, 'authenticate'>): RequestHandler {
   return (request, response, next) => {
@@ -209,11 +209,11 @@ export function requireProject({ authenticate }: Pick<Authenticator, 'authentica
     if (!(owner instanceof Promise)) return proceed(owner);
     owner.then(proceed, next);
 
-    function proceed({ projectId, limit }: KeyOwner): void {
+    function proceed({ projectId, limit, isPaused }: KeyOwner): void {
       const context = contextOf(response);
       context.projectId = projectId;
       context.limit = limit;
-      next();
+      next(isPaused ? new Fault('PROJECT_PAUSED') : undefined);
     }
   };
 }

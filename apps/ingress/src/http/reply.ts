@@ -3,6 +3,7 @@ import { ANSWERS, type Answer, FAULTS, Fault, REQUEST_ID } from '@opm/contract';
 import type { Logger } from '@opm/runtime';
 import type { ActivityReporter, Counts } from '@opm/store';
 import type { Response } from 'express';
+import { LRUCache } from 'lru-cache';
 import type { TokenReservation } from '../guards/token-reservation.js';
 import type { Verdict } from '../ingest/call.js';
 import type { IngressMetrics } from '../metrics.js';
@@ -23,6 +24,9 @@ const FIXED = FIXED_HEADERS.flat();
 const SLOW_MS = 1_000;
 /** At most ten log lines a second: if one request is slow, usually all are. */
 const SLOW_LOG_INTERVAL_MS = 100;
+/** A project's refusals for one reason are logged once in this time. */
+const REFUSAL_LOG_INTERVAL_MS = 60_000;
+const MAX_REFUSALS = 10_000;
 
 /** The result of one entry. */
 export type Result = Answer | Fault;
@@ -93,19 +97,38 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
     return ms;
   }
 
-  function count(projectId: number, result: Result, entries = 1): void {
+  function count(response: Response, result: Result, entries = 1): void {
+    const { projectId } = contextOf(response);
     const counter = result instanceof Fault ? toRefused(statusOf(result)) : ACCEPTED.get(result);
-    if (projectId !== 0 && counter) activity.of(projectId)[counter] += entries;
+    if (projectId === 0 || !counter) return;
+    activity.of(projectId)[counter] += entries;
+    // The cause of a 503 is logged once for all projects.
+    if (result instanceof Fault && counter !== 'refusedUnavailable') logRefusal(response, result, entries);
+  }
+
+  /** Logs the first refusal of a project for a reason, then one in a minute, with the number of entries in between. */
+  const refusals = new LRUCache<string, { loggedAt: number; leftOut: number }>({ max: MAX_REFUSALS });
+  function logRefusal(response: Response, { code }: Fault, entries: number): void {
+    const { projectId } = contextOf(response);
+    const key = `${projectId} ${code}`;
+    const last = refusals.get(key);
+    const now = performance.now();
+    if (last && now - last.loggedAt < REFUSAL_LOG_INTERVAL_MS) {
+      last.leftOut += entries;
+      return;
+    }
+    const refused = { requestId: requestIdOf(response), projectId, reason: code, entries, leftOut: last?.leftOut ?? 0 };
+    logger.warn(refused, "refused a project's entries");
+    refusals.set(key, { loggedAt: now, leftOut: 0 });
   }
 
   return {
     answer(response: Response, answer: Answer): void {
       const ms = send(response, answer.statusCode, toBody(answer));
       if (answer === ANSWERS.pong) return;
-      const { projectId } = contextOf(response);
       metrics.onAck(ms / 1_000);
-      activity.onLatency(projectId, ms);
-      count(projectId, answer);
+      activity.onLatency(contextOf(response).projectId, ms);
+      count(response, answer);
     },
     /**
      * Sends one result per entry, in order, each equal to that of the single call. `retry-after` is the longest of
@@ -116,8 +139,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
       const longest = waits.reduce((a, b) => Math.max(a, b), 0);
       const { status, body } = render(results);
       send(response, status, body, longest);
-      const { projectId } = contextOf(response);
-      for (const result of results) count(projectId, result);
+      for (const result of results) count(response, result);
     },
     /** Sends a body that the caller has serialized. */
     json(response: Response, status: number, body: string): void {
@@ -125,8 +147,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
     },
     fault(response: Response, fault: Fault): void {
       send(response, statusOf(fault), toBody(fault), fault.retryAfterSeconds);
-      const { projectId, refusedEntries } = contextOf(response);
-      if (SENDS_ENTRIES.has(response.req.method)) count(projectId, fault, refusedEntries);
+      if (SENDS_ENTRIES.has(response.req.method)) count(response, fault, contextOf(response).refusedEntries);
     },
   };
 }
@@ -139,9 +160,9 @@ function toAnswered(status: number): keyof Counts {
 
 const SENDS_ENTRIES = new Set(['POST', 'DELETE']);
 
-/** @returns undefined for an erasure of an unknown customer, which is queued, and for a wrong path or method */
+/** @returns undefined for an erasure of an unknown customer, which is queued, a wrong path or method, a paused project */
 function toRefused(status: number): keyof Counts | undefined {
-  if (status === 404 || status === 405) return undefined;
+  if (status === 403 || status === 404 || status === 405) return undefined;
   if (status === 429) return 'refusedLimited';
   return status < 500 ? 'refusedInvalid' : 'refusedUnavailable';
 }
