@@ -141,6 +141,16 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
     ]);
   });
 
+  test('opm customers erase erases as a DELETE of the partner does, in the order of the entries', async () => {
+    expect(await send(acme, 'POST', '/entry', toEntry('gone'))).toBe(201);
+    const { code, stdout } = await runOpm(['customers', 'erase', 'acme', 'gone', '--json'], backend.env);
+    expect([code, JSON.parse(stdout)]).toEqual([0, { projectId: acme.projectId, customerId: 'gone' }]);
+    const isGone = async () => (await store.customers.find(acme.projectId, 'gone')) === undefined;
+    await waitFor(async () => (await statsOf('acme'))?.persisted === 9, { description: 'the erasure' });
+    expect(await isGone()).toBe(true);
+    expect(await send(acme, 'POST', '/entry', toEntry('gone'))).toBe(201);
+  });
+
   test('status says which store does not answer, and still tells the rest', async () => {
     const databaseUrl = 'postgresql://nobody@127.0.0.1:1/nothing';
     const { code, stdout } = await runOpm(['status'], { ...backend.env, DATABASE_URL: databaseUrl });

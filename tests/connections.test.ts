@@ -29,7 +29,7 @@ test('if PostgreSQL has no connections left, every call fails as an outage, and 
   await expect(store.ping()).rejects.toMatchObject(refused);
   await expect(store.customers.findExisting([])).rejects.toMatchObject(refused);
   expect(await runOpm(['projects', 'list'], { DATABASE_URL: postgres.url })).toMatchObject({
-    code: 1,
+    code: 4,
     stderr: expect.stringContaining('too many clients'),
   });
 

@@ -136,7 +136,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
 
   test('discard needs a filter or --all', async () => {
     expect(await opm('discard')).toEqual({
-      code: 1,
+      code: 2,
       stdout: '',
       stderr: 'opm: select dead letters with --id, --project, --since, --until, --error or --sql-state, or use --all\n',
     });
@@ -159,7 +159,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
       return outcome;
     };
     expect(await withEnv({ REDIS_URL: 'redis://127.0.0.1:1' })).toMatchObject({
-      code: 1,
+      code: 4,
       stderr: 'opm: cannot reach the queue: connect ECONNREFUSED 127.0.0.1:1\n',
     });
     expect(await withEnv({ QUEUE_SHARDS: '3' })).toMatchObject({
@@ -170,20 +170,17 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
       code: 1,
       stderr: 'opm: QUEUE_SHARDS is not valid: number of queues, 1 to 1000, the same for every process\n',
     });
-    const wrong: [string, string, RegExp][] = [
-      ['--since', 'yesterday', /It must be a time such as/],
-      ['--until', '2026-13-01', /It must be a time such as/],
-      ['--rate', '0', /It must be at least 1/],
-      ['--id', 'x', /It must be a whole number/],
-      ['--error', '', /It must not be empty/],
-      ['--sql-state', '2', /It must have 5 characters/],
-      ['--project', 'none', /^opm: there is no project "none"/],
+    const wrong: [string, string, number, RegExp][] = [
+      ['--since', 'yesterday', 2, /It must be a time such as/],
+      ['--until', '2026-13-01', 2, /It must be a time such as/],
+      ['--rate', '0', 2, /It must be at least 1/],
+      ['--id', 'x', 2, /It must be a whole number/],
+      ['--error', '', 2, /It must not be empty/],
+      ['--sql-state', '2', 2, /It must have 5 characters/],
+      ['--project', 'none', 3, /^opm: there is no project "none"/],
     ];
-    for (const { code, stderr, message } of await Promise.all(
-      wrong.map(async ([option, value, message]) => ({ ...(await opm('replay', option, value)), message })),
-    )) {
-      expect(stderr).toMatch(message);
-      expect(code).toBe(1);
+    for (const [option, value, code, message] of wrong) {
+      expect(await opm('replay', option, value)).toMatchObject({ code, stderr: expect.stringMatching(message) });
     }
     expect(await opmJson('discard', '--all')).toEqual({ discarded: 1 });
   });

@@ -115,7 +115,9 @@ test.each([
 ])('a PostgreSQL whose certificate %s is refused, and /readyz and `opm` say why', async (_, reason, toUrl) => {
   const env = { DATABASE_URL: toUrl(), ...trusting(), NODE_EXTRA_CA_CERTS: '' };
   for (const args of [['migrate'], ['projects', 'list']]) {
-    expect(await runOpm(args, env)).toMatchObject({ code: 1, stderr: expect.stringMatching(reason) });
+    const { code, stderr } = await runOpm(args, env);
+    expect(stderr).toMatch(reason);
+    expect([1, 4]).toContain(code);
   }
   for (const name of ['ingress', 'worker'] as const) {
     const port = String(await findFreePort());

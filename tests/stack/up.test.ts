@@ -58,7 +58,7 @@ test('opm --version prints its version', async () => {
 
 test('without a stack, a command says so in one line', async () => {
   expect(await opm('customers', 'get', 'demo', '1')).toEqual({
-    code: 1,
+    code: 4,
     stdout: '',
     stderr:
       'opm: no stack is running in .data and DATABASE_URL is not set: run `npm start`, set DATABASE_URL, or set ' +

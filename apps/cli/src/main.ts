@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module';
 import { inspect } from 'node:util';
 import { ignoreUnheardPgErrors } from '@opm/runtime';
-import { Command } from 'commander';
+import { Command, CommanderError } from 'commander';
 import { burstCommand } from './commands/burst.js';
 import { customersCommand } from './commands/customers.js';
 import { deadLettersCommand } from './commands/dead-letters.js';
@@ -9,8 +9,8 @@ import { keysCommand } from './commands/keys.js';
 import { projectsCommand } from './commands/projects.js';
 import { migrateCommand, upCommand } from './commands/stack.js';
 import { statusCommand } from './commands/status.js';
-import { escapeLines } from './print.js';
-import { UserError } from './user-error.js';
+import { escapeLines, toJson } from './print.js';
+import { EXIT_CODES, UserError } from './user-error.js';
 
 const { version } = createRequire(import.meta.url)('../package.json') as { version: string };
 
@@ -21,9 +21,10 @@ function buildProgram(env: NodeJS.ProcessEnv): Command {
     .version(version)
     .addHelpText(
       'after',
-      '\nWithout DATABASE_URL, commands use the stack that `opm up` runs in ./.data, or in the folder OPM_DATA_DIR.',
+      '\nWithout DATABASE_URL, commands use the stack that `opm up` runs in ./.data, or in the folder OPM_DATA_DIR.' +
+        '\n\nExit codes: 1 failed, 2 wrong usage, 3 not found, 4 a store or the stack is not available, 130 stopped.' +
+        '\nWith --json, an error is a line of JSON on stderr: {"error":"not-found","message":"…"}.',
     )
-    .showHelpAfterError()
     .addCommand(upCommand(env))
     .addCommand(migrateCommand(env))
     .addCommand(statusCommand(env))
@@ -34,10 +35,33 @@ function buildProgram(env: NodeJS.ProcessEnv): Command {
     .addCommand(burstCommand(env));
 }
 
+/** Makes commander throw its errors instead of ending the process. With --json, it prints none of them. */
+function throwErrors(command: Command, isJson: boolean): void {
+  command.exitOverride();
+  if (isJson) command.configureOutput({ outputError: () => {} });
+  else command.showHelpAfterError('(add --help for more)');
+  for (const subcommand of command.commands) throwErrors(subcommand, isJson);
+}
+
+/** Prints the error. @returns the exit code */
+function report(error: unknown, isJson: boolean): number {
+  if (error instanceof CommanderError) {
+    if (error.exitCode === 0) return 0; // --help or --version
+    if (isJson) console.error(toJson({ error: 'usage', message: error.message.replace(/^error: /, '') }));
+    return EXIT_CODES.usage;
+  }
+  const { kind, message } = error instanceof UserError ? error : { kind: 'failed' as const, message: inspect(error) };
+  const text = error instanceof UserError ? `opm: ${message}` : message;
+  console.error(isJson ? toJson({ error: kind, message }) : escapeLines(text));
+  return EXIT_CODES[kind];
+}
+
 ignoreUnheardPgErrors();
+const isJson = process.argv.includes('--json');
+const program = buildProgram(process.env);
+throwErrors(program, isJson);
 try {
-  await buildProgram(process.env).parseAsync(process.argv);
+  await program.parseAsync(process.argv);
 } catch (error) {
-  console.error(escapeLines(error instanceof UserError ? `opm: ${error.message}` : inspect(error)));
-  process.exitCode = 1;
+  process.exitCode = report(error, isJson);
 }

@@ -1,10 +1,24 @@
+import { createInterface } from 'node:readline/promises';
 import cliProgress, { type GenericFormatter } from 'cli-progress';
+import { UserError } from './user-error.js';
 
 export type PrintOptions = { json?: true };
 
 /** Prints `data` as JSON if --json is given, otherwise `lines`. */
 export function print({ json }: PrintOptions, data: unknown, lines: string[]): void {
   console.log(json ? toJson(data) : lines.map(escapeControls).join('\n'));
+}
+
+/**
+ * Asks before something is destroyed. With --yes, or if a script runs the command, it does not ask.
+ * @throws UserError unless the answer is `yes`
+ */
+export async function confirm(what: string, { yes }: { yes?: true }): Promise<void> {
+  if (yes || !process.stdin.isTTY || !process.stderr.isTTY) return;
+  const dialogue = createInterface({ input: process.stdin, output: process.stderr });
+  const question = `${escapeControls(what)} This cannot be undone. Type yes to go on: `;
+  const answer = await dialogue.question(question).finally(() => dialogue.close());
+  if (answer.trim() !== 'yes') throw new UserError('nothing was changed');
 }
 
 /** Characters that a terminal interprets: control characters, bidirectional controls and line separators. */

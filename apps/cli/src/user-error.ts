@@ -2,9 +2,18 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { EntryQueue } from '@opm/queue';
 import pRetry from 'p-retry';
 
+/** Kinds of errors, and the exit code of each. 130: the user stopped the command. */
+export const EXIT_CODES = { failed: 1, usage: 2, 'not-found': 3, unavailable: 4 } as const;
+
 /** A problem that the user can fix. `opm` prints it as one line, without a stack trace. */
 export class UserError extends Error {
   override readonly name = 'UserError';
+  readonly kind: keyof typeof EXIT_CODES;
+
+  constructor(message: string, kind: keyof typeof EXIT_CODES = 'failed') {
+    super(message);
+    this.kind = kind;
+  }
 }
 
 /** Converts a failed system call, such as ENOSPC, to a UserError. Returns any other error unchanged. */

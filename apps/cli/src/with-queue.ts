@@ -28,7 +28,7 @@ export async function withQueue<T>(
     if (!force) await assertHasWorkers(queue);
     return await use(queue, config.shards);
   } catch (error) {
-    if (error instanceof Fault) throw new UserError(toOperatorText(error));
+    if (error instanceof Fault) throw new UserError(toOperatorText(error), 'unavailable');
     throw error;
   } finally {
     await queue.close();
@@ -67,7 +67,7 @@ async function openQueue(config: ReturnType<typeof toQueueConfig>, answerTimeout
     return await createEntryQueue({ ...config, signal, onError });
   } catch (error) {
     if (error instanceof ShardsError) throw new UserError(error.message);
-    if (signal.aborted) throw new UserError(`cannot reach the queue: ${reason}`);
+    if (signal.aborted) throw new UserError(`cannot reach the queue: ${reason}`, 'unavailable');
     throw error;
   } finally {
     for (const timer of timers) clearTimeout(timer);

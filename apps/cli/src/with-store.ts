@@ -19,10 +19,11 @@ export async function findStores(env: NodeJS.ProcessEnv): Promise<NodeJS.Process
   const dataDir = dataDirOf(env);
   const stack = await readStackFile(dataDir);
   if (stack?.databaseUrl) return { ...env, ...stack.queueEnv, DATABASE_URL: stack.databaseUrl };
-  if (stack) throw new UserError(`the stack in ${dataDir} is still starting; try again in a moment`);
+  if (stack) throw new UserError(`the stack in ${dataDir} is still starting; try again in a moment`, 'unavailable');
   throw new UserError(
     `no stack is running in ${dataDir} and DATABASE_URL is not set: run \`npm start\`, set DATABASE_URL, or set ` +
       'OPM_DATA_DIR to the data folder of a running stack',
+    'unavailable',
   );
 }
 
@@ -48,7 +49,8 @@ export async function withStore<T>(
     return await use(store);
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
-    throw new UserError(error.sqlState === UNDEFINED_TABLE ? `${error.message}: run \`opm migrate\`` : error.message);
+    if (error.sqlState === UNDEFINED_TABLE) throw new UserError(`${error.message}: run \`opm migrate\``);
+    throw new UserError(error.message, error.kind === 'outage' ? 'unavailable' : 'failed');
   } finally {
     await store.close();
   }
@@ -57,6 +59,6 @@ export async function withStore<T>(
 /** @throws UserError if there is no such project */
 export async function findProject(store: Store, name: string): Promise<Project> {
   const project = await store.projects.find(name);
-  if (!project) throw new UserError(`there is no project "${name}": see \`opm projects list\``);
+  if (!project) throw new UserError(`there is no project "${name}": see \`opm projects list\``, 'not-found');
   return project;
 }

@@ -99,28 +99,30 @@ test('a rate is not exceeded', async () => {
 });
 
 describe('an invalid option or an unreachable API is one clear line:', () => {
-  test.each<[string, string[], NodeJS.ProcessEnv, RegExp]>([
-    ['a wrong key', ['--key', 'opm_wrong'], {}, /^opm: http:\S+ rejected the API key \(401\)\n$/],
+  test.each<[string, number, string[], NodeJS.ProcessEnv, RegExp]>([
+    ['a wrong key', 1, ['--key', 'opm_wrong'], {}, /^opm: http:\S+ rejected the API key \(401\)\n$/],
     [
       'a wrong address',
+      4,
       ['--url', 'http://127.0.0.1:1'],
       {},
       /^opm: cannot reach http:\/\/127\.0\.0\.1:1: ECONNREFUSED\n$/,
     ],
-    ['no address', ['--url', 'nowhere'], {}, /^opm: nowhere is not an http or https URL\n$/],
-    ['no key', [], { OPM_KEY: '' }, /^opm: no API key: set OPM_KEY or --key\n$/],
+    ['no address', 2, ['--url', 'nowhere'], {}, /^opm: nowhere is not an http or https URL\n$/],
+    ['no key', 2, [], { OPM_KEY: '' }, /^opm: no API key: set OPM_KEY or --key\n$/],
     [
       'neither',
+      4,
       [],
       { OPM_URL: '', OPM_DATA_DIR: '/nowhere' },
       /^opm: no stack is running in \/nowhere: run `npm start`, or/,
     ],
-    ['a batch too large', ['--batch', '1001'], {}, /must be at most 1000/],
-    ['too many connections', ['--connections', '10001'], {}, /must be at most 10000/],
-    ['no entries', ['--entries', '0'], {}, /must be at least 1/],
-  ])('%s', async (_, args, env, message) => {
-    const { code, stdout, stderr } = await opmBurst(args, { ...envOf(), ...env });
-    expect([code, stdout]).toEqual([1, '']);
+    ['a batch too large', 2, ['--batch', '1001'], {}, /must be at most 1000/],
+    ['too many connections', 2, ['--connections', '10001'], {}, /must be at most 10000/],
+    ['no entries', 2, ['--entries', '0'], {}, /must be at least 1/],
+  ])('%s', async (_, code, args, env, message) => {
+    const { stderr, ...outcome } = await opmBurst(args, { ...envOf(), ...env });
+    expect(outcome).toEqual({ code, stdout: '' });
     expect(stderr).toMatch(message);
   });
 });

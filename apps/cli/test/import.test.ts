@@ -75,7 +75,6 @@ test.each<[what: string, name: string, content: string | Buffer | undefined, arg
   ['that is not text', 'a.csv', Buffer.alloc(2_000_000), [], /invalid CSV from line 1: Max Record Size$/m],
   ['of the future', 'a.ndjson', '', ['--as-of', '2100-01-01'], /is in the future/],
   ['of before 1970', 'a.ndjson', '', ['--as-of', '1969-12-30'], /is before 1970/],
-  ['for an unknown project', 'a.ndjson', '', ['--project', 'nobody'], /there is no project "nobody"/],
 ])('one line names the problem of a file %s', async (_, name, content, args, message) => {
   const file = join(directory, name);
   await rm(file, { force: true });
@@ -84,6 +83,15 @@ test.each<[what: string, name: string, content: string | Buffer | undefined, arg
   expect([code, stdout]).toEqual([1, '']);
   expect(stderr).toMatch(message);
   expect(stderr.trim().split('\n')).toHaveLength(1);
+});
+
+test('an unknown project is named, and the exit code is 3', async () => {
+  const file = join(directory, 'a.ndjson');
+  await writeFile(file, '');
+  expect(await opmImport(file, '--project', 'nobody')).toEqual({
+    ...{ code: 3, stdout: '' },
+    stderr: 'opm: there is no project "nobody": see `opm projects list`\n',
+  });
 });
 
 test('rejected lines replace only a file of rejected lines, and only at the end', async () => {

@@ -61,7 +61,10 @@ describe('if a migration is missing,', () => {
 
   test('a schema engine that exits without applying it is an error', async () => {
     const { code, stderr } = await migrate(await writeEngine('dies.mjs', 'process.exit(0);'));
-    expect([code, stderr]).toEqual([1, expect.stringMatching(/^opm: prisma migrate deploy (failed|did not apply)/)]);
+    expect([code, stderr]).toEqual([
+      1,
+      expect.stringMatching(/^\{"error":"failed","message":"prisma migrate deploy (failed|did not apply)/),
+    ]);
   });
 
   test('it is applied, and no process gets the password as an argument', async () => {

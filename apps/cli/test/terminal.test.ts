@@ -1,3 +1,6 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { createStore, type Store } from '@opm/store';
 import { type Backend, createBackend, query, runOpm } from '@opm/testkit';
@@ -53,7 +56,7 @@ test.each([
 
 test('an error message holds no character that a terminal interprets', async () => {
   const { code, stdout, stderr } = await opmOnTerminal('customers', 'get', HOSTILE, HOSTILE);
-  expect([code, stdout]).toEqual([1, '']);
+  expect([code, stdout]).toEqual([3, '']);
   expect(stderr).toMatch('has no customer');
   expect(stderr).not.toMatch(INTERPRETED);
 });
@@ -86,5 +89,56 @@ test('with --escape-formulas no CSV cell begins like a formula, and all other ce
     FORMULAS.map((cell) => (/^[=+\-@\t\r]/.test(cell) ? `'${cell}` : cell)),
   );
   const refused = await opm('customers', 'export', '--project', 'formulas', '--escape-formulas');
-  expect(refused).toEqual({ code: 1, stdout: '', stderr: 'opm: --escape-formulas requires --format csv\n' });
+  expect(refused).toEqual({ code: 2, stdout: '', stderr: 'opm: --escape-formulas requires --format csv\n' });
+});
+
+test('with --json, an error is a line of JSON with its kind, and the exit code tells the kind', async () => {
+  const read = async (...args: string[]) => {
+    const { code, stdout, stderr } = await opm(...args, '--json');
+    return { code, stdout, ...JSON.parse(stderr) };
+  };
+  const unreachable = { DATABASE_URL: 'postgresql://nobody@127.0.0.1:1/nothing' };
+  expect(await read('projects', 'stats', 'nobody')).toEqual({
+    ...{ code: 3, stdout: '', error: 'not-found' },
+    message: 'there is no project "nobody": see `opm projects list`',
+  });
+  expect(await read('projects', 'limits', 'acme', '--rate', 'many')).toMatchObject({ code: 2, error: 'usage' });
+  expect(await read('projects', 'lst')).toMatchObject({
+    code: 2,
+    error: 'usage',
+    message: expect.stringContaining('lst'),
+  });
+  expect(await read('projects', 'create', 'acme')).toMatchObject({ code: 1, error: 'failed' });
+  const { code, stderr } = await runOpm(['projects', 'list', '--json'], { ...backend.env, ...unreachable });
+  expect([code, JSON.parse(stderr).error]).toEqual([4, 'unavailable']);
+});
+
+test('a mistyped command gets a short answer that names the right one', async () => {
+  const { code, stderr } = await opm('projcts');
+  expect([code, stderr]).toEqual([
+    2,
+    "error: unknown command 'projcts'\n(Did you mean projects?)\n(add --help for more)\n",
+  ]);
+});
+
+test('on a terminal, what destroys something asks first; only `yes` or --yes goes on', async () => {
+  const { projectId } = await store.projects.create('asked');
+  const revoke = async (answer: string, ...flags: string[]) => {
+    const opmPath = fileURLToPath(new URL('../bin/opm.js', import.meta.url));
+    const command = [process.execPath, opmPath, 'keys', 'revoke', 'asked', ...flags].join(' ');
+    const child = spawn('script', ['-qec', command, '/dev/null'], { env: { ...process.env, ...backend.env } });
+    const output: string[] = [];
+    child.stdout.on('data', (data) => {
+      output.push(String(data));
+      if (String(data).includes('Type yes to go on')) child.stdin.write(`${answer}\n`);
+    });
+    const [code] = await once(child, 'close');
+    child.stdin.destroy();
+    const [key] = await store.apiKeys.list(projectId);
+    return { code, hasAsked: output.join('').includes('Type yes to go on'), status: key?.status };
+  };
+  expect(await revoke('no')).toEqual({ code: 1, hasAsked: true, status: 'active' });
+  expect(await revoke('yes')).toEqual({ code: 0, hasAsked: true, status: 'revoked' });
+  await store.apiKeys.rotate(projectId, { graceMs: 0 });
+  expect(await revoke('', '--yes')).toMatchObject({ code: 0, hasAsked: false });
 });

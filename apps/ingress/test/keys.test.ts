@@ -41,6 +41,33 @@ const LIMITED = {
   message: 'too many API keys that do not exist, try again',
 };
 
+const PAUSED = { status: 403, retryAfter: null, message: 'project is paused' };
+
+test('a paused project gets 403 everywhere within a second or so, until it is resumed, and others go on', async () => {
+  const [paused, other] = await Promise.all([store.projects.create('paused'), store.projects.create('another')]);
+  const all = () => Promise.all(ingresses.map((ingress) => ping(paused.apiKey, { ingress })));
+  expect(await all()).toEqual([OK, OK]);
+  await store.projects.setPaused(paused.projectId, true);
+  await waitFor(async () => (await all()).every(({ status }) => status === 403), { description: 'the pause' });
+  expect(await all()).toEqual([PAUSED, PAUSED]);
+  const headers = { 'x-api-key': paused.apiKey };
+  const requests: [string, string][] = [
+    ['POST', '/entry'],
+    ['POST', '/entries'],
+    ['GET', '/entry/1'],
+    ['DELETE', '/entry/1'],
+  ];
+  for (const [method, path] of requests) {
+    const response = await fetch(ingresses[0]?.url + path, { method, headers });
+    expect(await response.json()).toEqual({ statusCode: 403, error: 'Forbidden', message: 'project is paused' });
+  }
+  expect(await ping(other.apiKey)).toEqual(OK);
+  await store.projects.setPaused(paused.projectId, false);
+  await waitFor(async () => (await all()).every(({ status }) => status === 200), {
+    description: 'the end of the pause',
+  });
+});
+
 /**
  * Tries at once as many unknown keys as an address may try in ten seconds. Even a slow machine needs less time for
  * that.

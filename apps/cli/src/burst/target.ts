@@ -22,19 +22,22 @@ const TIMEOUT_MS = 30_000;
  */
 export async function findAddress(given: Partial<Address>, env: NodeJS.ProcessEnv): Promise<Address> {
   const [url, key] = [given.url || env.OPM_URL, given.key || env.OPM_KEY];
-  if (key && !/^[\x21-\x7e]+$/.test(key)) throw new UserError('the API key must consist of visible ASCII characters');
+  if (key && !/^[\x21-\x7e]+$/.test(key))
+    throw new UserError('the API key must consist of visible ASCII characters', 'usage');
   if (url && key) return { url, key };
-  if (url) throw new UserError('no API key: set OPM_KEY or --key');
+  if (url) throw new UserError('no API key: set OPM_KEY or --key', 'usage');
   const dataDir = dataDirOf(env);
   const stack = await readStackFile(dataDir);
   if (!stack) {
     throw new UserError(
       `no stack is running in ${dataDir}: run \`npm start\`, or set --url and OPM_KEY to use another API`,
+      'unavailable',
     );
   }
   const demo = await readJsonFile<DemoSecrets>(join(dataDir, 'demo.json'));
   const demoKey = key || demo?.apiKey;
-  if (!stack.url || !demoKey) throw new UserError(`the stack in ${dataDir} is still starting; try again in a moment`);
+  if (!stack.url || !demoKey)
+    throw new UserError(`the stack in ${dataDir} is still starting; try again in a moment`, 'unavailable');
   return { url: stack.url, key: demoKey };
 }
 
@@ -65,12 +68,12 @@ export async function openTarget({ url, key }: Address, connections: number): Pr
 function parseUrl(text: string): URL {
   const url = URL.canParse(text) ? new URL(text) : undefined;
   if (url && /^https?:$/.test(url.protocol)) return url;
-  throw new UserError(`${text} is not an http or https URL`);
+  throw new UserError(`${text} is not an http or https URL`, 'usage');
 }
 
 async function assertPong(target: Target): Promise<void> {
   const { status, text } = await target.request({ method: 'GET', path: '/ping' }).catch((error) => {
-    throw new UserError(`cannot reach ${target.url}: ${toCode(error)}`);
+    throw new UserError(`cannot reach ${target.url}: ${toCode(error)}`, 'unavailable');
   });
   if (status === 200 && text.includes('pong')) return;
   if (status === 401) throw new UserError(`${target.url} rejected the API key (401)`);

@@ -1,14 +1,16 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { ImportFileOptions } from '../customers/import.js';
 import { FORMATS, type Format, parseMoment } from '../parse.js';
-import { type PrintOptions, print, toTable } from '../print.js';
+import { confirm, type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
+import type { QueueFlags } from '../with-queue.js';
 import { findProject, withStore } from '../with-store.js';
 
 export function customersCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('customers')
-    .description('Read, import and export stored customers.')
+    .description('Read, erase, import and export stored customers.')
     .addCommand(getCommand(env))
+    .addCommand(eraseCommand(env))
     .addCommand(importCommand(env))
     .addCommand(exportCommand(env));
 }
@@ -26,9 +28,37 @@ function getCommand(env: NodeJS.ProcessEnv): Command {
       if (!customer) {
         throw new UserError(
           `project "${projectName}" has no customer "${customerId}" (queued entries are not stored yet)`,
+          'not-found',
         );
       }
       print(options, customer, toTable(Object.entries(customer).map(([column, value]) => ({ column, value }))));
+    });
+}
+
+function eraseCommand(env: NodeJS.ProcessEnv): Command {
+  return new Command('erase')
+    .argument('<project>')
+    .argument('<customer-id>')
+    .option('--yes', 'do not ask')
+    .option('--force', 'queue the erasure even if no worker takes jobs')
+    .option('--json', 'print JSON')
+    .description('Queue the erasure of a customer, like a DELETE of the partner. Entries sent later create it anew.')
+    .action(async (projectName: string, customerId: string, options: PrintOptions & QueueFlags & { yes?: true }) => {
+      const { projectId } = await withStore(env, (store) => findProject(store, projectName));
+      await confirm(`Customer ${customerId} of project ${projectName} will be erased.`, options);
+      // Imported lazily because the queue package loads slowly.
+      const [{ withQueue }, { shardOf }] = await Promise.all([import('../with-queue.js'), import('@opm/queue')]);
+      const erasure = { projectId, customerId, erase: true as const };
+      await withQueue(env, options, async (queue, shards) => {
+        const shard = shardOf(projectId, customerId, shards);
+        const { admitted } = await queue.admit(shard, [erasure]);
+        const entries = admitted.map(({ version }) => ({ ...erasure, version }));
+        await queue.enqueue(shard, { entries }).catch(async (error) => {
+          await queue.release(shard, admitted);
+          throw error;
+        });
+      });
+      print(options, { projectId, customerId }, [`Queued the erasure of customer ${customerId}.`]);
     });
 }
 
@@ -77,7 +107,7 @@ function exportCommand(env: NodeJS.ProcessEnv): Command {
     )
     .action(({ project, format, escapeFormulas = false }: ExportFlags) =>
       withStore(env, async (store) => {
-        if (escapeFormulas && format !== 'csv') throw new UserError('--escape-formulas requires --format csv');
+        if (escapeFormulas && format !== 'csv') throw new UserError('--escape-formulas requires --format csv', 'usage');
         const { projectId } = await findProject(store, project);
         const { writeExport } = await import('../customers/export.js'); // lazily: the contract package loads slowly
         await writeExport({ customers: store.customers, projectId, format, escapeFormulas });

@@ -9,7 +9,7 @@ import {
 } from '../dead-letters/filter-options.js';
 import type { ReplayFlags } from '../dead-letters/replay.js';
 import { parseBigId, parsePositive, parseWholeNumber } from '../parse.js';
-import { type PrintOptions, print, toTable } from '../print.js';
+import { confirm, type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
 import { withStore } from '../with-store.js';
 
@@ -43,7 +43,7 @@ function showCommand(env: NodeJS.ProcessEnv): Command {
     .description('Show one dead letter with its payload, which is everything that the partner sent.')
     .action(async (id: string, options: PrintOptions) => {
       const letter = await withStore(env, (store) => store.deadLetters.find(id));
-      if (!letter) throw new UserError(`there is no dead letter ${id}: see \`opm dead-letters list\``);
+      if (!letter) throw new UserError(`there is no dead letter ${id}: see \`opm dead-letters list\``, 'not-found');
       const rows = Object.entries(letter).map(([column, value]) => ({
         column,
         value: column === 'payload' ? JSON.stringify(value) : value,
@@ -94,15 +94,18 @@ function discardCommand(env: NodeJS.ProcessEnv): Command {
   return addFilterOptions(new Command('discard'))
     .option('--all', 'discard all dead letters; required if there is no filter')
     .option('--dry-run', 'only count the dead letters')
+    .option('--yes', 'do not ask')
     .option('--json', 'print JSON')
     .description('Delete dead letters permanently.')
-    .action(async (options: PrintOptions & FilterOptions & { all?: true; dryRun?: true }) => {
+    .action(async (options: PrintOptions & FilterOptions & { all?: true; dryRun?: true; yes?: true }) => {
       if (!options.all && !hasFilter(options)) {
         throw new UserError(
           'select dead letters with --id, --project, --since, --until, --error or --sql-state, or use --all',
+          'usage',
         );
       }
       if (options.dryRun) return dryRun(env, options, (letters) => `Would discard ${letters}.`);
+      await confirm('The dead letters will be deleted. `--dry-run` counts them.', options);
       const discarded = await withStore(env, async (store) =>
         store.deadLetters.discard(await toFilter(store, options)),
       );

@@ -1,7 +1,7 @@
 import { Command, Option } from 'commander';
 import ms from 'ms';
 import { parseDuration, parseWholeNumber } from '../parse.js';
-import { type PrintOptions, print, toTable } from '../print.js';
+import { confirm, type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
 import { findProject, withStore } from '../with-store.js';
 
@@ -47,15 +47,21 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
     .command('revoke')
     .argument('<project>')
     .option('--key <id>', 'id of one key, from `opm keys list` (default: all active keys)', parseWholeNumber)
+    .option('--yes', 'do not ask')
     .option('--json', 'print JSON')
     .description('Revoke keys now, without a grace period.')
-    .action(async (projectName: string, options: PrintOptions & { key?: number }) => {
+    .action(async (projectName: string, options: PrintOptions & { key?: number; yes?: true }) => {
+      const which = options.key === undefined ? 'All active keys' : `Key ${options.key}`;
+      await confirm(`${which} of project ${projectName} will be revoked.`, options);
       const revoked = await withStore(env, async (store) => {
         const { projectId } = await findProject(store, projectName);
         return store.apiKeys.revoke(projectId, { keyId: options.key });
       });
       if (revoked === 0)
-        throw new UserError(`project "${projectName}" has no such active key: see \`opm keys list ${projectName}\``);
+        throw new UserError(
+          `project "${projectName}" has no such active key: see \`opm keys list ${projectName}\``,
+          'not-found',
+        );
       print(options, { revoked }, [`Revoked ${revoked} ${revoked === 1 ? 'key' : 'keys'}.`]);
     });
 

@@ -170,5 +170,5 @@ const hasLimit = ({ rate, burst, none }: LimitFlags): boolean =>
 function toLimit({ rate, burst, none }: LimitFlags): RateLimit | undefined {
   if (none && rate === undefined && burst === undefined) return undefined;
   if (!none && rate !== undefined && burst !== undefined) return { rate, burst };
-  throw new UserError('specify both --rate and --burst, or only --none');
+  throw new UserError('specify both --rate and --burst, or only --none', 'usage');
 }
