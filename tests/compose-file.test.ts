@@ -26,11 +26,22 @@ const MADE_FOR_MIGRATE = {
   APP_ROLE_PASSWORD: expect.stringContaining('POSTGRES_APP_PASSWORD'),
 };
 
+const { services, volumes } = parse(readFileSync('docker-compose.yml', 'utf8'), { merge: true });
+
 test.each(Object.entries(SPECS))('Docker Compose passes each variable that %s reads from .env', (name, spec) => {
-  const { services } = parse(readFileSync('docker-compose.yml', 'utf8'), { merge: true });
   const passedOn = Object.keys(spec).filter((variable) => !PLACES.includes(variable));
   expect(services[name].environment).toEqual({
     ...Object.fromEntries(passedOn.map((variable) => [variable, MADE[variable] ?? null])),
     ...(name === 'migrate' && MADE_FOR_MIGRATE),
   });
+});
+
+test('Prometheus starts only with its profile, at a fixed version, and is published on 127.0.0.1 only', () => {
+  const { prometheus } = services;
+  expect(prometheus.profiles).toEqual(['observability']);
+  expect(prometheus.image).toMatch(/^prom\/prometheus:v\d+\.\d+\.\d+$/);
+  expect(prometheus.ports).toEqual([expect.stringMatching(/^127\.0\.0\.1:/)]);
+  // The image declares a volume: without a name, each new container would leave one behind.
+  expect(prometheus.volumes).toEqual(['./deploy/observability:/etc/prometheus:ro', 'prometheus:/prometheus']);
+  expect(volumes).toHaveProperty('prometheus');
 });

@@ -1,15 +1,26 @@
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { createDatabase, findChromium, provisionServers, removeLeftContainers, testRunId } from '@opm/testkit';
+import {
+  createDatabase,
+  findChromium,
+  findPrometheus,
+  provisionServers,
+  removeLeftContainers,
+  testRunId,
+} from '@opm/testkit';
 import { setUpEnvironment } from './set-up-environment.mjs';
 
 const OPM = fileURLToPath(new URL('../apps/cli/bin/opm.js', import.meta.url));
 
 /** Starts one PostgreSQL and one Redis for the run, and creates the migrated template of the test files' databases. */
 export default async function globalSetup({ testPathPatterns }) {
-  // The full run needs a browser, so a missing one fails the run at once. Selected tests look for it themselves.
-  if (testPathPatterns.patterns.length === 0) await findChromium();
+  // The full run needs a browser and Prometheus, so a missing one fails the run at once. Selected tests look for them
+  // themselves.
+  if (testPathPatterns.patterns.length === 0) {
+    await findChromium();
+    await findPrometheus('prometheus');
+  }
   setUpEnvironment();
   testRunId(); // Must run before Jest's workers start, because they may start containers too.
   const provisioning = provisionServers();

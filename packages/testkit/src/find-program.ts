@@ -122,3 +122,13 @@ export async function findChromium(): Promise<string> {
     })
   );
 }
+
+/** Returns the path of a program of Debian's package `prometheus`. See `findProgram`. */
+export function findPrometheus(name: 'prometheus' | 'promtool'): Promise<string> {
+  return findProgram({
+    title: name,
+    names: [name],
+    aptPackages: ['prometheus'],
+    otherwise: 'brew install prometheus (or your package manager)',
+  });
+}

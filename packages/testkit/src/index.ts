@@ -1,7 +1,7 @@
 export { removeLeftContainers, type Server, testRunId } from './containers.js';
 export { type ContractCheck, checkFetch, createContractCheck, type Exchange } from './contract-check.js';
 export { type Certificates, createCertificates } from './create-certificates.js';
-export { findChromium, findCompiler, findRedisProgram } from './find-program.js';
+export { findChromium, findCompiler, findPrometheus, findRedisProgram } from './find-program.js';
 export {
   BACKENDS,
   type Backend,
@@ -22,7 +22,9 @@ export {
   isRunning,
   type ProcessExit,
   type ProcessOptions,
+  type RunningProgram,
   startProcess,
+  startProgram,
   type TestProcess,
 } from './start-process.js';
 export { startProxy, type TcpProxy } from './start-proxy.js';
