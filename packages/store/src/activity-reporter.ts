@@ -31,6 +31,8 @@ type ReporterDeps = {
 export type ActivityReporter = ReturnType<typeof createActivityReporter>;
 
 const INTERVAL_MS = 5_000;
+/** PostgreSQL takes 0.03 ms per project in a report. After each project it has a hundred times as long for other work. */
+const REST_MS_PER_PROJECT = 3;
 /** At the end of the process. Counts that are not reported by then are lost. */
 const CLOSE_TIMEOUT_MS = 2_000;
 /** Projects that are counted one by one between two reports. */
@@ -41,8 +43,9 @@ const DECAY = 0.9;
 const OUTCOMES = COUNTERS.filter((counter) => !counter.startsWith('answered'));
 
 /**
- * Counts in memory what each project does, and reports it every few seconds. While PostgreSQL does not answer, the
- * counts stay in memory. A killed process loses those since its last report.
+ * Counts in memory what each project does, and reports it every five seconds, or up to every half a minute if thousands
+ * of projects are active. While PostgreSQL does not answer, the counts stay in memory. A killed process loses those since
+ * its last report.
  */
 export function createActivityReporter(deps: ReporterDeps) {
   const { activity, name, readState = () => ({}), onReported, onFailed } = deps;
@@ -53,6 +56,7 @@ export function createActivityReporter(deps: ReporterDeps) {
   /** Counts that are being reported. They keep their number until the report is known to be stored. */
   let unconfirmed: Map<number, Counts> | undefined;
   let reports = 0;
+  let countsDueAt = 0;
   let scores = new Map<number, number>();
   /** Latencies of the busiest projects. */
   let busiest = new Map<number, RecordableHistogram>();
@@ -70,7 +74,6 @@ export function createActivityReporter(deps: ReporterDeps) {
   function take(): Map<number, Counts> {
     const taken = counts;
     counts = new Map();
-    reports++;
     const totals = new Map([...scores].map(([projectId, score]) => [projectId, score * DECAY]));
     for (const [projectId, own] of taken) {
       if (projectId !== OTHER_PROJECTS) totals.set(projectId, (totals.get(projectId) ?? 0) + totalOf(own));
@@ -87,12 +90,16 @@ export function createActivityReporter(deps: ReporterDeps) {
     return state;
   }
 
-  async function send(): Promise<void> {
-    unconfirmed ??= take();
-    const uptimeSeconds = performance.now() / 1_000;
-    const report = { ...self, uptimeSeconds, report: reports, state: takeState(), counts: unconfirmed };
+  async function send({ isLast = false } = {}): Promise<void> {
+    const now = performance.now();
+    if (!unconfirmed) {
+      unconfirmed = isLast || now >= countsDueAt ? take() : new Map();
+      reports++;
+    }
+    const report = { ...self, uptimeSeconds: now / 1_000, report: reports, state: takeState(), counts: unconfirmed };
     const names = await activity.report(report, [...scores.keys()]);
-    onReported(toOutcomes(unconfirmed, names));
+    if (unconfirmed.size > 0) onReported(toOutcomes(unconfirmed, names));
+    countsDueAt = Math.max(countsDueAt, now + unconfirmed.size * REST_MS_PER_PROJECT);
     unconfirmed = undefined;
   }
 
@@ -107,7 +114,7 @@ export function createActivityReporter(deps: ReporterDeps) {
   async function end(): Promise<void> {
     await sending;
     if (unconfirmed) await send();
-    await send();
+    await send({ isLast: true });
     await activity.end(self.id);
   }
 

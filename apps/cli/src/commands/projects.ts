@@ -1,10 +1,10 @@
 import type { RateLimit } from '@opm/core';
 import type { ProjectBacklog } from '@opm/queue';
-import type { ProjectActivity, Store } from '@opm/store';
+import type { ProjectActivity, SeenProcess, Store } from '@opm/store';
 import { Command } from 'commander';
 import { type Moment, parseMoment, parseWholeNumber } from '../parse.js';
 import { type PrintOptions, print, toTable } from '../print.js';
-import { toDuration } from '../status/find-problems.js';
+import { SILENT_SECONDS, toDuration } from '../status/find-problems.js';
 import { UserError } from '../user-error.js';
 import { findProject, withStore } from '../with-store.js';
 
@@ -115,8 +115,15 @@ const change = (env: NodeJS.ProcessEnv, name: string, run: (store: Store, projec
 
 const AN_HOUR_AGO: Moment = (now) => new Date(now.getTime() - 3_600_000);
 
-/** `backlog` is sampled, see `ProjectBacklog`; undefined if the queue does not answer. `limit`: entries per second. */
-type Stats = ProjectActivity & { backlog: ProjectBacklog | undefined; limit: number | null };
+/**
+ * `backlog` is sampled, see `ProjectBacklog`; undefined if the queue does not answer. `limit`: entries per second.
+ * `p99Ms` of the last seconds: of the busiest projects, `ingress` to the acknowledgement, `worker` to the row.
+ */
+type Stats = ProjectActivity & {
+  backlog: ProjectBacklog | undefined;
+  limit: number | null;
+  p99Ms: Record<string, number>;
+};
 
 async function readStats(env: NodeJS.ProcessEnv, since: Moment, name: string | undefined): Promise<Stats[]> {
   const { withQueue } = await import('../with-queue.js'); // loads slowly
@@ -127,15 +134,27 @@ async function readStats(env: NodeJS.ProcessEnv, since: Moment, name: string | u
     const now = await store.now();
     const limits = new Map((await store.projects.list()).map(({ projectId, rate }) => [projectId, rate]));
     const active = await store.activity.projects(since(now));
+    const processes = (await store.activity.processes()).filter(({ silentSeconds }) => silentSeconds < SILENT_SECONDS);
     const ofProjects = await backlogs;
     return active
       .filter(({ projectId }) => only === undefined || projectId === only)
       .map((own) => ({
         ...own,
         limit: limits.get(own.projectId) ?? null,
+        p99Ms: toP99Ms(processes, own.projectId),
         backlog: ofProjects ? (ofProjects.get(own.projectId) ?? { entries: 0, oldestMs: 0 }) : undefined,
       }));
   });
+}
+
+/** The largest p99 among the processes of each kind. */
+function toP99Ms(processes: SeenProcess[], projectId: number): Stats['p99Ms'] {
+  const largest: Stats['p99Ms'] = {};
+  for (const { name, state } of processes) {
+    const ms = state.busiest?.[projectId]?.p99Ms;
+    if (ms !== undefined) largest[name] = Math.max(ms, largest[name] ?? 0);
+  }
+  return largest;
 }
 
 function toRow(stats: Stats): Record<string, unknown> {
@@ -153,11 +172,15 @@ function toRow(stats: Stats): Record<string, unknown> {
     dead: stats.deadLetters,
     waiting: backlog && `~${backlog.entries}`,
     oldest: backlog && toDuration(backlog.oldestMs / 1_000),
+    'ack p99': toMs(stats.p99Ms.ingress),
+    'row p99': toMs(stats.p99Ms.worker),
     '/s': acceptedPerSecond.toFixed(1),
     'of limit': limit === null ? null : `${Math.round((100 * acceptedPerSecond) / limit)} %`,
     'last seen': `${stats.lastSeen.toISOString().slice(0, 16)}Z`,
   };
 }
+
+const toMs = (ms: number | undefined) => (ms === undefined ? null : `${Math.ceil(ms)} ms`);
 
 const toColumns = ([what, value]: [string, unknown]) => ({ what, value });
 

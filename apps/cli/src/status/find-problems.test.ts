@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { expect, test } from '@jest/globals';
 import type { ProjectActivity, SeenProcess } from '@opm/store';
 import { findProblems, type QueueStatus, type StoreStatus } from './find-problems.js';
@@ -82,4 +83,20 @@ test('a command in a problem can be pasted, whatever the name of the project', (
   expect(findProblems(toStore({ lastHour }), toQueue())[0]?.help).toBe(
     `opm dead-letters count --since 1h --project 'it'\\''s $(rm)'`,
   );
+});
+
+test('every section of the runbook that a problem names exists', () => {
+  const url = new URL('../../../../docs/runbook.md', import.meta.url);
+  const headings = readFileSync(url, 'utf8').match(/^## .+$/gm) ?? [];
+  const anchors = headings.map((heading) => `docs/runbook.md#${heading.slice(3).toLowerCase().replaceAll(' ', '-')}`);
+  const silent = [toProcess('ingress', { silentSeconds: 60 }), toProcess('worker', { state: { isPaused: true } })];
+  const lastHour = [toActivity('acme', { refusedUnavailable: 1 })];
+  const everything = toQueue({ check: 'a warning', idle: ['entries-0'], oldestSeconds: 61, memory: 0.71 });
+  const problems = [
+    ...findProblems(toStore({ processes: silent, lastHour }), everything),
+    ...findProblems(new Error('timeout'), new Error('timeout')),
+  ];
+  expect(problems).toHaveLength(10);
+  const others = problems.filter(({ help }) => !anchors.includes(help));
+  expect(others).toEqual([]);
 });

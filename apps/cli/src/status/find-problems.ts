@@ -23,7 +23,7 @@ export type QueueStatus = {
 };
 
 /** Processes report every 5 s. */
-const SILENT_SECONDS = 20;
+export const SILENT_SECONDS = 20;
 /** A process that was killed and replaced is no problem for longer than this. */
 const KILLED_SECONDS = 3_600;
 const OLDEST_SECONDS = 60;
@@ -53,7 +53,7 @@ function findStoreProblems(store: StoreStatus | Error): Problem[] {
   const live = store.processes.filter(({ silentSeconds }) => silentSeconds < SILENT_SECONDS);
   for (const name of ['ingress', 'worker']) {
     if (!live.some((process) => process.name === name)) {
-      problems.push({ what: `No ${name} reports.`, help: runbook('a-process-is-frozen-or-killed') });
+      problems.push({ what: `No ${name} reports.`, help: runbook('a-process-does-not-report') });
     }
   }
   for (const { name, host, pid, silentSeconds, state } of store.processes) {
@@ -77,7 +77,10 @@ function findQueueProblems(queue: QueueStatus | Error): Problem[] {
   }
   const problems: Problem[] = [];
   if (queue.check)
-    problems.push({ what: `The queue's store: ${queue.check}.`, help: 'docs/monitoring.md#what-readyz-reports' });
+    problems.push({
+      what: `The queue's store: ${queue.check}.`,
+      help: runbook('a-process-does-not-start-or-is-not-ready'),
+    });
   if (queue.idle.length > 0) {
     const what = `No worker takes jobs from ${queue.idle.join(', ')}.`;
     problems.push({ what, help: runbook('the-backlog-grows') });
