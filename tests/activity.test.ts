@@ -85,6 +85,8 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
       ...{ refusedInvalid: 4, refusedLimited: 0, refusedUnavailable: 0 },
       ...{ persisted: 7, deadLetters: 0, backlog: { entries: 0, oldestMs: 0 } },
     });
+    const [used] = await store.apiKeys.list(acme.projectId);
+    expect(used?.lastUsedAt).not.toBeNull();
     const { stdout } = await runOpm(['projects', 'stats'], backend.env);
     expect(stdout).toMatch(/^project .*\nacme /);
     const counted = 'opm_project_entries_total{project="acme",outcome="created"}';

@@ -100,7 +100,7 @@ test('a role with too many privileges, or an impossible one, is refused with the
     code: 1,
     stderr: 'opm: --app-role nobody without APP_ROLE_PASSWORD: the role does not exist\n',
   });
-  expect(await migrate('', '')).toMatchObject({ code: 1, stderr: expect.stringContaining('must not be empty') });
+  expect(await migrate('', '')).toMatchObject({ code: 2, stderr: expect.stringContaining('must not be empty') });
   const text = `SELECT rolname FROM pg_roles WHERE rolcanlogin AND (rolname = 'nobody' OR rolname LIKE $1)`;
   expect(await query(backend.databaseUrl, text, [`${ROLE}\\_%`])).toEqual([]);
   await query(backend.databaseUrl, `DROP ROLE ${superuser}, ${member}, ${silent}`);

@@ -1,6 +1,5 @@
 import { createRequire } from 'node:module';
 import { inspect } from 'node:util';
-import { ignoreUnheardPgErrors } from '@opm/runtime';
 import { Command, CommanderError } from 'commander';
 import { burstCommand } from './commands/burst.js';
 import { customersCommand } from './commands/customers.js';
@@ -19,6 +18,7 @@ function buildProgram(env: NodeJS.ProcessEnv): Command {
   return new Command('opm')
     .description('Run and operate OPM Partners API.')
     .version(version)
+    .hook('preAction', async () => (await import('@opm/runtime')).ignoreUnheardPgErrors())
     .addHelpText(
       'after',
       '\nWithout DATABASE_URL, commands use the stack that `opm up` runs in ./.data, or in the folder OPM_DATA_DIR.' +
@@ -56,7 +56,6 @@ function report(error: unknown, isJson: boolean): number {
   return EXIT_CODES[kind];
 }
 
-ignoreUnheardPgErrors();
 const isJson = process.argv.includes('--json');
 const program = buildProgram(process.env);
 throwErrors(program, isJson);

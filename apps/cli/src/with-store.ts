@@ -1,5 +1,4 @@
-import { ConfigError, parseEnv, STORE_ENV } from '@opm/runtime';
-import { createStore, type Project, type Store, StoreError, type StoreOptions } from '@opm/store';
+import type { Project, Store, StoreOptions } from '@opm/store';
 import { readStackFile } from './stack/stack-file.js';
 import { UserError } from './user-error.js';
 
@@ -15,7 +14,7 @@ export function dataDirOf(env: NodeJS.ProcessEnv): string {
  * the data folder. @throws UserError if there is neither
  */
 export async function findStores(env: NodeJS.ProcessEnv): Promise<NodeJS.ProcessEnv & { DATABASE_URL: string }> {
-  if (env.DATABASE_URL) return { ...env, DATABASE_URL: readDatabaseUrl(env) };
+  if (env.DATABASE_URL) return { ...env, DATABASE_URL: await readDatabaseUrl(env) };
   const dataDir = dataDirOf(env);
   const stack = await readStackFile(dataDir);
   if (stack?.databaseUrl) return { ...env, ...stack.queueEnv, DATABASE_URL: stack.databaseUrl };
@@ -28,7 +27,8 @@ export async function findStores(env: NodeJS.ProcessEnv): Promise<NodeJS.Process
 }
 
 /** @throws UserError if it is missing or not a PostgreSQL URL */
-export function readDatabaseUrl(env: NodeJS.ProcessEnv): string {
+export async function readDatabaseUrl(env: NodeJS.ProcessEnv): Promise<string> {
+  const { ConfigError, parseEnv, STORE_ENV } = await import('@opm/runtime');
   try {
     return parseEnv(env, { DATABASE_URL: STORE_ENV.DATABASE_URL }).DATABASE_URL;
   } catch (error) {
@@ -44,6 +44,7 @@ export async function withStore<T>(
   options?: Pick<StoreOptions, 'connectTimeoutMs' | 'statementTimeoutMs'>,
 ): Promise<T> {
   const databaseUrl = (await findStores(env)).DATABASE_URL;
+  const { createStore, StoreError } = await import('@opm/store'); // lazily: it loads slowly, and --help needs none of it
   const store = createStore({ databaseUrl, applicationName: 'opm-cli', ...options });
   try {
     return await use(store);

@@ -192,4 +192,5 @@ test('the exit code is 1 if an accepted entry is not stored in time', async () =
   expect(stdout).toMatch(
     /^Not stored: 20 of a sample of 20 customers, [\d.]+ s after the last answer, such as burst-\w+-\d+$/m,
   );
+  expect(stdout).toContain('See `opm status`: does a worker run?');
 });

@@ -43,7 +43,7 @@ type IngressDeps = {
   findCustomer: FindCustomer;
   /** Number of proxies in front whose `X-Forwarded-For` is trusted for the client's address. */
   trustedProxies: number;
-  activity: Pick<ActivityReporter, 'of' | 'onLatency'>;
+  activity: Pick<ActivityReporter, 'of' | 'onKeyUse' | 'onLatency'>;
   metrics: IngressMetrics;
   logger: Logger;
 };

@@ -11,6 +11,7 @@ import {
   type Latency,
   OTHER_PROJECTS,
   type ProcessState,
+  type Report,
   toNoCounts,
 } from './activity.js';
 import { toColumn } from './upsert-customers.js';
@@ -31,12 +32,13 @@ type ReporterDeps = {
 export type ActivityReporter = ReturnType<typeof createActivityReporter>;
 
 const INTERVAL_MS = 5_000;
-/** PostgreSQL takes 0.03 ms per project in a report. After each project it has a hundred times as long for other work. */
-const REST_MS_PER_PROJECT = 3;
+/** PostgreSQL takes 0.03 ms per project or key in a report. Then it has a hundred times as long for other work. */
+const REST_MS_PER_ROW = 3;
 /** At the end of the process. Counts that are not reported by then are lost. */
 const CLOSE_TIMEOUT_MS = 2_000;
 /** Projects that are counted one by one between two reports. */
 const MAX_PROJECTS = 10_000;
+const MAX_USED_KEYS = 10_000;
 const BUSIEST = 20;
 /** The weight of earlier reports. Without it, projects of equal size would take turns among the busiest. */
 const DECAY = 0.9;
@@ -53,8 +55,9 @@ export function createActivityReporter(deps: ReporterDeps) {
   const self = { id: randomUUID(), name, host: hostname(), pid, version };
   const latencies = createLatencies();
   let counts = new Map<number, Counts>();
-  /** Counts that are being reported. They keep their number until the report is known to be stored. */
-  let unconfirmed: Map<number, Counts> | undefined;
+  let usedKeys = new Set<number>();
+  /** What is being reported. It keeps its number until the report is known to be stored. */
+  let unconfirmed: Pick<Report, 'counts' | 'usedKeys'> | undefined;
   let reports = 0;
   let countsDueAt = 0;
   let scores = new Map<number, number>();
@@ -71,11 +74,12 @@ export function createActivityReporter(deps: ReporterDeps) {
     return fresh;
   }
 
-  function take(): Map<number, Counts> {
-    const taken = counts;
+  function take(): Pick<Report, 'counts' | 'usedKeys'> {
+    const taken = { counts, usedKeys: [...usedKeys] };
     counts = new Map();
+    usedKeys = new Set();
     const totals = new Map([...scores].map(([projectId, score]) => [projectId, score * DECAY]));
-    for (const [projectId, own] of taken) {
+    for (const [projectId, own] of taken.counts) {
       if (projectId !== OTHER_PROJECTS) totals.set(projectId, (totals.get(projectId) ?? 0) + totalOf(own));
     }
     scores = new Map([...totals].sort(([, a], [, b]) => b - a).slice(0, BUSIEST));
@@ -93,13 +97,14 @@ export function createActivityReporter(deps: ReporterDeps) {
   async function send({ isLast = false } = {}): Promise<void> {
     const now = performance.now();
     if (!unconfirmed) {
-      unconfirmed = isLast || now >= countsDueAt ? take() : new Map();
+      unconfirmed = isLast || now >= countsDueAt ? take() : { counts: new Map(), usedKeys: [] };
       reports++;
     }
-    const report = { ...self, uptimeSeconds: now / 1_000, report: reports, state: takeState(), counts: unconfirmed };
+    const report = { ...self, uptimeSeconds: now / 1_000, report: reports, state: takeState(), ...unconfirmed };
     const names = await activity.report(report, [...scores.keys()]);
-    if (unconfirmed.size > 0) onReported(toOutcomes(unconfirmed, names));
-    countsDueAt = Math.max(countsDueAt, now + unconfirmed.size * REST_MS_PER_PROJECT);
+    if (unconfirmed.counts.size > 0) onReported(toOutcomes(unconfirmed.counts, names));
+    const rows = unconfirmed.counts.size + unconfirmed.usedKeys.length;
+    countsDueAt = Math.max(countsDueAt, now + rows * REST_MS_PER_ROW);
     unconfirmed = undefined;
   }
 
@@ -121,6 +126,9 @@ export function createActivityReporter(deps: ReporterDeps) {
   return {
     /** The counts of a project since the last report. Do not keep them longer than a turn of the event loop. */
     of,
+    onKeyUse(keyId: number): void {
+      if (usedKeys.size < MAX_USED_KEYS) usedKeys.add(keyId);
+    },
     onLatency(projectId: number, ms: number): void {
       const microseconds = Math.min(Math.max(Math.round(ms * 1_000), 1), MAX_LATENCY);
       latencies.record(microseconds);
@@ -151,7 +159,7 @@ const toEntry = (projectId: number, latency: Latency | undefined) => (latency ? 
 
 const totalOf = (counts: Counts): number => OUTCOMES.reduce((total, counter) => total + counts[counter], 0);
 
-function toOutcomes(counts: Map<number, Counts>, names: Map<number, string>): Map<string, Outcomes> {
+function toOutcomes(counts: ReadonlyMap<number, Counts>, names: Map<number, string>): Map<string, Outcomes> {
   const outcomesOf = new Map<string, Outcomes>();
   for (const projectName of [...names.values(), 'other']) outcomesOf.set(projectName, {});
   for (const [projectId, own] of counts) {

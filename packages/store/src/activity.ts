@@ -41,6 +41,8 @@ export type Report = {
   report: number;
   state: ProcessState;
   counts: ReadonlyMap<number, Counts>;
+  /** Ids of the API keys that were used. */
+  usedKeys: number[];
 };
 
 /** `silentSeconds`: time since the last report. Processes report every five seconds. */
@@ -89,7 +91,7 @@ export function createActivity(prisma: PrismaClient) {
      * a report can be sent again if its answer was lost.
      * @returns the names of these projects, by project id
      */
-    async report({ counts, ...process }: Report, namesOf: number[]): Promise<Map<number, string>> {
+    async report({ counts, usedKeys, ...process }: Report, namesOf: number[]): Promise<Map<number, string>> {
       const { id, name, host, pid, version, uptimeSeconds, report, state } = process;
       const rows = [...counts].map(([project_id, ofProject]) => ({
         project_id,
@@ -115,6 +117,9 @@ export function createActivity(prisma: PrismaClient) {
               AS sent (project_id int, ${list((column) => `${column} int`)})
             ORDER BY project_id
             ON CONFLICT (minute, project_id) DO UPDATE SET ${ADD('stored')}
+          ), used AS (
+            INSERT INTO key_uses (key_id, used_at) SELECT id, now() FROM unnest(${usedKeys}::int[]) AS id ORDER BY id
+            ON CONFLICT (key_id) DO UPDATE SET used_at = now()
           )
           SELECT id, name FROM projects WHERE id = ANY(${namesOf}::int[])`,
       );

@@ -6,19 +6,30 @@ import { toStoreError } from './store-error.js';
 export type StoredApiKey = {
   keyId: number;
   hint: string;
+  /** What the operator calls it. */
+  label: string | null;
   status: 'active' | 'expired' | 'revoked';
   createdAt: Date;
   expiresAt: Date | null;
   revokedAt: Date | null;
+  /** When an ingress last reported its use; null if none did. */
+  lastUsedAt: Date | null;
 };
 
 /** The project of a valid key. `limit` is undefined if it has no rate limit, `endsInMs` if the key does not expire. */
-export type KeyOwner = { projectId: number; limit: RateLimit | undefined; isPaused: boolean; endsInMs?: number };
+export type KeyOwner = {
+  keyId: number;
+  projectId: number;
+  limit: RateLimit | undefined;
+  isPaused: boolean;
+  endsInMs?: number;
+};
 
 export type ApiKeys = ReturnType<typeof createApiKeys>;
 
 type OwnerRow = {
   keyHash: string;
+  keyId: number;
   projectId: number;
   rate: number | null;
   burst: number | null;
@@ -38,7 +49,7 @@ export function createApiKeys(prisma: PrismaClient) {
     async findOwners(keyHashes: string[]): Promise<Map<string, KeyOwner>> {
       const owners = await toStoreError(
         () => prisma.$queryRaw<OwnerRow[]>`
-          SELECT encode(k.key_hash, 'hex') AS "keyHash", p.id AS "projectId", p.rate, p.burst,
+          SELECT encode(k.key_hash, 'hex') AS "keyHash", k.id AS "keyId", p.id AS "projectId", p.rate, p.burst,
             p.paused_at IS NOT NULL AS "isPaused",
             CASE WHEN isfinite(k.expires_at) THEN extract(epoch FROM k.expires_at - now())::double precision * 1000 END
               AS "endsInMs"
@@ -47,9 +58,9 @@ export function createApiKeys(prisma: PrismaClient) {
             AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())`,
       );
       return new Map(
-        owners.map(({ keyHash, projectId, isPaused, endsInMs, ...row }) => [
+        owners.map(({ keyHash, keyId, projectId, isPaused, endsInMs, ...row }) => [
           keyHash,
-          { projectId, limit: toRateLimit(row), isPaused, ...(endsInMs !== null && { endsInMs }) },
+          { keyId, projectId, limit: toRateLimit(row), isPaused, ...(endsInMs !== null && { endsInMs }) },
         ]),
       );
     },
@@ -68,10 +79,10 @@ export function createApiKeys(prisma: PrismaClient) {
     async list(projectId: number): Promise<StoredApiKey[]> {
       return toStoreError(
         () => prisma.$queryRaw<StoredApiKey[]>`
-          SELECT id AS "keyId", hint,
+          SELECT id AS "keyId", hint, label,
             CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN expires_at <= now() THEN 'expired' ELSE 'active' END AS status,
-            created_at AS "createdAt", expires_at AS "expiresAt", revoked_at AS "revokedAt"
-          FROM api_keys WHERE project_id = ${projectId} ORDER BY id`,
+            created_at AS "createdAt", expires_at AS "expiresAt", revoked_at AS "revokedAt", used_at AS "lastUsedAt"
+          FROM api_keys LEFT JOIN key_uses ON key_id = id WHERE project_id = ${projectId} ORDER BY id`,
       );
     },
 
@@ -87,7 +98,10 @@ export function createApiKeys(prisma: PrismaClient) {
     },
 
     /** Issues a new key, which is returned only here. The older keys expire after the grace period. */
-    async rotate(projectId: number, { graceMs }: { graceMs: number }): Promise<{ apiKey: string; oldKeysEndAt: Date }> {
+    async rotate(
+      projectId: number,
+      { graceMs, label }: { graceMs: number; label?: string | undefined },
+    ): Promise<{ apiKey: string; oldKeysEndAt: Date }> {
       const apiKey = createApiKey();
       const { keyHash, hint } = toKeyRow(apiKey);
       const [rotated] = await toStoreError(
@@ -97,11 +111,20 @@ export function createApiKeys(prisma: PrismaClient) {
             UPDATE api_keys SET expires_at = grace.ends_at FROM grace
             WHERE project_id = ${projectId} AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > grace.ends_at)
           )
-          INSERT INTO api_keys (project_id, key_hash, hint) VALUES (${projectId}, decode(${keyHash}, 'hex'), ${hint})
+          INSERT INTO api_keys (project_id, key_hash, hint, label)
+          VALUES (${projectId}, decode(${keyHash}, 'hex'), ${hint}, ${label ?? null})
           RETURNING (SELECT ends_at FROM grace) AS "oldKeysEndAt"`,
       );
       if (!rotated) throw new Error('INSERT INTO api_keys returned no row');
       return { apiKey, ...rotated };
+    },
+
+    /** @returns whether the project has this key */
+    async setLabel(projectId: number, keyId: number, label: string): Promise<boolean> {
+      const { count } = await toStoreError(() =>
+        prisma.apiKey.updateMany({ where: { id: keyId, projectId }, data: { label } }),
+      );
+      return count > 0;
     },
 
     /** Revokes one key, or all keys of the project. @returns the number of keys that were active */

@@ -49,7 +49,7 @@ export type AppRole = { name: string; password?: string | undefined };
 const TABLES = [
   ...['projects', 'api_keys', 'access_revision'],
   ...['customers', 'dead_letters', 'erasures', 'high_water_mark'],
-  ...['project_minutes', 'project_days', 'processes'],
+  ...['project_minutes', 'project_days', 'processes', 'key_uses'],
 ].map((table) => `public.${table}`);
 const RIGHTS = ['SELECT', 'INSERT', 'UPDATE', 'DELETE'];
 

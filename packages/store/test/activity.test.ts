@@ -26,6 +26,7 @@ function toReport(process: number, report: number, counts: [projectId: number, c
   return {
     ...{ id: toId(process), name: 'ingress', host: 'host', pid: process, version: '1.0.0', uptimeSeconds: 90, report },
     state: { p50Ms: 1, p99Ms: 2 },
+    usedKeys: [],
     counts: new Map(counts.map(([projectId, own]) => [projectId, { ...toNoCounts(), ...own }])),
   };
 }

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { hashApiKey } from '@opm/core';
 import { createTestDatabase, query, type TestDatabase } from '@opm/testkit';
@@ -96,4 +97,25 @@ test('an unreachable server, a wrong password and a missing database are outages
     expect(error.name).toBe('StoreError');
     expect(failureKindOf(error)).toBe('outage');
   }
+});
+
+test('the label and the last use of a key are listed, and a use does not change the revision', async () => {
+  const { projectId } = await store.projects.create('labelled');
+  const { apiKey } = await store.apiKeys.rotate(projectId, { graceMs: 60_000, label: 'billing' });
+  const [first, second] = await store.apiKeys.list(projectId);
+  expect([first, second]).toMatchObject([
+    { label: null, lastUsedAt: null },
+    { label: 'billing', lastUsedAt: null, hint: apiKey.slice(0, 10) },
+  ]);
+  expect(await store.apiKeys.setLabel(projectId, first?.keyId ?? 0, 'crm')).toBe(true);
+  expect(await store.apiKeys.setLabel(projectId + 1, first?.keyId ?? 0, 'stolen')).toBe(false);
+  const revision = await store.apiKeys.readRevision();
+  const process = { id: randomUUID(), name: 'ingress', host: 'host', pid: 1, version: '1.0.0', uptimeSeconds: 1 };
+  const usedKeys = [second?.keyId ?? 0];
+  await store.activity.report({ ...process, report: 1, state: {}, counts: new Map(), usedKeys }, []);
+  expect(await store.apiKeys.list(projectId)).toMatchObject([
+    { label: 'crm', lastUsedAt: null },
+    { label: 'billing', lastUsedAt: expect.any(Date) },
+  ]);
+  expect(await store.apiKeys.readRevision()).toBe(revision);
 });

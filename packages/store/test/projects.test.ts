@@ -24,11 +24,14 @@ test('a project has no limit until one is set, and its keys return it', async ()
     (await store.projects.list()).map(({ rate, burst }) => [rate, burst]),
   ];
   const none = [null, null];
-  expect(await read()).toEqual([{ projectId, limit: undefined }, [none, none]]);
+  expect(await read()).toEqual([{ keyId: 1, projectId, isPaused: false, limit: undefined }, [none, none]]);
   await store.projects.setLimit(projectId, { rate: 5, burst: 1_000_000 });
-  expect(await read()).toEqual([{ projectId, limit: { rate: 5, burst: 1_000_000 } }, [[5, 1_000_000], none]]);
+  expect(await read()).toEqual([
+    { keyId: 1, projectId, isPaused: false, limit: { rate: 5, burst: 1_000_000 } },
+    [[5, 1_000_000], none],
+  ]);
   await store.projects.setLimit(projectId, undefined);
-  expect(await read()).toEqual([{ projectId, limit: undefined }, [none, none]]);
+  expect(await read()).toEqual([{ keyId: 1, projectId, isPaused: false, limit: undefined }, [none, none]]);
 });
 
 test.each([

@@ -68,7 +68,10 @@ async function burstWithBar(address: Address, flags: BurstFlags): Promise<BurstR
   const bar = createBar('burst');
   bar.start(entries, NOTHING_YET);
   try {
-    const onProgress = (progress: Progress) => bar.update(progress.sent, toReport(progress));
+    const onProgress = (progress: Progress) => {
+      bar.update(progress.sent, toReport(progress));
+      if (progress.sent === entries) bar.stop(); // without a terminal it would repeat its last line
+    };
     const { batch, rate, wait } = flags;
     const options = { total: entries, customers, connections, batch, rate, updates, waitMs: wait };
     return await withInterrupt((signal) => burst(target, options, { onProgress, signal }));
@@ -100,7 +103,10 @@ function toStoredLines({ stored, isStopped }: BurstResult): string[] {
   const sample = `a sample of ${sampled} ${sampled === 1 ? 'customer' : 'customers'}`;
   const after = `${seconds.toFixed(2)} s after the last answer`;
   if (missing.length === 0) return [`Stored: all of ${sample}, ${after}`];
-  return [`Not stored: ${missing.length} of ${sample}, ${after}, such as ${missing[0]}`];
+  return [
+    `Not stored: ${missing.length} of ${sample}, ${after}, such as ${missing[0]}`,
+    'See `opm status`: does a worker run?',
+  ];
 }
 
 const NOTHING_YET = { perSecond: 0, latency: '-', statuses: '-' };

@@ -1,4 +1,4 @@
-import { Command, Option } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import ms from 'ms';
 import { parseDuration, parseWholeNumber } from '../parse.js';
 import { confirm, type PrintOptions, print, toTable } from '../print.js';
@@ -30,17 +30,36 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
         .argParser(parseDuration)
         .default(ms('24h'), '24h'),
     )
+    .option('--label <text>', 'what you call the new key', parseLabel)
     .option('--json', 'print JSON')
     .description('Issue a new key, shown only once. The old keys expire after the grace period.')
-    .action(async (projectName: string, options: PrintOptions & { grace: number }) => {
+    .action(async (projectName: string, options: PrintOptions & { grace: number; label?: string }) => {
       const rotated = await withStore(env, async (store) => {
         const { projectId } = await findProject(store, projectName);
-        return { projectId, ...(await store.apiKeys.rotate(projectId, { graceMs: options.grace })) };
+        return {
+          projectId,
+          ...(await store.apiKeys.rotate(projectId, { graceMs: options.grace, label: options.label })),
+        };
       });
       print(options, rotated, [
         `New API key, shown only once: ${rotated.apiKey}`,
         `The old keys expire at ${rotated.oldKeysEndAt.toISOString()}.`,
       ]);
+    });
+
+  keys
+    .command('label')
+    .argument('<project>')
+    .argument('<key>', 'id of the key, from `opm keys list`', parseWholeNumber)
+    .argument('<text>', 'what you call it', parseLabel)
+    .option('--json', 'print JSON')
+    .description('Name a key, such as by the system that uses it.')
+    .action(async (projectName: string, keyId: number, label: string, options: PrintOptions) => {
+      const isFound = await withStore(env, async (store) =>
+        store.apiKeys.setLabel((await findProject(store, projectName)).projectId, keyId, label),
+      );
+      if (!isFound) throw new UserError(`project "${projectName}" has no key ${keyId}`, 'not-found');
+      print(options, { keyId, label }, [`Key ${keyId} is now called ${label}.`]);
     });
 
   keys
@@ -66,4 +85,10 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
     });
 
   return keys;
+}
+
+function parseLabel(text: string): string {
+  if (!/^\P{Cc}{1,100}$/u.test(text))
+    throw new InvalidArgumentError('It must have 1 to 100 characters, none of them a control.');
+  return text;
 }

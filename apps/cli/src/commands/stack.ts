@@ -1,4 +1,4 @@
-import { type AppRole, grantToAppRole, StoreError } from '@opm/store';
+import type { AppRole } from '@opm/store';
 import { Command, InvalidArgumentError } from 'commander';
 import { type PrintOptions, print } from '../print.js';
 import type { UpOptions } from '../stack/up.js';
@@ -62,6 +62,7 @@ function parseRole(name: string): string {
 
 /** @throws UserError with the reason if PostgreSQL or the store refuses the grant */
 async function grant(databaseUrl: string, role: AppRole): Promise<void> {
+  const { grantToAppRole, StoreError } = await import('@opm/store');
   try {
     await grantToAppRole(databaseUrl, role);
   } catch (error) {

@@ -39,7 +39,7 @@ async function runStack(
 ): Promise<void> {
   const releases: (() => Promise<void>)[] = [];
   try {
-    const databaseUrl = env.DATABASE_URL ? readDatabaseUrl(env) : await startDatabase(dataDir, releases);
+    const databaseUrl = env.DATABASE_URL ? await readDatabaseUrl(env) : await startDatabase(dataDir, releases);
     await writeStackFile(dataDir, {
       pid: process.pid,
       databaseUrl,

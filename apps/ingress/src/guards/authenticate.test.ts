@@ -5,10 +5,10 @@ import type { KeyOwner } from '@opm/store';
 import { CircuitBreaker } from '../ingest/circuit-breaker.js';
 import { type Authenticator, createAuthenticator, type KeySender } from './authenticate.js';
 
-const OWNER: KeyOwner = { projectId: 1, limit: undefined };
-const OTHER: KeyOwner = { projectId: 2, limit: undefined };
+const OWNER: KeyOwner = { keyId: 1, projectId: 1, isPaused: false, limit: undefined };
+const OTHER: KeyOwner = { keyId: 2, projectId: 2, isPaused: false, limit: undefined };
 /** Its key has already ended when it is read. */
-const ENDED: KeyOwner = { projectId: 3, limit: undefined, endsInMs: 0 };
+const ENDED: KeyOwner = { keyId: 3, projectId: 3, isPaused: false, limit: undefined, endsInMs: 0 };
 const LIMITED = expect.objectContaining({ code: 'TOO_MANY_UNKNOWN_KEYS', retryAfterSeconds: 7 });
 
 const good = createApiKey();

@@ -209,8 +209,9 @@ export function requireProject({ authenticate }: Pick<Authenticator, 'authentica
     if (!(owner instanceof Promise)) return proceed(owner);
     owner.then(proceed, next);
 
-    function proceed({ projectId, limit, isPaused }: KeyOwner): void {
+    function proceed({ keyId, projectId, limit, isPaused }: KeyOwner): void {
       const context = contextOf(response);
+      context.keyId = keyId;
       context.projectId = projectId;
       context.limit = limit;
       next(isPaused ? new Fault('PROJECT_PAUSED') : undefined);

@@ -164,6 +164,7 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
       limit: undefined,
       reservation: undefined,
       requestId: undefined,
+      keyId: 0,
       connection: undefined,
       heldBytes: 0,
       refusedEntries: 1,

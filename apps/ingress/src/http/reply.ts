@@ -67,7 +67,11 @@ const ACCEPTED = new Map<Answer, keyof Counts>([
   [ANSWERS.erasureAccepted, 'erased'],
 ]);
 
-type ReplyDeps = { activity: Pick<ActivityReporter, 'of' | 'onLatency'>; metrics: IngressMetrics; logger: Logger };
+type ReplyDeps = {
+  activity: Pick<ActivityReporter, 'of' | 'onKeyUse' | 'onLatency'>;
+  metrics: IngressMetrics;
+  logger: Logger;
+};
 
 /** Sends the JSON answers of the routes and of faults, counts them, and logs slow ones. */
 export function createReply({ activity, metrics, logger }: ReplyDeps) {
@@ -93,7 +97,10 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
     const ms = performance.now() - receivedAt;
     if (ms > SLOW_MS) logSlow({ requestId, status, ms: Math.round(ms) });
     metrics.onAnswer(response.req.route?.path ?? 'none', status);
-    if (projectId !== 0) activity.of(projectId)[toAnswered(status)]++;
+    if (projectId !== 0) {
+      activity.of(projectId)[toAnswered(status)]++;
+      activity.onKeyUse(context.keyId);
+    }
     return ms;
   }
 

@@ -9,6 +9,7 @@ export type RequestContext = Sender & {
   /** When the request had been read, its body included if it has one (`performance.now()`, ms). */
   receivedAt: number;
   requestId: string | undefined;
+  keyId: number;
   connection: Connection | undefined;
   /** Memory that its connection uses for this request, in bytes. */
   heldBytes: number;
