@@ -107,9 +107,17 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
     );
     const isLimited = async () => (await send(limited, 'POST', '/entry', toEntry(1))) === 429;
     await waitFor(isLimited, { description: 'the limit' });
+    let batches = 0;
+    const isBatchLimited = async () => {
+      batches++;
+      return (await send(limited, 'POST', '/entries', [{ customerId: 1 }, toEntry(2)])) === 429;
+    };
+    await waitFor(isBatchLimited, { description: 'a batch above the limit' });
     expect(await send(poison, 'POST', '/entry', toEntry(1, 'poison@example.com'))).toBe(201);
     await waitFor(async () => (await statsOf('poison'))?.deadLetters === 1, { description: 'the dead letter' });
-    await waitFor(async () => (await statsOf('over its limit'))?.refusedLimited > 0, { description: 'the refusals' });
+    // In a batch that is answered 429, the invalid entry counts as invalid.
+    const invalid = async () => (await statsOf('over its limit'))?.refusedInvalid;
+    await waitFor(async () => (await invalid()) === batches, { description: 'the refusals' });
     const [frozen] = workers as [TestApp];
     process.kill(frozen.pid, 'SIGSTOP');
     const isNamed = async () => {
@@ -128,13 +136,13 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
       },
       {
         what: expect.stringMatching(
-          /^over its limit: \d+ entries refused with 429 since \d\d:\d\d UTC \(.*\), limit 1\/s\.$/,
+          /^over its limit: \d+ (entry|entries) refused with 429 since \d\d:\d\d UTC \(.*\), limit 1\/s\.$/,
         ),
         help: "opm projects limits 'over its limit'",
       },
       {
-        what: 'poison: 1 entries became dead letters within the last hour.',
-        help: 'opm dead-letters count --since 1h --project poison',
+        what: 'poison: 1 dead letter within the last hour.',
+        help: 'opm dead-letters count --since 1h --project=poison',
       },
       {
         what: expect.stringMatching(/^silent: sent entries steadily, and none since \d\d:\d\d UTC \(6\d min\)\.$/),
@@ -147,6 +155,12 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
     expect(await send(acme, 'POST', '/entry', toEntry('gone'))).toBe(201);
     const { code, stdout } = await runOpm(['customers', 'erase', 'acme', 'gone', '--json'], backend.env);
     expect([code, JSON.parse(stdout)]).toEqual([0, { projectId: acme.projectId, customerId: 'gone' }]);
+    for (const customerId of ['', 'x'.repeat(256)]) {
+      expect(await runOpm(['customers', 'erase', 'acme', customerId], backend.env)).toMatchObject({
+        ...{ code: 2, stdout: '' },
+        stderr: expect.stringMatching(/^opm: the customer id must /),
+      });
+    }
     const isGone = async () => (await store.customers.find(acme.projectId, 'gone')) === undefined;
     await waitFor(async () => (await statsOf('acme'))?.persisted === 9, { description: 'the erasure' });
     expect(await isGone()).toBe(true);
@@ -157,6 +171,6 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
     const databaseUrl = 'postgresql://nobody@127.0.0.1:1/nothing';
     const { code, stdout } = await runOpm(['status'], { ...backend.env, DATABASE_URL: databaseUrl });
     expect(code).toBe(1);
-    expect(stdout).toContain('PostgreSQL does not answer: ');
+    expect(stdout).toContain('PostgreSQL cannot be read: ');
   });
 });

@@ -17,7 +17,11 @@ export async function confirm(what: string, { yes }: { yes?: true }): Promise<vo
   if (yes || !process.stdin.isTTY || !process.stderr.isTTY) return;
   const dialogue = createInterface({ input: process.stdin, output: process.stderr });
   const question = `${escapeControls(what)} This cannot be undone. Type yes to go on: `;
-  const answer = await dialogue.question(question).finally(() => dialogue.close());
+  // Ctrl-C and Ctrl-D end the dialogue.
+  const answer = await dialogue
+    .question(question)
+    .catch(() => '')
+    .finally(() => dialogue.close());
   if (answer.trim() !== 'yes') throw new UserError('nothing was changed');
 }
 

@@ -41,7 +41,7 @@ export async function readDatabaseUrl(env: NodeJS.ProcessEnv): Promise<string> {
 export async function withStore<T>(
   env: NodeJS.ProcessEnv,
   use: (store: Store) => Promise<T>,
-  options?: Pick<StoreOptions, 'connectTimeoutMs' | 'statementTimeoutMs'>,
+  options?: Pick<StoreOptions, 'poolSize' | 'connectTimeoutMs' | 'statementTimeoutMs'>,
 ): Promise<T> {
   const databaseUrl = (await findStores(env)).DATABASE_URL;
   const { createStore, StoreError } = await import('@opm/store'); // lazily: it loads slowly, and --help needs none of it

@@ -46,7 +46,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     databaseUrl: config.DATABASE_URL,
     poolSize: 1,
     connectTimeoutMs: 5_000,
-    statementTimeoutMs: 5_000,
+    statementTimeoutMs: 15_000,
     applicationName: 'opm-ingress-reports',
   });
   onClose('report store', reportStore.close);

@@ -1,6 +1,6 @@
 import type { Backlog, ChunkEntry, EntryWorker } from '@opm/queue';
 import type { Metrics } from '@opm/runtime';
-import type { ActivityReporter } from '@opm/store';
+import { type ActivityReporter, OTHER_PROJECTS } from '@opm/store';
 import { type FailedEntry, reasonOf } from './isolate.js';
 
 /** Creates the worker's metrics. Returns one callback per event. */
@@ -84,7 +84,10 @@ export function createWorkerMetrics(
       deadLetters.inc({ reason: reasonOf(error) });
       activity.of(entry.projectId).deadLetters++;
     },
-    onInvalidJob: (): void => deadLetters.inc({ reason: 'no-chunk' }),
+    onInvalidJob(): void {
+      deadLetters.inc({ reason: 'no-chunk' });
+      activity.of(OTHER_PROJECTS).deadLetters++;
+    },
     onRetry: (reason: 'conflict' | 'outage' | 'blocked' | 'error'): void => retries.inc({ reason }),
   };
 }

@@ -98,11 +98,10 @@ export async function readProjectBacklogs(queues: Queue[], now: Date): Promise<M
   return backlogs;
 }
 
-export async function readBacklog(queues: Queue[]): Promise<Backlog> {
+export async function readBacklog(queues: Queue[], now = Date.now()): Promise<Backlog> {
   const counts = await Promise.all(queues.map((queue) => queue.getJobCounts(...STATES)));
   const heads = await Promise.all(queues.map((queue) => queue.getJobs([...UNFINISHED], 0, 0, true)));
   // BullMQ reads a job in two steps. If the job ends in between, it returns undefined.
-  const now = Date.now();
   const oldest = Math.min(...heads.flat().flatMap((job) => job?.timestamp ?? []), now);
   return {
     jobs: Object.fromEntries(

@@ -102,7 +102,11 @@ export async function createEntryQueue({ signal, onError, ...config }: EntryQueu
       const [memory] = await reads.catch(throwUnavailable);
       return { entries: backlogs.reduce((sum, entries) => sum + entries, 0), memory };
     },
-    readBacklog: () => readBacklog(queues).catch(throwUnavailable),
+    readBacklog: () =>
+      backend
+        .readClock()
+        .then((now) => readBacklog(queues, now.getTime()))
+        .catch(throwUnavailable),
     readProjectBacklogs: () =>
       backend
         .readClock()

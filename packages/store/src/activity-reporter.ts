@@ -32,7 +32,8 @@ type ReporterDeps = {
 export type ActivityReporter = ReturnType<typeof createActivityReporter>;
 
 const INTERVAL_MS = 5_000;
-/** PostgreSQL takes 0.03 ms per project or key in a report. Then it has a hundred times as long for other work. */
+/** PostgreSQL takes 0.03 ms per project or key in a report. Then it has about a hundred times as long for other
+ * work; at random, so that processes do not report at the same time. */
 const REST_MS_PER_ROW = 3;
 /** At the end of the process. Counts that are not reported by then are lost. */
 const CLOSE_TIMEOUT_MS = 2_000;
@@ -43,6 +44,7 @@ const BUSIEST = 20;
 /** The weight of earlier reports. Without it, projects of equal size would take turns among the busiest. */
 const DECAY = 0.9;
 const OUTCOMES = COUNTERS.filter((counter) => !counter.startsWith('answered'));
+const OUTCOME_NAMES = OUTCOMES.map(toColumn);
 
 /**
  * Counts in memory what each project does, and reports it every five seconds, or up to every half a minute if thousands
@@ -104,7 +106,7 @@ export function createActivityReporter(deps: ReporterDeps) {
     const names = await activity.report(report, [...scores.keys()]);
     if (unconfirmed.counts.size > 0) onReported(toOutcomes(unconfirmed.counts, names));
     const rows = unconfirmed.counts.size + unconfirmed.usedKeys.length;
-    countsDueAt = Math.max(countsDueAt, now + rows * REST_MS_PER_ROW);
+    countsDueAt = Math.max(countsDueAt, now + rows * REST_MS_PER_ROW * (0.8 + 0.4 * Math.random()));
     unconfirmed = undefined;
   }
 
@@ -164,9 +166,10 @@ function toOutcomes(counts: ReadonlyMap<number, Counts>, names: Map<number, stri
   for (const projectName of [...names.values(), 'other']) outcomesOf.set(projectName, {});
   for (const [projectId, own] of counts) {
     const outcomes = outcomesOf.get(names.get(projectId) ?? 'other') as Outcomes;
-    for (const counter of OUTCOMES) {
-      const outcome = toColumn(counter);
-      if (own[counter] > 0) outcomes[outcome] = (outcomes[outcome] ?? 0) + own[counter];
+    for (const [i, counter] of OUTCOMES.entries()) {
+      if (own[counter] === 0) continue;
+      const outcome = OUTCOME_NAMES[i] as string;
+      outcomes[outcome] = (outcomes[outcome] ?? 0) + own[counter];
     }
   }
   return outcomesOf;

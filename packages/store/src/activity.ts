@@ -18,7 +18,7 @@ export type Counts = Record<(typeof COUNTERS)[number], number>;
 
 export const toNoCounts = (): Counts => Object.fromEntries(COUNTERS.map((counter) => [counter, 0])) as Counts;
 
-/** Stands for all projects that a process does not count one by one. */
+/** Stands for all projects that a process does not count one by one, and for jobs that cannot be read. */
 export const OTHER_PROJECTS = 0;
 
 /** Latencies in ms of the last seconds: of an ingress to the acknowledgement, of a worker to the row. */
@@ -51,14 +51,17 @@ export type SeenProcess = Pick<Report, 'id' | 'name' | 'host' | 'pid' | 'version
 };
 
 /**
- * A project with counts. `lastSeen`: the minute of its last counts, or their day if that is longer ago. The rates are
- * those since the beginning of the minute before this one.
+ * A project with counts. `lastSeen`: the minute of its last counts, or their day if that is longer ago. `…Since` and
+ * `…Until`: the minutes of the first and last entries refused with 429, and with 503. The rates are those since the
+ * beginning of the minute before this one.
  */
 export type ProjectActivity = Counts & {
   projectId: number;
   name: string | null;
   lastSeen: Date;
   limitedSince: Date | null;
+  limitedUntil: Date | null;
+  unavailableUntil: Date | null;
   acceptedPerSecond: number;
   refusedPerSecond: number;
   persistedPerSecond: number;
@@ -81,10 +84,41 @@ const perSecond = (columns: string, property: string) =>
     coalesce(sum(${columns}) FILTER (WHERE at >= date_trunc('minute', now() - interval '1 min')), 0)::float8
       / extract(epoch FROM now() - date_trunc('minute', now() - interval '1 min'))::float8 AS "${property}"`);
 
+/** A project's counts by column, without zeros. There may be 10,000 projects in a report. */
+function toRow([projectId, counts]: [number, Counts]): Record<string, number> {
+  const row: Record<string, number> = { project_id: projectId };
+  for (const [i, counter] of COUNTERS.entries()) if (counts[counter] > 0) row[COLUMNS[i] as string] = counts[counter];
+  return row;
+}
+
 const SILENT_MINUTES = 15;
+/** The first minute that is not yet part of its day. */
+const KEPT_FROM = Prisma.raw(`date_trunc('minute', now() - interval '3 h')`);
 
 /** Counts per project and running processes. All times are PostgreSQL's. */
 export function createActivity(prisma: PrismaClient) {
+  async function rollUpSome(): Promise<number> {
+    const [moved] = await toStoreError(
+      () => prisma.$queryRaw<{ minutes: number }[]>`
+        WITH old AS (
+          DELETE FROM project_minutes
+          WHERE minute < ${KEPT_FROM} AND minute < (SELECT min(minute) FROM project_minutes) + interval '10 min'
+          RETURNING *
+        ), added AS (
+          INSERT INTO project_days AS stored (day, project_id, ${INTO})
+          SELECT (minute AT TIME ZONE 'UTC')::date AS day, project_id, ${list((column) => `sum(${column})`)}
+          FROM old GROUP BY day, project_id ORDER BY day, project_id
+          ON CONFLICT (day, project_id) DO UPDATE SET ${ADD('stored')}
+        ), deleted_days AS (
+          DELETE FROM project_days WHERE day < (now() AT TIME ZONE 'UTC')::date - 400
+        ), deleted_processes AS (
+          DELETE FROM processes WHERE seen_at < now() - interval '1 day'
+        )
+        SELECT count(*)::int AS minutes FROM old`,
+    );
+    return moved?.minutes ?? 0;
+  }
+
   return {
     /**
      * Adds a process's counts, with one statement. A report with a number that was counted before changes nothing, so
@@ -93,12 +127,7 @@ export function createActivity(prisma: PrismaClient) {
      */
     async report({ counts, usedKeys, ...process }: Report, namesOf: number[]): Promise<Map<number, string>> {
       const { id, name, host, pid, version, uptimeSeconds, report, state } = process;
-      const rows = [...counts].map(([project_id, ofProject]) => ({
-        project_id,
-        ...Object.fromEntries(
-          COUNTERS.flatMap((counter) => (ofProject[counter] ? [[toColumn(counter), ofProject[counter]]] : [])),
-        ),
-      }));
+      const rows = [...counts].map(toRow);
       const names = await toStoreError(
         () => prisma.$queryRaw<{ id: number; name: string }[]>`
           WITH reported AS (
@@ -133,27 +162,13 @@ export function createActivity(prisma: PrismaClient) {
 
     /**
      * Adds the minutes of more than three hours ago to their days, and deletes days of more than 400 days ago and
-     * processes that have not reported for a day.
-     * @returns the number of minutes
+     * processes that have not reported for a day. A statement moves ten minutes, so that it ends in time.
+     * @returns the number of minutes of projects that were moved
      */
     async rollUp(): Promise<number> {
-      const moved = await toStoreError(
-        () => prisma.$queryRaw<{ minutes: number }[]>`
-          WITH old AS (
-            DELETE FROM project_minutes WHERE minute < date_trunc('minute', now() - interval '3 h') RETURNING *
-          ), added AS (
-            INSERT INTO project_days AS stored (day, project_id, ${INTO})
-            SELECT (minute AT TIME ZONE 'UTC')::date AS day, project_id, ${list((column) => `sum(${column})`)}
-            FROM old GROUP BY day, project_id ORDER BY day, project_id
-            ON CONFLICT (day, project_id) DO UPDATE SET ${ADD('stored')}
-          ), deleted_days AS (
-            DELETE FROM project_days WHERE day < (now() AT TIME ZONE 'UTC')::date - 400
-          ), deleted_processes AS (
-            DELETE FROM processes WHERE seen_at < now() - interval '1 day'
-          )
-          SELECT count(*)::int AS minutes FROM old`,
-      );
-      return moved[0]?.minutes ?? 0;
+      let moved = 0;
+      for (let some = await rollUpSome(); some > 0; some = await rollUpSome()) moved += some;
+      return moved;
     },
 
     /** Lists the processes that have not ended, also those that were killed within the last day. */
@@ -176,6 +191,8 @@ export function createActivity(prisma: PrismaClient) {
         () => prisma.$queryRaw<ProjectActivity[]>`
           SELECT project_id AS "projectId", name, max(at) AS "lastSeen",
             min(at) FILTER (WHERE refused_limited > 0) AS "limitedSince",
+            max(at) FILTER (WHERE refused_limited > 0) AS "limitedUntil",
+            max(at) FILTER (WHERE refused_unavailable > 0) AS "unavailableUntil",
             ${perSecond('created + updated + erased', 'acceptedPerSecond')},
             ${perSecond('refused_invalid + refused_limited + refused_unavailable', 'refusedPerSecond')},
             ${perSecond('persisted', 'persistedPerSecond')},
@@ -184,7 +201,7 @@ export function createActivity(prisma: PrismaClient) {
             SELECT minute AS at, project_id, ${INTO} FROM project_minutes WHERE minute >= ${since}
             UNION ALL
             SELECT day AT TIME ZONE 'UTC', project_id, ${INTO} FROM project_days
-            WHERE day >= (${since}::timestamptz AT TIME ZONE 'UTC')::date AND ${since} < now() - interval '3 h'
+            WHERE day >= (${since}::timestamptz AT TIME ZONE 'UTC')::date AND ${since} < ${KEPT_FROM}
           ) AS counts
           LEFT JOIN projects ON projects.id = project_id
           GROUP BY project_id, name
@@ -192,17 +209,20 @@ export function createActivity(prisma: PrismaClient) {
       );
     },
 
-    /** The projects that were steadily active within the last three hours, and have sent nothing for a quarter of one. */
+    /**
+     * The projects that were steadily active within the last three hours, have sent nothing for a quarter of one, and are
+     * not paused.
+     */
     silentProjects(): Promise<SilentProject[]> {
       return toStoreError(
         () => prisma.$queryRaw<SilentProject[]>`
           WITH active AS (
             SELECT project_id, minute, max(minute) OVER (PARTITION BY project_id) AS last
-            FROM project_minutes WHERE created + updated + erased > 0
+            FROM project_minutes WHERE created + updated + erased > 0 AND minute >= ${KEPT_FROM}
           )
           SELECT project_id AS "projectId", name, last AS "lastEntry"
           FROM active JOIN projects ON projects.id = project_id
-          WHERE last < now() - ${SILENT_MINUTES} * interval '1 min' AND minute > last - interval '1 h'
+          WHERE paused_at IS NULL AND last < now() - ${SILENT_MINUTES} * interval '1 min' AND minute > last - interval '1 h'
           GROUP BY project_id, name, last HAVING count(*) >= 30
           ORDER BY last, project_id`,
       );

@@ -1,4 +1,12 @@
-export type { Activity, Counts, ProcessState, ProjectActivity, SeenProcess, SilentProject } from './activity.js';
+export {
+  type Activity,
+  type Counts,
+  OTHER_PROJECTS,
+  type ProcessState,
+  type ProjectActivity,
+  type SeenProcess,
+  type SilentProject,
+} from './activity.js';
 export { type ActivityReporter, createActivityReporter, type Outcomes } from './activity-reporter.js';
 export type { ApiKeys, KeyOwner, StoredApiKey } from './api-keys.js';
 export type { Customers, ExistenceQuery, StoredCustomer } from './customers.js';

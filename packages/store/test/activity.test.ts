@@ -116,6 +116,8 @@ describe('counts per project', () => {
     expect(busiest?.acceptedPerSecond).toBeGreaterThanOrEqual(5); // in 60 to 120 s
     expect(busiest?.acceptedPerSecond).toBeLessThanOrEqual(10);
     expect(busiest?.refusedPerSecond).toBe(0);
+    expect(busiest?.limitedUntil).toEqual(busiest?.limitedSince);
+    expect(busiest?.unavailableUntil).toBeNull();
     const sinceLimited = (busiest?.lastSeen.getTime() ?? 0) - (busiest?.limitedSince?.getTime() ?? 0);
     expect(Math.round(sinceLimited / 60_000)).toBeGreaterThanOrEqual(30);
   });
@@ -137,6 +139,8 @@ describe('counts per project', () => {
     expect(silent.map(({ name }) => name)).toEqual(['steady']);
     const minutes = (Date.now() - (silent[0]?.lastEntry.getTime() ?? 0)) / 60_000;
     expect(Math.abs(minutes - 61.5)).toBeLessThan(1.5);
+    await store.projects.setPaused(steady?.projectId ?? 0, true);
+    expect(await store.activity.silentProjects()).toEqual([]);
   });
 });
 

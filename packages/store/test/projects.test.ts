@@ -61,3 +61,11 @@ test.each([
     'projects_limit_check',
   );
 });
+
+test('the store is not healthy while a column that the ingress reads is missing', async () => {
+  await store.ping();
+  await query(database.url, 'ALTER TABLE projects RENAME paused_at TO missing');
+  await expect(store.ping()).rejects.toThrow('paused_at');
+  await query(database.url, 'ALTER TABLE projects RENAME missing TO paused_at');
+  await store.ping();
+});

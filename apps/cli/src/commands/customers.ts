@@ -44,6 +44,14 @@ function eraseCommand(env: NodeJS.ProcessEnv): Command {
     .option('--json', 'print JSON')
     .description('Queue the erasure of a customer, like a DELETE of the partner. Entries sent later create it anew.')
     .action(async (projectName: string, customerId: string, options: PrintOptions & QueueFlags & { yes?: true }) => {
+      const { Fault, parseCustomerId } = await import('@opm/contract');
+      try {
+        parseCustomerId(customerId);
+      } catch (error) {
+        throw error instanceof Fault
+          ? new UserError(error.message.replace('path/customerId', 'the customer id'), 'usage')
+          : error;
+      }
       const { projectId } = await withStore(env, (store) => findProject(store, projectName));
       await confirm(`Customer ${customerId} of project ${projectName} will be erased.`, options);
       // Imported lazily because the queue package loads slowly.

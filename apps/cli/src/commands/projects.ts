@@ -3,7 +3,7 @@ import type { ProjectBacklog } from '@opm/queue';
 import type { ProjectActivity, SeenProcess, Store } from '@opm/store';
 import { Command } from 'commander';
 import { type Moment, parseMoment, parseWholeNumber } from '../parse.js';
-import { type PrintOptions, print, toTable } from '../print.js';
+import { escapeLines, type PrintOptions, print, toTable } from '../print.js';
 import { SILENT_SECONDS, toDuration } from '../status/find-problems.js';
 import { UserError } from '../user-error.js';
 import { findProject, withStore } from '../with-store.js';
@@ -113,6 +113,9 @@ const change = (env: NodeJS.ProcessEnv, name: string, run: (store: Store, projec
     return projectId;
   });
 
+const TIMEOUT_MS = 10_000;
+const TIMEOUTS = { connectTimeoutMs: TIMEOUT_MS, statementTimeoutMs: TIMEOUT_MS };
+
 const AN_HOUR_AGO: Moment = (now) => new Date(now.getTime() - 3_600_000);
 
 /**
@@ -127,24 +130,32 @@ type Stats = ProjectActivity & {
 
 async function readStats(env: NodeJS.ProcessEnv, since: Moment, name: string | undefined): Promise<Stats[]> {
   const { withQueue } = await import('../with-queue.js'); // loads slowly
-  const reading = withQueue(env, { force: true }, (queue) => queue.readProjectBacklogs());
-  const backlogs = reading.catch((error: Error) => console.error(`opm: backlogs are missing: ${error.message}`));
-  return withStore(env, async (store) => {
-    const only = name === undefined ? undefined : (await findProject(store, name)).projectId;
-    const now = await store.now();
-    const limits = new Map((await store.projects.list()).map(({ projectId, rate }) => [projectId, rate]));
-    const active = await store.activity.projects(since(now));
-    const processes = (await store.activity.processes()).filter(({ silentSeconds }) => silentSeconds < SILENT_SECONDS);
-    const ofProjects = await backlogs;
-    return active
-      .filter(({ projectId }) => only === undefined || projectId === only)
-      .map((own) => ({
-        ...own,
-        limit: limits.get(own.projectId) ?? null,
-        p99Ms: toP99Ms(processes, own.projectId),
-        backlog: ofProjects ? (ofProjects.get(own.projectId) ?? { entries: 0, oldestMs: 0 }) : undefined,
-      }));
-  });
+  const reading = withQueue(env, { force: true, answerTimeoutMs: TIMEOUT_MS }, (queue) => queue.readProjectBacklogs());
+  const backlogs = reading.catch(({ message }: Error) =>
+    console.error(escapeLines(`opm: backlogs are missing: ${message}`)),
+  );
+  return withStore(
+    env,
+    async (store) => {
+      const only = name === undefined ? undefined : (await findProject(store, name)).projectId;
+      const now = await store.now();
+      const limits = new Map((await store.projects.list()).map(({ projectId, rate }) => [projectId, rate]));
+      const active = await store.activity.projects(since(now));
+      const processes = (await store.activity.processes()).filter(
+        ({ silentSeconds }) => silentSeconds < SILENT_SECONDS,
+      );
+      const ofProjects = await backlogs;
+      return active
+        .filter(({ projectId }) => only === undefined || projectId === only)
+        .map((own) => ({
+          ...own,
+          limit: limits.get(own.projectId) ?? null,
+          p99Ms: toP99Ms(processes, own.projectId),
+          backlog: ofProjects ? (ofProjects.get(own.projectId) ?? { entries: 0, oldestMs: 0 }) : undefined,
+        }));
+    },
+    TIMEOUTS,
+  );
 }
 
 /** The largest p99 among the processes of each kind. */

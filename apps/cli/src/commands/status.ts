@@ -2,7 +2,14 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Store } from '@opm/store';
 import { Command } from 'commander';
 import { escapeControls, type PrintOptions, print, toJson, toTable } from '../print.js';
-import { findProblems, type QueueStatus, toDuration, toNumber } from '../status/find-problems.js';
+import {
+  findProblems,
+  type QueueStatus,
+  SILENT_SECONDS,
+  toCount,
+  toDuration,
+  toNumber,
+} from '../status/find-problems.js';
 import { UserError, withInterrupt } from '../user-error.js';
 import { findStores, withStore } from '../with-store.js';
 
@@ -49,11 +56,12 @@ async function readStatus(env: NodeJS.ProcessEnv) {
     rates: store instanceof Error ? undefined : store.rates,
     queue: queue instanceof Error ? undefined : queue,
     deadLetters: store instanceof Error ? undefined : store.deadLetters,
+    paused: store instanceof Error ? [] : store.projects.flatMap(({ name, pausedAt }) => (pausedAt ? name : [])),
   };
 }
 
 function readStore(env: NodeJS.ProcessEnv) {
-  const options = { connectTimeoutMs: TIMEOUT_MS, statementTimeoutMs: TIMEOUT_MS };
+  const options = { poolSize: 5, connectTimeoutMs: TIMEOUT_MS, statementTimeoutMs: TIMEOUT_MS };
   return withStore(env, readActivity, options).catch(onlyUserError);
 }
 
@@ -97,14 +105,16 @@ function onlyUserError(error: Error): UserError {
   throw error;
 }
 
-function toLines({ problems, processes, rates, queue, deadLetters }: Status): string[] {
+function toLines({ problems, processes, rates, queue, deadLetters, paused }: Status): string[] {
   const latency = (name: string) =>
-    Math.max(...processes.flatMap((process) => (process.name === name ? (process.state.p99Ms ?? []) : [])));
+    Math.max(
+      ...processes.flatMap(({ name: own, state, silentSeconds }) =>
+        own === name && silentSeconds < SILENT_SECONDS ? (state.p99Ms ?? []) : [],
+      ),
+    );
   const toMs = (ms: number) => (Number.isFinite(ms) ? `${toNumber(Math.ceil(ms))} ms` : '-');
   return [
-    problems.length === 0
-      ? 'Nothing is wrong.'
-      : `${problems.length} ${problems.length === 1 ? 'problem' : 'problems'}:`,
+    problems.length === 0 ? 'Nothing is wrong.' : `${toCount(problems.length, 'problem')}:`,
     ...problems.flatMap(({ what, help }) => [`  ${what}`, `    -> ${help}`]),
     '',
     ...(rates
@@ -116,11 +126,12 @@ function toLines({ problems, processes, rates, queue, deadLetters }: Status): st
       : []),
     ...(queue
       ? [
-          `${toNumber(queue.entries)} entries wait in ${toNumber(queue.jobs)} jobs, the oldest for ` +
+          `waiting: ${toCount(queue.entries, 'entry')} in ${toCount(queue.jobs, 'job')}, the oldest for ` +
             `${toDuration(queue.oldestSeconds)}; memory of the queue ${Math.round(100 * queue.memory)} %`,
         ]
       : []),
-    ...(deadLetters === undefined ? [] : [`${toNumber(deadLetters)} dead letters`]),
+    ...(deadLetters === undefined ? [] : [toCount(deadLetters, 'dead letter')]),
+    ...(paused.length > 0 ? [`paused: ${paused.join(', ')}`] : []),
     '',
     ...toTable(
       processes.map(({ name, host, pid, version, uptimeSeconds, silentSeconds }) => ({

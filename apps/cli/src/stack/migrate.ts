@@ -33,12 +33,12 @@ export async function migrate(databaseUrl: string, { detached = false }: Migrate
     const printed = await deploy(databaseUrl, detached);
     // Prisma exits with code 0 if its schema engine dies, so the result is checked.
     const isDone = await hasMigrations(databaseUrl, names).catch((error: Error) => {
-      throw new UserError(`cannot check whether the migrations are applied: ${error.message}`);
+      throw new UserError(`cannot check whether the migrations are applied: ${error.message}`, 'unavailable');
     });
     if (!isDone) throw new UserError(`prisma migrate deploy did not apply the migrations:\n${printed}`);
   }
   await migrateQueue(databaseUrl).catch((error: Error) => {
-    throw new UserError(`cannot migrate the queue's tables: ${error.message}`);
+    throw new UserError(`cannot migrate the queue's tables: ${error.message}`, 'unavailable');
   });
 }
 

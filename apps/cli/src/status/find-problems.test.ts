@@ -11,7 +11,7 @@ const toProcess = (name: string, changes: Partial<SeenProcess> = {}): SeenProces
   ...changes,
 });
 const toActivity = (name: string, changes: Partial<ProjectActivity>): ProjectActivity => ({
-  ...{ projectId: 1, name, lastSeen: now, limitedSince: null },
+  ...{ projectId: 1, name, lastSeen: now, limitedSince: null, limitedUntil: null, unavailableUntil: null },
   ...{ acceptedPerSecond: 0, refusedPerSecond: 0, persistedPerSecond: 0 },
   ...{ answered2xx: 0, answered4xx: 0, answered429: 0, answered5xx: 0, created: 0, updated: 0, erased: 0 },
   ...{ refusedInvalid: 0, refusedLimited: 0, refusedUnavailable: 0, persisted: 0, deadLetters: 0 },
@@ -33,17 +33,19 @@ test('nothing is wrong if all processes report and nothing is refused or late', 
 });
 
 test('what stops everybody comes before the problems of single partners', () => {
-  const lastHour = [toActivity('acme', { refusedLimited: 3, limitedSince: minutesAgo(5) })];
+  const lastHour = [
+    toActivity('acme', { refusedLimited: 3, limitedSince: minutesAgo(5), limitedUntil: minutesAgo(1) }),
+  ];
   expect(whats(toStore({ lastHour }), new Error('ECONNREFUSED'))).toEqual([
     'The queue fails: ECONNREFUSED. Partners get 503.',
-    'acme: 3 entries refused with 429 since 11:55 UTC (5 min), limit none/s.',
+    'acme: 3 entries refused with 429 since 11:55 UTC (5 min), no limit.',
   ]);
   expect(
     whats(new Error('timeout'), toQueue({ idle: ['entries-0'], oldestSeconds: 7_200, entries: 12_000, memory: 0.8 })),
   ).toEqual([
-    'PostgreSQL does not answer: timeout. Entries are stored when it is back.',
+    'PostgreSQL cannot be read: timeout.',
     'No worker takes jobs from entries-0.',
-    'The oldest entry has waited for 2 h; 12,000 entries wait.',
+    'The oldest entry has waited for 2 h, of 12,000 entries.',
     'Redis uses 80 % of its memory; from 90 % on, entries are refused.',
   ]);
 });
@@ -81,7 +83,7 @@ test('invalid entries are a problem if a partner sends more of them than valid o
 test('a command in a problem can be pasted, whatever the name of the project', () => {
   const lastHour = [toActivity(`it's $(rm)`, { deadLetters: 1 })];
   expect(findProblems(toStore({ lastHour }), toQueue())[0]?.help).toBe(
-    `opm dead-letters count --since 1h --project 'it'\\''s $(rm)'`,
+    `opm dead-letters count --since 1h --project='it'\\''s $(rm)'`,
   );
 });
 
@@ -90,7 +92,7 @@ test('every section of the runbook that a problem names exists', () => {
   const headings = readFileSync(url, 'utf8').match(/^## .+$/gm) ?? [];
   const anchors = headings.map((heading) => `docs/runbook.md#${heading.slice(3).toLowerCase().replaceAll(' ', '-')}`);
   const silent = [toProcess('ingress', { silentSeconds: 60 }), toProcess('worker', { state: { isPaused: true } })];
-  const lastHour = [toActivity('acme', { refusedUnavailable: 1 })];
+  const lastHour = [toActivity('acme', { refusedUnavailable: 1, unavailableUntil: now })];
   const everything = toQueue({ check: 'a warning', idle: ['entries-0'], oldestSeconds: 61, memory: 0.71 });
   const problems = [
     ...findProblems(toStore({ processes: silent, lastHour }), everything),
@@ -99,4 +101,33 @@ test('every section of the runbook that a problem names exists', () => {
   expect(problems).toHaveLength(10);
   const others = problems.filter(({ help }) => !anchors.includes(help));
   expect(others).toEqual([]);
+});
+
+test('refusals are a problem until a quarter of an hour after the last one', () => {
+  const refused = (minutes: number) =>
+    whats(
+      toStore({
+        lastHour: [
+          toActivity('acme', { refusedLimited: 1, limitedSince: minutesAgo(50), limitedUntil: minutesAgo(minutes) }),
+          toActivity('other', { refusedUnavailable: 1, unavailableUntil: minutesAgo(minutes) }),
+        ],
+      }),
+    );
+  expect(refused(14)).toEqual([
+    '1 entry refused with 503 within the last hour.',
+    'acme: 1 entry refused with 429 since 11:10 UTC (50 min), no limit.',
+  ]);
+  expect(refused(15)).toEqual([]);
+});
+
+test('jobs that cannot be read have no project, and a name may look like an option', () => {
+  const unknown = { ...toActivity('', { projectId: 0, deadLetters: 1 }), name: null };
+  const dashed = toActivity('--none', { refusedInvalid: 20 });
+  expect(findProblems(toStore({ lastHour: [unknown, dashed] }), toQueue())).toEqual([
+    {
+      what: 'Projects beyond 10,000, or unknown ones: 1 dead letter within the last hour.',
+      help: 'docs/status.md#what-is-counted',
+    },
+    { what: expect.stringMatching(/^--none: 20 entries refused as invalid/), help: 'opm projects stats -- --none' },
+  ]);
 });

@@ -28,6 +28,8 @@ export const SILENT_SECONDS = 20;
 const KILLED_SECONDS = 3_600;
 const OLDEST_SECONDS = 60;
 const MEMORY = 0.7;
+/** A refusal that is longer ago is over. */
+const RECENT_MS = 15 * 60 * 1_000;
 /** Fewer invalid entries are a partner's slip. */
 const MIN_INVALID = 20;
 /** Partners that are named for each problem. */
@@ -46,7 +48,7 @@ export function findProblems(store: StoreStatus | Error, queue: QueueStatus | Er
 
 function findStoreProblems(store: StoreStatus | Error): Problem[] {
   if (store instanceof Error) {
-    const what = `PostgreSQL does not answer: ${store.message}. Entries are stored when it is back.`;
+    const what = `PostgreSQL cannot be read: ${store.message}.`;
     return [{ what, help: runbook('postgresql-is-down-or-slow') }];
   }
   const problems: Problem[] = [];
@@ -86,7 +88,7 @@ function findQueueProblems(queue: QueueStatus | Error): Problem[] {
     problems.push({ what, help: runbook('the-backlog-grows') });
   }
   if (queue.oldestSeconds > OLDEST_SECONDS) {
-    const what = `The oldest entry has waited for ${toDuration(queue.oldestSeconds)}; ${toNumber(queue.entries)} entries wait.`;
+    const what = `The oldest entry has waited for ${toDuration(queue.oldestSeconds)}, of ${toCount(queue.entries, 'entry')}.`;
     problems.push({ what, help: runbook('the-backlog-grows') });
   }
   if (queue.memory > MEMORY) {
@@ -99,27 +101,36 @@ function findQueueProblems(queue: QueueStatus | Error): Problem[] {
 function ofPartners({ now, projects, lastHour, silentProjects }: StoreStatus): Problem[] {
   const limits = new Map(projects.map(({ projectId, rate }) => [projectId, rate]));
   const since = (time: Date) => `since ${toTime(time)} (${toDuration((now.getTime() - time.getTime()) / 1_000)})`;
-  const unavailable = lastHour.reduce((sum, { refusedUnavailable }) => sum + refusedUnavailable, 0);
-  const refused = `${toNumber(unavailable)} entries were refused with 503 within the last hour.`;
+  const isRecent = (time: Date | null) => time !== null && now.getTime() - time.getTime() < RECENT_MS;
+  const unavailable = lastHour.filter(({ unavailableUntil }) => isRecent(unavailableUntil));
+  const entries = unavailable.reduce((sum, { refusedUnavailable }) => sum + refusedUnavailable, 0);
+  const limited = byCount(lastHour, 'refusedLimited').filter(({ limitedUntil }) => isRecent(limitedUntil));
   return [
-    ...(unavailable > 0 ? [{ what: refused, help: runbook('partners-get-503') }] : []),
-    ...name(byCount(lastHour, 'refusedLimited'), ({ projectId, name, refusedLimited, limitedSince }) => ({
+    ...(entries > 0
+      ? [
+          {
+            what: `${toCount(entries, 'entry')} refused with 503 within the last hour.`,
+            help: runbook('partners-get-503'),
+          },
+        ]
+      : []),
+    ...name(limited, ({ projectId, name, refusedLimited, limitedSince }) => ({
       what:
-        `${name}: ${toNumber(refusedLimited)} entries refused with 429 ${limitedSince ? since(limitedSince) : ''}, ` +
-        `limit ${limits.get(projectId) ?? 'none'}/s.`,
-      help: `opm projects limits ${quote(name)}`,
+        `${name}: ${toCount(refusedLimited, 'entry')} refused with 429 ${since(limitedSince ?? now)}, ` +
+        `${limits.get(projectId) ? `limit ${limits.get(projectId)}/s` : 'no limit'}.`,
+      help: `opm projects limits ${toArgument(name)}`,
     })),
     ...name(byCount(lastHour, 'deadLetters'), ({ name, deadLetters }) => ({
-      what: `${name}: ${toNumber(deadLetters)} entries became dead letters within the last hour.`,
-      help: `opm dead-letters count --since 1h --project ${quote(name)}`,
+      what: `${name}: ${toCount(deadLetters, 'dead letter')} within the last hour.`,
+      help: `opm dead-letters count --since 1h --project=${quote(name)}`,
     })),
     ...name(byCount(lastHour, 'refusedInvalid').filter(isMostlyInvalid), ({ name, refusedInvalid }) => ({
-      what: `${name}: ${toNumber(refusedInvalid)} entries refused as invalid within the last hour, more than it got accepted.`,
-      help: `opm projects stats ${quote(name)}`,
+      what: `${name}: ${toCount(refusedInvalid, 'entry')} refused as invalid within the last hour, more than it got accepted.`,
+      help: `opm projects stats ${toArgument(name)}`,
     })),
     ...name(silentProjects, ({ name, lastEntry }) => ({
       what: `${name}: sent entries steadily, and none ${since(lastEntry)}.`,
-      help: `opm projects stats ${quote(name)}`,
+      help: `opm projects stats ${toArgument(name)}`,
     })),
   ];
 }
@@ -130,24 +141,37 @@ const byCount = (activities: ProjectActivity[], counter: 'refusedLimited' | 'dea
 const isMostlyInvalid = ({ refusedInvalid, created, updated, erased }: ProjectActivity) =>
   refusedInvalid >= MIN_INVALID && refusedInvalid > created + updated + erased;
 
-/** Names the first partners, and counts the others. */
+/** Names the first partners, and counts the others. Project 0 has no name. */
 function name<P extends { name: string | null }>(
   partners: P[],
   toProblem: (partner: P & { name: string }) => Problem,
 ): Problem[] {
-  const problems = partners
-    .slice(0, MAX_NAMED)
-    .map((partner) => toProblem({ ...partner, name: partner.name ?? 'others' }));
+  const problems = partners.slice(0, MAX_NAMED).map((partner) => {
+    if (partner.name !== null) return toProblem({ ...partner, name: partner.name });
+    return {
+      ...toProblem({ ...partner, name: 'Projects beyond 10,000, or unknown ones' }),
+      help: 'docs/status.md#what-is-counted',
+    };
+  });
   const last = problems.at(-1);
   const others = partners.length - problems.length;
-  if (last && others > 0) last.what += ` The same for ${others} other partners: see \`opm projects stats\`.`;
+  if (last && others > 0) last.what += ` The same for ${toCount(others, 'other partner')}: see \`opm projects stats\`.`;
   return problems;
 }
 
-const quote = (name: string) => (/^[\w.-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`);
+/** A word of a shell command. */
+const quote = (word: string) => (/^[\w.-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+
+/** A name as an argument of `opm`. Without `--`, it would take a name that begins with `-` for an option. */
+const toArgument = (name: string) => `${name.startsWith('-') ? '-- ' : ''}${quote(name)}`;
 
 /** A whole number with separators, such as 1,457. */
 export const toNumber = (count: number): string => Math.round(count).toLocaleString('en-US');
+
+/** Such as `1 entry` or `1,457 entries`. */
+export function toCount(count: number, what: string): string {
+  return `${toNumber(count)} ${count === 1 ? what : what.replace(/y?$/, what.endsWith('y') ? 'ies' : 's')}`;
+}
 
 const toTime = (time: Date): string => `${time.toISOString().slice(11, 16)} UTC`;
 

@@ -152,6 +152,11 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
     json(response: Response, status: number, body: string): void {
       send(response, status, body);
     },
+    /** Counts the entries of a batch that one fault answers. */
+    refuse(response: Response, results: Result[]): void {
+      contextOf(response).refusedEntries = 0;
+      for (const result of results) count(response, result);
+    },
     fault(response: Response, fault: Fault): void {
       send(response, statusOf(fault), toBody(fault), fault.retryAfterSeconds);
       if (SENDS_ENTRIES.has(response.req.method)) count(response, fault, contextOf(response).refusedEntries);

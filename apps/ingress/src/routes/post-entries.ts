@@ -42,7 +42,7 @@ export function postEntries(deps: {
     try {
       const results =
         key === undefined
-          ? await acceptAll(context, read(context, request, held.take), (entries) =>
+          ? await acceptAll(response, read(context, request, held.take), (entries) =>
               rateLimiter.acceptEntries(context, entries),
             )
           : await acceptOnce(context, request, held.take, key, response);
@@ -81,7 +81,7 @@ export function postEntries(deps: {
     const keyed = toKeyed(context.projectId, key, BATCH, texts);
     let notReplayed = items.filter((item) => !(item instanceof Fault)).length;
     const whole = { refusedTokens: batch.refusedTokens, groups: regroup(items, groupSize) };
-    return acceptAll(context, whole, async (entries, first) => {
+    return acceptAll(response, whole, async (entries, first) => {
       const outcomes = await acceptKeyed(context, keyed, entries, first);
       for (const outcome of outcomes) if (outcome && 'isReplayed' in outcome) notReplayed--;
       if (entries.length > 0 && notReplayed === 0) {
@@ -94,10 +94,11 @@ export function postEntries(deps: {
 
   /** @throws Fault that refuses the batch; also if none of its entries could be queued */
   async function acceptAll(
-    context: RequestContext,
+    response: Response,
     batch: { groups: AsyncIterable<BatchItem[]> | Iterable<BatchItem[]>; refusedTokens: number },
     acceptGroup: AcceptGroup,
   ): Promise<Result[]> {
+    const context = contextOf(response);
     const results: (Result | undefined)[] = []; // undefined: not tried
     let accepted = 0;
     let refusal: Fault | undefined;
@@ -116,8 +117,10 @@ export function postEntries(deps: {
     await rateLimiter.charge(context, batch.refusedTokens);
     if (isOver) refusal ??= rateLimiter.refuse(context, results.filter((result) => !result).length);
     const answers = results.map((result) => result ?? (refusal as Fault));
-    context.refusedEntries = answers.length;
-    if (refusal && answers.every((result) => result instanceof Fault)) throw refusal;
+    if (refusal && answers.every((result) => result instanceof Fault)) {
+      reply.refuse(response, answers);
+      throw refusal;
+    }
     return answers;
   }
 
