@@ -32,8 +32,10 @@ type ReporterDeps = {
 export type ActivityReporter = ReturnType<typeof createActivityReporter>;
 
 const INTERVAL_MS = 5_000;
-/** PostgreSQL takes 0.03 ms per project or key in a report. Then it has about a hundred times as long for other
- * work; at random, so that processes do not report at the same time. */
+/**
+ * PostgreSQL takes 0.03 ms per project or key in a report. Then it has about a hundred times as long for other work. The
+ * time is random, so that processes do not report together.
+ */
 const REST_MS_PER_ROW = 3;
 /** At the end of the process. Counts that are not reported by then are lost. */
 const CLOSE_TIMEOUT_MS = 2_000;
