@@ -88,7 +88,7 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
     const [used] = await store.apiKeys.list(acme.projectId);
     expect(used?.lastUsedAt).not.toBeNull();
     const { stdout } = await runOpm(['projects', 'stats'], backend.env);
-    expect(stdout).toMatch(/^project .*\nacme /);
+    expect(stdout).toMatch(/^Since \S+Z:\nproject .*\nacme /);
     const counted = 'opm_project_entries_total{project="acme",outcome="created"}';
     expect(await ingress.readMetric(counted)).toBe(3);
   });
@@ -130,23 +130,25 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
     expect(problems).toEqual([
       {
         what: expect.stringMatching(
-          new RegExp(`^The worker with pid ${frozen.pid} on .* has not reported for \\d\\d s:`),
+          new RegExp(
+            `^The worker with pid ${frozen.pid} on .* has not reported since \\d\\d:\\d\\d UTC \\(\\d\\d s\\):`,
+          ),
         ),
-        help: 'docs/runbook.md#a-process-is-frozen-or-killed',
+        help: 'docs/status.md#a-process-does-not-report',
       },
       {
         what: expect.stringMatching(
-          /^over its limit: \d+ (entry|entries) refused with 429 since \d\d:\d\d UTC \(.*\), limit 1\/s\.$/,
+          /^over its limit: \d+ of \d+ entries refused with 429 since \d\d:\d\d UTC \(.*\), limit 1\/s\.$/,
         ),
-        help: "opm projects limits 'over its limit'",
+        help: "opm projects stats 'over its limit' (docs/status.md#a-partner-is-over-its-limit)",
       },
       {
-        what: 'poison: 1 dead letter within the last hour.',
-        help: 'opm dead-letters count --since 1h --project=poison',
+        what: expect.stringMatching(/^poison: 1 of 1 entries became dead letters since \d\d:\d\d UTC \(.*\)\.$/),
+        help: 'opm dead-letters list --limit 5 --project=poison (docs/status.md#a-partners-entries-become-dead-letters)',
       },
       {
         what: expect.stringMatching(/^silent: sent entries steadily, and none since \d\d:\d\d UTC \(6\d min\)\.$/),
-        help: 'opm projects stats silent',
+        help: 'opm keys list silent (docs/status.md#a-partner-fell-silent)',
       },
     ]);
   });

@@ -52,7 +52,7 @@ export type SeenProcess = Pick<Report, 'id' | 'name' | 'host' | 'pid' | 'version
 
 /**
  * A project with counts. `lastSeen`: the minute of its last counts, or their day if that is longer ago. `…Since` and
- * `…Until`: the minutes of the first and last entries refused with 429, and with 503. The rates are those since the
+ * `…Until`: the minutes of the first and last entries refused with 429 or 503, or of the first dead letter. The rates are those since the
  * beginning of the minute before this one.
  */
 export type ProjectActivity = Counts & {
@@ -62,6 +62,7 @@ export type ProjectActivity = Counts & {
   limitedSince: Date | null;
   limitedUntil: Date | null;
   unavailableUntil: Date | null;
+  deadLettersSince: Date | null;
   acceptedPerSecond: number;
   refusedPerSecond: number;
   persistedPerSecond: number;
@@ -193,6 +194,7 @@ export function createActivity(prisma: PrismaClient) {
             min(at) FILTER (WHERE refused_limited > 0) AS "limitedSince",
             max(at) FILTER (WHERE refused_limited > 0) AS "limitedUntil",
             max(at) FILTER (WHERE refused_unavailable > 0) AS "unavailableUntil",
+            min(at) FILTER (WHERE dead_letters > 0) AS "deadLettersSince",
             ${perSecond('created + updated + erased', 'acceptedPerSecond')},
             ${perSecond('refused_invalid + refused_limited + refused_unavailable', 'refusedPerSecond')},
             ${perSecond('persisted', 'persistedPerSecond')},

@@ -1,10 +1,10 @@
 import type { RateLimit } from '@opm/core';
 import type { ProjectBacklog } from '@opm/queue';
 import type { ProjectActivity, SeenProcess, Store } from '@opm/store';
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import { type Moment, parseMoment, parseWholeNumber } from '../parse.js';
 import { escapeLines, type PrintOptions, print, toTable } from '../print.js';
-import { SILENT_SECONDS, toDuration } from '../status/find-problems.js';
+import { SILENT_SECONDS, toCount, toDuration } from '../status/find-problems.js';
 import { UserError } from '../user-error.js';
 import { findProject, withStore } from '../with-store.js';
 
@@ -83,7 +83,7 @@ export function projectsCommand(env: NodeJS.ProcessEnv): Command {
       const { rate, burst } = project ?? {};
       print(options, project, [
         rate
-          ? `Project ${name} may send ${rate} entries per second, with a burst of ${burst}.`
+          ? `Project ${name} may send ${toCount(rate, 'entry')} per second, with a burst of ${burst}.`
           : `Project ${name} has no limit.`,
       ]);
     });
@@ -91,15 +91,23 @@ export function projectsCommand(env: NodeJS.ProcessEnv): Command {
   projects
     .command('stats')
     .argument('[name]')
-    .option('--since <time>', 'from this time on: 2026-11-24T18:00Z, or 1h for the last hour', parseMoment, AN_HOUR_AGO)
+    .addOption(
+      new Option('--since <time>', 'from this time on: 2026-11-24T18:00Z, or 1h for the last hour')
+        .argParser(parseMoment)
+        .default(AN_HOUR_AGO, '1h'),
+    )
     .option('--json', 'print JSON')
     .description('Show what became of the entries of each project, the busiest first, or of one project.')
-    .addHelpText('after', '\nIf --since is more than three hours ago, its whole day (UTC) counts.')
+    .addHelpText(
+      'after',
+      '\nCounts of more than three hours ago are kept by day (UTC): then --since counts from the begin of its day on.',
+    )
     .action(async (name: string | undefined, options: PrintOptions & { since: Moment }) => {
-      const stats = await readStats(env, options.since, name);
+      const { from, stats } = await readStats(env, options.since, name);
       const rows = stats.map(toRow);
       const [row] = rows;
-      print(options, stats, name && row ? toTable(Object.entries(row).map(toColumns)) : toTable(rows));
+      const lines = name && row ? toTable(Object.entries(row).map(toColumns)) : toTable(rows);
+      print(options, stats, [`Since ${from.toISOString().slice(0, 16)}Z:`, ...(row ? lines : ['no requests'])]);
     });
 
   return projects;
@@ -128,7 +136,11 @@ type Stats = ProjectActivity & {
   p99Ms: Record<string, number>;
 };
 
-async function readStats(env: NodeJS.ProcessEnv, since: Moment, name: string | undefined): Promise<Stats[]> {
+async function readStats(
+  env: NodeJS.ProcessEnv,
+  since: Moment,
+  name: string | undefined,
+): Promise<{ from: Date; stats: Stats[] }> {
   const { withQueue } = await import('../with-queue.js'); // loads slowly
   const reading = withQueue(env, { force: true, answerTimeoutMs: TIMEOUT_MS }, (queue) => queue.readProjectBacklogs());
   const backlogs = reading.catch(({ message }: Error) =>
@@ -138,14 +150,14 @@ async function readStats(env: NodeJS.ProcessEnv, since: Moment, name: string | u
     env,
     async (store) => {
       const only = name === undefined ? undefined : (await findProject(store, name)).projectId;
-      const now = await store.now();
+      const from = since(await store.now());
       const limits = new Map((await store.projects.list()).map(({ projectId, rate }) => [projectId, rate]));
-      const active = await store.activity.projects(since(now));
+      const active = await store.activity.projects(from);
       const processes = (await store.activity.processes()).filter(
         ({ silentSeconds }) => silentSeconds < SILENT_SECONDS,
       );
       const ofProjects = await backlogs;
-      return active
+      const stats = active
         .filter(({ projectId }) => only === undefined || projectId === only)
         .map((own) => ({
           ...own,
@@ -153,6 +165,7 @@ async function readStats(env: NodeJS.ProcessEnv, since: Moment, name: string | u
           p99Ms: toP99Ms(processes, own.projectId),
           backlog: ofProjects ? (ofProjects.get(own.projectId) ?? { entries: 0, oldestMs: 0 }) : undefined,
         }));
+      return { from, stats };
     },
     TIMEOUTS,
   );
@@ -169,7 +182,8 @@ function toP99Ms(processes: SeenProcess[], projectId: number): Stats['p99Ms'] {
 }
 
 function toRow(stats: Stats): Record<string, unknown> {
-  const { name, acceptedPerSecond, limit, backlog } = stats;
+  const { name, acceptedPerSecond, refusedPerSecond, limit, backlog } = stats;
+  const sentPerSecond = acceptedPerSecond + refusedPerSecond;
   return {
     project: name ?? '(others)',
     requests: stats.answered2xx + stats.answered4xx + stats.answered429 + stats.answered5xx,
@@ -185,8 +199,8 @@ function toRow(stats: Stats): Record<string, unknown> {
     oldest: backlog && toDuration(backlog.oldestMs / 1_000),
     'ack p99': toMs(stats.p99Ms.ingress),
     'row p99': toMs(stats.p99Ms.worker),
-    '/s': acceptedPerSecond.toFixed(1),
-    'of limit': limit === null ? null : `${Math.round((100 * acceptedPerSecond) / limit)} %`,
+    'sent/s': sentPerSecond.toFixed(1),
+    'of limit': limit === null ? null : `${Math.round((100 * sentPerSecond) / limit)} %`,
     'last seen': `${stats.lastSeen.toISOString().slice(0, 16)}Z`,
   };
 }

@@ -134,9 +134,10 @@ function toLines({ problems, processes, rates, queue, deadLetters, paused }: Sta
     ...(paused.length > 0 ? [`paused: ${paused.join(', ')}`] : []),
     '',
     ...toTable(
-      processes.map(({ name, host, pid, version, uptimeSeconds, silentSeconds }) => ({
+      processes.map(({ name, host, pid, version, uptimeSeconds, silentSeconds, state }) => ({
         ...{ process: name, host, pid, version },
         ...{ uptime: toDuration(uptimeSeconds), 'last report': `${toDuration(silentSeconds)} ago` },
+        state: silentSeconds >= SILENT_SECONDS ? 'does not report' : state.isPaused ? 'paused' : 'ok',
       })),
     ),
   ];

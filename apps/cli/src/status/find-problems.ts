@@ -35,7 +35,11 @@ const MIN_INVALID = 20;
 /** Partners that are named for each problem. */
 const MAX_NAMED = 5;
 
+/** A command, and the section of docs/status.md that explains it. */
+const see = (command: string, section: string) => `${command} (docs/status.md#${section})`;
 const runbook = (section: string) => `docs/runbook.md#${section}`;
+
+const SILENT_HELP = 'docs/status.md#a-process-does-not-report';
 
 /** Lists what is wrong: first what stops partners or loses time for all, then what concerns single partners. */
 export function findProblems(store: StoreStatus | Error, queue: QueueStatus | Error): Problem[] {
@@ -55,14 +59,15 @@ function findStoreProblems(store: StoreStatus | Error): Problem[] {
   const live = store.processes.filter(({ silentSeconds }) => silentSeconds < SILENT_SECONDS);
   for (const name of ['ingress', 'worker']) {
     if (!live.some((process) => process.name === name)) {
-      problems.push({ what: `No ${name} reports.`, help: runbook('a-process-does-not-report') });
+      problems.push({ what: `No ${name} reports.`, help: SILENT_HELP });
     }
   }
   for (const { name, host, pid, silentSeconds, state } of store.processes) {
     const process = `The ${name} with pid ${pid} on ${host}`;
     if (silentSeconds >= SILENT_SECONDS && silentSeconds < KILLED_SECONDS) {
-      const what = `${process} has not reported for ${toDuration(silentSeconds)}: frozen, killed, or cut off from PostgreSQL.`;
-      problems.push({ what, help: runbook('a-process-is-frozen-or-killed') });
+      const since = toSince(new Date(store.now.getTime() - silentSeconds * 1_000), store.now);
+      const what = `${process} has not reported ${since}: frozen, killed, or cut off from PostgreSQL.`;
+      problems.push({ what, help: SILENT_HELP });
     } else if (silentSeconds < SILENT_SECONDS && state.isPaused) {
       problems.push({
         what: `${process} is paused: PostgreSQL refuses its statements.`,
@@ -100,7 +105,7 @@ function findQueueProblems(queue: QueueStatus | Error): Problem[] {
 
 function ofPartners({ now, projects, lastHour, silentProjects }: StoreStatus): Problem[] {
   const limits = new Map(projects.map(({ projectId, rate }) => [projectId, rate]));
-  const since = (time: Date) => `since ${toTime(time)} (${toDuration((now.getTime() - time.getTime()) / 1_000)})`;
+  const since = (time: Date | null) => toSince(time ?? now, now);
   const isRecent = (time: Date | null) => time !== null && now.getTime() - time.getTime() < RECENT_MS;
   const unavailable = lastHour.filter(({ unavailableUntil }) => isRecent(unavailableUntil));
   const entries = unavailable.reduce((sum, { refusedUnavailable }) => sum + refusedUnavailable, 0);
@@ -114,32 +119,42 @@ function ofPartners({ now, projects, lastHour, silentProjects }: StoreStatus): P
           },
         ]
       : []),
-    ...name(limited, ({ projectId, name, refusedLimited, limitedSince }) => ({
+    ...name(limited, (own) => ({
       what:
-        `${name}: ${toCount(refusedLimited, 'entry')} refused with 429 ${since(limitedSince ?? now)}, ` +
-        `${limits.get(projectId) ? `limit ${limits.get(projectId)}/s` : 'no limit'}.`,
-      help: `opm projects limits ${toArgument(name)}`,
+        `${own.name}: ${toNumber(own.refusedLimited)} of ${toNumber(acceptedOf(own) + own.refusedLimited)} entries refused ` +
+        `with 429 ${since(own.limitedSince)}, ` +
+        `${limits.get(own.projectId) ? `limit ${limits.get(own.projectId)}/s` : 'no limit'}.`,
+      help: see(`opm projects stats ${toArgument(own.name)}`, 'a-partner-is-over-its-limit'),
     })),
-    ...name(byCount(lastHour, 'deadLetters'), ({ name, deadLetters }) => ({
-      what: `${name}: ${toCount(deadLetters, 'dead letter')} within the last hour.`,
-      help: `opm dead-letters count --since 1h --project=${quote(name)}`,
+    ...name(byCount(lastHour, 'deadLetters'), (own) => ({
+      what:
+        `${own.name}: ${toNumber(own.deadLetters)} of ${toNumber(own.persisted + own.deadLetters)} entries became dead ` +
+        `letters ${since(own.deadLettersSince)}.`,
+      help: see(
+        `opm dead-letters list --limit 5 --project=${quote(own.name)}`,
+        'a-partners-entries-become-dead-letters',
+      ),
     })),
-    ...name(byCount(lastHour, 'refusedInvalid').filter(isMostlyInvalid), ({ name, refusedInvalid }) => ({
-      what: `${name}: ${toCount(refusedInvalid, 'entry')} refused as invalid within the last hour, more than it got accepted.`,
-      help: `opm projects stats ${toArgument(name)}`,
+    ...name(byCount(lastHour, 'refusedInvalid').filter(isMostlyInvalid), (own) => ({
+      what:
+        `${own.name}: ${toNumber(own.refusedInvalid)} of ${toNumber(acceptedOf(own) + own.refusedInvalid)} entries refused ` +
+        'as invalid within the last hour.',
+      help: see(`opm projects stats ${toArgument(own.name)}`, 'a-partner-sends-invalid-entries'),
     })),
-    ...name(silentProjects, ({ name, lastEntry }) => ({
-      what: `${name}: sent entries steadily, and none ${since(lastEntry)}.`,
-      help: `opm projects stats ${toArgument(name)}`,
+    ...name(silentProjects, (own) => ({
+      what: `${own.name}: sent entries steadily, and none ${since(own.lastEntry)}.`,
+      help: see(`opm keys list ${toArgument(own.name)}`, 'a-partner-fell-silent'),
     })),
   ];
 }
 
+const acceptedOf = ({ created, updated, erased }: ProjectActivity) => created + updated + erased;
+
 const byCount = (activities: ProjectActivity[], counter: 'refusedLimited' | 'deadLetters' | 'refusedInvalid') =>
   activities.filter((activity) => activity[counter] > 0).toSorted((a, b) => b[counter] - a[counter]);
 
-const isMostlyInvalid = ({ refusedInvalid, created, updated, erased }: ProjectActivity) =>
-  refusedInvalid >= MIN_INVALID && refusedInvalid > created + updated + erased;
+const isMostlyInvalid = (own: ProjectActivity) =>
+  own.refusedInvalid >= MIN_INVALID && own.refusedInvalid > acceptedOf(own);
 
 /** Names the first partners, and counts the others. Project 0 has no name. */
 function name<P extends { name: string | null }>(
@@ -173,7 +188,9 @@ export function toCount(count: number, what: string): string {
   return `${toNumber(count)} ${count === 1 ? what : what.replace(/y?$/, what.endsWith('y') ? 'ies' : 's')}`;
 }
 
-const toTime = (time: Date): string => `${time.toISOString().slice(11, 16)} UTC`;
+/** Such as `since 11:42 UTC (18 min)`. */
+const toSince = (time: Date, now: Date): string =>
+  `since ${time.toISOString().slice(11, 16)} UTC (${toDuration((now.getTime() - time.getTime()) / 1_000)})`;
 
 /** Such as `45 s`, `12 min`, `3 h` or `2 d`. */
 export function toDuration(seconds: number): string {
