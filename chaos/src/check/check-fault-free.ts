@@ -1,4 +1,5 @@
 import { query } from '@opm/testkit';
+import pMap from 'p-map';
 import { request } from 'undici';
 import { type SentEntry, toCustomer } from '../load/ledger.js';
 import type { AppVictim } from '../stack/app-victim.js';
@@ -32,7 +33,8 @@ async function checkFaultFree(stack: Stack, inFlight: InFlight, report: Report):
 }
 
 /**
- * Repeats the check with new customers if the ingresses report trouble: a machine that is too busy counts as trouble.
+ * Repeats the check with new customers if the ingresses report trouble: a machine that is too busy counts as trouble, and
+ * gets half as many customers at once in the next round.
  */
 async function checkAlone(worker: AppVictim, stack: Stack, inFlight: InFlight, report: Report): Promise<void> {
   const { projectId } = stack.probing;
@@ -41,7 +43,8 @@ async function checkAlone(worker: AppVictim, stack: Stack, inFlight: InFlight, r
     await inFlight.waitUntilCleared([projectId]);
     const unknown = await countUnknown(stack);
     const ids = Array.from({ length: CUSTOMERS }, (_customer, i) => `fault-free ${worker.name} ${round} ${i}`);
-    const answers = await Promise.all(ids.map((customerId, i) => sendLife(customerId, i, stack)));
+    const concurrency = Math.max(1, CUSTOMERS >> (round - 1));
+    const answers = await pMap(ids, (customerId, i) => sendLife(customerId, i, stack), { concurrency });
     const isTroubled = answers.some(({ statuses }) => statuses.flat().some((status) => status === 0 || status === 503));
     await inFlight.drain();
     const [claims, waiting] = [await inFlight.readClaims([projectId]), await inFlight.countWaiting()];
