@@ -100,7 +100,7 @@ export function projectsCommand(env: NodeJS.ProcessEnv): Command {
     .description('Show what became of the entries of each project, the busiest first, or of one project.')
     .addHelpText(
       'after',
-      '\nCounts of more than three hours ago are kept by day (UTC): then --since counts from the begin of its day on.',
+      '\nCounts of more than three hours ago are kept by day (UTC): then --since counts from the start of its day.',
     )
     .action(async (name: string | undefined, options: PrintOptions & { since: Moment }) => {
       const { from, stats } = await readStats(env, options.since, name);
