@@ -244,12 +244,12 @@ test('a project gets a limit and loses it again, and the list says so', async ()
   expect(await limits('--rate', '1', '--burst', '2')).toEqual({ ...project, rate: 1, burst: 2 });
   expect(await limits()).toEqual({ ...project, rate: 1, burst: 2 });
   expect((await opm('projects', 'limits', 'limited')).stdout).toBe(
-    'Project limited may send 1 entries per second, with a burst of 2.\n',
+    'Project limited may send 1 entry per second, with a burst of 2.\n',
   );
-  expect(await opmJson('projects', 'list')).toContainEqual({ ...project, rate: 1, burst: 2 });
+  expect(await opmJson('projects', 'list')).toContainEqual({ ...project, rate: 1, burst: 2, pausedAt: null });
   await waitFor(async () => (await post()) === 429, { description: 'the limit to be in force' });
   expect(await limits('--none')).toEqual({ ...project, rate: null, burst: null });
-  expect((await opm('projects', 'list')).stdout).toMatch(/limited +- +-$/m);
+  expect((await opm('projects', 'list')).stdout).toMatch(/limited +- +- +-$/m);
   await waitFor(async () => (await post()) === 202, { description: 'the limit to be gone' });
 
   for (const options of [

@@ -80,8 +80,8 @@ export function projectsCommand(env: NodeJS.ProcessEnv): Command {
         if (hasLimit(options)) await store.projects.setLimit(projectId, toLimit(options));
         return (await store.projects.list()).find((listed) => listed.projectId === projectId);
       });
-      const { rate, burst } = project ?? {};
-      print(options, project, [
+      const { projectId, rate, burst } = project ?? {};
+      print(options, { projectId, name, rate, burst }, [
         rate
           ? `Project ${name} may send ${toCount(rate, 'entry')} per second, with a burst of ${burst}.`
           : `Project ${name} has no limit.`,
