@@ -76,9 +76,13 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
       await send(acme, 'PUT', '/entry'),
     ];
     expect(statuses).toEqual([201, 202, 400, 201, 201, 207, 207, 202, 404, 200, 404, 405]);
-    const persisted = async () => (await statsOf('acme'))?.persisted === 7;
-    await waitFor(persisted, { description: 'the counts of ingress and workers' });
-    expect(await statsOf('acme')).toMatchObject({
+    // The ingress and the workers report at different times.
+    const isReported = async () => {
+      const stats = await statsOf('acme');
+      return stats?.persisted === 7 && stats.answered2xx + stats.answered4xx === statuses.length && stats;
+    };
+    const stats = await waitFor(isReported, { description: 'the counts of ingress and workers' });
+    expect(stats).toMatchObject({
       ...{ projectId: acme.projectId, name: 'acme', limit: null },
       ...{ answered2xx: 8, answered4xx: 4, answered429: 0, answered5xx: 0 },
       ...{ created: 3, updated: 2, erased: 1 },
@@ -90,7 +94,7 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
     const { stdout } = await runOpm(['projects', 'stats'], backend.env);
     expect(stdout).toMatch(/^Since \S+Z:\nproject .*\nacme /);
     const counted = 'opm_project_entries_total{project="acme",outcome="created"}';
-    expect(await ingress.readMetric(counted)).toBe(3);
+    await waitFor(async () => (await ingress.readMetric(counted)) === 3, { description: 'the metric' });
   });
 
   test('status names the partner over its limit, the one with poison, the silent one and the frozen worker', async () => {
