@@ -92,10 +92,13 @@ export function createActivityReporter(deps: ReporterDeps) {
 
   /** The latencies since the last call. */
   function takeState(): ProcessState {
-    const state = { ...readState(), ...takeLatency(latencies), busiest: {} as Record<number, Latency> };
-    for (const [projectId, own] of busiest) Object.assign(state.busiest, toEntry(projectId, takeLatency(own)));
+    const ofBusiest: Record<number, Latency> = {};
+    for (const [projectId, own] of busiest) {
+      const latency = takeLatency(own);
+      if (latency) ofBusiest[projectId] = latency;
+    }
     busiest = new Map([...scores.keys()].map((projectId) => [projectId, busiest.get(projectId) ?? createLatencies()]));
-    return state;
+    return { ...readState(), ...takeLatency(latencies), busiest: ofBusiest };
   }
 
   async function send({ isLast = false } = {}): Promise<void> {
@@ -158,8 +161,6 @@ function takeLatency(latencies: RecordableHistogram): Latency | undefined {
   latencies.reset();
   return { p50Ms: p50Ms ?? 0, p99Ms: p99Ms ?? 0 };
 }
-
-const toEntry = (projectId: number, latency: Latency | undefined) => (latency ? { [projectId]: latency } : {});
 
 const totalOf = (counts: Counts): number => OUTCOMES.reduce((total, counter) => total + counts[counter], 0);
 

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Store } from '@opm/store';
 import { Command } from 'commander';
+import { countAll } from '../dead-letters/filter-options.js';
 import { escapeControls, type PrintOptions, print, toJson, toTable } from '../print.js';
 import {
   findProblems,
@@ -49,14 +50,14 @@ function watch(env: NodeJS.ProcessEnv, { json }: PrintOptions): Promise<void> {
 
 async function readStatus(env: NodeJS.ProcessEnv) {
   const [store, queue] = await Promise.all([readStore(env), readQueue(env)]);
-  const problems = findProblems(store, queue);
+  const known = store instanceof Error ? undefined : store;
   return {
-    problems,
-    processes: store instanceof Error ? [] : store.processes,
-    rates: store instanceof Error ? undefined : store.rates,
+    problems: findProblems(store, queue),
+    processes: known?.processes ?? [],
+    rates: known?.rates,
     queue: queue instanceof Error ? undefined : queue,
-    deadLetters: store instanceof Error ? undefined : store.deadLetters,
-    paused: store instanceof Error ? [] : store.projects.flatMap(({ name, pausedAt }) => (pausedAt ? name : [])),
+    deadLetters: known?.deadLetters,
+    paused: known?.projects.flatMap(({ name, pausedAt }) => (pausedAt ? name : [])) ?? [],
   };
 }
 
@@ -81,8 +82,7 @@ async function readActivity(store: Store) {
     refused: sum('refusedPerSecond'),
     persisted: sum('persistedPerSecond'),
   };
-  const deadLetters = letters.reduce((sum, { count }) => sum + count, 0);
-  return { now, processes, projects, lastHour, silentProjects, rates, deadLetters };
+  return { now, processes, projects, lastHour, silentProjects, rates, deadLetters: countAll(letters) };
 }
 
 async function readQueue(env: NodeJS.ProcessEnv): Promise<QueueStatus | Error> {

@@ -1,6 +1,6 @@
 import type { ListedProject, ProjectActivity, SeenProcess, SilentProject } from '@opm/store';
 
-/** What is wrong, with what to do about it: a command, or a section of docs/runbook.md. */
+/** What is wrong, with what to do about it: a command, a section of docs/, or both. */
 export type Problem = { what: string; help: string };
 
 /** What PostgreSQL knows. `lastHour`: the projects that were active, with their counts of this hour. */

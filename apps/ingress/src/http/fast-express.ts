@@ -167,7 +167,7 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
       keyId: 0,
       connection: undefined,
       heldBytes: 0,
-      refusedEntries: 1,
+      isCounted: false,
     };
 
     constructor(...args: ConstructorParameters<typeof ServerResponse<R>>) {

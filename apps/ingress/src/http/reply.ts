@@ -104,27 +104,27 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
     return ms;
   }
 
-  function count(response: Response, result: Result, entries = 1): void {
+  function count(response: Response, result: Result): void {
     const { projectId } = contextOf(response);
     const counter = result instanceof Fault ? toRefused(statusOf(result)) : ACCEPTED.get(result);
     if (projectId === 0 || !counter) return;
-    activity.of(projectId)[counter] += entries;
+    activity.of(projectId)[counter]++;
     // The cause of a 503 is logged once for all projects.
-    if (result instanceof Fault && counter !== 'refusedUnavailable') logRefusal(response, result, entries);
+    if (result instanceof Fault && counter !== 'refusedUnavailable') logRefusal(response, result);
   }
 
   /** Logs the first refusal of a project for a reason, then one in a minute, with the number of entries in between. */
   const refusals = new LRUCache<string, { loggedAt: number; leftOut: number }>({ max: MAX_REFUSALS });
-  function logRefusal(response: Response, { code }: Fault, entries: number): void {
+  function logRefusal(response: Response, { code }: Fault): void {
     const { projectId } = contextOf(response);
     const key = `${projectId} ${code}`;
     const last = refusals.get(key);
     const now = performance.now();
     if (last && now - last.loggedAt < REFUSAL_LOG_INTERVAL_MS) {
-      last.leftOut += entries;
+      last.leftOut++;
       return;
     }
-    const refused = { requestId: requestIdOf(response), projectId, reason: code, entries, leftOut: last?.leftOut ?? 0 };
+    const refused = { requestId: requestIdOf(response), projectId, reason: code, leftOut: last?.leftOut ?? 0 };
     logger.warn(refused, "refused a project's entries");
     refusals.set(key, { loggedAt: now, leftOut: 0 });
   }
@@ -154,12 +154,12 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
     },
     /** Counts the entries of a batch that one fault answers. */
     refuse(response: Response, results: Result[]): void {
-      contextOf(response).refusedEntries = 0;
+      contextOf(response).isCounted = true;
       for (const result of results) count(response, result);
     },
     fault(response: Response, fault: Fault): void {
       send(response, statusOf(fault), toBody(fault), fault.retryAfterSeconds);
-      if (SENDS_ENTRIES.has(response.req.method)) count(response, fault, contextOf(response).refusedEntries);
+      if (SENDS_ENTRIES.has(response.req.method) && !contextOf(response).isCounted) count(response, fault);
     },
   };
 }

@@ -13,8 +13,8 @@ export type RequestContext = Sender & {
   connection: Connection | undefined;
   /** Memory that its connection uses for this request, in bytes. */
   heldBytes: number;
-  /** Entries that a fault refuses, if it answers the request. Entries that were not read count as one. */
-  refusedEntries: number;
+  /** Whether its refused entries are counted. If not, a fault that answers it counts as one refused entry. */
+  isCounted: boolean;
 };
 
 export const contextOf = (response: ServerResponse) => (response as ExpressResponse).locals as RequestContext;
