@@ -1,5 +1,7 @@
 /** The share of a batch that a source may fill per turn. */
 const QUANTUM = 1 / 8;
+/** The least share of a mixed batch for its most urgent calls, and the least share of a full one for the others. */
+const MIN_SHARE = 1 / 4;
 /** Number of removed items at which a `Fifo` may copy its array to free memory. */
 const MIN_DROPPED = 64;
 
@@ -41,19 +43,21 @@ class Fifo<T> {
   }
 }
 
+/** A batch that is being filled. `left` is negative in a batch of one call that exceeds the limits. */
+type Filling<Call> = { limits: Room; left: Room; calls: Call[] };
+
 /**
- * A queue that several sources share fairly. They take turns to fill a batch, and each source keeps its order of
- * arrival. A source with a long backlog delays the others by an eighth of a batch.
+ * Calls of one priority. Their sources take turns, and each source keeps its order of arrival. A source with a long backlog
+ * delays the others by an eighth of a batch.
  *
  * Algorithm: surplus round robin (Adiseshu et al., SIGCOMM 1996). It differs from deficit round robin (Shreedhar and
  * Varghese, SIGCOMM 1995) in one point: an item that exceeds the source's credit is taken, and the credit becomes
  * negative.
  */
-export class FairQueue<Source, Item, Call extends Queued<Item>> {
+class Line<Source, Item, Call extends Queued<Item>> {
   /** The calls of each source, in the order of the sources' turns. */
   readonly #turns = new Map<Source, { calls: Fifo<Call>; credit: number }>();
 
-  /** Number of sources with queued calls. */
   get sources(): number {
     return this.#turns.size;
   }
@@ -67,37 +71,81 @@ export class FairQueue<Source, Item, Call extends Queued<Item>> {
     turn.calls.push(call);
   }
 
-  /** Removes the oldest call of a source. */
   dropOldest(source: Source): void {
     const calls = this.#turns.get(source)?.calls;
     calls?.drop(1);
     if (calls?.length === 0) this.#turns.delete(source);
   }
 
-  /** Removes and returns the calls of the next batch. A call that exceeds the limits becomes a batch alone. */
-  take(batch: Room, measure: Measure<Item>): Call[] {
-    const left = { ...batch };
-    const taken: Call[] = [];
+  /** Moves calls into the batch, up to this share of it. An empty batch gets at least one call. @returns their share */
+  moveTo({ limits, left, calls }: Filling<Call>, maxShare: number, measure: Measure<Item>): number {
+    let share = 0;
     for (const [source, turn] of this.#turns) {
       // A Map's iterator visits a key again if the loop deletes it and sets it anew.
       while (turn.credit > 0 && turn.calls.length > 0) {
-        const { count, size, bytes } = measureNext(turn.calls, batch, measure);
-        const isFitting = size <= left.size && bytes <= left.bytes;
-        if (!isFitting && taken.length > 0) return taken; // the next batch starts with it
-        for (let i = 0; i < count; i++) taken.push(turn.calls.at(i) as Call);
+        const { count, size, bytes } = measureNext(turn.calls, limits, measure);
+        const added = Math.max(size / limits.size, bytes / limits.bytes);
+        const isFitting = size <= left.size && bytes <= left.bytes && share + added <= maxShare;
+        if (!isFitting && calls.length > 0) return share; // the source keeps its turn
+        for (let i = 0; i < count; i++) calls.push(turn.calls.at(i) as Call);
         turn.calls.drop(count);
         left.size -= size;
         left.bytes -= bytes;
-        turn.credit -= Math.max(size / batch.size, bytes / batch.bytes);
+        share += added;
+        turn.credit -= added;
       }
       this.#turns.delete(source);
       if (turn.calls.length === 0) continue;
       turn.credit += QUANTUM;
       this.#turns.set(source, turn);
     }
-    return taken;
+    return share;
   }
 }
+
+/**
+ * A queue that several sources share fairly ({@link Line}). Calls of different priorities share a batch, or batches would
+ * be small. The batch has the priority of its most urgent calls. At least a quarter of what it contains is theirs, so that
+ * the others delay them little. If others wait, at most three quarters of its room are theirs, so that they shut nobody
+ * out. The other priorities have equal parts.
+ */
+export class FairQueue<Source, Item, Call extends Queued<Item>> {
+  /** By priority; 0 is the most urgent one. */
+  readonly #lines: Line<Source, Item, Call>[] = [];
+
+  /** Number of sources with queued calls, counted once per priority. */
+  get sources(): number {
+    return this.#lines.reduce((sum, line) => sum + line.sources, 0);
+  }
+
+  push(priority: number, source: Source, call: Call): void {
+    while (this.#lines.length <= priority) this.#lines.push(new Line());
+    this.#lines[priority]?.push(source, call);
+  }
+
+  /** Removes the oldest call of a source with this priority. */
+  dropOldest(priority: number, source: Source): void {
+    this.#lines[priority]?.dropOldest(source);
+  }
+
+  /** Removes and returns the calls of the next batch. A call that exceeds the limits becomes a batch alone. */
+  take(limits: Room, measure: Measure<Item>): { priority: number; calls: Call[] } {
+    const filling: Filling<Call> = { limits, left: { ...limits }, calls: [] };
+    const priority = this.#lines.findIndex(isWaiting);
+    const [urgent, ...others] = this.#lines.filter(isWaiting);
+    if (urgent && others.length > 0) {
+      const share = urgent.moveTo(filling, 1 - MIN_SHARE, measure);
+      let free = Math.min(1 - share, share / MIN_SHARE - share);
+      const part = free / others.length;
+      for (const line of others) free -= line.moveTo(filling, part, measure);
+      for (const line of others) free -= line.moveTo(filling, free, measure);
+    }
+    urgent?.moveTo(filling, Number.POSITIVE_INFINITY, measure);
+    return { priority, calls: filling.calls };
+  }
+}
+
+const isWaiting = ({ sources }: { sources: number }) => sources > 0;
 
 /** Measures the next call and the calls joined to it, as many as fit into an empty batch. */
 function measureNext<Item>(calls: Fifo<Queued<Item>>, batch: Room, { sizeOf, bytesOf }: Measure<Item>) {

@@ -318,6 +318,43 @@ test('sources keep their order, no bulk call exceeds a limit, and waiting source
   );
 });
 
+test('a bulk call has the priority of its most urgent items, at least a quarter of it is theirs, and no priority is shut out', async () => {
+  const [maxBatch, most] = [40, 3];
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.nat(most), { minLength: 1, maxLength: 400 }), async (priorities) => {
+      const waiting = priorities.map((priority, id) => ({ id, priority }));
+      const group = new GroupCommit<string, { id: number; priority: number }, number>({
+        commit: async (_partition, items, priority) => {
+          const before = Array.from(
+            { length: most + 1 },
+            (_, p) => waiting.filter((item) => item.priority === p).length,
+          );
+          const taken = before.map((_, p) => items.filter((item) => item.priority === p).length);
+          for (const item of items) waiting.splice(waiting.indexOf(item), 1);
+          expect(priority).toBe(before.findIndex((count) => count > 0));
+          expect(items.length).toBeLessThanOrEqual(maxBatch);
+          const own = taken[priority] ?? 0;
+          expect(4 * own).toBeGreaterThanOrEqual(items.length);
+          // Each of up to three other priorities has a third of the quarter that is left by the most urgent one.
+          const isFull = items.length === maxBatch;
+          const shutOut = before.filter((count, p) => count > 0 && taken[p] === 0);
+          if (isFull) expect(shutOut).toEqual([]);
+          // Room stays free only if nothing may fill it.
+          else expect(own === before[priority] && (items.length === 4 * own || waiting.length === 0)).toBe(true);
+          return items.map(({ id }) => id);
+        },
+        maxBatch,
+        maxInFlight: 1,
+        sourceOf: ({ id }) => id % 7,
+        priorityOf: ({ priority }) => priority,
+      });
+      const results = await Promise.all(waiting.map((item) => group.run('a', item)));
+      expect(results).toEqual(priorities.map((_, id) => id));
+      expect([waiting.length, group.pending, group.sources]).toEqual([0, 0, 0]);
+    }),
+  );
+});
+
 test('calls of any partition and source that waited too long are rejected, and the others are kept', async () => {
   let now = 0;
   const clock = jest.spyOn(performance, 'now').mockImplementation(() => now);

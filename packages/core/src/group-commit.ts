@@ -5,6 +5,7 @@ type Waiting<Partition, Item, Result> = {
   partition: Partition;
   item: Item;
   source: Source;
+  priority: number;
   since: number;
   /** Shares a bulk call with the call before it, if both fit. */
   isJoined: boolean;
@@ -16,7 +17,11 @@ type Waiting<Partition, Item, Result> = {
   next: Waiting<Partition, Item, Result> | undefined;
 };
 
-type Batch<Partition, Item, Result> = { partition: Partition; waiting: Waiting<Partition, Item, Result>[] };
+type Batch<Partition, Item, Result> = {
+  partition: Partition;
+  priority: number;
+  waiting: Waiting<Partition, Item, Result>[];
+};
 
 /** `turns`: number of bulk calls before the next partition's turn. */
 type Queued<Partition, Item, Result> = {
@@ -33,9 +38,22 @@ type Source = { key: unknown; pending: number };
 /** Result or error of one call. */
 export type Outcome<Result> = { result: Result; error?: undefined } | { error: unknown };
 
-type Groups<Partition> = { of: (partition: Partition) => unknown; maxInFlight: number };
-type Bytes<Item> = { of: (item: Item) => number; max: number };
-type Expiry<Item> = { maxWaitMs: number; toError: (item: Item) => Error };
+type Options<Partition, Item, Result> = {
+  commit: (partition: Partition, items: Item[], priority: number) => Promise<(Result | Error)[]>;
+  maxBatch: number | (() => number);
+  maxInFlight: number;
+  maxInFlightPerPartition: number;
+  groups: { of: (partition: Partition) => unknown; maxInFlight: number };
+  sourceOf: (item: Item) => unknown;
+  priorityOf: (item: Item, partition: Partition) => number;
+  sizeOf?: (item: Item) => number;
+  bytes?: { of: (item: Item) => number; max: number };
+  expiry?: { maxWaitMs: number; toError: (item: Item) => Error };
+  refuse?: (item: Item) => Error | undefined;
+};
+
+type Given<Partition, Item, Result> = Pick<Options<Partition, Item, Result>, 'commit' | 'maxBatch' | 'maxInFlight'> &
+  Partial<Options<Partition, Item, Result>>;
 
 /** A count per key. Keys with a count of 0 are removed. */
 class Tally<Key> {
@@ -60,27 +78,18 @@ class Tally<Key> {
  * - `commit` returns one result per item, in order, or throws for all items. An Error as a result rejects its item.
  * - An item counts as one, or as `sizeOf` says. An item larger than `maxBatch` goes alone. If `maxBatch` is a
  *   function, each bulk call reads it. `bytes` sets a second limit of the same kind.
- * - Partitions take turns. With `sourceOf`, the sources of a partition share its bulk calls fairly (`FairQueue`), and a
- *   partition gets one bulk call per source and turn, at most 8.
+ * - Partitions take turns, and use memory only while calls wait in them. With `sourceOf`, the sources of a partition
+ *   share its bulk calls fairly (`FairQueue`), and a partition gets one bulk call per source and turn, at most 8. With
+ *   `priorityOf`, each bulk call has the priority of its most urgent items; 0 is the most urgent one.
  * - `maxInFlightPerPartition` limits the bulk calls in flight of one partition. `groups` limits those of several partitions
  *   together, such as all partitions that use one store.
  * - `expiry` bounds the wait behind bulk calls that hang: when one ends, calls that waited longer are rejected.
  * - If `refuse` returns an error for an item at its turn, the item's call is rejected.
- *
- * A partition uses memory only while calls wait in it.
  */
 export class GroupCommit<Partition, Item, Result> {
-  readonly #commit: (partition: Partition, items: Item[]) => Promise<(Result | Error)[]>;
-  readonly #maxBatch: () => number;
-  readonly #maxBytes: number;
+  readonly #options: Options<Partition, Item, Result>;
   readonly #measure: Measure<Item>;
-  readonly #sourceOf: (item: Item) => unknown;
-  readonly #maxInFlight: number;
-  readonly #maxInFlightPerPartition: number;
-  readonly #expiry: Expiry<Item> | undefined;
-  readonly #refuse: ((item: Item) => Error | undefined) | undefined;
   readonly #partitions = new Map<Partition, Queued<Partition, Item, Result>>();
-  readonly #groups: Groups<Partition>;
   readonly #inFlightOfPartition = new Tally<Partition>();
   readonly #inFlightOfGroup = new Tally<unknown>();
   readonly #sources = new Map<unknown, Source>();
@@ -91,30 +100,16 @@ export class GroupCommit<Partition, Item, Result> {
   #inFlight = 0;
   #scheduled = false;
 
-  constructor(options: {
-    commit: (partition: Partition, items: Item[]) => Promise<(Result | Error)[]>;
-    maxBatch: number | (() => number);
-    maxInFlight: number;
-    maxInFlightPerPartition?: number;
-    groups?: Groups<Partition>;
-    sizeOf?: (item: Item) => number;
-    bytes?: Bytes<Item>;
-    sourceOf?: (item: Item) => unknown;
-    expiry?: Expiry<Item>;
-    refuse?: (item: Item) => Error | undefined;
-  }) {
-    this.#commit = options.commit;
-    const { maxBatch } = options;
-    this.#maxBatch = typeof maxBatch === 'number' ? () => maxBatch : maxBatch;
-    this.#maxInFlight = options.maxInFlight;
-    this.#maxInFlightPerPartition = options.maxInFlightPerPartition ?? options.maxInFlight;
-    this.#groups = options.groups ?? { of: () => undefined, maxInFlight: options.maxInFlight };
-    const { sizeOf = () => 1, bytes = { of: () => 0, max: Number.POSITIVE_INFINITY } } = options;
-    this.#maxBytes = bytes.max;
-    this.#measure = { sizeOf, bytesOf: bytes.of };
-    this.#sourceOf = options.sourceOf ?? (() => undefined);
-    this.#expiry = options.expiry;
-    this.#refuse = options.refuse;
+  constructor(options: Given<Partition, Item, Result>) {
+    const { maxInFlight, sizeOf = () => 1, bytes } = options;
+    this.#measure = { sizeOf, bytesOf: bytes?.of ?? (() => 0) };
+    this.#options = {
+      maxInFlightPerPartition: maxInFlight,
+      groups: { of: () => undefined, maxInFlight },
+      sourceOf: () => undefined,
+      priorityOf: () => 0,
+      ...options,
+    };
   }
 
   /** Number of items that wait or are in flight. */
@@ -141,14 +136,13 @@ export class GroupCommit<Partition, Item, Result> {
   run(partition: Partition, item: Item): Promise<Result> {
     const since = performance.now();
     return new Promise((resolve, reject) => {
-      const source = this.#enter(item);
-      this.#add({ partition, item, source, since, isJoined: false, isWaiting: true, resolve, reject, next: undefined });
+      this.#add({ partition, item, since, isJoined: false, resolve, reject });
     });
   }
 
   /**
    * Runs several calls and resolves with their outcomes, in order. It never rejects. Calls of one partition must have one
-   * source; they share one bulk call, in order, if they fit.
+   * source and priority; they share one bulk call, in order, if they fit.
    */
   runAll(calls: { partition: Partition; item: Item }[]): Promise<Outcome<Result>[]> {
     const since = performance.now();
@@ -163,9 +157,7 @@ export class GroupCommit<Partition, Item, Result> {
         };
         const resolve = (result: Result) => settle({ result });
         const reject = (error: unknown) => settle({ error });
-        const source = this.#enter(item);
-        const isJoined = partitions.has(partition);
-        this.#add({ partition, item, source, since, isJoined, isWaiting: true, resolve, reject, next: undefined });
+        this.#add({ partition, item, since, isJoined: partitions.has(partition), resolve, reject });
         partitions.add(partition);
       }
       if (open === 0) done(outcomes);
@@ -174,7 +166,7 @@ export class GroupCommit<Partition, Item, Result> {
 
   /** Counts the item as pending. */
   #enter(item: Item): Source {
-    const key = this.#sourceOf(item);
+    const key = this.#options.sourceOf(item);
     let source = this.#sources.get(key);
     if (!source) {
       source = { key, pending: 0 };
@@ -190,14 +182,18 @@ export class GroupCommit<Partition, Item, Result> {
     if (--source.pending === 0) this.#sources.delete(source.key);
   }
 
-  #add(call: Waiting<Partition, Item, Result>): void {
-    let queued = this.#partitions.get(call.partition);
+  #add(given: Omit<Waiting<Partition, Item, Result>, 'source' | 'priority' | 'isWaiting' | 'next'>): void {
+    const { partition, item } = given;
+    const source = this.#enter(item);
+    const priority = this.#options.priorityOf(item, partition);
+    const call = { ...given, source, priority, isWaiting: true, next: undefined };
+    let queued = this.#partitions.get(partition);
     if (!queued) {
       queued = { line: new FairQueue(), turns: 1 };
-      this.#partitions.set(call.partition, queued);
+      this.#partitions.set(partition, queued);
     }
-    queued.line.push(call.source, call);
-    if (this.#expiry) {
+    queued.line.push(priority, source, call);
+    if (this.#options.expiry) {
       if (this.#newest) this.#newest.next = call;
       this.#oldest ??= call;
       this.#newest = call;
@@ -206,11 +202,11 @@ export class GroupCommit<Partition, Item, Result> {
   }
 
   #schedule(): void {
-    if (this.#scheduled || this.#inFlight >= this.#maxInFlight) return;
+    if (this.#scheduled || this.#inFlight >= this.#options.maxInFlight) return;
     this.#scheduled = true;
     setImmediate(() => {
       this.#scheduled = false;
-      while (this.#inFlight < this.#maxInFlight) {
+      while (this.#inFlight < this.#options.maxInFlight) {
         const batch = this.#takeBatch();
         if (!batch) return;
         void this.#commitBatch(batch);
@@ -218,26 +214,31 @@ export class GroupCommit<Partition, Item, Result> {
     });
   }
 
-  async #commitBatch({ partition, waiting }: Batch<Partition, Item, Result>): Promise<void> {
+  async #commitBatch({ partition, priority, waiting }: Batch<Partition, Item, Result>): Promise<void> {
     this.#inFlight++;
     this.#inFlightOfPartition.add(partition, 1);
-    this.#inFlightOfGroup.add(this.#groups.of(partition), 1);
-    const due = this.#refuse ? waiting.filter((call) => !this.#isRefused(call)) : waiting;
+    this.#inFlightOfGroup.add(this.#options.groups.of(partition), 1);
+    const due = waiting.filter((call) => !this.#isRefused(call));
     try {
       if (due.length === 0) return;
-      const results = await this.#commit(
+      const results = await this.#options.commit(
         partition,
         due.map(({ item }) => item),
+        priority,
       );
       if (results.length !== due.length) throw new Error('commit must return one result per item');
       let place = 0; // `entries()` is slower, and this loop runs for every item
-      for (const call of due) settle(call, results[place++] as Result | Error);
+      for (const { resolve, reject } of due) {
+        const result = results[place++];
+        if (result instanceof Error) reject(result);
+        else resolve(result as Result);
+      }
     } catch (error) {
       for (const { reject } of due) reject(error);
     } finally {
       this.#inFlight--;
       this.#inFlightOfPartition.add(partition, -1);
-      this.#inFlightOfGroup.add(this.#groups.of(partition), -1);
+      this.#inFlightOfGroup.add(this.#options.groups.of(partition), -1);
       for (const call of waiting) this.#leave(call);
       this.#rejectExpired();
       if (this.#partitions.size > 0) this.#schedule();
@@ -245,40 +246,46 @@ export class GroupCommit<Partition, Item, Result> {
   }
 
   #isRefused({ item, reject }: Waiting<Partition, Item, Result>): boolean {
-    const error = this.#refuse?.(item);
+    const error = this.#options.refuse?.(item);
     if (error) reject(error);
     return error !== undefined;
   }
 
   #rejectExpired(): void {
-    if (!this.#expiry) return;
-    const since = performance.now() - this.#expiry.maxWaitMs;
+    const { expiry } = this.#options;
+    if (!expiry) return;
+    const since = performance.now() - expiry.maxWaitMs;
     while (this.#oldest && (!this.#oldest.isWaiting || this.#oldest.since < since)) {
       const call = this.#oldest;
       this.#oldest = call.next;
       call.next = undefined; // otherwise a reference to this call would keep all later calls in memory
-      if (call.isWaiting) this.#expire(call, this.#expiry);
+      if (call.isWaiting) this.#expire(call, expiry.toError(call.item));
     }
     if (!this.#oldest) this.#newest = undefined;
   }
 
-  /** The call must be the oldest waiting call, so it is also the first of its source's calls in its partition. */
-  #expire(call: Waiting<Partition, Item, Result>, { toError }: Expiry<Item>): void {
+  /** The call must be the oldest waiting call, so it is also the first of its source's calls in its partition and priority. */
+  #expire(call: Waiting<Partition, Item, Result>, error: Error): void {
     const line = this.#partitions.get(call.partition)?.line;
-    line?.dropOldest(call.source);
+    line?.dropOldest(call.priority, call.source);
     if (line?.sources === 0) this.#partitions.delete(call.partition);
     call.isWaiting = false;
     this.#leave(call);
-    call.reject(toError(call.item));
+    call.reject(error);
   }
 
   /** Takes a batch from the first partition below its limits. A partition that has used its turns goes to the end. */
   #takeBatch(): Batch<Partition, Item, Result> | undefined {
+    const { maxBatch, bytes, maxInFlightPerPartition, groups } = this.#options;
     for (const [partition, queued] of this.#partitions) {
-      if (this.#inFlightOfPartition.of(partition) >= this.#maxInFlightPerPartition) continue;
-      if (this.#inFlightOfGroup.of(this.#groups.of(partition)) >= this.#groups.maxInFlight) continue;
+      if (this.#inFlightOfPartition.of(partition) >= maxInFlightPerPartition) continue;
+      if (this.#inFlightOfGroup.of(groups.of(partition)) >= groups.maxInFlight) continue;
       const { line } = queued;
-      const waiting = line.take({ size: this.#maxBatch(), bytes: this.#maxBytes }, this.#measure);
+      const size = typeof maxBatch === 'number' ? maxBatch : maxBatch();
+      const { priority, calls: waiting } = line.take(
+        { size, bytes: bytes?.max ?? Number.POSITIVE_INFINITY },
+        this.#measure,
+      );
       for (const call of waiting) call.isWaiting = false;
       queued.turns--;
       if (line.sources === 0 || queued.turns === 0) this.#partitions.delete(partition);
@@ -286,13 +293,8 @@ export class GroupCommit<Partition, Item, Result> {
         queued.turns = Math.min(line.sources, MAX_TURNS);
         this.#partitions.set(partition, queued);
       }
-      return { partition, waiting };
+      return { partition, priority, waiting };
     }
     return undefined;
   }
-}
-
-function settle<Result>({ resolve, reject }: Waiting<unknown, unknown, Result>, outcome: Result | Error): void {
-  if (outcome instanceof Error) reject(outcome);
-  else resolve(outcome);
 }
