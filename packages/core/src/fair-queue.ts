@@ -2,6 +2,8 @@
 const QUANTUM = 1 / 8;
 /** The least share of a mixed batch for its most urgent calls, and the least share of a full one for the others. */
 const MIN_SHARE = 1 / 4;
+/** Larger than the rounding errors of a sum of shares. */
+const ROUNDING = 1e-9;
 /** Number of removed items at which a `Fifo` may copy its array to free memory. */
 const MIN_DROPPED = 64;
 
@@ -85,7 +87,7 @@ class Line<Source, Item, Call extends Queued<Item>> {
       while (turn.credit > 0 && turn.calls.length > 0) {
         const { count, size, bytes } = measureNext(turn.calls, limits, measure);
         const added = Math.max(size / limits.size, bytes / limits.bytes);
-        const isFitting = size <= left.size && bytes <= left.bytes && share + added <= maxShare;
+        const isFitting = size <= left.size && bytes <= left.bytes && share + added < maxShare + ROUNDING;
         if (!isFitting && calls.length > 0) return share; // the source keeps its turn
         for (let i = 0; i < count; i++) calls.push(turn.calls.at(i) as Call);
         turn.calls.drop(count);

@@ -321,7 +321,7 @@ test('sources keep their order, no bulk call exceeds a limit, and waiting source
 test('a bulk call has the priority of its most urgent items, at least a quarter of it is theirs, and no priority is shut out', async () => {
   const [maxBatch, most] = [40, 3];
   await fc.assert(
-    fc.asyncProperty(fc.array(fc.nat(most), { minLength: 1, maxLength: 400 }), async (priorities) => {
+    fc.asyncProperty(fc.array(fc.nat(most), { minLength: 1, maxLength: 400, size: 'max' }), async (priorities) => {
       const waiting = priorities.map((priority, id) => ({ id, priority }));
       const group = new GroupCommit<string, { id: number; priority: number }, number>({
         commit: async (_partition, items, priority) => {

@@ -1,27 +1,23 @@
 import { FairQueue, type Measure } from './fair-queue.js';
 
-/** A call, from its arrival to its result. */
-type Waiting<Partition, Item, Result> = {
-  partition: Partition;
-  item: Item;
-  source: Source;
-  priority: number;
-  since: number;
-  /** Shares a bulk call with the call before it, if both fit. */
-  isJoined: boolean;
+/** A call, from its arrival to its result. `isJoined`: it shares a bulk call with the call before it, if both fit. */
+class Waiting<Partition, Item, Result> {
   /** False once the call is in a bulk call or has expired. */
-  isWaiting: boolean;
-  resolve: (result: Result) => void;
-  reject: (error: unknown) => void;
+  isWaiting = true;
   /** The next call in order of arrival, of any partition. */
-  next: Waiting<Partition, Item, Result> | undefined;
-};
+  next: Waiting<Partition, Item, Result> | undefined = undefined;
 
-type Batch<Partition, Item, Result> = {
-  partition: Partition;
-  priority: number;
-  waiting: Waiting<Partition, Item, Result>[];
-};
+  constructor(
+    readonly partition: Partition,
+    readonly item: Item,
+    readonly source: Source,
+    readonly priority: number,
+    readonly since: number,
+    readonly isJoined: boolean,
+    readonly resolve: (result: Result) => void,
+    readonly reject: (error: unknown) => void,
+  ) {}
+}
 
 /** `turns`: number of bulk calls before the next partition's turn. */
 type Queued<Partition, Item, Result> = {
@@ -136,7 +132,8 @@ export class GroupCommit<Partition, Item, Result> {
   run(partition: Partition, item: Item): Promise<Result> {
     const since = performance.now();
     return new Promise((resolve, reject) => {
-      this.#add({ partition, item, since, isJoined: false, resolve, reject });
+      const priority = this.#options.priorityOf(item, partition);
+      this.#add(new Waiting(partition, item, this.#enter(item), priority, since, false, resolve, reject));
     });
   }
 
@@ -157,7 +154,9 @@ export class GroupCommit<Partition, Item, Result> {
         };
         const resolve = (result: Result) => settle({ result });
         const reject = (error: unknown) => settle({ error });
-        this.#add({ partition, item, since, isJoined: partitions.has(partition), resolve, reject });
+        const priority = this.#options.priorityOf(item, partition);
+        const isJoined = partitions.has(partition);
+        this.#add(new Waiting(partition, item, this.#enter(item), priority, since, isJoined, resolve, reject));
         partitions.add(partition);
       }
       if (open === 0) done(outcomes);
@@ -182,11 +181,8 @@ export class GroupCommit<Partition, Item, Result> {
     if (--source.pending === 0) this.#sources.delete(source.key);
   }
 
-  #add(given: Omit<Waiting<Partition, Item, Result>, 'source' | 'priority' | 'isWaiting' | 'next'>): void {
-    const { partition, item } = given;
-    const source = this.#enter(item);
-    const priority = this.#options.priorityOf(item, partition);
-    const call = { ...given, source, priority, isWaiting: true, next: undefined };
+  #add(call: Waiting<Partition, Item, Result>): void {
+    const { partition, source, priority } = call;
     let queued = this.#partitions.get(partition);
     if (!queued) {
       queued = { line: new FairQueue(), turns: 1 };
@@ -209,12 +205,16 @@ export class GroupCommit<Partition, Item, Result> {
       while (this.#inFlight < this.#options.maxInFlight) {
         const batch = this.#takeBatch();
         if (!batch) return;
-        void this.#commitBatch(batch);
+        void this.#commitBatch(batch.partition, batch.priority, batch.waiting);
       }
     });
   }
 
-  async #commitBatch({ partition, priority, waiting }: Batch<Partition, Item, Result>): Promise<void> {
+  async #commitBatch(
+    partition: Partition,
+    priority: number,
+    waiting: Waiting<Partition, Item, Result>[],
+  ): Promise<void> {
     this.#inFlight++;
     this.#inFlightOfPartition.add(partition, 1);
     this.#inFlightOfGroup.add(this.#options.groups.of(partition), 1);
@@ -275,7 +275,7 @@ export class GroupCommit<Partition, Item, Result> {
   }
 
   /** Takes a batch from the first partition below its limits. A partition that has used its turns goes to the end. */
-  #takeBatch(): Batch<Partition, Item, Result> | undefined {
+  #takeBatch() {
     const { maxBatch, bytes, maxInFlightPerPartition, groups } = this.#options;
     for (const [partition, queued] of this.#partitions) {
       if (this.#inFlightOfPartition.of(partition) >= maxInFlightPerPartition) continue;
