@@ -1,5 +1,6 @@
 import { createRequire } from 'node:module';
 import { inspect } from 'node:util';
+import addCompletion from '@bomb.sh/tab/commander';
 import { Command, CommanderError } from 'commander';
 import { burstCommand } from './commands/burst.js';
 import { customersCommand } from './commands/customers.js';
@@ -59,6 +60,7 @@ function report(error: unknown, isJson: boolean): number {
 const isJson = process.argv.includes('--json');
 const program = buildProgram(process.env);
 throwErrors(program, isJson);
+addCompletion(program); // adds the command `complete`, which takes over the settings of `throwErrors`
 try {
   await program.parseAsync(process.argv);
 } catch (error) {

@@ -109,8 +109,10 @@ test('with --json, an error is a line of JSON with its kind, and the exit code t
     message: expect.stringContaining('lst'),
   });
   expect(await read('projects', 'create', 'acme')).toMatchObject({ code: 1, error: 'failed' });
-  const { code, stderr } = await runOpm(['projects', 'list', '--json'], { ...backend.env, ...unreachable });
-  expect([code, JSON.parse(stderr).error]).toEqual([4, 'unavailable']);
+  for (const command of [['projects', 'list'], ['migrate']]) {
+    const { code, stderr } = await runOpm([...command, '--json'], { ...backend.env, ...unreachable });
+    expect([code, JSON.parse(stderr).error]).toEqual([4, 'unavailable']);
+  }
 });
 
 test('a mistyped command gets a short answer that names the right one', async () => {
@@ -119,6 +121,21 @@ test('a mistyped command gets a short answer that names the right one', async ()
     2,
     "error: unknown command 'projcts'\n(Did you mean projects?)\n(add --help for more)\n",
   ]);
+});
+
+test('shells complete commands and options', async () => {
+  const complete = async (...words: string[]) => {
+    const { code, stdout } = await opm('complete', '--', ...words);
+    expect(code).toBe(0);
+    return stdout.split('\n').flatMap((line) => (line.includes('\t') ? [line.slice(0, line.indexOf('\t'))] : []));
+  };
+  expect(await complete('dead')).toEqual(['dead-letters']);
+  expect(await complete('projects', 'r')).toEqual(['rename', 'resume']);
+  expect(await complete('status', '--')).toEqual(['--watch', '--json', '--help']);
+  for (const shell of ['bash', 'zsh', 'fish', 'powershell']) {
+    expect(await opm('complete', shell)).toMatchObject({ code: 0, stdout: expect.stringContaining('opm complete --') });
+  }
+  expect(await opm('complete', 'tcsh')).toMatchObject({ code: 2, stdout: '' });
 });
 
 test('on a terminal, what destroys something asks first; only `yes` or --yes goes on', async () => {

@@ -10,6 +10,8 @@ import { UserError } from '../user-error.js';
 import { inRepository } from './stack-file.js';
 
 const CONNECT_TIMEOUT_MS = 10_000;
+/** Prisma's codes for a server that does not answer, does not answer in time, or closes the connection. */
+const UNREACHABLE = /\bP10(01|02|17)\b/;
 const NOT_DIRECT =
   'migrations hold a session lock, which a pooler such as PgBouncer would share with other clients: ' +
   "set DATABASE_URL to PostgreSQL's own address";
@@ -63,7 +65,12 @@ async function deploy(databaseUrl: string, detached: boolean): Promise<string> {
   });
   const [stdout, stderr, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')]);
   const printed = `${stdout}\n${stderr}`.trim();
-  if (code !== 0) throw new UserError(`prisma migrate deploy failed:\n${printed}`);
+  if (code !== 0) {
+    throw new UserError(
+      `prisma migrate deploy failed:\n${printed}`,
+      UNREACHABLE.test(printed) ? 'unavailable' : 'failed',
+    );
+  }
   return printed;
 }
 
