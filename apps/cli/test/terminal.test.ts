@@ -132,7 +132,7 @@ test('shells complete commands and options', async () => {
   expect(await complete('dead')).toEqual(['dead-letters']);
   expect(await complete('projects', 'r')).toEqual(['rename', 'resume']);
   expect(await complete('status', '--')).toEqual(['--watch', '--json', '--help']);
-  for (const shell of ['bash', 'zsh', 'fish', 'powershell']) {
+  for (const shell of ['bash', 'zsh', 'fish']) {
     expect(await opm('complete', shell)).toMatchObject({ code: 0, stdout: expect.stringContaining('opm complete --') });
   }
   expect(await opm('complete', 'tcsh')).toMatchObject({ code: 2, stdout: '' });
