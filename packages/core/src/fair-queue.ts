@@ -1,6 +1,6 @@
 /** The share of a batch that a source may fill per turn. */
 const QUANTUM = 1 / 8;
-/** The least share of a mixed batch for its most urgent calls, and the least share of a full one for the others. */
+/** The least share of a batch's calls that have its priority. */
 const MIN_SHARE = 1 / 4;
 /** Larger than the rounding errors of a sum of shares. */
 const ROUNDING = 1e-9;
@@ -108,12 +108,14 @@ class Line<Source, Item, Call extends Queued<Item>> {
 /**
  * A queue that several sources share fairly ({@link Line}). Calls of different priorities share a batch, or batches would
  * be small. The batch has the priority of its most urgent calls. At least a quarter of what it contains is theirs, so that
- * the others delay them little. If others wait, at most three quarters of its room are theirs, so that they shut nobody
- * out. The other priorities have equal parts.
+ * the others delay them little; the other priorities share the rest. So that nobody is shut out, a priority that got no part
+ * of a batch comes first in the next one, which then contains nothing more urgent.
  */
 export class FairQueue<Source, Item, Call extends Queued<Item>> {
   /** By priority; 0 is the most urgent one. */
   readonly #lines: Line<Source, Item, Call>[] = [];
+  /** The priority that comes first in the next batch, if it waits. */
+  #next = 0;
 
   /** Number of sources with queued calls, counted once per priority. */
   get sources(): number {
@@ -132,22 +134,22 @@ export class FairQueue<Source, Item, Call extends Queued<Item>> {
 
   /** Removes and returns the calls of the next batch. A call that exceeds the limits becomes a batch alone. */
   take(limits: Room, measure: Measure<Item>): { priority: number; calls: Call[] } {
+    const isWaiting = (priority: number) => (this.#lines[priority]?.sources ?? 0) > 0;
+    const waiting = [...this.#lines.keys()].filter(isWaiting);
+    const priority = isWaiting(this.#next) ? this.#next : (waiting[0] ?? 0);
     const filling: Filling<Call> = { limits, left: { ...limits }, calls: [] };
-    const priority = this.#lines.findIndex(isWaiting);
-    const [urgent, ...others] = this.#lines.filter(isWaiting);
-    if (urgent && others.length > 0) {
-      const share = urgent.moveTo(filling, 1 - MIN_SHARE, measure);
-      let free = Math.min(1 - share, share / MIN_SHARE - share);
-      const part = free / others.length;
-      for (const line of others) free -= line.moveTo(filling, part, measure);
-      for (const line of others) free -= line.moveTo(filling, free, measure);
-    }
-    urgent?.moveTo(filling, Number.POSITIVE_INFINITY, measure);
+    const own = this.#lines[priority]?.moveTo(filling, Number.POSITIVE_INFINITY, measure) ?? 0;
+    const others = waiting.filter((other) => other > priority);
+    let free = Math.min(1 - own, own / MIN_SHARE - own);
+    const shares = others.map((other, i) => {
+      const share = this.#lines[other]?.moveTo(filling, free / (others.length - i), measure) ?? 0;
+      free -= share;
+      return share;
+    });
+    this.#next = others[shares.indexOf(0)] ?? 0;
     return { priority, calls: filling.calls };
   }
 }
-
-const isWaiting = ({ sources }: { sources: number }) => sources > 0;
 
 /** Measures the next call and the calls joined to it, as many as fit into an empty batch. */
 function measureNext<Item>(calls: Fifo<Queued<Item>>, batch: Room, { sizeOf, bytesOf }: Measure<Item>) {

@@ -318,29 +318,30 @@ test('sources keep their order, no bulk call exceeds a limit, and waiting source
   );
 });
 
-test('a bulk call has the priority of its most urgent items, at least a quarter of it is theirs, and no priority is shut out', async () => {
+test('a bulk call has one priority and few less urgent items, and a priority that is shut out has the next one', async () => {
   const [maxBatch, most] = [40, 3];
   await fc.assert(
     fc.asyncProperty(fc.array(fc.nat(most), { minLength: 1, maxLength: 400, size: 'max' }), async (priorities) => {
       const waiting = priorities.map((priority, id) => ({ id, priority }));
+      const count = (some: typeof waiting) =>
+        Array.from({ length: most + 1 }, (_, p) => some.filter(({ priority }) => priority === p).length);
+      let shutOut: number | undefined;
       const group = new GroupCommit<string, { id: number; priority: number }, number>({
         commit: async (_partition, items, priority) => {
-          const before = Array.from(
-            { length: most + 1 },
-            (_, p) => waiting.filter((item) => item.priority === p).length,
-          );
-          const taken = before.map((_, p) => items.filter((item) => item.priority === p).length);
+          const [before, taken] = [count(waiting), count(items)];
           for (const item of items) waiting.splice(waiting.indexOf(item), 1);
-          expect(priority).toBe(before.findIndex((count) => count > 0));
-          expect(items.length).toBeLessThanOrEqual(maxBatch);
+          expect(priority).toBe(shutOut ?? before.findIndex((some) => some > 0));
+          expect(taken.slice(0, priority).every((some) => some === 0)).toBe(true);
           const own = taken[priority] ?? 0;
-          expect(4 * own).toBeGreaterThanOrEqual(items.length);
-          // Each of up to three other priorities has a third of the quarter that is left by the most urgent one.
-          const isFull = items.length === maxBatch;
-          const shutOut = before.filter((count, p) => count > 0 && taken[p] === 0);
-          if (isFull) expect(shutOut).toEqual([]);
-          // Room stays free only if nothing may fill it.
-          else expect(own === before[priority] && (items.length === 4 * own || waiting.length === 0)).toBe(true);
+          expect(own).toBe(Math.min(maxBatch, before[priority] ?? 0));
+          expect(items.length).toBeLessThanOrEqual(Math.min(maxBatch, 4 * own));
+          // Room stays free only if the last one that may fill it has no more.
+          const last = before.findLastIndex((some, p) => some > 0 && p > priority);
+          if (last > 0 && taken[last] !== before[last]) expect(items.length).toBe(Math.min(maxBatch, 4 * own));
+          const found = before.findIndex((some, p) => p > priority && some > 0 && taken[p] === 0);
+          const others = before.filter((some, p) => p > priority && some > 0).length;
+          if (Math.min(maxBatch, 4 * own) - own >= others) expect(found).toBe(-1);
+          shutOut = found > 0 ? found : undefined;
           return items.map(({ id }) => id);
         },
         maxBatch,
@@ -353,6 +354,27 @@ test('a bulk call has the priority of its most urgent items, at least a quarter 
       expect([waiting.length, group.pending, group.sources]).toEqual([0, 0, 0]);
     }),
   );
+});
+
+test('while urgent items keep coming, a group of less urgent items that fills a bulk call gets its turn', async () => {
+  const calls: string[] = [];
+  const group = new GroupCommit<string, number, number>({
+    commit: async (_partition, items, priority) => {
+      calls.push(`${priority}: ${items.length}`);
+      await turn();
+      return items;
+    },
+    maxBatch: 10,
+    maxInFlight: 1,
+    priorityOf: (item) => item,
+  });
+  const urgent = async () => {
+    for (let i = 0; i < 20; i++) await group.run('a', 0);
+  };
+  const coming = [urgent(), urgent(), urgent()];
+  await group.runAll(Array.from({ length: 10 }, () => ({ partition: 'a', item: 1 })));
+  expect(calls.indexOf('1: 10')).toBe(1);
+  await Promise.all(coming);
 });
 
 test('calls of any partition and source that waited too long are rejected, and the others are kept', async () => {
