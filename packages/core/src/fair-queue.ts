@@ -1,9 +1,5 @@
 /** The share of a batch that a source may fill per turn. */
 const QUANTUM = 1 / 8;
-/** The least share of a batch's calls that have its priority. */
-const MIN_SHARE = 1 / 4;
-/** Larger than the rounding errors of a sum of shares. */
-const ROUNDING = 1e-9;
 /** Number of removed items at which a `Fifo` may copy its array to free memory. */
 const MIN_DROPPED = 64;
 
@@ -45,21 +41,19 @@ class Fifo<T> {
   }
 }
 
-/** A batch that is being filled. `left` is negative in a batch of one call that exceeds the limits. */
-type Filling<Call> = { limits: Room; left: Room; calls: Call[] };
-
 /**
- * Calls of one priority. Their sources take turns, and each source keeps its order of arrival. A source with a long backlog
- * delays the others by an eighth of a batch.
+ * A queue that several sources share fairly. They take turns to fill a batch, and each source keeps its order of
+ * arrival. A source with a long backlog delays the others by an eighth of a batch.
  *
  * Algorithm: surplus round robin (Adiseshu et al., SIGCOMM 1996). It differs from deficit round robin (Shreedhar and
  * Varghese, SIGCOMM 1995) in one point: an item that exceeds the source's credit is taken, and the credit becomes
  * negative.
  */
-class Line<Source, Item, Call extends Queued<Item>> {
+export class FairQueue<Source, Item, Call extends Queued<Item>> {
   /** The calls of each source, in the order of the sources' turns. */
   readonly #turns = new Map<Source, { calls: Fifo<Call>; credit: number }>();
 
+  /** Number of sources with queued calls. */
   get sources(): number {
     return this.#turns.size;
   }
@@ -73,81 +67,35 @@ class Line<Source, Item, Call extends Queued<Item>> {
     turn.calls.push(call);
   }
 
+  /** Removes the oldest call of a source. */
   dropOldest(source: Source): void {
     const calls = this.#turns.get(source)?.calls;
     calls?.drop(1);
     if (calls?.length === 0) this.#turns.delete(source);
   }
 
-  /** Moves calls into the batch, up to this share of it. An empty batch gets at least one call. @returns their share */
-  moveTo({ limits, left, calls }: Filling<Call>, maxShare: number, measure: Measure<Item>): number {
-    let share = 0;
+  /** Removes and returns the calls of the next batch. A call that exceeds the limits becomes a batch alone. */
+  take(batch: Room, measure: Measure<Item>): Call[] {
+    const left = { ...batch };
+    const taken: Call[] = [];
     for (const [source, turn] of this.#turns) {
       // A Map's iterator visits a key again if the loop deletes it and sets it anew.
       while (turn.credit > 0 && turn.calls.length > 0) {
-        const { count, size, bytes } = measureNext(turn.calls, limits, measure);
-        const added = Math.max(size / limits.size, bytes / limits.bytes);
-        const isFitting = size <= left.size && bytes <= left.bytes && share + added < maxShare + ROUNDING;
-        if (!isFitting && calls.length > 0) return share; // the source keeps its turn
-        for (let i = 0; i < count; i++) calls.push(turn.calls.at(i) as Call);
+        const { count, size, bytes } = measureNext(turn.calls, batch, measure);
+        const isFitting = size <= left.size && bytes <= left.bytes;
+        if (!isFitting && taken.length > 0) return taken; // the next batch starts with it
+        for (let i = 0; i < count; i++) taken.push(turn.calls.at(i) as Call);
         turn.calls.drop(count);
         left.size -= size;
         left.bytes -= bytes;
-        share += added;
-        turn.credit -= added;
+        turn.credit -= Math.max(size / batch.size, bytes / batch.bytes);
       }
       this.#turns.delete(source);
       if (turn.calls.length === 0) continue;
       turn.credit += QUANTUM;
       this.#turns.set(source, turn);
     }
-    return share;
-  }
-}
-
-/**
- * A queue that several sources share fairly ({@link Line}). Calls of different priorities share a batch, or batches would
- * be small. The batch has the priority of its most urgent calls. At least a quarter of what it contains is theirs, so that
- * the others delay them little; the other priorities share the rest. So that nobody is shut out, a priority that got no part
- * of a batch comes first in the next one, which then contains nothing more urgent.
- */
-export class FairQueue<Source, Item, Call extends Queued<Item>> {
-  /** By priority; 0 is the most urgent one. */
-  readonly #lines: Line<Source, Item, Call>[] = [];
-  /** The priority that comes first in the next batch, if it waits. */
-  #next = 0;
-
-  /** Number of sources with queued calls, counted once per priority. */
-  get sources(): number {
-    return this.#lines.reduce((sum, line) => sum + line.sources, 0);
-  }
-
-  push(priority: number, source: Source, call: Call): void {
-    while (this.#lines.length <= priority) this.#lines.push(new Line());
-    this.#lines[priority]?.push(source, call);
-  }
-
-  /** Removes the oldest call of a source with this priority. */
-  dropOldest(priority: number, source: Source): void {
-    this.#lines[priority]?.dropOldest(source);
-  }
-
-  /** Removes and returns the calls of the next batch. A call that exceeds the limits becomes a batch alone. */
-  take(limits: Room, measure: Measure<Item>): { priority: number; calls: Call[] } {
-    const isWaiting = (priority: number) => (this.#lines[priority]?.sources ?? 0) > 0;
-    const waiting = [...this.#lines.keys()].filter(isWaiting);
-    const priority = isWaiting(this.#next) ? this.#next : (waiting[0] ?? 0);
-    const filling: Filling<Call> = { limits, left: { ...limits }, calls: [] };
-    const own = this.#lines[priority]?.moveTo(filling, Number.POSITIVE_INFINITY, measure) ?? 0;
-    const others = waiting.filter((other) => other > priority);
-    let free = Math.min(1 - own, own / MIN_SHARE - own);
-    const shares = others.map((other, i) => {
-      const share = this.#lines[other]?.moveTo(filling, free / (others.length - i), measure) ?? 0;
-      free -= share;
-      return share;
-    });
-    this.#next = others[shares.indexOf(0)] ?? 0;
-    return { priority, calls: filling.calls };
+    return taken;
   }
 }
 

@@ -318,65 +318,6 @@ test('sources keep their order, no bulk call exceeds a limit, and waiting source
   );
 });
 
-test('a bulk call has one priority and few less urgent items, and a priority that is shut out has the next one', async () => {
-  const [maxBatch, most] = [40, 3];
-  await fc.assert(
-    fc.asyncProperty(fc.array(fc.nat(most), { minLength: 1, maxLength: 400, size: 'max' }), async (priorities) => {
-      const waiting = priorities.map((priority, id) => ({ id, priority }));
-      const count = (some: typeof waiting) =>
-        Array.from({ length: most + 1 }, (_, p) => some.filter(({ priority }) => priority === p).length);
-      let shutOut: number | undefined;
-      const group = new GroupCommit<string, { id: number; priority: number }, number>({
-        commit: async (_partition, items, priority) => {
-          const [before, taken] = [count(waiting), count(items)];
-          for (const item of items) waiting.splice(waiting.indexOf(item), 1);
-          expect(priority).toBe(shutOut ?? before.findIndex((some) => some > 0));
-          expect(taken.slice(0, priority).every((some) => some === 0)).toBe(true);
-          const own = taken[priority] ?? 0;
-          expect(own).toBe(Math.min(maxBatch, before[priority] ?? 0));
-          expect(items.length).toBeLessThanOrEqual(Math.min(maxBatch, 4 * own));
-          // Room stays free only if the last one that may fill it has no more.
-          const last = before.findLastIndex((some, p) => some > 0 && p > priority);
-          if (last > 0 && taken[last] !== before[last]) expect(items.length).toBe(Math.min(maxBatch, 4 * own));
-          const found = before.findIndex((some, p) => p > priority && some > 0 && taken[p] === 0);
-          const others = before.filter((some, p) => p > priority && some > 0).length;
-          if (Math.min(maxBatch, 4 * own) - own >= others) expect(found).toBe(-1);
-          shutOut = found > 0 ? found : undefined;
-          return items.map(({ id }) => id);
-        },
-        maxBatch,
-        maxInFlight: 1,
-        sourceOf: ({ id }) => id % 7,
-        priorityOf: ({ priority }) => priority,
-      });
-      const results = await Promise.all(waiting.map((item) => group.run('a', item)));
-      expect(results).toEqual(priorities.map((_, id) => id));
-      expect([waiting.length, group.pending, group.sources]).toEqual([0, 0, 0]);
-    }),
-  );
-});
-
-test('while urgent items keep coming, a group of less urgent items that fills a bulk call gets its turn', async () => {
-  const calls: string[] = [];
-  const group = new GroupCommit<string, number, number>({
-    commit: async (_partition, items, priority) => {
-      calls.push(`${priority}: ${items.length}`);
-      await turn();
-      return items;
-    },
-    maxBatch: 10,
-    maxInFlight: 1,
-    priorityOf: (item) => item,
-  });
-  const urgent = async () => {
-    for (let i = 0; i < 20; i++) await group.run('a', 0);
-  };
-  const coming = [urgent(), urgent(), urgent()];
-  await group.runAll(Array.from({ length: 10 }, () => ({ partition: 'a', item: 1 })));
-  expect(calls.indexOf('1: 10')).toBe(1);
-  await Promise.all(coming);
-});
-
 test('calls of any partition and source that waited too long are rejected, and the others are kept', async () => {
   let now = 0;
   const clock = jest.spyOn(performance, 'now').mockImplementation(() => now);

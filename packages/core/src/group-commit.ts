@@ -1,23 +1,22 @@
 import { FairQueue, type Measure } from './fair-queue.js';
 
-/** A call, from its arrival to its result. `isJoined`: it shares a bulk call with the call before it, if both fit. */
-class Waiting<Partition, Item, Result> {
+/** A call, from its arrival to its result. */
+type Waiting<Partition, Item, Result> = {
+  partition: Partition;
+  item: Item;
+  source: Source;
+  since: number;
+  /** Shares a bulk call with the call before it, if both fit. */
+  isJoined: boolean;
   /** False once the call is in a bulk call or has expired. */
-  isWaiting = true;
+  isWaiting: boolean;
+  resolve: (result: Result) => void;
+  reject: (error: unknown) => void;
   /** The next call in order of arrival, of any partition. */
-  next: Waiting<Partition, Item, Result> | undefined = undefined;
+  next: Waiting<Partition, Item, Result> | undefined;
+};
 
-  constructor(
-    readonly partition: Partition,
-    readonly item: Item,
-    readonly source: Source,
-    readonly priority: number,
-    readonly since: number,
-    readonly isJoined: boolean,
-    readonly resolve: (result: Result) => void,
-    readonly reject: (error: unknown) => void,
-  ) {}
-}
+type Batch<Partition, Item, Result> = { partition: Partition; waiting: Waiting<Partition, Item, Result>[] };
 
 /** `turns`: number of bulk calls before the next partition's turn. */
 type Queued<Partition, Item, Result> = {
@@ -34,22 +33,9 @@ type Source = { key: unknown; pending: number };
 /** Result or error of one call. */
 export type Outcome<Result> = { result: Result; error?: undefined } | { error: unknown };
 
-type Options<Partition, Item, Result> = {
-  commit: (partition: Partition, items: Item[], priority: number) => Promise<(Result | Error)[]>;
-  maxBatch: number | (() => number);
-  maxInFlight: number;
-  maxInFlightPerPartition: number;
-  groups: { of: (partition: Partition) => unknown; maxInFlight: number };
-  sourceOf: (item: Item) => unknown;
-  priorityOf: (item: Item, partition: Partition) => number;
-  sizeOf?: (item: Item) => number;
-  bytes?: { of: (item: Item) => number; max: number };
-  expiry?: { maxWaitMs: number; toError: (item: Item) => Error };
-  refuse?: (item: Item) => Error | undefined;
-};
-
-type Given<Partition, Item, Result> = Pick<Options<Partition, Item, Result>, 'commit' | 'maxBatch' | 'maxInFlight'> &
-  Partial<Options<Partition, Item, Result>>;
+type Groups<Partition> = { of: (partition: Partition) => unknown; maxInFlight: number };
+type Bytes<Item> = { of: (item: Item) => number; max: number };
+type Expiry<Item> = { maxWaitMs: number; toError: (item: Item) => Error };
 
 /** A count per key. Keys with a count of 0 are removed. */
 class Tally<Key> {
@@ -74,18 +60,27 @@ class Tally<Key> {
  * - `commit` returns one result per item, in order, or throws for all items. An Error as a result rejects its item.
  * - An item counts as one, or as `sizeOf` says. An item larger than `maxBatch` goes alone. If `maxBatch` is a
  *   function, each bulk call reads it. `bytes` sets a second limit of the same kind.
- * - Partitions take turns, and use memory only while calls wait in them. With `sourceOf`, the sources of a partition
- *   share its bulk calls fairly (`FairQueue`), and a partition gets one bulk call per source and turn, at most 8. With
- *   `priorityOf`, each bulk call has the priority of its most urgent items; 0 is the most urgent one.
+ * - Partitions take turns. With `sourceOf`, the sources of a partition share its bulk calls fairly (`FairQueue`), and a
+ *   partition gets one bulk call per source and turn, at most 8.
  * - `maxInFlightPerPartition` limits the bulk calls in flight of one partition. `groups` limits those of several partitions
  *   together, such as all partitions that use one store.
  * - `expiry` bounds the wait behind bulk calls that hang: when one ends, calls that waited longer are rejected.
  * - If `refuse` returns an error for an item at its turn, the item's call is rejected.
+ *
+ * A partition uses memory only while calls wait in it.
  */
 export class GroupCommit<Partition, Item, Result> {
-  readonly #options: Options<Partition, Item, Result>;
+  readonly #commit: (partition: Partition, items: Item[]) => Promise<(Result | Error)[]>;
+  readonly #maxBatch: () => number;
+  readonly #maxBytes: number;
   readonly #measure: Measure<Item>;
+  readonly #sourceOf: (item: Item) => unknown;
+  readonly #maxInFlight: number;
+  readonly #maxInFlightPerPartition: number;
+  readonly #expiry: Expiry<Item> | undefined;
+  readonly #refuse: ((item: Item) => Error | undefined) | undefined;
   readonly #partitions = new Map<Partition, Queued<Partition, Item, Result>>();
+  readonly #groups: Groups<Partition>;
   readonly #inFlightOfPartition = new Tally<Partition>();
   readonly #inFlightOfGroup = new Tally<unknown>();
   readonly #sources = new Map<unknown, Source>();
@@ -96,16 +91,30 @@ export class GroupCommit<Partition, Item, Result> {
   #inFlight = 0;
   #scheduled = false;
 
-  constructor(options: Given<Partition, Item, Result>) {
-    const { maxInFlight, sizeOf = () => 1, bytes } = options;
-    this.#measure = { sizeOf, bytesOf: bytes?.of ?? (() => 0) };
-    this.#options = {
-      maxInFlightPerPartition: maxInFlight,
-      groups: { of: () => undefined, maxInFlight },
-      sourceOf: () => undefined,
-      priorityOf: () => 0,
-      ...options,
-    };
+  constructor(options: {
+    commit: (partition: Partition, items: Item[]) => Promise<(Result | Error)[]>;
+    maxBatch: number | (() => number);
+    maxInFlight: number;
+    maxInFlightPerPartition?: number;
+    groups?: Groups<Partition>;
+    sizeOf?: (item: Item) => number;
+    bytes?: Bytes<Item>;
+    sourceOf?: (item: Item) => unknown;
+    expiry?: Expiry<Item>;
+    refuse?: (item: Item) => Error | undefined;
+  }) {
+    this.#commit = options.commit;
+    const { maxBatch } = options;
+    this.#maxBatch = typeof maxBatch === 'number' ? () => maxBatch : maxBatch;
+    this.#maxInFlight = options.maxInFlight;
+    this.#maxInFlightPerPartition = options.maxInFlightPerPartition ?? options.maxInFlight;
+    this.#groups = options.groups ?? { of: () => undefined, maxInFlight: options.maxInFlight };
+    const { sizeOf = () => 1, bytes = { of: () => 0, max: Number.POSITIVE_INFINITY } } = options;
+    this.#maxBytes = bytes.max;
+    this.#measure = { sizeOf, bytesOf: bytes.of };
+    this.#sourceOf = options.sourceOf ?? (() => undefined);
+    this.#expiry = options.expiry;
+    this.#refuse = options.refuse;
   }
 
   /** Number of items that wait or are in flight. */
@@ -132,14 +141,14 @@ export class GroupCommit<Partition, Item, Result> {
   run(partition: Partition, item: Item): Promise<Result> {
     const since = performance.now();
     return new Promise((resolve, reject) => {
-      const priority = this.#options.priorityOf(item, partition);
-      this.#add(new Waiting(partition, item, this.#enter(item), priority, since, false, resolve, reject));
+      const source = this.#enter(item);
+      this.#add({ partition, item, source, since, isJoined: false, isWaiting: true, resolve, reject, next: undefined });
     });
   }
 
   /**
    * Runs several calls and resolves with their outcomes, in order. It never rejects. Calls of one partition must have one
-   * source and priority; they share one bulk call, in order, if they fit.
+   * source; they share one bulk call, in order, if they fit.
    */
   runAll(calls: { partition: Partition; item: Item }[]): Promise<Outcome<Result>[]> {
     const since = performance.now();
@@ -154,9 +163,9 @@ export class GroupCommit<Partition, Item, Result> {
         };
         const resolve = (result: Result) => settle({ result });
         const reject = (error: unknown) => settle({ error });
-        const priority = this.#options.priorityOf(item, partition);
+        const source = this.#enter(item);
         const isJoined = partitions.has(partition);
-        this.#add(new Waiting(partition, item, this.#enter(item), priority, since, isJoined, resolve, reject));
+        this.#add({ partition, item, source, since, isJoined, isWaiting: true, resolve, reject, next: undefined });
         partitions.add(partition);
       }
       if (open === 0) done(outcomes);
@@ -165,7 +174,7 @@ export class GroupCommit<Partition, Item, Result> {
 
   /** Counts the item as pending. */
   #enter(item: Item): Source {
-    const key = this.#options.sourceOf(item);
+    const key = this.#sourceOf(item);
     let source = this.#sources.get(key);
     if (!source) {
       source = { key, pending: 0 };
@@ -182,14 +191,13 @@ export class GroupCommit<Partition, Item, Result> {
   }
 
   #add(call: Waiting<Partition, Item, Result>): void {
-    const { partition, source, priority } = call;
-    let queued = this.#partitions.get(partition);
+    let queued = this.#partitions.get(call.partition);
     if (!queued) {
       queued = { line: new FairQueue(), turns: 1 };
-      this.#partitions.set(partition, queued);
+      this.#partitions.set(call.partition, queued);
     }
-    queued.line.push(priority, source, call);
-    if (this.#options.expiry) {
+    queued.line.push(call.source, call);
+    if (this.#expiry) {
       if (this.#newest) this.#newest.next = call;
       this.#oldest ??= call;
       this.#newest = call;
@@ -198,47 +206,38 @@ export class GroupCommit<Partition, Item, Result> {
   }
 
   #schedule(): void {
-    if (this.#scheduled || this.#inFlight >= this.#options.maxInFlight) return;
+    if (this.#scheduled || this.#inFlight >= this.#maxInFlight) return;
     this.#scheduled = true;
     setImmediate(() => {
       this.#scheduled = false;
-      while (this.#inFlight < this.#options.maxInFlight) {
+      while (this.#inFlight < this.#maxInFlight) {
         const batch = this.#takeBatch();
         if (!batch) return;
-        void this.#commitBatch(batch.partition, batch.priority, batch.waiting);
+        void this.#commitBatch(batch);
       }
     });
   }
 
-  async #commitBatch(
-    partition: Partition,
-    priority: number,
-    waiting: Waiting<Partition, Item, Result>[],
-  ): Promise<void> {
+  async #commitBatch({ partition, waiting }: Batch<Partition, Item, Result>): Promise<void> {
     this.#inFlight++;
     this.#inFlightOfPartition.add(partition, 1);
-    this.#inFlightOfGroup.add(this.#options.groups.of(partition), 1);
-    const due = waiting.filter((call) => !this.#isRefused(call));
+    this.#inFlightOfGroup.add(this.#groups.of(partition), 1);
+    const due = this.#refuse ? waiting.filter((call) => !this.#isRefused(call)) : waiting;
     try {
       if (due.length === 0) return;
-      const results = await this.#options.commit(
+      const results = await this.#commit(
         partition,
         due.map(({ item }) => item),
-        priority,
       );
       if (results.length !== due.length) throw new Error('commit must return one result per item');
       let place = 0; // `entries()` is slower, and this loop runs for every item
-      for (const { resolve, reject } of due) {
-        const result = results[place++];
-        if (result instanceof Error) reject(result);
-        else resolve(result as Result);
-      }
+      for (const call of due) settle(call, results[place++] as Result | Error);
     } catch (error) {
       for (const { reject } of due) reject(error);
     } finally {
       this.#inFlight--;
       this.#inFlightOfPartition.add(partition, -1);
-      this.#inFlightOfGroup.add(this.#options.groups.of(partition), -1);
+      this.#inFlightOfGroup.add(this.#groups.of(partition), -1);
       for (const call of waiting) this.#leave(call);
       this.#rejectExpired();
       if (this.#partitions.size > 0) this.#schedule();
@@ -246,46 +245,40 @@ export class GroupCommit<Partition, Item, Result> {
   }
 
   #isRefused({ item, reject }: Waiting<Partition, Item, Result>): boolean {
-    const error = this.#options.refuse?.(item);
+    const error = this.#refuse?.(item);
     if (error) reject(error);
     return error !== undefined;
   }
 
   #rejectExpired(): void {
-    const { expiry } = this.#options;
-    if (!expiry) return;
-    const since = performance.now() - expiry.maxWaitMs;
+    if (!this.#expiry) return;
+    const since = performance.now() - this.#expiry.maxWaitMs;
     while (this.#oldest && (!this.#oldest.isWaiting || this.#oldest.since < since)) {
       const call = this.#oldest;
       this.#oldest = call.next;
       call.next = undefined; // otherwise a reference to this call would keep all later calls in memory
-      if (call.isWaiting) this.#expire(call, expiry.toError(call.item));
+      if (call.isWaiting) this.#expire(call, this.#expiry);
     }
     if (!this.#oldest) this.#newest = undefined;
   }
 
-  /** The call must be the oldest waiting call, so it is also the first of its source's calls in its partition and priority. */
-  #expire(call: Waiting<Partition, Item, Result>, error: Error): void {
+  /** The call must be the oldest waiting call, so it is also the first of its source's calls in its partition. */
+  #expire(call: Waiting<Partition, Item, Result>, { toError }: Expiry<Item>): void {
     const line = this.#partitions.get(call.partition)?.line;
-    line?.dropOldest(call.priority, call.source);
+    line?.dropOldest(call.source);
     if (line?.sources === 0) this.#partitions.delete(call.partition);
     call.isWaiting = false;
     this.#leave(call);
-    call.reject(error);
+    call.reject(toError(call.item));
   }
 
   /** Takes a batch from the first partition below its limits. A partition that has used its turns goes to the end. */
-  #takeBatch() {
-    const { maxBatch, bytes, maxInFlightPerPartition, groups } = this.#options;
+  #takeBatch(): Batch<Partition, Item, Result> | undefined {
     for (const [partition, queued] of this.#partitions) {
-      if (this.#inFlightOfPartition.of(partition) >= maxInFlightPerPartition) continue;
-      if (this.#inFlightOfGroup.of(groups.of(partition)) >= groups.maxInFlight) continue;
+      if (this.#inFlightOfPartition.of(partition) >= this.#maxInFlightPerPartition) continue;
+      if (this.#inFlightOfGroup.of(this.#groups.of(partition)) >= this.#groups.maxInFlight) continue;
       const { line } = queued;
-      const size = typeof maxBatch === 'number' ? maxBatch : maxBatch();
-      const { priority, calls: waiting } = line.take(
-        { size, bytes: bytes?.max ?? Number.POSITIVE_INFINITY },
-        this.#measure,
-      );
+      const waiting = line.take({ size: this.#maxBatch(), bytes: this.#maxBytes }, this.#measure);
       for (const call of waiting) call.isWaiting = false;
       queued.turns--;
       if (line.sources === 0 || queued.turns === 0) this.#partitions.delete(partition);
@@ -293,8 +286,13 @@ export class GroupCommit<Partition, Item, Result> {
         queued.turns = Math.min(line.sources, MAX_TURNS);
         this.#partitions.set(partition, queued);
       }
-      return { partition, priority, waiting };
+      return { partition, waiting };
     }
     return undefined;
   }
+}
+
+function settle<Result>({ resolve, reject }: Waiting<unknown, unknown, Result>, outcome: Result | Error): void {
+  if (outcome instanceof Error) reject(outcome);
+  else resolve(outcome);
 }

@@ -113,7 +113,7 @@ export async function readBacklog(queues: Queue[], now = Date.now()): Promise<Ba
 
 /** Up to this many entries, a project delays others only briefly: a small installation persists them in a second. */
 const FAIR_BACKLOG = 128;
-/** Large, so that a full chunk has room for each priority that waits. */
+/** Large, so that there are few classes: the ingress does not mix classes in a chunk. */
 const STEP = 16;
 
 /**

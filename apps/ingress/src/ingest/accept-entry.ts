@@ -18,7 +18,7 @@ import {
   type Verdict,
 } from './call.js';
 import type { FindExisting } from './find-existing.js';
-import type { Chunk, ChunkPartitions } from './partitions.js';
+import type { ChunkPartition, ChunkPartitions } from './partitions.js';
 
 type AcceptEntryDeps = {
   queue: Pick<EntryQueue, 'admit' | 'admitAgain' | 'release' | 'enqueue'> & {
@@ -58,15 +58,14 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   );
 
   const chunks = new GroupCommit<number, Call, Verdict | undefined>({
-    commit: (partition, calls, priority) => {
+    commit: (partition, calls) => {
       const deadline = performance.now() + budget.workMs;
-      const accepted = acceptChunk({ ...chunkPartitions.fromPartition(partition), priority }, calls, deadline);
+      const accepted = acceptChunk(chunkPartitions.fromPartition(partition), calls, deadline);
       return withTimeout(accepted, budget.workMs).catch((error) => {
         throw toFault(error);
       }) as Promise<(Verdict | Fault)[]>;
     },
     sourceOf: ({ projectId }) => projectId,
-    priorityOf: ({ projectId }, partition) => chunkPartitions.priorityOf(projectId, partition),
     maxBatch: maxEntries,
     bytes: { of: ({ bytes }) => bytes, max: MAX_CHUNK_BYTES },
     ...chunkPartitions.toLimits(maxInFlight),
@@ -94,13 +93,13 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     return new Fault('OVERLOADED');
   }
 
-  async function acceptChunk(chunk: Chunk, calls: Call[], deadline: number): Promise<Results> {
-    const { shard } = chunk;
+  async function acceptChunk(partition: ChunkPartition, calls: Call[], deadline: number): Promise<Results> {
+    const { shard } = partition;
     const parts = toKeyedParts(calls);
     let admitted: Admitted[] = [];
     try {
       const admittance = await queue.admit(shard, calls, parts);
-      if (admittance.known) return await acceptRepeats(chunk, calls, parts, admittance.known, deadline);
+      if (admittance.known) return await acceptRepeats(partition, calls, parts, admittance.known, deadline);
       admitted = admittance.admitted;
       chunkPartitions.onBacklogs(shard, admittance.backlogs);
       if (admittance.recordBytes.size > 0) onRecordBytes(admittance.recordBytes);
@@ -109,8 +108,8 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       const unclaimed = admitted.filter(({ previous }) => !previous);
       const lookUp = findExisting(unclaimed, deadline - budget.replyMs);
       // After an erasure, the rows written by this chunk would hide whether the customer existed before.
-      if (chunk.waitsForLookUp || calls.some(isAboutErased)) await lookUp;
-      await enqueue(chunk, calls, admitted, deadline);
+      if (partition.waitsForLookUp || calls.some(isAboutErased)) await lookUp;
+      await enqueue(partition, calls, admitted, deadline);
       const existing = await lookUp;
       let place = 0;
       const verdicts = admitted.map(({ previous }): Verdict => {
@@ -125,7 +124,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   }
 
   /** @throws Fault QUEUE_UNAVAILABLE after the deadline: the partners already have a 503, and may have sent newer entries */
-  async function enqueue({ shard, priority }: Chunk, calls: Call[], admitted: Admitted[], deadline: number) {
+  async function enqueue({ shard, priority }: ChunkPartition, calls: Call[], admitted: Admitted[], deadline: number) {
     if (performance.now() > deadline) throw new Fault('QUEUE_UNAVAILABLE');
     const jobId = await queue.enqueue(shard, { entries: toEntries(calls, admitted) }, priority);
     onChunk(calls.length);

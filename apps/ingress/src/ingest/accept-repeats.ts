@@ -12,14 +12,14 @@ import {
 import type { TimeBudget } from '../config.js';
 import type { Call, Results, Verdict } from './call.js';
 import type { FindExisting } from './find-existing.js';
-import type { Chunk } from './partitions.js';
+import type { ChunkPartition } from './partitions.js';
 
 type AcceptRepeatsDeps = {
   queue: Pick<EntryQueue, 'admitAgain'>;
   findExisting: FindExisting;
   budget: Pick<TimeBudget, 'replyMs'>;
-  acceptChunk: (chunk: Chunk, calls: Call[], deadline: number) => Promise<Results>;
-  enqueue: (chunk: Chunk, calls: Call[], admitted: AdmittedAgain[], deadline: number) => Promise<void>;
+  acceptChunk: (partition: ChunkPartition, calls: Call[], deadline: number) => Promise<Results>;
+  enqueue: (partition: ChunkPartition, calls: Call[], admitted: AdmittedAgain[], deadline: number) => Promise<void>;
   closeParts: (shard: number, parts: KeyedPart[], admitted: AdmittedAgain[], verdicts: Verdict[]) => void;
   release: (shard: number, admitted: AdmittedAgain[]) => Promise<void>;
   toFault: (error: Error) => Fault;
@@ -27,7 +27,7 @@ type AcceptRepeatsDeps = {
 
 /** Accepts a chunk in which some keyed parts have a record of an earlier attempt. `known`: the records, by part. */
 export type AcceptRepeats = (
-  chunk: Chunk,
+  partition: ChunkPartition,
   calls: Call[],
   parts: KeyedPart[],
   known: (PartRecord | undefined)[],
@@ -75,21 +75,26 @@ export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
     return verdicts.map((verdict, place) => ({ existed: verdict ?? existed.has(place) }));
   }
 
-  async function acceptAgain(chunk: Chunk, calls: Call[], parts: OpenPart[], deadline: number): Promise<Results> {
-    const admitted = await queue.admitAgain(chunk.shard, calls, parts);
-    if (!admitted) return acceptChunk(chunk, calls, deadline); // a concurrent attempt has changed a record
+  async function acceptAgain(
+    partition: ChunkPartition,
+    calls: Call[],
+    parts: OpenPart[],
+    deadline: number,
+  ): Promise<Results> {
+    const admitted = await queue.admitAgain(partition.shard, calls, parts);
+    if (!admitted) return acceptChunk(partition, calls, deadline); // a concurrent attempt has changed a record
     try {
       const verdicts = await judge(parts, admitted, deadline); // before the enqueue, which may change the rows
-      await enqueue(chunk, calls, admitted, deadline);
-      closeParts(chunk.shard, parts, admitted, verdicts);
+      await enqueue(partition, calls, admitted, deadline);
+      closeParts(partition.shard, parts, admitted, verdicts);
       return verdicts;
     } catch (error) {
-      await release(chunk.shard, admitted);
+      await release(partition.shard, admitted);
       throw error;
     }
   }
 
-  return async (chunk, calls, parts, known, deadline) => {
+  return async (partition, calls, parts, known, deadline) => {
     const results: Results = new Array(calls.length).fill(undefined);
     const rest = new Set(calls.keys());
     const open: OpenPart[] = [];
@@ -118,8 +123,8 @@ export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
       for (const [i, place] of some.entries()) results[place] = own[i];
     };
     await Promise.all([
-      acceptSome([...rest], (own) => acceptChunk(chunk, own, deadline)),
-      acceptSome(places, (own) => acceptAgain(chunk, own, open, deadline)),
+      acceptSome([...rest], (own) => acceptChunk(partition, own, deadline)),
+      acceptSome(places, (own) => acceptAgain(partition, own, open, deadline)),
     ]);
     return results;
   };

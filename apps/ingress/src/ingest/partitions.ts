@@ -13,11 +13,8 @@ const MAX_ERASED = 10_000;
 
 export type ChunkPartitions = ReturnType<typeof createChunkPartitions>;
 
-/** A chunk has entries of one shard, and either all or none of them wait for a look-up. */
-export type ChunkPartition = { shard: number; waitsForLookUp: boolean };
-
-/** `priority`: of its job, see `toPriority`. */
-export type Chunk = ChunkPartition & { priority: number };
+/** A chunk has entries of one shard, of projects with the same priority, and either all or none wait for a look-up. */
+export type ChunkPartition = { shard: number; priority: number; waitsForLookUp: boolean };
 
 /** Encodes a `ChunkPartition` as a number, as a partition of `GroupCommit`. */
 export function createChunkPartitions(shards: number) {
@@ -32,27 +29,29 @@ export function createChunkPartitions(shards: number) {
   return {
     /** Returns the partition of an entry, and remembers an erasure. */
     toPartition(projectId: number, { customerId, erase }: { customerId: string; erase?: true }): number {
+      const shard = shardOf(projectId, customerId, shards);
+      const priority = priorities.get(placeOf(projectId, shard)) ?? 0;
       if (erase) erased.set(`${projectId}:${customerId}`, true);
       const waitsForLookUp = isErased(projectId, customerId) ? 1 : 0;
-      return waitsForLookUp * shards + shardOf(projectId, customerId, shards);
+      return (2 * priority + waitsForLookUp) * shards + shard;
     },
 
     fromPartition(partition: number): ChunkPartition {
-      return { shard: partition % shards, waitsForLookUp: partition >= shards };
+      const rest = Math.floor(partition / shards);
+      return { shard: partition % shards, priority: rest >> 1, waitsForLookUp: rest % 2 === 1 };
     },
-
-    /** The priority of the project's last known backlog in the partition's shard, see `toPriority`. */
-    priorityOf: (projectId: number, partition: number): number =>
-      priorities.get(placeOf(projectId, partition % shards)) ?? 0,
 
     /**
      * Allows `maxInFlight` chunks per shard for entries that wait for a look-up, and as many for the others, so that a
-     * slow PostgreSQL delays no other entries.
+     * slow PostgreSQL delays no other entries. Priorities share these places; with places of their own, chunks would be
+     * small.
      */
-    toLimits: (maxInFlight: number) => ({
-      maxInFlight: 2 * shards * maxInFlight,
-      maxInFlightPerPartition: maxInFlight,
-    }),
+    toLimits(maxInFlight: number) {
+      return {
+        maxInFlight: 2 * shards * maxInFlight,
+        groups: { of: (partition: number) => partition % (2 * shards), maxInFlight },
+      };
+    },
 
     isErased,
 
