@@ -29,14 +29,14 @@ ARG APP
 RUN rm -r out && turbo prune "@opm/${APP}" --docker
 
 # The app's production dependencies. devDependencies are removed first: otherwise npm counts the Prisma CLI, an optional
-# peer of the Prisma client, as a dependency. The last command deletes files that no process loads: Prisma's query
-# compilers for other databases, type declarations and source maps.
+# peer of the Prisma client, as a dependency. The last command deletes files that no process loads: Prisma's other
+# query compilers, type declarations and source maps.
 FROM base AS dependencies
 ARG APP
 COPY --from=pruned /opm/out/json .
 RUN --mount=type=cache,target=/root/.npm \
   npm pkg delete devDependencies && npm install --package-lock-only && npm ci --omit=dev \
-  && find . -type f \( -path '*/@prisma/client/runtime/query_compiler_*' ! -name '*.postgresql.*' \
+  && find . -type f \( -path '*/@prisma/client/runtime/query_compiler_*' ! -name '*_small_bg.postgresql.*' \
     -o -name '*.map' -o -name '*.d.ts' -o -name '*.d.mts' -o -name '*.d.cts' \) -delete
 
 FROM base AS image

@@ -24,8 +24,11 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
   });
 
   const T0 = 1_764_000_000_000_000;
-  const add = (entry: CustomerEntry, sqlState = '22021') =>
-    store.deadLetters.add([{ projectId, entry, payload: entry, error: 'refused for the test', sqlState }]);
+  const addAll = (entries: CustomerEntry[], sqlState = '22021') =>
+    store.deadLetters.add(
+      entries.map((entry) => ({ projectId, entry, payload: entry, error: 'refused for the test', sqlState })),
+    );
+  const add = (entry: CustomerEntry, sqlState?: string) => addAll([entry], sqlState);
   const entryOf = (customerId: string, version: number, email = 'old@example.com'): CustomerEntry => ({
     customerId,
     version,
@@ -103,7 +106,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
   });
 
   test('any number of dead letters is replayed, and those that no worker can read are skipped and stay', async () => {
-    for (let i = 0; i < 250; i++) await add(entryOf(`many ${i}`, T0 + i));
+    await addAll(Array.from({ length: 250 }, (__, i) => entryOf(`many ${i}`, T0 + i)));
     await store.deadLetters.add([{ payload: { odd: 1 }, error: 'job data is not a chunk' }]);
     const ofALaterVersion = { ...entryOf('later', T0), fields: { email: 'a@example.com', city: 'Rome' } };
     await add(ofALaterVersion);
@@ -119,7 +122,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
   });
 
   test('a stopped replay ends between two dead letters, and none is lost', async () => {
-    for (let i = 0; i < 20; i++) await add(entryOf(`stopped ${i}`, T0 + i));
+    await addAll(Array.from({ length: 20 }, (__, i) => entryOf(`stopped ${i}`, T0 + i)));
     const replay = await startProcess({
       file: 'apps/cli/bin/opm.js',
       args: ['dead-letters', 'replay', '--rate', '1', '--json'],
@@ -179,9 +182,10 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
       ['--sql-state', '2', 2, /It must have 5 characters/],
       ['--project', 'none', 3, /^opm: there is no project "none"/],
     ];
-    for (const [option, value, code, message] of wrong) {
-      expect(await opm('replay', option, value)).toMatchObject({ code, stderr: expect.stringMatching(message) });
-    }
+    const refusals = await Promise.all(wrong.map(([option, value]) => opm('replay', option, value)));
+    expect(refusals).toEqual(
+      wrong.map(([, , code, message]) => expect.objectContaining({ code, stderr: expect.stringMatching(message) })),
+    );
     expect(await opmJson('discard', '--all')).toEqual({ discarded: 1 });
   });
 });

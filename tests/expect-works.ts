@@ -19,8 +19,9 @@ export async function expectWorks(env: NodeJS.ProcessEnv, project: string): Prom
     body: JSON.stringify({ customerId: 'jane', customerPhone: '+1' }),
   });
   expect([response.status, await response.text()]).toEqual([201, expect.any(String)]);
-  const isStored = async () => (await runOpm(['customers', 'get', project, 'jane', '--json'], env)).code === 0;
+  const isStored = async () => (await apps[1]?.readMetric('opm_entries_persisted_total')) === 1;
   await waitFor(isStored, { description: 'the row' });
+  expect(await runOpm(['customers', 'get', project, 'jane', '--json'], env)).toMatchObject({ code: 0 });
   for (const app of apps) expect(await app.stop()).toEqual({ code: 0, signal: null });
   return apps.map((app) => app.output()).join('');
 }

@@ -5,12 +5,22 @@ import Sequencer from '@jest/test-sequencer';
  * ones.
  */
 const SLOWEST = [
+  'apps/ingress/test/idempotency-repeats.test.ts',
   'tests/import-export.test.ts',
   'tests/outage.test.ts',
-  'tests/model.test.ts',
   'tests/redis-cluster.test.ts',
-  'tests/rolling-restart.test.ts',
   'tests/dead-letters.test.ts',
+  'tests/model.test.ts',
+  'apps/cli/test/clocks.test.ts',
+  'tests/hostile-input/batches.test.ts',
+  'tests/clocks.test.ts',
+  'tests/rolling-restart.test.ts',
+  'apps/ingress/test/repeats-model.test.ts',
+  'tests/come-and-go.test.ts',
+  'tests/tls.test.ts',
+  'tests/pipeline.test.ts',
+  'tests/activity.test.ts',
+  'tests/pgbouncer.test.ts',
 ];
 
 /** Starts the slowest files first, so that no CPU idles at the end of a run, not even of the first one. */

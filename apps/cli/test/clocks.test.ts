@@ -57,14 +57,12 @@ describe.each(BACKENDS)('an operator whose clock is wrong, with the queue on %s:
   ])('an hour %s,', (what, shiftMs) => {
     const opm = createOpm(shiftMs);
     let projects = 0;
-    const create = async () => {
-      const name = `${what} ${++projects}`;
-      const { stdout } = await opm('projects', 'create', name, '--json');
-      return JSON.parse(stdout) as { projectId: number; name: string; apiKey: string };
-    };
+    const nextName = () => `${what} ${++projects}`;
+    const create = () => store.projects.create(nextName());
 
     test('keys expire by PostgreSQL’s clock, and are listed and revoked by it', async () => {
-      const { projectId, name, apiKey } = await create();
+      const created = await opm('projects', 'create', nextName(), '--json');
+      const { projectId, name, apiKey } = JSON.parse(created.stdout);
       const rotated = JSON.parse((await opm('keys', 'rotate', name, '--grace', '30m', '--json')).stdout);
       expect(await readMinutes('k.created_at', projectId)).toBeCloseTo(0, -1);
       expect(await readMinutes('p.created_at', projectId)).toBeCloseTo(0, -1);
@@ -85,8 +83,8 @@ describe.each(BACKENDS)('an operator whose clock is wrong, with the queue on %s:
       await query(backend.databaseUrl, text, [projectId]);
       const count = async (...args: string[]) =>
         JSON.parse((await opm('dead-letters', 'count', '--project', name, '--json', ...args)).stdout).count;
-      expect([await count('--since', '30m'), await count('--since', '5m')]).toEqual([1, 0]);
-      expect([await count('--until', '30m'), await count('--until', '5m')]).toEqual([0, 1]);
+      expect(await Promise.all([count('--since', '30m'), count('--since', '5m')])).toEqual([1, 0]);
+      expect(await Promise.all([count('--until', '30m'), count('--until', '5m')])).toEqual([0, 1]);
     });
 
     const LINES = 2_000;

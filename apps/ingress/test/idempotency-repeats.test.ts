@@ -114,7 +114,10 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
   /** Sends through an ingress that does not get the answers of the queue store. */
   const admitWithoutJob: Way = async (requests) => {
     const ingress = await startApp('ingress', { ...env, ...place });
-    await ask(ingress, { method: 'GET', path: '/ping' }); // now it knows the API key
+    // Now it knows the API key, and has several connections to PostgreSQL: a new one would not be opened while answers
+    // are held, and the test would have to wait until the requests are refused.
+    await Promise.all(Array.from({ length: 30 }, () => ask(ingress, fresh())));
+    await untilStored(backend);
     const before = new Set((await readRecords(backend)).map(({ id }) => id));
     proxy.hold();
     const answered = requests.map((sent) => send(ingress, sent).catch(() => undefined));

@@ -15,6 +15,8 @@ export type MaintenanceTask = {
 
 export type MaintenanceOptions = QueueConfig & {
   tasks: Record<string, MaintenanceTask>;
+  /** Period in ms of repairing schedules and observing claims; 30 s by default. Tests set a shorter one. */
+  repairEveryMs?: number;
   onDone: (task: string, result: unknown) => void;
   onFailed: (task: string, error: Error) => void;
   signal: AbortSignal;
@@ -35,7 +37,7 @@ const SWEEP_TIMEOUT_MS = 60 * 1_000;
  * @throws the reason of the signal's abort
  */
 export async function startMaintenance(options: MaintenanceOptions): Promise<{ close(): Promise<void> }> {
-  const { onDone, onFailed, signal, onError, ...config } = options;
+  const { onDone, onFailed, signal, onError, repairEveryMs = CLEAR_INTERVAL_MS, ...config } = options;
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
   const queue = await backend.openQueue(MAINTENANCE);
   const entryQueues = await Promise.all(
@@ -91,7 +93,7 @@ export async function startMaintenance(options: MaintenanceOptions): Promise<{ c
     repairSchedules().catch(onError);
   };
   tick();
-  const timer = setInterval(tick, CLEAR_INTERVAL_MS);
+  const timer = setInterval(tick, repairEveryMs);
   worker.run().catch(onError);
   return {
     async close() {
