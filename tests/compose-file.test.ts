@@ -1,6 +1,9 @@
-import { readFileSync } from 'node:fs';
+import { execFile } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+import { promisify } from 'node:util';
 import { expect, test } from '@jest/globals';
 import { STORE_ENV } from '@opm/runtime';
+import { findShellCheck } from '@opm/testkit';
 import { parse } from 'yaml';
 import { CONSOLE_ENV } from '../apps/console/src/compose.js';
 import { INGRESS_ENV } from '../apps/ingress/src/config.js';
@@ -26,7 +29,7 @@ const MADE_FOR_MIGRATE = {
   APP_ROLE_PASSWORD: expect.stringContaining('POSTGRES_APP_PASSWORD'),
 };
 
-const { services, volumes } = parse(readFileSync('docker-compose.yml', 'utf8'), { merge: true });
+const { configs, services, volumes } = parse(readFileSync('docker-compose.yml', 'utf8'), { merge: true });
 
 test.each(Object.entries(SPECS))('Docker Compose passes each variable that %s reads from .env', (name, spec) => {
   const passedOn = Object.keys(spec).filter((variable) => !PLACES.includes(variable));
@@ -44,4 +47,17 @@ test('Prometheus starts only with its profile, at a fixed version, and is publis
   // The image declares a volume: without a name, each new container would leave one behind.
   expect(prometheus.volumes).toEqual(['./deploy/observability:/etc/prometheus:ro', 'prometheus:/prometheus']);
   expect(volumes).toHaveProperty('prometheus');
+});
+
+type Service = { entrypoint?: string[]; command?: string[]; healthcheck?: { test: string[] } };
+
+test('scripts of more than three lines are files in deploy/, where ShellCheck finds no problem', async () => {
+  const words = Object.values<Service>(services).flatMap(({ entrypoint, command, healthcheck }) =>
+    [entrypoint, command, healthcheck?.test].flatMap((words = []) => words),
+  );
+  expect(words.filter((word) => word.trim().split('\n').length > 3)).toEqual([]);
+  const scripts = readdirSync('deploy').filter((name) => name.endsWith('.sh'));
+  const mounted = Object.values<{ file: string }>(configs).map(({ file }) => file);
+  expect(scripts.map((name) => `deploy/${name}`)).toEqual(expect.arrayContaining(mounted));
+  await promisify(execFile)(await findShellCheck(), ['--shell=sh', ...scripts], { cwd: 'deploy' });
 });

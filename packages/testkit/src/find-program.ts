@@ -132,3 +132,13 @@ export function findPrometheus(name: 'prometheus' | 'promtool'): Promise<string>
     otherwise: 'brew install prometheus (or your package manager)',
   });
 }
+
+/** Returns the path of ShellCheck. See `findProgram`. */
+export function findShellCheck(): Promise<string> {
+  return findProgram({
+    title: 'ShellCheck',
+    names: ['shellcheck'],
+    aptPackages: ['shellcheck'],
+    otherwise: 'brew install shellcheck (or your package manager)',
+  });
+}

@@ -1,7 +1,7 @@
 export { removeLeftContainers, type Server, testRunId } from './containers.js';
 export { type ContractCheck, checkFetch, createContractCheck, type Exchange } from './contract-check.js';
 export { type Certificates, createCertificates } from './create-certificates.js';
-export { findChromium, findCompiler, findPrometheus, findRedisProgram } from './find-program.js';
+export { findChromium, findCompiler, findPrometheus, findRedisProgram, findShellCheck } from './find-program.js';
 export {
   BACKENDS,
   type Backend,
