@@ -12,6 +12,8 @@ const NEVER = new AbortController().signal;
 
 // Below the request timeout of the chaos clients, 4 s, but long enough for a slow machine.
 process.env.ANSWER_TIMEOUT_MS = '3000';
+// So many entries are stored within `maxRecoveryMs`, even if this machine stores fewer than RATE per second.
+process.env.BACKLOG_MAX_ENTRIES = '1000';
 
 /**
  * Defines the tests of one chaos run. Each queue store has its own file.
