@@ -70,8 +70,12 @@ export async function checkStoreAndShards(backend: QueueBackend, { check }: Shar
 
 /** Replaces the stored number if the queue is drained and has no workers. @returns the number that is then stored */
 function tryChange(backend: QueueBackend, shards: number, stored: number): Promise<number> {
-  const changed = async () => ((await isIdle(backend, stored)) ? backend.admission.setShards(shards, stored) : stored);
-  return withTimeout(changed(), CHANGE_TIMEOUT_MS).catch(() => stored);
+  const { admission } = backend;
+  async function change(): Promise<number> {
+    if (await isIdle(backend, stored)) return admission.setShards(shards, stored);
+    return (await admission.readShards()) ?? stored; // the worker may have replaced the number and started meanwhile
+  }
+  return withTimeout(change(), CHANGE_TIMEOUT_MS).catch(() => stored);
 }
 
 /** The check of read-only processes, which store no number. Ignores an unreachable store. @throws ShardsError */

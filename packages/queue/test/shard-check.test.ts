@@ -3,6 +3,7 @@ import { BACKENDS, type Backend, createBackend, waitFor } from '@opm/testkit';
 import pg from 'pg';
 import { createEntryQueue, createEntryWorker, openDashboardQueues } from '../src/index.js';
 import { connectQueueBackend } from '../src/queue-backend.js';
+import { createShardCheck } from '../src/shard-check.js';
 import { IDLE_WORKER } from './idle-worker.js';
 
 const chunk = { entries: [{ projectId: 1, customerId: 'jane', version: 1, fields: { email: 'a@example.com' } }] };
@@ -56,6 +57,30 @@ describe.each(BACKENDS)('the number of shards, with the queue on %s,', (_, creat
     await other.enqueue(1, chunk);
     await openWorker(2);
     await expect(openQueue(1)).rejects.toThrow('QUEUE_SHARDS is 1, but the queue has 2');
+  });
+
+  test('can be changed by an ingress and a worker that start together, whichever of them is first', async () => {
+    await openQueue(2);
+    const ofIngress = keep(await connectQueueBackend({ ...backend, shards: 1 }, 'producer', toOptions(1)));
+    const setShards = ofIngress.admission.setShards.bind(ofIngress.admission);
+    let isFirst = true;
+    Object.assign(ofIngress.admission, {
+      // Between the ingress's two steps, the worker changes the number and starts.
+      async setShards(...numbers: Parameters<typeof setShards>) {
+        const stored = await setShards(...numbers);
+        if (isFirst) {
+          isFirst = false;
+          (await openWorker(1)).start();
+          const queue = await openQueue(1);
+          await waitFor(async () => (await queue.findIdle()).length === 0, { description: 'the worker to be seen' });
+        }
+        return stored;
+      },
+    });
+    const check = await createShardCheck(ofIngress, 1, (error) => {
+      throw error;
+    });
+    expect([isFirst, check.differs()]).toEqual([false, false]);
   });
 
   test('is checked repeatedly: an ingress with another number becomes unready and rejects entries', async () => {
