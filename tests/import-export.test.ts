@@ -225,6 +225,7 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
     await importFile(file);
     expect(await rowsOf(projectId)).toHaveLength(ids.length);
   });
+
   /** Counts entries as waiting that are in no job. */
   async function changeBacklog(entries: number): Promise<void> {
     const options = { shards: 1, signal: new AbortController().signal, onError: () => {} };

@@ -12,7 +12,7 @@ const NEVER = new AbortController().signal;
 
 // Below the request timeout of the chaos clients, 4 s, but long enough for a slow machine.
 process.env.ANSWER_TIMEOUT_MS = '3000';
-// So many entries are stored within `maxRecoveryMs`, even if this machine stores fewer than RATE per second.
+// A machine that stores fewer than RATE entries per second can still store this backlog within `maxRecoveryMs`.
 process.env.BACKLOG_MAX_ENTRIES = '1000';
 
 /**
