@@ -1,17 +1,21 @@
+const swc = (jsc) => [
+  '@swc/jest',
+  { jsc: { ...jsc, target: 'es2022' }, module: { type: 'es6' }, sourceMaps: 'inline' },
+];
+const toJsx = { react: { runtime: 'automatic', importSource: 'preact' } };
+
 // Every test run is a project of this file: `jest --selectProjects unit`. package.json has a script for each.
 const project = (displayName, config) => ({
   displayName,
   testEnvironment: '<rootDir>/tests/leak-check-environment.mjs',
   // Tests run as real ES modules: sources compiled by swc, `@opm/*` from the packages' dist, as in production.
-  extensionsToTreatAsEsm: ['.ts'],
+  extensionsToTreatAsEsm: ['.ts', '.tsx'],
   transform: {
-    '^.+\\.ts$': [
-      '@swc/jest',
-      { jsc: { parser: { syntax: 'typescript' }, target: 'es2022' }, module: { type: 'es6' }, sourceMaps: 'inline' },
-    ],
+    '^.+\\.ts$': swc({ parser: { syntax: 'typescript' } }),
+    '^.+\\.tsx$': swc({ parser: { syntax: 'typescript', tsx: true }, transform: toJsx }),
   },
-  // TypeScript sources import './x.js' for ./x.ts; a file that exists under its own name keeps it.
-  moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': ['$1.js', '$1.ts'] },
+  // TypeScript sources import './x.js' for ./x.ts or ./x.tsx; a file that exists under its own name keeps it.
+  moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': ['$1.js', '$1.ts', '$1.tsx'] },
   ...config,
 });
 

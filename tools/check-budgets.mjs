@@ -81,7 +81,7 @@ for (const file of files.filter((name) => /^docs\/[^/]*\.md$/.test(name) || name
 }
 
 const products = files.filter(
-  (file) => /^(apps|packages|bench|chaos)\/.*\.(ts|mjs|js|lua)$/.test(file) && !/\.test\.|\/test\//.test(file),
+  (file) => /^(apps|packages|bench|chaos)\/.*\.(tsx?|mjs|js|lua)$/.test(file) && !/\.test\.|\/test\//.test(file),
 );
 const lines = products.map(countLines).sort((a, b) => a - b);
 expectAtMost('product files', products.length, MAX_FILES);
@@ -94,7 +94,7 @@ expectAtMost(
 for (const file of products) expectAtMost(`lines in ${file}`, countLines(file), MAX_LINES);
 
 for (const file of files) {
-  const [, owner] = /^(?:apps|packages)\/([^/]+)\/src\/.*\.ts$/.exec(file) ?? [];
+  const [, owner] = /^(?:apps|packages)\/([^/]+)\/src\/.*\.tsx?$/.exec(file) ?? [];
   // The client's own tests compare it with the contract.
   if (!owner || (owner === 'client' && file.endsWith('.test.ts'))) continue;
   const allowed = MAY_IMPORT[owner]?.map((name) => `@opm/${name}`);

@@ -1,16 +1,13 @@
 import { once } from 'node:events';
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { createBullBoard } from '@bull-board/api';
-import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
-import { ExpressAdapter } from '@bull-board/express';
 import express, { type ErrorRequestHandler, type Express } from 'express';
 import helmet from 'helmet';
-import { type ConsoleLogger, guardBoard, refuseCrossSite, requirePassword } from './guard.js';
+import { type BoardOptions, createBoard } from './board.js';
+import { type ConsoleLogger, refuseCrossSite, requirePassword } from './guard.js';
 
 export interface ConsoleAppOptions {
-  /** BullMQ queues, on Redis or PostgreSQL. The caller closes them. */
-  queues: ConstructorParameters<typeof BullMQAdapter>[0][];
+  queues: BoardOptions['queues'];
   password: string;
   /** Shows customer data unmasked. Default false. */
   showData?: boolean;
@@ -21,35 +18,17 @@ export interface ConsoleAppOptions {
 
 /** Creates the Bull dashboard under /queues, behind a password. @throws TypeError if the password is empty */
 export function createConsoleApp(options: ConsoleAppOptions): Express {
+  const { queues, showData = false, readOnly = true, logger } = options;
   const app = express().disable('x-powered-by');
   app.use(secureHeaders());
   app.use(requirePassword(options));
   app.use(refuseCrossSite);
   app.get('/', (_request, response) => response.redirect('/queues'));
   app.use('/queues/api', (_request, response, next) => next(void response.set('cache-control', 'no-store')));
-  app.use('/queues', createBoard(options));
+  app.use('/queues', createBoard({ queues, showData, readOnly, logger }));
   app.use((_request, response) => void response.status(404).type('text').send('not found\n'));
-  app.use(hideErrors(options.logger));
+  app.use(hideErrors(logger));
   return app;
-}
-
-function createBoard({ queues, showData = false, readOnly = true, logger }: ConsoleAppOptions): Express {
-  const adapterOptions = { readOnlyMode: readOnly, allowRetries: !readOnly, allowCompletedRetries: false };
-  const board = new ExpressAdapter().setBasePath('/queues');
-  createBullBoard({
-    queues: queues.map((queue) => new BullMQAdapter(queue, adapterOptions)),
-    serverAdapter: board,
-    options: {
-      uiConfig: { boardTitle: 'OPM Partners API' },
-      handlerHooks: guardBoard({ showData, readOnly, logger }),
-    },
-  });
-  // The board's own error handler answers with the error message, which may quote customer data.
-  board.setErrorHandler((error) => {
-    logger?.error({ err: error }, 'dashboard request failed');
-    return { status: 500, body: { error: { key: 'ERRORS.INTERNAL_SERVER_ERROR' } } };
-  });
-  return (board.getRouter() as Express).disable('x-powered-by');
 }
 
 /**

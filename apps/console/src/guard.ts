@@ -1,68 +1,6 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
-import type { BoardHooks, HookContext } from '@bull-board/api/typings/app';
 import type { NextFunction, Request, RequestHandler, Response } from 'express';
 import { ipKeyGenerator, rateLimit } from 'express-rate-limit';
-import { MASKED_ANSWERS } from './mask.js';
-
-/**
- * Operations that are allowed if the board is not read-only. All of them only move jobs, and processing a job twice
- * changes nothing. Removing a job would lose acknowledged entries. Adding or editing one would bypass admission and its
- * version.
- */
-const OPERATIONS = new Set([
-  'put /api/queues/pause',
-  'put /api/queues/resume',
-  'put /api/queues/:queueName/pause',
-  'put /api/queues/:queueName/resume',
-  'put /api/queues/:queueName/promote',
-  'put /api/queues/:queueName/:jobId/promote',
-  'put /api/queues/:queueName/retry/:queueStatus',
-  'put /api/queues/:queueName/:jobId/retry',
-]);
-
-/** Far more than the board requests by default. */
-const MAX_JOBS_PER_PAGE = 100;
-
-interface BoardGuardOptions {
-  showData: boolean;
-  readOnly: boolean;
-  logger?: ConsoleLogger;
-}
-
-/** Hooks around the board's API: refuse operations that could harm entries, and mask the answers. */
-export function guardBoard({ showData, readOnly, logger }: BoardGuardOptions): BoardHooks {
-  return {
-    before: ({ method, route, request }) => {
-      if (method === 'get' && !isServed(route)) return refuse('this dashboard does not serve this page');
-      // Reading all jobs of a long backlog at once would overload the queue store and fill the console's memory.
-      if (!(Number(request.query.jobsPerPage ?? 0) <= MAX_JOBS_PER_PAGE))
-        return refuse(`a page may have at most ${MAX_JOBS_PER_PAGE} jobs`);
-      if (method === 'get') return undefined;
-      if (readOnly) return refuse('this dashboard is read-only');
-      if (!OPERATIONS.has(`${method} ${route}`))
-        return refuse('this operation is disabled because it could lose or damage entries');
-      logger?.info({ operation: route, ...request.params }, 'an operator changed the queue');
-    },
-    after: (context, answer) => {
-      if (showData || context.method !== 'get' || (answer.status ?? 200) >= 400) return answer;
-      return { ...answer, body: maskAnswer(context, answer.body) };
-    },
-  };
-}
-
-function isServed(route: string): boolean {
-  return Object.hasOwn(MASKED_ANSWERS, route);
-}
-
-function maskAnswer({ route }: HookContext, body: unknown): Record<string, unknown> {
-  const mask = MASKED_ANSWERS[route];
-  if (!mask) throw new Error(`no mask for ${route}`);
-  return mask(body as never) as Record<string, unknown>;
-}
-
-function refuse(message: string) {
-  return { allow: false, status: 403, message } as const;
-}
 
 /** The part of a pino logger that the console uses. */
 export interface ConsoleLogger {
