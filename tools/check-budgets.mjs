@@ -44,11 +44,12 @@ const MAY_IMPORT = {
   runtime: BELOW,
   store: BELOW,
   queue: BELOW,
+  operations: ['queue', 'store', ...BELOW],
   testkit: ['embedded'],
   ingress: SERVICES,
   worker: SERVICES,
-  console: SERVICES,
-  cli: ['embedded', ...SERVICES],
+  console: ['operations', ...SERVICES],
+  cli: ['embedded', 'operations', ...SERVICES],
 };
 
 const MAX_FILES = 229;

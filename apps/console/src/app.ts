@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import express, { type ErrorRequestHandler, type Express } from 'express';
+import express, { type ErrorRequestHandler, type Express, type RequestHandler } from 'express';
 import helmet from 'helmet';
 import { type BoardOptions, createBoard } from './board.js';
 import { type ConsoleLogger, refuseCrossSite, requirePassword } from './guard.js';
@@ -14,15 +14,18 @@ export interface ConsoleAppOptions {
   /** Unless false, the dashboard cannot change anything. */
   readOnly?: boolean;
   logger?: ConsoleLogger;
+  /** The pages for operators. Without them, `/` leads to the Bull dashboard. */
+  pages?: RequestHandler;
 }
 
-/** Creates the Bull dashboard under /queues, behind a password. @throws TypeError if the password is empty */
+/** Creates the pages, and the Bull dashboard under /queues, behind a password. @throws TypeError if the password is empty */
 export function createConsoleApp(options: ConsoleAppOptions): Express {
-  const { queues, showData = false, readOnly = true, logger } = options;
+  const { queues, showData = false, readOnly = true, logger, pages } = options;
   const app = express().disable('x-powered-by');
   app.use(secureHeaders());
   app.use(requirePassword(options));
   app.use(refuseCrossSite);
+  if (pages) app.use(pages);
   app.get('/', (_request, response) => response.redirect('/queues'));
   app.use('/queues/api', (_request, response, next) => next(void response.set('cache-control', 'no-store')));
   app.use('/queues', createBoard({ queues, showData, readOnly, logger }));

@@ -1,25 +1,42 @@
-import { openDashboardQueues, toQueueConfig } from '@opm/queue';
+import { createEntryQueue, openDashboardQueues, toQueueConfig } from '@opm/queue';
 import { bool, createThrottledWarning, type Env, type ProcessContext, port, STORE_ENV, str } from '@opm/runtime';
+import { createStore } from '@opm/store';
 import { createConsoleApp, serveConsole } from './app.js';
+import { createPages } from './pages/pages.js';
+import { createReads } from './reads.js';
+
+/** A page that needs longer shows an error; its reader tries again. */
+const STORE_OPTIONS = { poolSize: 3, statementTimeoutMs: 10_000, connectTimeoutMs: 5_000 };
 
 /** Creates the objects of the console and passes each its dependencies. */
 export async function compose(context: ProcessContext<ConsoleConfig>): Promise<void> {
   const { config, logger, health, signal, onClose } = context;
 
-  const dashboard = await openDashboardQueues({
+  const store = createStore({
+    databaseUrl: config.DATABASE_URL,
+    applicationName: 'opm-console',
+    ...STORE_OPTIONS,
+  });
+  onClose('store', store.close);
+  const queueOptions = {
     ...toQueueConfig(config),
     signal,
     onError: createThrottledWarning(logger, 'queue connection'),
-  });
+  };
+  const [dashboard, queue] = await Promise.all([openDashboardQueues(queueOptions), createEntryQueue(queueOptions)]);
+  onClose('queue', queue.close);
   onClose('queues', dashboard.close);
   health.queue = dashboard.check;
 
+  const showData = config.CONSOLE_SHOW_DATA;
+  const reads = createReads({ store, queue, shards: config.QUEUE_SHARDS });
   const app = createConsoleApp({
     queues: dashboard.queues,
     password: config.CONSOLE_PASSWORD,
-    showData: config.CONSOLE_SHOW_DATA,
+    showData,
     readOnly: config.CONSOLE_READ_ONLY,
     logger,
+    pages: createPages(reads, { showData }),
   });
   const server = await serveConsole({ app, host: config.CONSOLE_HOST, port: config.CONSOLE_PORT });
   onClose('server', server.close);

@@ -161,7 +161,7 @@ function readChunk(data: unknown) {
  * Shows the first two characters, which tell similar ids apart. Masks a short id fully, because they would reveal most
  * of it.
  */
-function maskCustomerId(customerId: string): string {
+export function maskCustomerId(customerId: string): string {
   const characters = [...customerId];
   return characters.length < MIN_LENGTH_FOR_HINT ? MASK : `${characters.slice(0, 2).join('')}${MASK}`;
 }

@@ -68,6 +68,15 @@ export type ProjectActivity = Counts & {
   persistedPerSecond: number;
 };
 
+/** Entries of one minute, by what became of them. */
+export type MinuteActivity = {
+  minute: Date;
+  accepted: number;
+  refused: number;
+  persisted: number;
+  deadLetters: number;
+};
+
 /** A project that sent entries in at least half of the minutes of an hour, and none since `lastEntry`. */
 export type SilentProject = { projectId: number; name: string; lastEntry: Date };
 
@@ -208,6 +217,27 @@ export function createActivity(prisma: PrismaClient) {
           LEFT JOIN projects ON projects.id = project_id
           GROUP BY project_id, name
           ORDER BY sum(answered2xx + answered4xx + answered429 + answered5xx) DESC, project_id`,
+      );
+    },
+
+    /**
+     * The minutes since then with counts, at most three hours ago, of all projects or of one. Later reports do not change
+     * past minutes.
+     */
+    minutes(since: Date, projectId?: number): Promise<MinuteActivity[]> {
+      // A join with the minutes reads one row per minute. A condition on both columns would read all projects' rows.
+      const counts =
+        projectId === undefined
+          ? Prisma.sql`project_minutes WHERE minute >= ${since}`
+          : Prisma.sql`
+              generate_series(date_trunc('minute', ${since}::timestamptz), now(), interval '1 min') AS minutes (at)
+              JOIN project_minutes ON minute = at AND project_id = ${projectId}`;
+      return toStoreError(
+        () => prisma.$queryRaw<MinuteActivity[]>`
+          SELECT minute, sum(created + updated + erased)::float8 AS accepted,
+            sum(refused_invalid + refused_limited + refused_unavailable)::float8 AS refused,
+            sum(persisted)::float8 AS persisted, sum(dead_letters)::float8 AS "deadLetters"
+          FROM ${counts} GROUP BY minute ORDER BY minute`,
       );
     },
 

@@ -18,6 +18,17 @@ export type StoredCustomer = { projectId: number; customerId: string; createdAt:
   [F in Field]: string | null;
 };
 
+/**
+ * A customer's row, which may be a tombstone. `writtenAt`: when the partner's entry with this value was admitted.
+ * `createdAt` is null for a tombstone, `erasedAt` if the customer was never erased.
+ */
+export type CustomerHistory = {
+  fields: { [F in Field]: { value: string; writtenAt: Date } | null };
+  createdAt: Date | null;
+  updatedAt: Date;
+  erasedAt: Date | null;
+};
+
 export type Customers = ReturnType<typeof createCustomers>;
 
 /** Excludes tombstones. Every entry sets an email or a phone, so a row without both is a tombstone. */
@@ -121,6 +132,25 @@ export function createCustomers(prisma: PrismaClient, pool: pg.Pool, mark: HighW
     /** Finds the existing customers among these ids, by id. */
     findMany,
 
+    /** Finds a customer with the times of its fields, or the tombstone of one. */
+    async findHistory(projectId: number, customerId: string): Promise<CustomerHistory | undefined> {
+      const row = await toStoreError(() =>
+        prisma.customer.findUnique({ where: { projectId_customerId: { projectId, customerId } } }),
+      );
+      if (!row) return undefined;
+      const fields = FIELDS.map((field) => {
+        const value = row[field];
+        return [field, value === null ? null : { value, writtenAt: timeOf(row[`${field}Version`]) }] as const;
+      });
+      const { createdAt, updatedAt, erasedVersion } = row;
+      return {
+        fields: Object.fromEntries(fields) as CustomerHistory['fields'],
+        createdAt: fields.some(([, field]) => field) ? createdAt : null,
+        updatedAt,
+        erasedAt: erasedVersion > 0n ? timeOf(erasedVersion) : null,
+      };
+    },
+
     /** Returns the next `limit` customers after `afterId`, in the order of the table's collation. */
     page: (projectId: number, { afterId, limit }: { afterId: string; limit: number }): Promise<StoredCustomer[]> =>
       toStoreError(() =>
@@ -150,3 +180,6 @@ export function createCustomers(prisma: PrismaClient, pool: pg.Pool, mark: HighW
     },
   };
 }
+
+/** A version is in microseconds since 1970. */
+const timeOf = (version: bigint) => new Date(Number(version) / 1_000);

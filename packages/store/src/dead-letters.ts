@@ -30,6 +30,7 @@ export type WholeDeadLetter = StoredDeadLetter & { payload: unknown };
 export type DeadLetterFilter = {
   deadLetterId?: string | undefined;
   projectId?: number | undefined;
+  customerId?: string | undefined;
   /** Became a dead letter at this time or later. */
   since?: Date | undefined;
   /** Became a dead letter before this time. */
@@ -84,11 +85,15 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
       );
     },
 
-    /** Lists the newest letters first, without payloads. */
-    async list(filter: DeadLetterFilter, { limit }: { limit: number }): Promise<StoredDeadLetter[]> {
+    /** Lists the newest letters first, without payloads; with `beforeId`, those that are older than this letter. */
+    async list(
+      filter: DeadLetterFilter,
+      { limit, beforeId }: { limit: number; beforeId?: string | undefined },
+    ): Promise<StoredDeadLetter[]> {
+      const older = beforeId === undefined ? {} : { id: { lt: BigInt(beforeId) } };
       const rows = await toStoreError(() =>
         prisma.deadLetter.findMany({
-          where: toWhere(filter),
+          where: { AND: [toWhere(filter), older] },
           omit: { payload: true },
           orderBy: { id: 'desc' },
           take: limit,
@@ -162,6 +167,7 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
 function toWhere({
   deadLetterId,
   projectId,
+  customerId,
   since,
   until,
   error,
@@ -170,6 +176,7 @@ function toWhere({
   return {
     ...(deadLetterId === undefined ? {} : { id: BigInt(deadLetterId) }),
     ...(projectId === undefined ? {} : { projectId }),
+    ...(customerId === undefined ? {} : { customerId }),
     ...(since || until ? { createdAt: { ...(since && { gte: since }), ...(until && { lt: until }) } } : {}),
     ...(error === undefined ? {} : { error: { contains: escapeLike(error), mode: 'insensitive' } }),
     ...(sqlState === undefined ? {} : { sqlState: { startsWith: escapeLike(sqlState) } }),

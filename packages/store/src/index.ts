@@ -1,6 +1,7 @@
 export {
   type Activity,
   type Counts,
+  type MinuteActivity,
   OTHER_PROJECTS,
   type ProcessState,
   type ProjectActivity,
@@ -9,7 +10,7 @@ export {
 } from './activity.js';
 export { type ActivityReporter, createActivityReporter, type Outcomes } from './activity-reporter.js';
 export type { ApiKeys, KeyOwner, StoredApiKey } from './api-keys.js';
-export type { Customers, ExistenceQuery, StoredCustomer } from './customers.js';
+export type { CustomerHistory, Customers, ExistenceQuery, StoredCustomer } from './customers.js';
 export type {
   DeadLetter,
   DeadLetterCount,

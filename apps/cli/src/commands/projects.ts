@@ -1,10 +1,9 @@
 import type { RateLimit } from '@opm/core';
-import type { ProjectBacklog } from '@opm/queue';
-import type { ProjectActivity, SeenProcess, Store } from '@opm/store';
+import { type ProjectStats, readProjectStats, toCount, toDuration } from '@opm/operations';
+import type { Store } from '@opm/store';
 import { Command, Option } from 'commander';
 import { type Moment, parseMoment, parseWholeNumber } from '../parse.js';
 import { escapeLines, type PrintOptions, print, toTable } from '../print.js';
-import { SILENT_SECONDS, toCount, toDuration } from '../status/find-problems.js';
 import { UserError } from '../user-error.js';
 import { findProject, withStore } from '../with-store.js';
 
@@ -126,21 +125,11 @@ const TIMEOUTS = { connectTimeoutMs: TIMEOUT_MS, statementTimeoutMs: TIMEOUT_MS 
 
 const AN_HOUR_AGO: Moment = (now) => new Date(now.getTime() - 3_600_000);
 
-/**
- * `backlog` is sampled, see `ProjectBacklog`; undefined if the queue does not answer. `limit`: entries per second.
- * `p99Ms` of the last seconds: of the busiest projects, `ingress` to the acknowledgement, `worker` to the row.
- */
-type Stats = ProjectActivity & {
-  backlog: ProjectBacklog | undefined;
-  limit: number | null;
-  p99Ms: Record<string, number>;
-};
-
 async function readStats(
   env: NodeJS.ProcessEnv,
   since: Moment,
   name: string | undefined,
-): Promise<{ from: Date; stats: Stats[] }> {
+): Promise<{ from: Date; stats: ProjectStats[] }> {
   const { withQueue } = await import('../with-queue.js'); // loads slowly
   const reading = withQueue(env, { force: true, answerTimeoutMs: TIMEOUT_MS }, (queue) => queue.readProjectBacklogs());
   const backlogs = reading.catch(({ message }: Error) =>
@@ -151,37 +140,15 @@ async function readStats(
     async (store) => {
       const only = name === undefined ? undefined : (await findProject(store, name)).projectId;
       const from = since(await store.now());
-      const limits = new Map((await store.projects.list()).map(({ projectId, rate }) => [projectId, rate]));
-      const active = await store.activity.projects(from);
-      const processes = (await store.activity.processes()).filter(
-        ({ silentSeconds }) => silentSeconds < SILENT_SECONDS,
-      );
-      const ofProjects = await backlogs;
-      const stats = active
-        .filter(({ projectId }) => only === undefined || projectId === only)
-        .map((own) => ({
-          ...own,
-          limit: limits.get(own.projectId) ?? null,
-          p99Ms: toP99Ms(processes, own.projectId),
-          backlog: ofProjects ? (ofProjects.get(own.projectId) ?? { entries: 0, oldestMs: 0 }) : undefined,
-        }));
+      const all = await readProjectStats(store, from, (await backlogs) ?? undefined);
+      const stats = all.filter(({ projectId }) => only === undefined || projectId === only);
       return { from, stats };
     },
     TIMEOUTS,
   );
 }
 
-/** The largest p99 among the processes of each kind. */
-function toP99Ms(processes: SeenProcess[], projectId: number): Stats['p99Ms'] {
-  const largest: Stats['p99Ms'] = {};
-  for (const { name, state } of processes) {
-    const ms = state.busiest?.[projectId]?.p99Ms;
-    if (ms !== undefined) largest[name] = Math.max(ms, largest[name] ?? 0);
-  }
-  return largest;
-}
-
-function toRow(stats: Stats): Record<string, unknown> {
+function toRow(stats: ProjectStats): Record<string, unknown> {
   const { name, acceptedPerSecond, refusedPerSecond, limit, backlog } = stats;
   const sentPerSecond = acceptedPerSecond + refusedPerSecond;
   return {

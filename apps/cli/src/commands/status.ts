@@ -1,27 +1,26 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Store } from '@opm/store';
-import { Command } from 'commander';
-import { countAll } from '../dead-letters/filter-options.js';
-import { escapeControls, type PrintOptions, print, toJson, toTable } from '../print.js';
 import {
-  findProblems,
   type QueueStatus,
+  readQueueStatus,
+  readStoreStatus,
   SILENT_SECONDS,
+  type Status,
   toCount,
   toDuration,
   toNumber,
-} from '../status/find-problems.js';
+  toP99Ms,
+  toStatus,
+} from '@opm/operations';
+import { Command } from 'commander';
+import { escapeControls, type PrintOptions, print, toJson, toTable } from '../print.js';
 import { UserError, withInterrupt } from '../user-error.js';
 import { findStores, withStore } from '../with-store.js';
 
 const TIMEOUT_MS = 5_000;
 const REDRAW_MS = 2_000;
-const HOUR_MS = 3_600_000;
 
 /** Moves the cursor to the top left and clears the rest of the screen. */
 const CLEAR = '\u001b[H\u001b[J';
-
-type Status = Awaited<ReturnType<typeof readStatus>>;
 
 export function statusCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('status')
@@ -48,56 +47,18 @@ function watch(env: NodeJS.ProcessEnv, { json }: PrintOptions): Promise<void> {
   });
 }
 
-async function readStatus(env: NodeJS.ProcessEnv) {
-  const [store, queue] = await Promise.all([readStore(env), readQueue(env)]);
-  const known = store instanceof Error ? undefined : store;
-  return {
-    problems: findProblems(store, queue),
-    processes: known?.processes ?? [],
-    rates: known?.rates,
-    queue: queue instanceof Error ? undefined : queue,
-    deadLetters: known?.deadLetters,
-    paused: known?.projects.flatMap(({ name, pausedAt }) => (pausedAt ? name : [])) ?? [],
-  };
-}
-
-function readStore(env: NodeJS.ProcessEnv) {
+async function readStatus(env: NodeJS.ProcessEnv): Promise<Status> {
   const options = { poolSize: 5, connectTimeoutMs: TIMEOUT_MS, statementTimeoutMs: TIMEOUT_MS };
-  return withStore(env, readActivity, options).catch(onlyUserError);
-}
-
-async function readActivity(store: Store) {
-  const now = await store.now();
-  const [processes, projects, lastHour, silentProjects, letters] = await Promise.all([
-    store.activity.processes(),
-    store.projects.list(),
-    store.activity.projects(new Date(now.getTime() - HOUR_MS)),
-    store.activity.silentProjects(),
-    store.deadLetters.count({}),
+  const [store, queue] = await Promise.all([
+    withStore(env, readStoreStatus, options).catch(onlyUserError),
+    readQueue(env).catch(onlyUserError),
   ]);
-  const sum = (rate: 'acceptedPerSecond' | 'refusedPerSecond' | 'persistedPerSecond') =>
-    lastHour.reduce((total, project) => total + project[rate], 0);
-  const rates = {
-    accepted: sum('acceptedPerSecond'),
-    refused: sum('refusedPerSecond'),
-    persisted: sum('persistedPerSecond'),
-  };
-  return { now, processes, projects, lastHour, silentProjects, rates, deadLetters: countAll(letters) };
+  return toStatus(store, queue);
 }
 
-async function readQueue(env: NodeJS.ProcessEnv): Promise<QueueStatus | Error> {
+async function readQueue(env: NodeJS.ProcessEnv): Promise<QueueStatus> {
   const { withQueue } = await import('../with-queue.js'); // loads slowly
-  return withQueue(env, { force: true, answerTimeoutMs: TIMEOUT_MS }, async (queue) => {
-    const [{ entries, memory }, backlog, idle, check] = await Promise.all([
-      queue.load(),
-      queue.readBacklog(),
-      queue.findIdle(),
-      queue.check().catch(({ message }: Error) => message),
-    ]);
-    const { waiting, prioritized, active, delayed } = backlog.jobs;
-    const jobs = waiting + prioritized + active + delayed;
-    return { entries, jobs, oldestSeconds: backlog.oldestMs / 1_000, memory, idle, check: check ?? undefined };
-  }).catch(onlyUserError);
+  return withQueue(env, { force: true, answerTimeoutMs: TIMEOUT_MS }, readQueueStatus);
 }
 
 function onlyUserError(error: Error): UserError {
@@ -106,13 +67,8 @@ function onlyUserError(error: Error): UserError {
 }
 
 function toLines({ problems, processes, rates, queue, deadLetters, paused }: Status): string[] {
-  const latency = (name: string) =>
-    Math.max(
-      ...processes.flatMap(({ name: own, state, silentSeconds }) =>
-        own === name && silentSeconds < SILENT_SECONDS ? (state.p99Ms ?? []) : [],
-      ),
-    );
-  const toMs = (ms: number) => (Number.isFinite(ms) ? `${toNumber(Math.ceil(ms))} ms` : '-');
+  const p99Ms = toP99Ms(processes);
+  const toMs = (ms: number | undefined) => (ms === undefined ? '-' : `${toNumber(Math.ceil(ms))} ms`);
   return [
     problems.length === 0 ? 'Nothing is wrong.' : `${toCount(problems.length, 'problem')}:`,
     ...problems.flatMap(({ what, help }) => [`  ${what}`, `    -> ${help}`]),
@@ -121,7 +77,7 @@ function toLines({ problems, processes, rates, queue, deadLetters, paused }: Sta
       ? [
           `accepted ${toNumber(rates.accepted)}/s, refused ${toNumber(rates.refused)}/s, ` +
             `persisted ${toNumber(rates.persisted)}/s (last minute)`,
-          `p99 to the acknowledgement ${toMs(latency('ingress'))}, to the row ${toMs(latency('worker'))} (last seconds)`,
+          `p99 to the acknowledgement ${toMs(p99Ms.ingress)}, to the row ${toMs(p99Ms.worker)} (last seconds)`,
         ]
       : []),
     ...(queue

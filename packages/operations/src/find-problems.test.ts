@@ -19,7 +19,14 @@ const toActivity = (name: string, changes: Partial<ProjectActivity>): ProjectAct
   ...changes,
 });
 const toStore = (changes: Partial<StoreStatus> = {}): StoreStatus => ({
-  ...{ now, processes: [toProcess('ingress'), toProcess('worker')], projects: [], lastHour: [], silentProjects: [] },
+  ...{
+    now,
+    processes: [toProcess('ingress'), toProcess('worker')],
+    projects: [],
+    lastHour: [],
+    silentProjects: [],
+    deadLetters: 0,
+  },
   ...changes,
 });
 const toQueue = (changes: Partial<QueueStatus> = {}): QueueStatus => ({

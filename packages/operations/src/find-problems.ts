@@ -3,13 +3,17 @@ import type { ListedProject, ProjectActivity, SeenProcess, SilentProject } from 
 /** What is wrong, with what to do about it: a command, a section of docs/, or both. */
 export type Problem = { what: string; help: string };
 
-/** What PostgreSQL knows. `lastHour`: the projects that were active, with their counts of this hour. */
+/**
+ * What PostgreSQL knows. `lastHour`: the projects that were active, with their counts of this hour. `deadLetters`: their
+ * number.
+ */
 export type StoreStatus = {
   now: Date;
   processes: SeenProcess[];
   projects: ListedProject[];
   lastHour: ProjectActivity[];
   silentProjects: SilentProject[];
+  deadLetters: number;
 };
 
 /** What the queue's store knows. `check`: a warning. `idle`: queues without a worker. */

@@ -1,0 +1,163 @@
+import { toDuration } from '@opm/operations';
+import type { Request, Response } from 'express';
+import type { ComponentChildren } from 'preact';
+import { renderToString } from 'preact-render-to-string';
+
+const NAVIGATION = [
+  ['/', 'Overview'],
+  ['/partners', 'Partners'],
+  ['/find', 'Find'],
+  ['/dead-letters', 'Dead letters'],
+  ['/queues', 'Queues'],
+] as const;
+
+type PageProps = { title: string; children: ComponentChildren };
+
+/** Sends a page. JSX escapes every value, so no page writes HTML as a string. */
+export function sendPage(request: Request, response: Response, props: PageProps, status = 200): void {
+  const html = renderToString(<Page path={request.path} {...props} />);
+  response.status(status).set('cache-control', 'no-store').type('html').send(`<!doctype html>${html}`);
+}
+
+function Page({ path, title, children }: PageProps & { path: string }) {
+  const current = NAVIGATION.findLast(([start]) => path === start || path.startsWith(`${start}/`))?.[0];
+  return (
+    <html lang="en">
+      <head>
+        <meta charset="utf-8" />
+        <meta name="viewport" content="width=device-width, initial-scale=1" />
+        <meta name="color-scheme" content="light dark" />
+        <title>{`${title} – OPM console`}</title>
+        <link rel="icon" href="data:," />
+        <link rel="stylesheet" href="/assets/console.css" />
+        <script src="/assets/console.js" defer />
+      </head>
+      <body>
+        <a class="skip" href="#main">
+          Skip to the content
+        </a>
+        <header>
+          <nav aria-label="Pages">
+            {NAVIGATION.map(([href, name]) => (
+              <a key={href} href={href} aria-current={href === current ? 'page' : undefined}>
+                {name}
+              </a>
+            ))}
+          </nav>
+        </header>
+        <main id="main">
+          <h1>{title}</h1>
+          {children}
+        </main>
+      </body>
+    </html>
+  );
+}
+
+/** A part of the page that `console.js` reads again every five seconds. Parts need different ids. */
+export function Live({ id, children }: { id: string; children: ComponentChildren }) {
+  return (
+    <div id={id} data-live="">
+      {children}
+    </div>
+  );
+}
+
+export type Column<Row> = {
+  title: ComponentChildren;
+  /** Aligned to the right. */
+  isNumber?: boolean;
+  sort?: 'ascending' | 'descending' | undefined;
+  cell: (row: Row) => ComponentChildren;
+};
+
+/** A table that scrolls within the page if the screen is narrow. The first column names the row. */
+export function Table<Row>({
+  caption,
+  columns,
+  rows,
+  empty,
+}: {
+  caption: string;
+  columns: Column<Row>[];
+  rows: Row[];
+  empty: string;
+}) {
+  if (rows.length === 0) return <p class="empty">{empty}</p>;
+  return (
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: a part that scrolls must be reachable by keyboard
+    <section class="scroll" tabIndex={0} aria-label={caption}>
+      <table>
+        <caption>{caption}</caption>
+        <thead>
+          <tr>
+            {columns.map(({ title, isNumber, sort }, i) => (
+              <th key={i} scope="col" class={isNumber ? 'number' : undefined} aria-sort={sort}>
+                {title}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {rows.map((row, i) => (
+            <tr key={i}>
+              {columns.map(({ isNumber, cell }, j) => {
+                const Cell = j === 0 ? 'th' : 'td';
+                return (
+                  <Cell key={j} scope={j === 0 ? 'row' : undefined} class={isNumber ? 'number' : undefined}>
+                    {cell(row)}
+                  </Cell>
+                );
+              })}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </section>
+  );
+}
+
+/** Names with values. */
+export function Facts({ facts }: { facts: [name: string, value: ComponentChildren][] }) {
+  return (
+    <dl>
+      {facts.map(([name, value]) => (
+        <div key={name}>
+          <dt>{name}</dt>
+          <dd>{value}</dd>
+        </div>
+      ))}
+    </dl>
+  );
+}
+
+/** Such as `2026-11-30 10:12:33Z`; `–` for none. */
+export function Time({ at }: { at: Date | null | undefined }) {
+  if (!at) return <>–</>;
+  const text = `${at.toISOString().slice(0, 19).replace('T', ' ')}Z`;
+  return <time dateTime={at.toISOString()}>{text}</time>;
+}
+
+export const toMs = (ms: number | undefined): string => (ms === undefined ? '–' : `${Math.ceil(ms)} ms`);
+
+export const toAge = (ms: number | undefined): string => (ms ? toDuration(ms / 1_000) : '–');
+
+export const toRate = (perSecond: number): string =>
+  perSecond === 0 ? '0' : perSecond.toFixed(perSecond < 10 ? 1 : 0);
+
+const MAX_TEXT = 300;
+
+/** A parameter of the URL; undefined if it is empty, repeated, too long or not storable. */
+export function textOf(request: Request, name: string): string | undefined {
+  const value = request.query[name];
+  if (typeof value !== 'string' || value.length > MAX_TEXT || value.includes('\0')) return undefined;
+  return value.trim() === '' ? undefined : value;
+}
+
+/** The URL of a page with parameters; undefined ones are left out. */
+export function toUrl(path: string, parameters: Record<string, string | number | undefined>): string {
+  const given = Object.entries(parameters).flatMap(([name, value]) =>
+    value === undefined ? [] : [[name, `${value}`]],
+  );
+  return given.length === 0 ? path : `${path}?${new URLSearchParams(given)}`;
+}

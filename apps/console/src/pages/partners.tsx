@@ -1,0 +1,224 @@
+import { type ProjectStats, toNumber } from '@opm/operations';
+import type { DeadLetterCount, StoredApiKey } from '@opm/store';
+import type { RequestHandler } from 'express';
+import type { ComponentChildren } from 'preact';
+import type { Partner, Reads } from '../reads.js';
+import { Chart } from './chart.js';
+import { type Column, Facts, Live, sendPage, Table, Time, textOf, toAge, toMs, toRate, toUrl } from './page.js';
+
+const PAGE_ROWS = 100;
+
+type Sortable = { id: string; title: string; isNumber?: boolean; sortBy: (partner: Partner) => number | string } & {
+  cell?: (partner: Partner) => ComponentChildren;
+};
+
+const stat = (id: string, title: string, of: (stats: ProjectStats) => number): Sortable => ({
+  ...{ id, title, isNumber: true },
+  sortBy: ({ stats }) => (stats ? of(stats) : 0),
+});
+const sentPerSecond = (stats: ProjectStats) => stats.acceptedPerSecond + stats.refusedPerSecond;
+const acceptedOf = ({ created, updated, erased }: ProjectStats) => created + updated + erased;
+const shareOf = (stats: ProjectStats) => (stats.limit ? sentPerSecond(stats) / stats.limit : 0);
+
+/** `cell` shows the sorted value if it is left out. */
+const COLUMNS: Sortable[] = [
+  {
+    id: 'name',
+    title: 'Partner',
+    sortBy: ({ name }) => name,
+    cell: ({ projectId, name, pausedAt }) => (
+      <>
+        <a href={`/partners/${projectId}`}>{name}</a>
+        {pausedAt && <strong> (paused)</strong>}
+      </>
+    ),
+  },
+  { ...stat('sent', 'Sent/s', sentPerSecond), cell: ({ stats }) => toRate(stats ? sentPerSecond(stats) : 0) },
+  {
+    ...stat('share', 'Of limit', shareOf),
+    cell: ({ stats, rate }) => (rate ? `${Math.round(100 * (stats ? shareOf(stats) : 0))} %` : '–'),
+  },
+  stat('accepted', 'Accepted', acceptedOf),
+  stat('invalid', 'Invalid', ({ refusedInvalid }) => refusedInvalid),
+  stat('limited', 'Limited', ({ refusedLimited }) => refusedLimited),
+  stat('unavailable', 'Unavailable', ({ refusedUnavailable }) => refusedUnavailable),
+  stat('persisted', 'Persisted', ({ persisted }) => persisted),
+  stat('dead', 'Dead letters', ({ deadLetters }) => deadLetters),
+  stat('waiting', 'Waiting (about)', ({ backlog }) => backlog?.entries ?? 0),
+  {
+    ...stat('oldest', 'Oldest', ({ backlog }) => backlog?.oldestMs ?? 0),
+    cell: ({ stats }) => toAge(stats?.backlog?.oldestMs),
+  },
+  {
+    ...stat('seen', 'Last seen', ({ lastSeen }) => lastSeen.getTime()),
+    cell: ({ stats }) => <Time at={stats?.lastSeen} />,
+  },
+];
+
+/** GET /partners: all partners with their counts of the last hour, sorted by a column, a hundred per page. */
+export function getPartners(reads: Pick<Reads, 'partners'>): RequestHandler {
+  return async (request, response) => {
+    const search = textOf(request, 'search');
+    const sorted = COLUMNS.find(({ id }) => id === textOf(request, 'sort')) ?? (COLUMNS[1] as Sortable);
+    const isAscending = textOf(request, 'order') === 'ascending';
+    const wanted = search?.toLowerCase() ?? '';
+    const found = (await reads.partners()).filter(({ name }) => name.toLowerCase().includes(wanted));
+    const rows = found.toSorted((a, b) => (isAscending ? compare(sorted, a, b) : compare(sorted, b, a)));
+    const pages = Math.max(1, Math.ceil(rows.length / PAGE_ROWS));
+    const page = Math.min(Math.max(1, Math.trunc(Number(textOf(request, 'page'))) || 1), pages);
+    const linkTo = (changes: { sort?: string; order?: string | undefined; page?: number }) =>
+      toUrl('/partners', { search, sort: sorted.id, order: isAscending ? 'ascending' : undefined, ...changes });
+
+    const columns = COLUMNS.map((column): Column<Partner> => {
+      const isSorted = column === sorted;
+      // A click on the sorted column turns the order round.
+      const order = isSorted ? !isAscending : column.id === 'name';
+      const href = linkTo({ sort: column.id, order: order ? 'ascending' : undefined });
+      return {
+        title: <a href={href}>{column.title}</a>,
+        ...(column.isNumber && { isNumber: true }),
+        sort: isSorted ? (isAscending ? 'ascending' : 'descending') : undefined,
+        cell: column.cell ?? ((partner) => toNumber(Number(column.sortBy(partner)))),
+      };
+    });
+    sendPage(request, response, {
+      title: 'Partners',
+      children: (
+        <>
+          <form method="get" action="/partners">
+            <label>
+              Name contains <input name="search" value={search ?? ''} />
+            </label>
+            <button type="submit">Search</button>
+          </form>
+          <Live id="partners">
+            <Table
+              caption={`${toNumber(found.length)} partners, counts of the last hour`}
+              columns={columns}
+              rows={rows.slice((page - 1) * PAGE_ROWS, page * PAGE_ROWS)}
+              empty="No partner has such a name."
+            />
+          </Live>
+          {pages > 1 && (
+            <nav aria-label="Pages of the table" class="pages">
+              {page > 1 && <a href={linkTo({ page: page - 1 })}>Previous</a>}
+              <span>{`page ${page} of ${pages}`}</span>
+              {page < pages && <a href={linkTo({ page: page + 1 })}>Next</a>}
+            </nav>
+          )}
+        </>
+      ),
+    });
+  };
+}
+
+function compare({ sortBy }: Sortable, a: Partner, b: Partner): number {
+  const [left, right] = [sortBy(a), sortBy(b)];
+  return typeof left === 'string' ? left.localeCompare(String(right)) : left - Number(right);
+}
+
+/** GET /partners/{projectId}: one partner, its chart, its keys and its dead letters. */
+export function getPartner(
+  reads: Pick<Reads, 'partners' | 'minutesOf' | 'keys' | 'deadLetters'>,
+): RequestHandler<{ projectId: string }> {
+  return async (request, response, next) => {
+    const partner = (await reads.partners()).find(({ projectId }) => String(projectId) === request.params.projectId);
+    if (!partner) return next();
+    const { projectId, name } = partner;
+    const [chart, keys, { groups }] = await Promise.all([
+      reads.minutesOf(projectId),
+      reads.keys(projectId),
+      reads.deadLetters({ projectId }, undefined),
+    ]);
+    sendPage(request, response, {
+      title: name,
+      children: (
+        <>
+          <Live id="partner">
+            <Facts facts={toFacts(partner)} />
+            <Chart
+              title="Entries per second"
+              {...chart}
+              lines={[
+                { name: 'accepted', of: ({ accepted }) => accepted },
+                { name: 'persisted', of: ({ persisted }) => persisted },
+                { name: 'refused', of: ({ refused }) => refused },
+              ]}
+            />
+          </Live>
+          <Keys keys={keys} />
+          <DeadLetterGroups projectId={projectId} groups={groups} />
+          <p>
+            <a href={toUrl('/find', { project: name })}>Find a customer of this partner</a>
+          </p>
+        </>
+      ),
+    });
+  };
+}
+
+function toFacts({ projectId, rate, burst, pausedAt, stats }: Partner): [string, ComponentChildren][] {
+  return [
+    ['Project id', projectId],
+    ['State', pausedAt ? <strong key="state">paused: its requests get 403</strong> : 'accepts entries'],
+    ['Limit', rate ? `${toNumber(rate)} entries/s, burst ${toNumber(burst ?? 0)}` : 'none'],
+    ['Sent', stats ? `${toRate(sentPerSecond(stats))}/s` : 'nothing within the last hour'],
+    ...(stats
+      ? ([
+          ['Accepted within the last hour', toNumber(acceptedOf(stats))],
+          ['Refused as invalid', toNumber(stats.refusedInvalid)],
+          ['Refused by its limit (429)', toNumber(stats.refusedLimited)],
+          ['Refused as unavailable (503)', toNumber(stats.refusedUnavailable)],
+          ['Persisted', toNumber(stats.persisted)],
+          [
+            'Waiting (sampled)',
+            stats.backlog ? `about ${toNumber(stats.backlog.entries)}` : 'the queue does not answer',
+          ],
+          ['Oldest entry', toAge(stats.backlog?.oldestMs)],
+          ['p99 to the acknowledgement', toMs(stats.p99Ms.ingress)],
+          ['p99 to the row', toMs(stats.p99Ms.worker)],
+          ['Last seen', <Time key="seen" at={stats.lastSeen} />],
+        ] satisfies [string, ComponentChildren][])
+      : []),
+  ];
+}
+
+function Keys({ keys }: { keys: StoredApiKey[] }) {
+  return (
+    <Table
+      caption="API keys"
+      rows={keys}
+      empty="This partner has no key."
+      columns={[
+        { title: 'Key', cell: ({ hint }) => <code>{`${hint}…`}</code> },
+        { title: 'Id', isNumber: true, cell: ({ keyId }) => keyId },
+        { title: 'Label', cell: ({ label }) => label ?? '–' },
+        { title: 'Status', cell: ({ status }) => status },
+        { title: 'Created', cell: ({ createdAt }) => <Time at={createdAt} /> },
+        { title: 'Ends', cell: ({ expiresAt, revokedAt }) => <Time at={revokedAt ?? expiresAt} /> },
+        { title: 'Last use', cell: ({ lastUsedAt }) => <Time at={lastUsedAt} /> },
+      ]}
+    />
+  );
+}
+
+function DeadLetterGroups({ projectId, groups }: { projectId: number; groups: DeadLetterCount[] }) {
+  return (
+    <Table
+      caption="Dead letters by SQLSTATE"
+      rows={groups}
+      empty="This partner has no dead letter."
+      columns={[
+        {
+          title: 'SQLSTATE',
+          cell: ({ sqlState }) => (
+            <a href={toUrl('/dead-letters', { project: projectId, state: sqlState ?? undefined })}>
+              {sqlState ?? 'none'}
+            </a>
+          ),
+        },
+        { title: 'Dead letters', isNumber: true, cell: ({ count }) => toNumber(count) },
+      ]}
+    />
+  );
+}

@@ -1,0 +1,101 @@
+import { type ProjectStats, readProjectStats, readQueueStatus, readStoreStatus, toStatus } from '@opm/operations';
+import { type EntryQueue, shardOf } from '@opm/queue';
+import type { DeadLetterFilter, MinuteActivity, Store } from '@opm/store';
+import { LRUCache } from 'lru-cache';
+
+/** Pages that are open at the same time share what they read for this long. */
+const SHARED_MS = 2_000;
+const MAX_SHARED = 100;
+const CHART_MS = 3 * 3_600_000;
+const HOUR_MS = 3_600_000;
+/** A report may be committed after its minute. */
+const SETTLED_MS = 60_000;
+const FILTERED_LETTERS = 100;
+
+export type Reads = ReturnType<typeof createReads>;
+
+/** What the pages read. Every method rejects with StoreError if PostgreSQL does not answer. */
+export function createReads({ store, queue, shards }: { store: Store; queue: EntryQueue; shards: number }) {
+  const shared = new LRUCache<string, object, () => Promise<object>>({
+    max: MAX_SHARED,
+    ttl: SHARED_MS,
+    fetchMethod: (_key, _stale, { context }) => context(),
+  });
+  /** Concurrent and soon repeated reads of the same thing are one. */
+  const share = <T extends object>(key: string, read: () => Promise<T>) =>
+    shared.forceFetch(key, { context: read }) as Promise<T>;
+
+  /** The minutes of all projects, oldest first. Past ones do not change, so each is read once. */
+  let known: MinuteActivity[] = [];
+  async function readAllMinutes() {
+    const now = await store.now();
+    const since = now.getTime() - CHART_MS;
+    const from = Math.max(since, (known.at(-1)?.minute.getTime() ?? 0) - SETTLED_MS);
+    const fresh = await store.activity.minutes(new Date(from));
+    const kept = known.filter(({ minute }) => minute.getTime() >= since && minute < (fresh[0]?.minute ?? now));
+    known = [...kept, ...fresh];
+    return { now, minutes: known };
+  }
+
+  const readBacklogs = () => queue.readProjectBacklogs().catch(() => undefined);
+
+  return {
+    status: () =>
+      share('status', async () => {
+        const [ofStore, ofQueue] = await Promise.all([
+          readStoreStatus(store).catch((error: Error) => error),
+          readQueueStatus(queue).catch((error: Error) => (error.cause as Error | undefined) ?? error),
+        ]);
+        return toStatus(ofStore, ofQueue);
+      }),
+
+    allMinutes: () => share('minutes', readAllMinutes),
+
+    minutesOf: (projectId: number) =>
+      share(`minutes ${projectId}`, async () => {
+        const now = await store.now();
+        return { now, minutes: await store.activity.minutes(new Date(now.getTime() - CHART_MS), projectId) };
+      }),
+
+    /** All projects, with the counts of those that were active within the last hour. */
+    partners: () =>
+      share('partners', async () => {
+        const now = await store.now();
+        const [projects, backlogs] = await Promise.all([store.projects.list(), readBacklogs()]);
+        const stats = await readProjectStats(store, new Date(now.getTime() - HOUR_MS), backlogs);
+        const byId = new Map(stats.map((own): [number, ProjectStats] => [own.projectId, own]));
+        return projects.map((project) => ({ ...project, stats: byId.get(project.projectId) }));
+      }),
+
+    keys: store.apiKeys.list,
+    findProject: store.projects.find,
+
+    /** The row of a customer, and the claim of its newest entry that is not stored yet; undefined if there is none. */
+    async customer(projectId: number, customerId: string) {
+      // Claims first: an entry without a claim is already in its row.
+      const shard = shardOf(projectId, customerId, shards);
+      const claims = await queue.readClaims(shard, projectId, [{ customerId }]).catch((error: Error) => error);
+      const [history, letters] = await Promise.all([
+        store.customers.findHistory(projectId, customerId),
+        store.deadLetters.list({ projectId, customerId }, { limit: FILTERED_LETTERS }),
+      ]);
+      return { history, letters, claim: claims instanceof Error ? claims : claims[0] };
+    },
+
+    /** Dead letters by project and SQLSTATE, and the newest ones; with `beforeId`, older ones. */
+    async deadLetters(filter: DeadLetterFilter, beforeId: string | undefined) {
+      const [groups, letters, projects] = await Promise.all([
+        store.deadLetters.count(filter),
+        store.deadLetters.list(filter, { limit: FILTERED_LETTERS, beforeId }),
+        store.projects.list(),
+      ]);
+      const nameOf = new Map(projects.map(({ projectId, name }) => [projectId, name]));
+      return { groups, letters, nameOf, isFull: letters.length === FILTERED_LETTERS };
+    },
+
+    deadLetter: store.deadLetters.find,
+    now: store.now,
+  };
+}
+
+export type Partner = Awaited<ReturnType<Reads['partners']>>[number];

@@ -1,0 +1,73 @@
+import type { EntryQueue } from '@opm/queue';
+import type { SeenProcess, Store } from '@opm/store';
+import { findProblems, type QueueStatus, SILENT_SECONDS, type StoreStatus } from './find-problems.js';
+
+const HOUR_MS = 3_600_000;
+
+/** What is wrong and how busy everything is. What could not be read is undefined or empty. */
+export type Status = ReturnType<typeof toStatus>;
+
+/** Reads what PostgreSQL knows of the running system. @throws StoreError */
+export async function readStoreStatus(store: Store): Promise<StoreStatus> {
+  const now = await store.now();
+  const [processes, projects, lastHour, silentProjects, letters] = await Promise.all([
+    store.activity.processes(),
+    store.projects.list(),
+    store.activity.projects(new Date(now.getTime() - HOUR_MS)),
+    store.activity.silentProjects(),
+    store.deadLetters.count({}),
+  ]);
+  const deadLetters = letters.reduce((total, { count }) => total + count, 0);
+  return { now, processes, projects, lastHour, silentProjects, deadLetters };
+}
+
+/** Reads what the queue's store knows. @throws Fault QUEUE_UNAVAILABLE */
+export async function readQueueStatus(queue: EntryQueue): Promise<QueueStatus> {
+  const [{ entries, memory }, backlog, idle, check] = await Promise.all([
+    queue.load(),
+    queue.readBacklog(),
+    queue.findIdle(),
+    queue.check().catch(({ message }: Error) => message),
+  ]);
+  const { waiting, prioritized, active, delayed } = backlog.jobs;
+  const jobs = waiting + prioritized + active + delayed;
+  return { entries, jobs, oldestSeconds: backlog.oldestMs / 1_000, memory, idle, check: check ?? undefined };
+}
+
+/** @param store an Error if PostgreSQL could not be read @param queue an Error if the queue could not be read */
+export function toStatus(store: StoreStatus | Error, queue: QueueStatus | Error) {
+  const known = store instanceof Error ? undefined : store;
+  return {
+    problems: findProblems(store, queue),
+    processes: known?.processes ?? [],
+    rates: known && toRates(known),
+    queue: queue instanceof Error ? undefined : queue,
+    deadLetters: known?.deadLetters,
+    paused: known?.projects.flatMap(({ name, pausedAt }) => (pausedAt ? name : [])) ?? [],
+  };
+}
+
+/** Entries per second of all projects. */
+function toRates({ lastHour }: StoreStatus) {
+  const sum = (rate: 'acceptedPerSecond' | 'refusedPerSecond' | 'persistedPerSecond') =>
+    lastHour.reduce((total, project) => total + project[rate], 0);
+  return {
+    accepted: sum('acceptedPerSecond'),
+    refused: sum('refusedPerSecond'),
+    persisted: sum('persistedPerSecond'),
+  };
+}
+
+/**
+ * The largest p99 of the last seconds among the running processes of each kind: `ingress` to the acknowledgement,
+ * `worker` to the row. A project has one only if it is among the busiest of a process.
+ */
+export function toP99Ms(processes: SeenProcess[], projectId?: number): Record<string, number> {
+  const largest: Record<string, number> = {};
+  for (const { name, state, silentSeconds } of processes) {
+    const { p99Ms } = (projectId === undefined ? state : state.busiest?.[projectId]) ?? {};
+    if (p99Ms === undefined || silentSeconds >= SILENT_SECONDS) continue;
+    largest[name] = Math.max(p99Ms, largest[name] ?? 0);
+  }
+  return largest;
+}
