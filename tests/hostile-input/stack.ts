@@ -6,6 +6,8 @@ import { type Answer, expectDocumented } from './answers.js';
 import { type TalkOptions, talk } from './talk.js';
 import type { Row } from './to-row.js';
 
+type Sent = { method?: string; headers?: Record<string, string>; body?: string | Uint8Array };
+
 /** A partner with its own customers. */
 export type Project = { projectId: number; apiKey: string };
 
@@ -50,8 +52,12 @@ export class Stack {
   }
 
   /** Sends a request; expects a documented answer. */
-  async fetch({ apiKey }: Project, path: string, { headers, ...init }: RequestInit = {}): Promise<Answer> {
-    const response = await fetch(this.ingress.url + path, { ...init, headers: { ...headers, 'x-api-key': apiKey } });
+  async fetch({ apiKey }: Project, path: string, { headers, body, ...init }: Sent = {}): Promise<Answer> {
+    const response = await fetch(this.ingress.url + path, {
+      ...init,
+      headers: { ...headers, 'x-api-key': apiKey },
+      ...(body !== undefined && { body: typeof body === 'string' ? body : new Uint8Array(body) }),
+    });
     const answer = {
       status: response.status,
       requestId: response.headers.get('x-request-id') ?? undefined,

@@ -1,4 +1,4 @@
-import { toNumber } from '@opm/operations';
+import { toCount, toNumber } from '@opm/operations';
 import { toChunkData } from '@opm/queue';
 import type { DeadLetterCount, DeadLetterFilter, StoredDeadLetter, WholeDeadLetter } from '@opm/store';
 import type { Request, RequestHandler } from 'express';
@@ -75,7 +75,7 @@ function readFilter(request: Request): {
 function Groups({ groups, nameOf, total }: { groups: DeadLetterCount[]; nameOf: Names; total: number }) {
   return (
     <Table
-      caption={`${toNumber(total)} dead letters, by partner and SQLSTATE`}
+      caption={`${toCount(total, 'dead letter')}, by partner and SQLSTATE`}
       rows={groups.slice(0, 100)}
       empty="There is no such dead letter."
       columns={[

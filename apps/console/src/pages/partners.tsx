@@ -1,4 +1,4 @@
-import { type ProjectStats, toNumber } from '@opm/operations';
+import { type ProjectStats, toCount, toNumber } from '@opm/operations';
 import type { DeadLetterCount, StoredApiKey } from '@opm/store';
 import type { RequestHandler } from 'express';
 import type { ComponentChildren } from 'preact';
@@ -93,7 +93,7 @@ export function getPartners(reads: Pick<Reads, 'partners'>): RequestHandler {
           </form>
           <Live id="partners">
             <Table
-              caption={`${toNumber(found.length)} partners, counts of the last hour`}
+              caption={`${toCount(found.length, 'partner')}, counts of the last hour`}
               columns={columns}
               rows={rows.slice((page - 1) * PAGE_ROWS, page * PAGE_ROWS)}
               empty="No partner has such a name."

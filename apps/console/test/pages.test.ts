@@ -1,0 +1,348 @@
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createStore, type Store } from '@opm/store';
+import { BACKENDS, type Backend, findChromium, query, runOpm, startApp, type TestApp, waitFor } from '@opm/testkit';
+import axe from 'axe-core';
+import { type Browser, chromium, type Page } from 'playwright-core';
+import { basic, PASSWORD } from './open-dashboard.js';
+
+/** Runs in a browser if any page writes it as markup. */
+const ATTACK = '"><img src=x onerror="window.attacked=1"><script>window.attacked=1</script>';
+const PHONE = '+41 44 668 18 00';
+const NO_COUNTS = {
+  ...{ answered2xx: 0, answered4xx: 0, answered429: 0, answered5xx: 0, created: 0, updated: 0, erased: 0 },
+  ...{ refusedInvalid: 0, refusedLimited: 0, refusedUnavailable: 0, persisted: 0, deadLetters: 0 },
+};
+const PROCESS = { host: 'host', version: '1.0.0', uptimeSeconds: 90, state: { p99Ms: 7 }, usedKeys: [] };
+
+describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queue, createBackend) => {
+  let backend: Backend;
+  let store: Store;
+  let ingress: TestApp;
+  let opmConsole: TestApp;
+  let acme: { projectId: number; apiKey: string };
+  let attacker: { projectId: number; apiKey: string };
+
+  const startConsole = (env: NodeJS.ProcessEnv = {}) =>
+    startApp('console', { ...backend.env, CONSOLE_PASSWORD: PASSWORD, ...env });
+  const get = (path: string, { url } = opmConsole) =>
+    fetch(url + path, { headers: { authorization: basic(PASSWORD) }, redirect: 'manual' });
+  /** The page's text, with one space between words. */
+  async function read(path: string, from = opmConsole): Promise<string> {
+    const text = await (await get(path, from)).text();
+    const plain = text
+      .replace(/<[^>]+>/g, ' ')
+      .replaceAll('&quot;', '"')
+      .replaceAll('&lt;', '<')
+      .replaceAll('&amp;', '&');
+    return plain.replace(/\s+/g, ' ');
+  }
+  async function post(apiKey: string, entry: object): Promise<void> {
+    const headers = { 'content-type': 'application/json', 'x-api-key': apiKey };
+    const { status } = await fetch(`${ingress.url}/entry`, { method: 'POST', headers, body: JSON.stringify(entry) });
+    expect([201, 202]).toContain(status);
+  }
+  const customer = (projectName: string, customerId: string) =>
+    `/find?${new URLSearchParams({ project: projectName, customer: customerId })}`;
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    acme = await store.projects.create('acme');
+    attacker = await store.projects.create(ATTACK);
+    const counted = await store.projects.create('counted'); // sends nothing that would change its counts
+    [ingress, opmConsole] = await Promise.all([startApp('ingress', backend.env), startConsole()]);
+    const worker = await startApp('worker', backend.env);
+    await post(acme.apiKey, { customerId: 'stored-1', customerPhone: PHONE, customerFirstName: ATTACK });
+    await post(attacker.apiKey, { customerId: ATTACK, customerPhone: ATTACK.slice(0, 64) });
+    const isStored = async () => (await store.customers.find(attacker.projectId, ATTACK)) !== undefined;
+    await waitFor(isStored, { description: 'the entries to be stored' });
+    await worker.stop();
+    await post(acme.apiKey, { customerId: 'waiting-1', customerPhone: PHONE });
+    await store.deadLetters.add(
+      Array.from({ length: 101 }, (_letter, i) => {
+        const entry = { customerId: `dead-${i}`, version: 1_764_000_000_000_000 + i, fields: { phone: PHONE } };
+        const cause = {
+          error: `invalid input syntax for type inet: "${ATTACK}"`,
+          sqlState: i === 0 ? '22021' : '22P02',
+        };
+        return { projectId: acme.projectId, entry, payload: entry, ...cause };
+      }),
+    );
+    const counts = new Map([
+      [counted.projectId, { ...NO_COUNTS, answered2xx: 1_500, created: 1_400, refusedInvalid: 30, persisted: 1_300 }],
+      [attacker.projectId, { ...NO_COUNTS, answered429: 40, refusedLimited: 40 }],
+    ]);
+    const id = '00000000-0000-4000-8000-000000000001';
+    await store.activity.report({ ...PROCESS, id, name: 'worker', pid: 7, report: 1, counts }, []);
+  });
+  afterAll(async () => {
+    await Promise.all([ingress.stop(), opmConsole.stop()]);
+    await store.close();
+    await backend.drop();
+  });
+
+  test('the overview says first what is wrong, since when and what helps, as `opm status` does', async () => {
+    const withoutAges = (given: string) => given.replaceAll(/\d+ (s|min)\b/g, 'some time');
+    const { stdout } = await runOpm(['status', '--json'], backend.env);
+    const text = withoutAges(await read('/'));
+    const { problems } = JSON.parse(stdout) as { problems: { what: string; help: string }[] };
+    expect(problems.length).toBeGreaterThan(1);
+    for (const { what, help } of problems) expect(text).toContain(withoutAges(`${what} ${help}`));
+    expect(text.indexOf(problems[0]?.what ?? '')).toBeLessThan(text.indexOf('Accepted'));
+    expect(text).toMatch(/Waiting 1 entry in 1 job/);
+    expect(text).toMatch(/worker host 7 1\.0\.0/);
+  });
+
+  test('partners are listed with their counts of the last hour, sorted by any column, and found by a part of the name', async () => {
+    const rowsOf = async (path: string) => [...(await read(path)).matchAll(/(counted|"><img)/g)].map(([name]) => name);
+    expect(await rowsOf('/partners?sort=accepted')).toEqual(['counted', '"><img']);
+    expect(await rowsOf('/partners?sort=accepted&order=ascending')).toEqual(['"><img', 'counted']);
+    expect(await rowsOf('/partners?sort=limited')).toEqual(['"><img', 'counted']);
+    expect(await read('/partners?search=OUNTE')).toMatch(/ 1 partner, .* counted .* 1,400 30 0 0 1,300 /);
+    expect(await read('/partners?search=nobody')).toContain('No partner has such a name.');
+  });
+
+  test("a partner's page shows its limit, pause, keys without their secrets, and dead letters by SQLSTATE", async () => {
+    await store.projects.setLimit(acme.projectId, { rate: 50, burst: 100 });
+    await store.projects.setPaused(acme.projectId, true);
+    const isShown = async () => (await read(`/partners/${acme.projectId}`)).includes('50 entries/s, burst 100');
+    await waitFor(isShown, { description: 'the page to show the limit' });
+    const text = await read(`/partners/${acme.projectId}`);
+    await store.projects.setPaused(acme.projectId, false);
+    expect(text).toContain('paused: its requests get 403');
+    expect(text).toContain(`${acme.apiKey.slice(0, 10)}…`);
+    expect(text).not.toContain(acme.apiKey.slice(0, 12));
+    expect(text).toMatch(/22P02 100 22021 1 /);
+  });
+
+  test('a customer is found with the time of each field, what is in flight, and its dead letters, masked', async () => {
+    const stored = await read(customer('acme', 'stored-1'));
+    expect(stored).toMatch(
+      /In flight nothing.* Stored yes .* phone ••• \d{4}-.*Z firstName ••• \d{4}-.*Z lastName – –/,
+    );
+    expect(stored).not.toContain(PHONE);
+    expect(await read(customer('acme', 'waiting-1'))).toMatch(/In flight an entry of \d{4}-.*Z Stored no: nothing/);
+    expect(await read(customer('acme', 'dead-7'))).toMatch(/Stored no: nothing .* Newest dead letters .* 22P02/);
+    expect(await read(customer('acme', 'nobody'))).toMatch(/In flight nothing.* Stored no: nothing .* No dead letter/);
+    expect(await read(customer('nobody', 'stored-1'))).toContain('There is no partner "nobody".');
+  });
+
+  test('an erased customer is shown as erased, with the time', async () => {
+    const version = Date.now() * 1_000;
+    const noVersions = { email: 0, phone: 0, firstName: 0, lastName: 0, ip: 0 };
+    const state = {
+      fields: {},
+      versions: noVersions,
+      erasedVersion: version,
+      firstVersion: version,
+      lastVersion: version,
+    };
+    await store.customers.upsert([{ projectId: acme.projectId, customerId: 'erased-1', state }]);
+    const at = new Date(version / 1_000).toISOString().slice(0, 19).replace('T', ' ');
+    expect(await read(customer('acme', 'erased-1'))).toContain(`Erased ${at}Z`);
+  });
+
+  test('dead letters are counted by partner and SQLSTATE, filtered, and listed a hundred at a time, masked', async () => {
+    const first = await read('/dead-letters');
+    expect(first).toMatch(/101 dead letters, by partner and SQLSTATE .* acme 22P02 100 acme 22021 1 /);
+    expect(first).toContain('invalid input syntax for type inet •••');
+    expect(first).toContain('de•••');
+    const older = /href="([^"]*before=\d+)"/
+      .exec(await (await get('/dead-letters')).text())?.[1]
+      ?.replaceAll('&amp;', '&');
+    expect(await read(older ?? '')).toContain(' 22021 ');
+    expect(await read('/dead-letters?state=22021')).toMatch(/ 1 dead letter, /);
+    expect(await read('/dead-letters?error=INET')).toMatch(/ 101 dead letters, /);
+    expect(await read('/dead-letters?project=999')).toContain('There is no such dead letter.');
+    const [letter] = await store.deadLetters.list({}, { limit: 1 });
+    const whole = await read(`/dead-letters/${letter?.deadLetterId}`);
+    expect(whole).toContain('"phone": "•••"');
+    expect(whole).not.toContain(PHONE);
+  });
+
+  test('with CONSOLE_SHOW_DATA, the values are shown', async () => {
+    const showing = await startConsole({ CONSOLE_SHOW_DATA: 'true' });
+    try {
+      expect(await read(customer('acme', 'stored-1'), showing)).toContain(PHONE);
+    } finally {
+      await showing.stop();
+    }
+  });
+
+  test('without the password, no page is shown', async () => {
+    for (const path of ['/', '/partners', '/find', '/dead-letters', '/assets/console.css']) {
+      expect([path, (await fetch(opmConsole.url + path)).status]).toEqual([path, 401]);
+    }
+  });
+
+  test.each([
+    ...['/partners/0', '/partners/x', '/partners/1e0', '/dead-letters/0', '/dead-letters/x', '/partners/%00'],
+    ...['/nowhere', '/assets/../../package.json', '/assets/%2e%2e/package.json', '/dead-letters/99999999999999999999'],
+  ])('an unknown path is 404: %s', async (path) => {
+    expect((await get(path)).status).toBe(404);
+  });
+
+  test.each<[string, string?]>([
+    ['page=0'],
+    ['page=-1'],
+    ['page=1e99'],
+    ['page=x'],
+    ['sort=x'],
+    ['sort=constructor'],
+    ['order=x'],
+    ['search=%00'],
+    ['page=1&page=2'],
+    ['a long text', `search=${'x'.repeat(1_000)}`],
+  ])('a parameter that is not valid is ignored: %s', async (name, parameters = name) => {
+    expect((await get(`/partners?${parameters}`)).status).toBe(200);
+    expect((await get(`/dead-letters?project=${parameters}&state=${parameters}&before=${parameters}`)).status).toBe(
+      200,
+    );
+    expect((await get(`/find?project=acme&customer=${parameters}`)).status).toBe(200);
+  });
+
+  if (queue === 'Redis') return; // the pages are the same
+
+  describe('in a browser,', () => {
+    let browser: Browser;
+    beforeAll(async () => {
+      browser = await chromium.launch({ executablePath: await findChromium() });
+    }, 600_000);
+    afterAll(() => browser?.close());
+
+    const paths = () => [
+      ...['/', '/partners', `/partners/${attacker.projectId}`, '/dead-letters'],
+      ...[customer(ATTACK, ATTACK), customer('acme', 'dead-7')],
+    ];
+
+    /** @returns what the browser reported as errors while `use` ran */
+    async function withPage(
+      options: { colorScheme?: 'light' | 'dark'; width?: number; javaScriptEnabled?: boolean },
+      use: (page: Page) => Promise<void>,
+    ): Promise<string[]> {
+      const { width = 1_280, ...others } = options;
+      const page = await browser.newPage({
+        httpCredentials: { username: 'operator', password: PASSWORD },
+        viewport: { width, height: 800 },
+        ...others,
+      });
+      page.setDefaultTimeout(60_000);
+      const errors: string[] = [];
+      page.on('console', (message) => {
+        if (['error', 'warning'].includes(message.type())) errors.push(message.text());
+      });
+      page.on('pageerror', ({ message }) => errors.push(message));
+      page.on('request', (request) => {
+        const { origin } = new URL(request.url());
+        if (origin !== opmConsole.url && origin !== 'null') errors.push(request.url());
+      });
+      await use(page);
+      await page.close();
+      return errors;
+    }
+
+    test.each(
+      (['light', 'dark'] as const).flatMap((colorScheme) => [1_280, 390].map((width) => ({ colorScheme, width }))),
+    )('every page meets WCAG AA and fits the screen: %o', async (screen) => {
+      const errors = await withPage(screen, async (page) => {
+        for (const path of paths()) {
+          await page.goto(opmConsole.url + path);
+          await page.evaluate(axe.source);
+          const { violations } = (await page.evaluate(
+            "axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })",
+          )) as axe.AxeResults;
+          expect({ path, violations: violations.map(({ id, nodes }) => [id, nodes[0]?.html]) }).toEqual({
+            path,
+            violations: [],
+          });
+          expect([path, await page.evaluate('document.documentElement.scrollWidth')]).toEqual([path, screen.width]);
+        }
+      });
+      expect(errors).toEqual([]);
+    });
+
+    test('what partners send is text on every page, never markup, and no page loads anything from another host', async () => {
+      const errors = await withPage({}, async (page) => {
+        let shown = 0;
+        for (const path of paths()) {
+          await page.goto(opmConsole.url + path);
+          expect([path, await page.evaluate('window.attacked')]).toEqual([path, undefined]);
+          expect([path, await page.locator('main img, main script').count()]).toEqual([path, 0]);
+          if ((await page.locator('main').textContent())?.includes(ATTACK.slice(0, 12))) shown++;
+        }
+        expect(shown).toBeGreaterThan(1);
+      });
+      expect(errors).toEqual([]);
+    });
+
+    test('the pages work without JavaScript', async () => {
+      await withPage({ javaScriptEnabled: false }, async (page) => {
+        await page.goto(opmConsole.url);
+        await page.getByRole('img', { name: /^Entries per second, last three hours\. accepted: / }).waitFor();
+        await page.getByRole('link', { name: 'Find', exact: true }).click();
+        await page.getByLabel('Partner').fill('acme');
+        await page.getByLabel('Customer id').fill('waiting-1');
+        await page.getByRole('button', { name: 'Find' }).click();
+        await page.getByText('an entry of').waitFor();
+      });
+    });
+
+    test('an open page shows changes by itself', async () => {
+      const errors = await withPage({}, async (page) => {
+        await page.goto(`${opmConsole.url}/partners/${acme.projectId}`);
+        await page.getByText('accepts entries').waitFor();
+        await store.projects.setPaused(acme.projectId, true);
+        await page.getByText('paused: its requests get 403').waitFor();
+        await store.projects.setPaused(acme.projectId, false);
+      });
+      expect(errors).toEqual([]);
+    });
+  });
+});
+
+test('10,000 partners are listed a hundred at a time', async () => {
+  const [[, createBackend]] = BACKENDS as [(typeof BACKENDS)[number]];
+  const backend = await createBackend();
+  await query(
+    backend.databaseUrl,
+    "INSERT INTO projects (name) SELECT 'partner ' || n FROM generate_series(1, 10000) AS n",
+  );
+  const opmConsole = await startApp('console', { ...backend.env, CONSOLE_PASSWORD: PASSWORD });
+  try {
+    const read = async (path: string) =>
+      (await fetch(opmConsole.url + path, { headers: { authorization: basic(PASSWORD) } })).text();
+    const first = await read('/partners?sort=name&order=ascending');
+    expect(first).toContain('10,000 partners');
+    expect(first.match(/<tr>/g)).toHaveLength(101);
+    expect(await read('/partners?sort=name&order=ascending&page=100')).toContain('>partner 9999</a>');
+    expect(await read('/partners?search=partner+77')).toContain('111 partners');
+  } finally {
+    await opmConsole.stop();
+    await backend.drop();
+  }
+});
+
+test('if PostgreSQL is down, the overview says so, and the other pages say what to do', async () => {
+  const [[, createBackend]] = BACKENDS as [(typeof BACKENDS)[number]];
+  const backend = await createBackend();
+  const databaseUrl = 'postgresql://opm:opm@127.0.0.1:1/opm';
+  const opmConsole = await startApp('console', {
+    ...backend.env,
+    DATABASE_URL: databaseUrl,
+    CONSOLE_PASSWORD: PASSWORD,
+  });
+  try {
+    const get = async (path: string) => {
+      const answer = await fetch(opmConsole.url + path, { headers: { authorization: basic(PASSWORD) } });
+      return { status: answer.status, text: await answer.text() };
+    };
+    expect(await get('/')).toEqual({ status: 200, text: expect.stringContaining('PostgreSQL cannot be read') });
+    expect(await get('/partners')).toEqual({
+      status: 503,
+      text: expect.stringContaining('PostgreSQL does not answer'),
+    });
+  } finally {
+    await opmConsole.stop();
+    await backend.drop();
+  }
+});
