@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { type CustomerEntry, type CustomerState, FIELDS, foldEntries } from '@opm/core';
+import { type Replayed, replay } from '@opm/operations/actions';
 import { type Chunk, createEntryQueue, type DashboardQueues, type EntryQueue, openDashboardQueues } from '@opm/queue';
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
-import { type Replayed, replay } from '../apps/cli/src/dead-letters/replay.js';
 
 /**
  * The expected content of PostgreSQL when the queue is drained: the merged entries, and dead letters of rejected ones.

@@ -100,7 +100,7 @@ for (const file of files) {
   if (!owner || (owner === 'client' && file.endsWith('.test.ts'))) continue;
   const allowed = MAY_IMPORT[owner]?.map((name) => `@opm/${name}`);
   if (!allowed) problems.push(`${owner} may import nothing yet: list it in tools/check-budgets.mjs`);
-  for (const [, name] of read(file).matchAll(/(?:from|import\() ?'(@opm\/[^']+)'/g)) {
+  for (const [, name] of read(file).matchAll(/(?:from|import\() ?'(@opm\/[^/']+)/g)) {
     expect(!allowed || allowed.includes(name), `${file} must not import ${name}`);
   }
 }

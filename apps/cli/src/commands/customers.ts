@@ -55,17 +55,11 @@ function eraseCommand(env: NodeJS.ProcessEnv): Command {
       const { projectId } = await withStore(env, (store) => findProject(store, projectName));
       await confirm(`Customer ${customerId} of project ${projectName} will be erased.`, options);
       // Imported lazily because the queue package loads slowly.
-      const [{ withQueue }, { shardOf }] = await Promise.all([import('../with-queue.js'), import('@opm/queue')]);
-      const erasure = { projectId, customerId, erase: true as const };
-      await withQueue(env, options, async (queue, shards) => {
-        const shard = shardOf(projectId, customerId, shards);
-        const { admitted } = await queue.admit(shard, [erasure]);
-        const entries = admitted.map(({ version }) => ({ ...erasure, version }));
-        await queue.enqueue(shard, { entries }).catch(async (error) => {
-          await queue.release(shard, admitted);
-          throw error;
-        });
-      });
+      const [{ withQueue }, { eraseCustomer }] = await Promise.all([
+        import('../with-queue.js'),
+        import('@opm/operations/actions'),
+      ]);
+      await withQueue(env, options, (queue, shards) => eraseCustomer(queue, shards, { projectId, customerId }));
       print(options, { projectId, customerId }, [`Queued the erasure of customer ${customerId}.`]);
     });
 }

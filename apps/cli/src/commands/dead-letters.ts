@@ -1,3 +1,4 @@
+import type { Replayed } from '@opm/operations/actions';
 import { Command } from 'commander';
 import {
   addFilterOptions,
@@ -7,10 +8,10 @@ import {
   toFilter,
   toLetters,
 } from '../dead-letters/filter-options.js';
-import type { ReplayFlags } from '../dead-letters/replay.js';
 import { parseBigId, parsePositive, parseWholeNumber } from '../parse.js';
-import { confirm, type PrintOptions, print, toTable } from '../print.js';
-import { UserError } from '../user-error.js';
+import { confirm, createBar, type PrintOptions, print, toTable } from '../print.js';
+import { UserError, withInterrupt } from '../user-error.js';
+import type { QueueFlags } from '../with-queue.js';
 import { withStore } from '../with-store.js';
 
 export function deadLettersCommand(env: NodeJS.ProcessEnv): Command {
@@ -78,8 +79,6 @@ function replayCommand(env: NodeJS.ProcessEnv): Command {
           (letters) => `Would replay ${letters}, except those that cannot be read as entries.`,
         );
       }
-      // Imported lazily because the queue package loads slowly.
-      const { replayWithBar } = await import('../dead-letters/replay.js');
       const { replayed, skipped, isStopped } = await replayWithBar(env, options);
       const lines = [`Requeued ${toLetters(replayed)}.`];
       if (skipped === 1) lines.push('Skipped 1 dead letter that cannot be read as an entry.');
@@ -88,6 +87,49 @@ function replayCommand(env: NodeJS.ProcessEnv): Command {
       print(options, { replayed, skipped, ...(isStopped && { isStopped }) }, lines);
       if (isStopped) process.exitCode = 130;
     });
+}
+
+type ReplayFlags = QueueFlags & FilterOptions & { rate: number; dryRun?: true };
+
+/** Replays with a progress bar on stderr, until Ctrl-C. @throws UserError */
+async function replayWithBar(env: NodeJS.ProcessEnv, options: ReplayFlags): Promise<Replayed & { isStopped: boolean }> {
+  // Imported lazily because the queue package loads slowly.
+  const [{ toOperatorText, withQueue }, { ReplayInterrupted, replay }, { Fault }] = await Promise.all([
+    import('../with-queue.js'),
+    import('@opm/operations/actions'),
+    import('@opm/contract'),
+  ]);
+  const toReason = ({ message, cause }: Error) => (cause instanceof Fault ? toOperatorText(cause) : message);
+  return withStore(env, async (store) => {
+    const filter = await toFilter(store, options);
+    const total = countAll(await store.deadLetters.count(filter));
+    const replayAll = (signal: AbortSignal) =>
+      withQueue(env, options, async (queue, shards) => {
+        const bar = createBar('replay');
+        bar.start(total);
+        try {
+          const done = await replay({
+            deadLetters: store.deadLetters,
+            findErased: store.customers.findErased,
+            queue,
+            shards,
+            filter,
+            rate: options.rate,
+            onProgress: (handled) => bar.increment(handled),
+            signal,
+          });
+          return { ...done, isStopped: signal.aborted };
+        } catch (error) {
+          if (!(error instanceof ReplayInterrupted)) throw error;
+          throw new UserError(
+            `${toReason(error.cause as Error)}; requeued ${toLetters(error.done.replayed)}, the rest are still dead letters`,
+          );
+        } finally {
+          bar.stop();
+        }
+      });
+    return withInterrupt(replayAll);
+  });
 }
 
 function discardCommand(env: NodeJS.ProcessEnv): Command {

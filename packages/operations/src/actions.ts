@@ -1,5 +1,4 @@
 import { isDeepStrictEqual } from 'node:util';
-import { Fault } from '@opm/contract';
 import type { CustomerEntry } from '@opm/core';
 import {
   type Chunk,
@@ -12,11 +11,6 @@ import {
 } from '@opm/queue';
 import type { Customers, DeadLetterFilter, DeadLetters, WholeDeadLetter } from '@opm/store';
 import pThrottle from 'p-throttle';
-import { createBar } from '../print.js';
-import { UserError, withInterrupt } from '../user-error.js';
-import { type QueueFlags, toOperatorText, withQueue } from '../with-queue.js';
-import { withStore } from '../with-store.js';
-import { countAll, type FilterOptions, toFilter, toLetters } from './filter-options.js';
 
 type ReplayOptions = {
   deadLetters: DeadLetters;
@@ -35,7 +29,7 @@ type ReplayOptions = {
 export type Replayed = { replayed: number; skipped: number };
 
 /** A store failed during the replay. Letters that are not counted in `done` are still dead letters. */
-class ReplayInterrupted extends Error {
+export class ReplayInterrupted extends Error {
   override readonly name = 'ReplayInterrupted';
   constructor(
     readonly done: Replayed,
@@ -128,46 +122,21 @@ function toChunks(entries: ChunkEntry[], shards: number): { shard: number; chunk
   });
 }
 
-export type ReplayFlags = QueueFlags & FilterOptions & { rate: number; dryRun?: true };
-
-/** Replays with a progress bar on stderr, until Ctrl-C. @throws UserError */
-export async function replayWithBar(
-  env: NodeJS.ProcessEnv,
-  options: ReplayFlags,
-): Promise<Replayed & { isStopped: boolean }> {
-  return withStore(env, async (store) => {
-    const filter = await toFilter(store, options);
-    const total = countAll(await store.deadLetters.count(filter));
-    const replayAll = (signal: AbortSignal) =>
-      withQueue(env, options, async (queue, shards) => {
-        const bar = createBar('replay');
-        bar.start(total);
-        try {
-          const done = await replay({
-            deadLetters: store.deadLetters,
-            findErased: store.customers.findErased,
-            queue,
-            shards,
-            filter,
-            rate: options.rate,
-            onProgress: (handled) => bar.increment(handled),
-            signal,
-          });
-          return { ...done, isStopped: signal.aborted };
-        } catch (error) {
-          if (!(error instanceof ReplayInterrupted)) throw error;
-          throw new UserError(
-            `${toReason(error.cause)}; requeued ${toLetters(error.done.replayed)}, the rest are still dead letters`,
-          );
-        } finally {
-          bar.stop();
-        }
-      });
-    return withInterrupt(replayAll);
+/**
+ * Queues the erasure of a customer, in version order with its entries, like a DELETE of the partner.
+ * @throws Fault QUEUE_UNAVAILABLE
+ */
+export async function eraseCustomer(
+  queue: Pick<EntryQueue, 'admit' | 'enqueue' | 'release'>,
+  shards: number,
+  { projectId, customerId }: { projectId: number; customerId: string },
+): Promise<void> {
+  const erasure = { projectId, customerId, erase: true as const };
+  const shard = shardOf(projectId, customerId, shards);
+  const { admitted } = await queue.admit(shard, [erasure]);
+  const entries = admitted.map(({ version }) => ({ ...erasure, version }));
+  await queue.enqueue(shard, { entries }).catch(async (error) => {
+    await queue.release(shard, admitted);
+    throw error;
   });
-}
-
-function toReason(error: unknown): string {
-  const { message, cause } = error as Error;
-  return cause instanceof Fault ? toOperatorText(cause) : message;
 }
