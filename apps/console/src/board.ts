@@ -1,31 +1,36 @@
 import { createBullBoard } from '@bull-board/api';
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
-import type { BoardHooks, HookContext } from '@bull-board/api/typings/app';
+import type { AppViewRoute, BoardHooks, JobStatus } from '@bull-board/api/typings/app';
 import { ExpressAdapter } from '@bull-board/express';
 import type { Express } from 'express';
 import type { ConsoleLogger } from './guard.js';
-import { MASKED_ANSWERS } from './mask.js';
+import { createShowJobs, JOB_ANSWERS, type JobViewOptions, MASKED_ANSWERS } from './mask.js';
 
-export type BoardOptions = {
+type Queue = ConstructorParameters<typeof BullMQAdapter>[0];
+
+export type BoardOptions = JobViewOptions & {
   /** BullMQ queues, on Redis or PostgreSQL. The caller closes them. */
-  queues: ConstructorParameters<typeof BullMQAdapter>[0][];
-  /** Shows customer data unmasked. */
-  showData: boolean;
+  queues: Queue[];
   /** The dashboard cannot change anything. */
   readOnly: boolean;
   logger?: ConsoleLogger | undefined;
 };
 
 /** Creates the Bull dashboard under /queues. */
-export function createBoard({ queues, showData, readOnly, logger }: BoardOptions): Express {
+export function createBoard({ queues, ...options }: BoardOptions): Express {
+  const { readOnly, logger } = options;
   const adapterOptions = { readOnlyMode: readOnly, allowRetries: !readOnly, allowCompletedRetries: false };
-  const board = new ExpressAdapter().setBasePath('/queues');
+  const board = new PageAdapter().setBasePath('/queues');
   createBullBoard({
-    queues: queues.map((queue) => new BullMQAdapter(queue, adapterOptions)),
+    queues: queues.map((queue) => new QueueAdapter(queue, adapterOptions)),
     serverAdapter: board,
     options: {
-      uiConfig: { boardTitle: 'OPM Partners API' },
-      handlerHooks: guardBoard({ showData, readOnly, logger }),
+      uiConfig: {
+        boardTitle: 'OPM Partners API',
+        hideDocsLink: true,
+        hideRedisDetails: !queues.some((queue) => 'client' in queue.getBackend()),
+      },
+      handlerHooks: guardBoard(options),
     },
   });
   // The board's own error handler answers with the error message, which may quote customer data.
@@ -34,6 +39,56 @@ export function createBoard({ queues, showData, readOnly, logger }: BoardOptions
     return { status: 500, body: { error: { key: 'ERRORS.INTERNAL_SERVER_ERROR' } } };
   });
   return (board.getRouter() as Express).disable('x-powered-by');
+}
+
+/** Jobs are removed when they complete, and none has children. */
+const STATUSES: JobStatus[] = ['active', 'waiting', 'prioritized', 'failed', 'delayed'];
+
+/** Lists jobs that are not finished in the order in which they run: the oldest first. BullMQ lists the newest first. */
+class QueueAdapter extends BullMQAdapter {
+  readonly #queue: Queue;
+
+  constructor(queue: Queue, options: ConstructorParameters<typeof BullMQAdapter>[1]) {
+    super(queue, options);
+    this.#queue = queue;
+  }
+
+  override getJobStatuses(): JobStatus[] {
+    return STATUSES;
+  }
+
+  override async getJobs(statuses: JobStatus[], start = 0, end = -1) {
+    const [status] = statuses;
+    if (statuses.length > 1 || end < 0) return super.getJobs(statuses, start, end);
+    if (status === 'prioritized' || status === 'delayed') return this.#queue.getJobs([status], start, end, true);
+    if (status !== 'waiting' && status !== 'active') return super.getJobs(statuses, start, end);
+    // On PostgreSQL, BullMQ (6.7) ignores `asc` for these lists, so the page is counted from the other end.
+    const last = (await this.#queue.getJobCountByTypes(status)) - 1;
+    if (start > last) return [];
+    return (await super.getJobs([status], Math.max(last - end, 0), last - start)).reverse();
+  }
+}
+
+/** A web font of another host, which the content security policy refuses. */
+const WEB_FONT = /<link href="https:[^>]*>/;
+
+/** The overview has a tab for each state that bull-board knows. */
+const HIDDEN_TABS = ['waiting-children', 'completed', 'paused'].map(
+  (status) => `li:has(a[href="/queues/?status=${status}"])`,
+);
+
+/** Serves the dashboard's page without its web font and without tabs of states that jobs here never have. */
+class PageAdapter extends ExpressAdapter {
+  override setEntryRoute({ method, route, handler }: AppViewRoute): this {
+    this.app[method](route, (_request, response, next) => {
+      const { name, params } = handler({ basePath: this.basePath, uiConfig: this.uiConfig });
+      response.render(name, params, (error, page) => {
+        if (error) return next(error);
+        response.send(page.replace(WEB_FONT, `<style>${HIDDEN_TABS}{display:none!important}</style>`));
+      });
+    });
+    return this;
+  }
 }
 
 /**
@@ -56,7 +111,8 @@ const OPERATIONS = new Set([
 const MAX_JOBS_PER_PAGE = 100;
 
 /** Hooks around the board's API: refuse operations that could harm entries, and mask the answers. */
-function guardBoard({ showData, readOnly, logger }: Omit<BoardOptions, 'queues'>): BoardHooks {
+function guardBoard({ readOnly, logger, ...view }: Omit<BoardOptions, 'queues'>): BoardHooks {
+  const showJobs = createShowJobs(view);
   return {
     before: ({ method, route, request }) => {
       if (method === 'get' && !isServed(route)) return refuse('this dashboard does not serve this page');
@@ -69,21 +125,24 @@ function guardBoard({ showData, readOnly, logger }: Omit<BoardOptions, 'queues'>
         return refuse('this operation is disabled because it could lose or damage entries');
       logger?.info({ operation: route, ...request.params }, 'an operator changed the queue');
     },
-    after: (context, answer) => {
-      if (showData || context.method !== 'get' || (answer.status ?? 200) >= 400) return answer;
-      return { ...answer, body: maskAnswer(context, answer.body) };
+    after: async ({ method, route }, answer) => {
+      if (method !== 'get' || (answer.status ?? 200) >= 400) return answer;
+      return { ...answer, body: (await showAnswer(route, answer.body)) as typeof answer.body };
     },
   };
+
+  async function showAnswer(route: string, body: unknown): Promise<unknown> {
+    const withJobs = JOB_ANSWERS[route];
+    if (withJobs) return withJobs(body as never, showJobs);
+    if (view.showData) return body;
+    const mask = MASKED_ANSWERS[route];
+    if (!mask) throw new Error(`no mask for ${route}`);
+    return mask(body as never);
+  }
 }
 
 function isServed(route: string): boolean {
-  return Object.hasOwn(MASKED_ANSWERS, route);
-}
-
-function maskAnswer({ route }: HookContext, body: unknown): Record<string, unknown> {
-  const mask = MASKED_ANSWERS[route];
-  if (!mask) throw new Error(`no mask for ${route}`);
-  return mask(body as never) as Record<string, unknown>;
+  return Object.hasOwn(JOB_ANSWERS, route) || Object.hasOwn(MASKED_ANSWERS, route);
 }
 
 function refuse(message: string) {

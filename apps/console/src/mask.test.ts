@@ -1,6 +1,7 @@
+import type { AppJob } from '@bull-board/api/typings/app';
 import { describe, expect, test } from '@jest/globals';
 import { toChunkData } from '@opm/queue';
-import { MASK, maskErrorMessage, maskJobData, maskStackTrace } from './mask.js';
+import { createShowJobs, MASK, maskErrorMessage, maskJobData, maskStackTrace } from './mask.js';
 
 const fields = { email: 'ada@example.com', phone: '+4915112345678', firstName: 'Ada', lastName: 'Lovelace', ip: '::1' };
 const entry = { projectId: 7, customerId: 'customer-4711', version: 1_700_000_000_000_001, fields };
@@ -85,5 +86,41 @@ describe('maskStackTrace', () => {
 
   test('masks a trace that does not start with an error class', () => {
     expect(maskStackTrace('ada@example.com\n')).toBe(MASK);
+  });
+});
+
+describe('createShowJobs', () => {
+  const toJob = (projectIds: number[]) =>
+    ({
+      name: 'chunk',
+      stacktrace: [],
+      opts: {},
+      data: toChunkData({
+        entries: projectIds.map((projectId, i) => ({ ...entry, projectId, version: entry.version + i })),
+      }),
+    }) as unknown as AppJob;
+
+  test.each([
+    [[7], 'chunk: 1 entry of project 7'],
+    [[9, 7, 9], 'chunk: 3 entries of project 9, project 7'],
+    [[1, 2, 3], 'chunk: 3 entries of project 1, project 2, project 3'],
+    [[1, 2, 3, 4, 4], 'chunk: 5 entries of 4 projects'],
+  ])('says how many entries of which projects a job has: %j', async (projectIds, name) => {
+    expect(await createShowJobs({ showData: false })([toJob(projectIds)])).toMatchObject([{ name }]);
+  });
+
+  test.each([
+    ['cannot be read', () => Promise.reject(new Error('down'))],
+    ['take too long', () => new Promise<never>(() => {})],
+    ['are unknown', () => Promise.resolve(new Map<number, string>())],
+  ])('shows ids if the names %s', async (_, projectNamesOf) => {
+    const showJobs = createShowJobs({ showData: false, projectNamesOf });
+    expect(await showJobs([toJob([7])])).toMatchObject([{ name: 'chunk: 1 entry of project 7' }]);
+  });
+
+  test.each([false, true])('adds nothing to a job without a chunk (showData: %s)', async (showData) => {
+    const job = { ...toJob([7]), name: 'ada@example.com', data: { entries: [{ projectId: 'Lovelace' }] } };
+    const [shown] = await createShowJobs({ showData })([job]);
+    expect(shown).toMatchObject(showData ? job : { name: MASK, data: MASK });
   });
 });

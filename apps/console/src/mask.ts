@@ -1,19 +1,26 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { AppJob, AppJobScheduler, FlowNode } from '@bull-board/api/typings/app';
 import type { ResponseSchemas } from '@bull-board/api/typings/responses';
-import { parseChunk } from '@opm/queue';
+import { type Chunk, type ChunkEntry, parseChunk } from '@opm/queue';
+
+type ShowJobs = (jobs: AppJob[]) => Promise<AppJob[]>;
+
+/** The GET routes whose answers hold jobs, with the function that replaces the jobs. */
+export const JOB_ANSWERS: Record<string, (body: never, showJobs: ShowJobs) => Promise<unknown>> = {
+  '/api/queues': async ({ queues }: ResponseSchemas['GetQueuesResponse'], showJobs) => ({
+    queues: await Promise.all(queues.map(async (queue) => ({ ...queue, jobs: await showJobs(queue.jobs) }))),
+  }),
+  '/api/queues/:queueName/:jobId': async ({ job, status }: ResponseSchemas['GetJobResponse'], showJobs) => {
+    const [shown] = await showJobs([job]);
+    return { job: shown, status };
+  },
+};
 
 /**
- * Every GET route that the console serves, with the function that removes personal data from its answer.
+ * Every other GET route that the console serves, with the function that removes personal data from its answer.
  * A route that a later bull-board adds is refused until it is reviewed and added here.
  */
 export const MASKED_ANSWERS: Record<string, (body: never) => unknown> = {
-  '/api/queues': ({ queues }: ResponseSchemas['GetQueuesResponse']) => ({
-    queues: queues.map((queue) => ({ ...queue, jobs: queue.jobs.map(maskJob) })),
-  }),
-  '/api/queues/:queueName/:jobId': ({ job, status }: ResponseSchemas['GetJobResponse']) => ({
-    job: maskJob(job),
-    status,
-  }),
   '/api/queues/:queueName/:jobId/logs': (logs: ResponseSchemas['GetJobLogsResponse']) => logs.map(() => MASK),
   '/api/queues/:queueName/:jobId/flow': ({ nodeId, isFlowNode, flowRoot }: ResponseSchemas['GetJobFlowResponse']) => ({
     nodeId,
@@ -36,7 +43,74 @@ function unchanged(body: unknown): unknown {
   return body;
 }
 
-/** Copies known properties only, so a property that a later bull-board adds is left out. */
+export type JobViewOptions = {
+  /** Shows customer data unmasked. */
+  showData: boolean;
+  /** Reads the names of projects. Without it, or if it fails or takes longer than a second, jobs show project ids. */
+  projectNamesOf?: ((ids: number[]) => Promise<Map<number, string>>) | undefined;
+};
+
+const NAMES_TIMEOUT_MS = 1_000;
+
+/** Masks jobs unless `showData`, and adds to each how many entries of which projects it has. */
+export function createShowJobs({ showData, projectNamesOf }: JobViewOptions): ShowJobs {
+  return async (jobs) => {
+    const chunks = jobs.map(({ data }) => readChunk(data));
+    const names = await readNames(new Set(chunks.flatMap((chunk) => chunk?.entries.map(toProjectId) ?? [])));
+    return jobs.map((job, i) => {
+      const shown = showData ? job : maskJob(job);
+      const described = { ...shown, opts: nameUnlimitedAttempts(shown.opts) };
+      const chunk = chunks[i];
+      if (!chunk) return described;
+      const entriesByProject = countByProject(chunk, names);
+      const entries = showData ? chunk.entries : chunk.entries.map(maskEntry);
+      return {
+        ...described,
+        name: `${shown.name}: ${summarize(entriesByProject)}`,
+        data: { entriesByProject, entries },
+      };
+    });
+  };
+
+  async function readNames(ids: Set<number>): Promise<Map<number, string>> {
+    const none = new Map<number, string>();
+    if (!projectNamesOf || ids.size === 0) return none;
+    const late = delay(NAMES_TIMEOUT_MS, none, { ref: false });
+    return Promise.race([projectNamesOf([...ids]), late]).catch(() => none);
+  }
+}
+
+const toProjectId = ({ projectId }: ChunkEntry) => projectId;
+
+/** Returns the number of entries by project, such as `{ 'acme (7)': 3, 'project 8': 1 }`. */
+function countByProject({ entries }: Chunk, names: Map<number, string>): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const { projectId } of entries) {
+    const name = names.get(projectId);
+    const label = name === undefined ? `project ${projectId}` : `${name} (${projectId})`;
+    counts[label] = (counts[label] ?? 0) + 1;
+  }
+  return counts;
+}
+
+const MAX_LISTED_PROJECTS = 3;
+
+/** `{ 'acme (7)': 3, 'project 8': 1 }` → `4 entries of acme (7), project 8`. */
+function summarize(entriesByProject: Record<string, number>): string {
+  const labels = Object.keys(entriesByProject);
+  const entries = Object.values(entriesByProject).reduce((sum, count) => sum + count, 0);
+  const listed = labels.length > MAX_LISTED_PROJECTS ? `${labels.length} projects` : labels.join(', ');
+  return `${entries} ${entries === 1 ? 'entry' : 'entries'} of ${listed}`;
+}
+
+/** The number of attempts that @opm/queue gives a job that is retried until its entries are stored. */
+const UNLIMITED_ATTEMPTS = 2 ** 31 - 1;
+
+function nameUnlimitedAttempts(options: Record<string, unknown> | undefined): Record<string, unknown> | undefined {
+  return options?.attempts === UNLIMITED_ATTEMPTS ? { ...options, attempts: 'unlimited, until stored' } : options;
+}
+
+/** Copies known properties only, so a property that a later bull-board adds is left out. Masks all data. */
 function maskJob(job: AppJob): AppJob {
   return {
     id: job.id,
@@ -55,7 +129,7 @@ function maskJob(job: AppJob): AppJob {
     failedReason: job.failedReason && maskErrorMessage(job.failedReason),
     deferredFailure: job.deferredFailure && maskErrorMessage(job.deferredFailure),
     stacktrace: job.stacktrace.map(maskStackTrace),
-    data: maskJobData(job.data),
+    data: MASK,
     returnValue: job.returnValue == null ? job.returnValue : MASK,
     opts: maskJobOptions(job.opts),
   };
@@ -138,15 +212,17 @@ const MIN_LENGTH_FOR_HINT = 6;
  */
 export function maskJobData(data: unknown): unknown {
   const chunk = readChunk(data);
-  if (!chunk) return MASK;
-  const entries = chunk.entries.map(({ projectId, customerId, version, fields, erase }) => ({
+  return chunk ? { entries: chunk.entries.map(maskEntry) } : MASK;
+}
+
+function maskEntry({ projectId, customerId, version, fields, erase }: ChunkEntry) {
+  return {
     projectId,
     customerId: maskCustomerId(customerId),
     version,
     ...(fields && { fields: Object.fromEntries(Object.keys(fields).map((name) => [name, MASK])) }),
     ...(erase && { erase }),
-  }));
-  return { entries };
+  };
 }
 
 function readChunk(data: unknown) {

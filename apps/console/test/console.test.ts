@@ -1,29 +1,13 @@
 import { appRoutes } from '@bull-board/api/dist/routes.js';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { createTestDatabase, testPrefix } from '@opm/testkit';
-import { createPostgresBackend, Queue } from 'bullmq';
-import { MASKED_ANSWERS } from '../src/mask.js';
+import type { Queue } from 'bullmq';
+import { JOB_ANSWERS, MASKED_ANSWERS } from '../src/mask.js';
+import { BACKENDS, type Backend, isOnRedis } from './backends.js';
 import { addScheduler, fillQueue, PERSONAL } from './fill-queue.js';
 import { type Dashboard, openDashboard } from './open-dashboard.js';
 
 const PAGES = appRoutes.api.filter(({ method }) => method === 'get');
 const ACTIONS = appRoutes.api.filter(({ method }) => method !== 'get');
-const REDIS_URL = process.env.OPM_TEST_REDIS_URL;
-
-type Backend = { queue: Queue; factory?: typeof createPostgresBackend; release(): Promise<void> };
-
-const BACKENDS = {
-  async Redis(): Promise<Backend> {
-    const queue = new Queue('entries-0', { connection: { url: REDIS_URL }, prefix: testPrefix() });
-    return { queue, release: () => queue.obliterate({ force: true }) };
-  },
-  async PostgreSQL(): Promise<Backend> {
-    const database = await createTestDatabase();
-    const connection = { connectionString: database.url, schema: 'bullmq', migrate: true };
-    const queue = new Queue('entries-0', { connection }, createPostgresBackend) as unknown as Queue;
-    return { queue, factory: createPostgresBackend, release: () => database.drop() };
-  },
-};
 
 describe.each(Object.entries(BACKENDS))('the console over queues on %s', (_, openBackend) => {
   let backend: Backend;
@@ -36,11 +20,7 @@ describe.each(Object.entries(BACKENDS))('the console over queues on %s', (_, ope
     await fillQueue(queue, backend.factory);
     await addScheduler(queue);
   });
-  afterAll(async () => {
-    if (backend.factory) await queue.close();
-    await backend.release();
-    await queue.close();
-  });
+  afterAll(() => backend.release());
 
   test('shows the dashboard and the counts of the queue', async () => {
     const dashboard = await openDashboard({ queues: [queue] });
@@ -53,7 +33,6 @@ describe.each(Object.entries(BACKENDS))('the console over queues on %s', (_, ope
     expect(await dashboard.getJson('/queues/api/queues')).toMatchObject({
       queues: [{ name: 'entries-0', readOnlyMode: true, isPaused: false, counts }],
     });
-    expect(await dashboard.getJson('/queues/api/redis/stats')).toHaveProperty('version');
   });
 
   test('shows no personal data on any page', async () => {
@@ -71,10 +50,10 @@ describe.each(Object.entries(BACKENDS))('the console over queues on %s', (_, ope
     expect(await dashboard.getJson(`/queues/api/queues/entries-0/${job?.id}`)).toMatchObject({
       status: 'failed',
       job: {
-        name: 'chunk',
+        name: 'chunk: 1 entry of project 7',
         failedReason: '•••',
         stacktrace: [expect.stringMatching(/^UnrecoverableError: •••\n {4}at .*fill-queue/)],
-        opts: { attempts: 2_147_483_647, backoff: { type: '•••' } },
+        opts: { attempts: 'unlimited, until stored', backoff: { type: '•••' } },
         data: { entries: [{ projectId: 7, customerId: 'cu•••', version: 1_700_000_000_000_001, fields }] },
       },
     });
@@ -136,7 +115,7 @@ describe.each(Object.entries(BACKENDS))('the console over queues on %s', (_, ope
 });
 
 test('serves exactly the pages of this bull-board release, so a new page of a later release needs a review', () => {
-  expect(new Set(PAGES.map(({ route }) => route))).toEqual(new Set(Object.keys(MASKED_ANSWERS)));
+  expect(new Set(PAGES.map(({ route }) => route))).toEqual(new Set(Object.keys({ ...JOB_ANSWERS, ...MASKED_ANSWERS })));
 });
 
 /** Reads every page of the API, for every status and every job of the queue. */
@@ -153,7 +132,8 @@ async function readAllPages(dashboard: Dashboard, queue: Queue) {
   return Promise.all(
     urls.map(async ({ route, url }) => {
       const answer = await dashboard.get(url);
-      expect({ url, status: answer.status }).toEqual({ url, status: 200 });
+      const isHidden = route === '/api/redis/stats' && !isOnRedis(queue);
+      expect({ url, status: answer.status }).toEqual({ url, status: isHidden ? 403 : 200 });
       return { route, url, text: await answer.text() };
     }),
   );
