@@ -26,7 +26,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
   });
 
   const postBatch = (body: string | Uint8Array, headers: Record<string, string> = {}, partner = project) =>
-    stack.fetch(partner, '/entries', { method: 'POST', headers, body });
+    stack.fetch(partner, '/entries', { method: 'POST', headers, body: body as BodyInit });
 
   /** Expects for each entry the result of a single call, and exactly these rows. */
   async function expectResults(partner: Project, { status, text }: Answer, rows: (Row | undefined)[]): Promise<void> {

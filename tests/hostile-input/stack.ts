@@ -46,7 +46,7 @@ export class Stack {
 
   /** Posts a body unchanged. */
   post(project: Project, body: string | Uint8Array): Promise<Answer> {
-    return this.fetch(project, '/entry', { method: 'POST', body });
+    return this.fetch(project, '/entry', { method: 'POST', body: body as BodyInit });
   }
 
   /** Sends a request; expects a documented answer. */

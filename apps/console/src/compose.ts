@@ -1,5 +1,6 @@
 import { openDashboardQueues, toQueueConfig } from '@opm/queue';
 import { bool, createThrottledWarning, type Env, type ProcessContext, port, STORE_ENV, str } from '@opm/runtime';
+import { createStore } from '@opm/store';
 import { createConsoleApp, serveConsole } from './app.js';
 
 /** Creates the objects of the console and passes each its dependencies. */
@@ -14,8 +15,18 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
   onClose('queues', dashboard.close);
   health.queue = dashboard.check;
 
+  const store = createStore({
+    databaseUrl: config.DATABASE_URL,
+    applicationName: 'opm-console',
+    poolSize: 3,
+    statementTimeoutMs: 10_000,
+    connectTimeoutMs: 5_000,
+  });
+  onClose('store', store.close);
+
   const app = createConsoleApp({
     queues: dashboard.queues,
+    store,
     password: config.CONSOLE_PASSWORD,
     showData: config.CONSOLE_SHOW_DATA,
     readOnly: config.CONSOLE_READ_ONLY,

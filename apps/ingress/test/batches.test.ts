@@ -24,7 +24,10 @@ const NDJSON = { 'content-type': 'application/x-ndjson' };
 const JSON_TYPE = { 'content-type': 'application/json' };
 
 const createClient = (ingress: TestApp, apiKey: string) => {
-  async function send(body: string | Buffer, headers: Record<string, string> = JSON_TYPE): Promise<[number, Batch]> {
+  async function send(
+    body: string | Buffer<ArrayBuffer>,
+    headers: Record<string, string> = JSON_TYPE,
+  ): Promise<[number, Batch]> {
     const response = await fetch(`${ingress.url}/entries`, {
       method: 'POST',
       headers: { 'x-api-key': apiKey, ...headers },

@@ -32,7 +32,7 @@ async function ask(
       ...(idempotencyKey && { 'idempotency-key': idempotencyKey }),
       ...(Buffer.isBuffer(body) && { 'content-type': 'application/x-ndjson' }),
     },
-    ...(body !== undefined && { body: Buffer.isBuffer(body) ? body : JSON.stringify(body) }),
+    ...(body !== undefined && { body: (Buffer.isBuffer(body) ? body : JSON.stringify(body)) as BodyInit }),
   });
   const answer = {
     status: response.status,
