@@ -4,31 +4,40 @@ import type { AddressInfo } from 'node:net';
 import express, { type ErrorRequestHandler, type Express, type RequestHandler } from 'express';
 import helmet from 'helmet';
 import { type BoardOptions, createBoard } from './board.js';
-import { type ConsoleLogger, refuseCrossSite, requirePassword } from './guard.js';
+import { type Access, type ConsoleLogger, createAccess, refuseCrossSite, requireOperator } from './guard.js';
+import { createFormRoutes, createLoginRoutes } from './login.js';
+import { requireRole } from './session.js';
 
 export interface ConsoleAppOptions {
   queues: BoardOptions['queues'];
+  store: Access['store'];
   password: string;
   /** Shows customer data unmasked. Default false. */
   showData?: boolean;
   /** Unless false, the dashboard cannot change anything. */
   readOnly?: boolean;
   logger?: ConsoleLogger;
+  projectNamesOf?: BoardOptions['projectNamesOf'];
   /** The pages for operators. Without them, `/` leads to the Bull dashboard. */
   pages?: RequestHandler;
 }
 
-/** Creates the pages, and the Bull dashboard under /queues, behind a password. @throws TypeError if the password is empty */
+/** Creates the pages, and the Bull dashboard under /queues, for operators only. @throws TypeError if the password is empty */
 export function createConsoleApp(options: ConsoleAppOptions): Express {
-  const { queues, showData = false, readOnly = true, logger, pages } = options;
+  const { queues, showData = false, readOnly = true, logger, projectNamesOf, pages } = options;
   const app = express().disable('x-powered-by');
   app.use(secureHeaders());
-  app.use(requirePassword(options));
   app.use(refuseCrossSite);
+  const access = createAccess(options);
+  app.use(createLoginRoutes(access));
+  app.use(requireOperator(access));
+  app.use('/queues/api', (_request, response, next) => next(void response.set('cache-control', 'no-store')));
+  for (const change of ['post', 'put', 'patch', 'delete'] as const)
+    app[change]('/queues/*path', requireRole('operator'));
+  app.use('/queues', createBoard({ queues, showData, readOnly, logger, projectNamesOf }));
+  app.use(createFormRoutes(access));
   if (pages) app.use(pages);
   app.get('/', (_request, response) => response.redirect('/queues'));
-  app.use('/queues/api', (_request, response, next) => next(void response.set('cache-control', 'no-store')));
-  app.use('/queues', createBoard({ queues, showData, readOnly, logger }));
   app.use((_request, response) => void response.status(404).type('text').send('not found\n'));
   app.use(hideErrors(logger));
   return app;

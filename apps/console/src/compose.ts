@@ -32,10 +32,12 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
   const reads = createReads({ store, queue, shards: config.QUEUE_SHARDS });
   const app = createConsoleApp({
     queues: dashboard.queues,
+    store,
     password: config.CONSOLE_PASSWORD,
     showData,
     readOnly: config.CONSOLE_READ_ONLY,
     logger,
+    projectNamesOf: reads.projectNames,
     pages: createPages(reads, { showData }),
   });
   const server = await serveConsole({ app, host: config.CONSOLE_HOST, port: config.CONSOLE_PORT });

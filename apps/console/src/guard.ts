@@ -1,6 +1,15 @@
-import { createHash, timingSafeEqual } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
+import { BUILT_IN_OPERATOR, failureKindOf, type Store } from '@opm/store';
 import type { NextFunction, Request, RequestHandler, Response } from 'express';
-import { ipKeyGenerator, rateLimit } from 'express-rate-limit';
+import { ipKeyGenerator } from 'express-rate-limit';
+import {
+  type BuiltInOperator,
+  createSessions,
+  isEqual,
+  type Sessions,
+  toCsrfToken,
+  watchBuiltInOperator,
+} from './session.js';
 
 /** The part of a pino logger that the console uses. */
 export interface ConsoleLogger {
@@ -9,48 +18,121 @@ export interface ConsoleLogger {
   error(fields: object, message: string): void;
 }
 
-const WRONG_PASSWORDS_PER_MINUTE = 20;
+/** What logins and the check of each request share. */
+export type Access = {
+  password: string;
+  store: Pick<Store, 'operators' | 'audit'>;
+  sessions: Sessions;
+  readBuiltIn: BuiltInOperator;
+  /** Wrong passwords of an address and of a name. Behind a proxy, all operators share its address. */
+  byAddress: Attempts;
+  byName: Attempts;
+  /** Writes a row; `isRequired: false` only logs that it could not. */
+  record(request: Request, actor: string, action: string, options?: { isRequired: boolean }): Promise<void>;
+  logger?: ConsoleLogger | undefined;
+};
+
+const ATTEMPTS_OF_ADDRESS = 20;
+const ATTEMPTS_OF_NAME = 10;
+
+/** @throws TypeError if the password is empty */
+export function createAccess(options: Pick<Access, 'password' | 'store' | 'logger'>): Access {
+  const { password, store, logger } = options;
+  if (!password) throw new TypeError('the console needs a password');
+  return {
+    ...{ password, store, logger },
+    sessions: createSessions({ operators: store.operators, password }),
+    readBuiltIn: watchBuiltInOperator(store.operators, (error) =>
+      logger?.warn({ err: error }, 'PostgreSQL does not answer: nobody can log in by name until it does'),
+    ),
+    byAddress: createAttempts(ATTEMPTS_OF_ADDRESS),
+    byName: createAttempts(ATTEMPTS_OF_NAME),
+    async record(request, actor, action, { isRequired } = { isRequired: true }) {
+      const row = { actor, source: 'console', address: request.ip, action } as const;
+      await store.audit.record(row).catch((error) => {
+        if (isRequired) throw error;
+        logger?.warn({ err: error, action }, 'the audit log could not be written');
+      });
+    },
+  };
+}
 
 /**
- * Requires HTTP Basic authentication with any user name and this password. After 20 wrong passwords in a minute, an
- * address gets 429 until the minute ends, even for the right password: otherwise an attacker could keep guessing. A
- * request without a password, such as a browser's first one, does not count. @throws TypeError if the password is empty
+ * Lets operators through: browsers with a session, scripts with CONSOLE_PASSWORD as HTTP Basic and any user name. Sets
+ * `response.locals.operator`. Redirects a browser's page to /login, or asks for CONSOLE_PASSWORD if PostgreSQL does not
+ * answer; other requests get 401. After 20 wrong passwords in a minute, an address gets 429 until the minute ends, even
+ * for the right password: otherwise an attacker could keep guessing. A request without a password does not count.
  */
-export function requirePassword({ password, logger }: { password: string; logger?: ConsoleLogger }): RequestHandler {
-  if (!password) throw new TypeError('the console needs a password');
-  const expected = digest(password);
-  const failures = rateLimit({
-    windowMs: 60_000,
-    limit: WRONG_PASSWORDS_PER_MINUTE,
-    keyGenerator: addressOf,
-    standardHeaders: 'draft-8',
-    legacyHeaders: false,
-    message: 'too many wrong passwords, try again in a minute\n',
-    // X-Forwarded-For is ignored because clients can forge it. Behind a proxy, all operators share its address.
-    validate: { xForwardedForHeader: false, forwardedHeader: false },
-  });
+export function requireOperator({
+  password,
+  sessions,
+  readBuiltIn,
+  byAddress,
+  record,
+  logger,
+}: Access): RequestHandler {
+  const csrfToken = toCsrfToken(randomBytes(32).toString('base64url'));
+
+  /** A browser would answer a challenge with a dialogue of its own over the page. */
+  const isScript = (request: Request) => !sessions.has(request) && request.get('sec-fetch-site') === undefined;
 
   return async (request, response, next) => {
-    const given = readPassword(request.get('authorization'));
-    if (given === undefined) return askForPassword(response, 'password required');
-    if (timingSafeEqual(digest(given), expected) && !(await isLocked(request))) return next();
-    return failures(request, response, () => {
-      logger?.warn({ address: request.ip }, 'console login failed'); // the rate limit bounds the number of lines
-      askForPassword(response, 'wrong password');
-    });
-  };
+    const { isAccepted, isReachable } = await readBuiltIn();
+    const found = isReachable && (await sessions.find(request).catch(ignoreOutage));
+    if (found) return enter(found);
 
-  async function isLocked(request: Request): Promise<boolean> {
-    const window = await failures.getKey(addressOf(request));
-    return (
-      window?.resetTime !== undefined && window.resetTime > new Date() && window.totalHits >= WRONG_PASSWORDS_PER_MINUTE
-    );
-  }
+    const given = readPassword(request.get('authorization'));
+    if (given !== undefined) {
+      const address = addressOf(request);
+      if (byAddress.secondsLeft(address) > 0) return refuseForNow(response, byAddress.secondsLeft(address));
+      if (!isEqual(given, password)) {
+        byAddress.count(address);
+        logger?.warn({ address: request.ip }, 'console login failed'); // the limit bounds the number of lines
+        await record(request, UNKNOWN_ACTOR, 'login failed', { isRequired: false });
+        return askForPassword(response, 'wrong password');
+      }
+      if (isAccepted) return enter({ ...BUILT_IN_OPERATOR, csrfToken });
+    }
+
+    if (isPage(request) && isReachable) response.redirect(303, toLoginPath(request));
+    else if (given !== undefined) refuse(response, 'CONSOLE_PASSWORD is not accepted any more: log in at /login');
+    else if (isScript(request) || isPage(request)) askForPassword(response, 'password required');
+    else refuse(response, isReachable ? 'log in at /login' : 'PostgreSQL does not answer');
+
+    function enter(operator: object): void {
+      response.locals.operator = operator;
+      next();
+    }
+  };
+}
+
+function ignoreOutage(error: unknown): undefined {
+  if (failureKindOf(error) === 'unknown') throw error;
+}
+
+/** The actor of a failed login whose name no operator has: it may be a password in the wrong field. */
+export const UNKNOWN_ACTOR = '-';
+
+const isPage = (request: Request): boolean => (request.get('accept') ?? '').includes('text/html');
+
+function toLoginPath(request: Request): string {
+  return request.method === 'GET' && request.originalUrl !== '/'
+    ? `/login?next=${encodeURIComponent(request.originalUrl)}`
+    : '/login';
+}
+
+function refuse(response: Response, why: string): void {
+  response.status(401).type('text').send(`${why}\n`);
 }
 
 function askForPassword(response: Response, why: string): void {
   response.status(401).set('www-authenticate', 'Basic realm="OPM console", charset="UTF-8"');
   response.type('text').send(`${why}\n`);
+}
+
+function refuseForNow(response: Response, seconds: number): void {
+  response.status(429).set('retry-after', String(seconds));
+  response.type('text').send('too many wrong passwords, try again in a minute\n');
 }
 
 function readPassword(authorization: string | undefined): string | undefined {
@@ -60,13 +142,49 @@ function readPassword(authorization: string | undefined): string | undefined {
   return credentials.slice(credentials.indexOf(':') + 1);
 }
 
-/** Hashes to a fixed length, so that the constant-time comparison does not reveal the password's length. */
-function digest(password: string): Buffer {
-  return createHash('sha256').update(password).digest();
+/** X-Forwarded-For is ignored because clients can forge it. An IPv6 network counts as one address. */
+export function addressOf(request: Request): string {
+  return ipKeyGenerator(request.ip ?? '');
 }
 
-function addressOf(request: Request): string {
-  return ipKeyGenerator(request.ip ?? '');
+const WINDOW_MS = 60_000;
+/** With twenty attempts of each address, more keys than one machine can make new ones in a minute. */
+const MAX_KEYS = 10_000;
+
+export type Attempts = ReturnType<typeof createAttempts>;
+
+/** Counts wrong passwords per key in windows of a minute. If there are too many keys, it forgets the oldest. */
+export function createAttempts(limit: number, maxKeys = MAX_KEYS) {
+  const windows = new Map<string, { count: number; endsAt: number }>();
+
+  function find(key: string) {
+    const window = windows.get(key);
+    return window && window.endsAt > performance.now() ? window : undefined;
+  }
+
+  return {
+    /** @returns the seconds until the key may try again; 0 if it may now */
+    secondsLeft(key: string): number {
+      const window = find(key);
+      return window && window.count >= limit ? Math.ceil((window.endsAt - performance.now()) / 1_000) : 0;
+    },
+
+    count(key: string): void {
+      const window = find(key) ?? { count: 0, endsAt: performance.now() + WINDOW_MS };
+      window.count++;
+      if (window.count > 1) return;
+      windows.delete(key); // so that the newest is the last
+      windows.set(key, window);
+      const [oldest] = windows.keys();
+      if (windows.size > maxKeys && oldest !== undefined) windows.delete(oldest);
+    },
+
+    /** Takes back a count, because the password was right. */
+    takeBack(key: string): void {
+      const window = find(key);
+      if (window && window.count > 0) window.count--;
+    },
+  };
 }
 
 /**

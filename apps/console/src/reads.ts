@@ -11,6 +11,8 @@ const HOUR_MS = 3_600_000;
 /** A report may be committed after its minute. */
 const SETTLED_MS = 60_000;
 const FILTERED_LETTERS = 100;
+/** Groups of dead letters that a page shows. */
+export const MAX_GROUPS = 100;
 
 export type Reads = ReturnType<typeof createReads>;
 
@@ -69,6 +71,7 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
 
     keys: store.apiKeys.list,
     findProject: store.projects.find,
+    projectNames: store.projects.names,
 
     /** The row of a customer, and the claim of its newest entry that is not stored yet; undefined if there is none. */
     async customer(projectId: number, customerId: string) {
@@ -84,12 +87,12 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
 
     /** Dead letters by project and SQLSTATE, and the newest ones; with `beforeId`, older ones. */
     async deadLetters(filter: DeadLetterFilter, beforeId: string | undefined) {
-      const [groups, letters, projects] = await Promise.all([
+      const [groups, letters] = await Promise.all([
         store.deadLetters.count(filter),
         store.deadLetters.list(filter, { limit: FILTERED_LETTERS, beforeId }),
-        store.projects.list(),
       ]);
-      const nameOf = new Map(projects.map(({ projectId, name }) => [projectId, name]));
+      const shown = [...groups.slice(0, MAX_GROUPS), ...letters].flatMap(({ projectId }) => projectId ?? []);
+      const nameOf = await store.projects.names([...new Set(shown)]);
       return { groups, letters, nameOf, isFull: letters.length === FILTERED_LETTERS };
     },
 

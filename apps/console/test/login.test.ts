@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { createConsoleApp, serveConsole } from '../src/app.js';
+import { serveConsole } from '../src/app.js';
 import { basic, openDashboard, PASSWORD } from './open-dashboard.js';
 
 describe('console login', () => {
@@ -46,8 +46,8 @@ describe('console login', () => {
     }
   });
 
-  test('is not created without a password', () => {
-    expect(() => createConsoleApp({ queues: [], password: '' })).toThrow('the console needs a password');
+  test('is not created without a password', async () => {
+    await expect(openDashboard({ password: '' })).rejects.toThrow('the console needs a password');
   });
 
   test.each([

@@ -10,6 +10,7 @@ export {
 } from './activity.js';
 export { type ActivityReporter, createActivityReporter, type Outcomes } from './activity-reporter.js';
 export type { ApiKeys, KeyOwner, StoredApiKey } from './api-keys.js';
+export { type Audit, type AuditFilter, type AuditRecord, type StoredAuditRecord, toCustomerTarget } from './audit.js';
 export type { CustomerHistory, Customers, ExistenceQuery, StoredCustomer } from './customers.js';
 export type {
   DeadLetter,
@@ -20,6 +21,17 @@ export type {
   WholeDeadLetter,
 } from './dead-letters.js';
 export { type AppRole, grantToAppRole, hasMigrations } from './migrations.js';
+export {
+  assertOperatorName,
+  assertPassword,
+  BUILT_IN_OPERATOR,
+  type Operator,
+  type Operators,
+  ROLES,
+  type Role,
+  SESSION_HOURS,
+  type StoredOperator,
+} from './operators.js';
 export type { ListedProject, Project, Projects } from './projects.js';
 export { createStore, type Store, type StoreOptions } from './store.js';
 export { type FailureKind, failureKindOf, StoreError } from './store-error.js';

@@ -50,8 +50,11 @@ const TABLES = [
   ...['projects', 'api_keys', 'access_revision'],
   ...['customers', 'dead_letters', 'erasures', 'high_water_mark'],
   ...['project_minutes', 'project_days', 'processes', 'key_uses'],
+  ...['operators', 'operator_sessions'],
 ].map((table) => `public.${table}`);
 const RIGHTS = ['SELECT', 'INSERT', 'UPDATE', 'DELETE'];
+const AUDIT_LOG = 'public.audit_log';
+const OWN_TABLES = [...TABLES, AUDIT_LOG];
 
 /** `isOwner`: the role owns a table or the database, by itself, as a member of another role or as a superuser. */
 const FIND_ROLE = `
@@ -65,13 +68,16 @@ const FIND_ROLE = `
 
 /** Checks the privileges, because a GRANT without the right to grant is a warning in PostgreSQL, not an error. */
 const HAS_ALL = `
-  SELECT bool_and(has_table_privilege($1, t.name, r.name)) AND has_schema_privilege($1, 'public', 'USAGE')
-    AND has_database_privilege($1, current_database(), 'CONNECT') AS "hasAll"
+  SELECT bool_and(has_table_privilege($1, t.name, r.name))
+    AND has_table_privilege($1, '${AUDIT_LOG}', 'SELECT') AND has_table_privilege($1, '${AUDIT_LOG}', 'INSERT')
+    AND has_schema_privilege($1, 'public', 'USAGE')
+    AND has_database_privilege($1, current_database(), 'CONNECT') AS "hasAll",
+    has_table_privilege($1, '${AUDIT_LOG}', 'UPDATE, DELETE, TRUNCATE') AS "canChangeAudit"
   FROM unnest($2::text[]) AS t (name), unnest($3::text[]) AS r (name)`;
 
 /**
  * Grants a role the privileges that the processes need if the queue is on Redis: to read and write the rows of our
- * tables, and of tables that the same owner creates later.
+ * tables, and of tables that the same owner creates later. Of the audit log, only to read and add rows.
  * @param databaseUrl URL with the owner of the tables
  * @throws StoreError if the role cannot have the privileges
  */
@@ -80,7 +86,7 @@ export function grantToAppRole(databaseUrl: string, { name, password }: AppRole)
   const role = pg.escapeIdentifier(name);
 
   async function ensureRole(): Promise<void> {
-    const { rows } = await client.query<{ canLogin: boolean; isOwner: boolean }>(FIND_ROLE, [name, TABLES]);
+    const { rows } = await client.query<{ canLogin: boolean; isOwner: boolean }>(FIND_ROLE, [name, OWN_TABLES]);
     const [found] = rows;
     if (found?.isOwner) throw new StoreError('the role owns the tables or the database; name a role that owns nothing');
     if (password !== undefined) {
@@ -95,7 +101,7 @@ export function grantToAppRole(databaseUrl: string, { name, password }: AppRole)
     const { rows } = await client.query<{ name: string }>(
       `SELECT sequence.oid::regclass::text AS name FROM pg_class sequence JOIN pg_depend ON objid = sequence.oid
        WHERE relkind = 'S' AND refobjid = ANY($1::text[]::regclass[])`,
-      [TABLES],
+      [OWN_TABLES],
     );
     const database = pg.escapeIdentifier(client.database ?? '');
     const rights = RIGHTS.join(', ');
@@ -103,15 +109,19 @@ export function grantToAppRole(databaseUrl: string, { name, password }: AppRole)
       GRANT CONNECT ON DATABASE ${database} TO ${role};
       GRANT USAGE ON SCHEMA public TO ${role};
       GRANT ${rights} ON ${TABLES.join(', ')} TO ${role};
+      REVOKE ALL ON ${AUDIT_LOG} FROM ${role};
+      GRANT SELECT, INSERT ON ${AUDIT_LOG} TO ${role};
       ${rows.map((sequence) => `GRANT USAGE ON SEQUENCE ${sequence.name} TO ${role};`).join('\n')}
       ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ${rights} ON TABLES TO ${role};
       ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE ON SEQUENCES TO ${role}`);
   }
 
   async function assertGranted(): Promise<void> {
-    const { rows } = await client.query<{ hasAll: boolean }>(HAS_ALL, [name, TABLES, RIGHTS]);
+    const { rows } = await client.query<{ hasAll: boolean; canChangeAudit: boolean }>(HAS_ALL, [name, TABLES, RIGHTS]);
     if (!rows[0]?.hasAll)
       throw new StoreError('the role in DATABASE_URL cannot grant the privileges; name the owner of the tables');
+    if (rows[0].canChangeAudit)
+      throw new StoreError(`the role may change rows of ${AUDIT_LOG} as a member of another role or as PUBLIC`);
   }
 
   return toStoreError(async () => {

@@ -43,6 +43,13 @@ export function createProjects(prisma: PrismaClient) {
       return project ? { projectId: project.id, name } : undefined;
     },
 
+    /** The names of these projects, by id. Ids without a project are left out. */
+    async names(projectIds: number[]): Promise<Map<number, string>> {
+      const where = { id: { in: projectIds } };
+      const found = await toStoreError(() => prisma.project.findMany({ where, select: { id: true, name: true } }));
+      return new Map(found.map(({ id, name }) => [id, name]));
+    },
+
     /**
      * Lists all projects in order of creation. `rate` and `burst` are null if a project has no limit, `pausedAt` if it is
      * not paused.

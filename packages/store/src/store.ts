@@ -4,10 +4,12 @@ import { PrismaPg } from '@prisma/adapter-pg';
 import pg from 'pg';
 import { type Activity, createActivity } from './activity.js';
 import { type ApiKeys, createApiKeys } from './api-keys.js';
+import { type Audit, createAudit } from './audit.js';
 import { type Customers, createCustomers } from './customers.js';
 import { createDeadLetters, type DeadLetters } from './dead-letters.js';
 import { PrismaClient } from './generated/client.js';
 import { createHighWaterMark } from './high-water-mark.js';
+import { createOperators, type Operators } from './operators.js';
 import { createProjects, type Projects } from './projects.js';
 import { toStoreError } from './store-error.js';
 import { isUpsert } from './upsert-customers.js';
@@ -42,6 +44,8 @@ export type Store = {
   customers: Customers;
   deadLetters: DeadLetters;
   activity: Activity;
+  operators: Operators;
+  audit: Audit;
   /** Resolves if PostgreSQL answers and has our tables. @throws StoreError */
   ping(): Promise<void>;
   /** Reads PostgreSQL's clock. */
@@ -98,6 +102,8 @@ export function createStore(options: StoreOptions): Store {
     customers: createCustomers(prisma, pool, mark),
     deadLetters: createDeadLetters(prisma, mark),
     activity: createActivity(prisma),
+    operators: createOperators(prisma),
+    audit: createAudit(prisma),
     ping: () =>
       toStoreError(() =>
         prisma.$queryRaw`

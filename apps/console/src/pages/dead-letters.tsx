@@ -3,7 +3,7 @@ import { toChunkData } from '@opm/queue';
 import type { DeadLetterCount, DeadLetterFilter, StoredDeadLetter, WholeDeadLetter } from '@opm/store';
 import type { Request, RequestHandler } from 'express';
 import { MASK, maskCustomerId, maskErrorMessage, maskJobData } from '../mask.js';
-import type { Reads } from '../reads.js';
+import { MAX_GROUPS, type Reads } from '../reads.js';
 import { Facts, Live, sendPage, Table, Time, textOf, toUrl } from './page.js';
 
 type Names = Map<number, string>;
@@ -76,7 +76,7 @@ function Groups({ groups, nameOf, total }: { groups: DeadLetterCount[]; nameOf: 
   return (
     <Table
       caption={`${toCount(total, 'dead letter')}, by partner and SQLSTATE`}
-      rows={groups.slice(0, 100)}
+      rows={groups.slice(0, MAX_GROUPS)}
       empty="There is no such dead letter."
       columns={[
         { title: 'Partner', cell: ({ projectId }) => toName(nameOf, projectId) },

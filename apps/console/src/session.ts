@@ -1,0 +1,147 @@
+import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
+import { withTimeout } from '@opm/core';
+import { type Operator, type Operators, ROLES, type Role, SESSION_HOURS } from '@opm/store';
+import express, { type Request, type RequestHandler, type Response } from 'express';
+
+/** Who sends the request. Every form carries `csrfToken` in a field named {@link CSRF_FIELD}. */
+export type CurrentOperator = Operator & { csrfToken: string };
+
+/** @returns the operator of a request that `requireOperator` let through */
+export const operatorOf = (response: Response): CurrentOperator => response.locals.operator as CurrentOperator;
+
+/** Answers 403 to operators without this role or a higher one. */
+export function requireRole(role: Role): RequestHandler {
+  return (_request, response, next) => {
+    if (ROLES.indexOf(operatorOf(response).role) >= ROLES.indexOf(role)) next();
+    else response.status(403).type('text').send(`this needs the role ${role}\n`);
+  };
+}
+
+export const CSRF_FIELD = 'csrf';
+
+/** Reads the fields of an HTML form. */
+export const parseForm: RequestHandler = express.urlencoded({ extended: false, limit: '16kb' });
+
+/** Answers 403 to a change without the token of a form that this session got. Runs after {@link parseForm}. */
+export function requireFormToken(request: Request, response: Response, next: () => void): void {
+  const given: unknown = request.body?.[CSRF_FIELD];
+  const isChange = request.method !== 'GET' && request.method !== 'HEAD';
+  if (!isChange || (typeof given === 'string' && isEqual(given, operatorOf(response).csrfToken))) next();
+  else response.status(403).type('text').send('the form is not from this session: reload the page\n');
+}
+
+/** Compares in a time that depends on neither text. */
+export function isEqual(a: string, b: string): boolean {
+  const digest = (text: string) => createHash('sha256').update(text).digest();
+  return timingSafeEqual(digest(a), digest(b));
+}
+
+/** The token of forms. `secret` belongs to the session, so another session has another token. */
+export const toCsrfToken = (secret: string): string => createHmac('sha256', secret).update('csrf').digest('base64url');
+
+const COOKIE = 'opm_console';
+const COOKIE_PATTERN = new RegExp(`(?:^|; *)${COOKIE}=([A-Za-z0-9_-]{43})(?:;|$)`);
+
+/** How long a session that has ended in PostgreSQL may still be open in this process. */
+const CACHE_MS = 2_000;
+const MAX_CACHED = 1_000;
+
+export type Sessions = ReturnType<typeof createSessions>;
+
+/**
+ * The sessions of browsers, in PostgreSQL. A cookie has the token; PostgreSQL has only a hash with CONSOLE_PASSWORD as
+ * its key, so another CONSOLE_PASSWORD ends all sessions, and who can write to the table cannot forge one.
+ */
+export function createSessions({ operators, password }: { operators: Operators; password: string }) {
+  const cache = new Map<string, { found: Promise<Operator | undefined>; until: number }>();
+  const hashOf = (token: string) => createHmac('sha256', password).update(token).digest('hex');
+
+  function find(tokenHash: string): Promise<Operator | undefined> {
+    const cached = cache.get(tokenHash);
+    if (cached && cached.until > performance.now()) return cached.found;
+    const found = operators.findSession(tokenHash);
+    cache.delete(tokenHash); // so that the newest is the last
+    cache.set(tokenHash, { found, until: performance.now() + CACHE_MS });
+    found.catch(() => cache.delete(tokenHash));
+    const [oldest] = cache.keys();
+    if (cache.size > MAX_CACHED && oldest !== undefined) cache.delete(oldest);
+    return found;
+  }
+
+  return {
+    has: (request: Request): boolean => readToken(request) !== undefined,
+
+    /** @throws StoreError if PostgreSQL does not answer */
+    async find(request: Request): Promise<CurrentOperator | undefined> {
+      const token = readToken(request);
+      const operator = token === undefined ? undefined : await find(hashOf(token));
+      return operator && token !== undefined ? { ...operator, csrfToken: toCsrfToken(token) } : undefined;
+    },
+
+    /** Draws a token for a session that the store opens. */
+    draw(): { token: string; tokenHash: string } {
+      const token = randomBytes(32).toString('base64url');
+      return { token, tokenHash: hashOf(token) };
+    },
+
+    /** The cookie ends with the session. It is `Secure` if the request came by TLS to this process. */
+    setCookie(request: Request, response: Response, token: string): void {
+      response.cookie(COOKIE, token, { ...toAttributes(request), maxAge: SESSION_HOURS * 3_600_000 });
+    },
+
+    clearCookie(request: Request, response: Response): void {
+      response.clearCookie(COOKIE, toAttributes(request));
+    },
+
+    /** Ends the session of the request, if it has one. @throws StoreError */
+    async end(request: Request): Promise<void> {
+      const token = readToken(request);
+      if (token === undefined) return;
+      await operators.endSession(hashOf(token));
+      cache.delete(hashOf(token));
+    },
+  };
+}
+
+function readToken(request: Request): string | undefined {
+  return COOKIE_PATTERN.exec(request.get('cookie') ?? '')?.[1];
+}
+
+const toAttributes = (request: Request) =>
+  ({ httpOnly: true, sameSite: 'strict', path: '/', secure: request.secure }) as const;
+
+const ANSWER_MS = 1_000;
+
+export type BuiltInOperator = ReturnType<typeof watchBuiltInOperator>;
+
+/**
+ * Whether CONSOLE_PASSWORD is accepted: until a stored operator is an admin. While PostgreSQL does not answer, the last
+ * answer counts. Without one it is accepted, because then nobody else can log in either.
+ * @param onSilence is called when PostgreSQL stops answering
+ */
+export function watchBuiltInOperator(operators: Operators, onSilence: (error: unknown) => void) {
+  const state = { isAccepted: true, isReachable: true };
+  let until = 0;
+  let reading: Promise<void> | undefined;
+
+  async function read(): Promise<void> {
+    try {
+      state.isAccepted = !(await withTimeout(operators.hasAdmin(), ANSWER_MS));
+      state.isReachable = true;
+    } catch (error) {
+      if (state.isReachable) onSilence(error);
+      state.isReachable = false;
+    } finally {
+      until = performance.now() + CACHE_MS;
+      reading = undefined;
+    }
+  }
+
+  return async (): Promise<Readonly<typeof state>> => {
+    if (performance.now() >= until) {
+      reading ??= read();
+      await reading;
+    }
+    return state;
+  };
+}

@@ -1,0 +1,225 @@
+import { randomBytes, type ScryptOptions, scrypt, timingSafeEqual } from 'node:crypto';
+import { promisify } from 'node:util';
+import type { PrismaClient } from './generated/client.js';
+import { StoreError, toStoreError } from './store-error.js';
+
+/** In order: each role may do what the roles before it may do. */
+export const ROLES = ['viewer', 'operator', 'admin'] as const;
+
+export type Role = (typeof ROLES)[number];
+
+/** `mayReveal`: may see what partners sent, unmasked. */
+export type Operator = { name: string; role: Role; mayReveal: boolean };
+
+export type StoredOperator = Operator & { createdAt: Date };
+
+/**
+ * The operator whose password is CONSOLE_PASSWORD, while no stored operator has the role admin. A password that several
+ * people know names nobody, so it reveals nothing.
+ */
+export const BUILT_IN_OPERATOR: Operator = { name: 'admin', role: 'admin', mayReveal: false };
+
+export const MIN_PASSWORD_LENGTH = 12;
+
+export type Operators = ReturnType<typeof createOperators>;
+
+type SessionRow = { name: string | null; role: string | null; mayReveal: boolean | null };
+
+/** The people who may log in to the console, and their sessions. A session ends after `SESSION_HOURS`. */
+export function createOperators(prisma: PrismaClient) {
+  const hasher = createHasher();
+
+  /** The operator's sessions; if the operator becomes an admin, also those of CONSOLE_PASSWORD. */
+  const sessionsOf = (name: string, role?: Role) => ({
+    where: role === 'admin' ? { OR: [{ operator: { name } }, { operatorId: null }] } : { operator: { name } },
+  });
+
+  /** Changes the operator, and ends all sessions that began before. @returns whether there is such an operator */
+  async function update(name: string, data: { role?: Role; mayReveal?: boolean; passwordHash?: string }) {
+    // Two statements: the second one also sees a session that was opened while the first one waited for the row.
+    const [{ count }] = await toStoreError(() =>
+      prisma.$transaction([
+        prisma.operator.updateMany({ where: { name }, data }),
+        prisma.operatorSession.deleteMany(sessionsOf(name, data.role)),
+      ]),
+    );
+    return count > 0;
+  }
+
+  return {
+    async list(): Promise<StoredOperator[]> {
+      const select = { name: true, role: true, mayReveal: true, createdAt: true };
+      const rows = await toStoreError(() => prisma.operator.findMany({ select, orderBy: { name: 'asc' } }));
+      return rows.map((row) => ({ ...row, role: row.role as Role }));
+    },
+
+    async find(name: string): Promise<Operator | undefined> {
+      const row = await toStoreError(() => prisma.operator.findUnique({ where: { name } }));
+      return row ? toOperator(row) : undefined;
+    },
+
+    /** Whether a stored operator is an admin. If so, CONSOLE_PASSWORD opens nothing. */
+    async hasAdmin(): Promise<boolean> {
+      return (await toStoreError(() => prisma.operator.findFirst({ where: { role: 'admin' } }))) !== null;
+    },
+
+    /** @throws StoreError if the name is invalid or taken, or the password too short */
+    async add({ password, ...operator }: Operator & { password: string }): Promise<void> {
+      assertOperatorName(operator.name);
+      const passwordHash = await hasher.hash(password);
+      const [{ count }] = await toStoreError(() =>
+        prisma.$transaction([
+          prisma.operator.createMany({ data: { ...operator, passwordHash }, skipDuplicates: true }),
+          prisma.operatorSession.deleteMany(sessionsOf(operator.name, operator.role)),
+        ]),
+      );
+      if (count === 0) throw new StoreError(`an operator named "${operator.name}" already exists`);
+    },
+
+    /** Also ends the operator's sessions. @returns whether there was such an operator */
+    async remove(name: string): Promise<boolean> {
+      return (await toStoreError(() => prisma.operator.deleteMany({ where: { name } }))).count > 0;
+    },
+
+    /** Also ends the operator's sessions. @returns whether there is such an operator */
+    setRole: (name: string, role: { role: Role; mayReveal: boolean }): Promise<boolean> => update(name, role),
+
+    /** Also ends the operator's sessions. @returns whether there is such an operator @throws StoreError if too short */
+    setPassword: async (name: string, password: string): Promise<boolean> =>
+      update(name, { passwordHash: await hasher.hash(password) }),
+
+    /**
+     * Opens a session if the password is right. An unknown name takes as long as a wrong password. Passwords are
+     * checked one at a time, because each check takes 128 MiB.
+     */
+    async logIn(given: { name: string; password: string; tokenHash: string }): Promise<Operator | undefined> {
+      const row = await toStoreError(() => prisma.operator.findUnique({ where: { name: given.name } }));
+      const isRight = await hasher.verify(given.password, row?.passwordHash);
+      if (!row || !isRight) return undefined;
+      // Nothing is opened if the password has changed meanwhile. The lock makes `update` see the new session.
+      const opened = await toStoreError(
+        () => prisma.$executeRaw`
+          INSERT INTO operator_sessions (token_hash, operator_id, expires_at)
+          SELECT decode(${given.tokenHash}, 'hex'), id, now() + ${SESSION_HOURS} * interval '1 hour' FROM operators
+          WHERE id = ${row.id} AND password_hash = ${row.passwordHash} FOR SHARE`,
+      );
+      return opened > 0 ? toOperator(row) : undefined;
+    },
+
+    /** Opens a session of {@link BUILT_IN_OPERATOR}. @returns false if a stored operator is an admin */
+    async logInBuiltIn(tokenHash: string): Promise<boolean> {
+      const opened = await toStoreError(
+        () => prisma.$executeRaw`
+          INSERT INTO operator_sessions (token_hash, expires_at)
+          SELECT decode(${tokenHash}, 'hex'), now() + ${SESSION_HOURS} * interval '1 hour'
+          WHERE NOT EXISTS (SELECT FROM operators WHERE role = 'admin')`,
+      );
+      return opened > 0;
+    },
+
+    /** @returns the operator with the current role; undefined if the session has ended */
+    async findSession(tokenHash: string): Promise<Operator | undefined> {
+      const [row] = await toStoreError(
+        () => prisma.$queryRaw<SessionRow[]>`
+          SELECT o.name, o.role, o.may_reveal AS "mayReveal"
+          FROM operator_sessions s LEFT JOIN operators o ON o.id = s.operator_id
+          WHERE s.token_hash = decode(${tokenHash}, 'hex') AND s.expires_at > now()
+            AND (s.operator_id IS NOT NULL OR NOT EXISTS (SELECT FROM operators WHERE role = 'admin'))`,
+      );
+      if (!row) return undefined;
+      const { name, role, mayReveal } = row;
+      return name === null
+        ? BUILT_IN_OPERATOR
+        : toOperator({ name, role: role as string, mayReveal: mayReveal === true });
+    },
+
+    /** Ends the session, and removes those that have expired. */
+    async endSession(tokenHash: string): Promise<void> {
+      await toStoreError(
+        () => prisma.$executeRaw`
+          DELETE FROM operator_sessions WHERE token_hash = decode(${tokenHash}, 'hex') OR expires_at <= now()`,
+      );
+    },
+  };
+}
+
+export const SESSION_HOURS = 12;
+
+function toOperator({ name, role, mayReveal }: { name: string; role: string; mayReveal: boolean }): Operator {
+  return { name, role: role as Role, mayReveal };
+}
+
+/** Typed on command lines and in a form; `-` and `admin` have a meaning of their own. */
+const NAME = /^[a-z0-9][a-z0-9._@-]{0,63}$/;
+
+/** @throws StoreError if it cannot be the name of a stored operator */
+export function assertOperatorName(name: string): void {
+  if (name === BUILT_IN_OPERATOR.name) throw new StoreError('the name "admin" belongs to CONSOLE_PASSWORD');
+  if (NAME.test(name)) return;
+  throw new StoreError(
+    'an operator name must have 1 to 64 characters: lower-case letters, digits and . _ @ -, beginning with a letter or digit',
+  );
+}
+
+/** @throws StoreError if it is too short */
+export function assertPassword(password: string): void {
+  if ([...password].length >= MIN_PASSWORD_LENGTH) return;
+  throw new StoreError(`a password must have at least ${MIN_PASSWORD_LENGTH} characters`);
+}
+
+/**
+ * The first choice of OWASP for scrypt: 128 MiB and about 0.4 s per check.
+ * https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html#scrypt
+ */
+const COST = { N: 2 ** 17, r: 8, p: 1 };
+const MAX_MEMORY = 256 * 1024 * 1024;
+const HASH = /^scrypt\$N=(\d+),r=(\d+),p=(\d+)\$([\w-]+)\$([\w-]+)$/;
+
+const deriveKey = promisify<string, Buffer, number, ScryptOptions, Buffer>(scrypt);
+
+/**
+ * Hashes passwords one at a time. A hash names its parameters (`scrypt$N=…,r=…,p=…$salt$key`), so they can change
+ * later.
+ */
+function createHasher() {
+  let turn: Promise<unknown> = Promise.resolve();
+  /** Compared with if there is no such operator. */
+  const nobody = { ...COST, salt: randomBytes(16), key: randomBytes(32) };
+
+  function derive(password: string, { salt, key, N, r, p }: typeof nobody): Promise<Buffer> {
+    // The same text typed on another system may have another form.
+    const derived = turn.then(() =>
+      deriveKey(password.normalize('NFKC'), salt, key.length, { N, r, p, maxmem: MAX_MEMORY }),
+    );
+    turn = derived.catch(() => {});
+    return derived;
+  }
+
+  return {
+    /** @throws StoreError if the password is too short */
+    async hash(password: string): Promise<string> {
+      assertPassword(password);
+      const salt = randomBytes(16);
+      const key = await derive(password, { ...nobody, salt });
+      const { N, r, p } = COST;
+      return `scrypt$N=${N},r=${r},p=${p}$${salt.toString('base64url')}$${key.toString('base64url')}`;
+    },
+
+    /** @param stored undefined takes as long, and is never right */
+    async verify(password: string, stored: string | undefined): Promise<boolean> {
+      const [, N, r, p, salt = '', key = ''] = HASH.exec(stored ?? '') ?? [];
+      const expected =
+        N === undefined
+          ? nobody
+          : {
+              N: Number(N),
+              r: Number(r),
+              p: Number(p),
+              salt: Buffer.from(salt, 'base64url'),
+              key: Buffer.from(key, 'base64url'),
+            };
+      const derived = await derive(password, expected);
+      return timingSafeEqual(derived, expected.key) && expected !== nobody;
+    },
+  };
+}
