@@ -16,3 +16,13 @@ async function refresh() {
 }
 
 if (document.querySelector('[data-live]')) setInterval(() => refresh().catch(() => {}), INTERVAL_MS);
+
+for (const secret of document.querySelectorAll('[data-copy]')) {
+  const button = document.createElement('button');
+  button.textContent = 'Copy';
+  button.addEventListener('click', async () => {
+    await navigator.clipboard.writeText(secret.textContent);
+    button.textContent = 'Copied';
+  });
+  secret.after(' ', button);
+}

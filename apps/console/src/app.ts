@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { fileURLToPath } from 'node:url';
 import express, { type ErrorRequestHandler, type Express, type RequestHandler } from 'express';
 import helmet from 'helmet';
 import { type BoardOptions, createBoard } from './board.js';
@@ -22,6 +23,8 @@ export interface ConsoleAppOptions {
   pages?: RequestHandler;
 }
 
+const ASSETS = fileURLToPath(new URL('../public', import.meta.url));
+
 /** Creates the pages, and the Bull dashboard under /queues, for operators only. @throws TypeError if the password is empty */
 export function createConsoleApp(options: ConsoleAppOptions): Express {
   const { queues, showData = false, readOnly = true, logger, projectNamesOf, pages } = options;
@@ -29,6 +32,7 @@ export function createConsoleApp(options: ConsoleAppOptions): Express {
   app.use(secureHeaders());
   app.use(refuseCrossSite);
   const access = createAccess(options);
+  app.use('/assets', express.static(ASSETS, { index: false }));
   app.use(createLoginRoutes(access));
   app.use(requireOperator(access));
   app.use('/queues/api', (_request, response, next) => next(void response.set('cache-control', 'no-store')));
@@ -43,18 +47,22 @@ export function createConsoleApp(options: ConsoleAppOptions): Express {
   return app;
 }
 
-/**
- * Allows the board's own scripts and its inline styles. Blocks its external web font, so browsers contact no other
- * host.
- */
-function secureHeaders() {
+/** Allows our own scripts and styles, and under /queues the board's inline styles. Browsers contact no other host. */
+function secureHeaders(): RequestHandler {
+  const strict = createHelmet(["'self'"]);
+  const ofBoard = createHelmet(["'self'", "'unsafe-inline'"]);
+  return (request, response, next) =>
+    request.path.startsWith('/queues') ? ofBoard(request, response, next) : strict(request, response, next);
+}
+
+function createHelmet(styleSrc: string[]) {
   return helmet({
     contentSecurityPolicy: {
       useDefaults: false,
       directives: {
         defaultSrc: ["'none'"],
         scriptSrc: ["'self'"],
-        styleSrc: ["'self'", "'unsafe-inline'"],
+        styleSrc,
         imgSrc: ["'self'", 'data:'],
         fontSrc: ["'self'"],
         connectSrc: ["'self'"],

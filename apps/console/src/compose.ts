@@ -4,6 +4,7 @@ import { createStore } from '@opm/store';
 import { createConsoleApp, serveConsole } from './app.js';
 import { createPages } from './pages/pages.js';
 import { createReads } from './reads.js';
+import { createReplays } from './replays.js';
 
 /** A page that needs longer shows an error; its reader tries again. */
 const STORE_OPTIONS = { poolSize: 3, statementTimeoutMs: 10_000, connectTimeoutMs: 5_000 };
@@ -29,7 +30,9 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
   health.queue = dashboard.check;
 
   const showData = config.CONSOLE_SHOW_DATA;
-  const reads = createReads({ store, queue, shards: config.QUEUE_SHARDS });
+  const shards = config.QUEUE_SHARDS;
+  const reads = createReads({ store, queue, shards });
+  const replays = createReplays({ store, queue, shards, signal });
   const app = createConsoleApp({
     queues: dashboard.queues,
     store,
@@ -38,7 +41,7 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
     readOnly: config.CONSOLE_READ_ONLY,
     logger,
     projectNamesOf: reads.projectNames,
-    pages: createPages(reads, { showData }),
+    pages: createPages({ store, reads, replays, showData, projects: store.projects, queue, shards }),
   });
   const server = await serveConsole({ app, host: config.CONSOLE_HOST, port: config.CONSOLE_PORT });
   onClose('server', server.close);

@@ -1,8 +1,8 @@
 import { BUILT_IN_OPERATOR, failureKindOf } from '@opm/store';
 import { type Request, type Response, Router } from 'express';
-import { render } from 'preact-render-to-string';
 import { type Access, addressOf, UNKNOWN_ACTOR } from './guard.js';
-import { CSRF_FIELD, type CurrentOperator, isEqual, operatorOf, parseForm, requireFormToken } from './session.js';
+import { sendPage } from './pages/page.js';
+import { isEqual, operatorOf, parseForm, requireFormToken } from './session.js';
 
 /** Each check of a password takes 0.4 s of one core, one after the other. */
 const MAX_CHECKS_IN_FLIGHT = 10;
@@ -103,48 +103,23 @@ export function toLocalPath(next: string): string {
   return origin === here && !pathname.startsWith('//') ? `${pathname}${search}` : '/';
 }
 
-/** The hidden field that every form needs. */
-export function FormToken({ operator }: { operator: CurrentOperator }) {
-  return <input type="hidden" name={CSRF_FIELD} value={operator.csrfToken} />;
-}
-
 type LoginProps = { name: string; next: string; problem?: string };
 
-function show(response: Response, status: number, props: LoginProps): void {
-  response.status(status).set('cache-control', 'no-store').type('html');
-  response.send(`<!doctype html>${render(<LoginPage {...props} />)}`);
-}
+const show = (response: Response, status: number, props: LoginProps): void =>
+  sendPage(response.req, response, { title: 'Log in', children: <LoginForm {...props} /> }, status);
 
-const STYLE = `
-  body { font: 16px/1.5 system-ui, sans-serif; display: grid; place-items: center; min-height: 90vh; color: #1b1f24 }
-  form { display: grid; gap: .5rem; width: 18rem }
-  input, button { font: inherit; padding: .4rem .6rem }
-  button { margin-top: .5rem }
-  [role=alert] { color: #a40e26 }`;
-
-function LoginPage({ name, next, problem }: LoginProps) {
+function LoginForm({ name, next, problem }: LoginProps) {
   return (
-    <html lang="en">
-      <head>
-        <meta charSet="utf-8" />
-        <meta name="viewport" content="width=device-width" />
-        <title>Log in – OPM Partners API</title>
-        <style>{STYLE}</style>
-      </head>
-      <body>
-        <main>
-          <h1>OPM Partners API</h1>
-          <form method="post" action="/login">
-            {problem && <p role="alert">{problem}</p>}
-            <label for="name">Name</label>
-            <input id="name" name="name" value={name} autocomplete="username" required autofocus />
-            <label for="password">Password</label>
-            <input id="password" name="password" type="password" autocomplete="current-password" required />
-            <input type="hidden" name="next" value={next} />
-            <button type="submit">Log in</button>
-          </form>
-        </main>
-      </body>
-    </html>
+    <form method="post" action="/login" class="login">
+      {problem && <p role="alert">{problem}</p>}
+      <label>
+        Name <input name="name" value={name} autocomplete="username" required />
+      </label>
+      <label>
+        Password <input name="password" type="password" autocomplete="current-password" required />
+      </label>
+      <input type="hidden" name="next" value={next} />
+      <button type="submit">Log in</button>
+    </form>
   );
 }

@@ -97,7 +97,10 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
     },
 
     deadLetter: store.deadLetters.find,
-    now: store.now,
+    audit: store.audit.list,
+    operators: store.operators.list,
+    /** Makes the next reads see a change. */
+    forget: () => shared.clear(),
   };
 }
 

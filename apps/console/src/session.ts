@@ -2,6 +2,7 @@ import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypt
 import { withTimeout } from '@opm/core';
 import { type Operator, type Operators, ROLES, type Role, SESSION_HOURS } from '@opm/store';
 import express, { type Request, type RequestHandler, type Response } from 'express';
+import { LRUCache } from 'lru-cache';
 
 /** Who sends the request. Every form carries `csrfToken` in a field named {@link CSRF_FIELD}. */
 export type CurrentOperator = Operator & { csrfToken: string };
@@ -9,11 +10,31 @@ export type CurrentOperator = Operator & { csrfToken: string };
 /** @returns the operator of a request that `requireOperator` let through */
 export const operatorOf = (response: Response): CurrentOperator => response.locals.operator as CurrentOperator;
 
+/** Whether the operator has this role or a higher one. */
+export const hasRole = ({ role }: Pick<Operator, 'role'>, least: Role): boolean =>
+  ROLES.indexOf(role) >= ROLES.indexOf(least);
+
 /** Answers 403 to operators without this role or a higher one. */
 export function requireRole(role: Role): RequestHandler {
   return (_request, response, next) => {
-    if (ROLES.indexOf(operatorOf(response).role) >= ROLES.indexOf(role)) next();
+    if (hasRole(operatorOf(response), role)) next();
     else response.status(403).type('text').send(`this needs the role ${role}\n`);
+  };
+}
+
+const REVEAL_MS = 10 * 60 * 1_000;
+const MAX_REVEALS = 1_000;
+
+export type Reveals = ReturnType<typeof createReveals>;
+
+/** The sessions that see what partners sent. @param always shows it to everybody */
+export function createReveals(always: boolean) {
+  const sessions = new LRUCache<string, true>({ max: MAX_REVEALS, ttl: REVEAL_MS });
+  return {
+    isOn: (response: Response): boolean => always || sessions.has(operatorOf(response).csrfToken),
+    /** For ten minutes, or until this process ends. The caller checks that the operator may. */
+    start: (response: Response): void => void sessions.set(operatorOf(response).csrfToken, true),
+    mayStart: (response: Response): boolean => !always && operatorOf(response).mayReveal,
   };
 }
 

@@ -87,12 +87,13 @@ export function createApiKeys(prisma: PrismaClient) {
     },
 
     /** Issues another key. It is returned only here. */
-    async issue(projectId: number): Promise<string> {
+    async issue(projectId: number, label?: string): Promise<string> {
       const apiKey = createApiKey();
       const { keyHash, hint } = toKeyRow(apiKey);
       await toStoreError(
         () => prisma.$executeRaw`
-          INSERT INTO api_keys (project_id, key_hash, hint) VALUES (${projectId}, decode(${keyHash}, 'hex'), ${hint})`,
+          INSERT INTO api_keys (project_id, key_hash, hint, label)
+          VALUES (${projectId}, decode(${keyHash}, 'hex'), ${hint}, ${label})`,
       );
       return apiKey;
     },

@@ -1,10 +1,14 @@
 import { toCount, toNumber } from '@opm/operations';
 import { toChunkData } from '@opm/queue';
-import type { DeadLetterCount, DeadLetterFilter, StoredDeadLetter, WholeDeadLetter } from '@opm/store';
-import type { Request, RequestHandler } from 'express';
+import type { DeadLetterCount, DeadLetterFilter, Store, StoredDeadLetter, WholeDeadLetter } from '@opm/store';
+import { type RequestHandler, Router } from 'express';
 import { MASK, maskCustomerId, maskErrorMessage, maskJobData } from '../mask.js';
 import { MAX_GROUPS, type Reads } from '../reads.js';
-import { Facts, Live, sendPage, Table, Time, textOf, toUrl } from './page.js';
+import type { Replay, Replays } from '../replays.js';
+import { hasRole, operatorOf, type Reveals } from '../session.js';
+import { assertConfirmed, fieldOf, type HandleChange, Problem } from './change.js';
+import { Confirm, Facts, Form, Live, sendPage, Table, Time, textOf, toUrl } from './page.js';
+import { type RecordView, RevealForm } from './reveal.js';
 
 type Names = Map<number, string>;
 
@@ -15,9 +19,10 @@ const toName = (nameOf: Names, projectId: number | null) =>
   projectId === null ? 'unknown' : (nameOf.get(projectId) ?? `project ${projectId}`);
 
 /** GET /dead-letters: counts by partner and SQLSTATE, and the newest letters, filtered by the parameters of the URL. */
-export function getDeadLetters(reads: Pick<Reads, 'deadLetters'>): RequestHandler {
+export function getDeadLetters(reads: Pick<Reads, 'deadLetters'>, replays: Replays): RequestHandler {
   return async (request, response) => {
-    const { filter, shown } = readFilter(request);
+    const operator = operatorOf(response);
+    const { filter, shown } = readFilter((name) => textOf(request, name));
     const before = textOf(request, 'before');
     const beforeId = before !== undefined && BIG_ID.test(before) ? before : undefined;
     const { groups, letters, nameOf, isFull } = await reads.deadLetters(filter, beforeId);
@@ -27,7 +32,8 @@ export function getDeadLetters(reads: Pick<Reads, 'deadLetters'>): RequestHandle
       children: (
         <>
           <p>
-            Accepted entries that PostgreSQL rejected. <code>opm dead-letters replay</code> queues them again.
+            Accepted entries that PostgreSQL rejected. A replay queues them again with their place in time, so newer
+            values stay.
           </p>
           <form method="get" action="/dead-letters">
             <label>
@@ -42,8 +48,22 @@ export function getDeadLetters(reads: Pick<Reads, 'deadLetters'>): RequestHandle
             <button type="submit">Filter</button>
           </form>
           <Live id="dead-letter-groups">
+            <LastReplay replay={replays.last()} />
             <Groups groups={groups} nameOf={nameOf} total={total} />
           </Live>
+          {total > 0 && hasRole(operator, 'operator') && (
+            <Form action="/dead-letters/replay" operator={operator}>
+              <Filter shown={shown} />
+              <button type="submit">{`Replay ${toCount(total, 'dead letter')}`}</button>
+            </Form>
+          )}
+          {total > 0 && hasRole(operator, 'admin') && (
+            <Form action="/dead-letters/discard" operator={operator}>
+              <Filter shown={shown} />
+              <Confirm>{`Delete ${toCount(total, 'dead letter')} for good.`}</Confirm>
+              <button type="submit">Discard</button>
+            </Form>
+          )}
           <LetterTable letters={letters} nameOf={nameOf} />
           {isFull && (
             <p>
@@ -56,20 +76,45 @@ export function getDeadLetters(reads: Pick<Reads, 'deadLetters'>): RequestHandle
   };
 }
 
-/** `shown`: the valid parameters, for the form and for links. */
-function readFilter(request: Request): {
+type ShownFilter = Record<'project' | 'state' | 'error', string | undefined>;
+
+/** `shown`: the valid parameters, for forms and links. */
+function readFilter(read: (name: keyof ShownFilter) => string | undefined): {
   filter: DeadLetterFilter;
-  shown: Record<'project' | 'state' | 'error', string | undefined>;
+  shown: ShownFilter;
 } {
-  const project = textOf(request, 'project');
-  const state = textOf(request, 'state');
+  const [project, state] = [read('project'), read('state')];
   const shown = {
     project: project !== undefined && /^\d{1,9}$/.test(project) ? project : undefined,
     state: state !== undefined && SQL_STATE.test(state) ? state.toUpperCase() : undefined,
-    error: textOf(request, 'error'),
+    error: read('error'),
   };
   const projectId = shown.project === undefined ? undefined : Number(shown.project);
   return { shown, filter: { projectId, sqlState: shown.state, error: shown.error } };
+}
+
+/** The filter of the page, as hidden fields of a form. */
+function Filter({ shown }: { shown: ShownFilter }) {
+  return (
+    <>
+      {Object.entries(shown).map(([name, value]) => (
+        <input key={name} type="hidden" name={name} value={value ?? ''} />
+      ))}
+    </>
+  );
+}
+
+function LastReplay({ replay }: { replay: Replay | undefined }) {
+  if (!replay) return null;
+  const { by, total, handled, done, isInterrupted } = replay;
+  if (!done) return <p>{`${by} replays dead letters: ${toNumber(handled)} of ${toNumber(total)}.`}</p>;
+  const skipped = done.skipped > 0 ? `, ${toNumber(done.skipped)} cannot be read as entries` : '';
+  return (
+    <p>
+      {isInterrupted && <strong>The replay stopped because a store did not answer. </strong>}
+      {`Last replay, by ${by}: ${toCount(done.replayed, 'dead letter')} queued${skipped}.`}
+    </p>
+  );
 }
 
 function Groups({ groups, nameOf, total }: { groups: DeadLetterCount[]; nameOf: Names; total: number }) {
@@ -113,16 +158,19 @@ export function LetterTable({ letters, nameOf }: { letters: StoredDeadLetter[]; 
   );
 }
 
-/** GET /dead-letters/{deadLetterId}: one letter, masked unless `showData`. */
+/** GET /dead-letters/{deadLetterId}: one letter, masked unless revealed. */
 export function getDeadLetter(
   reads: Pick<Reads, 'deadLetter'>,
-  { showData }: { showData: boolean },
+  reveals: Reveals,
+  recordView: RecordView,
 ): RequestHandler<{ deadLetterId: string }> {
   return async (request, response, next) => {
     const { deadLetterId } = request.params;
     const letter = BIG_ID.test(deadLetterId) ? await reads.deadLetter(deadLetterId) : undefined;
     if (!letter) return next();
     const { projectId, customerId, version, sqlState, error, createdAt } = letter;
+    const showData = reveals.isOn(response);
+    await recordView(request, response, `dead letter ${deadLetterId}`);
     const payload = showData ? letter.payload : maskPayload(letter);
     sendPage(request, response, {
       title: `Dead letter ${deadLetterId}`,
@@ -138,6 +186,7 @@ export function getDeadLetter(
               ['Error', showData ? error : maskErrorMessage(error)],
             ]}
           />
+          <RevealForm reveals={reveals} response={response} back={request.originalUrl} />
           <h2>Data</h2>
           <pre>{JSON.stringify(payload, null, 2)}</pre>
         </>
@@ -157,3 +206,41 @@ function maskPayload({ projectId, payload }: WholeDeadLetter): unknown {
     return MASK;
   }
 }
+
+/** The forms of the page: replay and discard what the filter selects. */
+export function changeDeadLetters(
+  { deadLetters, replays }: Pick<Store, 'deadLetters'> & { replays: Replays },
+  handle: HandleChange,
+): Router {
+  const router = Router();
+  router.post(
+    '/dead-letters/replay',
+    handle('operator', 'dead-letters replay', async (request, response) => {
+      const { filter, shown } = readFilter((name) => fieldOf(request, name) || undefined);
+      if (replays.isRunning()) throw new Problem('another replay is running');
+      const total = (await deadLetters.count(filter)).reduce((sum, { count }) => sum + count, 0);
+      return {
+        ...{ details: toDetails(shown), back: toUrl('/dead-letters', shown) },
+        run: async () => replays.start(filter, total, operatorOf(response).name),
+      };
+    }),
+  );
+  router.post(
+    '/dead-letters/discard',
+    handle('admin', 'dead-letters discard', async (request) => {
+      const { filter, shown } = readFilter((name) => fieldOf(request, name) || undefined);
+      assertConfirmed(request);
+      return {
+        ...{ details: toDetails(shown), back: toUrl('/dead-letters', shown) },
+        run: async () => void (await deadLetters.discard(filter)),
+      };
+    }),
+  );
+  return router;
+}
+
+const toDetails = ({ project, state, error }: ShownFilter) => ({
+  project: project ?? null,
+  sqlState: state ?? null,
+  hasErrorText: error !== undefined, // the text may quote a value
+});

@@ -1,21 +1,30 @@
+import { Fault, parseCustomerId } from '@opm/contract';
 import { FIELDS } from '@opm/core';
-import type { Claim } from '@opm/queue';
-import type { CustomerHistory } from '@opm/store';
-import type { RequestHandler } from 'express';
+import { eraseCustomer } from '@opm/operations/actions';
+import type { Claim, EntryQueue } from '@opm/queue';
+import { type CustomerHistory, type Store, toCustomerTarget } from '@opm/store';
+import { type RequestHandler, Router } from 'express';
 import { MASK } from '../mask.js';
 import type { Reads } from '../reads.js';
+import { hasRole, operatorOf, type Reveals } from '../session.js';
+import { assertConfirmed, fieldOf, type HandleChange, Problem } from './change.js';
 import { LetterTable } from './dead-letters.js';
-import { Facts, sendPage, Table, Time, textOf } from './page.js';
+import { Confirm, Facts, Form, sendPage, Table, Time, textOf, toUrl } from './page.js';
+import { type RecordView, RevealForm } from './reveal.js';
 
 /** GET /find: a customer by project and id, with the time of each field, what is in flight and its dead letters. */
 export function getFind(
   reads: Pick<Reads, 'findProject' | 'customer'>,
-  { showData }: { showData: boolean },
+  reveals: Reveals,
+  recordView: RecordView,
 ): RequestHandler {
   return async (request, response) => {
     const [projectName, customerId] = [textOf(request, 'project'), textOf(request, 'customer')];
     const project = projectName === undefined ? undefined : await reads.findProject(projectName);
     const found = project && customerId !== undefined ? await reads.customer(project.projectId, customerId) : undefined;
+    const operator = operatorOf(response);
+    const showData = reveals.isOn(response);
+    if (found && project) await recordView(request, response, toCustomerTarget(project.name, customerId ?? ''));
     const isUnknown = projectName !== undefined && !project;
     sendPage(request, response, {
       title: 'Find a customer',
@@ -35,7 +44,16 @@ export function getFind(
             <>
               <Facts facts={[['In flight', toInFlight(found.claim)], ...toRow(found.history)]} />
               {found.history?.createdAt && <Fields history={found.history} showData={showData} />}
+              <RevealForm reveals={reveals} response={response} back={request.originalUrl} />
               <LetterTable letters={found.letters} nameOf={new Map([[project.projectId, project.name]])} />
+              {hasRole(operator, 'admin') && (
+                <Form action="/find/erase" operator={operator}>
+                  <input type="hidden" name="project" value={project.name} />
+                  <input type="hidden" name="customer" value={customerId} />
+                  <Confirm>{`Erase customer ${customerId} of ${project.name}.`}</Confirm>
+                  <button type="submit">Erase</button>
+                </Form>
+              )}
             </>
           )}
         </>
@@ -79,4 +97,34 @@ function Fields({ history, showData }: { history: CustomerHistory; showData: boo
       ]}
     />
   );
+}
+
+/** POST /find/erase: queues the erasure of a customer, like a DELETE of its partner. */
+export function changeCustomers(
+  { projects, queue, shards }: Pick<Store, 'projects'> & { queue: EntryQueue; shards: number },
+  handle: HandleChange,
+): Router {
+  return Router().post(
+    '/find/erase',
+    handle('admin', 'customers erase', async (request) => {
+      const [project, customerId] = [fieldOf(request, 'project'), parseId(request.body?.customer)];
+      assertConfirmed(request);
+      const found = await projects.find(project);
+      if (!found) throw new Problem('there is no such partner');
+      return {
+        target: toCustomerTarget(project, customerId),
+        back: toUrl('/find', { project, customer: customerId }),
+        run: () => eraseCustomer(queue, shards, { projectId: found.projectId, customerId }),
+      };
+    }),
+  );
+}
+
+/** Unlike other fields, an id may begin or end with white space. @throws Problem */
+function parseId(given: unknown): string {
+  try {
+    return parseCustomerId(given);
+  } catch (error) {
+    throw error instanceof Fault ? new Problem(error.message.replace('path/customerId', 'the customer id')) : error;
+  }
 }

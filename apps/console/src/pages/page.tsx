@@ -1,26 +1,37 @@
 import { toDuration } from '@opm/operations';
+import type { Role } from '@opm/store';
 import type { Request, Response } from 'express';
 import type { ComponentChildren } from 'preact';
 import { renderToString } from 'preact-render-to-string';
+import { CSRF_FIELD, type CurrentOperator, hasRole, operatorOf } from '../session.js';
 
-const NAVIGATION = [
-  ['/', 'Overview'],
-  ['/partners', 'Partners'],
-  ['/find', 'Find'],
-  ['/dead-letters', 'Dead letters'],
-  ['/queues', 'Queues'],
-] as const;
+const NAVIGATION: [path: string, name: string, role: Role][] = [
+  ['/', 'Overview', 'viewer'],
+  ['/partners', 'Partners', 'viewer'],
+  ['/find', 'Find', 'viewer'],
+  ['/dead-letters', 'Dead letters', 'viewer'],
+  ['/queues', 'Queues', 'viewer'],
+  ['/audit', 'Audit', 'operator'],
+  ['/operators', 'Operators', 'admin'],
+];
 
 type PageProps = { title: string; children: ComponentChildren };
 
 /** Sends a page. JSX escapes every value, so no page writes HTML as a string. */
 export function sendPage(request: Request, response: Response, props: PageProps, status = 200): void {
-  const html = renderToString(<Page path={request.path} {...props} />);
+  const html = renderToString(<Page path={request.path} operator={operatorOf(response)} {...props} />);
   response.status(status).set('cache-control', 'no-store').type('html').send(`<!doctype html>${html}`);
 }
 
-function Page({ path, title, children }: PageProps & { path: string }) {
-  const current = NAVIGATION.findLast(([start]) => path === start || path.startsWith(`${start}/`))?.[0];
+/** `operator` is undefined before the login. */
+export function Page({
+  path,
+  operator,
+  title,
+  children,
+}: PageProps & { path: string; operator: CurrentOperator | undefined }) {
+  const pages = operator ? NAVIGATION.filter(([, , role]) => hasRole(operator, role)) : [];
+  const current = pages.findLast(([start]) => path === start || path.startsWith(`${start}/`))?.[0];
   return (
     <html lang="en">
       <head>
@@ -38,12 +49,18 @@ function Page({ path, title, children }: PageProps & { path: string }) {
         </a>
         <header>
           <nav aria-label="Pages">
-            {NAVIGATION.map(([href, name]) => (
+            {pages.map(([href, name]) => (
               <a key={href} href={href} aria-current={href === current ? 'page' : undefined}>
                 {name}
               </a>
             ))}
           </nav>
+          {operator && (
+            <Form action="/logout" operator={operator}>
+              <span>{`${operator.name} (${operator.role})`}</span>
+              <button type="submit">Log out</button>
+            </Form>
+          )}
         </header>
         <main id="main">
           <h1>{title}</h1>
@@ -51,6 +68,37 @@ function Page({ path, title, children }: PageProps & { path: string }) {
         </main>
       </body>
     </html>
+  );
+}
+
+/** A form that changes something. It carries the token of the operator's session. */
+export function Form(props: { action: string; operator: CurrentOperator; children: ComponentChildren }) {
+  const { action, operator, children } = props;
+  return (
+    <form method="post" action={action}>
+      <input type="hidden" name={CSRF_FIELD} value={operator.csrfToken} />
+      {children}
+    </form>
+  );
+}
+
+/** A box that must be ticked before a change that cannot be undone. */
+export function Confirm({ children }: { children: ComponentChildren }) {
+  return (
+    <label class="confirm">
+      <input type="checkbox" name="confirmed" required />
+      {children}
+    </label>
+  );
+}
+
+/** A secret that is shown once. `console.js` adds the button that copies it. */
+export function Secret({ name, value }: { name: string; value: string }) {
+  return (
+    <p>
+      {`${name}, shown only once: `}
+      <code data-copy="">{value}</code>
+    </p>
   );
 }
 

@@ -1,22 +1,47 @@
-import { StoreError } from '@opm/store';
-import express, { type ErrorRequestHandler, type RequestHandler, Router } from 'express';
+import { type Store, StoreError } from '@opm/store';
+import { type ErrorRequestHandler, type RequestHandler, Router } from 'express';
 import type { Reads } from '../reads.js';
-import { getDeadLetter, getDeadLetters } from './dead-letters.js';
-import { getFind } from './find.js';
+import type { Replays } from '../replays.js';
+import { createReveals, requireRole } from '../session.js';
+import { createHandleChange } from './change.js';
+import { changeDeadLetters, getDeadLetter, getDeadLetters } from './dead-letters.js';
+import { changeCustomers, getFind } from './find.js';
 import { getOverview } from './overview.js';
 import { sendPage } from './page.js';
-import { getPartner, getPartners } from './partners.js';
+import { changePartners, getPartner } from './partner.js';
+import { getPartners } from './partners.js';
+import { changeOperators, getAudit, getOperators } from './people.js';
+import { changeReveals, createRecordView } from './reveal.js';
 
-/** The pages for operators. They only read. @param showData shows what partners sent unmasked */
-export function createPages(reads: Reads, { showData }: { showData: boolean }): RequestHandler {
+type PagesDeps = Parameters<typeof changeCustomers>[0] & {
+  store: Store;
+  reads: Reads;
+  replays: Replays;
+  /** Shows everybody what partners sent. */
+  showData: boolean;
+};
+
+/** The pages for operators. Every form is checked by `createFormRoutes` before it gets here. */
+export function createPages({ store, reads, replays, showData, ...deps }: PagesDeps): RequestHandler {
+  const reveals = createReveals(showData);
+  const recordView = createRecordView(store.audit, reveals);
   const pages = Router();
-  pages.use('/assets', express.static(new URL('../../public', import.meta.url).pathname, { index: false }));
   pages.get('/', getOverview(reads));
   pages.get('/partners', getPartners(reads));
   pages.get('/partners/:projectId', getPartner(reads));
-  pages.get('/find', getFind(reads, { showData }));
-  pages.get('/dead-letters', getDeadLetters(reads));
-  pages.get('/dead-letters/:deadLetterId', getDeadLetter(reads, { showData }));
+  pages.get('/find', getFind(reads, reveals, recordView));
+  pages.get('/dead-letters', getDeadLetters(reads, replays));
+  pages.get('/dead-letters/:deadLetterId', getDeadLetter(reads, reveals, recordView));
+  pages.get('/audit', requireRole('operator'), getAudit(reads));
+  pages.get('/operators', requireRole('admin'), getOperators(reads));
+
+  const handle = createHandleChange({ audit: store.audit, onChanged: reads.forget });
+  pages.use(changePartners(store, handle));
+  pages.use(changeCustomers(deps, handle));
+  pages.use(changeDeadLetters({ deadLetters: store.deadLetters, replays }, handle));
+  pages.use(changeOperators(store, handle));
+  pages.use(changeReveals(reveals, handle));
+
   pages.get(/^\/(partners|dead-letters)\//, (request, response) =>
     sendPage(request, response, { title: 'Not found', children: <p>There is no such page.</p> }, 404),
   );

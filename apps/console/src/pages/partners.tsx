@@ -1,10 +1,9 @@
 import { type ProjectStats, toCount, toNumber } from '@opm/operations';
-import type { DeadLetterCount, StoredApiKey } from '@opm/store';
 import type { RequestHandler } from 'express';
 import type { ComponentChildren } from 'preact';
 import type { Partner, Reads } from '../reads.js';
-import { Chart } from './chart.js';
-import { type Column, Facts, Live, sendPage, Table, Time, textOf, toAge, toMs, toRate, toUrl } from './page.js';
+import { hasRole, operatorOf } from '../session.js';
+import { type Column, Form, Live, sendPage, Table, Time, textOf, toAge, toRate, toUrl } from './page.js';
 
 const PAGE_ROWS = 100;
 
@@ -16,8 +15,8 @@ const stat = (id: string, title: string, of: (stats: ProjectStats) => number): S
   ...{ id, title, isNumber: true },
   sortBy: ({ stats }) => (stats ? of(stats) : 0),
 });
-const sentPerSecond = (stats: ProjectStats) => stats.acceptedPerSecond + stats.refusedPerSecond;
-const acceptedOf = ({ created, updated, erased }: ProjectStats) => created + updated + erased;
+export const sentPerSecond = (stats: ProjectStats) => stats.acceptedPerSecond + stats.refusedPerSecond;
+export const acceptedOf = ({ created, updated, erased }: ProjectStats) => created + updated + erased;
 const shareOf = (stats: ProjectStats) => (stats.limit ? sentPerSecond(stats) / stats.limit : 0);
 
 /** `cell` shows the sorted value if it is left out. */
@@ -58,6 +57,7 @@ const COLUMNS: Sortable[] = [
 /** GET /partners: all partners with their counts of the last hour, sorted by a column, a hundred per page. */
 export function getPartners(reads: Pick<Reads, 'partners'>): RequestHandler {
   return async (request, response) => {
+    const operator = operatorOf(response);
     const search = textOf(request, 'search');
     const sorted = COLUMNS.find(({ id }) => id === textOf(request, 'sort')) ?? (COLUMNS[1] as Sortable);
     const isAscending = textOf(request, 'order') === 'ascending';
@@ -106,6 +106,17 @@ export function getPartners(reads: Pick<Reads, 'partners'>): RequestHandler {
               {page < pages && <a href={linkTo({ page: page + 1 })}>Next</a>}
             </nav>
           )}
+          {hasRole(operator, 'admin') && (
+            <>
+              <h2>New partner</h2>
+              <Form action="/partners" operator={operator}>
+                <label>
+                  Name <input name="name" required maxLength={100} />
+                </label>
+                <button type="submit">Create</button>
+              </Form>
+            </>
+          )}
         </>
       ),
     });
@@ -115,110 +126,4 @@ export function getPartners(reads: Pick<Reads, 'partners'>): RequestHandler {
 function compare({ sortBy }: Sortable, a: Partner, b: Partner): number {
   const [left, right] = [sortBy(a), sortBy(b)];
   return typeof left === 'string' ? left.localeCompare(String(right)) : left - Number(right);
-}
-
-/** GET /partners/{projectId}: one partner, its chart, its keys and its dead letters. */
-export function getPartner(
-  reads: Pick<Reads, 'partners' | 'minutesOf' | 'keys' | 'deadLetters'>,
-): RequestHandler<{ projectId: string }> {
-  return async (request, response, next) => {
-    const partner = (await reads.partners()).find(({ projectId }) => String(projectId) === request.params.projectId);
-    if (!partner) return next();
-    const { projectId, name } = partner;
-    const [chart, keys, { groups }] = await Promise.all([
-      reads.minutesOf(projectId),
-      reads.keys(projectId),
-      reads.deadLetters({ projectId }, undefined),
-    ]);
-    sendPage(request, response, {
-      title: name,
-      children: (
-        <>
-          <Live id="partner">
-            <Facts facts={toFacts(partner)} />
-            <Chart
-              title="Entries per second"
-              {...chart}
-              lines={[
-                { name: 'accepted', of: ({ accepted }) => accepted },
-                { name: 'persisted', of: ({ persisted }) => persisted },
-                { name: 'refused', of: ({ refused }) => refused },
-              ]}
-            />
-          </Live>
-          <Keys keys={keys} />
-          <DeadLetterGroups projectId={projectId} groups={groups} />
-          <p>
-            <a href={toUrl('/find', { project: name })}>Find a customer of this partner</a>
-          </p>
-        </>
-      ),
-    });
-  };
-}
-
-function toFacts({ projectId, rate, burst, pausedAt, stats }: Partner): [string, ComponentChildren][] {
-  return [
-    ['Project id', projectId],
-    ['State', pausedAt ? <strong key="state">paused: its requests get 403</strong> : 'accepts entries'],
-    ['Limit', rate ? `${toNumber(rate)} entries/s, burst ${toNumber(burst ?? 0)}` : 'none'],
-    ['Sent', stats ? `${toRate(sentPerSecond(stats))}/s` : 'nothing within the last hour'],
-    ...(stats
-      ? ([
-          ['Accepted within the last hour', toNumber(acceptedOf(stats))],
-          ['Refused as invalid', toNumber(stats.refusedInvalid)],
-          ['Refused by its limit (429)', toNumber(stats.refusedLimited)],
-          ['Refused as unavailable (503)', toNumber(stats.refusedUnavailable)],
-          ['Persisted', toNumber(stats.persisted)],
-          [
-            'Waiting (sampled)',
-            stats.backlog ? `about ${toNumber(stats.backlog.entries)}` : 'the queue does not answer',
-          ],
-          ['Oldest entry', toAge(stats.backlog?.oldestMs)],
-          ['p99 to the acknowledgement', toMs(stats.p99Ms.ingress)],
-          ['p99 to the row', toMs(stats.p99Ms.worker)],
-          ['Last seen', <Time key="seen" at={stats.lastSeen} />],
-        ] satisfies [string, ComponentChildren][])
-      : []),
-  ];
-}
-
-function Keys({ keys }: { keys: StoredApiKey[] }) {
-  return (
-    <Table
-      caption="API keys"
-      rows={keys}
-      empty="This partner has no key."
-      columns={[
-        { title: 'Key', cell: ({ hint }) => <code>{`${hint}…`}</code> },
-        { title: 'Id', isNumber: true, cell: ({ keyId }) => keyId },
-        { title: 'Label', cell: ({ label }) => label ?? '–' },
-        { title: 'Status', cell: ({ status }) => status },
-        { title: 'Created', cell: ({ createdAt }) => <Time at={createdAt} /> },
-        { title: 'Ends', cell: ({ expiresAt, revokedAt }) => <Time at={revokedAt ?? expiresAt} /> },
-        { title: 'Last use', cell: ({ lastUsedAt }) => <Time at={lastUsedAt} /> },
-      ]}
-    />
-  );
-}
-
-function DeadLetterGroups({ projectId, groups }: { projectId: number; groups: DeadLetterCount[] }) {
-  return (
-    <Table
-      caption="Dead letters by SQLSTATE"
-      rows={groups}
-      empty="This partner has no dead letter."
-      columns={[
-        {
-          title: 'SQLSTATE',
-          cell: ({ sqlState }) => (
-            <a href={toUrl('/dead-letters', { project: projectId, state: sqlState ?? undefined })}>
-              {sqlState ?? 'none'}
-            </a>
-          ),
-        },
-        { title: 'Dead letters', isNumber: true, cell: ({ count }) => toNumber(count) },
-      ]}
-    />
-  );
 }

@@ -1,0 +1,79 @@
+import { Fault } from '@opm/contract';
+import { type AuditRecord, type Role, type Store, StoreError } from '@opm/store';
+import type { Request, RequestHandler, Response } from 'express';
+import type { ComponentChildren } from 'preact';
+import { operatorOf, requireRole } from '../session.js';
+import { sendPage } from './page.js';
+
+/** What the operator gave cannot be done. The message is shown. */
+export class Problem extends Error {
+  override readonly name = 'Problem';
+}
+
+/** A change whose input is valid. `run` returns what to show; without it, the browser goes back to `back`. */
+export type Change = Pick<AuditRecord, 'target' | 'details'> & {
+  back: string;
+  run(): Promise<{ title: string; children: ComponentChildren } | undefined | void>;
+};
+
+export type HandleChange = ReturnType<typeof createHandleChange>;
+
+/**
+ * Creates handlers of forms. A handler checks the role and the input, writes the audit log, and only then makes the
+ * change. @param prepare throws Problem if the input is not valid
+ */
+export function createHandleChange({ audit, onChanged }: Pick<Store, 'audit'> & { onChanged: () => void }) {
+  return (
+    role: Role,
+    action: string,
+    prepare: (request: Request, response: Response) => Promise<Change>,
+  ): RequestHandler[] => [
+    requireRole(role),
+    async (request, response) => {
+      try {
+        const { back, run, ...record } = await prepare(request, response);
+        const { name: actor } = operatorOf(response);
+        await audit.record({ ...record, actor, source: 'console', address: request.ip, action });
+        const shown = await run();
+        onChanged();
+        if (shown) sendPage(request, response, shown);
+        else response.redirect(303, back);
+      } catch (error) {
+        const [status, text] = toProblem(error);
+        sendPage(request, response, { title: 'Not done', children: <p role="alert">{text}</p> }, status);
+      }
+    },
+  ];
+}
+
+function toProblem(error: unknown): [status: number, text: string] {
+  if (error instanceof Problem) return [400, error.message];
+  if (error instanceof Fault) return [503, 'The queue does not answer.'];
+  // Without a cause, it is the store's own: the input is not valid. PostgreSQL's messages may quote values.
+  if (error instanceof StoreError && error.cause === undefined) return [400, error.message];
+  throw error;
+}
+
+const MAX_FIELD = 300;
+
+/** A field of the form without white space around it; empty if it is missing. @throws Problem */
+export function fieldOf(request: Request, name: string): string {
+  const value: unknown = request.body?.[name] ?? '';
+  if (typeof value !== 'string' || value.length > MAX_FIELD || value.includes('\0')) {
+    throw new Problem(`${name} must be a text of at most ${MAX_FIELD} characters`);
+  }
+  return value.trim();
+}
+
+/** A whole number of 1 or more; undefined if the field is empty. @throws Problem */
+export function countOf(request: Request, name: string): number | undefined {
+  const text = fieldOf(request, name);
+  if (text === '') return undefined;
+  if (!/^[1-9]\d{0,8}$/.test(text)) throw new Problem(`${name} must be a whole number`);
+  return Number(text);
+}
+
+/** @throws Problem unless the box of `Confirm` was ticked */
+export function assertConfirmed(request: Request): void {
+  if (fieldOf(request, 'confirmed') === '') throw new Problem('tick the box to confirm');
+}

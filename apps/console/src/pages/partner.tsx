@@ -1,0 +1,255 @@
+import { toNumber } from '@opm/operations';
+import type { DeadLetterCount, Store, StoredApiKey } from '@opm/store';
+import { type Request, type RequestHandler, Router } from 'express';
+import type { ComponentChildren } from 'preact';
+import type { Partner, Reads } from '../reads.js';
+import { type CurrentOperator, hasRole, operatorOf } from '../session.js';
+import { assertConfirmed, countOf, fieldOf, type HandleChange, Problem } from './change.js';
+import { Chart } from './chart.js';
+import { Confirm, Facts, Form, Live, Secret, sendPage, Table, Time, toAge, toMs, toRate, toUrl } from './page.js';
+import { acceptedOf, sentPerSecond } from './partners.js';
+
+/** GET /partners/{projectId}: one partner, its chart, its keys and its dead letters. */
+export function getPartner(
+  reads: Pick<Reads, 'partners' | 'minutesOf' | 'keys' | 'deadLetters'>,
+): RequestHandler<{ projectId: string }> {
+  return async (request, response, next) => {
+    const partner = (await reads.partners()).find(({ projectId }) => String(projectId) === request.params.projectId);
+    if (!partner) return next();
+    const { projectId, name } = partner;
+    const operator = operatorOf(response);
+    const [chart, keys, { groups }] = await Promise.all([
+      reads.minutesOf(projectId),
+      reads.keys(projectId),
+      reads.deadLetters({ projectId }, undefined),
+    ]);
+    sendPage(request, response, {
+      title: name,
+      children: (
+        <>
+          <Live id="partner">
+            <Facts facts={toFacts(partner)} />
+            <Chart
+              title="Entries per second"
+              {...chart}
+              lines={[
+                { name: 'accepted', of: ({ accepted }) => accepted },
+                { name: 'persisted', of: ({ persisted }) => persisted },
+                { name: 'refused', of: ({ refused }) => refused },
+              ]}
+            />
+          </Live>
+          <Keys keys={keys} partner={partner} operator={operator} />
+          <DeadLetterGroups projectId={projectId} groups={groups} />
+          <p>
+            <a href={toUrl('/find', { project: name })}>Find a customer of this partner</a>
+          </p>
+          {hasRole(operator, 'operator') && <Settings partner={partner} operator={operator} />}
+        </>
+      ),
+    });
+  };
+}
+
+function toFacts({ projectId, rate, burst, pausedAt, stats }: Partner): [string, ComponentChildren][] {
+  return [
+    ['Project id', projectId],
+    ['State', pausedAt ? <strong key="state">paused: its requests get 403</strong> : 'accepts entries'],
+    ['Limit', rate ? `${toNumber(rate)} entries/s, burst ${toNumber(burst ?? 0)}` : 'none'],
+    ['Sent', stats ? `${toRate(sentPerSecond(stats))}/s` : 'nothing within the last hour'],
+    ...(stats
+      ? ([
+          ['Accepted within the last hour', toNumber(acceptedOf(stats))],
+          ['Refused as invalid', toNumber(stats.refusedInvalid)],
+          ['Refused by its limit (429)', toNumber(stats.refusedLimited)],
+          ['Refused as unavailable (503)', toNumber(stats.refusedUnavailable)],
+          ['Persisted', toNumber(stats.persisted)],
+          [
+            'Waiting (sampled)',
+            stats.backlog ? `about ${toNumber(stats.backlog.entries)}` : 'the queue does not answer',
+          ],
+          ['Oldest entry', toAge(stats.backlog?.oldestMs)],
+          ['p99 to the acknowledgement', toMs(stats.p99Ms.ingress)],
+          ['p99 to the row', toMs(stats.p99Ms.worker)],
+          ['Last seen', <Time key="seen" at={stats.lastSeen} />],
+        ] satisfies [string, ComponentChildren][])
+      : []),
+  ];
+}
+
+type Shown = { partner: Partner; operator: CurrentOperator };
+
+function Keys({ keys, partner: { projectId, name }, operator }: Shown & { keys: StoredApiKey[] }) {
+  const path = `/partners/${projectId}/keys`;
+  const active = keys.filter(({ status }) => status === 'active');
+  return (
+    <>
+      <Table
+        caption="API keys"
+        rows={keys}
+        empty="This partner has no key."
+        columns={[
+          { title: 'Key', cell: ({ hint }) => <code>{`${hint}…`}</code> },
+          { title: 'Id', isNumber: true, cell: ({ keyId }) => keyId },
+          { title: 'Label', cell: ({ label }) => label ?? '–' },
+          { title: 'Status', cell: ({ status }) => status },
+          { title: 'Created', cell: ({ createdAt }) => <Time at={createdAt} /> },
+          { title: 'Ends', cell: ({ expiresAt, revokedAt }) => <Time at={revokedAt ?? expiresAt} /> },
+          { title: 'Last use', cell: ({ lastUsedAt }) => <Time at={lastUsedAt} /> },
+        ]}
+      />
+      {hasRole(operator, 'admin') && (
+        <details>
+          <summary>Create or revoke keys</summary>
+          <Form action={path} operator={operator}>
+            <label>
+              Label <input name="label" maxLength={100} />
+            </label>
+            <label>
+              The other keys
+              <select name="grace">
+                {GRACES.map(([hours, text]) => (
+                  <option key={hours} value={hours}>
+                    {text}
+                  </option>
+                ))}
+              </select>
+            </label>
+            <button type="submit">Create a key</button>
+          </Form>
+          {active.map(({ keyId, hint }) => (
+            <Form key={keyId} action={`${path}/${keyId}/revoke`} operator={operator}>
+              <Confirm>{`Revoke ${hint}… of ${name} now. Requests with it get 401.`}</Confirm>
+              <button type="submit">Revoke</button>
+            </Form>
+          ))}
+        </details>
+      )}
+    </>
+  );
+}
+
+const GRACES = [
+  ['', 'stay valid'],
+  ['1', 'end in an hour'],
+  ['24', 'end in a day'],
+  ['168', 'end in a week'],
+] as const;
+
+function Settings({ partner: { projectId, pausedAt, rate, burst }, operator }: Shown) {
+  const path = `/partners/${projectId}`;
+  return (
+    <section aria-labelledby="settings">
+      <h2 id="settings">Change</h2>
+      <Form action={`${path}/${pausedAt ? 'resume' : 'pause'}`} operator={operator}>
+        <button type="submit">{pausedAt ? 'Resume' : 'Pause: answer its requests with 403'}</button>
+      </Form>
+      <Form action={`${path}/limit`} operator={operator}>
+        <label>
+          Entries per second <input name="rate" inputMode="numeric" value={rate ?? ''} />
+        </label>
+        <label>
+          Burst <input name="burst" inputMode="numeric" value={burst ?? ''} />
+        </label>
+        <button type="submit">Set the limit; empty for none</button>
+      </Form>
+    </section>
+  );
+}
+
+function DeadLetterGroups({ projectId, groups }: { projectId: number; groups: DeadLetterCount[] }) {
+  return (
+    <Table
+      caption="Dead letters by SQLSTATE"
+      rows={groups}
+      empty="This partner has no dead letter."
+      columns={[
+        {
+          title: 'SQLSTATE',
+          cell: ({ sqlState }) => (
+            <a href={toUrl('/dead-letters', { project: projectId, state: sqlState ?? undefined })}>
+              {sqlState ?? 'none'}
+            </a>
+          ),
+        },
+        { title: 'Dead letters', isNumber: true, cell: ({ count }) => toNumber(count) },
+      ]}
+    />
+  );
+}
+
+const HOUR_MS = 3_600_000;
+
+/** The forms of the partners' pages. */
+export function changePartners(
+  { projects, apiKeys }: Pick<Store, 'projects' | 'apiKeys'>,
+  handle: HandleChange,
+): Router {
+  async function find(request: Request): Promise<{ projectId: number; target: string; back: string }> {
+    const projectId = Number(request.params.projectId);
+    const target = Number.isSafeInteger(projectId) ? (await projects.names([projectId])).get(projectId) : undefined;
+    if (target === undefined) throw new Problem('there is no such partner');
+    return { projectId, target, back: `/partners/${projectId}` };
+  }
+  const setPaused = (isPaused: boolean) => async (request: Request) => {
+    const { projectId, ...found } = await find(request);
+    return { ...found, run: () => projects.setPaused(projectId, isPaused) };
+  };
+
+  const router = Router();
+  router.post(
+    '/partners',
+    handle('admin', 'projects create', async (request) => {
+      const name = fieldOf(request, 'name');
+      return {
+        ...{ target: name, back: '/partners' },
+        async run() {
+          const { apiKey } = await projects.create(name);
+          return { title: `Created ${name}`, children: <Secret name="API key" value={apiKey} /> };
+        },
+      };
+    }),
+  );
+  router.post('/partners/:projectId/pause', handle('operator', 'projects pause', setPaused(true)));
+  router.post('/partners/:projectId/resume', handle('operator', 'projects resume', setPaused(false)));
+  router.post(
+    '/partners/:projectId/limit',
+    handle('operator', 'projects limits', async (request) => {
+      const { projectId, ...found } = await find(request);
+      const [rate, burst] = [countOf(request, 'rate'), countOf(request, 'burst')];
+      if ((rate === undefined) !== (burst === undefined)) throw new Problem('give both a rate and a burst, or neither');
+      const limit = rate === undefined || burst === undefined ? undefined : { rate, burst };
+      return { ...found, details: limit ?? { none: true }, run: () => projects.setLimit(projectId, limit) };
+    }),
+  );
+  router.post(
+    '/partners/:projectId/keys',
+    handle('admin', 'keys rotate', async (request) => {
+      const { projectId, ...found } = await find(request);
+      const [label, grace] = [fieldOf(request, 'label') || undefined, countOf(request, 'grace')];
+      return {
+        ...{ ...found, details: { label: label ?? null, graceHours: grace ?? null } },
+        async run() {
+          const graceMs = grace === undefined ? undefined : grace * HOUR_MS;
+          const apiKey =
+            graceMs === undefined
+              ? await apiKeys.issue(projectId, label)
+              : (await apiKeys.rotate(projectId, { graceMs, label })).apiKey;
+          return { title: `New key of ${found.target}`, children: <Secret name="API key" value={apiKey} /> };
+        },
+      };
+    }),
+  );
+  router.post(
+    '/partners/:projectId/keys/:keyId/revoke',
+    handle('admin', 'keys revoke', async (request) => {
+      const { projectId, ...found } = await find(request);
+      assertConfirmed(request);
+      const keyId = Number(request.params.keyId);
+      const key = (await apiKeys.list(projectId)).find((listed) => listed.keyId === keyId);
+      if (key?.status !== 'active') throw new Problem(`${found.target} has no such active key`);
+      return { ...found, details: { keyId }, run: async () => void (await apiKeys.revoke(projectId, { keyId })) };
+    }),
+  );
+  return router;
+}

@@ -1,0 +1,42 @@
+import type { Audit } from '@opm/store';
+import { type Request, type Response, Router } from 'express';
+import { operatorOf, type Reveals } from '../session.js';
+import { fieldOf, type HandleChange, Problem } from './change.js';
+import { Form } from './page.js';
+
+/** Records that an operator saw what a partner sent; does nothing if it was masked. */
+export type RecordView = (request: Request, response: Response, target: string) => Promise<void>;
+
+export const createRecordView =
+  (audit: Audit, reveals: Reveals): RecordView =>
+  async (request, response, target) => {
+    if (!reveals.isOn(response)) return;
+    const { name: actor } = operatorOf(response);
+    await audit.record({ actor, source: 'console', address: request.ip, action: 'view', target });
+  };
+
+/** Asks to see what partners sent; nothing if the operator may not, or already does. */
+export function RevealForm({ reveals, response, back }: { reveals: Reveals; response: Response; back: string }) {
+  if (reveals.isOn(response) || !reveals.mayStart(response)) return null;
+  return (
+    <Form action="/reveal" operator={operatorOf(response)}>
+      <input type="hidden" name="back" value={back} />
+      <button type="submit">Show what partners sent, for ten minutes; the audit log records it</button>
+    </Form>
+  );
+}
+
+/** POST /reveal */
+export function changeReveals(reveals: Reveals, handle: HandleChange): Router {
+  return Router().post(
+    '/reveal',
+    handle('viewer', 'reveal', async (request, response) => {
+      if (!reveals.mayStart(response)) throw new Problem('you may not see what partners sent');
+      const back = fieldOf(request, 'back');
+      return {
+        back: /^\/(find|dead-letters)\b/.test(back) ? back : '/',
+        run: async () => reveals.start(response),
+      };
+    }),
+  );
+}
