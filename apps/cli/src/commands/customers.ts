@@ -4,7 +4,7 @@ import { FORMATS, type Format, parseMoment } from '../parse.js';
 import { confirm, type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
 import type { QueueFlags } from '../with-queue.js';
-import { findProject, withStore } from '../with-store.js';
+import { findProject, recordChange, withStore } from '../with-store.js';
 
 export function customersCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('customers')
@@ -55,10 +55,16 @@ function eraseCommand(env: NodeJS.ProcessEnv): Command {
       const { projectId } = await withStore(env, (store) => findProject(store, projectName));
       await confirm(`Customer ${customerId} of project ${projectName} will be erased.`, options);
       // Imported lazily because the queue package loads slowly.
-      const [{ withQueue }, { shardOf }] = await Promise.all([import('../with-queue.js'), import('@opm/queue')]);
+      const [{ withQueue }, { shardOf }, { toCustomerTarget }] = await Promise.all([
+        import('../with-queue.js'),
+        import('@opm/queue'),
+        import('@opm/store'),
+      ]);
+      const target = toCustomerTarget(projectName, customerId);
       const erasure = { projectId, customerId, erase: true as const };
       await withQueue(env, options, async (queue, shards) => {
         const shard = shardOf(projectId, customerId, shards);
+        await withStore(env, (store) => recordChange(store, { action: 'customers erase', target }));
         const { admitted } = await queue.admit(shard, [erasure]);
         const entries = admitted.map(({ version }) => ({ ...erasure, version }));
         await queue.enqueue(shard, { entries }).catch(async (error) => {

@@ -4,6 +4,7 @@ import {
   countAll,
   type FilterOptions,
   hasFilter,
+  toAudited,
   toFilter,
   toLetters,
 } from '../dead-letters/filter-options.js';
@@ -11,7 +12,7 @@ import type { ReplayFlags } from '../dead-letters/replay.js';
 import { parseBigId, parsePositive, parseWholeNumber } from '../parse.js';
 import { confirm, type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
-import { withStore } from '../with-store.js';
+import { recordChange, withStore } from '../with-store.js';
 
 export function deadLettersCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('dead-letters')
@@ -106,9 +107,11 @@ function discardCommand(env: NodeJS.ProcessEnv): Command {
       }
       if (options.dryRun) return dryRun(env, options, (letters) => `Would discard ${letters}.`);
       await confirm('The dead letters will be deleted. `--dry-run` counts them.', options);
-      const discarded = await withStore(env, async (store) =>
-        store.deadLetters.discard(await toFilter(store, options)),
-      );
+      const discarded = await withStore(env, async (store) => {
+        const filter = await toFilter(store, options);
+        await recordChange(store, { action: 'dead-letters discard', ...toAudited(options, filter) });
+        return store.deadLetters.discard(filter);
+      });
       print(options, { discarded }, [`Discarded ${toLetters(discarded)}.`]);
     });
 }

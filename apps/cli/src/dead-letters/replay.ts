@@ -15,8 +15,8 @@ import pThrottle from 'p-throttle';
 import { createBar } from '../print.js';
 import { UserError, withInterrupt } from '../user-error.js';
 import { type QueueFlags, toOperatorText, withQueue } from '../with-queue.js';
-import { withStore } from '../with-store.js';
-import { countAll, type FilterOptions, toFilter, toLetters } from './filter-options.js';
+import { recordChange, withStore } from '../with-store.js';
+import { countAll, type FilterOptions, toAudited, toFilter, toLetters } from './filter-options.js';
 
 type ReplayOptions = {
   deadLetters: DeadLetters;
@@ -140,6 +140,7 @@ export async function replayWithBar(
     const total = countAll(await store.deadLetters.count(filter));
     const replayAll = (signal: AbortSignal) =>
       withQueue(env, options, async (queue, shards) => {
+        await recordChange(store, { action: 'dead-letters replay', ...toAudited(options, filter) });
         const bar = createBar('replay');
         bar.start(total);
         try {
