@@ -2,10 +2,12 @@ import { createRequire } from 'node:module';
 import { inspect } from 'node:util';
 import addCompletion from '@bomb.sh/tab/commander';
 import { Command, CommanderError } from 'commander';
+import { auditCommand } from './commands/audit.js';
 import { burstCommand } from './commands/burst.js';
 import { customersCommand } from './commands/customers.js';
 import { deadLettersCommand } from './commands/dead-letters.js';
 import { keysCommand } from './commands/keys.js';
+import { operatorsCommand } from './commands/operators.js';
 import { projectsCommand } from './commands/projects.js';
 import { migrateCommand, upCommand } from './commands/stack.js';
 import { statusCommand } from './commands/status.js';
@@ -33,6 +35,8 @@ function buildProgram(env: NodeJS.ProcessEnv): Command {
     .addCommand(keysCommand(env))
     .addCommand(customersCommand(env))
     .addCommand(deadLettersCommand(env))
+    .addCommand(operatorsCommand(env))
+    .addCommand(auditCommand(env))
     .addCommand(burstCommand(env));
 }
 

@@ -1,4 +1,5 @@
-import type { Project, Store, StoreOptions } from '@opm/store';
+import { hostname, userInfo } from 'node:os';
+import type { AuditRecord, Project, Store, StoreOptions } from '@opm/store';
 import { readStackFile } from './stack/stack-file.js';
 import { UserError } from './user-error.js';
 
@@ -54,6 +55,22 @@ export async function withStore<T>(
     throw new UserError(error.message, error.kind === 'outage' ? 'unavailable' : 'failed');
   } finally {
     await store.close();
+  }
+}
+
+/**
+ * Writes the audit row of a command. Call it after the checks and before the change: if it throws, nothing has changed.
+ * So a row says what somebody told `opm` to do, even if the change then failed.
+ */
+export function recordChange(store: Store, change: Pick<AuditRecord, 'action' | 'target' | 'details'>): Promise<void> {
+  return store.audit.record({ ...change, actor: readUserName(), source: 'cli', address: hostname() });
+}
+
+function readUserName(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    return `uid ${process.getuid?.()}`; // the system does not know the user, as in a container with `--user`
   }
 }
 

@@ -4,7 +4,7 @@ import { FORMATS, type Format, parseMoment } from '../parse.js';
 import { confirm, type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
 import type { QueueFlags } from '../with-queue.js';
-import { findProject, withStore } from '../with-store.js';
+import { findProject, recordChange, withStore } from '../with-store.js';
 
 export function customersCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('customers')
@@ -55,11 +55,16 @@ function eraseCommand(env: NodeJS.ProcessEnv): Command {
       const { projectId } = await withStore(env, (store) => findProject(store, projectName));
       await confirm(`Customer ${customerId} of project ${projectName} will be erased.`, options);
       // Imported lazily because the queue package loads slowly.
-      const [{ withQueue }, { eraseCustomer }] = await Promise.all([
+      const [{ withQueue }, { eraseCustomer }, { toCustomerTarget }] = await Promise.all([
         import('../with-queue.js'),
         import('@opm/operations/actions'),
+        import('@opm/store'),
       ]);
-      await withQueue(env, options, (queue, shards) => eraseCustomer(queue, shards, { projectId, customerId }));
+      const target = toCustomerTarget(projectName, customerId);
+      await withQueue(env, options, async (queue, shards) => {
+        await withStore(env, (store) => recordChange(store, { action: 'customers erase', target }));
+        await eraseCustomer(queue, shards, { projectId, customerId });
+      });
       print(options, { projectId, customerId }, [`Queued the erasure of customer ${customerId}.`]);
     });
 }

@@ -5,6 +5,7 @@ import {
   countAll,
   type FilterOptions,
   hasFilter,
+  toAudited,
   toFilter,
   toLetters,
 } from '../dead-letters/filter-options.js';
@@ -12,7 +13,7 @@ import { parseBigId, parsePositive, parseWholeNumber } from '../parse.js';
 import { confirm, createBar, type PrintOptions, print, toTable } from '../print.js';
 import { UserError, withInterrupt } from '../user-error.js';
 import type { QueueFlags } from '../with-queue.js';
-import { withStore } from '../with-store.js';
+import { recordChange, withStore } from '../with-store.js';
 
 export function deadLettersCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('dead-letters')
@@ -105,6 +106,7 @@ async function replayWithBar(env: NodeJS.ProcessEnv, options: ReplayFlags): Prom
     const total = countAll(await store.deadLetters.count(filter));
     const replayAll = (signal: AbortSignal) =>
       withQueue(env, options, async (queue, shards) => {
+        await recordChange(store, { action: 'dead-letters replay', ...toAudited(options, filter) });
         const bar = createBar('replay');
         bar.start(total);
         try {
@@ -148,9 +150,11 @@ function discardCommand(env: NodeJS.ProcessEnv): Command {
       }
       if (options.dryRun) return dryRun(env, options, (letters) => `Would discard ${letters}.`);
       await confirm('The dead letters will be deleted. `--dry-run` counts them.', options);
-      const discarded = await withStore(env, async (store) =>
-        store.deadLetters.discard(await toFilter(store, options)),
-      );
+      const discarded = await withStore(env, async (store) => {
+        const filter = await toFilter(store, options);
+        await recordChange(store, { action: 'dead-letters discard', ...toAudited(options, filter) });
+        return store.deadLetters.discard(filter);
+      });
       print(options, { discarded }, [`Discarded ${toLetters(discarded)}.`]);
     });
 }

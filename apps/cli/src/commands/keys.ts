@@ -3,7 +3,7 @@ import ms from 'ms';
 import { parseDuration, parseWholeNumber } from '../parse.js';
 import { confirm, type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
-import { findProject, withStore } from '../with-store.js';
+import { findProject, recordChange, withStore } from '../with-store.js';
 
 export function keysCommand(env: NodeJS.ProcessEnv): Command {
   const keys = new Command('keys').description(
@@ -36,6 +36,8 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
     .action(async (projectName: string, options: PrintOptions & { grace: number; label?: string }) => {
       const rotated = await withStore(env, async (store) => {
         const { projectId } = await findProject(store, projectName);
+        const details = { graceSeconds: options.grace / 1_000 };
+        await recordChange(store, { action: 'keys rotate', target: projectName, details });
         return {
           projectId,
           ...(await store.apiKeys.rotate(projectId, { graceMs: options.grace, label: options.label })),
@@ -55,9 +57,11 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
     .option('--json', 'print JSON')
     .description('Name a key, such as by the system that uses it.')
     .action(async (projectName: string, keyId: number, label: string, options: PrintOptions) => {
-      const isFound = await withStore(env, async (store) =>
-        store.apiKeys.setLabel((await findProject(store, projectName)).projectId, keyId, label),
-      );
+      const isFound = await withStore(env, async (store) => {
+        const { projectId } = await findProject(store, projectName);
+        await recordChange(store, { action: 'keys label', target: `${projectName}/${keyId}` });
+        return store.apiKeys.setLabel(projectId, keyId, label);
+      });
       if (!isFound) throw new UserError(`project "${projectName}" has no key ${keyId}`, 'not-found');
       print(options, { keyId, label }, [`Key ${keyId} is now called ${label}.`]);
     });
@@ -74,6 +78,8 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
       await confirm(`${which} of project ${projectName} will be revoked.`, options);
       const revoked = await withStore(env, async (store) => {
         const { projectId } = await findProject(store, projectName);
+        const target = options.key === undefined ? projectName : `${projectName}/${options.key}`;
+        await recordChange(store, { action: 'keys revoke', target });
         return store.apiKeys.revoke(projectId, { keyId: options.key });
       });
       if (revoked === 0)

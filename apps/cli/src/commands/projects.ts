@@ -1,11 +1,11 @@
 import type { RateLimit } from '@opm/core';
 import { type ProjectStats, readProjectStats, toCount, toDuration } from '@opm/operations';
-import type { Store } from '@opm/store';
+import type { AuditRecord, Store } from '@opm/store';
 import { Command, Option } from 'commander';
 import { type Moment, parseMoment, parseWholeNumber } from '../parse.js';
 import { escapeLines, type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
-import { findProject, withStore } from '../with-store.js';
+import { findProject, recordChange, withStore } from '../with-store.js';
 
 export function projectsCommand(env: NodeJS.ProcessEnv): Command {
   const projects = new Command('projects').description(
@@ -18,7 +18,10 @@ export function projectsCommand(env: NodeJS.ProcessEnv): Command {
     .option('--json', 'print JSON')
     .description('Create a project and its first API key, shown only once.')
     .action(async (name: string, options: PrintOptions) => {
-      const project = await withStore(env, (store) => store.projects.create(name));
+      const project = await withStore(env, async (store) => {
+        await recordChange(store, { action: 'projects create', target: name });
+        return store.projects.create(name);
+      });
       print(options, project, [
         `Created project ${project.name} (id ${project.projectId}).`,
         `API key, shown only once: ${project.apiKey}`,
@@ -41,7 +44,11 @@ export function projectsCommand(env: NodeJS.ProcessEnv): Command {
     .option('--json', 'print JSON')
     .description('Rename a project. Its keys, customers and counts stay.')
     .action(async (name: string, newName: string, options: PrintOptions) => {
-      const projectId = await change(env, name, (store, id) => store.projects.rename(id, newName));
+      const projectId = await change(
+        env,
+        { action: 'projects rename', target: name, details: { newName } },
+        (store, id) => store.projects.rename(id, newName),
+      );
       print(options, { projectId, name: newName }, [`Project ${name} is now ${newName}.`]);
     });
 
@@ -51,7 +58,9 @@ export function projectsCommand(env: NodeJS.ProcessEnv): Command {
     .option('--json', 'print JSON')
     .description('Answer all requests of a project with 403, within about a second. Entries that wait are stored.')
     .action(async (name: string, options: PrintOptions) => {
-      const projectId = await change(env, name, (store, id) => store.projects.setPaused(id, true));
+      const projectId = await change(env, { action: 'projects pause', target: name }, (store, id) =>
+        store.projects.setPaused(id, true),
+      );
       print(options, { projectId, isPaused: true }, [`Project ${name} is paused: \`opm projects resume\` ends that.`]);
     });
 
@@ -61,7 +70,9 @@ export function projectsCommand(env: NodeJS.ProcessEnv): Command {
     .option('--json', 'print JSON')
     .description('End the pause of a project.')
     .action(async (name: string, options: PrintOptions) => {
-      const projectId = await change(env, name, (store, id) => store.projects.setPaused(id, false));
+      const projectId = await change(env, { action: 'projects resume', target: name }, (store, id) =>
+        store.projects.setPaused(id, false),
+      );
       print(options, { projectId, isPaused: false }, [`Project ${name} is not paused.`]);
     });
 
@@ -76,7 +87,12 @@ export function projectsCommand(env: NodeJS.ProcessEnv): Command {
     .action(async (name: string, options: PrintOptions & LimitFlags) => {
       const project = await withStore(env, async (store) => {
         const { projectId } = await findProject(store, name);
-        if (hasLimit(options)) await store.projects.setLimit(projectId, toLimit(options));
+        if (hasLimit(options)) {
+          const limit = toLimit(options);
+          const details = limit ?? { rate: null, burst: null };
+          await recordChange(store, { action: 'projects limits', target: name, details });
+          await store.projects.setLimit(projectId, limit);
+        }
         return (await store.projects.list()).find((listed) => listed.projectId === projectId);
       });
       const { projectId, rate, burst } = project ?? {};
@@ -113,9 +129,14 @@ export function projectsCommand(env: NodeJS.ProcessEnv): Command {
 }
 
 /** Changes a project. @returns its id @throws UserError if there is no such project */
-const change = (env: NodeJS.ProcessEnv, name: string, run: (store: Store, projectId: number) => Promise<void>) =>
+const change = (
+  env: NodeJS.ProcessEnv,
+  audited: Pick<AuditRecord, 'action' | 'details'> & { target: string },
+  run: (store: Store, projectId: number) => Promise<void>,
+) =>
   withStore(env, async (store) => {
-    const { projectId } = await findProject(store, name);
+    const { projectId } = await findProject(store, audited.target);
+    await recordChange(store, audited);
     await run(store, projectId);
     return projectId;
   });

@@ -10,7 +10,7 @@ import { FORMATS, type Format, type Moment } from '../parse.js';
 import { createBar, escapeControls } from '../print.js';
 import { QUEUE_RETRIES, toUserError, UserError, withInterrupt } from '../user-error.js';
 import { type QueueFlags, withQueue } from '../with-queue.js';
-import { findProject, withStore } from '../with-store.js';
+import { findProject, recordChange, withStore } from '../with-store.js';
 import { type Line, readCsv, readNdjson } from './read-lines.js';
 import { createRejects } from './rejects.js';
 
@@ -134,6 +134,8 @@ export async function importFile(
       withQueue(env, options, async (queue, shards) => {
         // The last line gets the file's time, so no line is newer than what partners send meanwhile.
         const before = Math.max(0, toVersion(asOf, await queue.readClock()) - (await countLines(file)));
+        const audited = { action: 'customers import', target: options.project, details: { bytes: size } };
+        await withStore(env, (store) => recordChange(store, audited));
         bar.start(size, shown);
         const stream = createReadStream(file);
         await importCustomers({

@@ -1,4 +1,4 @@
-import type { DeadLetterFilter, Store } from '@opm/store';
+import type { AuditRecord, DeadLetterFilter, Store } from '@opm/store';
 import { type Command, InvalidArgumentError } from 'commander';
 import { type Moment, parseBigId, parseMoment } from '../parse.js';
 import { findProject } from '../with-store.js';
@@ -37,6 +37,21 @@ export async function toFilter(store: Store, options: FilterOptions): Promise<De
   const projectId = project === undefined ? undefined : (await findProject(store, project)).projectId;
   const now = since || until ? await store.now() : new Date(0);
   return { deadLetterId: id, projectId, since: since?.(now), until: until?.(now), error, sqlState };
+}
+
+/** Describes the filter for the audit log, without the text of an error, which may quote customer data. */
+export function toAudited(
+  { id, project, error }: FilterOptions,
+  { since, until, sqlState }: DeadLetterFilter,
+): Pick<AuditRecord, 'target' | 'details'> {
+  const details = {
+    ...(project !== undefined && id !== undefined && { id }),
+    ...(since && { since: since.toISOString() }),
+    ...(until && { until: until.toISOString() }),
+    ...(sqlState !== undefined && { sqlState }),
+    ...(error !== undefined && { byError: true }),
+  };
+  return { target: project ?? id, ...(Object.keys(details).length > 0 && { details }) };
 }
 
 function parseText(text: string): string {

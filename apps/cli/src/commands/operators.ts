@@ -1,0 +1,178 @@
+import { randomBytes } from 'node:crypto';
+import { text } from 'node:stream/consumers';
+import type { Operator, Role, Store } from '@opm/store';
+import { Argument, Command, Option } from 'commander';
+import { confirm, type PrintOptions, print, toTable } from '../print.js';
+import { UserError } from '../user-error.js';
+import { recordChange, withStore } from '../with-store.js';
+
+const ROLES = ['viewer', 'operator', 'admin'] as const satisfies readonly Role[];
+
+export function operatorsCommand(env: NodeJS.ProcessEnv): Command {
+  return new Command('operators')
+    .description('Manage the people who may log in to the console.')
+    .addHelpText(
+      'after',
+      '\nA viewer reads, an operator also changes, an admin may do everything. While no operator is an admin,' +
+        '\nthe name admin with CONSOLE_PASSWORD opens the console too.',
+    )
+    .addCommand(addCommand(env))
+    .addCommand(listCommand(env))
+    .addCommand(roleCommand(env))
+    .addCommand(passwordCommand(env))
+    .addCommand(removeCommand(env));
+}
+
+function addCommand(env: NodeJS.ProcessEnv): Command {
+  return new Command('add')
+    .argument('<name>', 'what the operator types to log in, such as ada')
+    .addOption(new Option('--role <role>', 'what the operator may do').choices(ROLES).makeOptionMandatory())
+    .option('--reveal', 'the operator may see what partners sent, unmasked')
+    .option('--password-stdin', 'read the password from stdin instead of generating one')
+    .option('--json', 'print JSON')
+    .description('Add an operator. A generated password is shown only once.')
+    .action(async (name: string, options: PrintOptions & PasswordFlags & { role: Role; reveal?: true }) => {
+      const operator: Operator = { name, role: options.role, mayReveal: options.reveal === true };
+      const { assertOperatorName, assertPassword } = await import('@opm/store');
+      const [password, notes] = await withStore(env, async (store) => {
+        assertOperatorName(name);
+        const given = await readPassword(options);
+        assertPassword(given);
+        if (await store.operators.find(name)) throw new UserError(`an operator named "${name}" already exists`);
+        const { role, mayReveal } = operator;
+        return changing(store, { action: 'operators add', target: name, details: { role, mayReveal } }, async () => {
+          await store.operators.add({ ...operator, password: given });
+          return given;
+        });
+      });
+      const lines = [`Added ${toText(operator)}.`, ...notes];
+      printPassword(options, operator, password, lines);
+    });
+}
+
+function listCommand(env: NodeJS.ProcessEnv): Command {
+  return new Command('list')
+    .option('--json', 'print JSON')
+    .description('List the operators.')
+    .action(async (options: PrintOptions) => {
+      const list = await withStore(env, (store) => store.operators.list());
+      print(options, list, toTable(list));
+    });
+}
+
+function roleCommand(env: NodeJS.ProcessEnv): Command {
+  return new Command('role')
+    .argument('<name>')
+    .addArgument(new Argument('<role>', 'what the operator may do').choices(ROLES))
+    .option('--reveal', 'the operator may see what partners sent, unmasked')
+    .option('--no-reveal', 'the operator may no longer see it')
+    .option('--json', 'print JSON')
+    .description('Change what an operator may do. It ends the sessions of the operator.')
+    .action(async (name: string, role: Role, options: PrintOptions & { reveal?: boolean }) => {
+      const [operator, notes] = await withStore(env, async (store) => {
+        const { mayReveal } = await findOperator(store, name);
+        const wanted = { role, mayReveal: options.reveal ?? mayReveal };
+        return changing(store, { action: 'operators role', target: name, details: wanted }, async () => {
+          assertFound(await store.operators.setRole(name, wanted), name);
+          return { name, ...wanted };
+        });
+      });
+      print(options, operator, [`Changed ${toText(operator)}.`, ...notes]);
+    });
+}
+
+function passwordCommand(env: NodeJS.ProcessEnv): Command {
+  return new Command('password')
+    .argument('<name>')
+    .option('--password-stdin', 'read the password from stdin instead of generating one')
+    .option('--json', 'print JSON')
+    .description('Give an operator a new password, shown only once. It ends the sessions of the operator.')
+    .action(async (name: string, options: PrintOptions & PasswordFlags) => {
+      const { assertPassword } = await import('@opm/store');
+      const password = await withStore(env, async (store) => {
+        await findOperator(store, name);
+        const given = await readPassword(options);
+        assertPassword(given);
+        await recordChange(store, { action: 'operators password', target: name });
+        assertFound(await store.operators.setPassword(name, given), name);
+        return given;
+      });
+      printPassword(options, { name }, password, [`${name} has a new password.`]);
+    });
+}
+
+function removeCommand(env: NodeJS.ProcessEnv): Command {
+  return new Command('remove')
+    .argument('<name>')
+    .option('--yes', 'do not ask')
+    .option('--json', 'print JSON')
+    .description('Remove an operator. It ends the sessions of the operator.')
+    .action(async (name: string, options: PrintOptions & { yes?: true }) => {
+      await withStore(env, (store) => findOperator(store, name));
+      await confirm(`Operator ${name} will be removed.`, options);
+      const [, notes] = await withStore(env, (store) =>
+        changing(store, { action: 'operators remove', target: name }, async () =>
+          assertFound(await store.operators.remove(name), name),
+        ),
+      );
+      print(options, { name }, [`Removed ${name}.`, ...notes]);
+    });
+}
+
+/** Records and makes a change. @returns its result, and notes on what it means for CONSOLE_PASSWORD */
+async function changing<T>(
+  store: Store,
+  audited: Parameters<typeof recordChange>[1],
+  change: () => Promise<T>,
+): Promise<[result: T, notes: string[]]> {
+  const hadAdmin = await store.operators.hasAdmin();
+  await recordChange(store, audited);
+  const result = await change();
+  const hasAdmin = await store.operators.hasAdmin();
+  if (hadAdmin === hasAdmin) return [result, []];
+  return [
+    result,
+    [
+      hasAdmin
+        ? 'CONSOLE_PASSWORD is not accepted any more.'
+        : 'No operator is an admin: CONSOLE_PASSWORD is accepted again.',
+    ],
+  ];
+}
+
+async function findOperator(store: Store, name: string): Promise<Operator> {
+  const operator = await store.operators.find(name);
+  if (!operator) throw notFound(name);
+  return operator;
+}
+
+function assertFound(isFound: boolean, name: string): void {
+  if (!isFound) throw notFound(name);
+}
+
+const notFound = (name: string) =>
+  new UserError(`there is no operator "${name}": see \`opm operators list\``, 'not-found');
+
+type PasswordFlags = { passwordStdin?: true };
+
+/** 120 random bits. */
+const GENERATED_BYTES = 15;
+
+/** @returns the first line of stdin, or a generated password */
+async function readPassword({ passwordStdin }: PasswordFlags): Promise<string> {
+  if (!passwordStdin) return randomBytes(GENERATED_BYTES).toString('base64url');
+  if (process.stdin.isTTY) throw new UserError('--password-stdin reads from a pipe, not from the terminal', 'usage');
+  return (await text(process.stdin)).replace(/\r?\n.*$/s, '');
+}
+
+function printPassword(
+  options: PrintOptions & PasswordFlags,
+  operator: object,
+  password: string,
+  lines: string[],
+): void {
+  if (options.passwordStdin) print(options, operator, lines);
+  else print(options, { ...operator, password }, [...lines, `Password, shown only once: ${password}`]);
+}
+
+const toText = ({ name, role, mayReveal }: Operator) => `${name}, role ${role}${mayReveal ? ', may reveal data' : ''}`;
