@@ -1,6 +1,6 @@
-import { measureDrain } from './drain/drain.js';
 import { measureAcks, measureAppendfsync, measureBatches, measureLatency } from './measures/acks.js';
 import { measureChunks, measureDequeue } from './measures/chunks.js';
+import { measureDrain } from './measures/drain.js';
 import { measureFairness } from './measures/fairness.js';
 import { measureJobs, measureStored } from './measures/growth.js';
 import { measureHostile } from './measures/hostile.js';

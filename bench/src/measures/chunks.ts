@@ -1,11 +1,10 @@
 import { type TestApp, toTable, toWhole } from '@opm/testkit';
 import { countCustomers, startProject, startProjectWorker } from '../contenders.js';
-import { makeEntries } from '../drain/drain.js';
-import { fillQueue, stopCleanly, timeDrain } from '../drain/persist.js';
 import { readRedisSeconds, runCounted, runLoad, warmUp } from '../load/run-load.js';
 import { countInShards } from '../queues.js';
 import { mediansOf, type Report, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
+import { fillQueue, makeEntries, stopCleanly, timeDrain } from './drain.js';
 
 export type ChunksOptions = { seconds: number; rounds: number };
 

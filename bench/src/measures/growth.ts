@@ -1,13 +1,12 @@
 import type { CustomerEntry } from '@opm/core';
 import { median, query, toTable, toWhole } from '@opm/testkit';
 import { countCustomers, createProjects, fillCustomers, project, startProjectWorker } from '../contenders.js';
-import { makeEntries, makeEntry } from '../drain/drain.js';
-import { persistWithWorker, stopCleanly } from '../drain/persist.js';
 import { KNOWN_IDS, type Target } from '../load/generators.js';
 import { runCounted, warmUp } from '../load/run-load.js';
 import { createProducer, enqueueAsIngress, openProjectQueue, waitUntilEmpty } from '../queues.js';
 import { medianRatio, type Report, type Result, runsOf, toRateTable } from '../report.js';
 import type { Place, Servers } from '../servers.js';
+import { makeEntries, makeEntry, persistWithWorker, stopCleanly } from './drain.js';
 
 export type JobsOptions = { jobs: number };
 

@@ -3,12 +3,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { median, startRedisCluster, toTable, toWhole } from '@opm/testkit';
 import { countCustomers, project, startIngresses } from '../contenders.js';
-import { makeEntries } from '../drain/drain.js';
-import { persistWithWorkers } from '../drain/persist.js';
 import { runCounted, warmUp } from '../load/run-load.js';
 import { countInShards } from '../queues.js';
 import { medianRatio, type Report, type Result, runsOf, toRatioTable, withRounds } from '../report.js';
 import { type Place, SETTINGS, type Servers } from '../servers.js';
+import { makeEntries, persistWithWorkers } from './drain.js';
 
 export type ProcessesOptions = { entries: number; seconds: number; rounds: number };
 
