@@ -7,16 +7,15 @@ import { createStore, type Store } from '@opm/store';
 import {
   type Backend,
   createBackend,
-  type PgBouncer,
   query,
   runOpm,
   startApp,
-  startPgBouncer,
   startProcess,
   type TestApp,
   waitFor,
 } from '@opm/testkit';
 import pg from 'pg';
+import { type PgBouncer, startPgBouncer } from './start-pgbouncer.js';
 
 const POOL_SIZE = 3;
 const LOCK_TIMEOUT_MS = 5_000;

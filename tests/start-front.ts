@@ -1,8 +1,9 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { findFreePort } from '@opm/embedded';
-import { createCertificates, startNginx } from '@opm/testkit';
+import { findProgram, type RunningProgram, startProgram } from '@opm/testkit';
+import { createCertificates } from './create-certificates.js';
 
 const CONFIG = join(import.meta.dirname, '../deploy/nginx.conf');
 
@@ -34,4 +35,34 @@ export async function startFront(ports: readonly number[]) {
       await rm(directory, { recursive: true });
     },
   };
+}
+
+interface NginxOptions {
+  /** Directory of its files; it is kept when nginx stops. */
+  directory: string;
+  /** The content of the `http` block. */
+  config: string;
+  /** The port that the configuration listens on. */
+  port: number;
+}
+
+/**
+ * Runs the nginx of this machine; as root on Debian, installs it if it is missing.
+ * @throws Error with the log if it does not start
+ */
+async function startNginx({ directory, config, port }: NginxOptions): Promise<RunningProgram> {
+  const program = await findProgram({
+    title: 'nginx',
+    names: ['nginx'],
+    aptPackages: ['nginx'],
+    otherwise: 'brew install nginx (or your package manager)',
+  });
+  const prefix = join(directory, 'nginx');
+  await mkdir(prefix);
+  const paths = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path ${name};`);
+  const configFile = join(prefix, 'nginx.conf');
+  const account = process.geteuid?.() === 0 ? 'user root;' : '';
+  const main = `${account} daemon off; master_process on; worker_processes 2; pid nginx.pid; error_log error.log;`;
+  await writeFile(configFile, `${main}\nevents {}\nhttp {\n${paths.join('\n')}\n${config}\n}\n`);
+  return startProgram({ program, args: ['-p', prefix, '-c', configFile], port, logFile: join(prefix, 'output.log') });
 }

@@ -3,17 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { type EmbeddedPostgres, findFreePort, startEmbeddedPostgres } from '@opm/embedded';
-import {
-  type Certificates,
-  createCertificates,
-  query,
-  runOpm,
-  startApp,
-  startLocalRedis,
-  startProcess,
-  testPrefix,
-  waitFor,
-} from '@opm/testkit';
+import { query, runOpm, startApp, startLocalRedis, startProcess, testPrefix, waitFor } from '@opm/testkit';
+import { type Certificates, createCertificates } from './create-certificates.js';
 import { expectWorks } from './expect-works.js';
 
 let directory: string;

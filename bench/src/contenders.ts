@@ -23,13 +23,13 @@ export const project: Contender = {
   countAccepted: countQueued(openProjectQueue),
 };
 
-export const bare: Contender = { name: 'bare', start: startPeer('bare.js'), countAccepted: {} };
+export const bare: Contender = { name: 'bare', start: startPeer('ceiling.js', 'bare'), countAccepted: {} };
 
-export const fastify: Contender = { name: 'fastify', start: startPeer('fastify.js'), countAccepted: {} };
+export const fastify: Contender = { name: 'fastify', start: startPeer('ceiling.js', 'fastify'), countAccepted: {} };
 
 export const textbook: Contender = {
   name: 'textbook',
-  start: startPeer('textbook.js'),
+  start: startPeer('textbook.js', 'api'),
   countAccepted: countQueued(openTextbookQueue),
 };
 
@@ -72,7 +72,8 @@ export async function startProjectWorker(place: Place): Promise<TestApp> {
 
 export async function startTextbookWorker(place: Place): Promise<TestProcess> {
   const worker = await startProcess({
-    file: locatePeer('textbook-worker.js'),
+    file: locatePeer('textbook.js'),
+    args: ['worker'],
     env: environmentOf(place),
     readyOutput: /ready/,
   });
@@ -80,10 +81,10 @@ export async function startTextbookWorker(place: Place): Promise<TestProcess> {
   return worker;
 }
 
-function startPeer(file: string): Contender['start'] {
+function startPeer(file: string, ...args: string[]): Contender['start'] {
   return async (place) => {
     const env = { ...environmentOf(place), API_KEY: PEER_KEY };
-    const peer = await startProcess({ file: locatePeer(file), env, readyOutput: /listening on \d+/ });
+    const peer = await startProcess({ file: locatePeer(file), args, env, readyOutput: /listening on \d+/ });
     killOnEnd(place, peer.stop);
     const [, port] = /listening on (\d+)/.exec(peer.output()) ?? [];
     return { url: `http://127.0.0.1:${port}`, apiKey: PEER_KEY };

@@ -1,22 +1,20 @@
-import { measureDrain } from './drain/drain.js';
-import { measureAcks, measureAppendfsync, measureBatches } from './measures/acks.js';
-import { measureChunks } from './measures/chunks.js';
-import { measureCluster } from './measures/cluster.js';
-import { measureDequeue } from './measures/dequeue.js';
+import { measureAcks, measureAppendfsync, measureBatches, measureLatency } from './measures/acks.js';
+import { measureChunks, measureDequeue } from './measures/chunks.js';
+import { measureDrain } from './measures/drain.js';
 import { measureFairness } from './measures/fairness.js';
+import { measureJobs, measureStored } from './measures/growth.js';
 import { measureHostile } from './measures/hostile.js';
-import { measureJobs } from './measures/jobs.js';
 import { measureKeys } from './measures/keys.js';
-import { measureLatency } from './measures/latency.js';
 import { measureMemory, measureRedisBytes } from './measures/memory.js';
 import { measurePartners } from './measures/partners.js';
-import { measureProcesses } from './measures/processes.js';
-import { measureStored } from './measures/stored.js';
+import { measureCluster, measureProcesses } from './measures/scaling.js';
 import { measureSustained } from './measures/sustained.js';
 import { measureTrouble } from './measures/trouble.js';
 import type { Report } from './report.js';
-import type { Measure } from './run-measures.js';
 import type { Servers } from './servers.js';
+
+/** A measurement with its options applied. */
+export type Measure = (servers: Servers) => Promise<Report>;
 
 /** A subcommand. */
 export type NamedMeasure = {

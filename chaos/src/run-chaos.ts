@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { describeMachine } from '@opm/testkit';
 import type { Finding, StackRule } from './check/check-customer.js';
 import { checkDrained } from './check/check-fault-free.js';
@@ -6,9 +7,9 @@ import { injectFaults, type Round } from './faults/inject-faults.js';
 import { EMPTIES_STORE } from './faults/redis-faults.js';
 import { sendRemaining, startClients } from './load/clients.js';
 import { Ledger, type SentEntry } from './load/ledger.js';
-import { type Memory, watchMemory } from './probe.js';
 import { createRandom, type Limit, withTimeout } from './random.js';
-import { type QueueStore, startStack } from './stack/stack.js';
+import type { AppVictim } from './stack/app-victim.js';
+import { type QueueStore, type Stack, startStack } from './stack/stack.js';
 
 export type ChaosOptions = {
   faults: number;
@@ -45,6 +46,9 @@ export type ChaosResult = {
   rate: number;
   acknowledged: number;
 };
+
+/** The most memory that any process of the kind had, in bytes. */
+type Memory = { ingress: number; worker: number };
 
 /** Most memory that one process may have in a run with a million entries, in bytes. */
 const MAX_MEMORY = 512 * 1024 * 1024;
@@ -162,4 +166,29 @@ const secondsSince = (since: number) => (performance.now() - since) / 1_000;
 
 function* allOf(customers: Map<string, SentEntry[]>): Generator<SentEntry> {
   for (const all of customers.values()) yield* all;
+}
+
+const MEMORY_INTERVAL_MS = 1_000;
+
+/** Reads the memory of every process once a second, or as often as the process answers. */
+function watchMemory({ ingresses, workers }: Stack): { memory: Memory; stop(): Promise<void> } {
+  const memory: Memory = { ingress: 0, worker: 0 };
+  const end = new AbortController();
+  async function watch(kind: keyof Memory, app: AppVictim): Promise<void> {
+    while (!end.signal.aborted) {
+      memory[kind] = Math.max(memory[kind], await app.readMetric('process_resident_memory_bytes'));
+      await delay(MEMORY_INTERVAL_MS, undefined, { signal: end.signal }).catch(() => {});
+    }
+  }
+  const watching = Promise.all([
+    ...ingresses.map((app) => watch('ingress', app)),
+    ...workers.map((app) => watch('worker', app)),
+  ]);
+  return {
+    memory,
+    async stop() {
+      end.abort();
+      await watching;
+    },
+  };
 }

@@ -2,7 +2,8 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { type ChaosOptions, type ChaosResult, checkRows, runChaos } from '@opm/chaos';
+import { type ChaosOptions, type ChaosResult, runChaos } from '@opm/chaos';
+import { checkRows } from '@opm/chaos/check-rows';
 
 const FAULTS = 6;
 const ENTRIES = 2_000;

@@ -1,8 +1,9 @@
-import { toWhole, withRedis } from '@opm/testkit';
+import { median, toTable, toWhole, withRedis } from '@opm/testkit';
 import type { Redis } from 'ioredis';
 import { bare, type Contender, fastify, fillCustomers, project, synchronous, textbook } from '../contenders.js';
-import { runCounted, warmUp } from '../load/run-load.js';
-import { medianRatio, type Report, type Result, runsOf, toRateTable, type Verdict } from '../report.js';
+import type { LoadResult } from '../load/generators.js';
+import { runCounted, runLoad, warmUp } from '../load/run-load.js';
+import { medianRatio, type Report, type Result, runsOf, toRateTable, type Verdict, withRounds } from '../report.js';
 import type { Servers } from '../servers.js';
 
 export type AcksOptions = { seconds: number; rounds: number; known: number };
@@ -130,3 +131,60 @@ async function comparePolicies(
   }
   return results;
 }
+
+export type LatencyOptions = { seconds: number; rounds: number };
+
+/**
+ * Measures the latency of an acknowledgement at half of the project's highest rate, next to the bare peer at the same
+ * rate.
+ */
+export async function measureLatency(servers: Servers, { seconds, rounds }: LatencyOptions): Promise<Report> {
+  const ours: LoadResult[] = [];
+  const bares: LoadResult[] = [];
+  for (let round = 1; round <= rounds; round++) {
+    await servers.inFreshPlace(async (place) => {
+      const target = await project.start(place);
+      const peer = await bare.start(place);
+      await warmUp(target);
+      await warmUp(peer);
+      const most = await runLoad({ target, seconds, customers: 'new' });
+      const ourRun = await runLoad({ target, seconds, customers: 'new', rate: ackRateOf(most) / 2 });
+      const bareRun = await runLoad({ target: peer, seconds, customers: 'new', rate: ackRateOf(ourRun) });
+      ours.push(ourRun);
+      bares.push(bareRun);
+      console.log(`round ${round}: ${describeLatency(project.name, ourRun)}; ${describeLatency(bare.name, bareRun)}`);
+    });
+  }
+  const bareP99 = bares.map(({ p99Ms }) => p99Ms);
+  const ratioOf = (percentile: 'p50Ms' | 'p99Ms') =>
+    medianRatio(
+      ours.map((run) => run[percentile]),
+      bareP99,
+    );
+  return {
+    name: 'latency',
+    tables: withRounds(
+      toTable(
+        ['contender', '#acks/s', '#p50 ms', '#p99 ms'],
+        [toLatencyRow(project.name, ours), toLatencyRow(bare.name, bares)],
+      ),
+      rounds,
+    ),
+    verdicts: [
+      { measure: 'p50 of the ack at half load ÷ p99 of bare', expected: { atMost: 3 }, measured: ratioOf('p50Ms') },
+      { measure: 'p99 of the ack at half load ÷ p99 of bare', expected: { atMost: 3 }, measured: ratioOf('p99Ms') },
+    ],
+  };
+}
+
+const ackRateOf = ({ requests, seconds }: LoadResult) => requests / seconds;
+
+const describeLatency = (name: string, run: LoadResult) =>
+  `${name}: p50 ${run.p50Ms} ms, p99 ${run.p99Ms} ms at ${Math.round(ackRateOf(run))} acks/s`;
+
+const toLatencyRow = (name: string, runs: LoadResult[]) => [
+  name,
+  toWhole(median(runs.map(ackRateOf))),
+  median(runs.map(({ p50Ms }) => p50Ms)).toFixed(2),
+  median(runs.map(({ p99Ms }) => p99Ms)).toFixed(2),
+];

@@ -1,9 +1,10 @@
 import { type TestApp, toTable, toWhole } from '@opm/testkit';
-import { startProject } from '../contenders.js';
+import { countCustomers, startProject, startProjectWorker } from '../contenders.js';
 import { readRedisSeconds, runCounted, runLoad, warmUp } from '../load/run-load.js';
 import { countInShards } from '../queues.js';
 import { mediansOf, type Report, withRounds } from '../report.js';
-import type { Servers } from '../servers.js';
+import type { Place, Servers } from '../servers.js';
+import { fillQueue, makeEntries, stopCleanly, timeDrain } from './drain.js';
 
 export type ChunksOptions = { seconds: number; rounds: number };
 
@@ -21,17 +22,17 @@ const LAYOUTS: Layout[] = [
 ];
 
 /** Result of one run; CPU in µs per entry. */
-type Cost = { entriesPerChunk: number; ingressUs: number; redisUs: number };
+type AckCost = { entriesPerChunk: number; ingressUs: number; redisUs: number };
 
 /** Measures the CPU that an entry costs in the ingress and in Redis, by the size of chunks. No worker runs. */
 export async function measureChunks(servers: Servers, { seconds, rounds }: ChunksOptions): Promise<Report> {
-  const runs = LAYOUTS.map((layout) => ({ layout, costs: [] as Cost[] }));
+  const runs = LAYOUTS.map((layout) => ({ layout, costs: [] as AckCost[] }));
   for (let round = 1; round <= rounds; round++) {
     for (const { layout, costs } of runs) {
-      const cost = await measureCost(servers, layout, seconds);
+      const cost = await measureAckCost(servers, layout, seconds);
       costs.push(cost);
       const { shards, connections, chunksInFlight } = layout;
-      const [size, ingress, redis] = toCells(cost);
+      const [size, ingress, redis] = toAckCells(cost);
       const where = `${shards} shards, ${connections} connections, ${chunksInFlight} in flight`;
       console.log(`round ${round}: ${where}: chunks of ${size}, ${ingress} and ${redis} µs`);
     }
@@ -40,19 +41,19 @@ export async function measureChunks(servers: Servers, { seconds, rounds }: Chunk
     ['#shards', '#connections', '#`CHUNKS_IN_FLIGHT`', '#entries per chunk', '#ingress µs', '#Redis µs'],
     runs.map(({ layout: { shards, connections, chunksInFlight }, costs }) => [
       ...[shards, connections, chunksInFlight].map(String),
-      ...toCells(mediansOf(costs)),
+      ...toAckCells(mediansOf(costs)),
     ]),
   );
   return { name: 'chunks', tables: withRounds(table, rounds), verdicts: [] };
 }
 
-const toCells = ({ entriesPerChunk, ingressUs, redisUs }: Cost): string[] => [
+const toAckCells = ({ entriesPerChunk, ingressUs, redisUs }: AckCost): string[] => [
   toWhole(entriesPerChunk),
   toWhole(ingressUs),
   redisUs.toFixed(1),
 ];
 
-function measureCost(servers: Servers, { connections, ...settings }: Layout, seconds: number): Promise<Cost> {
+function measureAckCost(servers: Servers, { connections, ...settings }: Layout, seconds: number): Promise<AckCost> {
   return servers.inFreshPlace(async (fresh) => {
     const place = { ...fresh, ...settings };
     const target = await startProject(place);
@@ -82,5 +83,58 @@ async function readCounts({ readMetric }: Pick<TestApp, 'readMetric'>, redisUrl:
     chunks: await readMetric('opm_chunk_entries_count'),
     ingressSeconds: await readMetric('process_cpu_seconds_total'),
     redisSeconds: await readRedisSeconds(redisUrl),
+  };
+}
+
+export type DequeueOptions = { rounds: number };
+
+const CHUNK_SIZES = [200, 50, 8, 1];
+/** Enough entries for each size to take seconds, but no more than a usual backlog. */
+const toCount = (size: number) => Math.min(200_000, size * 20_000);
+
+/** Result of one run; CPU in µs per entry. */
+type DequeueCost = { perSecond: number; redisUs: number; workerUs: number };
+
+/** Measures the CPU that a waiting entry costs in Redis and in the worker until it is a row, by the size of chunks. */
+export async function measureDequeue(servers: Servers, { rounds }: DequeueOptions): Promise<Report> {
+  const runs = CHUNK_SIZES.map((size) => ({ size, costs: [] as DequeueCost[] }));
+  for (let round = 1; round <= rounds; round++) {
+    for (const { size, costs } of runs) {
+      const cost = await servers.inFreshPlace((place) => dequeue(place, size));
+      costs.push(cost);
+      const [perSecond, redis, worker] = toDequeueCells(cost);
+      console.log(`round ${round}: chunks of ${size}: ${perSecond} entries/s, ${redis} and ${worker} µs`);
+    }
+  }
+  const table = toTable(
+    ['#entries per chunk', '#entries/s', '#Redis µs', '#worker µs'],
+    runs.map(({ size, costs }) => [String(size), ...toDequeueCells(mediansOf(costs))]),
+  );
+  return { name: 'hand-out', tables: withRounds(table, rounds), verdicts: [] };
+}
+
+const toDequeueCells = ({ perSecond, redisUs, workerUs }: DequeueCost): string[] => [
+  toWhole(perSecond),
+  redisUs.toFixed(1),
+  workerUs.toFixed(1),
+];
+
+async function dequeue(place: Place, size: number): Promise<DequeueCost> {
+  const count = toCount(size);
+  const opened = await fillQueue(place, makeEntries(count, 0), size);
+  const worker = await startProjectWorker(place);
+  const readSeconds = () =>
+    Promise.all([readRedisSeconds(place.redisUrl), worker.readMetric('process_cpu_seconds_total')]);
+  const [redisBefore, workerBefore] = await readSeconds();
+  const seconds = await timeDrain(opened);
+  const [redisAfter, workerAfter] = await readSeconds();
+  await stopCleanly(worker);
+  await opened.close();
+  const rows = await countCustomers(place.databaseUrl);
+  if (rows !== count) throw new Error(`${rows} of ${count} entries became rows`);
+  return {
+    perSecond: count / seconds,
+    redisUs: ((redisAfter - redisBefore) / count) * 1e6,
+    workerUs: ((workerAfter - workerBefore) / count) * 1e6,
   };
 }

@@ -3,12 +3,11 @@ import type { EntryQueue } from '@opm/queue';
 import { type TestApp, toTable, toWhole } from '@opm/testkit';
 import pg from 'pg';
 import { createProjects, startProject, startProjectWorker } from '../contenders.js';
-import { makeEntry } from '../drain/drain.js';
-import { stopCleanly } from '../drain/persist.js';
 import type { Target } from '../load/generators.js';
 import { CHUNK, createProducer, enqueueAsIngress } from '../queues.js';
 import type { Report, Verdict } from '../report.js';
 import type { Place, Servers } from '../servers.js';
+import { makeEntry, stopCleanly } from './drain.js';
 
 export type FairnessOptions = { backlog: number; samples: number };
 

@@ -1,13 +1,12 @@
 import { createStore } from '@opm/store';
 import { median, type TestApp, toTable, toWhole } from '@opm/testkit';
 import { project, startProject, startProjectWorker, synchronous } from '../contenders.js';
-import { makeEntries } from '../drain/drain.js';
-import { persistWithTextbook, slice, stopCleanly, timeDrain } from '../drain/persist.js';
 import type { Target } from '../load/generators.js';
 import { readRedisSeconds, runCounted, runLoad, warmUp } from '../load/run-load.js';
 import { countWaiting, openProjectQueue, waitUntilEmpty } from '../queues.js';
 import { type Report, toRatios, type Verdict, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
+import { makeEntries, persistWithTextbook, slice, stopCleanly, timeDrain } from './drain.js';
 import { loadAndPersist, toFigure } from './sustained.js';
 
 export type PartnersOptions = { partners: number; seconds: number; rounds: number };

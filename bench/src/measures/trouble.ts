@@ -3,11 +3,10 @@ import type { EntryQueue } from '@opm/queue';
 import { median, toTable, toWhole } from '@opm/testkit';
 import pg from 'pg';
 import { createProjects, startProjectWorker } from '../contenders.js';
-import { makeEntry } from '../drain/drain.js';
-import { stopCleanly } from '../drain/persist.js';
 import { CHUNK, createProducer, openProjectQueue, waitUntilEmpty } from '../queues.js';
 import { medianRatio, type Report, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
+import { makeEntry, stopCleanly } from './drain.js';
 
 export type TroubleOptions = { entries: number; rounds: number };
 

@@ -3,8 +3,8 @@ import { query, withRedis } from '@opm/testkit';
 import type { Redis } from 'ioredis';
 import { openInFlight } from '../check/in-flight.js';
 import type { Random } from '../random.js';
-import { type ClusterVictim, type Pair, type RedisVictim, removeMemoryLimit } from '../stack/redis-victim.js';
 import type { Stack } from '../stack/stack.js';
+import { type ClusterVictim, type Pair, type RedisVictim, removeMemoryLimit } from '../stack/store-victims.js';
 import type { HostShim } from '../stack/victim.js';
 import { EVERYTHING, type Fault, type FaultKind, toEnd, toFreeze } from './faults.js';
 

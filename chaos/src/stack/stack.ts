@@ -8,14 +8,15 @@ import type { QueueConfig } from '@opm/queue';
 import { createStore } from '@opm/store';
 import { startProxy, type TcpProxy, withRedis } from '@opm/testkit';
 import { type AppVictim, createAppVictim } from './app-victim.js';
-import { type PostgresVictim, startPostgresVictim } from './postgres-victim.js';
 import {
   type ClusterVictim,
+  type PostgresVictim,
   type RedisVictim,
   removeMemoryLimit,
   startClusterVictim,
+  startPostgresVictim,
   startRedisVictim,
-} from './redis-victim.js';
+} from './store-victims.js';
 import { createHostShims, type HostShim, type Victim } from './victim.js';
 
 /** Where the queue is stored. */

@@ -6,6 +6,9 @@ export interface CallOptions {
   signal?: AbortSignal | undefined;
 }
 
+/** Longest delay of Node's timers. With a longer one, they fire at once. */
+export const MAX_TIMER_MS = 2 ** 31 - 1;
+
 /** The promise that a user waits for. It settles once, independently of the request that carries it. */
 export class Call<Result> {
   /** The user's promise. Internal code must not await it: that would hide a rejection that the user does not handle. */

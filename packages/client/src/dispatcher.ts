@@ -1,10 +1,9 @@
 import { randomUUID } from 'node:crypto';
-import { abortWhenSettled, type Call } from './call.js';
+import { abortWhenSettled, type Call, MAX_TIMER_MS } from './call.js';
 import { isUnknownCustomer, toPath } from './customer.js';
 import { CustomerQueues } from './customer-queues.js';
 import { type OpmError, toError } from './errors.js';
 import type { Transport } from './http-transport.js';
-import { MAX_TIMER_MS } from './options.js';
 import { Pace } from './pace.js';
 import { isRateLimited, requestWithRetries } from './retries.js';
 import { type EntryTask, type SendResult, sendEntries } from './send-entries.js';

@@ -12,5 +12,4 @@ export {
   TimeoutError,
   UnavailableError,
 } from './errors.js';
-export { type CloseOptions, OpmClient } from './opm-client.js';
-export type { OpmClientOptions } from './options.js';
+export { type CloseOptions, OpmClient, type OpmClientOptions } from './opm-client.js';

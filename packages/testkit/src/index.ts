@@ -1,7 +1,13 @@
 export { removeLeftContainers, type Server, testRunId } from './containers.js';
 export { type ContractCheck, checkFetch, createContractCheck, type Exchange } from './contract-check.js';
-export { type Certificates, createCertificates } from './create-certificates.js';
-export { findChromium, findCompiler, findPrometheus, findRedisProgram, findShellCheck } from './find-program.js';
+export {
+  findChromium,
+  findCompiler,
+  findProgram,
+  findPrometheus,
+  findRedisProgram,
+  findShellCheck,
+} from './find-program.js';
 export {
   BACKENDS,
   type Backend,
@@ -16,7 +22,6 @@ export {
 export { type ClusterNode, type RedisCluster, startRedisCluster } from './redis-cluster.js';
 export { describeMachine, median, toTable, toWhole } from './report.js';
 export { ANSWER_TIMEOUT_MS, type AppName, runOpm, startApp, type TestApp, WIDE_LIMITS } from './start-app.js';
-export { type PgBouncer, startNginx, startPgBouncer } from './start-pgbouncer.js';
 export {
   findChildren,
   isRunning,

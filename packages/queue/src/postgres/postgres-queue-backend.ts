@@ -5,9 +5,16 @@ import type { DeadlineLimits } from '../admission.js';
 import { measureSkew } from '../clock.js';
 import type { QueueStore, Role } from '../queue-store.js';
 import { withBackOff } from '../retry-policy.js';
+import {
+  type BucketCall,
+  BucketLocked,
+  createTokenBuckets,
+  PARTS_PER_TOKEN,
+  type Reserved,
+  type TokenBuckets,
+} from '../token-buckets.js';
 import { createPostgresAdmission } from './postgres-admission.js';
 import { createPostgresIdempotency } from './postgres-idempotency.js';
-import { createPostgresTokenBuckets } from './postgres-token-buckets.js';
 
 const bullmq = {
   Queue: withBackend(createPostgresBackend).Queue,
@@ -77,6 +84,35 @@ export function createPostgresQueueBackend(options: {
     memoryUse: async () => 0,
     close: () => pool.end(),
   };
+}
+
+type LeasedRow = { place: number; granted: string; available: string; clock: string };
+
+/** Calls the function that the migration `lease_many` defines. */
+function createPostgresTokenBuckets(pool: pg.Pool, { maxWaitMs }: { maxWaitMs: number }): TokenBuckets {
+  return createTokenBuckets({
+    place: () => 0,
+    async leaseMany(_place, calls) {
+      const column = (name: keyof BucketCall) => calls.map((call) => call[name]);
+      const { rows } = await pool.query<LeasedRow>({
+        name: 'lease-many',
+        text: 'SELECT * FROM admission.lease_many($1, $2, $3, $4, $5)',
+        values: (['projectId', 'rate', 'burst', 'wanted', 'returned'] as const).map(column),
+      });
+      const reserved = calls.map(
+        (): Reserved | BucketLocked => new BucketLocked('another session has locked the bucket'),
+      );
+      for (const { place, granted, available, clock } of rows) {
+        reserved[place - 1] = {
+          granted: Number(granted),
+          available: Number(available) / PARTS_PER_TOKEN,
+          clock: Number(clock),
+        };
+      }
+      return reserved;
+    },
+    maxWaitMs,
+  });
 }
 
 const NOW = '(extract(epoch FROM clock_timestamp()) * 1000)';

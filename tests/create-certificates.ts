@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { findProgram } from './find-program.js';
+import { findProgram } from '@opm/testkit';
 
 /** Paths of PEM files. */
 export interface Certificates {
