@@ -7,7 +7,7 @@ import { findShellCheck } from '@opm/testkit';
 import { parse } from 'yaml';
 import { CONSOLE_ENV } from '../apps/console/src/compose.js';
 import { INGRESS_ENV } from '../apps/ingress/src/config.js';
-import { WORKER_ENV } from '../apps/worker/src/config.js';
+import { WORKER_ENV } from '../apps/worker/src/compose.js';
 
 const SPECS = { ingress: INGRESS_ENV, worker: WORKER_ENV, console: CONSOLE_ENV, opm: STORE_ENV, migrate: STORE_ENV };
 

@@ -1,7 +1,7 @@
 import { BUILT_IN_OPERATOR, failureKindOf } from '@opm/store';
 import { type Request, type Response, Router } from 'express';
 import { type Access, addressOf, UNKNOWN_ACTOR } from './guard.js';
-import { sendPage } from './pages/page.js';
+import { sendPage } from './pages/components.js';
 import { isEqual, operatorOf, parseForm, requireFormToken } from './session.js';
 
 /** Each check of a password takes 0.4 s of one core, one after the other. */

@@ -1,5 +1,4 @@
 import { runProcess } from '@opm/runtime';
-import { compose } from './compose.js';
-import { WORKER_ENV } from './config.js';
+import { compose, WORKER_ENV } from './compose.js';
 
 await runProcess({ name: 'worker', env: process.env, spec: WORKER_ENV, start: compose });

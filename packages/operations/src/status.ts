@@ -1,6 +1,16 @@
-import type { EntryQueue } from '@opm/queue';
-import type { SeenProcess, Store } from '@opm/store';
+import type { EntryQueue, ProjectBacklog } from '@opm/queue';
+import type { ProjectActivity, SeenProcess, Store } from '@opm/store';
 import { findProblems, type QueueStatus, SILENT_SECONDS, type StoreStatus } from './find-problems.js';
+
+export {
+  type Problem,
+  type QueueStatus,
+  SILENT_SECONDS,
+  type StoreStatus,
+  toCount,
+  toDuration,
+  toNumber,
+} from './find-problems.js';
 
 const HOUR_MS = 3_600_000;
 
@@ -70,4 +80,34 @@ export function toP99Ms(processes: SeenProcess[], projectId?: number): Record<st
     largest[name] = Math.max(p99Ms, largest[name] ?? 0);
   }
   return largest;
+}
+
+/**
+ * `backlog` is sampled, see `ProjectBacklog`; undefined if the queue did not answer. `limit`: entries per second.
+ * `p99Ms`: see `toP99Ms`.
+ */
+export type ProjectStats = ProjectActivity & {
+  backlog: ProjectBacklog | undefined;
+  limit: number | null;
+  p99Ms: Record<string, number>;
+};
+
+/** The projects that were active since then, the busiest first. @throws StoreError */
+export async function readProjectStats(
+  store: Store,
+  since: Date,
+  backlogs: Map<number, ProjectBacklog> | undefined,
+): Promise<ProjectStats[]> {
+  const [projects, active, processes] = await Promise.all([
+    store.projects.list(),
+    store.activity.projects(since),
+    store.activity.processes(),
+  ]);
+  const limits = new Map(projects.map(({ projectId, rate }) => [projectId, rate]));
+  return active.map((own) => ({
+    ...own,
+    limit: limits.get(own.projectId) ?? null,
+    p99Ms: toP99Ms(processes, own.projectId),
+    backlog: backlogs && (backlogs.get(own.projectId) ?? { entries: 0, oldestMs: 0 }),
+  }));
 }

@@ -3,7 +3,7 @@ import { type AuditRecord, type Role, type Store, StoreError } from '@opm/store'
 import type { Request, RequestHandler, Response } from 'express';
 import type { ComponentChildren } from 'preact';
 import { operatorOf, requireRole } from '../session.js';
-import { sendPage } from './page.js';
+import { sendPage } from './components.js';
 
 /** What the operator gave cannot be done. The message is shown. */
 export class Problem extends Error {

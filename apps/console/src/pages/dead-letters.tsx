@@ -7,7 +7,7 @@ import { MAX_GROUPS, type Reads } from '../reads.js';
 import type { Replay, Replays } from '../replays.js';
 import { hasRole, operatorOf, type Reveals } from '../session.js';
 import { assertConfirmed, fieldOf, type HandleChange, Problem } from './change.js';
-import { Confirm, Facts, Form, Live, sendPage, Table, Time, textOf, toUrl } from './page.js';
+import { Confirm, Facts, Form, Live, sendPage, Table, Time, textOf, toUrl } from './components.js';
 import { type RecordView, RevealForm } from './reveal.js';
 
 type Names = Map<number, string>;

@@ -8,8 +8,8 @@ import { MASK } from '../mask.js';
 import type { Reads } from '../reads.js';
 import { hasRole, operatorOf, type Reveals } from '../session.js';
 import { assertConfirmed, fieldOf, type HandleChange, Problem } from './change.js';
+import { Confirm, Facts, Form, sendPage, Table, Time, textOf, toUrl } from './components.js';
 import { LetterTable } from './dead-letters.js';
-import { Confirm, Facts, Form, sendPage, Table, Time, textOf, toUrl } from './page.js';
 import { type RecordView, RevealForm } from './reveal.js';
 
 /** GET /find: a customer by project and id, with the time of each field, what is in flight and its dead letters. */

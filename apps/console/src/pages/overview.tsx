@@ -1,8 +1,7 @@
 import { SILENT_SECONDS, type Status, toCount, toDuration, toNumber, toP99Ms } from '@opm/operations';
 import type { RequestHandler } from 'express';
 import type { Reads } from '../reads.js';
-import { Chart } from './chart.js';
-import { Facts, Live, sendPage, Table, toMs, toRate } from './page.js';
+import { Chart, Facts, Live, sendPage, Table, toMs, toRate } from './components.js';
 
 /** GET /: what is wrong first, then how busy everything is. */
 export function getOverview(reads: Pick<Reads, 'status' | 'allMinutes'>): RequestHandler {

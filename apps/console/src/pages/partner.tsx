@@ -5,8 +5,21 @@ import type { ComponentChildren } from 'preact';
 import type { Partner, Reads } from '../reads.js';
 import { type CurrentOperator, hasRole, operatorOf } from '../session.js';
 import { assertConfirmed, countOf, fieldOf, type HandleChange, Problem } from './change.js';
-import { Chart } from './chart.js';
-import { Confirm, Facts, Form, Live, Secret, sendPage, Table, Time, toAge, toMs, toRate, toUrl } from './page.js';
+import {
+  Chart,
+  Confirm,
+  Facts,
+  Form,
+  Live,
+  Secret,
+  sendPage,
+  Table,
+  Time,
+  toAge,
+  toMs,
+  toRate,
+  toUrl,
+} from './components.js';
 import { acceptedOf, sentPerSecond } from './partners.js';
 
 /** GET /partners/{projectId}: one partner, its chart, its keys and its dead letters. */

@@ -3,7 +3,7 @@ import type { RequestHandler } from 'express';
 import type { ComponentChildren } from 'preact';
 import type { Partner, Reads } from '../reads.js';
 import { hasRole, operatorOf } from '../session.js';
-import { type Column, Form, Live, sendPage, Table, Time, textOf, toAge, toRate, toUrl } from './page.js';
+import { type Column, Form, Live, sendPage, Table, Time, textOf, toAge, toRate, toUrl } from './components.js';
 
 const PAGE_ROWS = 100;
 

@@ -4,7 +4,7 @@ import { type Request, type RequestHandler, Router } from 'express';
 import type { Reads } from '../reads.js';
 import { operatorOf } from '../session.js';
 import { assertConfirmed, fieldOf, type HandleChange, Problem } from './change.js';
-import { Confirm, Form, Secret, sendPage, Table, Time, textOf } from './page.js';
+import { Confirm, Form, Secret, sendPage, Table, Time, textOf } from './components.js';
 
 const MAX_AUDIT_ROWS = 200;
 

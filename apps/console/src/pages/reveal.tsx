@@ -2,7 +2,7 @@ import type { Audit } from '@opm/store';
 import { type Request, type Response, Router } from 'express';
 import { operatorOf, type Reveals } from '../session.js';
 import { fieldOf, type HandleChange, Problem } from './change.js';
-import { Form } from './page.js';
+import { Form } from './components.js';
 
 /** Records that an operator saw what a partner sent; does nothing if it was masked. */
 export type RecordView = (request: Request, response: Response, target: string) => Promise<void>;
