@@ -170,7 +170,7 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
   });
 
   test('without the password, no page is shown', async () => {
-    for (const path of ['/', '/partners', '/find', '/dead-letters', '/assets/console.css']) {
+    for (const path of ['/', '/partners', '/find', '/dead-letters', '/audit', '/operators']) {
       expect([path, (await fetch(opmConsole.url + path)).status]).toEqual([path, 401]);
     }
   });
@@ -211,7 +211,7 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
     afterAll(() => browser?.close());
 
     const paths = () => [
-      ...['/', '/partners', `/partners/${attacker.projectId}`, '/dead-letters'],
+      ...['/', '/partners', `/partners/${attacker.projectId}`, '/dead-letters', '/audit', '/operators', '/login'],
       ...[customer(ATTACK, ATTACK), customer('acme', 'dead-7')],
     ];
 
@@ -222,7 +222,7 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
     ): Promise<string[]> {
       const { width = 1_280, ...others } = options;
       const page = await browser.newPage({
-        httpCredentials: { username: 'operator', password: PASSWORD },
+        extraHTTPHeaders: { authorization: basic(PASSWORD) },
         viewport: { width, height: 800 },
         ...others,
       });

@@ -98,7 +98,7 @@ test('a command in a problem can be pasted, whatever the name of the project', (
 
 test('every section that a problem names exists', () => {
   const anchorsOf = (file: string) => {
-    const headings = readFileSync(new URL(`../../../../${file}`, import.meta.url), 'utf8').match(/^## .+$/gm) ?? [];
+    const headings = readFileSync(new URL(`../../../${file}`, import.meta.url), 'utf8').match(/^## .+$/gm) ?? [];
     return headings.map(
       (heading) => `${file}#${heading.slice(3).toLowerCase().replaceAll("'", '').replaceAll(' ', '-')}`,
     );

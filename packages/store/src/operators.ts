@@ -34,6 +34,10 @@ export function createOperators(prisma: PrismaClient) {
     where: role === 'admin' ? { OR: [{ operator: { name } }, { operatorId: null }] } : { operator: { name } },
   });
 
+  /** `findSession` refuses them already. Without this, they would be valid again once the admin is removed. */
+  const endBuiltInSessions = () =>
+    toStoreError(() => prisma.operatorSession.deleteMany({ where: { operatorId: null } }));
+
   /** Changes the operator, and ends all sessions that began before. @returns whether there is such an operator */
   async function update(name: string, data: { role?: Role; mayReveal?: boolean; passwordHash?: string }) {
     // Two statements: the second one also sees a session that was opened while the first one waited for the row.
@@ -67,13 +71,11 @@ export function createOperators(prisma: PrismaClient) {
     async add({ password, ...operator }: Operator & { password: string }): Promise<void> {
       assertOperatorName(operator.name);
       const passwordHash = await hasher.hash(password);
-      const [{ count }] = await toStoreError(() =>
-        prisma.$transaction([
-          prisma.operator.createMany({ data: { ...operator, passwordHash }, skipDuplicates: true }),
-          prisma.operatorSession.deleteMany(sessionsOf(operator.name, operator.role)),
-        ]),
+      const { count } = await toStoreError(() =>
+        prisma.operator.createMany({ data: { ...operator, passwordHash }, skipDuplicates: true }),
       );
       if (count === 0) throw new StoreError(`an operator named "${operator.name}" already exists`);
+      if (operator.role === 'admin') await endBuiltInSessions();
     },
 
     /** Also ends the operator's sessions. @returns whether there was such an operator */

@@ -97,6 +97,6 @@ async function withFreeName<T>(name: string, write: () => Promise<T>): Promise<T
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     if (error.sqlState !== UNIQUE_VIOLATION && error.prismaCode !== 'P2002') throw error;
-    throw new StoreError(`a project named "${name}" already exists`, { cause: error, sqlState: UNIQUE_VIOLATION });
+    throw new StoreError(`a project named "${name}" already exists`, { sqlState: UNIQUE_VIOLATION });
   }
 }

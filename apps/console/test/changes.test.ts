@@ -1,0 +1,286 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { hashApiKey } from '@opm/core';
+import { createStore, ROLES, type Role, type Store } from '@opm/store';
+import { BACKENDS, type Backend, query, startApp, type TestApp, waitFor } from '@opm/testkit';
+import { PASSWORD } from './open-dashboard.js';
+
+const PHONE = '+41 44 668 18 00';
+const OWN = 'a password for tests';
+
+type Session = Awaited<ReturnType<typeof logIn>>;
+
+/** Logs in as a browser does. */
+async function logIn(url: string, name: string, password = OWN) {
+  const form = { method: 'POST', redirect: 'manual', body: new URLSearchParams({ name, password }) } as const;
+  const answer = await fetch(`${url}/login`, form);
+  expect(answer.status).toBe(303);
+  const [cookie = ''] = (answer.headers.get('set-cookie') ?? '').split(';');
+  const get = async (path: string): Promise<{ status: number; text: string }> => {
+    const page = await fetch(url + path, { headers: { cookie, accept: 'text/html' }, redirect: 'manual' });
+    return { status: page.status, text: await page.text() };
+  };
+  const [, csrf = ''] = /name="csrf" value="([^"]+)"/.exec((await get('/')).text) ?? [];
+  return {
+    get,
+    async post(path: string, fields: Record<string, string> = {}, headers: Record<string, string> = {}) {
+      const body = new URLSearchParams({ csrf, ...fields });
+      const sent = await fetch(url + path, {
+        method: 'POST',
+        headers: { cookie, ...headers },
+        body,
+        redirect: 'manual',
+      });
+      return { status: sent.status, location: sent.headers.get('location'), text: await sent.text() };
+    },
+  };
+}
+
+describe.each(BACKENDS)('changes in the console, with the queue on %s:', (_, createBackend) => {
+  let backend: Backend;
+  let store: Store;
+  let app: TestApp;
+  let sessions: Record<Role, Session>;
+  let projectId: number;
+  let keyId: number;
+
+  beforeAll(async () => {
+    backend = await createBackend();
+    store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
+    ({ projectId } = await store.projects.create('acme'));
+    keyId = (await store.apiKeys.list(projectId))[0]?.keyId ?? 0;
+    for (const role of ROLES) await store.operators.add({ name: `ada-${role}`, role, mayReveal: false, password: OWN });
+    app = await startApp('console', { ...backend.env, CONSOLE_PASSWORD: PASSWORD });
+    const logInAll = ROLES.map(async (role) => [role, await logIn(app.url, `ada-${role}`)] as const);
+    sessions = Object.fromEntries(await Promise.all(logInAll)) as typeof sessions;
+  });
+  afterAll(async () => {
+    await app.stop();
+    await store.close();
+    await backend.drop();
+  });
+  beforeEach(() => query(backend.databaseUrl, 'TRUNCATE audit_log'));
+
+  const readAudit = async () =>
+    (await store.audit.list({}, { limit: 10 })).map(({ actor, action, target, details }) => ({
+      actor,
+      action,
+      target,
+      details,
+    }));
+  const find = async () => (await store.projects.list()).find((project) => project.projectId === projectId);
+  const addLetters = (ids: string[], sqlState: string) =>
+    store.deadLetters.add(
+      ids.map((customerId, i) => {
+        const entry = { customerId, version: 1_764_000_000_000_000 + i, fields: { phone: PHONE } };
+        return { projectId, entry, payload: entry, error: 'refused for the test', sqlState };
+      }),
+    );
+  const countLetters = async () => (await store.deadLetters.count({})).reduce((sum, { count }) => sum + count, 0);
+
+  /** Every form with the lowest role that may send it. */
+  const FORMS: [path: string, role: Role, fields?: Record<string, string>][] = [
+    ['/partners/ID/pause', 'operator'],
+    ['/partners/ID/resume', 'operator'],
+    ['/partners/ID/limit', 'operator', { rate: '5', burst: '5' }],
+    ['/partners', 'admin', { name: 'new' }],
+    ['/partners/ID/keys', 'admin'],
+    ['/partners/ID/keys/KEY/revoke', 'admin', { confirmed: 'on' }],
+    ['/find/erase', 'admin', { project: 'acme', customer: 'jane', confirmed: 'on' }],
+    ['/dead-letters/replay', 'operator'],
+    ['/dead-letters/discard', 'admin', { confirmed: 'on' }],
+    ['/operators', 'admin', { name: 'eve', role: 'admin' }],
+    ['/operators/remove', 'admin', { name: 'ada-admin', confirmed: 'on' }],
+  ];
+  const fill = (path: string) => path.replace('ID', String(projectId)).replace('KEY', String(keyId));
+
+  test('no form does anything for a lower role, without its token, with the token of another session, or from another site', async () => {
+    const readAll = async () => ({
+      projects: await store.projects.list(),
+      keys: await store.apiKeys.list(projectId),
+      operators: await store.operators.list(),
+      letters: await countLetters(),
+    });
+    await addLetters(['kept'], '22021');
+    const before = await readAll();
+    for (const [path, role, fields] of FORMS) {
+      for (const lower of ROLES.slice(0, ROLES.indexOf(role))) {
+        expect([path, lower, (await sessions[lower].post(fill(path), fields)).status]).toEqual([path, lower, 403]);
+      }
+      const csrf = /name="csrf" value="([^"]+)"/.exec((await sessions.operator.get('/')).text)?.[1] ?? '';
+      for (const wrong of ['', csrf, 'x'.repeat(43)]) {
+        const { status } = await sessions.admin.post(fill(path), { ...fields, csrf: wrong });
+        expect([path, wrong, status]).toEqual([path, wrong, 403]);
+      }
+      const abroad = await sessions.admin.post(fill(path), fields, { 'sec-fetch-site': 'cross-site' });
+      expect([path, abroad.status]).toEqual([path, 403]);
+      expect([path, (await sessions.admin.get(`${fill(path)}?confirmed=on`)).status]).not.toEqual([path, 303]);
+    }
+    expect(await readAll()).toEqual(before);
+    expect(await readAudit()).toEqual([]);
+    await store.deadLetters.discard({});
+  });
+
+  test('the pages of the audit log and of the operators are for those who may read them', async () => {
+    const statusesOf = (path: string) =>
+      Promise.all(ROLES.map(async (role) => (await sessions[role].get(path)).status));
+    expect(await statusesOf('/audit')).toEqual([403, 200, 200]);
+    expect(await statusesOf('/operators')).toEqual([403, 403, 200]);
+    expect((await sessions.viewer.get('/')).text).not.toMatch(/href="\/(audit|operators)"/);
+    expect((await sessions.viewer.get(`/partners/${projectId}`)).text).not.toContain('action="/partners');
+  });
+
+  test('an operator pauses, resumes and limits a partner, and the next page shows it', async () => {
+    const { operator } = sessions;
+    const path = `/partners/${projectId}`;
+    expect(await operator.post(`${path}/pause`)).toMatchObject({ status: 303, location: path });
+    expect((await operator.get(path)).text).toContain('paused: its requests get 403');
+    await operator.post(`${path}/resume`);
+    expect((await operator.get(path)).text).toContain('accepts entries');
+    await operator.post(`${path}/limit`, { rate: '7', burst: '70' });
+    expect(await find()).toMatchObject({ pausedAt: null, rate: 7, burst: 70 });
+    await operator.post(`${path}/limit`, { rate: '', burst: '' });
+    expect(await find()).toMatchObject({ rate: null, burst: null });
+    const row = { actor: 'ada-operator', target: 'acme' };
+    expect(await readAudit()).toEqual([
+      { ...row, action: 'projects limits', details: { none: true } },
+      { ...row, action: 'projects limits', details: { rate: 7, burst: 70 } },
+      { ...row, action: 'projects resume', details: null },
+      { ...row, action: 'projects pause', details: null },
+    ]);
+  });
+
+  test.each([
+    ['/partners/ID/limit', { rate: '5' }, 'give both a rate and a burst, or neither'],
+    ['/partners/ID/limit', { rate: '-1', burst: '5' }, 'rate must be a whole number'],
+    ['/partners/ID/limit', { rate: '9999999', burst: '5' }, 'rate and burst must be whole numbers from 1 to 1000000'],
+    ['/partners/999999/pause', {}, 'there is no such partner'],
+    ['/partners/x/pause', {}, 'there is no such partner'],
+    ['/partners', { name: 'acme' }, 'already exists'],
+    ['/partners', { name: '' }, 'a project name must have 1 to 100 characters'],
+    ['/partners', { name: 'a\u0000b' }, 'name must be a text'],
+    ['/partners/ID/keys/KEY/revoke', {}, 'tick the box to confirm'],
+    ['/partners/ID/keys/999999/revoke', { confirmed: 'on' }, 'has no such active key'],
+    ['/find/erase', { project: 'acme', customer: '', confirmed: 'on' }, 'the customer id must NOT have fewer than 1'],
+    ['/find/erase', { project: 'nobody', customer: 'jane', confirmed: 'on' }, 'there is no such partner'],
+    ['/operators', { name: 'Not Valid', role: 'viewer' }, 'an operator name must have'],
+    ['/operators', { name: 'bob', role: 'root' }, 'role must be one of viewer, operator, admin'],
+    ['/operators', { name: 'ada-viewer', role: 'viewer' }, 'already exists'],
+    ['/operators/remove', { name: 'nobody', confirmed: 'on' }, 'there is no operator nobody'],
+    ['/reveal', {}, 'you may not see what partners sent'],
+  ])('what cannot be done says why: %s %o', async (path, fields, why) => {
+    const { status, text } = await sessions.admin.post(fill(path), fields);
+    expect([status, text]).toEqual([400, expect.stringContaining(why)]);
+  });
+
+  test('a new key is shown once, is valid, and ends the other keys when it was told to', async () => {
+    const { admin } = sessions;
+    const keyIn = (text: string) => /opm_[\w-]+/.exec(text)?.[0] ?? '';
+    const created = await admin.post('/partners', { name: 'made here' });
+    const key = keyIn(created.text);
+    const { projectId: made } = (await store.projects.find('made here')) ?? {};
+    expect((await store.apiKeys.findOwners([hashApiKey(key)])).get(hashApiKey(key))?.projectId).toBe(made);
+    const path = `/partners/${made}`;
+    const second = keyIn((await admin.post(`${path}/keys`, { label: 'their new system' })).text);
+    const third = keyIn((await admin.post(`${path}/keys`, { grace: '24' })).text);
+    const page = (await admin.get(path)).text;
+    for (const secret of [key, second, third]) expect(page).not.toContain(secret);
+    const keys = await store.apiKeys.list(made ?? 0);
+    expect(keys.map(({ label, expiresAt }) => [label, expiresAt !== null])).toEqual([
+      [null, true],
+      ['their new system', true],
+      [null, false],
+    ]);
+    expect(JSON.stringify(await readAudit())).not.toContain(second);
+  });
+
+  test('a revoked key is no longer valid', async () => {
+    const apiKey = await store.apiKeys.issue(projectId);
+    const last = (await store.apiKeys.list(projectId)).at(-1)?.keyId;
+    const { status } = await sessions.admin.post(`/partners/${projectId}/keys/${last}/revoke`, { confirmed: 'on' });
+    expect(status).toBe(303);
+    expect((await store.apiKeys.findOwners([hashApiKey(apiKey)])).size).toBe(0);
+    const [{ action, details } = {}] = await readAudit();
+    expect([action, details]).toEqual(['keys revoke', { keyId: last }]);
+  });
+
+  test('an erasure is queued, and the audit log does not name the customer', async () => {
+    const sent = await sessions.admin.post('/find/erase', { project: 'acme', customer: 'jane-doe-1', confirmed: 'on' });
+    expect(sent.status).toBe(303);
+    expect((await sessions.viewer.get(sent.location ?? '')).text).toContain('an erasure of ');
+    expect(await readAudit()).toEqual([
+      { actor: 'ada-admin', action: 'customers erase', target: 'acme/ja…', details: null },
+    ]);
+  });
+
+  test('dead letters of one SQLSTATE are replayed with progress and become rows; others are discarded', async () => {
+    const ids = Array.from({ length: 120 }, (_id, i) => `letter-${i}`);
+    await addLetters(ids, '22021');
+    await addLetters(['other'], '23514');
+    const { operator, admin } = sessions;
+    expect((await operator.get('/dead-letters?state=22021')).text).toContain('Replay 120 dead letters');
+    const { status, location } = await operator.post('/dead-letters/replay', { state: '22021' });
+    expect([status, location]).toEqual([303, '/dead-letters?state=22021']);
+    const isDone = async () =>
+      /Last replay, by ada-operator: 120 dead letters queued\./.test((await operator.get('/dead-letters')).text);
+    await waitFor(isDone, { description: 'the replay to end' });
+    const worker = await startApp('worker', backend.env);
+    const areStored = async () => (await store.customers.findMany(projectId, ids)).size === ids.length;
+    await waitFor(areStored, { description: 'the entries to be stored' });
+    await worker.stop();
+    expect(await countLetters()).toBe(1);
+    await admin.post('/dead-letters/discard', { state: '23514', confirmed: 'on' });
+    expect(await countLetters()).toBe(0);
+    expect((await readAudit()).map(({ action, details }) => [action, details])).toEqual([
+      ['dead-letters discard', { project: null, sqlState: '23514', hasErrorText: false }],
+      ['dead-letters replay', { project: null, sqlState: '22021', hasErrorText: false }],
+    ]);
+  });
+
+  test('what partners sent is shown only to who may see it, in the session that asked, and each view is in the audit log', async () => {
+    const entry = { customerId: 'jane-doe-2', version: 1_764_000_000_000_000, fields: { phone: PHONE } };
+    await store.deadLetters.add([{ projectId, entry, payload: entry, error: 'refused for the test' }]);
+    const [letter] = await store.deadLetters.list({ projectId }, { limit: 1 });
+    const path = `/dead-letters/${letter?.deadLetterId}`;
+    await store.operators.add({ name: 'eve', role: 'viewer', mayReveal: true, password: OWN });
+    const [asking, other] = await Promise.all([logIn(app.url, 'eve'), logIn(app.url, 'eve')]);
+    expect((await asking.get(path)).text).not.toContain(PHONE);
+    expect(await asking.post('/reveal', { back: path })).toMatchObject({ status: 303, location: path });
+    expect((await asking.get(path)).text).toContain(PHONE);
+    expect((await other.get(path)).text).not.toContain(PHONE);
+    expect((await sessions.admin.get(path)).text).not.toContain(PHONE);
+    expect((await sessions.admin.get(path)).text).not.toContain('action="/reveal"');
+    const rows = (await readAudit()).filter(({ action }) => action !== 'login');
+    expect(rows).toEqual([
+      { actor: 'eve', action: 'view', target: `dead letter ${letter?.deadLetterId}`, details: null },
+      { actor: 'eve', action: 'reveal', target: null, details: null },
+    ]);
+    await store.deadLetters.discard({});
+  });
+
+  test('adding a name that exists ends no session', async () => {
+    await sessions.admin.post('/operators', { name: 'ada-viewer', role: 'viewer' });
+    const viewer = await logIn(app.url, 'ada-viewer');
+    await sessions.admin.post('/operators', { name: 'ada-viewer', role: 'viewer' });
+    expect(
+      (
+        await query(
+          backend.databaseUrl,
+          'SELECT FROM operator_sessions JOIN operators o ON o.id = operator_id WHERE o.name = $1',
+          ['ada-viewer'],
+        )
+      ).length,
+    ).toBeGreaterThan(1);
+    expect((await viewer.get('/')).status).toBe(200);
+  });
+
+  test('an operator is added with a password that is shown once, and removed with the sessions', async () => {
+    const added = await sessions.admin.post('/operators', { name: 'grace', role: 'operator', reveal: 'on' });
+    const [, password = ''] = /<code data-copy[^>]*>([^<]+)<\/code>/.exec(added.text) ?? [];
+    const grace = await logIn(app.url, 'grace', password);
+    expect((await grace.get('/audit')).status).toBe(200);
+    expect((await sessions.admin.get('/operators')).text).toMatch(/grace.*operator.*yes/s);
+    await sessions.admin.post('/operators/remove', { name: 'grace', confirmed: 'on' });
+    const isOut = async () => (await grace.get('/audit')).status === 303;
+    await waitFor(isOut, { description: 'the session to end' });
+  });
+});
