@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
@@ -102,6 +103,16 @@ test.each<[code: number, stderr: RegExp, args: string[]]>([
   await store.operators.add({ name: 'ada', role: 'viewer', mayReveal: false, password: PASSWORD });
   expect(await opm(...args)).toEqual({ code, stdout: '', stderr: expect.stringMatching(stderr) });
   expect(await store.operators.list()).toHaveLength(1);
+});
+
+test('the commands of the guide run as printed', async () => {
+  const guide = await readFile(fileURLToPath(new URL('../../../docs/secrets.md', import.meta.url)), 'utf8');
+  const commands = [...guide.matchAll(/^npx opm ((?:operators|audit) .*)$/gm)].map(([, command]) => command as string);
+  expect(commands).toHaveLength(6);
+  for (const command of commands) {
+    const { code, stderr } = await runOpm(command.split(' '), { DATABASE_URL: database.url });
+    expect({ command, code, stderr }).toEqual({ command, code: 0, stderr: '' });
+  }
 });
 
 test('a password on stdin that is too short is refused', async () => {

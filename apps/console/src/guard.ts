@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { BUILT_IN_OPERATOR, failureKindOf, type Store } from '@opm/store';
+import { type AuditRecord, BUILT_IN_OPERATOR, failureKindOf, type Store } from '@opm/store';
 import type { NextFunction, Request, RequestHandler, Response } from 'express';
 import { ipKeyGenerator } from 'express-rate-limit';
 import {
@@ -27,10 +27,13 @@ export type Access = {
   /** Wrong passwords of an address and of a name. Behind a proxy, all operators share its address. */
   byAddress: Attempts;
   byName: Attempts;
-  /** Writes a row; `isRequired: false` only logs that it could not. */
-  record(request: Request, actor: string, action: string, options?: { isRequired: boolean }): Promise<void>;
+  /** Writes an audit row, before the change. `isRequired: false` only logs that it could not. @throws StoreError */
+  record(request: Request, row: ConsoleAuditRecord, options?: { isRequired: boolean }): Promise<void>;
   logger?: ConsoleLogger | undefined;
 };
+
+/** `actor` is the name of the operator, see `operatorOf`. `action` has the words of the same command of `opm`. */
+export type ConsoleAuditRecord = Omit<AuditRecord, 'source' | 'address'>;
 
 const ATTEMPTS_OF_ADDRESS = 20;
 const ATTEMPTS_OF_NAME = 10;
@@ -47,11 +50,10 @@ export function createAccess(options: Pick<Access, 'password' | 'store' | 'logge
     ),
     byAddress: createAttempts(ATTEMPTS_OF_ADDRESS),
     byName: createAttempts(ATTEMPTS_OF_NAME),
-    async record(request, actor, action, { isRequired } = { isRequired: true }) {
-      const row = { actor, source: 'console', address: request.ip, action } as const;
-      await store.audit.record(row).catch((error) => {
+    async record(request, row, { isRequired } = { isRequired: true }) {
+      await store.audit.record({ ...row, source: 'console', address: request.ip }).catch((error) => {
         if (isRequired) throw error;
-        logger?.warn({ err: error, action }, 'the audit log could not be written');
+        logger?.warn({ err: error, action: row.action }, 'the audit log could not be written');
       });
     },
   };
@@ -88,7 +90,7 @@ export function requireOperator({
       if (!isEqual(given, password)) {
         byAddress.count(address);
         logger?.warn({ address: request.ip }, 'console login failed'); // the limit bounds the number of lines
-        await record(request, UNKNOWN_ACTOR, 'login failed', { isRequired: false });
+        await record(request, { actor: UNKNOWN_ACTOR, action: 'login failed' }, { isRequired: false });
         return askForPassword(response, 'wrong password');
       }
       if (isAccepted) return enter({ ...BUILT_IN_OPERATOR, csrfToken });

@@ -33,11 +33,11 @@ export function createLoginRoutes(access: Access): Router {
       const outcome = await openSession(name, given);
       if ('problem' in outcome) {
         logger?.warn({ address: request.ip }, 'console login failed'); // the limits bound the number of lines
-        await record(request, outcome.actor, 'login failed', { isRequired: false });
+        await record(request, { actor: outcome.actor, action: 'login failed' }, { isRequired: false });
         return show(response, 401, { name, next, problem: outcome.problem });
       }
       for (const [attempts, key] of keys) attempts.takeBack(key);
-      await record(request, name, 'login');
+      await record(request, { actor: name, action: 'login' });
       await sessions.end(request);
       sessions.setCookie(request, response, outcome.token);
       response.redirect(303, toLocalPath(next));
@@ -90,7 +90,7 @@ export function createFormRoutes({ sessions, record }: Access): Router {
     .post('/logout', async (request, response) => {
       await sessions.end(request);
       sessions.clearCookie(request, response);
-      await record(request, operatorOf(response).name, 'logout', { isRequired: false });
+      await record(request, { actor: operatorOf(response).name, action: 'logout' }, { isRequired: false });
       response.redirect(303, '/login');
     });
 }

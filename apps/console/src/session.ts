@@ -131,7 +131,8 @@ function readToken(request: Request): string | undefined {
 const toAttributes = (request: Request) =>
   ({ httpOnly: true, sameSite: 'strict', path: '/', secure: request.secure }) as const;
 
-const ANSWER_MS = 1_000;
+/** A query of a page may hold all connections for a moment. */
+const ANSWER_MS = 3_000;
 
 export type BuiltInOperator = ReturnType<typeof watchBuiltInOperator>;
 

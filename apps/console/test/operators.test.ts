@@ -185,6 +185,13 @@ describe('guessing passwords', () => {
     expect((await dashboard.submit('/login', { name: 'admin', password: PASSWORD })).status).toBe(429);
   });
 
+  test('with HTTP Basic at the same time does not pass the limit of the address', async () => {
+    const dashboard = await open();
+    const requests = Array.from({ length: 30 }, () => dashboard.get('/queues', { authorization: basic('wrong') }));
+    const statuses = (await Promise.all(requests)).map(({ status }) => status);
+    expect(statuses.sort()).toEqual([...Array(20).fill(401), ...Array(10).fill(429)]);
+  });
+
   test('does not limit those who know theirs', async () => {
     const dashboard = await open();
     for (let logins = 0; logins < 25; logins++) expect((await logIn(dashboard, 'admin', PASSWORD)).status).toBe(303);

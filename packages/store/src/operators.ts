@@ -25,7 +25,10 @@ export type Operators = ReturnType<typeof createOperators>;
 
 type SessionRow = { name: string | null; role: string | null; mayReveal: boolean | null };
 
-/** The people who may log in to the console, and their sessions. A session ends after `SESSION_HOURS`. */
+/**
+ * The people who may log in to the console, and their sessions. A session ends after `SESSION_HOURS`; a later login
+ * removes its row.
+ */
 export function createOperators(prisma: PrismaClient) {
   const hasher = createHasher();
 
@@ -101,6 +104,7 @@ export function createOperators(prisma: PrismaClient) {
       // Nothing is opened if the password has changed meanwhile. The lock makes `update` see the new session.
       const opened = await toStoreError(
         () => prisma.$executeRaw`
+          WITH expired AS (DELETE FROM operator_sessions WHERE expires_at <= now())
           INSERT INTO operator_sessions (token_hash, operator_id, expires_at)
           SELECT decode(${given.tokenHash}, 'hex'), id, now() + ${SESSION_HOURS} * interval '1 hour' FROM operators
           WHERE id = ${row.id} AND password_hash = ${row.passwordHash} FOR SHARE`,
@@ -112,6 +116,7 @@ export function createOperators(prisma: PrismaClient) {
     async logInBuiltIn(tokenHash: string): Promise<boolean> {
       const opened = await toStoreError(
         () => prisma.$executeRaw`
+          WITH expired AS (DELETE FROM operator_sessions WHERE expires_at <= now())
           INSERT INTO operator_sessions (token_hash, expires_at)
           SELECT decode(${tokenHash}, 'hex'), now() + ${SESSION_HOURS} * interval '1 hour'
           WHERE NOT EXISTS (SELECT FROM operators WHERE role = 'admin')`,
@@ -135,11 +140,10 @@ export function createOperators(prisma: PrismaClient) {
         : toOperator({ name, role: role as string, mayReveal: mayReveal === true });
     },
 
-    /** Ends the session, and removes those that have expired. */
     async endSession(tokenHash: string): Promise<void> {
       await toStoreError(
         () => prisma.$executeRaw`
-          DELETE FROM operator_sessions WHERE token_hash = decode(${tokenHash}, 'hex') OR expires_at <= now()`,
+          DELETE FROM operator_sessions WHERE token_hash = decode(${tokenHash}, 'hex')`,
       );
     },
   };

@@ -171,6 +171,23 @@ describe('a session', () => {
   });
 });
 
+test.each<[string, (tokenHash: string) => Promise<unknown>]>([
+  ['by name', (tokenHash) => logIn('ada', PASSWORD, tokenHash)],
+  ['with CONSOLE_PASSWORD', (tokenHash) => operators.logInBuiltIn(tokenHash)],
+])('a login %s removes the sessions that have expired', async (_, open) => {
+  await operators.add({ ...ada, password: PASSWORD });
+  await openSession('ada');
+  await query(database.url, 'UPDATE operator_sessions SET expires_at = now()');
+  const kept = await openSession('ada');
+  const opened = drawTokenHash();
+  await open(opened);
+  const rows = await query<{ hash: string }>(
+    database.url,
+    `SELECT encode(token_hash, 'hex') AS hash FROM operator_sessions`,
+  );
+  expect(rows.map(({ hash }) => hash).sort()).toEqual([kept, opened].sort());
+});
+
 test('a change of an operator who does not exist says so', async () => {
   expect([
     await operators.remove('nobody'),

@@ -153,7 +153,7 @@ function welcome(options: UpOptions, apps: AppProcess[], { apiKey, consolePasswo
   OPM Partners API is running. Ctrl-C stops it.
 
     API        ${url}
-    Dashboard  ${toUrl(host, consolePort)}   any user name, password ${consolePassword}
+    Dashboard  ${toUrl(host, consolePort)}   name admin, password ${consolePassword}
     Metrics    ${metrics.join('\n               ')}
 
   Send a customer (201 the first time, 202 after that):
