@@ -7,7 +7,7 @@ import helmet from 'helmet';
 import { type BoardOptions, createBoard } from './board.js';
 import { type Access, type ConsoleLogger, createAccess, refuseCrossSite, requireOperator } from './guard.js';
 import { createFormRoutes, createLoginRoutes } from './login.js';
-import { requireRole } from './session.js';
+import { operatorOf, requireRole } from './session.js';
 
 export interface ConsoleAppOptions {
   queues: BoardOptions['queues'];
@@ -15,7 +15,7 @@ export interface ConsoleAppOptions {
   password: string;
   /** Shows customer data unmasked. Default false. */
   showData?: boolean;
-  /** Unless false, the dashboard cannot change anything. */
+  /** Unless false, the console cannot change anything. */
   readOnly?: boolean;
   logger?: ConsoleLogger;
   projectNamesOf?: BoardOptions['projectNamesOf'];
@@ -35,6 +35,10 @@ export function createConsoleApp(options: ConsoleAppOptions): Express {
   app.use('/assets', express.static(ASSETS, { index: false }));
   app.use(createLoginRoutes(access));
   app.use(requireOperator(access));
+  app.use((_request, response, next) => {
+    operatorOf(response).isReadOnly = readOnly;
+    next();
+  });
   app.use('/queues/api', (_request, response, next) => next(void response.set('cache-control', 'no-store')));
   for (const change of ['post', 'put', 'patch', 'delete'] as const)
     app[change]('/queues/*path', requireRole('operator'));

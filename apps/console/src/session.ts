@@ -4,8 +4,11 @@ import { type Operator, type Operators, ROLES, type Role, SESSION_HOURS } from '
 import express, { type Request, type RequestHandler, type Response } from 'express';
 import { LRUCache } from 'lru-cache';
 
-/** Who sends the request. Every form carries `csrfToken` in a field named {@link CSRF_FIELD}. */
-export type CurrentOperator = Operator & { csrfToken: string };
+/**
+ * Who sends the request. Every form carries `csrfToken` in a field named {@link CSRF_FIELD}. `isReadOnly`: the console
+ * accepts no changes.
+ */
+export type CurrentOperator = Operator & { csrfToken: string; isReadOnly?: boolean };
 
 /** @returns the operator of a request that `requireOperator` let through */
 export const operatorOf = (response: Response): CurrentOperator => response.locals.operator as CurrentOperator;
@@ -13,6 +16,10 @@ export const operatorOf = (response: Response): CurrentOperator => response.loca
 /** Whether the operator has this role or a higher one. */
 export const hasRole = ({ role }: Pick<Operator, 'role'>, least: Role): boolean =>
   ROLES.indexOf(role) >= ROLES.indexOf(least);
+
+/** Whether to show the operator a form that needs this role. */
+export const mayChange = (operator: CurrentOperator, role: Role): boolean =>
+  operator.isReadOnly !== true && hasRole(operator, role);
 
 /** Answers 403 to operators without this role or a higher one. */
 export function requireRole(role: Role): RequestHandler {

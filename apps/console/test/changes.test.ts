@@ -49,7 +49,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (_, cre
     ({ projectId } = await store.projects.create('acme'));
     keyId = (await store.apiKeys.list(projectId))[0]?.keyId ?? 0;
     for (const role of ROLES) await store.operators.add({ name: `ada-${role}`, role, mayReveal: false, password: OWN });
-    app = await startApp('console', { ...backend.env, CONSOLE_PASSWORD: PASSWORD });
+    app = await startApp('console', { ...backend.env, CONSOLE_PASSWORD: PASSWORD, CONSOLE_READ_ONLY: 'false' });
     const logInAll = ROLES.map(async (role) => [role, await logIn(app.url, `ada-${role}`)] as const);
     sessions = Object.fromEntries(await Promise.all(logInAll)) as typeof sessions;
   });
@@ -118,6 +118,36 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (_, cre
     expect(await readAll()).toEqual(before);
     expect(await readAudit()).toEqual([]);
     await store.deadLetters.discard({});
+  });
+
+  test('a read-only console, as it is by default, shows no form that changes something and refuses all', async () => {
+    const readOnly = await startApp('console', { ...backend.env, CONSOLE_PASSWORD: PASSWORD });
+    try {
+      const admin = await logIn(readOnly.url, 'ada-admin');
+      for (const path of [
+        '/partners',
+        `/partners/${projectId}`,
+        '/find?project=acme&customer=jane',
+        '/dead-letters',
+        '/operators',
+      ]) {
+        const { status, text } = await admin.get(path);
+        expect([path, status, text.match(/method="post" action="[^"]*"/g)]).toEqual([
+          path,
+          200,
+          ['method="post" action="/logout"'],
+        ]);
+      }
+      for (const [path, , fields] of FORMS) {
+        expect(await admin.post(fill(path), fields)).toMatchObject({
+          status: 400,
+          text: expect.stringContaining('this console is read-only'),
+        });
+      }
+      expect((await readAudit()).map(({ action }) => action)).toEqual(['login']);
+    } finally {
+      await readOnly.stop();
+    }
   });
 
   test('the pages of the audit log and of the operators are for those who may read them', async () => {

@@ -16,21 +16,26 @@ export type Change = Pick<AuditRecord, 'target' | 'details'> & {
   run(): Promise<{ title: string; children: ComponentChildren } | undefined | void>;
 };
 
+const READ_ONLY = 'this console is read-only: CONSOLE_READ_ONLY=false allows changes';
+
 export type HandleChange = ReturnType<typeof createHandleChange>;
 
 /**
  * Creates handlers of forms. A handler checks the role and the input, writes the audit log, and only then makes the
- * change. @param prepare throws Problem if the input is not valid
+ * change. With `isReading`, a read-only console allows it.
+ * @param prepare throws Problem if the input is not valid
  */
 export function createHandleChange({ audit, onChanged }: Pick<Store, 'audit'> & { onChanged: () => void }) {
   return (
     role: Role,
     action: string,
     prepare: (request: Request, response: Response) => Promise<Change>,
+    { isReading = false } = {},
   ): RequestHandler[] => [
     requireRole(role),
     async (request, response) => {
       try {
+        if (!isReading && operatorOf(response).isReadOnly) throw new Problem(READ_ONLY);
         const { back, run, ...record } = await prepare(request, response);
         const { name: actor } = operatorOf(response);
         await audit.record({ ...record, actor, source: 'console', address: request.ip, action });

@@ -57,7 +57,7 @@ export function Page({
           </nav>
           {operator && (
             <Form action="/logout" operator={operator}>
-              <span>{`${operator.name} (${operator.role})`}</span>
+              <span>{`${operator.name} (${operator.role}${operator.isReadOnly ? ', read-only' : ''})`}</span>
               <button type="submit">Log out</button>
             </Form>
           )}

@@ -5,7 +5,7 @@ import { type RequestHandler, Router } from 'express';
 import { MASK, maskCustomerId, maskErrorMessage, maskJobData } from '../mask.js';
 import { MAX_GROUPS, type Reads } from '../reads.js';
 import type { Replay, Replays } from '../replays.js';
-import { hasRole, operatorOf, type Reveals } from '../session.js';
+import { mayChange, operatorOf, type Reveals } from '../session.js';
 import { assertConfirmed, fieldOf, type HandleChange, Problem } from './change.js';
 import { Confirm, Facts, Form, Live, sendPage, Table, Time, textOf, toUrl } from './components.js';
 import { type RecordView, RevealForm } from './reveal.js';
@@ -51,13 +51,13 @@ export function getDeadLetters(reads: Pick<Reads, 'deadLetters'>, replays: Repla
             <LastReplay replay={replays.last()} />
             <Groups groups={groups} nameOf={nameOf} total={total} />
           </Live>
-          {total > 0 && hasRole(operator, 'operator') && (
+          {total > 0 && mayChange(operator, 'operator') && (
             <Form action="/dead-letters/replay" operator={operator}>
               <Filter shown={shown} />
               <button type="submit">{`Replay ${toCount(total, 'dead letter')}`}</button>
             </Form>
           )}
-          {total > 0 && hasRole(operator, 'admin') && (
+          {total > 0 && mayChange(operator, 'admin') && (
             <Form action="/dead-letters/discard" operator={operator}>
               <Filter shown={shown} />
               <Confirm>{`Delete ${toCount(total, 'dead letter')} for good.`}</Confirm>

@@ -6,7 +6,7 @@ import { type CustomerHistory, type Store, toCustomerTarget } from '@opm/store';
 import { type RequestHandler, Router } from 'express';
 import { MASK } from '../mask.js';
 import type { Reads } from '../reads.js';
-import { hasRole, operatorOf, type Reveals } from '../session.js';
+import { mayChange, operatorOf, type Reveals } from '../session.js';
 import { assertConfirmed, fieldOf, type HandleChange, Problem } from './change.js';
 import { Confirm, Facts, Form, sendPage, Table, Time, textOf, toUrl } from './components.js';
 import { LetterTable } from './dead-letters.js';
@@ -46,7 +46,7 @@ export function getFind(
               {found.history?.createdAt && <Fields history={found.history} showData={showData} />}
               <RevealForm reveals={reveals} response={response} back={request.originalUrl} />
               <LetterTable letters={found.letters} nameOf={new Map([[project.projectId, project.name]])} />
-              {hasRole(operator, 'admin') && (
+              {mayChange(operator, 'admin') && (
                 <Form action="/find/erase" operator={operator}>
                   <input type="hidden" name="project" value={project.name} />
                   <input type="hidden" name="customer" value={customerId} />

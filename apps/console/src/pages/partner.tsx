@@ -3,7 +3,7 @@ import type { DeadLetterCount, Store, StoredApiKey } from '@opm/store';
 import { type Request, type RequestHandler, Router } from 'express';
 import type { ComponentChildren } from 'preact';
 import type { Partner, Reads } from '../reads.js';
-import { type CurrentOperator, hasRole, operatorOf } from '../session.js';
+import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
 import { assertConfirmed, countOf, fieldOf, type HandleChange, Problem } from './change.js';
 import {
   Chart,
@@ -57,7 +57,7 @@ export function getPartner(
           <p>
             <a href={toUrl('/find', { project: name })}>Find a customer of this partner</a>
           </p>
-          {hasRole(operator, 'operator') && <Settings partner={partner} operator={operator} />}
+          {mayChange(operator, 'operator') && <Settings partner={partner} operator={operator} />}
         </>
       ),
     });
@@ -111,7 +111,7 @@ function Keys({ keys, partner: { projectId, name }, operator }: Shown & { keys: 
           { title: 'Last use', cell: ({ lastUsedAt }) => <Time at={lastUsedAt} /> },
         ]}
       />
-      {hasRole(operator, 'admin') && (
+      {mayChange(operator, 'admin') && (
         <details>
           <summary>Create or revoke keys</summary>
           <Form action={path} operator={operator}>

@@ -2,7 +2,7 @@ import { type ProjectStats, toCount, toNumber } from '@opm/operations';
 import type { RequestHandler } from 'express';
 import type { ComponentChildren } from 'preact';
 import type { Partner, Reads } from '../reads.js';
-import { hasRole, operatorOf } from '../session.js';
+import { mayChange, operatorOf } from '../session.js';
 import { type Column, Form, Live, sendPage, Table, Time, textOf, toAge, toRate, toUrl } from './components.js';
 
 const PAGE_ROWS = 100;
@@ -106,7 +106,7 @@ export function getPartners(reads: Pick<Reads, 'partners'>): RequestHandler {
               {page < pages && <a href={linkTo({ page: page + 1 })}>Next</a>}
             </nav>
           )}
-          {hasRole(operator, 'admin') && (
+          {mayChange(operator, 'admin') && (
             <>
               <h2>New partner</h2>
               <Form action="/partners" operator={operator}>

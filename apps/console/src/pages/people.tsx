@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { ROLES, type Role, type Store } from '@opm/store';
+import { ROLES, type Role, type Store, type StoredOperator } from '@opm/store';
 import { type Request, type RequestHandler, Router } from 'express';
 import type { Reads } from '../reads.js';
-import { operatorOf } from '../session.js';
+import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
 import { assertConfirmed, fieldOf, type HandleChange, Problem } from './change.js';
 import { Confirm, Form, Secret, sendPage, Table, Time, textOf } from './components.js';
 
@@ -62,39 +62,47 @@ export function getOperators(reads: Pick<Reads, 'operators'>): RequestHandler {
               { title: 'Since', cell: ({ createdAt }) => <Time at={createdAt} /> },
             ]}
           />
-          <h2>New operator</h2>
-          <Form action="/operators" operator={operator}>
-            <label>
-              Name <input name="name" required maxLength={64} />
-            </label>
-            <label>
-              Role
-              <select name="role">
-                {ROLES.map((role) => (
-                  <option key={role} value={role}>
-                    {role}
-                  </option>
-                ))}
-              </select>
-            </label>
-            <label class="confirm">
-              <input type="checkbox" name="reveal" />
-              May see what partners sent
-            </label>
-            <button type="submit">Add</button>
-          </Form>
-          {operators.length > 0 && <h2>Remove</h2>}
-          {operators.map(({ name }) => (
-            <Form key={name} action="/operators/remove" operator={operator}>
-              <input type="hidden" name="name" value={name} />
-              <Confirm>{`Remove ${name} and end the sessions of ${name}.`}</Confirm>
-              <button type="submit">Remove</button>
-            </Form>
-          ))}
+          {mayChange(operator, 'admin') && <OperatorForms operators={operators} operator={operator} />}
         </>
       ),
     });
   };
+}
+
+function OperatorForms({ operators, operator }: { operators: StoredOperator[]; operator: CurrentOperator }) {
+  return (
+    <>
+      <h2>New operator</h2>
+      <Form action="/operators" operator={operator}>
+        <label>
+          Name <input name="name" required maxLength={64} />
+        </label>
+        <label>
+          Role
+          <select name="role">
+            {ROLES.map((role) => (
+              <option key={role} value={role}>
+                {role}
+              </option>
+            ))}
+          </select>
+        </label>
+        <label class="confirm">
+          <input type="checkbox" name="reveal" />
+          May see what partners sent
+        </label>
+        <button type="submit">Add</button>
+      </Form>
+      {operators.length > 0 && <h2>Remove</h2>}
+      {operators.map(({ name }) => (
+        <Form key={name} action="/operators/remove" operator={operator}>
+          <input type="hidden" name="name" value={name} />
+          <Confirm>{`Remove ${name} and end the sessions of ${name}.`}</Confirm>
+          <button type="submit">Remove</button>
+        </Form>
+      ))}
+    </>
+  );
 }
 
 /** The forms of the operators' page. */

@@ -30,13 +30,18 @@ export function RevealForm({ reveals, response, back }: { reveals: Reveals; resp
 export function changeReveals(reveals: Reveals, handle: HandleChange): Router {
   return Router().post(
     '/reveal',
-    handle('viewer', 'reveal', async (request, response) => {
-      if (!reveals.mayStart(response)) throw new Problem('you may not see what partners sent');
-      const back = fieldOf(request, 'back');
-      return {
-        back: /^\/(find|dead-letters)\b/.test(back) ? back : '/',
-        run: async () => reveals.start(response),
-      };
-    }),
+    handle(
+      'viewer',
+      'reveal',
+      async (request, response) => {
+        if (!reveals.mayStart(response)) throw new Problem('you may not see what partners sent');
+        const back = fieldOf(request, 'back');
+        return {
+          back: /^\/(find|dead-letters)\b/.test(back) ? back : '/',
+          run: async () => reveals.start(response),
+        };
+      },
+      { isReading: true },
+    ),
   );
 }
