@@ -106,7 +106,7 @@ test.each<[code: number, stderr: RegExp, args: string[]]>([
 });
 
 test('the commands of the guide run as printed', async () => {
-  const guide = await readFile(fileURLToPath(new URL('../../../docs/secrets.md', import.meta.url)), 'utf8');
+  const guide = await readFile(fileURLToPath(new URL('../../../docs/console.md', import.meta.url)), 'utf8');
   const commands = [...guide.matchAll(/^npx opm ((?:operators|audit) .*)$/gm)].map(([, command]) => command as string);
   expect(commands).toHaveLength(6);
   for (const command of commands) {
