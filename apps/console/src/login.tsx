@@ -128,6 +128,7 @@ function LoginPage({ name, next, problem }: LoginProps) {
       <head>
         <meta charSet="utf-8" />
         <meta name="viewport" content="width=device-width" />
+        <link rel="icon" href="data:," />
         <title>Log in – OPM Partners API</title>
         <style>{STYLE}</style>
       </head>
