@@ -40,8 +40,14 @@ export function createConsoleApp(options: ConsoleAppOptions): Express {
     next();
   });
   app.use('/queues/api', (_request, response, next) => next(void response.set('cache-control', 'no-store')));
-  for (const change of ['post', 'put', 'patch', 'delete'] as const)
-    app[change]('/queues/*path', requireRole('operator'));
+  for (const change of ['post', 'put', 'patch', 'delete'] as const) {
+    app[change]('/queues/*path', requireRole('operator'), async (request, response, next) => {
+      const row = { actor: operatorOf(response).name, action: `queues ${request.method}`, target: request.path };
+      // Not required: pausing a queue must be possible while PostgreSQL is down.
+      if (!readOnly) await access.record(request, row, { isRequired: false });
+      next();
+    });
+  }
   app.use('/queues', createBoard({ queues, showData, readOnly, logger, projectNamesOf }));
   app.use(createFormRoutes(access));
   if (pages) app.use(pages);

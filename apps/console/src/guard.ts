@@ -150,7 +150,7 @@ export function addressOf(request: Request): string {
 }
 
 const WINDOW_MS = 60_000;
-/** With twenty attempts of each address, more keys than one machine can make new ones in a minute. */
+/** To push a key out, an attacker needs 500 addresses, each with all its attempts of a minute. */
 const MAX_KEYS = 10_000;
 
 export type Attempts = ReturnType<typeof createAttempts>;

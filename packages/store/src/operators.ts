@@ -32,6 +32,10 @@ type SessionRow = { name: string | null; role: string | null; mayReveal: boolean
 export function createOperators(prisma: PrismaClient) {
   const hasher = createHasher();
 
+  /** PostgreSQL rejects some texts, such as one with a NUL, so it gets only names that an operator can have. */
+  const findRow = async (name: string) =>
+    NAME.test(name) ? toStoreError(() => prisma.operator.findUnique({ where: { name } })) : null;
+
   /** The operator's sessions; if the operator becomes an admin, also those of CONSOLE_PASSWORD. */
   const sessionsOf = (name: string, role?: Role) => ({
     where: role === 'admin' ? { OR: [{ operator: { name } }, { operatorId: null }] } : { operator: { name } },
@@ -61,7 +65,7 @@ export function createOperators(prisma: PrismaClient) {
     },
 
     async find(name: string): Promise<Operator | undefined> {
-      const row = await toStoreError(() => prisma.operator.findUnique({ where: { name } }));
+      const row = await findRow(name);
       return row ? toOperator(row) : undefined;
     },
 
@@ -98,7 +102,7 @@ export function createOperators(prisma: PrismaClient) {
      * checked one at a time, because each check takes 128 MiB.
      */
     async logIn(given: { name: string; password: string; tokenHash: string }): Promise<Operator | undefined> {
-      const row = await toStoreError(() => prisma.operator.findUnique({ where: { name: given.name } }));
+      const row = await findRow(given.name);
       const isRight = await hasher.verify(given.password, row?.passwordHash);
       if (!row || !isRight) return undefined;
       // Nothing is opened if the password has changed meanwhile. The lock makes `update` see the new session.

@@ -46,6 +46,7 @@ describe('a stored operator', () => {
       ['bob', PASSWORD],
       ['nobody', PASSWORD],
       ['ADA', PASSWORD],
+      ['ada\0', PASSWORD],
     ]) {
       expect({ name, password, operator: await logIn(name as string, password) }).toEqual({ name, password });
     }
