@@ -24,7 +24,10 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
     signal,
     onError: createThrottledWarning(logger, 'queue connection'),
   };
-  const [dashboard, queue] = await Promise.all([openDashboardQueues(queueOptions), createEntryQueue(queueOptions)]);
+  const [dashboard, queue] = await Promise.all([
+    openDashboardQueues(queueOptions),
+    createEntryQueue({ ...queueOptions, onlyReadsShards: true }),
+  ]);
   onClose('queue', queue.close);
   onClose('queues', dashboard.close);
   health.queue = dashboard.check;

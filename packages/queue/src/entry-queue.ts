@@ -10,7 +10,12 @@ import { JOB_OPTIONS } from './retry-policy.js';
 import { checkStoreAndShards, createShardCheck } from './shard-check.js';
 import type { TokenBuckets } from './token-buckets.js';
 
-export type EntryQueueOptions = QueueConfig & { signal: AbortSignal; onError: (error: Error) => void };
+export type EntryQueueOptions = QueueConfig & {
+  signal: AbortSignal;
+  onError: (error: Error) => void;
+  /** Starts with a wrong number of shards too, and then refuses entries. */
+  onlyReadsShards?: boolean;
+};
 
 /**
  * Load of the queue: waiting entries of all projects and shards, and the used fraction of the store's memory, 0 to 1.
@@ -44,9 +49,10 @@ export type EntryQueue = Pick<Admission, 'admit' | 'admitAgain' | 'release' | 'r
  * Resolves after the store has answered once. Later outages of the store need no action.
  * @throws the reason of the signal's abort, or ShardsError
  */
-export async function createEntryQueue({ signal, onError, ...config }: EntryQueueOptions): Promise<EntryQueue> {
+export async function createEntryQueue(options: EntryQueueOptions): Promise<EntryQueue> {
+  const { signal, onError, onlyReadsShards: onlyReads, ...config } = options;
   const backend = await connectQueueBackend(config, 'producer', { signal, onError });
-  const shardCheck = await createShardCheck(backend, config.shards, onError);
+  const shardCheck = await createShardCheck(backend, config.shards, { onlyReads, onError });
   const queues = await Promise.all(toAddresses(config.shards).map((address) => backend.openQueue(address)));
   const { admission, buckets, idempotency } = backend;
   /**

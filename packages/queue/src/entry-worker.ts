@@ -79,7 +79,7 @@ export class Postponed extends Error {
 export async function createEntryWorker(options: EntryWorkerOptions): Promise<EntryWorker> {
   const { concurrency, lockMs, process, bury, onPostponed, onRetry, signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
-  const shardCheck = await createShardCheck(backend, config.shards, onError);
+  const shardCheck = await createShardCheck(backend, config.shards, { onError });
   const workerOptions = toWorkerOptions({ concurrency, lockMs });
   const limits = { lockMs, stalledMs: workerOptions.stalledInterval, delayMs: MAX_DELAY_MS };
   const stopFollowing = await followClock(backend, { shards: config.shards, limits, onError });

@@ -27,24 +27,25 @@ type ShardCheck = {
  * different shards, or into a shard without workers.
  *
  * The first process stores its number. A process with another number replaces it if the queue is drained and no worker
- * runs, and otherwise does not start. If the store does not answer, the process starts, and `check` reads again.
+ * runs, and otherwise does not start. If the store does not answer, the process starts, and `check` reads again. With
+ * `onlyReads`, the process stores no number, and starts with another one too.
  * @throws ShardsError
  */
 export async function createShardCheck(
   backend: QueueBackend,
   shards: number,
-  onError: (error: Error) => void,
+  { onlyReads = false, onError }: { onlyReads?: boolean | undefined; onError: (error: Error) => void },
 ): Promise<ShardCheck> {
   const { admission } = backend;
   let stored: number | undefined;
   const read = singleFlight(async () => {
-    stored = (await admission.readShards()) ?? (await admission.setShards(shards));
+    stored = (await admission.readShards()) ?? (onlyReads ? shards : await admission.setShards(shards));
   }, READ_TIMEOUT_MS);
 
   try {
-    stored = await withTimeout(admission.setShards(shards), TIMEOUT_MS);
-    if (stored !== shards) stored = await tryChange(backend, shards, stored);
-    assertSameNumber(shards, stored);
+    if (!onlyReads) stored = await withTimeout(admission.setShards(shards), TIMEOUT_MS);
+    if (stored !== undefined && stored !== shards) stored = await tryChange(backend, shards, stored);
+    assertSameNumber(shards, stored ?? shards);
   } catch (error) {
     if (error instanceof ShardsError) {
       await backend.close();

@@ -42,6 +42,29 @@ describe.each(BACKENDS)('the number of shards, with the queue on %s,', (_, creat
     await openQueue(1);
   });
 
+  test('is neither stored nor changed by a process that only reads it; with another number, its entries are refused', async () => {
+    const openReader = async (shards: number) =>
+      keep(await createEntryQueue({ ...toOptions(shards), onlyReadsShards: true }));
+    const early = await openReader(2);
+    await early.check();
+    await openQueue(1); // would be refused if the number were stored, or stored without a drained queue
+    const late = await openReader(2);
+    await expect(late.check()).rejects.toThrow(refusal);
+    const entry = { projectId: 1, customerId: 'jane' };
+    for (const reader of [early, late]) {
+      await waitFor(
+        () =>
+          reader.check().then(
+            () => false,
+            () => true,
+          ),
+        { description: 'the reader to notice' },
+      );
+      await expect(reader.admit(0, [entry])).rejects.toMatchObject({ code: 'QUEUE_UNAVAILABLE' });
+    }
+    await (await openQueue(1)).admit(0, [entry]);
+  });
+
   test('cannot change while a worker runs, and can change after it has stopped', async () => {
     const worker = await openWorker(1);
     worker.start();
@@ -77,8 +100,10 @@ describe.each(BACKENDS)('the number of shards, with the queue on %s,', (_, creat
         return stored;
       },
     });
-    const check = await createShardCheck(ofIngress, 1, (error) => {
-      throw error;
+    const check = await createShardCheck(ofIngress, 1, {
+      onError: (error) => {
+        throw error;
+      },
     });
     expect([isFirst, check.differs()]).toEqual([false, false]);
   });
