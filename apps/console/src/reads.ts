@@ -23,9 +23,11 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
     ttl: SHARED_MS,
     fetchMethod: (_key, _stale, { context }) => context(),
   });
+  /** A change makes later reads independent of earlier ones, also of those that are under way. */
+  let changes = 0;
   /** Concurrent and soon repeated reads of the same thing are one. */
   const share = <T extends object>(key: string, read: () => Promise<T>) =>
-    shared.forceFetch(key, { context: read }) as Promise<T>;
+    shared.forceFetch(`${changes} ${key}`, { context: read }) as Promise<T>;
 
   /** The minutes of all projects, oldest first. Past ones do not change, so each is read once. */
   let known: MinuteActivity[] = [];
@@ -100,7 +102,9 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
     audit: store.audit.list,
     operators: store.operators.list,
     /** Makes the next reads see a change. */
-    forget: () => shared.clear(),
+    onChanged(): void {
+      changes++;
+    },
   };
 }
 

@@ -35,7 +35,7 @@ export function createPages({ store, reads, replays, showData, ...deps }: PagesD
   pages.get('/audit', requireRole('operator'), getAudit(reads));
   pages.get('/operators', requireRole('admin'), getOperators(reads));
 
-  const handle = createHandleChange({ audit: store.audit, onChanged: reads.forget });
+  const handle = createHandleChange({ audit: store.audit, onChanged: reads.onChanged });
   pages.use(changePartners(store, handle));
   pages.use(changeCustomers(deps, handle));
   pages.use(changeDeadLetters({ deadLetters: store.deadLetters, replays }, handle));
