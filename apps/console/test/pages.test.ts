@@ -7,6 +7,21 @@ import { basic, PASSWORD } from './open-dashboard.js';
 
 /** Runs in a browser if any page writes it as markup. */
 const ATTACK = '"><img src=x onerror="window.attacked=1"><script>window.attacked=1</script>';
+const ATTACKS = [
+  ...[
+    '<script>window.attacked=1</script>',
+    '"><img src=x onerror=window.attacked=1>',
+    "'><svg onload=window.attacked=1>",
+  ],
+  ...['</title><script>window.attacked=1</script>', '</pre></textarea><script>window.attacked=1</script>'],
+  ...['javascript:window.attacked=1', '<iframe srcdoc="<script>parent.attacked=1</script>">'],
+  ...[
+    '<a href="javascript:window.attacked=1" autofocus onfocus=window.attacked=1>x</a>',
+    '--><script>window.attacked=1</script>',
+  ],
+  ...['&lt;script&gt;window.attacked=1&lt;/script&gt;', '\u2028<style>@import "//evil.example"</style>'],
+  ...['{{constructor.constructor("window.attacked=1")()}}', '%3Cscript%3Ewindow.attacked=1%3C/script%3E'],
+];
 const PHONE = '+41 44 668 18 00';
 const NO_COUNTS = {
   ...{ answered2xx: 0, answered4xx: 0, answered429: 0, answered5xx: 0, created: 0, updated: 0, erased: 0 },
@@ -205,10 +220,12 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
 
   describe('in a browser,', () => {
     let browser: Browser;
+    let showing: TestApp;
     beforeAll(async () => {
+      showing = await startConsole({ CONSOLE_SHOW_DATA: 'true' });
       browser = await chromium.launch({ executablePath: await findChromium() });
     }, 600_000);
-    afterAll(() => browser?.close());
+    afterAll(() => Promise.all([browser?.close(), showing.stop()]));
 
     const paths = () => [
       ...['/', '/partners', `/partners/${attacker.projectId}`, '/dead-letters', '/audit', '/operators', '/login'],
@@ -234,7 +251,7 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
       page.on('pageerror', ({ message }) => errors.push(message));
       page.on('request', (request) => {
         const { origin } = new URL(request.url());
-        if (origin !== opmConsole.url && origin !== 'null') errors.push(request.url());
+        if (![opmConsole.url, showing.url, 'null'].includes(origin)) errors.push(request.url());
       });
       await use(page);
       await page.close();
@@ -271,6 +288,51 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
           if ((await page.locator('main').textContent())?.includes(ATTACK.slice(0, 12))) shown++;
         }
         expect(shown).toBeGreaterThan(1);
+      });
+      expect(errors).toEqual([]);
+    });
+
+    test.each(ATTACKS)('in every field that a partner or an operator can set, this is text: %s', async (attack) => {
+      const { projectId, apiKey } = await store.projects.create(attack);
+      await store.apiKeys.issue(projectId, attack);
+      const short = attack.slice(0, 64);
+      const fields = { email: attack, phone: short, firstName: attack, lastName: attack, ip: short };
+      await store.deadLetters.add([
+        {
+          projectId,
+          entry: { customerId: attack, version: 1, fields },
+          payload: { customerId: attack, version: 1, fields },
+          error: attack,
+        },
+        { payload: { [attack]: attack }, error: `value too long for type ${attack}` },
+      ]);
+      await store.audit.record({
+        actor: attack,
+        source: 'cli',
+        action: attack,
+        target: attack,
+        details: { [attack]: attack },
+      });
+      await post(apiKey, {
+        customerId: attack,
+        customerEmail: attack,
+        customerPhone: short,
+        customerFirstName: attack,
+      });
+      const letters = await store.deadLetters.list({}, { limit: 2 });
+      const errors = await withPage({}, async (page) => {
+        for (const path of [
+          ...['/', '/partners', `/partners/${projectId}`, customer(attack, attack), '/dead-letters', '/audit'],
+          ...letters.map(({ deadLetterId }) => `/dead-letters/${deadLetterId}`),
+          ...['partners?search', 'dead-letters?error', 'audit?actor'].map(
+            (form) => `/${form}=${encodeURIComponent(attack)}`,
+          ),
+        ]) {
+          await page.goto(showing.url + path);
+          expect([path, await page.evaluate('window.attacked')]).toEqual([path, undefined]);
+          const isMarkup = 'main :is(img, script, iframe, style, math), main svg:not([role]), a[href^="javascript:"]';
+          expect([path, await page.locator(isMarkup).count()]).toEqual([path, 0]);
+        }
       });
       expect(errors).toEqual([]);
     });
