@@ -18,6 +18,8 @@ export interface ConsoleAppOptions {
   /** Unless false, the console cannot change anything. */
   readOnly?: boolean;
   logger?: ConsoleLogger;
+  /** Number of proxies in front whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted. Default 0. */
+  trustedProxies?: number;
   projectNamesOf?: BoardOptions['projectNamesOf'];
   /** The pages for operators. Without them, `/` leads to the Bull dashboard. */
   pages?: RequestHandler;
@@ -27,8 +29,8 @@ const ASSETS = fileURLToPath(new URL('../public', import.meta.url));
 
 /** Creates the pages, and the Bull dashboard under /queues, for operators only. @throws TypeError if the password is empty */
 export function createConsoleApp(options: ConsoleAppOptions): Express {
-  const { queues, showData = false, readOnly = true, logger, projectNamesOf, pages } = options;
-  const app = express().disable('x-powered-by');
+  const { queues, showData = false, readOnly = true, logger, trustedProxies = 0, projectNamesOf, pages } = options;
+  const app = express().disable('x-powered-by').set('trust proxy', trustedProxies);
   app.use(secureHeaders());
   app.use(refuseCrossSite);
   const access = createAccess(options);
@@ -83,6 +85,8 @@ function createHelmet(styleSrc: string[]) {
     },
     // Only the proxy in front knows whether the host has TLS, so HSTS is left to it.
     strictTransportSecurity: false,
+    // With no-referrer, browsers send `Origin: null` with a form, and it would look like one of another site.
+    referrerPolicy: { policy: 'same-origin' },
   });
 }
 

@@ -53,6 +53,13 @@ class QueueAdapter extends BullMQAdapter {
     this.#queue = queue;
   }
 
+  /** BullMQ (6.7) counts the waiting jobs of a paused queue on PostgreSQL as `paused`. */
+  override async getJobCounts(): Promise<Record<JobStatus, number>> {
+    const counts = await this.#queue.getJobCounts();
+    const { waiting = 0, paused = 0 } = counts;
+    return { ...counts, waiting: waiting + paused, paused: 0 } as Record<JobStatus, number>;
+  }
+
   override getJobStatuses(): JobStatus[] {
     return STATUSES;
   }
@@ -63,9 +70,15 @@ class QueueAdapter extends BullMQAdapter {
     if (status === 'prioritized' || status === 'delayed') return this.#queue.getJobs([status], start, end, true);
     if (status !== 'waiting' && status !== 'active') return super.getJobs(statuses, start, end);
     // On PostgreSQL, BullMQ (6.7) ignores `asc` for these lists, so the page is counted from the other end.
-    const last = (await this.#queue.getJobCountByTypes(status)) - 1;
+    const last = (await this.getJobCounts())[status] - 1;
     if (start > last) return [];
-    return (await super.getJobs([status], Math.max(last - end, 0), last - start)).reverse();
+    return (
+      await super.getJobs(
+        [status, ...(status === 'waiting' ? (['paused'] as const) : [])],
+        Math.max(last - end, 0),
+        last - start,
+      )
+    ).reverse();
   }
 }
 

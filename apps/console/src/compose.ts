@@ -1,5 +1,14 @@
 import { createEntryQueue, openDashboardQueues, toQueueConfig } from '@opm/queue';
-import { bool, createThrottledWarning, type Env, type ProcessContext, port, STORE_ENV, str } from '@opm/runtime';
+import {
+  bool,
+  countBetween,
+  createThrottledWarning,
+  type Env,
+  type ProcessContext,
+  port,
+  STORE_ENV,
+  str,
+} from '@opm/runtime';
 import { createStore } from '@opm/store';
 import { createConsoleApp, serveConsole } from './app.js';
 import { createPages } from './pages/pages.js';
@@ -7,18 +16,18 @@ import { createReads } from './reads.js';
 import { createReplays } from './replays.js';
 
 /** A page that needs longer shows an error; its reader tries again. */
-const STORE_OPTIONS = { poolSize: 3, statementTimeoutMs: 10_000, connectTimeoutMs: 5_000 };
+const STORE_OPTIONS = { statementTimeoutMs: 5_000, connectTimeoutMs: 5_000 };
 
 /** Creates the objects of the console and passes each its dependencies. */
 export async function compose(context: ProcessContext<ConsoleConfig>): Promise<void> {
   const { config, logger, health, signal, onClose } = context;
 
-  const store = createStore({
-    databaseUrl: config.DATABASE_URL,
-    applicationName: 'opm-console',
-    ...STORE_OPTIONS,
-  });
+  const toStore = (poolSize: number) =>
+    createStore({ databaseUrl: config.DATABASE_URL, applicationName: 'opm-console', poolSize, ...STORE_OPTIONS });
+  // Apart, so that slow pages keep nobody from logging in.
+  const [store, access] = [toStore(3), toStore(2)];
   onClose('store', store.close);
+  onClose('access', access.close);
   const queueOptions = {
     ...toQueueConfig(config),
     signal,
@@ -35,14 +44,15 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
   const showData = config.CONSOLE_SHOW_DATA;
   const shards = config.QUEUE_SHARDS;
   const reads = createReads({ store, queue, shards });
-  const replays = createReplays({ store, queue, shards, signal });
+  const replays = createReplays({ store, queue, shards, signal, logger });
   const app = createConsoleApp({
     queues: dashboard.queues,
-    store,
+    store: access,
     password: config.CONSOLE_PASSWORD,
     showData,
     readOnly: config.CONSOLE_READ_ONLY,
     logger,
+    trustedProxies: config.TRUSTED_PROXIES,
     projectNamesOf: reads.projectNames,
     pages: createPages({ store, reads, replays, showData, projects: store.projects, queue, shards }),
   });
@@ -58,7 +68,11 @@ export const CONSOLE_ENV = {
   INTERNAL_PORT: port({ default: 9402, desc: 'port of /livez, /readyz and /metrics' }),
   CONSOLE_PASSWORD: str({ desc: 'password of the dashboard; there is no default' }),
   CONSOLE_SHOW_DATA: bool({ default: false, desc: 'true shows what partners sent; otherwise it is masked' }),
-  CONSOLE_READ_ONLY: bool({ default: true, desc: 'false lets operators retry and promote jobs and pause queues' }),
+  CONSOLE_READ_ONLY: bool({
+    default: true,
+    desc: 'false lets operators change things, each as far as the role allows',
+  }),
+  TRUSTED_PROXIES: countBetween(0, 10)({ default: 0, desc: 'proxies in front, 0 to 10, that set X-Forwarded-For' }),
 };
 
 type ConsoleConfig = Env<typeof CONSOLE_ENV>;

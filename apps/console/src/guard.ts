@@ -1,8 +1,11 @@
 import { randomBytes } from 'node:crypto';
-import { type AuditRecord, BUILT_IN_OPERATOR, failureKindOf, type Store } from '@opm/store';
+import { withTimeout } from '@opm/core';
+import { type AuditRecord, BUILT_IN_OPERATOR, type Store, StoreError } from '@opm/store';
 import type { NextFunction, Request, RequestHandler, Response } from 'express';
 import { ipKeyGenerator } from 'express-rate-limit';
+import { sendOutage } from './pages/pages.js';
 import {
+  ANSWER_MS,
   type BuiltInOperator,
   createSessions,
   isEqual,
@@ -61,8 +64,8 @@ export function createAccess(options: Pick<Access, 'password' | 'store' | 'logge
 
 /**
  * Lets operators through: browsers with a session, scripts with CONSOLE_PASSWORD as HTTP Basic and any user name. Sets
- * `response.locals.operator`. Redirects a browser's page to /login, or asks for CONSOLE_PASSWORD if PostgreSQL does not
- * answer; other requests get 401. After 20 wrong passwords in a minute, an address gets 429 until the minute ends, even
+ * `response.locals.operator`. Redirects a browser's page to /login. If PostgreSQL does not answer, it says so, or asks for
+ * CONSOLE_PASSWORD where that may help; other requests get 401. After 20 wrong passwords in a minute, an address gets 429 until the minute ends, even
  * for the right password: otherwise an attacker could keep guessing. A request without a password does not count.
  */
 export function requireOperator({
@@ -80,7 +83,13 @@ export function requireOperator({
 
   return async (request, response, next) => {
     const { isAccepted, isReachable } = await readBuiltIn();
-    const found = isReachable && (await sessions.find(request).catch(ignoreOutage));
+    let isAnswering = isReachable;
+    const found =
+      isAnswering &&
+      (await withTimeout(sessions.find(request), ANSWER_MS).catch((error) => {
+        if (error instanceof StoreError && error.kind === 'unknown') throw error;
+        isAnswering = false;
+      }));
     if (found) return enter(found);
 
     const given = readPassword(request.get('authorization'));
@@ -96,20 +105,18 @@ export function requireOperator({
       if (isAccepted) return enter({ ...BUILT_IN_OPERATOR, csrfToken });
     }
 
-    if (isPage(request) && isReachable) response.redirect(303, toLoginPath(request));
+    const mayAsk = isAccepted && (!sessions.has(request) || request.path.startsWith('/queues'));
+    if (isPage(request) && isAnswering) response.redirect(303, toLoginPath(request));
+    else if (isPage(request) && !mayAsk) sendOutage(request, response);
     else if (given !== undefined) refuse(response, 'CONSOLE_PASSWORD is not accepted any more: log in at /login');
     else if (isScript(request) || isPage(request)) askForPassword(response, 'password required');
-    else refuse(response, isReachable ? 'log in at /login' : 'PostgreSQL does not answer');
+    else refuse(response, isAnswering ? 'log in at /login' : 'PostgreSQL does not answer');
 
     function enter(operator: object): void {
       response.locals.operator = operator;
       next();
     }
   };
-}
-
-function ignoreOutage(error: unknown): undefined {
-  if (failureKindOf(error) === 'unknown') throw error;
 }
 
 /** The actor of a failed login whose name no operator has: it may be a password in the wrong field. */

@@ -25,7 +25,11 @@ export function createLoginRoutes(access: Access): Router {
     }
     // Counted before the check, so that requests at the same time cannot pass the limits.
     for (const [attempts, key] of keys) attempts.count(key);
+    const takeBack = () => {
+      for (const [attempts, key] of keys) attempts.takeBack(key);
+    };
     if (checks >= MAX_CHECKS_IN_FLIGHT) {
+      takeBack(); // nothing was checked
       return show(response, 503, { name, next, problem: 'Too many people log in. Try again in some seconds.' });
     }
     checks++;
@@ -36,13 +40,14 @@ export function createLoginRoutes(access: Access): Router {
         await record(request, { actor: outcome.actor, action: 'login failed' }, { isRequired: false });
         return show(response, 401, { name, next, problem: outcome.problem });
       }
-      for (const [attempts, key] of keys) attempts.takeBack(key);
+      takeBack();
       await record(request, { actor: name, action: 'login' });
       await sessions.end(request);
       sessions.setCookie(request, response, outcome.token);
       response.redirect(303, toLocalPath(next));
     } catch (error) {
       if (failureKindOf(error) === 'unknown') throw error;
+      takeBack();
       logger?.warn({ err: error }, 'console login failed because of PostgreSQL');
       show(response, 503, { name, next, problem: 'PostgreSQL does not answer. Try again later.' });
     } finally {
@@ -88,8 +93,8 @@ export function createFormRoutes({ sessions, record }: Access): Router {
   return Router()
     .use(parseForm, requireFormToken)
     .post('/logout', async (request, response) => {
-      await sessions.end(request);
       sessions.clearCookie(request, response);
+      await sessions.end(request);
       await record(request, { actor: operatorOf(response).name, action: 'logout' }, { isRequired: false });
       response.redirect(303, '/login');
     });

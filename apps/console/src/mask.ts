@@ -255,6 +255,7 @@ const SAFE_PREFIXES = [
   /^invalid byte sequence for encoding "\w+"/,
   /^invalid input syntax for type \w+/,
   /^value too long for type [a-z ]+\(\d+\)$/,
+  /^new row for relation "\w+" violates check constraint "\w+"/,
   /^null value in column "\w+" of relation "\w+" violates not-null constraint/,
   /^duplicate key value violates unique constraint "\w+"/,
 ];

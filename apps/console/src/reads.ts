@@ -41,7 +41,27 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
     return { now, minutes: known };
   }
 
+  async function readDeadLetters(filter: DeadLetterFilter, beforeId: string | undefined) {
+    const [groups, letters] = await Promise.all([
+      store.deadLetters.count(filter),
+      store.deadLetters.list(filter, { limit: FILTERED_LETTERS, beforeId }),
+    ]);
+    const shown = [...groups.slice(0, MAX_GROUPS), ...letters].flatMap(({ projectId }) => projectId ?? []);
+    const nameOf = await store.projects.names([...new Set(shown)]);
+    return { groups, letters, nameOf, isFull: letters.length === FILTERED_LETTERS };
+  }
+
   const readBacklogs = () => queue.readProjectBacklogs().catch(() => undefined);
+
+  /** All projects, with the counts of those that were active within the last hour. */
+  const partners = () =>
+    share('partners', async () => {
+      const now = await store.now();
+      const [projects, backlogs] = await Promise.all([store.projects.list(), readBacklogs()]);
+      const stats = await readProjectStats(store, new Date(now.getTime() - HOUR_MS), backlogs);
+      const byId = new Map(stats.map((own): [number, ProjectStats] => [own.projectId, own]));
+      return projects.map((project) => ({ ...project, stats: byId.get(project.projectId) }));
+    });
 
   return {
     status: () =>
@@ -61,15 +81,16 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
         return { now, minutes: await store.activity.minutes(new Date(now.getTime() - CHART_MS), projectId) };
       }),
 
-    /** All projects, with the counts of those that were active within the last hour. */
-    partners: () =>
-      share('partners', async () => {
-        const now = await store.now();
-        const [projects, backlogs] = await Promise.all([store.projects.list(), readBacklogs()]);
-        const stats = await readProjectStats(store, new Date(now.getTime() - HOUR_MS), backlogs);
-        const byId = new Map(stats.map((own): [number, ProjectStats] => [own.projectId, own]));
-        return projects.map((project) => ({ ...project, stats: byId.get(project.projectId) }));
-      }),
+    partners,
+
+    /** One of `partners`, also if it was created after they were read. */
+    async partner(projectId: number) {
+      const find = async () => (await partners()).find((partner) => partner.projectId === projectId);
+      const found = await find();
+      if (found || !(await store.projects.names([projectId])).has(projectId)) return found;
+      changes++;
+      return find();
+    },
 
     keys: store.apiKeys.list,
     findProject: store.projects.find,
@@ -88,15 +109,8 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
     },
 
     /** Dead letters by project and SQLSTATE, and the newest ones; with `beforeId`, older ones. */
-    async deadLetters(filter: DeadLetterFilter, beforeId: string | undefined) {
-      const [groups, letters] = await Promise.all([
-        store.deadLetters.count(filter),
-        store.deadLetters.list(filter, { limit: FILTERED_LETTERS, beforeId }),
-      ]);
-      const shown = [...groups.slice(0, MAX_GROUPS), ...letters].flatMap(({ projectId }) => projectId ?? []);
-      const nameOf = await store.projects.names([...new Set(shown)]);
-      return { groups, letters, nameOf, isFull: letters.length === FILTERED_LETTERS };
-    },
+    deadLetters: (filter: DeadLetterFilter, beforeId?: string) =>
+      share(`dead letters ${JSON.stringify([filter, beforeId])}`, () => readDeadLetters(filter, beforeId)),
 
     deadLetter: store.deadLetters.find,
     audit: store.audit.list,

@@ -1,5 +1,6 @@
 import { type Replayed, ReplayInterrupted, replay } from '@opm/operations/actions';
 import type { EntryQueue } from '@opm/queue';
+import type { Logger } from '@opm/runtime';
 import type { DeadLetterFilter, Store } from '@opm/store';
 
 /** Dead letters per second; the same as `opm dead-letters replay`. */
@@ -18,8 +19,14 @@ export type Replay = {
 export type Replays = ReturnType<typeof createReplays>;
 
 /** Replays dead letters in the background, one filter at a time. @param signal ends a replay after its page */
-export function createReplays(deps: { store: Store; queue: EntryQueue; shards: number; signal: AbortSignal }) {
-  const { store, queue, shards, signal } = deps;
+export function createReplays(deps: {
+  store: Store;
+  queue: EntryQueue;
+  shards: number;
+  signal: AbortSignal;
+  logger: Pick<Logger, 'error'>;
+}) {
+  const { store, queue, shards, signal, logger } = deps;
   let last: Replay | undefined;
 
   async function run(filter: DeadLetterFilter, current: Replay): Promise<void> {
@@ -39,16 +46,19 @@ export function createReplays(deps: { store: Store; queue: EntryQueue; shards: n
     } catch (error) {
       current.done = error instanceof ReplayInterrupted ? error.done : { replayed: 0, skipped: 0 };
       current.isInterrupted = true;
+      logger.error({ err: error }, 'replaying dead letters was interrupted');
     }
   }
 
   return {
     last: () => last,
     isRunning: () => last !== undefined && !last.done,
-    /** The caller checks `isRunning` first. */
-    start(filter: DeadLetterFilter, total: number, by: string): void {
+    /** @returns false if another replay is running */
+    start(filter: DeadLetterFilter, total: number, by: string): boolean {
+      if (last && !last.done) return false;
       last = { by, total, handled: 0 };
       void run(filter, last);
+      return true;
     },
   };
 }

@@ -42,6 +42,8 @@ export function createReveals(always: boolean) {
     /** For ten minutes, or until this process ends. The caller checks that the operator may. */
     start: (response: Response): void => void sessions.set(operatorOf(response).csrfToken, true),
     mayStart: (response: Response): boolean => !always && operatorOf(response).mayReveal,
+    minutesLeft: (response: Response): number =>
+      Math.ceil(sessions.getRemainingTTL(operatorOf(response).csrfToken) / 60_000),
   };
 }
 
@@ -139,7 +141,7 @@ const toAttributes = (request: Request) =>
   ({ httpOnly: true, sameSite: 'strict', path: '/', secure: request.secure }) as const;
 
 /** A query of a page may hold all connections for a moment. */
-const ANSWER_MS = 3_000;
+export const ANSWER_MS = 3_000;
 
 export type BuiltInOperator = ReturnType<typeof watchBuiltInOperator>;
 

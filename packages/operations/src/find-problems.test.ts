@@ -30,7 +30,7 @@ const toStore = (changes: Partial<StoreStatus> = {}): StoreStatus => ({
   ...changes,
 });
 const toQueue = (changes: Partial<QueueStatus> = {}): QueueStatus => ({
-  ...{ entries: 0, jobs: 0, oldestSeconds: 0, memory: 0, idle: [], check: undefined },
+  ...{ entries: 0, jobs: 0, oldestSeconds: 0, memory: 0, idle: [], paused: [], check: undefined },
   ...changes,
 });
 const whats = (store: StoreStatus | Error, queue: QueueStatus | Error = toQueue()) =>
@@ -38,6 +38,12 @@ const whats = (store: StoreStatus | Error, queue: QueueStatus | Error = toQueue(
 
 test('nothing is wrong if all processes report and nothing is refused or late', () => {
   expect(whats(toStore(), toQueue({ entries: 900, jobs: 9, oldestSeconds: 60, memory: 0.7 }))).toEqual([]);
+});
+
+test('a paused queue is a problem even if nothing else is', () => {
+  expect(whats(toStore(), toQueue({ paused: ['entries-0'] }))).toEqual([
+    'Somebody paused entries-0: entries are accepted and not stored.',
+  ]);
 });
 
 test('what stops everybody comes before the problems of single partners', () => {

@@ -1,7 +1,10 @@
 import type { ListedProject, ProjectActivity, SeenProcess, SilentProject } from '@opm/store';
 
-/** What is wrong, with what to do about it: a command, a section of docs/, or both. */
-export type Problem = { what: string; help: string };
+/**
+ * What is wrong, with what to do about it: a command, a section of docs/, or both. `projectId`: the partner that it is
+ * about.
+ */
+export type Problem = { what: string; help: string; projectId?: number };
 
 /**
  * What PostgreSQL knows. `lastHour`: the projects that were active, with their counts of this hour. `deadLetters`: their
@@ -16,13 +19,14 @@ export type StoreStatus = {
   deadLetters: number;
 };
 
-/** What the queue's store knows. `check`: a warning. `idle`: queues without a worker. */
+/** What the queue's store knows. `check`: a warning. `idle`: queues without a worker. `paused`: paused queues. */
 export type QueueStatus = {
   entries: number;
   jobs: number;
   oldestSeconds: number;
   memory: number;
   idle: string[];
+  paused: string[];
   check: string | undefined;
 };
 
@@ -92,6 +96,10 @@ function findQueueProblems(queue: QueueStatus | Error): Problem[] {
       what: `The queue's store: ${queue.check}.`,
       help: runbook('a-process-does-not-start-or-is-not-ready'),
     });
+  if (queue.paused.length > 0) {
+    const what = `Somebody paused ${queue.paused.join(', ')}: entries are accepted and not stored.`;
+    problems.push({ what, help: runbook('the-backlog-grows') });
+  }
   if (queue.idle.length > 0) {
     const what = `No worker takes jobs from ${queue.idle.join(', ')}.`;
     problems.push({ what, help: runbook('the-backlog-grows') });
@@ -161,12 +169,13 @@ const isMostlyInvalid = (own: ProjectActivity) =>
   own.refusedInvalid >= MIN_INVALID && own.refusedInvalid > acceptedOf(own);
 
 /** Names the first partners, and counts the others. Project 0 has no name. */
-function name<P extends { name: string | null }>(
+function name<P extends { projectId: number; name: string | null }>(
   partners: P[],
   toProblem: (partner: P & { name: string }) => Problem,
 ): Problem[] {
   const problems = partners.slice(0, MAX_NAMED).map((partner) => {
-    if (partner.name !== null) return toProblem({ ...partner, name: partner.name });
+    const { projectId } = partner;
+    if (partner.name !== null) return { ...toProblem({ ...partner, name: partner.name }), projectId };
     return {
       ...toProblem({ ...partner, name: 'Projects beyond 10,000, or unknown ones' }),
       help: 'docs/status.md#what-is-counted',

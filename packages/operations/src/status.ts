@@ -33,15 +33,16 @@ export async function readStoreStatus(store: Store): Promise<StoreStatus> {
 
 /** Reads what the queue's store knows. @throws Fault QUEUE_UNAVAILABLE */
 export async function readQueueStatus(queue: EntryQueue): Promise<QueueStatus> {
-  const [{ entries, memory }, backlog, idle, check] = await Promise.all([
+  const [{ entries, memory }, backlog, idle, paused, check] = await Promise.all([
     queue.load(),
     queue.readBacklog(),
     queue.findIdle(),
+    queue.findPaused(),
     queue.check().catch(({ message }: Error) => message),
   ]);
   const { waiting, prioritized, active, delayed } = backlog.jobs;
   const jobs = waiting + prioritized + active + delayed;
-  return { entries, jobs, oldestSeconds: backlog.oldestMs / 1_000, memory, idle, check: check ?? undefined };
+  return { entries, jobs, oldestSeconds: backlog.oldestMs / 1_000, memory, idle, paused, check: check ?? undefined };
 }
 
 /** @param store an Error if PostgreSQL could not be read @param queue an Error if the queue could not be read */

@@ -39,6 +39,8 @@ export type EntryQueue = Pick<Admission, 'admit' | 'admitAgain' | 'release' | 'r
   readClock: QueueBackend['readClock'];
   /** The names of the queues that have no worker at present. */
   findIdle(): Promise<string[]>;
+  /** The names of the queues that are paused: workers take no jobs from them. */
+  findPaused(): Promise<string[]>;
   check: QueueBackend['check'];
   /** How far the store's clock is ahead of this process's, in ms. */
   clockSkew(): Promise<number>;
@@ -121,6 +123,10 @@ export async function createEntryQueue(options: EntryQueueOptions): Promise<Entr
     async findIdle() {
       const counts = await Promise.all(queues.map((queue) => queue.getWorkersCount())).catch(throwUnavailable);
       return queues.filter((_, shard) => counts[shard] === 0).map(({ name }) => name);
+    },
+    async findPaused() {
+      const states = await Promise.all(queues.map((queue) => queue.isPaused())).catch(throwUnavailable);
+      return queues.filter((_, shard) => states[shard]).map(({ name }) => name);
     },
     readClock: () => backend.readClock().catch(throwUnavailable),
     check: () => checkStoreAndShards(backend, shardCheck),

@@ -65,6 +65,18 @@ describe.each(BACKENDS)('the number of shards, with the queue on %s,', (_, creat
     await (await openQueue(1)).admit(0, [entry]);
   });
 
+  test('cannot change while entries wait in a paused queue', async () => {
+    const queue = await openQueue(1);
+    await queue.enqueue(0, chunk);
+    const { queues } = await openDashboard(1);
+    await queues[0]?.pause();
+    await expect(openQueue(2)).rejects.toThrow(refusal);
+    expect(await queue.findPaused()).toEqual(['entries-0']);
+    expect((await queue.readBacklog()).jobs.waiting).toBe(1);
+    await queues[0]?.resume();
+    expect(await queue.findPaused()).toEqual([]);
+  });
+
   test('cannot change while a worker runs, and can change after it has stopped', async () => {
     const worker = await openWorker(1);
     worker.start();

@@ -50,7 +50,13 @@ export function createAudit(prisma: PrismaClient) {
   };
 }
 
-/** Names a customer in the audit log by the project and the first two characters of the id. */
+const MIN_LENGTH_FOR_HINT = 6;
+
+/**
+ * Names a customer in the audit log by the project and the first two characters of the id, of which a short id shows
+ * none.
+ */
 export function toCustomerTarget(project: string, customerId: string): string {
-  return `${project}/${[...customerId].slice(0, 2).join('')}…`;
+  const characters = [...customerId];
+  return `${project}/${characters.length < MIN_LENGTH_FOR_HINT ? '' : characters.slice(0, 2).join('')}…`;
 }

@@ -32,7 +32,7 @@ export {
   SESSION_HOURS,
   type StoredOperator,
 } from './operators.js';
-export type { ListedProject, Project, Projects } from './projects.js';
+export { assertProjectName, type ListedProject, type Project, type Projects } from './projects.js';
 export { createStore, type Store, type StoreOptions } from './store.js';
 export { type FailureKind, failureKindOf, StoreError } from './store-error.js';
 export { type CustomerRow, toColumn } from './upsert-customers.js';

@@ -24,7 +24,7 @@ export function createProjects(prisma: PrismaClient) {
      * @throws StoreError if the name is invalid or taken
      */
     async create(name: string): Promise<Project & { apiKey: string }> {
-      assertName(name);
+      assertProjectName(name);
       const apiKey = createApiKey();
       const { keyHash, hint } = toKeyRow(apiKey);
       const [created] = await withFreeName(
@@ -61,7 +61,7 @@ export function createProjects(prisma: PrismaClient) {
 
     /** @throws StoreError if the name is invalid or taken */
     async rename(projectId: number, name: string): Promise<void> {
-      assertName(name);
+      assertProjectName(name);
       await withFreeName(name, () => prisma.project.update({ where: { id: projectId }, data: { name } }));
     },
 
@@ -83,7 +83,8 @@ export function createProjects(prisma: PrismaClient) {
   };
 }
 
-function assertName(name: string): void {
+/** @throws StoreError if a project cannot have this name */
+export function assertProjectName(name: string): void {
   if (NAME.test(name)) return;
   throw new StoreError(
     'a project name must have 1 to 100 characters, no control characters and no leading or trailing space',

@@ -3,7 +3,7 @@ import { type AuditRecord, type Role, type Store, StoreError } from '@opm/store'
 import type { Request, RequestHandler, Response } from 'express';
 import type { ComponentChildren } from 'preact';
 import { operatorOf, requireRole } from '../session.js';
-import { sendPage } from './components.js';
+import { Back, sendPage } from './components.js';
 
 /** What the operator gave cannot be done. The message is shown. */
 export class Problem extends Error {
@@ -12,11 +12,13 @@ export class Problem extends Error {
 
 /** A change whose input is valid. `run` returns what to show; without it, the browser goes back to `back`. */
 export type Change = Pick<AuditRecord, 'target' | 'details'> & {
+  /** Instead of the handler's. */
+  action?: string;
   back: string;
   run(): Promise<{ title: string; children: ComponentChildren } | undefined | void>;
 };
 
-const READ_ONLY = 'this console is read-only: CONSOLE_READ_ONLY=false allows changes';
+const READ_ONLY = 'this console is read-only; CONSOLE_READ_ONLY=false allows changes';
 
 export type HandleChange = ReturnType<typeof createHandleChange>;
 
@@ -38,22 +40,32 @@ export function createHandleChange({ audit, onChanged }: Pick<Store, 'audit'> & 
         if (!isReading && operatorOf(response).isReadOnly) throw new Problem(READ_ONLY);
         const { back, run, ...record } = await prepare(request, response);
         const { name: actor } = operatorOf(response);
-        await audit.record({ ...record, actor, source: 'console', address: request.ip, action });
-        const shown = await run();
-        onChanged();
+        await audit.record({ action, ...record, actor, source: 'console', address: request.ip });
+        const shown = await run().finally(onChanged);
         if (shown) sendPage(request, response, shown);
         else response.redirect(303, back);
       } catch (error) {
         const [status, text] = toProblem(error);
-        sendPage(request, response, { title: 'Not done', children: <p role="alert">{text}</p> }, status);
+        sendPage(request, response, { title: 'Not done', children: <Refused text={text} request={request} /> }, status);
       }
     },
   ];
 }
 
+function Refused({ text, request }: { text: string; request: Request }) {
+  const from = request.get('referer') ?? '';
+  const { pathname, search, host } = URL.canParse(from) ? new URL(from) : {};
+  return (
+    <>
+      <p role="alert">{`${text.slice(0, 1).toUpperCase()}${text.slice(1)}.`}</p>
+      {host === request.get('host') && <Back to={`${pathname}${search}`} />}
+    </>
+  );
+}
+
 function toProblem(error: unknown): [status: number, text: string] {
   if (error instanceof Problem) return [400, error.message];
-  if (error instanceof Fault) return [503, 'The queue does not answer.'];
+  if (error instanceof Fault) return [503, 'the queue does not answer'];
   // Without a cause, it is the store's own: the input is not valid. PostgreSQL's messages may quote values.
   if (error instanceof StoreError && error.cause === undefined) return [400, error.message];
   throw error;

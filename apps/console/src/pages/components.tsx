@@ -1,4 +1,4 @@
-import { toDuration } from '@opm/operations';
+import { toDuration, toNumber } from '@opm/operations';
 import type { MinuteActivity, Role } from '@opm/store';
 import type { Request, Response } from 'express';
 import type { ComponentChildren } from 'preact';
@@ -64,6 +64,7 @@ export function Page({
         </header>
         <main id="main">
           <h1>{title}</h1>
+          <p id="age" role="status" />
           {children}
         </main>
       </body>
@@ -93,11 +94,24 @@ export function Confirm({ children }: { children: ComponentChildren }) {
 }
 
 /** A secret that is shown once. `console.js` adds the button that copies it. */
-export function Secret({ name, value }: { name: string; value: string }) {
+export function Secret({ name, value, back }: { name: string; value: string; back: string }) {
+  return (
+    <>
+      <p>
+        {`${name}, shown only once: `}
+        <code data-copy="">{value}</code>
+      </p>
+      <Back to={back} />
+    </>
+  );
+}
+
+export function Back({ to }: { to: string }) {
   return (
     <p>
-      {`${name}, shown only once: `}
-      <code data-copy="">{value}</code>
+      <a href={to} data-back="">
+        Back
+      </a>
     </p>
   );
 }
@@ -186,14 +200,17 @@ export function Time({ at }: { at: Date | null | undefined }) {
   return <time dateTime={at.toISOString()}>{text}</time>;
 }
 
-export const toMs = (ms: number | undefined): string => (ms === undefined ? '–' : `${Math.ceil(ms)} ms`);
+export const toMs = (ms: number | undefined): string => {
+  if (ms === undefined) return '–';
+  return ms < 10_000 ? `${toNumber(Math.ceil(ms))} ms` : toDuration(ms / 1_000);
+};
 
 export const toAge = (ms: number | undefined): string => (ms ? toDuration(ms / 1_000) : '–');
 
 export const toRate = (perSecond: number): string =>
-  perSecond === 0 ? '0' : perSecond.toFixed(perSecond < 10 ? 1 : 0);
+  perSecond === 0 || perSecond >= 10 ? toNumber(perSecond) : perSecond.toFixed(1);
 
-const MAX_TEXT = 300;
+const MAX_TEXT = 600; // an id has up to 255 characters, each up to two code units
 
 /** A parameter of the URL; undefined if it is empty, repeated, too long or not storable. */
 export function textOf(request: Request, name: string): string | undefined {

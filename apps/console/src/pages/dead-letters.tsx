@@ -1,11 +1,11 @@
 import { toCount, toNumber } from '@opm/operations';
 import { toChunkData } from '@opm/queue';
 import type { DeadLetterCount, DeadLetterFilter, Store, StoredDeadLetter, WholeDeadLetter } from '@opm/store';
-import { type RequestHandler, Router } from 'express';
+import { type Request, type RequestHandler, type Response, Router } from 'express';
 import { MASK, maskCustomerId, maskErrorMessage, maskJobData } from '../mask.js';
 import { MAX_GROUPS, type Reads } from '../reads.js';
 import type { Replay, Replays } from '../replays.js';
-import { mayChange, operatorOf, type Reveals } from '../session.js';
+import { type CurrentOperator, mayChange, operatorOf, type Reveals } from '../session.js';
 import { assertConfirmed, fieldOf, type HandleChange, Problem } from './change.js';
 import { Confirm, Facts, Form, Live, sendPage, Table, Time, textOf, toUrl } from './components.js';
 import { type RecordView, RevealForm } from './reveal.js';
@@ -15,82 +15,122 @@ type Names = Map<number, string>;
 const BIG_ID = /^\d{1,18}$/;
 const SQL_STATE = /^[0-9A-Z]{2}(?:[0-9A-Z]{3})?$/i;
 
-const toName = (nameOf: Names, projectId: number | null) =>
-  projectId === null ? 'unknown' : (nameOf.get(projectId) ?? `project ${projectId}`);
+function PartnerLink({ nameOf, projectId }: { nameOf: Names; projectId: number | null }) {
+  if (projectId === null) return <>unknown</>;
+  return <a href={`/partners/${projectId}`}>{nameOf.get(projectId) ?? `project ${projectId}`}</a>;
+}
 
 /** GET /dead-letters: counts by partner and SQLSTATE, and the newest letters, filtered by the parameters of the URL. */
-export function getDeadLetters(reads: Pick<Reads, 'deadLetters'>, replays: Replays): RequestHandler {
+export function getDeadLetters(
+  reads: Pick<Reads, 'deadLetters' | 'findProject'>,
+  replays: Replays,
+  reveals: Reveals,
+): RequestHandler {
   return async (request, response) => {
     const operator = operatorOf(response);
-    const { filter, shown } = readFilter((name) => textOf(request, name));
-    const before = textOf(request, 'before');
+    const mayReadErrors = reveals.isOn(response);
+    const read = (name: string) => textOf(request, name);
+    const given = { partner: read('partner'), state: read('state'), error: read('error') };
+    const filtered = await readFilter(read, { findProject: reads.findProject, mayReadErrors }).catch(toProblem);
+    const before = read('before');
     const beforeId = before !== undefined && BIG_ID.test(before) ? before : undefined;
-    const { groups, letters, nameOf, isFull } = await reads.deadLetters(filter, beforeId);
-    const total = groups.reduce((sum, { count }) => sum + count, 0);
-    sendPage(request, response, {
-      title: 'Dead letters',
-      children: (
-        <>
-          <p>
-            Accepted entries that PostgreSQL rejected. A replay queues them again with their place in time, so newer
-            values stay.
-          </p>
-          <form method="get" action="/dead-letters">
+    const children = (
+      <>
+        <p>
+          Accepted entries that PostgreSQL rejected. A replay queues them again with their place in time, so newer
+          values stay.
+        </p>
+        <form method="get" action="/dead-letters">
+          <label>
+            Partner <input name="partner" value={given.partner ?? ''} />
+          </label>
+          <label>
+            SQLSTATE <input name="state" maxLength={5} value={given.state ?? ''} />
+          </label>
+          {mayReadErrors && (
             <label>
-              Project id <input name="project" inputMode="numeric" value={shown.project ?? ''} />
+              Error contains <input name="error" value={given.error ?? ''} />
             </label>
-            <label>
-              SQLSTATE <input name="state" maxLength={5} value={shown.state ?? ''} />
-            </label>
-            <label>
-              Error contains <input name="error" value={shown.error ?? ''} />
-            </label>
-            <button type="submit">Filter</button>
-          </form>
-          <Live id="dead-letter-groups">
-            <LastReplay replay={replays.last()} />
-            <Groups groups={groups} nameOf={nameOf} total={total} />
-          </Live>
-          {total > 0 && mayChange(operator, 'operator') && (
-            <Form action="/dead-letters/replay" operator={operator}>
-              <Filter shown={shown} />
-              <button type="submit">{`Replay ${toCount(total, 'dead letter')}`}</button>
-            </Form>
           )}
-          {total > 0 && mayChange(operator, 'admin') && (
-            <Form action="/dead-letters/discard" operator={operator}>
-              <Filter shown={shown} />
-              <Confirm>{`Delete ${toCount(total, 'dead letter')} for good.`}</Confirm>
-              <button type="submit">Discard</button>
-            </Form>
-          )}
-          <LetterTable letters={letters} nameOf={nameOf} />
-          {isFull && (
-            <p>
-              <a href={toUrl('/dead-letters', { ...shown, before: letters.at(-1)?.deadLetterId })}>Older</a>
-            </p>
-          )}
-        </>
-      ),
-    });
+          <button type="submit">Filter</button>
+        </form>
+        {filtered instanceof Problem ? (
+          <p role="alert">{filtered.message}</p>
+        ) : (
+          <Letters
+            {...filtered}
+            {...(await reads.deadLetters(filtered.filter, beforeId))}
+            operator={operator}
+            replays={replays}
+            showData={mayReadErrors}
+          />
+        )}
+      </>
+    );
+    sendPage(request, response, { title: 'Dead letters', children }, filtered instanceof Problem ? 400 : 200);
   };
 }
 
-type ShownFilter = Record<'project' | 'state' | 'error', string | undefined>;
+function toProblem(error: unknown): Problem {
+  if (error instanceof Problem) return error;
+  throw error;
+}
 
-/** `shown`: the valid parameters, for forms and links. */
-function readFilter(read: (name: keyof ShownFilter) => string | undefined): {
-  filter: DeadLetterFilter;
+type Found = Awaited<ReturnType<Reads['deadLetters']>> & {
   shown: ShownFilter;
-} {
-  const [project, state] = [read('project'), read('state')];
-  const shown = {
-    project: project !== undefined && /^\d{1,9}$/.test(project) ? project : undefined,
-    state: state !== undefined && SQL_STATE.test(state) ? state.toUpperCase() : undefined,
-    error: read('error'),
-  };
-  const projectId = shown.project === undefined ? undefined : Number(shown.project);
-  return { shown, filter: { projectId, sqlState: shown.state, error: shown.error } };
+  operator: CurrentOperator;
+  replays: Replays;
+  showData: boolean;
+};
+
+function Letters({ groups, letters, nameOf, isFull, shown, operator, replays, showData }: Found) {
+  const total = groups.reduce((sum, { count }) => sum + count, 0);
+  const what = `${toCount(total, 'dead letter')}${shown.partner === undefined ? ' of all partners' : ` of ${shown.partner}`}`;
+  return (
+    <>
+      <Live id="dead-letter-groups">
+        <LastReplay replay={replays.last()} />
+        <Groups groups={groups} nameOf={nameOf} total={total} />
+      </Live>
+      {total > 0 && mayChange(operator, 'operator') && !replays.isRunning() && (
+        <Form action="/dead-letters/replay" operator={operator}>
+          <Filter shown={shown} />
+          <button type="submit">{`Replay ${what}`}</button>
+        </Form>
+      )}
+      {total > 0 && mayChange(operator, 'admin') && (
+        <Form action="/dead-letters/discard" operator={operator}>
+          <Filter shown={shown} />
+          <Confirm>{`Delete ${what} for good.`}</Confirm>
+          <button type="submit">Discard</button>
+        </Form>
+      )}
+      {letters.length > 0 && <LetterTable letters={letters} nameOf={nameOf} showData={showData} />}
+      {isFull && (
+        <p>
+          <a href={toUrl('/dead-letters', { ...shown, before: letters.at(-1)?.deadLetterId })}>Older</a>
+        </p>
+      )}
+    </>
+  );
+}
+
+type ShownFilter = Record<'partner' | 'state' | 'error', string | undefined>;
+
+/** `shown`: the given parameters, for forms and links. @throws Problem if one is not valid */
+async function readFilter(
+  read: (name: keyof ShownFilter) => string | undefined,
+  { findProject, mayReadErrors }: { findProject: Store['projects']['find']; mayReadErrors: boolean },
+): Promise<{ filter: DeadLetterFilter; shown: ShownFilter }> {
+  const shown = { partner: read('partner'), state: read('state'), error: read('error') };
+  const project = shown.partner === undefined ? undefined : await findProject(shown.partner);
+  if (shown.partner !== undefined && !project) throw new Problem(`there is no partner "${shown.partner}"`);
+  if (shown.state !== undefined && !SQL_STATE.test(shown.state)) {
+    throw new Problem('the SQLSTATE must have 5 characters, such as 22021, or 2 for a class');
+  }
+  // A count per searched text would tell what the masked text is.
+  if (shown.error !== undefined && !mayReadErrors) throw new Problem('you may not search the text of errors');
+  return { shown, filter: { projectId: project?.projectId, sqlState: shown.state?.toUpperCase(), error: shown.error } };
 }
 
 /** The filter of the page, as hidden fields of a form. */
@@ -124,14 +164,13 @@ function Groups({ groups, nameOf, total }: { groups: DeadLetterCount[]; nameOf: 
       rows={groups.slice(0, MAX_GROUPS)}
       empty="There is no such dead letter."
       columns={[
-        { title: 'Partner', cell: ({ projectId }) => toName(nameOf, projectId) },
+        { title: 'Partner', cell: ({ projectId }) => <PartnerLink nameOf={nameOf} projectId={projectId} /> },
         {
           title: 'SQLSTATE',
-          cell: ({ projectId, sqlState }) => (
-            <a href={toUrl('/dead-letters', { project: projectId ?? undefined, state: sqlState ?? undefined })}>
-              {sqlState ?? 'none'}
-            </a>
-          ),
+          cell: ({ projectId, sqlState }) => {
+            const partner = projectId === null ? undefined : nameOf.get(projectId);
+            return <a href={toUrl('/dead-letters', { partner, state: sqlState ?? undefined })}>{sqlState ?? 'none'}</a>;
+          },
         },
         { title: 'Dead letters', isNumber: true, cell: ({ count }) => toNumber(count) },
       ]}
@@ -139,8 +178,9 @@ function Groups({ groups, nameOf, total }: { groups: DeadLetterCount[]; nameOf: 
   );
 }
 
-/** Letters without their payloads. Errors and ids are masked. */
-export function LetterTable({ letters, nameOf }: { letters: StoredDeadLetter[]; nameOf: Names }) {
+/** Letters without their payloads. Errors and ids are masked unless `showData`. */
+export function LetterTable(props: { letters: StoredDeadLetter[]; nameOf: Names; showData: boolean }) {
+  const { letters, nameOf, showData } = props;
   return (
     <Table
       caption="Newest dead letters"
@@ -149,10 +189,13 @@ export function LetterTable({ letters, nameOf }: { letters: StoredDeadLetter[]; 
       columns={[
         { title: 'Id', cell: ({ deadLetterId: id }) => <a href={`/dead-letters/${id}`}>{id}</a> },
         { title: 'Since', cell: ({ createdAt }) => <Time at={createdAt} /> },
-        { title: 'Partner', cell: ({ projectId }) => toName(nameOf, projectId) },
-        { title: 'Customer', cell: ({ customerId }) => (customerId === null ? '–' : maskCustomerId(customerId)) },
+        { title: 'Partner', cell: ({ projectId }) => <PartnerLink nameOf={nameOf} projectId={projectId} /> },
+        {
+          title: 'Customer',
+          cell: ({ customerId }) => (showData ? customerId : customerId && maskCustomerId(customerId)) ?? '–',
+        },
         { title: 'SQLSTATE', cell: ({ sqlState }) => sqlState ?? 'none' },
-        { title: 'Error', cell: ({ error }) => maskErrorMessage(error) },
+        { title: 'Error', cell: ({ error }) => (showData ? error : maskErrorMessage(error)) },
       ]}
     />
   );
@@ -209,38 +252,49 @@ function maskPayload({ projectId, payload }: WholeDeadLetter): unknown {
 
 /** The forms of the page: replay and discard what the filter selects. */
 export function changeDeadLetters(
-  { deadLetters, replays }: Pick<Store, 'deadLetters'> & { replays: Replays },
+  {
+    deadLetters,
+    projects,
+    replays,
+    reveals,
+  }: Pick<Store, 'deadLetters' | 'projects'> & { replays: Replays; reveals: Reveals },
   handle: HandleChange,
 ): Router {
+  async function readForm(request: Request, response: Response) {
+    const mayReadErrors = reveals.isOn(response);
+    const read = (name: string) => fieldOf(request, name) || undefined;
+    const { filter, shown } = await readFilter(read, { findProject: projects.find, mayReadErrors });
+    const { partner: target, state } = shown;
+    // The text of an error may quote a value.
+    const details = { sqlState: state ?? null, byError: shown.error !== undefined };
+    return {
+      filter,
+      change: { ...(target !== undefined && { target }), details, back: toUrl('/dead-letters', shown) },
+    };
+  }
   const router = Router();
   router.post(
     '/dead-letters/replay',
     handle('operator', 'dead-letters replay', async (request, response) => {
-      const { filter, shown } = readFilter((name) => fieldOf(request, name) || undefined);
+      const { filter, change } = await readForm(request, response);
       if (replays.isRunning()) throw new Problem('another replay is running');
       const total = (await deadLetters.count(filter)).reduce((sum, { count }) => sum + count, 0);
       return {
-        ...{ details: toDetails(shown), back: toUrl('/dead-letters', shown) },
-        run: async () => replays.start(filter, total, operatorOf(response).name),
+        ...change,
+        async run() {
+          // Two requests may have come this far.
+          if (!replays.start(filter, total, operatorOf(response).name)) throw new Problem('another replay is running');
+        },
       };
     }),
   );
   router.post(
     '/dead-letters/discard',
-    handle('admin', 'dead-letters discard', async (request) => {
-      const { filter, shown } = readFilter((name) => fieldOf(request, name) || undefined);
+    handle('admin', 'dead-letters discard', async (request, response) => {
+      const { filter, change } = await readForm(request, response);
       assertConfirmed(request);
-      return {
-        ...{ details: toDetails(shown), back: toUrl('/dead-letters', shown) },
-        run: async () => void (await deadLetters.discard(filter)),
-      };
+      return { ...change, run: async () => void (await deadLetters.discard(filter)) };
     }),
   );
   return router;
 }
-
-const toDetails = ({ project, state, error }: ShownFilter) => ({
-  project: project ?? null,
-  sqlState: state ?? null,
-  hasErrorText: error !== undefined, // the text may quote a value
-});

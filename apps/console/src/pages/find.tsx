@@ -45,7 +45,11 @@ export function getFind(
               <Facts facts={[['In flight', toInFlight(found.claim)], ...toRow(found.history)]} />
               {found.history?.createdAt && <Fields history={found.history} showData={showData} />}
               <RevealForm reveals={reveals} response={response} back={request.originalUrl} />
-              <LetterTable letters={found.letters} nameOf={new Map([[project.projectId, project.name]])} />
+              <LetterTable
+                letters={found.letters}
+                nameOf={new Map([[project.projectId, project.name]])}
+                showData={showData}
+              />
               {mayChange(operator, 'admin') && (
                 <Form action="/find/erase" operator={operator}>
                   <input type="hidden" name="project" value={project.name} />

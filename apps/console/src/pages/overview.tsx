@@ -38,15 +38,16 @@ export function getOverview(reads: Pick<Reads, 'status' | 'allMinutes'>): Reques
   };
 }
 
-function Problems({ problems }: Pick<Status, 'problems'>) {
+/** Nothing is wrong, or what is. */
+export function Problems({ problems }: Pick<Status, 'problems'>) {
   if (problems.length === 0) return <p class="good">Nothing is wrong.</p>;
   return (
     <section class="problems" aria-labelledby="problems">
       <h2 id="problems">{toCount(problems.length, 'problem')}</h2>
       <ol>
-        {problems.map(({ what, help }) => (
+        {problems.map(({ what, help, projectId }) => (
           <li key={what}>
-            {what} <code>{help}</code>
+            {what} {projectId !== undefined && <a href={`/partners/${projectId}`}>Its page</a>} <code>{help}</code>
           </li>
         ))}
       </ol>

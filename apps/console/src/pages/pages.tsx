@@ -1,5 +1,5 @@
 import { type Store, StoreError } from '@opm/store';
-import { type ErrorRequestHandler, type RequestHandler, Router } from 'express';
+import { type ErrorRequestHandler, type Request, type RequestHandler, type Response, Router } from 'express';
 import type { Reads } from '../reads.js';
 import type { Replays } from '../replays.js';
 import { createReveals, requireRole } from '../session.js';
@@ -30,7 +30,7 @@ export function createPages({ store, reads, replays, showData, ...deps }: PagesD
   pages.get('/partners', getPartners(reads));
   pages.get('/partners/:projectId', getPartner(reads));
   pages.get('/find', getFind(reads, reveals, recordView));
-  pages.get('/dead-letters', getDeadLetters(reads, replays));
+  pages.get('/dead-letters', getDeadLetters(reads, replays, reveals));
   pages.get('/dead-letters/:deadLetterId', getDeadLetter(reads, reveals, recordView));
   pages.get('/audit', requireRole('operator'), getAudit(reads));
   pages.get('/operators', requireRole('admin'), getOperators(reads));
@@ -38,7 +38,7 @@ export function createPages({ store, reads, replays, showData, ...deps }: PagesD
   const handle = createHandleChange({ audit: store.audit, onChanged: reads.onChanged });
   pages.use(changePartners(store, handle));
   pages.use(changeCustomers(deps, handle));
-  pages.use(changeDeadLetters({ deadLetters: store.deadLetters, replays }, handle));
+  pages.use(changeDeadLetters({ ...store, replays, reveals }, handle));
   pages.use(changeOperators(store, handle));
   pages.use(changeReveals(reveals, handle));
 
@@ -50,11 +50,16 @@ export function createPages({ store, reads, replays, showData, ...deps }: PagesD
 }
 
 const showOutage: ErrorRequestHandler = (error, request, response, next) => {
-  if (!(error instanceof StoreError) || error.kind !== 'outage') return next(error);
+  if (error instanceof StoreError && error.kind === 'outage') sendOutage(request, response);
+  else next(error);
+};
+
+/** The answer while PostgreSQL is down. Without it, nobody is logged in, so the page shows nothing else. */
+export function sendOutage(request: Request, response: Response): void {
   const children = (
     <p>
       PostgreSQL does not answer. <code>docs/runbook.md#postgresql-is-down-or-slow</code>
     </p>
   );
   sendPage(request, response, { title: 'Not available', children }, 503);
-};
+}

@@ -1,5 +1,11 @@
 import { toNumber } from '@opm/operations';
-import type { DeadLetterCount, Store, StoredApiKey } from '@opm/store';
+import {
+  assertProjectName,
+  type DeadLetterCount,
+  type MinuteActivity,
+  type Store,
+  type StoredApiKey,
+} from '@opm/store';
 import { type Request, type RequestHandler, Router } from 'express';
 import type { ComponentChildren } from 'preact';
 import type { Partner, Reads } from '../reads.js';
@@ -20,18 +26,23 @@ import {
   toRate,
   toUrl,
 } from './components.js';
+import { Problems } from './overview.js';
 import { acceptedOf, sentPerSecond } from './partners.js';
+
+const PROJECT_ID = /^[1-9]\d{0,8}$/;
 
 /** GET /partners/{projectId}: one partner, its chart, its keys and its dead letters. */
 export function getPartner(
-  reads: Pick<Reads, 'partners' | 'minutesOf' | 'keys' | 'deadLetters'>,
+  reads: Pick<Reads, 'status' | 'partner' | 'minutesOf' | 'keys' | 'deadLetters'>,
 ): RequestHandler<{ projectId: string }> {
   return async (request, response, next) => {
-    const partner = (await reads.partners()).find(({ projectId }) => String(projectId) === request.params.projectId);
+    const { projectId: given } = request.params;
+    const partner = PROJECT_ID.test(given) ? await reads.partner(Number(given)) : undefined;
     if (!partner) return next();
     const { projectId, name } = partner;
     const operator = operatorOf(response);
-    const [chart, keys, { groups }] = await Promise.all([
+    const [{ problems }, chart, keys, { groups }] = await Promise.all([
+      reads.status(),
       reads.minutesOf(projectId),
       reads.keys(projectId),
       reads.deadLetters({ projectId }, undefined),
@@ -41,7 +52,8 @@ export function getPartner(
       children: (
         <>
           <Live id="partner">
-            <Facts facts={toFacts(partner)} />
+            <Problems problems={problems.filter((problem) => problem.projectId === projectId)} />
+            <Facts facts={toFacts(partner, chart.minutes)} />
             <Chart
               title="Entries per second"
               {...chart}
@@ -53,7 +65,7 @@ export function getPartner(
             />
           </Live>
           <Keys keys={keys} partner={partner} operator={operator} />
-          <DeadLetterGroups projectId={projectId} groups={groups} />
+          <DeadLetterGroups name={name} groups={groups} />
           <p>
             <a href={toUrl('/find', { project: name })}>Find a customer of this partner</a>
           </p>
@@ -64,7 +76,11 @@ export function getPartner(
   };
 }
 
-function toFacts({ projectId, rate, burst, pausedAt, stats }: Partner): [string, ComponentChildren][] {
+function toFacts(
+  { projectId, rate, burst, pausedAt, stats }: Partner,
+  minutes: MinuteActivity[],
+): [string, ComponentChildren][] {
+  const lastSeen = minutes.findLast(({ accepted, refused }) => accepted + refused > 0)?.minute;
   return [
     ['Project id', projectId],
     ['State', pausedAt ? <strong key="state">paused: its requests get 403</strong> : 'accepts entries'],
@@ -84,9 +100,9 @@ function toFacts({ projectId, rate, burst, pausedAt, stats }: Partner): [string,
           ['Oldest entry', toAge(stats.backlog?.oldestMs)],
           ['p99 to the acknowledgement', toMs(stats.p99Ms.ingress)],
           ['p99 to the row', toMs(stats.p99Ms.worker)],
-          ['Last seen', <Time key="seen" at={stats.lastSeen} />],
         ] satisfies [string, ComponentChildren][])
       : []),
+    ['Last entry, of three hours', <Time key="seen" at={lastSeen} />],
   ];
 }
 
@@ -142,6 +158,9 @@ function Keys({ keys, partner: { projectId, name }, operator }: Shown & { keys: 
   );
 }
 
+/** As in `opm keys`. */
+const LABEL = /^\P{Cc}{1,100}$/u;
+
 const GRACES = [
   ['', 'stay valid'],
   ['1', 'end in an hour'],
@@ -170,7 +189,7 @@ function Settings({ partner: { projectId, pausedAt, rate, burst }, operator }: S
   );
 }
 
-function DeadLetterGroups({ projectId, groups }: { projectId: number; groups: DeadLetterCount[] }) {
+function DeadLetterGroups({ name, groups }: { name: string; groups: DeadLetterCount[] }) {
   return (
     <Table
       caption="Dead letters by SQLSTATE"
@@ -180,9 +199,7 @@ function DeadLetterGroups({ projectId, groups }: { projectId: number; groups: De
         {
           title: 'SQLSTATE',
           cell: ({ sqlState }) => (
-            <a href={toUrl('/dead-letters', { project: projectId, state: sqlState ?? undefined })}>
-              {sqlState ?? 'none'}
-            </a>
+            <a href={toUrl('/dead-letters', { partner: name, state: sqlState ?? undefined })}>{sqlState ?? 'none'}</a>
           ),
         },
         { title: 'Dead letters', isNumber: true, cell: ({ count }) => toNumber(count) },
@@ -199,8 +216,9 @@ export function changePartners(
   handle: HandleChange,
 ): Router {
   async function find(request: Request): Promise<{ projectId: number; target: string; back: string }> {
-    const projectId = Number(request.params.projectId);
-    const target = Number.isSafeInteger(projectId) ? (await projects.names([projectId])).get(projectId) : undefined;
+    const { projectId: given = '' } = request.params;
+    const projectId = Number(given);
+    const target = PROJECT_ID.test(String(given)) ? (await projects.names([projectId])).get(projectId) : undefined;
     if (target === undefined) throw new Problem('there is no such partner');
     return { projectId, target, back: `/partners/${projectId}` };
   }
@@ -214,11 +232,13 @@ export function changePartners(
     '/partners',
     handle('admin', 'projects create', async (request) => {
       const name = fieldOf(request, 'name');
+      assertProjectName(name); // before the audit log names it
       return {
         ...{ target: name, back: '/partners' },
         async run() {
-          const { apiKey } = await projects.create(name);
-          return { title: `Created ${name}`, children: <Secret name="API key" value={apiKey} /> };
+          const { projectId, apiKey } = await projects.create(name);
+          const back = `/partners/${projectId}`;
+          return { title: `Created ${name}`, children: <Secret name="API key" value={apiKey} back={back} /> };
         },
       };
     }),
@@ -240,15 +260,20 @@ export function changePartners(
     handle('admin', 'keys rotate', async (request) => {
       const { projectId, ...found } = await find(request);
       const [label, grace] = [fieldOf(request, 'label') || undefined, countOf(request, 'grace')];
+      if (!GRACES.some(([hours]) => hours === String(grace ?? '')))
+        throw new Problem('grace must be one of the choices');
+      if (label !== undefined && !LABEL.test(label)) throw new Problem('a label must have at most 100 characters');
       return {
         ...{ ...found, details: { label: label ?? null, graceHours: grace ?? null } },
+        ...(grace === undefined && { action: 'keys create' }),
         async run() {
           const graceMs = grace === undefined ? undefined : grace * HOUR_MS;
           const apiKey =
             graceMs === undefined
               ? await apiKeys.issue(projectId, label)
               : (await apiKeys.rotate(projectId, { graceMs, label })).apiKey;
-          return { title: `New key of ${found.target}`, children: <Secret name="API key" value={apiKey} /> };
+          const children = <Secret name={label ?? 'API key'} value={apiKey} back={found.back} />;
+          return { title: `New key of ${found.target}`, children };
         },
       };
     }),

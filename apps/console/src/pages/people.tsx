@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { ROLES, type Role, type Store, type StoredOperator } from '@opm/store';
+import { assertOperatorName, ROLES, type Role, type Store, type StoredOperator } from '@opm/store';
 import { type Request, type RequestHandler, Router } from 'express';
 import type { Reads } from '../reads.js';
 import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
@@ -54,7 +54,7 @@ export function getOperators(reads: Pick<Reads, 'operators'>): RequestHandler {
           <Table
             caption="Operators"
             rows={operators}
-            empty="Nobody yet. CONSOLE_PASSWORD opens the console as admin until a stored operator is an admin."
+            empty="Nobody yet."
             columns={[
               { title: 'Name', cell: ({ name }) => name },
               { title: 'Role', cell: ({ role }) => role },
@@ -62,6 +62,10 @@ export function getOperators(reads: Pick<Reads, 'operators'>): RequestHandler {
               { title: 'Since', cell: ({ createdAt }) => <Time at={createdAt} /> },
             ]}
           />
+          <p>
+            <code>opm operators</code> changes roles and passwords. CONSOLE_PASSWORD opens the console as admin until an
+            operator here is an admin.
+          </p>
           {mayChange(operator, 'admin') && <OperatorForms operators={operators} operator={operator} />}
         </>
       ),
@@ -110,14 +114,22 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
   const router = Router();
   router.post(
     '/operators',
-    handle('admin', 'operators add', async (request) => {
+    handle('admin', 'operators add', async (request, response) => {
       const [name, role, mayReveal] = [fieldOf(request, 'name'), roleOf(request), fieldOf(request, 'reveal') !== ''];
+      assertOperatorName(name); // before the audit log names it
+      // Otherwise an admin could give it to themselves by a second name.
+      if (mayReveal && !operatorOf(response).mayReveal) {
+        throw new Problem('only who may see what partners sent may allow it; `opm operators` does too');
+      }
       const password = randomBytes(15).toString('base64url');
       return {
         ...{ target: name, details: { role, mayReveal }, back: '/operators' },
         async run() {
           await operators.add({ name, role, mayReveal, password });
-          return { title: `Added ${name}`, children: <Secret name={`Password of ${name}`} value={password} /> };
+          return {
+            title: `Added ${name}`,
+            children: <Secret name={`Password of ${name}`} value={password} back="/operators" />,
+          };
         },
       };
     }),
@@ -127,10 +139,11 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
     handle('admin', 'operators remove', async (request) => {
       const name = fieldOf(request, 'name');
       assertConfirmed(request);
+      if (!(await operators.find(name))) throw new Problem(`there is no operator ${name}`);
       return {
         ...{ target: name, back: '/operators' },
         async run() {
-          if (!(await operators.remove(name))) throw new Problem(`there is no operator ${name}`);
+          await operators.remove(name);
         },
       };
     }),

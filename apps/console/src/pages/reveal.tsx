@@ -15,9 +15,11 @@ export const createRecordView =
     await audit.record({ actor, source: 'console', address: request.ip, action: 'view', target });
   };
 
-/** Asks to see what partners sent; nothing if the operator may not, or already does. */
+/** Asks to see what partners sent, or says how long it is shown; nothing if the operator may not see it. */
 export function RevealForm({ reveals, response, back }: { reveals: Reveals; response: Response; back: string }) {
-  if (reveals.isOn(response) || !reveals.mayStart(response)) return null;
+  if (!reveals.mayStart(response)) return null;
+  if (reveals.isOn(response))
+    return <p>{`What partners sent is shown for ${reveals.minutesLeft(response)} min more.`}</p>;
   return (
     <Form action="/reveal" operator={operatorOf(response)}>
       <input type="hidden" name="back" value={back} />

@@ -119,7 +119,7 @@ export function postEntries(deps: {
     const answers = results.map((result) => result ?? (refusal as Fault));
     if (refusal && answers.every((result) => result instanceof Fault)) {
       reply.refuse(response, answers);
-      throw refusal;
+      throw toRefusal(refusal, answers);
     }
     return answers;
   }
@@ -137,6 +137,13 @@ export function postEntries(deps: {
     }
   }
 }
+
+/**
+ * The fault that answers a whole batch. If an entry may have been queued, it must not say that none was: the partner could
+ * send something newer elsewhere.
+ */
+export const toRefusal = (first: Fault, answers: Fault[]): Fault =>
+  answers.find(({ code }) => code === 'QUEUE_UNAVAILABLE') ?? first;
 
 /** Divides a batch into groups that fit into a chunk. The same entries are divided alike, however they are spelled. */
 function regroup(items: BatchItem[], groupSize: number): BatchItem[][] {
