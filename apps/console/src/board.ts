@@ -7,6 +7,7 @@ import type { ConsoleLogger } from './guard.js';
 import { createShowJobs, JOB_ANSWERS, type JobViewOptions, MASKED_ANSWERS } from './mask.js';
 
 type Queue = ConstructorParameters<typeof BullMQAdapter>[0];
+type JobType = Parameters<Queue['getJobCountByTypes']>[number];
 
 export type BoardOptions = JobViewOptions & {
   /** BullMQ queues, on Redis or PostgreSQL. The caller closes them. */
@@ -54,10 +55,10 @@ class QueueAdapter extends BullMQAdapter {
   }
 
   /** BullMQ (6.7) counts the waiting jobs of a paused queue on PostgreSQL as `paused`. */
-  override async getJobCounts(): Promise<Record<JobStatus, number>> {
-    const counts = await this.#queue.getJobCounts();
-    const { waiting = 0, paused = 0 } = counts;
-    return { ...counts, waiting: waiting + paused, paused: 0 } as Record<JobStatus, number>;
+  override async getJobCounts() {
+    const paused = 'paused' as JobType; // BullMQ's types lack it
+    const [counts, ofPaused] = await Promise.all([super.getJobCounts(), this.#queue.getJobCountByTypes(paused)]);
+    return { ...counts, waiting: (counts.waiting ?? 0) + ofPaused, paused: 0 };
   }
 
   override getJobStatuses(): JobStatus[] {
@@ -70,15 +71,9 @@ class QueueAdapter extends BullMQAdapter {
     if (status === 'prioritized' || status === 'delayed') return this.#queue.getJobs([status], start, end, true);
     if (status !== 'waiting' && status !== 'active') return super.getJobs(statuses, start, end);
     // On PostgreSQL, BullMQ (6.7) ignores `asc` for these lists, so the page is counted from the other end.
-    const last = (await this.getJobCounts())[status] - 1;
+    const last = ((await this.getJobCounts())[status] ?? 0) - 1;
     if (start > last) return [];
-    return (
-      await super.getJobs(
-        [status, ...(status === 'waiting' ? (['paused'] as const) : [])],
-        Math.max(last - end, 0),
-        last - start,
-      )
-    ).reverse();
+    return (await super.getJobs([status], Math.max(last - end, 0), last - start)).reverse();
   }
 }
 

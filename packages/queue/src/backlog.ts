@@ -13,7 +13,7 @@ export type Backlog = {
   oldestMs: number;
 };
 
-/** The state of the waiting jobs of a paused queue on PostgreSQL in BullMQ 6.7; its types lack it. */
+/** How BullMQ (6.7) counts the waiting jobs of a paused queue on PostgreSQL; its types lack it. It lists them as waiting. */
 const PAUSED = 'paused' as JobType;
 
 /** Number of unfinished jobs, including active ones. */
@@ -71,7 +71,7 @@ function add(waiting: Waiting, { entries, ofProjects }: JobSummary): void {
 async function list(queue: Queue, states: readonly (typeof UNFINISHED)[number][]): Promise<Set<string>> {
   const ids = new Set<string>();
   for (let start = 0, listed = IDS_PER_CALL; listed >= IDS_PER_CALL; start += IDS_PER_CALL) {
-    const page = await queue.getRanges([...states, PAUSED], start, start + IDS_PER_CALL - 1);
+    const page = await queue.getRanges([...states], start, start + IDS_PER_CALL - 1);
     for (const id of page) ids.add(id);
     listed = page.length;
   }
@@ -103,7 +103,7 @@ export async function readProjectBacklogs(queues: Queue[], now: Date): Promise<M
 
 export async function readBacklog(queues: Queue[], now = Date.now()): Promise<Backlog> {
   const counts = await Promise.all(queues.map((queue) => queue.getJobCounts(...STATES, PAUSED)));
-  const heads = await Promise.all(queues.map((queue) => queue.getJobs([...UNFINISHED, PAUSED], 0, 0, true)));
+  const heads = await Promise.all(queues.map((queue) => queue.getJobs([...UNFINISHED], 0, 0, true)));
   // BullMQ reads a job in two steps. If the job ends in between, it returns undefined.
   const oldest = Math.min(...heads.flat().flatMap((job) => job?.timestamp ?? []), now);
   const countOf = (state: string) => counts.reduce((sum, count) => sum + (count[state] ?? 0), 0);

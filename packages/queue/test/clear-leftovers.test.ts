@@ -106,6 +106,14 @@ describe.each(BACKENDS)('leftovers of a killed ingress on %s:', (_, createPlace)
     expect((await place.queue.load()).entries).toBe(4);
   });
 
+  test('entries that wait in a paused queue keep their claims and their place in the backlog', async () => {
+    await enqueue(place, 0, ['a', 'b']);
+    await place.queues[0]?.pause();
+    for (let round = 0; round < 3; round++) await place.clear();
+    expect(await hasClaim(place, 0, 'a')).toBe(true);
+    expect((await place.queue.load()).entries).toBe(2);
+  });
+
   test('a project’s backlog is corrected to the sampled count of its entries in the jobs', async () => {
     const names = (count: number) => Array.from({ length: count }, (_, i) => `c ${i}`);
     await enqueue(place, 0, names(160));
