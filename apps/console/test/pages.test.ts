@@ -391,6 +391,31 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
       expect(errors).toEqual([]);
     });
 
+    test('without TLS, a browser on another host can log in, change something and log out', async () => {
+      const writable = await startConsole({ CONSOLE_READ_ONLY: 'false' });
+      // Browsers trust 127.0.0.1 more than other hosts: only there they send Sec-Fetch-Site without TLS.
+      const args = ['--host-resolver-rules=MAP console.example 127.0.0.1'];
+      const other = await chromium.launch({ executablePath: await findChromium(), args });
+      try {
+        const page = await other.newPage();
+        page.setDefaultTimeout(60_000);
+        await page.goto(`http://console.example:${new URL(writable.url).port}/partners/${acme.projectId}`);
+        await page.getByLabel('Name').fill('admin');
+        await page.getByLabel('Password').fill(PASSWORD);
+        await page.getByRole('button', { name: 'Log in' }).click();
+        await page.getByRole('heading', { name: 'acme' }).waitFor();
+        await page.getByRole('button', { name: /^Pause/ }).click();
+        await page.getByText('paused: its requests get 403').waitFor();
+        await page.getByRole('button', { name: 'Resume' }).click();
+        await page.getByText('accepts entries').waitFor();
+        await page.getByRole('button', { name: 'Log out' }).click();
+        await page.getByRole('button', { name: 'Log in' }).waitFor();
+      } finally {
+        await other.close();
+        await writable.stop();
+      }
+    });
+
     test('the pages work without JavaScript', async () => {
       await withPage({ javaScriptEnabled: false }, async (page) => {
         await page.goto(opmConsole.url);
