@@ -1,4 +1,5 @@
 import { SILENT_SECONDS, type Status, toCount, toDuration, toNumber, toP99Ms } from '@opm/operations';
+import type { MinuteActivity } from '@opm/store';
 import type { RequestHandler } from 'express';
 import type { Reads } from '../reads.js';
 import { Chart, Facts, Live, sendPage, Table, toMs, toRate } from './components.js';
@@ -15,15 +16,7 @@ export function getOverview(reads: Pick<Reads, 'status' | 'allMinutes'>): Reques
           <Facts facts={toFacts(status)} />
           {chart && (
             <>
-              <Chart
-                title="Entries per second"
-                {...chart}
-                lines={[
-                  { name: 'accepted', of: ({ accepted }) => accepted },
-                  { name: 'persisted', of: ({ persisted }) => persisted },
-                  { name: 'refused', of: ({ refused }) => refused },
-                ]}
-              />
+              <EntriesChart {...chart} />
               <Chart
                 title="Dead letters per second"
                 {...chart}
@@ -37,6 +30,19 @@ export function getOverview(reads: Pick<Reads, 'status' | 'allMinutes'>): Reques
     });
   };
 }
+
+/** What became of the entries of all partners, or of one. */
+export const EntriesChart = (chart: { now: Date; minutes: MinuteActivity[] }) => (
+  <Chart
+    title="Entries per second"
+    {...chart}
+    lines={[
+      { name: 'accepted', of: ({ accepted }) => accepted },
+      { name: 'persisted', of: ({ persisted }) => persisted },
+      { name: 'refused', of: ({ refused }) => refused },
+    ]}
+  />
+);
 
 /** Nothing is wrong, or what is. */
 export function Problems({ problems }: Pick<Status, 'problems'>) {

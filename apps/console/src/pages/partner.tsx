@@ -11,22 +11,8 @@ import type { ComponentChildren } from 'preact';
 import type { Partner, Reads } from '../reads.js';
 import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
 import { assertConfirmed, countOf, fieldOf, type HandleChange, Problem } from './change.js';
-import {
-  Chart,
-  Confirm,
-  Facts,
-  Form,
-  Live,
-  Secret,
-  sendPage,
-  Table,
-  Time,
-  toAge,
-  toMs,
-  toRate,
-  toUrl,
-} from './components.js';
-import { Problems } from './overview.js';
+import { Confirm, Facts, Form, Live, Secret, sendPage, Table, Time, toAge, toMs, toRate, toUrl } from './components.js';
+import { EntriesChart, Problems } from './overview.js';
 import { acceptedOf, sentPerSecond } from './partners.js';
 
 const PROJECT_ID = /^[1-9]\d{0,8}$/;
@@ -54,15 +40,7 @@ export function getPartner(
           <Live id="partner">
             <Problems problems={problems.filter((problem) => problem.projectId === projectId)} />
             <Facts facts={toFacts(partner, chart.minutes)} />
-            <Chart
-              title="Entries per second"
-              {...chart}
-              lines={[
-                { name: 'accepted', of: ({ accepted }) => accepted },
-                { name: 'persisted', of: ({ persisted }) => persisted },
-                { name: 'refused', of: ({ refused }) => refused },
-              ]}
-            />
+            <EntriesChart {...chart} />
           </Live>
           <Keys keys={keys} partner={partner} operator={operator} />
           <DeadLetterGroups name={name} groups={groups} />
