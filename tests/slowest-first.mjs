@@ -17,10 +17,12 @@ const SLOWEST = [
   'tests/rolling-restart.test.ts',
   'apps/ingress/test/repeats-model.test.ts',
   'tests/come-and-go.test.ts',
+  'apps/console/test/pages.test.ts',
   'tests/tls.test.ts',
   'tests/pipeline.test.ts',
   'tests/activity.test.ts',
   'tests/pgbouncer.test.ts',
+  'apps/console/test/operators.test.ts',
 ];
 
 /** Starts the slowest files first, so that no CPU idles at the end of a run, not even of the first one. */
