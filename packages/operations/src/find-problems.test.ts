@@ -157,6 +157,7 @@ test('jobs that cannot be read have no project, and a name may look like an opti
     {
       what: '--none: 20 of 20 entries refused as invalid within the last hour.',
       help: 'opm projects stats -- --none (docs/status.md#a-partner-sends-invalid-entries)',
+      projectId: 1,
     },
   ]);
 });
