@@ -42,7 +42,7 @@ export function createPages({ store, reads, replays, showData, ...deps }: PagesD
   pages.use(changeOperators(store, handle));
   pages.use(changeReveals(reveals, handle));
 
-  pages.get(/^\/(partners|dead-letters)\//, (request, response) =>
+  pages.get(/^(?!\/queues)/, (request, response) =>
     sendPage(request, response, { title: 'Not found', children: <p>There is no such page.</p> }, 404),
   );
   pages.use(showOutage);
