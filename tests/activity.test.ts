@@ -145,14 +145,17 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
           /^over its limit: \d+ of \d+ entries refused with 429 since \d\d:\d\d UTC \(.*\), limit 1\/s\.$/,
         ),
         help: "opm projects stats 'over its limit' (docs/status.md#a-partner-is-over-its-limit)",
+        projectId: limited.projectId,
       },
       {
         what: expect.stringMatching(/^poison: 1 of 1 entries became dead letters since \d\d:\d\d UTC \(.*\)\.$/),
         help: 'opm dead-letters list --limit 5 --project=poison (docs/status.md#a-partners-entries-become-dead-letters)',
+        projectId: poison.projectId,
       },
       {
         what: expect.stringMatching(/^silent: sent entries steadily, and none since \d\d:\d\d UTC \(6\d min\)\.$/),
         help: 'opm keys list silent (docs/status.md#a-partner-fell-silent)',
+        projectId: silent.projectId,
       },
     ]);
   });

@@ -51,11 +51,15 @@ test('the newest rows come first, and can be chosen by actor and time', async ()
 
 test.each([
   ['käufer-4711', 'acme/kä…'],
-  ['👩🚀x', 'acme/👩🚀…'],
-  ['a', 'acme/a…'],
-])('a customer is named by the project and two characters of the id: %s', (customerId, target) => {
-  expect(toCustomerTarget('acme', customerId)).toBe(target);
-});
+  ['👩🚀-123', 'acme/👩🚀…'],
+  ['12345', 'acme/…'],
+  ['a', 'acme/…'],
+])(
+  'a customer is named by the project and two characters of an id that has more than five: %s',
+  (customerId, target) => {
+    expect(toCustomerTarget('acme', customerId)).toBe(target);
+  },
+);
 
 describe('the app role', () => {
   test.each([
