@@ -23,6 +23,9 @@ const MADE: Record<string, unknown> = {
   CONSOLE_PASSWORD: expect.stringMatching(/^\$\{CONSOLE_PASSWORD:\?.*\}$/),
 };
 
+/** The proxies of the ingresses are not those of the console. */
+const MADE_FOR_CONSOLE = { TRUSTED_PROXIES: '${CONSOLE_TRUSTED_PROXIES:-0}' };
+
 /** `migrate` runs as the owner, who creates the role of the apps. */
 const MADE_FOR_MIGRATE = {
   DATABASE_URL: expect.stringMatching(/opm:\$\{POSTGRES_PASSWORD:/),
@@ -36,6 +39,7 @@ test.each(Object.entries(SPECS))('Docker Compose passes each variable that %s re
   expect(services[name].environment).toEqual({
     ...Object.fromEntries(passedOn.map((variable) => [variable, MADE[variable] ?? null])),
     ...(name === 'migrate' && MADE_FOR_MIGRATE),
+    ...(name === 'console' && MADE_FOR_CONSOLE),
   });
 });
 
