@@ -24,7 +24,7 @@ const MADE: Record<string, unknown> = {
 };
 
 /** The proxies of the ingresses are not those of the console. */
-const MADE_FOR_CONSOLE = { TRUSTED_PROXIES: '${CONSOLE_TRUSTED_PROXIES:-0}' };
+const MADE_FOR_CONSOLE = { TRUSTED_PROXIES: expect.stringMatching(/^\$\{CONSOLE_TRUSTED_PROXIES:-0\}$/) };
 
 /** `migrate` runs as the owner, who creates the role of the apps. */
 const MADE_FOR_MIGRATE = {
