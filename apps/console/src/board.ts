@@ -2,12 +2,12 @@ import { createBullBoard } from '@bull-board/api';
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import type { AppViewRoute, BoardHooks, JobStatus } from '@bull-board/api/typings/app';
 import { ExpressAdapter } from '@bull-board/express';
+import { countWaiting } from '@opm/queue';
 import type { Express } from 'express';
 import type { ConsoleLogger } from './guard.js';
 import { createShowJobs, JOB_ANSWERS, type JobViewOptions, MASKED_ANSWERS } from './mask.js';
 
 type Queue = ConstructorParameters<typeof BullMQAdapter>[0];
-type JobType = Parameters<Queue['getJobCountByTypes']>[number];
 
 export type BoardOptions = JobViewOptions & {
   /** BullMQ queues, on Redis or PostgreSQL. The caller closes them. */
@@ -54,11 +54,10 @@ class QueueAdapter extends BullMQAdapter {
     this.#queue = queue;
   }
 
-  /** BullMQ (6.7) counts the waiting jobs of a paused queue on PostgreSQL as `paused`. */
+  /** Here a paused queue has the same states. */
   override async getJobCounts() {
-    const paused = 'paused' as JobType; // BullMQ's types lack it
-    const [counts, ofPaused] = await Promise.all([super.getJobCounts(), this.#queue.getJobCountByTypes(paused)]);
-    return { ...counts, waiting: (counts.waiting ?? 0) + ofPaused, paused: 0 };
+    const [counts, waiting] = await Promise.all([super.getJobCounts(), countWaiting(this.#queue)]);
+    return { ...counts, waiting, paused: 0 };
   }
 
   override getJobStatuses(): JobStatus[] {
@@ -71,7 +70,8 @@ class QueueAdapter extends BullMQAdapter {
     if (status === 'prioritized' || status === 'delayed') return this.#queue.getJobs([status], start, end, true);
     if (status !== 'waiting' && status !== 'active') return super.getJobs(statuses, start, end);
     // On PostgreSQL, BullMQ (6.7) ignores `asc` for these lists, so the page is counted from the other end.
-    const last = ((await this.getJobCounts())[status] ?? 0) - 1;
+    const count = status === 'waiting' ? countWaiting(this.#queue) : this.#queue.getJobCountByTypes(status);
+    const last = (await count) - 1;
     if (start > last) return [];
     return (await super.getJobs([status], Math.max(last - end, 0), last - start)).reverse();
   }

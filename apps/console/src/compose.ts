@@ -54,7 +54,7 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
     logger,
     trustedProxies: config.TRUSTED_PROXIES,
     projectNamesOf: reads.projectNames,
-    pages: createPages({ store, reads, replays, showData, projects: store.projects, queue, shards }),
+    pages: createPages({ store, queue, shards, reads, replays, showData }),
   });
   const server = await serveConsole({ app, host: config.CONSOLE_HOST, port: config.CONSOLE_PORT });
   onClose('server', server.close);

@@ -1,14 +1,17 @@
 import { randomBytes } from 'node:crypto';
 import { withTimeout } from '@opm/core';
-import { type AuditRecord, BUILT_IN_OPERATOR, type Store, StoreError } from '@opm/store';
+import { BUILT_IN_OPERATOR, type Store, StoreError } from '@opm/store';
 import type { NextFunction, Request, RequestHandler, Response } from 'express';
 import { ipKeyGenerator } from 'express-rate-limit';
+import { LRUCache } from 'lru-cache';
 import { sendOutage } from './pages/pages.js';
 import {
   ANSWER_MS,
   type BuiltInOperator,
+  type ConsoleAuditRecord,
   createSessions,
   isEqual,
+  recordRequest,
   type Sessions,
   toCsrfToken,
   watchBuiltInOperator,
@@ -35,9 +38,6 @@ export type Access = {
   logger?: ConsoleLogger | undefined;
 };
 
-/** `actor` is the name of the operator, see `operatorOf`. `action` has the words of the same command of `opm`. */
-export type ConsoleAuditRecord = Omit<AuditRecord, 'source' | 'address'>;
-
 const ATTEMPTS_OF_ADDRESS = 20;
 const ATTEMPTS_OF_NAME = 10;
 
@@ -54,7 +54,7 @@ export function createAccess(options: Pick<Access, 'password' | 'store' | 'logge
     byAddress: createAttempts(ATTEMPTS_OF_ADDRESS),
     byName: createAttempts(ATTEMPTS_OF_NAME),
     async record(request, row, { isRequired } = { isRequired: true }) {
-      await store.audit.record({ ...row, source: 'console', address: request.ip }).catch((error) => {
+      await recordRequest(store.audit, request, row).catch((error) => {
         if (isRequired) throw error;
         logger?.warn({ err: error, action: row.action }, 'the audit log could not be written');
       });
@@ -64,9 +64,10 @@ export function createAccess(options: Pick<Access, 'password' | 'store' | 'logge
 
 /**
  * Lets operators through: browsers with a session, scripts with CONSOLE_PASSWORD as HTTP Basic and any user name. Sets
- * `response.locals.operator`. Redirects a browser's page to /login. If PostgreSQL does not answer, it says so, or asks for
- * CONSOLE_PASSWORD where that may help; other requests get 401. After 20 wrong passwords in a minute, an address gets 429 until the minute ends, even
- * for the right password: otherwise an attacker could keep guessing. A request without a password does not count.
+ * `response.locals.operator`. Redirects a browser's page to /login. If PostgreSQL does not answer, it says so, or asks
+ * for CONSOLE_PASSWORD where that may help; other requests get 401. After 20 wrong passwords in a minute, an address
+ * gets 429 until the minute ends, even for the right password: otherwise an attacker could keep guessing. A request
+ * without a password does not count.
  */
 export function requireOperator({
   password,
@@ -164,33 +165,24 @@ export type Attempts = ReturnType<typeof createAttempts>;
 
 /** Counts wrong passwords per key in windows of a minute. If there are too many keys, it forgets the oldest. */
 export function createAttempts(limit: number, maxKeys = MAX_KEYS) {
-  const windows = new Map<string, { count: number; endsAt: number }>();
-
-  function find(key: string) {
-    const window = windows.get(key);
-    return window && window.endsAt > performance.now() ? window : undefined;
-  }
-
+  // Only with `peek`, so that the least recently used window is the oldest one.
+  const windows = new LRUCache<string, { count: number }>({ max: maxKeys, ttl: WINDOW_MS });
   return {
     /** @returns the seconds until the key may try again; 0 if it may now */
     secondsLeft(key: string): number {
-      const window = find(key);
-      return window && window.count >= limit ? Math.ceil((window.endsAt - performance.now()) / 1_000) : 0;
+      const { count = 0 } = windows.peek(key) ?? {};
+      return count >= limit ? Math.ceil(windows.getRemainingTTL(key) / 1_000) : 0;
     },
 
     count(key: string): void {
-      const window = find(key) ?? { count: 0, endsAt: performance.now() + WINDOW_MS };
-      window.count++;
-      if (window.count > 1) return;
-      windows.delete(key); // so that the newest is the last
-      windows.set(key, window);
-      const [oldest] = windows.keys();
-      if (windows.size > maxKeys && oldest !== undefined) windows.delete(oldest);
+      const window = windows.peek(key);
+      if (window) window.count++;
+      else windows.set(key, { count: 1 });
     },
 
     /** Takes back a count, because the password was right. */
     takeBack(key: string): void {
-      const window = find(key);
+      const window = windows.peek(key);
       if (window && window.count > 0) window.count--;
     },
   };

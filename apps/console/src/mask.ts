@@ -1,7 +1,8 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import type { AppJob, AppJobScheduler, FlowNode } from '@bull-board/api/typings/app';
 import type { ResponseSchemas } from '@bull-board/api/typings/responses';
-import { type Chunk, type ChunkEntry, parseChunk } from '@opm/queue';
+import { toHint, withTimeout } from '@opm/core';
+import { toCount } from '@opm/operations';
+import { type Chunk, type ChunkEntry, JOB_OPTIONS, parseChunk } from '@opm/queue';
 
 type ShowJobs = (jobs: AppJob[]) => Promise<AppJob[]>;
 
@@ -75,8 +76,7 @@ export function createShowJobs({ showData, projectNamesOf }: JobViewOptions): Sh
   async function readNames(ids: Set<number>): Promise<Map<number, string>> {
     const none = new Map<number, string>();
     if (!projectNamesOf || ids.size === 0) return none;
-    const late = delay(NAMES_TIMEOUT_MS, none, { ref: false });
-    return Promise.race([projectNamesOf([...ids]), late]).catch(() => none);
+    return withTimeout(projectNamesOf([...ids]), NAMES_TIMEOUT_MS).catch(() => none);
   }
 }
 
@@ -100,14 +100,12 @@ function summarize(entriesByProject: Record<string, number>): string {
   const labels = Object.keys(entriesByProject);
   const entries = Object.values(entriesByProject).reduce((sum, count) => sum + count, 0);
   const listed = labels.length > MAX_LISTED_PROJECTS ? `${labels.length} projects` : labels.join(', ');
-  return `${entries} ${entries === 1 ? 'entry' : 'entries'} of ${listed}`;
+  return `${toCount(entries, 'entry')} of ${listed}`;
 }
 
-/** The number of attempts that @opm/queue gives a job that is retried until its entries are stored. */
-const UNLIMITED_ATTEMPTS = 2 ** 31 - 1;
-
+/** Replaces the number of attempts of a job that is retried until its entries are stored. */
 function nameUnlimitedAttempts(options: Record<string, unknown> | undefined): Record<string, unknown> | undefined {
-  return options?.attempts === UNLIMITED_ATTEMPTS ? { ...options, attempts: 'unlimited, until stored' } : options;
+  return options?.attempts === JOB_OPTIONS.attempts ? { ...options, attempts: 'unlimited, until stored' } : options;
 }
 
 /** Copies known properties only, so a property that a later bull-board adds is left out. Masks all data. */
@@ -178,7 +176,7 @@ function maskProgress(progress: AppJob['progress']): AppJob['progress'] {
   return typeof progress === 'number' || typeof progress === 'boolean' ? progress : MASK;
 }
 
-const JOB_OPTIONS = [
+const SHOWN_OPTIONS = [
   'attempts',
   'backoff',
   'delay',
@@ -190,7 +188,7 @@ const JOB_OPTIONS = [
 ];
 
 function maskJobOptions(options: Record<string, unknown> | undefined): Record<string, unknown> {
-  const given = JOB_OPTIONS.filter((name) => options?.[name] !== undefined);
+  const given = SHOWN_OPTIONS.filter((name) => options?.[name] !== undefined);
   return Object.fromEntries(given.map((name) => [name, keepNumbers(options?.[name])]));
 }
 
@@ -203,8 +201,6 @@ function keepNumbers(setting: unknown): unknown {
 
 /** Replaces a masked value. */
 export const MASK = '•••';
-
-const MIN_LENGTH_FOR_HINT = 6;
 
 /**
  * Shows the project, version and field names of each entry, and no personal data.
@@ -233,14 +229,7 @@ function readChunk(data: unknown) {
   }
 }
 
-/**
- * Shows the first two characters, which tell similar ids apart. Masks a short id fully, because they would reveal most
- * of it.
- */
-export function maskCustomerId(customerId: string): string {
-  const characters = [...customerId];
-  return characters.length < MIN_LENGTH_FOR_HINT ? MASK : `${characters.slice(0, 2).join('')}${MASK}`;
-}
+export const maskCustomerId = (customerId: string): string => `${toHint(customerId)}${MASK}`;
 
 /** Beginnings of error messages that hold no value of an entry. The text after them may, so it is masked. */
 const SAFE_PREFIXES = [

@@ -58,7 +58,7 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
     share('partners', async () => {
       const now = await store.now();
       const [projects, backlogs] = await Promise.all([store.projects.list(), readBacklogs()]);
-      const stats = await readProjectStats(store, new Date(now.getTime() - HOUR_MS), backlogs);
+      const stats = await readProjectStats(store, new Date(now.getTime() - HOUR_MS), { projects, backlogs });
       const byId = new Map(stats.map((own): [number, ProjectStats] => [own.projectId, own]));
       return projects.map((project) => ({ ...project, stats: byId.get(project.projectId) }));
     });

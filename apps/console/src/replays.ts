@@ -50,12 +50,14 @@ export function createReplays(deps: {
     }
   }
 
+  const isRunning = () => last !== undefined && !last.done;
+
   return {
     last: () => last,
-    isRunning: () => last !== undefined && !last.done,
+    isRunning,
     /** @returns false if another replay is running */
     start(filter: DeadLetterFilter, total: number, by: string): boolean {
-      if (last && !last.done) return false;
+      if (isRunning()) return false;
       last = { by, total, handled: 0 };
       void run(filter, last);
       return true;

@@ -1,6 +1,14 @@
 import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { withTimeout } from '@opm/core';
-import { type Operator, type Operators, ROLES, type Role, SESSION_HOURS } from '@opm/store';
+import {
+  type Audit,
+  type AuditRecord,
+  type Operator,
+  type Operators,
+  ROLES,
+  type Role,
+  SESSION_HOURS,
+} from '@opm/store';
 import express, { type Request, type RequestHandler, type Response } from 'express';
 import { LRUCache } from 'lru-cache';
 
@@ -28,6 +36,13 @@ export function requireRole(role: Role): RequestHandler {
     else response.status(403).type('text').send(`this needs the role ${role}\n`);
   };
 }
+
+/** `actor` is the name of the operator. `action` has the words of the same command of `opm`. */
+export type ConsoleAuditRecord = Omit<AuditRecord, 'source' | 'address'>;
+
+/** Writes an audit row about a request. @throws StoreError */
+export const recordRequest = (audit: Audit, request: Request, row: ConsoleAuditRecord): Promise<void> =>
+  audit.record({ ...row, source: 'console', address: request.ip });
 
 const REVEAL_MS = 10 * 60 * 1_000;
 const MAX_REVEALS = 1_000;
@@ -83,18 +98,15 @@ export type Sessions = ReturnType<typeof createSessions>;
  * its key, so another CONSOLE_PASSWORD ends all sessions, and who can write to the table cannot forge one.
  */
 export function createSessions({ operators, password }: { operators: Operators; password: string }) {
-  const cache = new Map<string, { found: Promise<Operator | undefined>; until: number }>();
+  const cache = new LRUCache<string, Promise<Operator | undefined>>({ max: MAX_CACHED, ttl: CACHE_MS });
   const hashOf = (token: string) => createHmac('sha256', password).update(token).digest('hex');
 
   function find(tokenHash: string): Promise<Operator | undefined> {
     const cached = cache.get(tokenHash);
-    if (cached && cached.until > performance.now()) return cached.found;
+    if (cached) return cached;
     const found = operators.findSession(tokenHash);
-    cache.delete(tokenHash); // so that the newest is the last
-    cache.set(tokenHash, { found, until: performance.now() + CACHE_MS });
+    cache.set(tokenHash, found);
     found.catch(() => cache.delete(tokenHash));
-    const [oldest] = cache.keys();
-    if (cache.size > MAX_CACHED && oldest !== undefined) cache.delete(oldest);
     return found;
   }
 

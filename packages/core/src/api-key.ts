@@ -27,6 +27,9 @@ export function hashApiKey(key: string): string {
   return hash('sha256', key, 'hex');
 }
 
+/** Whether an operator may call a key this. */
+export const isKeyLabel = (text: string): boolean => /^\P{Cc}{1,100}$/u.test(text);
+
 function checksum(text: string): string {
   let rest = crc32(text);
   let digits = '';

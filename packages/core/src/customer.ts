@@ -97,3 +97,14 @@ export function foldEntries(entries: Iterable<CustomerEntry>): Map<string, Custo
   }
   return states;
 }
+
+const MIN_LENGTH_FOR_HINT = 6;
+
+/**
+ * The first two characters of a customer id, which tell similar ids apart. Empty for a short id, because they would
+ * reveal most of it.
+ */
+export function toHint(customerId: string): string {
+  const characters = [...customerId];
+  return characters.length < MIN_LENGTH_FOR_HINT ? '' : characters.slice(0, 2).join('');
+}

@@ -1,4 +1,4 @@
-export { createApiKey, hashApiKey, isApiKey, type RateLimit } from './api-key.js';
+export { createApiKey, hashApiKey, isApiKey, isKeyLabel, type RateLimit } from './api-key.js';
 export {
   type CustomerEntry,
   type CustomerState,
@@ -8,6 +8,7 @@ export {
   foldEntries,
   isLive,
   mergeCustomer,
+  toHint,
   toState,
   type Version,
 } from './customer.js';

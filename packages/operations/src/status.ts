@@ -1,5 +1,5 @@
 import type { EntryQueue, ProjectBacklog } from '@opm/queue';
-import type { ProjectActivity, SeenProcess, Store } from '@opm/store';
+import type { ListedProject, ProjectActivity, SeenProcess, Store } from '@opm/store';
 import { findProblems, type QueueStatus, SILENT_SECONDS, type StoreStatus } from './find-problems.js';
 
 export {
@@ -27,9 +27,14 @@ export async function readStoreStatus(store: Store): Promise<StoreStatus> {
     store.activity.silentProjects(),
     store.deadLetters.count({}),
   ]);
-  const deadLetters = letters.reduce((total, { count }) => total + count, 0);
-  return { now, processes, projects, lastHour, silentProjects, deadLetters };
+  return { now, processes, projects, lastHour, silentProjects, deadLetters: countAll(letters) };
 }
+
+/** The sum of grouped counts. */
+export const countAll = (groups: { count: number }[]): number => groups.reduce((sum, { count }) => sum + count, 0);
+
+/** Whether dead letters can be selected by this text: a SQLSTATE, or its first two characters, the class. */
+export const isSqlState = (text: string): boolean => /^[0-9A-Z]{2}(?:[0-9A-Z]{3})?$/i.test(text);
 
 /** Reads what the queue's store knows. @throws Fault QUEUE_UNAVAILABLE */
 export async function readQueueStatus(queue: EntryQueue): Promise<QueueStatus> {
@@ -95,15 +100,11 @@ export type ProjectStats = ProjectActivity & {
 
 /** The projects that were active since then, the busiest first. @throws StoreError */
 export async function readProjectStats(
-  store: Store,
+  { activity }: Pick<Store, 'activity'>,
   since: Date,
-  backlogs: Map<number, ProjectBacklog> | undefined,
+  { projects, backlogs }: { projects: ListedProject[]; backlogs: Map<number, ProjectBacklog> | undefined },
 ): Promise<ProjectStats[]> {
-  const [projects, active, processes] = await Promise.all([
-    store.projects.list(),
-    store.activity.projects(since),
-    store.activity.processes(),
-  ]);
+  const [active, processes] = await Promise.all([activity.projects(since), activity.processes()]);
   const limits = new Map(projects.map(({ projectId, rate }) => [projectId, rate]));
   return active.map((own) => ({
     ...own,

@@ -16,6 +16,9 @@ export type Backlog = {
 /** How BullMQ (6.7) counts the waiting jobs of a paused queue on PostgreSQL; its types lack it. It lists them as waiting. */
 const PAUSED = 'paused' as JobType;
 
+/** Number of waiting jobs without a priority, also of a paused queue. */
+export const countWaiting = (queue: Queue): Promise<number> => queue.getJobCountByTypes('waiting', PAUSED);
+
 /** Number of unfinished jobs, including active ones. */
 export const countUnfinished = (queue: Queue): Promise<number> => queue.getJobCountByTypes(...UNFINISHED, PAUSED);
 

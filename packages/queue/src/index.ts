@@ -9,7 +9,7 @@ export {
   shardOf,
   type Waiting,
 } from './admission.js';
-export { type Backlog, type ProjectBacklog, toPriority } from './backlog.js';
+export { type Backlog, countWaiting, type ProjectBacklog, toPriority } from './backlog.js';
 export { type Chunk, type ChunkEntry, MAX_CHUNK_ENTRIES, parseChunk, toChunkData } from './chunk.js';
 export { type DashboardQueues, openDashboardQueues } from './dashboard-queues.js';
 export { createEntryQueue, type EntryQueue, type EntryQueueOptions, type QueueLoad } from './entry-queue.js';
@@ -35,6 +35,6 @@ export { startMaintenance } from './maintenance.js';
 export { isPooled, migrateQueue } from './postgres/postgres-queue-backend.js';
 export { type QueueConfig, toQueueConfig } from './queue-backend.js';
 export { toHashTag } from './redis/redis-queue-backend.js';
-export { retryDelayMs } from './retry-policy.js';
+export { JOB_OPTIONS, retryDelayMs } from './retry-policy.js';
 export { ShardsError } from './shard-check.js';
 export type { ReserveCall, Reserved, TokenBuckets } from './token-buckets.js';

@@ -1,3 +1,4 @@
+import { toHint } from '@opm/core';
 import type { Prisma, PrismaClient } from './generated/client.js';
 import { toStoreError } from './store-error.js';
 
@@ -50,13 +51,5 @@ export function createAudit(prisma: PrismaClient) {
   };
 }
 
-const MIN_LENGTH_FOR_HINT = 6;
-
-/**
- * Names a customer in the audit log by the project and the first two characters of the id, of which a short id shows
- * none.
- */
-export function toCustomerTarget(project: string, customerId: string): string {
-  const characters = [...customerId];
-  return `${project}/${characters.length < MIN_LENGTH_FOR_HINT ? '' : characters.slice(0, 2).join('')}…`;
-}
+/** Names a customer in the audit log. */
+export const toCustomerTarget = (project: string, customerId: string): string => `${project}/${toHint(customerId)}…`;

@@ -1,3 +1,4 @@
+import { countAll, isSqlState } from '@opm/operations';
 import type { Replayed } from '@opm/operations/actions';
 import type { AuditRecord, DeadLetterFilter, Store } from '@opm/store';
 import { Command, InvalidArgumentError } from 'commander';
@@ -222,12 +223,10 @@ function parseText(text: string): string {
 }
 
 function parseSqlState(text: string): string {
-  if (!/^[0-9A-Z]{2}(?:[0-9A-Z]{3})?$/i.test(text)) {
+  if (!isSqlState(text)) {
     throw new InvalidArgumentError('It must have 5 characters, such as 22021, or 2 for a class.');
   }
   return text.toUpperCase();
 }
-
-const countAll = (groups: { count: number }[]): number => groups.reduce((total, { count }) => total + count, 0);
 
 const toLetters = (count: number): string => `${count} dead ${count === 1 ? 'letter' : 'letters'}`;

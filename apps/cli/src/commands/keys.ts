@@ -1,3 +1,4 @@
+import { isKeyLabel } from '@opm/core';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import ms from 'ms';
 import { parseDuration, parseWholeNumber } from '../parse.js';
@@ -94,7 +95,6 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
 }
 
 function parseLabel(text: string): string {
-  if (!/^\P{Cc}{1,100}$/u.test(text))
-    throw new InvalidArgumentError('It must have 1 to 100 characters, none of them a control.');
+  if (!isKeyLabel(text)) throw new InvalidArgumentError('It must have 1 to 100 characters, none of them a control.');
   return text;
 }

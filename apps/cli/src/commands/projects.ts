@@ -161,7 +161,8 @@ async function readStats(
     async (store) => {
       const only = name === undefined ? undefined : (await findProject(store, name)).projectId;
       const from = since(await store.now());
-      const all = await readProjectStats(store, from, (await backlogs) ?? undefined);
+      const [projects, ofQueue] = [await store.projects.list(), (await backlogs) ?? undefined];
+      const all = await readProjectStats(store, from, { projects, backlogs: ofQueue });
       const stats = all.filter(({ projectId }) => only === undefined || projectId === only);
       return { from, stats };
     },

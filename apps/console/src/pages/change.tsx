@@ -2,7 +2,7 @@ import { Fault } from '@opm/contract';
 import { type AuditRecord, type Role, type Store, StoreError } from '@opm/store';
 import type { Request, RequestHandler, Response } from 'express';
 import type { ComponentChildren } from 'preact';
-import { operatorOf, requireRole } from '../session.js';
+import { operatorOf, recordRequest, requireRole } from '../session.js';
 import { Back, sendPage } from './components.js';
 
 /** What the operator gave cannot be done. The message is shown. */
@@ -40,7 +40,7 @@ export function createHandleChange({ audit, onChanged }: Pick<Store, 'audit'> & 
         if (!isReading && operatorOf(response).isReadOnly) throw new Problem(READ_ONLY);
         const { back, run, ...record } = await prepare(request, response);
         const { name: actor } = operatorOf(response);
-        await audit.record({ action, ...record, actor, source: 'console', address: request.ip });
+        await recordRequest(audit, request, { action, ...record, actor });
         const shown = await run().finally(onChanged);
         if (shown) sendPage(request, response, shown);
         else response.redirect(303, back);

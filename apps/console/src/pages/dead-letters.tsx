@@ -1,4 +1,4 @@
-import { toCount, toNumber } from '@opm/operations';
+import { countAll, isSqlState, toCount, toNumber } from '@opm/operations';
 import { toChunkData } from '@opm/queue';
 import type { DeadLetterCount, DeadLetterFilter, Store, StoredDeadLetter, WholeDeadLetter } from '@opm/store';
 import { type Request, type RequestHandler, type Response, Router } from 'express';
@@ -13,7 +13,6 @@ import { type RecordView, RevealForm } from './reveal.js';
 type Names = Map<number, string>;
 
 const BIG_ID = /^\d{1,18}$/;
-const SQL_STATE = /^[0-9A-Z]{2}(?:[0-9A-Z]{3})?$/i;
 
 function PartnerLink({ nameOf, projectId }: { nameOf: Names; projectId: number | null }) {
   if (projectId === null) return <>unknown</>;
@@ -29,10 +28,9 @@ export function getDeadLetters(
   return async (request, response) => {
     const operator = operatorOf(response);
     const mayReadErrors = reveals.isOn(response);
-    const read = (name: string) => textOf(request, name);
-    const given = { partner: read('partner'), state: read('state'), error: read('error') };
-    const filtered = await readFilter(read, { findProject: reads.findProject, mayReadErrors }).catch(toProblem);
-    const before = read('before');
+    const shown = readShown((name) => textOf(request, name));
+    const filter = await toFilter(shown, { findProject: reads.findProject, mayReadErrors }).catch(keepProblem);
+    const before = textOf(request, 'before');
     const beforeId = before !== undefined && BIG_ID.test(before) ? before : undefined;
     const children = (
       <>
@@ -42,24 +40,24 @@ export function getDeadLetters(
         </p>
         <form method="get" action="/dead-letters">
           <label>
-            Partner <input name="partner" value={given.partner ?? ''} />
+            Partner <input name="partner" value={shown.partner ?? ''} />
           </label>
           <label>
-            SQLSTATE <input name="state" maxLength={5} value={given.state ?? ''} />
+            SQLSTATE <input name="state" maxLength={5} value={shown.state ?? ''} />
           </label>
           {mayReadErrors && (
             <label>
-              Error contains <input name="error" value={given.error ?? ''} />
+              Error contains <input name="error" value={shown.error ?? ''} />
             </label>
           )}
           <button type="submit">Filter</button>
         </form>
-        {filtered instanceof Problem ? (
-          <p role="alert">{filtered.message}</p>
+        {filter instanceof Problem ? (
+          <p role="alert">{filter.message}</p>
         ) : (
           <Letters
-            {...filtered}
-            {...(await reads.deadLetters(filtered.filter, beforeId))}
+            {...(await reads.deadLetters(filter, beforeId))}
+            shown={shown}
             operator={operator}
             replays={replays}
             showData={mayReadErrors}
@@ -67,11 +65,11 @@ export function getDeadLetters(
         )}
       </>
     );
-    sendPage(request, response, { title: 'Dead letters', children }, filtered instanceof Problem ? 400 : 200);
+    sendPage(request, response, { title: 'Dead letters', children }, filter instanceof Problem ? 400 : 200);
   };
 }
 
-function toProblem(error: unknown): Problem {
+function keepProblem(error: unknown): Problem {
   if (error instanceof Problem) return error;
   throw error;
 }
@@ -84,7 +82,7 @@ type Found = Awaited<ReturnType<Reads['deadLetters']>> & {
 };
 
 function Letters({ groups, letters, nameOf, isFull, shown, operator, replays, showData }: Found) {
-  const total = groups.reduce((sum, { count }) => sum + count, 0);
+  const total = countAll(groups);
   const what = `${toCount(total, 'dead letter')}${shown.partner === undefined ? ' of all partners' : ` of ${shown.partner}`}`;
   return (
     <>
@@ -117,20 +115,25 @@ function Letters({ groups, letters, nameOf, isFull, shown, operator, replays, sh
 
 type ShownFilter = Record<'partner' | 'state' | 'error', string | undefined>;
 
-/** `shown`: the given parameters, for forms and links. @throws Problem if one is not valid */
-async function readFilter(
-  read: (name: keyof ShownFilter) => string | undefined,
+const readShown = (read: (name: keyof ShownFilter) => string | undefined): ShownFilter => ({
+  partner: read('partner'),
+  state: read('state'),
+  error: read('error'),
+});
+
+/** @throws Problem if a part of the filter is not valid */
+async function toFilter(
+  { partner, state, error }: ShownFilter,
   { findProject, mayReadErrors }: { findProject: Store['projects']['find']; mayReadErrors: boolean },
-): Promise<{ filter: DeadLetterFilter; shown: ShownFilter }> {
-  const shown = { partner: read('partner'), state: read('state'), error: read('error') };
-  const project = shown.partner === undefined ? undefined : await findProject(shown.partner);
-  if (shown.partner !== undefined && !project) throw new Problem(`there is no partner "${shown.partner}"`);
-  if (shown.state !== undefined && !SQL_STATE.test(shown.state)) {
+): Promise<DeadLetterFilter> {
+  const project = partner === undefined ? undefined : await findProject(partner);
+  if (partner !== undefined && !project) throw new Problem(`there is no partner "${partner}"`);
+  if (state !== undefined && !isSqlState(state)) {
     throw new Problem('the SQLSTATE must have 5 characters, such as 22021, or 2 for a class');
   }
   // A count per searched text would tell what the masked text is.
-  if (shown.error !== undefined && !mayReadErrors) throw new Problem('you may not search the text of errors');
-  return { shown, filter: { projectId: project?.projectId, sqlState: shown.state?.toUpperCase(), error: shown.error } };
+  if (error !== undefined && !mayReadErrors) throw new Problem('you may not search the text of errors');
+  return { projectId: project?.projectId, sqlState: state?.toUpperCase(), error };
 }
 
 /** The filter of the page, as hidden fields of a form. */
@@ -250,20 +253,16 @@ function maskPayload({ projectId, payload }: WholeDeadLetter): unknown {
   }
 }
 
+type ChangeDeps = Pick<Store, 'deadLetters' | 'projects'> & { replays: Replays; reveals: Reveals };
+
 /** The forms of the page: replay and discard what the filter selects. */
-export function changeDeadLetters(
-  {
-    deadLetters,
-    projects,
-    replays,
-    reveals,
-  }: Pick<Store, 'deadLetters' | 'projects'> & { replays: Replays; reveals: Reveals },
-  handle: HandleChange,
-): Router {
+export function changeDeadLetters(deps: ChangeDeps, handle: HandleChange): Router {
+  const { deadLetters, projects, replays, reveals } = deps;
+
   async function readForm(request: Request, response: Response) {
     const mayReadErrors = reveals.isOn(response);
-    const read = (name: string) => fieldOf(request, name) || undefined;
-    const { filter, shown } = await readFilter(read, { findProject: projects.find, mayReadErrors });
+    const shown = readShown((name) => fieldOf(request, name) || undefined);
+    const filter = await toFilter(shown, { findProject: projects.find, mayReadErrors });
     const { partner: target, state } = shown;
     // The text of an error may quote a value.
     const details = { sqlState: state ?? null, byError: shown.error !== undefined };
@@ -278,7 +277,7 @@ export function changeDeadLetters(
     handle('operator', 'dead-letters replay', async (request, response) => {
       const { filter, change } = await readForm(request, response);
       if (replays.isRunning()) throw new Problem('another replay is running');
-      const total = (await deadLetters.count(filter)).reduce((sum, { count }) => sum + count, 0);
+      const total = countAll(await deadLetters.count(filter));
       return {
         ...change,
         async run() {

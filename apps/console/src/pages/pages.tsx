@@ -1,3 +1,4 @@
+import type { EntryQueue } from '@opm/queue';
 import { type Store, StoreError } from '@opm/store';
 import { type ErrorRequestHandler, type Request, type RequestHandler, type Response, Router } from 'express';
 import type { Reads } from '../reads.js';
@@ -13,8 +14,10 @@ import { getPartners } from './partners.js';
 import { changeOperators, getAudit, getOperators } from './people.js';
 import { changeReveals, createRecordView } from './reveal.js';
 
-type PagesDeps = Parameters<typeof changeCustomers>[0] & {
+type PagesDeps = {
   store: Store;
+  queue: EntryQueue;
+  shards: number;
   reads: Reads;
   replays: Replays;
   /** Shows everybody what partners sent. */
@@ -22,7 +25,7 @@ type PagesDeps = Parameters<typeof changeCustomers>[0] & {
 };
 
 /** The pages for operators. Every form is checked by `createFormRoutes` before it gets here. */
-export function createPages({ store, reads, replays, showData, ...deps }: PagesDeps): RequestHandler {
+export function createPages({ store, queue, shards, reads, replays, showData }: PagesDeps): RequestHandler {
   const reveals = createReveals(showData);
   const recordView = createRecordView(store.audit, reveals);
   const pages = Router();
@@ -37,7 +40,7 @@ export function createPages({ store, reads, replays, showData, ...deps }: PagesD
 
   const handle = createHandleChange({ audit: store.audit, onChanged: reads.onChanged });
   pages.use(changePartners(store, handle));
-  pages.use(changeCustomers(deps, handle));
+  pages.use(changeCustomers({ projects: store.projects, queue, shards }, handle));
   pages.use(changeDeadLetters({ ...store, replays, reveals }, handle));
   pages.use(changeOperators(store, handle));
   pages.use(changeReveals(reveals, handle));
@@ -54,7 +57,7 @@ const showOutage: ErrorRequestHandler = (error, request, response, next) => {
   else next(error);
 };
 
-/** The answer while PostgreSQL is down. Without it, nobody is logged in, so the page shows nothing else. */
+/** The answer while PostgreSQL is down. It needs no operator, because sessions cannot be read then. */
 export function sendOutage(request: Request, response: Response): void {
   const children = (
     <p>

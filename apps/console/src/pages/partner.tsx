@@ -1,3 +1,4 @@
+import { isKeyLabel } from '@opm/core';
 import { toNumber } from '@opm/operations';
 import {
   assertProjectName,
@@ -136,9 +137,6 @@ function Keys({ keys, partner: { projectId, name }, operator }: Shown & { keys: 
   );
 }
 
-/** As in `opm keys`. */
-const LABEL = /^\P{Cc}{1,100}$/u;
-
 const GRACES = [
   ['', 'stay valid'],
   ['1', 'end in an hour'],
@@ -240,7 +238,7 @@ export function changePartners(
       const [label, grace] = [fieldOf(request, 'label') || undefined, countOf(request, 'grace')];
       if (!GRACES.some(([hours]) => hours === String(grace ?? '')))
         throw new Problem('grace must be one of the choices');
-      if (label !== undefined && !LABEL.test(label)) throw new Problem('a label must have at most 100 characters');
+      if (label !== undefined && !isKeyLabel(label)) throw new Problem('a label must have at most 100 characters');
       return {
         ...{ ...found, details: { label: label ?? null, graceHours: grace ?? null } },
         ...(grace === undefined && { action: 'keys create' }),

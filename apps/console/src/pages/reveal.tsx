@@ -1,6 +1,6 @@
 import type { Audit } from '@opm/store';
 import { type Request, type Response, Router } from 'express';
-import { operatorOf, type Reveals } from '../session.js';
+import { operatorOf, type Reveals, recordRequest } from '../session.js';
 import { fieldOf, type HandleChange, Problem } from './change.js';
 import { Form } from './components.js';
 
@@ -11,8 +11,7 @@ export const createRecordView =
   (audit: Audit, reveals: Reveals): RecordView =>
   async (request, response, target) => {
     if (!reveals.isOn(response)) return;
-    const { name: actor } = operatorOf(response);
-    await audit.record({ actor, source: 'console', address: request.ip, action: 'view', target });
+    await recordRequest(audit, request, { actor: operatorOf(response).name, action: 'view', target });
   };
 
 /** Asks to see what partners sent, or says how long it is shown; nothing if the operator may not see it. */
