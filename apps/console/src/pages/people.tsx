@@ -91,10 +91,12 @@ function OperatorForms({ operators, operator }: { operators: StoredOperator[]; o
             ))}
           </select>
         </label>
-        <label class="confirm">
-          <input type="checkbox" name="reveal" />
-          May see what partners sent
-        </label>
+        {operator.mayReveal && (
+          <label class="confirm">
+            <input type="checkbox" name="reveal" />
+            May see what partners sent
+          </label>
+        )}
         <button type="submit">Add</button>
       </Form>
       {operators.length > 0 && <h2>Remove</h2>}
