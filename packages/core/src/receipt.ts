@@ -1,0 +1,53 @@
+import { type CustomerEntry, FIELDS, type Field, type Version } from './customer.js';
+
+/** What a receipt says: the entry's version, and the fields that it sets; none for an erasure. */
+export type Receipt = { version: Version; fields: Field[] };
+
+/**
+ * Versions have at most 11 digits to base 36. They are written in two parts, because V8 is four times as slow with
+ * numbers that do not fit in 32 bits.
+ */
+const BASE = 36;
+const LOW_DIGITS = 6;
+const LOW = BASE ** LOW_DIGITS;
+const CHECK = BASE ** 2;
+
+const FORM = /^([1-9a-z][0-9a-z]{0,4})([0-9a-z]{6})([0-9a-v])([0-9a-z]{2})$/;
+
+/**
+ * The receipt of an accepted entry or erasure: 10 to 14 lower-case letters and digits. Its version and fields are enough
+ * to tell from the customer's row whether the entry took effect, so nothing has to be stored for it.
+ *
+ * In order: the version; a digit whose bits are the fields, in the order of `FIELDS`; two digits that depend on the
+ * customer, so that a receipt of another customer is noticed.
+ */
+export function toReceipt({
+  version,
+  customerId,
+  fields,
+}: Pick<CustomerEntry, 'version' | 'customerId' | 'fields'>): string {
+  const high = Math.floor(version / LOW);
+  let bits = 0;
+  if (fields) for (const [i, field] of FIELDS.entries()) if (fields[field] !== undefined) bits |= 1 << i;
+  const check = toCheck(customerId).toString(BASE).padStart(2, '0');
+  return (
+    high.toString(BASE) + (version - high * LOW).toString(BASE).padStart(LOW_DIGITS, '0') + bits.toString(BASE) + check
+  );
+}
+
+/** @returns undefined if it is not a receipt of this customer */
+export function parseReceipt(receipt: string, customerId: string): Receipt | undefined {
+  const [, high = '', low = '', bits = '', check = ''] = FORM.exec(receipt) ?? [];
+  if (!high || Number.parseInt(check, BASE) !== toCheck(customerId)) return undefined;
+  const version = Number.parseInt(high, BASE) * LOW + Number.parseInt(low, BASE);
+  if (!Number.isSafeInteger(version)) return undefined;
+  const fields = FIELDS.filter((_, i) => (Number.parseInt(bits, BASE) >> i) & 1);
+  return { version, fields };
+}
+
+/** FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv/), over UTF-16 code units instead of bytes. */
+function toCheck(customerId: string): number {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < customerId.length; i++) hash = Math.imul(hash ^ customerId.charCodeAt(i), 0x01000193);
+  return (hash >>> 0) % CHECK;
+}
