@@ -8,8 +8,8 @@ import { EMPTIES_STORE } from './faults/redis-faults.js';
 import { sendRemaining, startClients } from './load/clients.js';
 import { Ledger, type SentEntry } from './load/ledger.js';
 import { createRandom, type Limit, withTimeout } from './random.js';
-import type { AppVictim } from './stack/app-victim.js';
 import { type QueueStore, type Stack, startStack } from './stack/stack.js';
+import type { AppVictim } from './stack/victim.js';
 
 export type ChaosOptions = {
   faults: number;

@@ -2,8 +2,8 @@ import { query } from '@opm/testkit';
 import pMap from 'p-map';
 import { request } from 'undici';
 import { type SentEntry, toCustomer } from '../load/ledger.js';
-import type { AppVictim } from '../stack/app-victim.js';
 import type { Stack } from '../stack/stack.js';
+import type { AppVictim } from '../stack/victim.js';
 import { checkClaims, type Finding, type StackRule } from './check-customer.js';
 import { type InFlight, openInFlight } from './in-flight.js';
 

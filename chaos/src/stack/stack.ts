@@ -7,7 +7,6 @@ import { findFreePort } from '@opm/embedded';
 import type { QueueConfig } from '@opm/queue';
 import { createStore } from '@opm/store';
 import { startProxy, type TcpProxy, withRedis } from '@opm/testkit';
-import { type AppVictim, createAppVictim } from './app-victim.js';
 import {
   type ClusterVictim,
   type PostgresVictim,
@@ -17,7 +16,7 @@ import {
   startPostgresVictim,
   startRedisVictim,
 } from './store-victims.js';
-import { createHostShims, type HostShim, type Victim } from './victim.js';
+import { type AppVictim, createAppVictim, createHostShims, type HostShim, type Victim } from './victim.js';
 
 /** Where the queue is stored. */
 export type QueueStore = 'redis' | 'cluster' | 'postgres';

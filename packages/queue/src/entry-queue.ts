@@ -1,13 +1,15 @@
 import { Fault } from '@opm/contract';
+import type { Queue } from 'bullmq';
 import { type Admission, toAddresses } from './admission.js';
 import { type Backlog, type ProjectBacklog, readBacklog, readProjectBacklogs, toPriority } from './backlog.js';
 import { type Chunk, toChunkData, toJobId } from './chunk.js';
 import { toLargestSkew } from './clock.js';
 import type { Idempotency } from './idempotency.js';
+import { MAINTENANCE } from './maintenance.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 import type { QueueBackend } from './queue-store.js';
 import { JOB_OPTIONS } from './retry-policy.js';
-import { checkStoreAndShards, createShardCheck } from './shard-check.js';
+import { checkShards, checkStoreAndShards, createShardCheck } from './shard-check.js';
 import type { TokenBuckets } from './token-buckets.js';
 
 export type EntryQueueOptions = QueueConfig & {
@@ -143,4 +145,27 @@ function queueOf<Q>(queues: Q[], shard: number): Q {
 
 function throwUnavailable(cause: unknown): never {
   throw new Fault('QUEUE_UNAVAILABLE', { cause });
+}
+
+export type DashboardQueues = Pick<QueueBackend, 'check' | 'close'> & { queues: Queue[] };
+
+/**
+ * Opens the entry queues, by shard, followed by the maintenance queue, for the Bull dashboard. Do not add jobs to them.
+ * @throws the reason of the signal's abort
+ */
+export async function openDashboardQueues(
+  options: QueueConfig & { signal: AbortSignal; onError: (error: Error) => void },
+): Promise<DashboardQueues> {
+  const { signal, onError, ...config } = options;
+  const backend = await connectQueueBackend(config, 'dashboard', { signal, onError });
+  const addresses = [...toAddresses(config.shards), MAINTENANCE];
+  const queues = await Promise.all(addresses.map((address) => backend.openQueue(address, { skipMetasUpdate: true })));
+  return {
+    queues,
+    async check() {
+      const [warning] = await Promise.all([backend.check(), checkShards(backend, config.shards)]);
+      return warning;
+    },
+    close: () => backend.close(),
+  };
 }

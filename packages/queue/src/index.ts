@@ -11,8 +11,14 @@ export {
 } from './admission.js';
 export { type Backlog, countWaiting, type ProjectBacklog, toPriority } from './backlog.js';
 export { type Chunk, type ChunkEntry, MAX_CHUNK_ENTRIES, parseChunk, toChunkData } from './chunk.js';
-export { type DashboardQueues, openDashboardQueues } from './dashboard-queues.js';
-export { createEntryQueue, type EntryQueue, type EntryQueueOptions, type QueueLoad } from './entry-queue.js';
+export {
+  createEntryQueue,
+  type DashboardQueues,
+  type EntryQueue,
+  type EntryQueueOptions,
+  openDashboardQueues,
+  type QueueLoad,
+} from './entry-queue.js';
 export {
   createEntryWorker,
   type EntryWorker,
