@@ -1,4 +1,4 @@
-import { ANSWERS, FAULTS, Fault } from '@opm/contract';
+import { FAULTS, Fault } from '@opm/contract';
 import type { Logger } from '@opm/runtime';
 import type { ActivityReporter } from '@opm/store';
 import express, {
@@ -142,5 +142,5 @@ const REFUSALS = new Set<number>([400, 413, 415]);
 
 /** GET /ping: tells a partner that its API key is valid. */
 function getPing({ reply }: { reply: Reply }): RequestHandler {
-  return (_request, response) => reply.answer(response, ANSWERS.pong);
+  return (_request, response) => reply.pong(response);
 }

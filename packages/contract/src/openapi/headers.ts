@@ -1,6 +1,7 @@
+import { toReceipt } from '@opm/core';
 import { entrySchema, IDEMPOTENCY_KEY } from '../entry.js';
 import { REQUEST_ID } from '../limits.js';
-import { type Json, toJsonSchema } from './schemas.js';
+import { type Json, RECEIPT, toJsonSchema } from './schemas.js';
 
 const requestId = { type: 'string', pattern: REQUEST_ID.source };
 
@@ -28,6 +29,13 @@ export const PARAMETERS = {
     schema: { type: 'string', pattern: IDEMPOTENCY_KEY.source },
   },
 } satisfies Record<string, Json>;
+
+/** Of a made-up entry. */
+const EXAMPLE_RECEIPT = toReceipt({
+  customerId: '7519',
+  version: Date.parse('2026-11-24T17:00:00Z') * 1_000,
+  fields: { email: 'jane@example.com', firstName: 'Jane' },
+});
 
 /** Headers of answers, by name. */
 export const HEADERS = {
@@ -63,6 +71,13 @@ export const HEADERS = {
     description: 'This is the first answer for the idempotency key again; nothing was done.',
     required: true,
     schema: { type: 'string', const: 'true' },
+  },
+  receipt: {
+    description:
+      'Stands for this entry or erasure of this customer. Keep it to ask later what became of it. A repeat with an idempotency key gets the same receipt.',
+    required: true,
+    schema: RECEIPT,
+    example: EXAMPLE_RECEIPT,
   },
   'ratelimit-policy': {
     description:

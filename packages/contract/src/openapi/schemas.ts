@@ -20,6 +20,9 @@ const RESULT_FAULTS: FaultCode[] = [
   'OVERLOADED',
 ];
 
+/** The form of a receipt; `parseReceipt` of `@opm/core` also checks the customer. */
+export const RECEIPT = { type: 'string', pattern: '^[1-9a-z][0-9a-z]{9,13}$' };
+
 const CUSTOMER_ID = {
   description: 'Your id of the customer. `7519` and `"7519"` are the same id; case and spaces matter.',
   examples: [7519, '7519'],
@@ -49,7 +52,7 @@ export function toSchemas(): Json {
     },
     BatchAnswer: {
       type: 'object',
-      required: ['statusCode', 'message', 'accepted', 'rejected', 'results'],
+      required: ['statusCode', 'message', 'accepted', 'rejected', 'results', 'receipts'],
       properties: {
         ...toAnswerSchema(ANSWERS.multiStatus).properties,
         accepted: { type: 'integer', minimum: 0, description: 'Number of entries that are queued safely.' },
@@ -65,6 +68,12 @@ export function toSchemas(): Json {
               ...groupByStatus(RESULT_FAULTS).map(toFaultSchema),
             ],
           },
+        },
+        receipts: {
+          type: 'array',
+          description: 'One per result, in order: the `receipt` of an entry that is queued safely, else `null`.',
+          maxItems: LIMITS.batchEntries,
+          items: { ...RECEIPT, type: ['string', 'null'] },
         },
       },
       additionalProperties: false,
