@@ -57,11 +57,13 @@ const REPLAYED = {
 /** What an entry gets, or an erasure of a customer that existed. */
 export function toAccepted(
   { existed, version, isReplayed }: Verdict,
-  entry: EntryInput,
+  { customerId, fields }: EntryInput,
   accepted: 'updateAccepted' | 'erasureAccepted' = 'updateAccepted',
 ): Accepted {
   const answers = isReplayed ? REPLAYED : ANSWERS;
-  return { answer: existed ? answers[accepted] : answers.created, receipt: toReceipt({ ...entry, version }) };
+  // A literal, because `{ ...entry, version }` costs a microsecond.
+  const receipt = toReceipt({ version, customerId, fields });
+  return { answer: existed ? answers[accepted] : answers.created, receipt };
 }
 
 const ACCEPTED = new Map<Answer, keyof Counts>([
