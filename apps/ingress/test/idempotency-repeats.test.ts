@@ -316,6 +316,9 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
     await waitFor(() => readStatuses().length === requests.length, { description: 'the answers' });
     socket.destroy();
     expect(readStatuses()).toEqual(pairs.flatMap(() => ['201', '201', '422']));
+    const receipts = text.match(/(?<=\r\nreceipt: )\w+/g) ?? [];
+    expect(receipts.filter((_, i) => i % 2)).toEqual(receipts.filter((_, i) => i % 2 === 0));
+    expect(new Set(receipts).size).toBe(pairs.length);
     await untilStored(backend);
     for (const { entry: _, ...sent } of pairs) expect(await ask(other, sent)).toEqual(replayOf(CREATED));
   });
