@@ -1,7 +1,7 @@
-import { toReceipt } from '@opm/core';
 import { entrySchema, IDEMPOTENCY_KEY } from '../entry.js';
 import { REQUEST_ID } from '../limits.js';
-import { type Json, RECEIPT, toJsonSchema } from './schemas.js';
+import { CURSOR, ISO_TIME, RECEIPT_EXAMPLE, RECEIPT_FORM, REFUSED_PAGE } from '../refused.js';
+import { type Json, toJsonSchema } from './schemas.js';
 
 const requestId = { type: 'string', pattern: REQUEST_ID.source };
 
@@ -14,6 +14,33 @@ export const PARAMETERS = {
     description: 'Your id of the customer, percent-encoded: the customer `a/b` is `/entry/a%2Fb`.',
     schema: { ...toJsonSchema(entrySchema.properties.customerId), type: 'string' },
     example: '7519',
+  },
+  receipt: {
+    name: 'receipt',
+    in: 'path',
+    required: true,
+    description: 'The receipt of one of the customer’s entries: the header `receipt` of the answer.',
+    schema: { type: 'string', pattern: RECEIPT_FORM.source },
+    example: RECEIPT_EXAMPLE,
+  },
+  since: {
+    name: 'since',
+    in: 'query',
+    description: 'Only entries that were refused at this time or later. ISO 8601; a date is its first moment in UTC.',
+    schema: { type: 'string', pattern: ISO_TIME.source },
+    example: '2026-11-30T12:00:00Z',
+  },
+  cursor: {
+    name: 'cursor',
+    in: 'query',
+    description: 'The `cursor` of the page before.',
+    schema: { type: 'string', pattern: CURSOR.source },
+  },
+  limit: {
+    name: 'limit',
+    in: 'query',
+    description: 'Most entries on the page.',
+    schema: { type: 'integer', minimum: 1, maximum: REFUSED_PAGE.max, default: REFUSED_PAGE.default },
   },
   requestId: {
     name: 'x-request-id',
@@ -29,13 +56,6 @@ export const PARAMETERS = {
     schema: { type: 'string', pattern: IDEMPOTENCY_KEY.source },
   },
 } satisfies Record<string, Json>;
-
-/** Of a made-up entry. */
-const EXAMPLE_RECEIPT = toReceipt({
-  customerId: '7519',
-  version: Date.parse('2026-11-24T17:00:00Z') * 1_000,
-  fields: { email: 'jane@example.com', firstName: 'Jane' },
-});
 
 /** Headers of answers, by name. */
 export const HEADERS = {
@@ -76,8 +96,8 @@ export const HEADERS = {
     description:
       'Stands for this entry or erasure of this customer. Keep it to ask later what became of it. A repeat with an idempotency key gets the same receipt.',
     required: true,
-    schema: RECEIPT,
-    example: EXAMPLE_RECEIPT,
+    schema: { type: 'string', pattern: RECEIPT_FORM.source },
+    example: RECEIPT_EXAMPLE,
   },
   'ratelimit-policy': {
     description:
