@@ -56,7 +56,9 @@ describe('the partner guide matches the program:', () => {
     return {
       status: `${response.status} ${response.statusText}`,
       headers: mapValues(answered.headers, (_, name) => response.headers.get(name) ?? 'none'),
-      body: (await response.text()).replaceAll(/"\d{4}-\d\d-\d\dT[\d:.]+Z"/g, '"…"'),
+      body: (await response.text())
+        .replaceAll(/"\d{4}-\d\d-\d\dT[\d:.]+Z"/g, '"…"')
+        .replace(/(?<="receipts":)\[.*?\]/, (receipts) => receipts.replaceAll(/"\w+"/g, '"…"')),
     };
   };
 

@@ -5,6 +5,7 @@ import { type AddressInfo, createServer } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, startApp, startProcess, type TestApp, waitFor } from '@opm/testkit';
+import { readRowVersions, toReceiptOf, toRowVersions } from '../apps/ingress/test/receipts.js';
 
 describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', (_, createBackend) => {
   let backend: Backend;
@@ -29,7 +30,7 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
   });
 
   let turn = 0;
-  const post = async (entry: object): Promise<number> => {
+  const send = async (entry: object) => {
     const url = ingresses[turn++ % 2]?.url;
     const response = await fetch(`${url}/entry`, {
       method: 'POST',
@@ -37,8 +38,9 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
       body: JSON.stringify(entry),
     });
     await response.arrayBuffer();
-    return response.status;
+    return response;
   };
+  const post = async (entry: object): Promise<number> => (await send(entry)).status;
   const findStored = (ids: string[]) =>
     store.customers.findExisting(
       ids.map((customerId) => ({ projectId, customerId, version: Number.MAX_SAFE_INTEGER })),
@@ -69,6 +71,31 @@ describe.each(BACKENDS)('two ingresses and two workers, with the queue on %s:', 
     });
     expect(row.createdAt.getTime()).toBeLessThanOrEqual(row.updatedAt.getTime());
     expect(await post({ customerId: number, customerPhone: '+1' })).toBe(202);
+  });
+
+  test('the receipt of each answer has the version and the fields that its entry gives the row, and they increase', async () => {
+    const customerId = randomUUID();
+    const entries = [
+      { customerEmail: '1@example.com', customerFirstName: 'Jane', customerLastName: 'Doe', customerIP: '::1' },
+      { customerPhone: '+1', customerFirstName: '', customerIP: null },
+      { customerEmail: '2@example.com', customerLastName: 'Do' },
+    ];
+    const receipts: unknown[] = [];
+    for (const entry of entries) receipts.push((await send({ customerId, ...entry })).headers.get('receipt'));
+    expect(receipts.map((receipt) => toReceiptOf(customerId, receipt).fields)).toEqual([
+      ['email', 'firstName', 'lastName', 'ip'],
+      ['phone'],
+      ['email', 'lastName'],
+    ]);
+    const versions = receipts.map((receipt) => toReceiptOf(customerId, receipt).version);
+    expect(versions).toEqual([...new Set(versions)].sort((a, b) => a - b));
+    const isStored = async () => {
+      const row = await customer(customerId);
+      return row?.email === '2@example.com' && row.phone && row.firstName;
+    };
+    await waitFor(isStored, { description: 'all three entries to be stored' });
+    const row = await readRowVersions(backend, { projectId, customerId });
+    expect(row).toEqual(toRowVersions(customerId, receipts));
   });
 
   test('of 200 simultaneous first posts of one customer exactly one is a 201', async () => {

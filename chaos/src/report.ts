@@ -59,6 +59,7 @@ ${toTable(
       count(({ otherStatus }) => otherStatus !== undefined),
     ],
     ['customers', toWhole(result.evidence.customers.size)],
+    ['receipts compared with the API and the rows', toWhole(result.receipts)],
     [
       'first entries of new or erased customers answered 202, because the ingress could not find out whether they existed',
       toWhole(unknownFirsts.filter(({ open }) => !open).length),
@@ -93,6 +94,7 @@ const COUNTED: [what: string, ...rules: Finding['rule'][]][] = [
   ['rows that no order explains: entries lost in whole or in part, or overwritten by older ones', 'lost'],
   ['values that were never sent, or whose entry was refused', 'wrong'],
   ['201 or 404 for a customer who existed', 'created twice', 'forgotten'],
+  ['receipts that the API or the row contradicts', 'receipt'],
   ['jobs, claims, counts or dead letters left behind', 'left behind'],
   ['processes that exited by themselves or with an error', 'process'],
   ['answers that no fault excuses', 'answer'],

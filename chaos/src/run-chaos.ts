@@ -2,7 +2,15 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { describeMachine } from '@opm/testkit';
 import type { Finding, StackRule } from './check/check-customer.js';
 import { checkDrained } from './check/check-fault-free.js';
-import { addEvidence, checkRows, type Evidence, type Rows, readRows, writeEvidence } from './check/check-rows.js';
+import {
+  addEvidence,
+  checkReceipts,
+  checkRows,
+  type Evidence,
+  type Rows,
+  readRows,
+  writeEvidence,
+} from './check/check-rows.js';
 import { injectFaults, type Round } from './faults/inject-faults.js';
 import { EMPTIES_STORE } from './faults/redis-faults.js';
 import { sendRemaining, startClients } from './load/clients.js';
@@ -45,6 +53,8 @@ export type ChaosResult = {
   /** Entries sent per second during the faults, on average. */
   rate: number;
   acknowledged: number;
+  /** Receipts that were compared with the API and the rows. */
+  receipts: number;
 };
 
 /** The most memory that any process of the kind had, in bytes. */
@@ -103,7 +113,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
     keyed,
     onUnexpected: report('answer'),
   });
-  const result = { machine: '', rate: 0 };
+  const result = { machine: '', rate: 0, receipts: 0 };
 
   async function load(): Promise<void> {
     result.machine = await describeMachine(stack.queue);
@@ -138,6 +148,12 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
     if (giveUp.aborted) return; // Many entries may still be in flight.
     for (const finding of checkRows(customers, rows)) onFound(finding);
   }
+  async function askReceipts(): Promise<void> {
+    if (giveUp.aborted) return;
+    const asked = await checkReceipts({ customers, rows }, stack);
+    result.receipts = asked.receipts;
+    for (const finding of asked.findings) onFound(finding);
+  }
   const last = { maxMs: MAX_STEP_MS };
   await attempt('load', load, { giveUp });
   await attempt('waiting for the last answers', clients.stop, last);
@@ -150,6 +166,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
     { rule: 'left behind', giveUp, ...last },
   );
   await attempt('comparing the rows', compareRows, last);
+  await attempt('asking what became of the entries', askReceipts, { giveUp, ...last });
   await attempt('stopping', () => Promise.all([watch.stop(), stack.stop()]), last);
 
   for (const [kind, bytes] of Object.entries(watch.memory)) {

@@ -41,6 +41,7 @@ export const describeChaos = (queue: ChaosOptions['queue'], { seed }: { seed: nu
       const sent = [...result.evidence.customers.values()].flat();
       expect(sent.filter(({ outcome }) => outcome === 'acknowledged').length).toBeGreaterThan(ENTRIES);
       expect(sent.filter(({ isReplayed }) => isReplayed).length).toBeGreaterThan(0);
+      expect(result.receipts).toBeGreaterThan(ENTRIES);
     });
 
     test('the check would find a row that is missing or altered', () => {

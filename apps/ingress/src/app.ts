@@ -1,4 +1,4 @@
-import { ANSWERS, FAULTS, Fault } from '@opm/contract';
+import { FAULTS, Fault } from '@opm/contract';
 import type { Logger } from '@opm/runtime';
 import type { ActivityReporter } from '@opm/store';
 import express, {
@@ -29,7 +29,7 @@ import { isChunked, refusedBytes } from './http/unread-body.js';
 import type { AcceptKeyed } from './ingest/idempotency.js';
 import type { IngressMetrics } from './metrics.js';
 import { getDocs, getOpenApi } from './routes/docs.js';
-import { type FindCustomer, getEntry } from './routes/get-entry.js';
+import { type FindCustomer, getEntry, getReceipt, getRefused, type ListRefused } from './routes/get-entry.js';
 import { postEntries } from './routes/post-entries.js';
 import { deleteEntry, postEntry } from './routes/post-entry.js';
 
@@ -41,6 +41,7 @@ type IngressDeps = {
   /** Maximum number of entries in one call of `acceptEntries`. */
   groupSize: number;
   findCustomer: FindCustomer;
+  listRefused: ListRefused;
   /** Number of proxies in front whose `X-Forwarded-For` is trusted for the client's address. */
   trustedProxies: number;
   activity: Pick<ActivityReporter, 'of' | 'onKeyUse' | 'onLatency'>;
@@ -60,6 +61,7 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
     acceptKeyed,
     groupSize,
     findCustomer,
+    listRefused,
     trustedProxies,
     activity,
     metrics,
@@ -78,6 +80,8 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   app.post('/entries', authenticated, postEntries(batches));
   app.get('/ping', authenticated, getPing({ reply }));
   app.get('/entry/:customerId', authenticated, getEntry({ overload, findCustomer, reply }));
+  app.get('/entry/:customerId/receipts/:receipt', authenticated, getReceipt({ overload, findCustomer, reply }));
+  app.get('/entries/refused', authenticated, getRefused({ overload, listRefused, reply }));
   app.delete('/entry/:customerId', authenticated, deleteEntry({ overload, rateLimiter, reply, acceptKeyed }));
   app.use(refuseWrongKey(authenticator));
   const docs = getDocs({ metrics });
@@ -86,6 +90,8 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   app.all('/entry', methodNotAllowed('POST'));
   app.all('/entries', methodNotAllowed('POST'));
   app.all('/entry/:customerId', methodNotAllowed('GET, HEAD, DELETE'));
+  app.all('/entry/:customerId/receipts/:receipt', methodNotAllowed('GET, HEAD'));
+  app.all('/entries/refused', methodNotAllowed('GET, HEAD'));
   app.all('/ping', methodNotAllowed('GET, HEAD'));
   for (const path of ['/openapi.json', '/docs', '/docs/:file']) app.all(path, methodNotAllowed('GET, HEAD'));
   app.use(routeUnknown);
@@ -142,5 +148,5 @@ const REFUSALS = new Set<number>([400, 413, 415]);
 
 /** GET /ping: tells a partner that its API key is valid. */
 function getPing({ reply }: { reply: Reply }): RequestHandler {
-  return (_request, response) => reply.answer(response, ANSWERS.pong);
+  return (_request, response) => reply.pong(response);
 }

@@ -14,7 +14,7 @@ import { createFindExisting } from './ingest/find-existing.js';
 import { createAcceptKeyed, createRecordLimit } from './ingest/idempotency.js';
 import { createChunkPartitions, createPartitions } from './ingest/partitions.js';
 import { createIngressMetrics } from './metrics.js';
-import { createFindCustomer } from './routes/get-entry.js';
+import { createFindCustomer, createListRefused } from './routes/get-entry.js';
 
 /** Creates every object of the ingress and passes each its dependencies. */
 export async function compose(context: ProcessContext<IngressConfig>): Promise<void> {
@@ -126,11 +126,17 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   });
   const findCustomer = createFindCustomer({
     readClaims: queue.readClaims,
-    findMany: store.customers.findMany,
+    findVersioned: store.customers.findVersioned,
+    findRefused: store.deadLetters.findRefused,
     partitions,
     budget,
     maxInFlight: Math.ceil(config.DATABASE_POOL_SIZE / 2),
     breaker: createBreaker('reading customers'),
+  });
+  const listRefused = createListRefused({
+    listRefused: store.deadLetters.listRefused,
+    budget,
+    breaker: createBreaker('refused entries'),
   });
   const overload = createOverload({
     load: queue.load,
@@ -157,6 +163,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     acceptKeyed,
     groupSize: config.CHUNK_MAX_ENTRIES,
     findCustomer,
+    listRefused,
     trustedProxies: config.TRUSTED_PROXIES,
     activity,
     metrics,

@@ -8,8 +8,17 @@ import { BACKENDS, type Backend, createBackend, startApp, startProxy, type TestA
 import fc from 'fast-check';
 import pg from 'pg';
 
+import { readRowVersions, toReceiptOf, toRowVersions } from './receipts.js';
+
 type Result = { statusCode: number; error?: string; message: string };
-type Batch = { statusCode: number; message: string; accepted: number; rejected: number; results: Result[] };
+type Batch = {
+  statusCode: number;
+  message: string;
+  accepted: number;
+  rejected: number;
+  results: Result[];
+  receipts: (string | null)[];
+};
 
 const CREATED = { statusCode: 201, message: 'OK - Created' };
 const UPDATED = { statusCode: 202, message: 'OK - Update accepted' };
@@ -109,12 +118,43 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
       badRequest("body must have required property 'customerId'"),
     ];
     const answer = { statusCode: 207, message: 'OK - Multi-Status', accepted: 3, rejected: 8 };
-    expect(await client.sendArray(bodies)).toEqual([207, { ...answer, results }]);
+    const receipts = results.map(({ statusCode }) => (statusCode < 300 ? expect.any(String) : null));
+    expect(await client.sendArray(bodies)).toEqual([207, { ...answer, results, receipts }]);
     expect(await client.sendLines(bodies)).toEqual([
       207,
-      { ...answer, results: results.map((result) => (result === CREATED ? expect.anything() : result)) },
+      { ...answer, results: results.map((result) => (result === CREATED ? expect.anything() : result)), receipts },
     ]);
     await waitFor(async () => (await find(entry.customerId))?.phone, { description: 'the row' });
+  });
+
+  test('each accepted entry has a receipt at its place, with its version and fields, and a refused one null', async () => {
+    const [a, b] = [fresh(), fresh()];
+    const entries = [
+      a,
+      { customerId: a.customerId },
+      { customerId: b.customerId, customerPhone: '+1', customerFirstName: 'Jane' },
+      5,
+      { customerId: a.customerId, customerPhone: '+1', customerEmail: '', customerIP: '::1' },
+      b,
+    ];
+    const [, { receipts }] = await client.sendArray(entries);
+    expect(receipts.map((receipt) => receipt !== null)).toEqual([true, false, true, false, true, true]);
+    const ofCustomers = [
+      { customerId: a.customerId, own: [receipts[0], receipts[4]], fields: [['email'], ['phone', 'ip']] },
+      { customerId: b.customerId, own: [receipts[2], receipts[5]], fields: [['phone', 'firstName'], ['email']] },
+    ];
+    for (const { customerId, own, fields } of ofCustomers) {
+      const parsed = own.map((receipt) => toReceiptOf(customerId, receipt));
+      expect(parsed.map((receipt) => receipt.fields)).toEqual(fields);
+      expect(parsed[1]?.version).toBeGreaterThan(Number(parsed[0]?.version));
+      const isStored = async () => {
+        const row = await find(customerId);
+        return row?.email && row.phone;
+      };
+      await waitFor(isStored, { description: 'both entries to be stored' });
+      const row = await readRowVersions(backend, { projectId, customerId });
+      expect(row).toEqual(toRowVersions(customerId, own));
+    }
   });
 
   test('the answer matches the contract byte for byte', async () => {
@@ -124,8 +164,8 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
       body: `[${line()},1]`,
     });
     expect(response.headers.get('retry-after')).toBeNull();
-    expect(await response.text()).toBe(
-      '{"statusCode":207,"message":"OK - Multi-Status","accepted":1,"rejected":1,"results":[{"statusCode":201,"message":"OK - Created"},{"statusCode":400,"error":"Bad Request","message":"body must be object"}]}',
+    expect((await response.text()).replace(/(?<="receipts":\[")[0-9a-z]{13}/, '…')).toBe(
+      '{"statusCode":207,"message":"OK - Multi-Status","accepted":1,"rejected":1,"results":[{"statusCode":201,"message":"OK - Created"},{"statusCode":400,"error":"Bad Request","message":"body must be object"}],"receipts":["…",null]}',
     );
   });
 

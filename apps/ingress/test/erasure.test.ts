@@ -3,6 +3,8 @@ import { createEntryQueue, type EntryQueue } from '@opm/queue';
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, createBackend, startApp, startProxy, type TestApp, waitFor } from '@opm/testkit';
 
+import { readRowVersions, toReceiptOf } from './receipts.js';
+
 type Answer = [status: number, body: string];
 
 const CREATED: Answer = [201, '{"statusCode":201,"message":"OK - Created"}'];
@@ -80,6 +82,19 @@ describe.each(BACKENDS)('erasure, with the queue on %s:', (_, createPlace) => {
     expect(await post(String(id))).toEqual(CREATED);
     await isStored(String(id));
     expect(await post(id)).toEqual(UPDATED);
+  });
+
+  test('the receipt of an erasure has the version that its row keeps, and a 404 has none', async () => {
+    const customerId = String(nextId++);
+    await post(customerId);
+    const eraseOnce = () =>
+      fetch(`${ingresses[0]?.url}/entry/${customerId}`, { method: 'DELETE', headers: { 'x-api-key': apiKey } });
+    const { version, fields } = toReceiptOf(customerId, (await eraseOnce()).headers.get('receipt'));
+    expect(fields).toEqual([]);
+    const isErased = async () => (await readRowVersions(backend, { projectId, customerId })).erased === version;
+    await waitFor(isErased, { description: 'the erasure to be stored' });
+    const second = await eraseOnce();
+    expect([second.status, second.headers.get('receipt')]).toEqual([404, null]);
   });
 
   test('erasing an unknown customer is a 404, and the first entry after it a 201', async () => {

@@ -21,6 +21,7 @@ import {
   UPDATED,
   untilStored,
 } from './keyed-requests.js';
+import { readRowVersions, toReceiptOf, toRowVersions } from './receipts.js';
 
 const SHARDS = 3;
 const GROUP = 100;
@@ -32,7 +33,12 @@ const STATES = ['waiting', 'active', 'delayed', 'prioritized'];
 /** Sends requests with so many entries, kills the ingress, and returns the answers; undefined if there was none. */
 type Way = (requests: Sent[], entries: number) => Promise<(Answer | undefined)[]>;
 type Entry = { customerId: string; customerEmail?: string; customerPhone?: string };
-type Results = { accepted: number; rejected: number; results: { statusCode: number; message: string }[] };
+type Results = {
+  accepted: number;
+  rejected: number;
+  results: { statusCode: number; message: string }[];
+  receipts: (string | null)[];
+};
 
 describe.each(BACKENDS)('repeats of unanswered requests with a key, with the queue on %s:', (_, createPlace) => {
   let backend: Backend;
@@ -152,9 +158,10 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
     async (_what, way) => {
       const { requests } = await interrupt(way, () => ({ requests: [fresh()] }));
       const [sent] = requests as [ReturnType<typeof fresh>];
-      expect(await ask(one, sent)).toEqual(CREATED);
+      const repeated = await ask(one, sent);
+      expect(repeated).toEqual(CREATED);
       await untilStored(backend);
-      expect(await ask(other, sent)).toEqual(replayOf(CREATED));
+      expect(await ask(other, sent)).toEqual(replayOf(repeated));
       expect(await ask(other, { ...sent, key: `${sent.key}-again` })).toEqual(UPDATED);
       expect(await ask(other, { ...sent, body: fresh().body })).toEqual(REUSED);
     },
@@ -165,15 +172,30 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
     const { way, when } = row;
     const { entries, requests } = await interrupt(way, createOldOnes, 2);
     const [changed, erased] = entries as [Entry, Entry];
-    expect(await post({ ...changed, customerPhone: '+2' })).toEqual(UPDATED);
-    expect((await ask(one, { method: 'DELETE', path: `/entry/${erased.customerId}` })).status).toBe(202);
+    const newer = await post({ customerId: changed.customerId, customerPhone: '+2' });
+    expect(newer).toEqual(UPDATED);
+    const erasure = await ask(one, { method: 'DELETE', path: `/entry/${erased.customerId}` });
+    expect(erasure.status).toBe(202);
     if (when === 'after') await drain();
-    for (const sent of requests) expect(await ask(other, sent)).toEqual(UPDATED);
+    const repeated: Answer[] = [];
+    for (const sent of requests) repeated.push(await ask(other, sent));
+    expect(repeated).toEqual([UPDATED, UPDATED]);
     await untilStored(backend);
     await drain();
-    for (const sent of requests) expect(await ask(one, sent)).toEqual(replayOf(UPDATED));
+    for (const [i, sent] of requests.entries()) expect(await ask(one, sent)).toEqual(replayOf(repeated[i] as Answer));
     expect(await find(changed.customerId)).toMatchObject({ phone: '+2', email: OLD });
     expect(await find(erased.customerId)).toBeUndefined();
+    // The receipts have the first attempts' versions: older than what was accepted before the repeats.
+    const ofCustomers = [
+      { customerId: changed.customerId, receipts: [repeated[0]?.receipt, newer.receipt] },
+      { customerId: erased.customerId, receipts: [repeated[1]?.receipt, erasure.receipt] },
+    ];
+    for (const { customerId, receipts } of ofCustomers) {
+      const [first, last] = receipts.map((receipt) => toReceiptOf(customerId, receipt).version);
+      expect(last).toBeGreaterThan(Number(first));
+      const row = await readRowVersions(backend, { projectId: project.projectId, customerId });
+      expect(row).toEqual(toRowVersions(customerId, receipts));
+    }
   });
   /** Both have one shard, so that one call admits them. */
   function createOldOnes() {
@@ -234,6 +256,12 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
     const load = await queue.load();
     expect(await ask(one, batch)).toEqual(replayOf(answer));
     expect(await queue.load()).toEqual(load);
+    const { receipts } = toResults(answer);
+    for (const i of [0, 99, 100, 250, 449, 450, 499, 500, 501, 999]) {
+      const customerId = customerIds[i] as string;
+      const row = await readRowVersions(backend, { projectId: project.projectId, customerId });
+      expect([i, row.email]).toEqual([i, toReceiptOf(customerId, receipts[i]).version]);
+    }
     const rows = await store.customers.findMany(project.projectId, customerIds);
     expect(customerIds.map((id) => rows.get(id)?.email)).toEqual(customerIds.map(() => OLD));
     expect(customerIds.map((id) => rows.get(id)?.phone)).toEqual(
@@ -288,6 +316,9 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
     await waitFor(() => readStatuses().length === requests.length, { description: 'the answers' });
     socket.destroy();
     expect(readStatuses()).toEqual(pairs.flatMap(() => ['201', '201', '422']));
+    const receipts = text.match(/(?<=\r\nreceipt: )\w+/g) ?? [];
+    expect(receipts.filter((_, i) => i % 2)).toEqual(receipts.filter((_, i) => i % 2 === 0));
+    expect(new Set(receipts).size).toBe(pairs.length);
     await untilStored(backend);
     for (const { entry: _, ...sent } of pairs) expect(await ask(other, sent)).toEqual(replayOf(CREATED));
   });

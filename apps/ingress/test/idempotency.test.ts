@@ -23,11 +23,17 @@ const MINUTE_MS = 60 * 1_000;
 const DAY_MS = 24 * 60 * MINUTE_MS;
 const LINES = { 'content-type': 'application/x-ndjson' };
 const TOO_MANY_KEYS = {
-  ...{ status: 429, replayed: false, retryAfter: '60' },
+  ...{ status: 429, replayed: false, retryAfter: '60', receipt: null },
   body: '{"statusCode":429,"error":"Too Many Requests","message":"request was not accepted, too many idempotency keys are remembered, send it without one"}',
 };
 /** One record in 16 shows how many a project has. */
 const MAX_TRIES = 1_000;
+
+/** Receipts come from the versions of the records, which `ageRecords` changes. */
+const withoutReceipts = (answer: Answer): Answer => ({
+  ...{ ...answer, receipt: null },
+  body: answer.body.replace(/"receipts":\[.*\]/, ''),
+});
 
 const SIDES = BACKENDS.flatMap(([name, createPlace]) => [1, 6].map((shards) => ({ name, shards, createPlace })));
 
@@ -88,16 +94,18 @@ describe.each(SIDES)('idempotency keys, with the queue on $name, shards: $shards
       const { apiKey } = projects[name];
       const sent = { ...fresh(), apiKey };
       const { body } = sent;
-      expect(await sendFirst(one, sent)).toEqual(CREATED);
+      const first = await sendFirst(one, sent);
+      expect(first).toEqual(CREATED);
       await expectNoEffect(async () => {
-        for (const ingress of [one, other]) expect(await send(ingress, sent)).toEqual(replayOf(CREATED));
+        for (const ingress of [one, other]) expect(await send(ingress, sent)).toEqual(replayOf(first));
       });
       expect(await send(other, { apiKey, body })).toEqual(UPDATED);
-      const second = { apiKey, body, key: `${sent.key}-again` };
-      expect(await sendFirst(other, second)).toEqual(UPDATED);
+      const again = { apiKey, body, key: `${sent.key}-again` };
+      const second = await sendFirst(other, again);
+      expect(second).toEqual(UPDATED);
       await expectNoEffect(async () => {
-        expect(await send(one, sent)).toEqual(replayOf(CREATED));
-        expect(await send(one, second)).toEqual(replayOf(UPDATED));
+        expect(await send(one, sent)).toEqual(replayOf(first));
+        expect(await send(one, again)).toEqual(replayOf(second));
       });
     },
   );
@@ -312,7 +320,9 @@ describe.each(SIDES)('idempotency keys, with the queue on $name, shards: $shards
     for (const sent of requests) first.push(await sendFirst(one, sent));
     await ageRecords(backend, DAY_MS - 30 * MINUTE_MS);
     await expectNoEffect(async () => {
-      for (const [i, sent] of requests.entries()) expect(await send(other, sent)).toEqual(replayOf(first[i] as Answer));
+      for (const [i, sent] of requests.entries()) {
+        expect(withoutReceipts(await send(other, sent))).toEqual(replayOf(withoutReceipts(first[i] as Answer)));
+      }
       expect(await send(other, { ...(requests[0] as Sent), body: fresh().body })).toEqual(REUSED);
     });
     await ageRecords(backend, 31 * MINUTE_MS);

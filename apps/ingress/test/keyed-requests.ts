@@ -1,3 +1,4 @@
+import { expect } from '@jest/globals';
 import { type Backend, query, type TestApp, waitFor, withRedis } from '@opm/testkit';
 
 export type Sent = {
@@ -8,13 +9,24 @@ export type Sent = {
   headers?: Record<string, string>;
   apiKey?: string;
 };
-export type Answer = { status: number; body: string; replayed: boolean; retryAfter: string | null };
+export type Answer = {
+  status: number;
+  body: string;
+  replayed: boolean;
+  retryAfter: string | null;
+  receipt: string | null;
+};
 
 const UNREPEATED = { replayed: false, retryAfter: null };
-export const CREATED = { ...UNREPEATED, status: 201, body: '{"statusCode":201,"message":"OK - Created"}' };
-export const UPDATED = { ...UNREPEATED, status: 202, body: '{"statusCode":202,"message":"OK - Update accepted"}' };
-export const REUSED = {
-  ...{ ...UNREPEATED, status: 422 },
+const ACCEPTED = { ...UNREPEATED, receipt: expect.any(String) as never };
+export const CREATED: Answer = { ...ACCEPTED, status: 201, body: '{"statusCode":201,"message":"OK - Created"}' };
+export const UPDATED: Answer = {
+  ...ACCEPTED,
+  status: 202,
+  body: '{"statusCode":202,"message":"OK - Update accepted"}',
+};
+export const REUSED: Answer = {
+  ...{ ...UNREPEATED, status: 422, receipt: null },
   body: '{"statusCode":422,"error":"Unprocessable Entity","message":"idempotency key belongs to another request"}',
 };
 export const replayOf = (answer: Answer): Answer => ({ ...answer, replayed: true });
@@ -36,6 +48,7 @@ export async function send(
     body: await response.text(),
     replayed: response.headers.get('idempotent-replayed') === 'true',
     retryAfter: response.headers.get('retry-after'),
+    receipt: response.headers.get('receipt'),
   };
 }
 

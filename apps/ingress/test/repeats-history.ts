@@ -107,9 +107,12 @@ export async function runHistory(harness: Harness, requests: Request[], actions:
         for (const [i, answer] of answers.entries()) {
           if (answer instanceof Fault) expect(answer.code).toMatch(/^(QUEUE_UNAVAILABLE|OVERLOADED)$/);
           if (isReplay || (closed[i] !== undefined && answer && !(answer instanceof Fault))) {
-            expect(answer).toEqual({ existed: closed[i], isReplayed: true });
+            expect(answer).toEqual({ existed: closed[i], version: expect.any(Number), isReplayed: true });
           }
-          if (answer && !(answer instanceof Fault)) factsOf(entries[i] as EntryInput).answers.push(answer);
+          if (!answer || answer instanceof Fault) continue;
+          const one = factsOf(entries[i] as EntryInput);
+          expect(answer.version).toBe(one.version);
+          one.answers.push(answer);
         }
         return toText(entries, answers);
       }),

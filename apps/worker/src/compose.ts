@@ -118,6 +118,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
         everyMs: HOUR_MS,
         run: () => store.customers.purgeTombstones(new Date(Date.now() - config.TOMBSTONE_RETENTION_DAYS * DAY_MS)),
       },
+      'purge-dead-letters': { everyMs: HOUR_MS, run: store.deadLetters.purge },
       'roll-up-activity': { everyMs: 10 * 60 * 1_000, run: store.activity.rollUp },
     },
     onDone: (task, result) => logger[result ? 'info' : 'debug']({ task, result }, 'maintenance task done'),

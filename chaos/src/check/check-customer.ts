@@ -13,7 +13,9 @@ export type CustomerRule =
   /** 201 for a customer who existed. */
   | 'created twice'
   /** 404 for a customer who existed. */
-  | 'forgotten';
+  | 'forgotten'
+  /** A receipt that the API or the row contradicts. */
+  | 'receipt';
 
 /** Rules about the whole stack. */
 export type StackRule =

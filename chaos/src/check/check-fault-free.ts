@@ -143,6 +143,9 @@ export async function checkDrained(
 }
 
 async function countDeadLetters(databaseUrl: string): Promise<number> {
-  const [row] = await query<{ letters: number }>(databaseUrl, 'SELECT count(*)::int AS letters FROM dead_letters');
+  const [row] = await query<{ letters: number }>(
+    databaseUrl,
+    'SELECT count(*)::int AS letters FROM dead_letters WHERE resolution IS NULL',
+  );
   return row?.letters ?? Number.NaN;
 }

@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import { sendUntilDecided } from './clients.js';
-import type { Answer } from './ledger.js';
+import { type Answer, addReceipts, type SentEntry, toAnswers } from './ledger.js';
 
 const answer = (status: number, text = '{}'): Answer => ({ status, text, isReplayed: false });
 const replay = { ...answer(201), isReplayed: true };
@@ -14,6 +14,19 @@ const run = (answers: (Answer | undefined)[]) =>
     async () => (answers.length > 1 ? answers.shift() : answers[0]),
     async () => {},
   );
+
+test('each accepted entry gets the different receipts of its answers', () => {
+  const entries = [{ id: 1 }, { id: 2 }, { id: 3 }] as SentEntry[];
+  const results = '"results":[{"statusCode":201},{"statusCode":503},{"statusCode":202}]';
+  for (const receipts of ['["a",null,"b"]', '["a",null,"c"]']) {
+    addReceipts(entries, toAnswers(answer(207, `{${results},"receipts":${receipts}}`), 3));
+  }
+  addReceipts(entries, toAnswers(open, 3));
+  expect(entries).toEqual([{ id: 1, receipts: ['a'] }, { id: 2 }, { id: 3, receipts: ['b', 'c'] }]);
+  const single = [{ id: 4 }] as SentEntry[];
+  addReceipts(single, toAnswers({ ...answer(201), receipt: 'd' }, 1));
+  expect(single).toEqual([{ id: 4, receipts: ['d'] }]);
+});
 
 describe('a keyed request that is sent until it is decided', () => {
   test.each<[string, (Answer | undefined)[], Answer | undefined, number]>([

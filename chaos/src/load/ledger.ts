@@ -42,6 +42,8 @@ export type SentEntry = {
   isReplayed?: true;
   /** The status of a repeat that was no replay, if it is another one. */
   otherStatus?: number;
+  /** The different receipts of the answers that acknowledged it. */
+  receipts?: string[];
 };
 
 /** The ledger's id of a customer. It begins with the partner's number, because partners use the same customer ids. */
@@ -106,6 +108,14 @@ export class Ledger {
   }
 }
 
+/** Adds the receipts of an answer to the entries of its request. */
+export function addReceipts(entries: SentEntry[], answers: Answer[]): void {
+  for (const [i, entry] of entries.entries()) {
+    const { receipt } = answers[i] ?? {};
+    if (receipt && !entry.receipts?.includes(receipt)) entry.receipts = [...(entry.receipts ?? []), receipt];
+  }
+}
+
 /** The value that an entry gives to a field. It is unique to the entry. */
 export const toValue = (id: number, field: Field): string => field + id;
 
@@ -125,6 +135,7 @@ export type Answer = {
   text: string;
   /** Whether this is the first answer to its idempotency key. */
   isReplayed: boolean;
+  receipt?: string | undefined;
 };
 
 /**
@@ -134,18 +145,20 @@ export type Answer = {
 export function toAnswers(answer: Answer, entries: number): Answer[] {
   if (answer.status !== 207) return Array.from({ length: entries }, () => answer);
   const { isReplayed } = answer;
-  return parseResults(answer.text).map((result) => ({
+  const { results, receipts = [] } = parseBatch(answer.text);
+  return results.map((result, i) => ({
     status: result.statusCode,
     text: JSON.stringify(result),
     isReplayed,
+    receipt: receipts[i] ?? undefined,
   }));
 }
 
-function parseResults(text: string): { statusCode: number }[] {
+function parseBatch(text: string): { results: { statusCode: number }[]; receipts?: (string | null)[] } {
   try {
-    return JSON.parse(text).results;
+    return JSON.parse(text);
   } catch {
-    return [];
+    return { results: [] };
   }
 }
 

@@ -85,17 +85,26 @@ function toMessage(what: string, error: ErrorObject | undefined): string {
   return `${what}${error?.instancePath ?? ''} ${error?.message ?? 'is invalid'}`;
 }
 
-/** The body of GET /entry/{customerId}. It has every property of a customer; those without a value are null. */
+/**
+ * The body of GET /entry/{customerId}. It has every property of a customer; those without a value are null. `refused`,
+ * of `RefusedEntry`, is absent if it is empty.
+ */
 export type CustomerAnswer = {
   statusCode: 200;
   customer: { customerId: string; createdAt: Date | null; updatedAt: Date | null; [property: string]: unknown };
   pending: boolean;
+  refused?: object[];
 };
 
 type Stored = Record<Field, string | null> & { createdAt: Date; updatedAt: Date };
 
 /** @param stored the customer's row; undefined if no entry of the customer is persisted yet */
-export function toCustomerAnswer(customerId: string, stored: Stored | undefined, pending: boolean): CustomerAnswer {
+export function toCustomerAnswer(
+  customerId: string,
+  stored: Stored | undefined,
+  pending: boolean,
+  refused: object[] = [],
+): CustomerAnswer {
   return {
     statusCode: 200,
     customer: {
@@ -105,6 +114,7 @@ export function toCustomerAnswer(customerId: string, stored: Stored | undefined,
       updatedAt: stored?.updatedAt ?? null,
     },
     pending,
+    ...(refused.length > 0 && { refused }),
   };
 }
 

@@ -44,6 +44,12 @@ export const FAULTS = {
   },
   PATH_MALFORMED: { statusCode: 400, error: 'Bad Request', message: 'path must be percent-encoded UTF-8' },
   PATH_INVALID: { statusCode: 400, error: 'Bad Request', message: 'path is invalid' },
+  RECEIPT_INVALID: {
+    statusCode: 400,
+    error: 'Bad Request',
+    message: 'path/receipt must be a receipt of this customer',
+  },
+  QUERY_INVALID: { statusCode: 400, error: 'Bad Request', message: 'query is invalid' },
   CUSTOMER_UNKNOWN: { statusCode: 404, error: 'Not Found', message: 'customer does not exist' },
   CUSTOMER_ERASED: { statusCode: 404, error: 'Not Found', message: 'customer is being erased' },
   MEDIA_TYPE_UNSUPPORTED: { statusCode: 415, error: 'Unsupported Media Type', message: 'body must be JSON' },

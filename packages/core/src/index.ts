@@ -14,5 +14,5 @@ export {
 } from './customer.js';
 export { FLUSH_COMMITS } from './flush-commits.js';
 export { GroupCommit, type Outcome } from './group-commit.js';
-export { parseReceipt, type Receipt, toReceipt } from './receipt.js';
+export { isStored, parseReceipt, type Receipt, toReceipt } from './receipt.js';
 export { withTimeout } from './with-timeout.js';

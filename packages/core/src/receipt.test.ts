@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { FIELDS } from './customer.js';
-import { parseReceipt, toReceipt } from './receipt.js';
+import { type CustomerEntry, FIELDS, mergeCustomer, toState } from './customer.js';
+import { isStored, parseReceipt, toReceipt } from './receipt.js';
 
 const entries = fc.record({
   customerId: fc.string({ minLength: 1, maxLength: 255, unit: 'binary' }),
@@ -38,5 +38,43 @@ describe('a receipt', () => {
     );
     for (const text of ['', receipt.toUpperCase(), `${receipt} `, `zz${receipt}`])
       expect(parseReceipt(text, '7519')).toBeUndefined();
+  });
+
+  test('says "stored" if and only if merging the entry again changes no field', () => {
+    const customerId = '7519';
+    const T0 = 1_796_045_486_000_000;
+    const fields = fc.subarray([...FIELDS], { minLength: 1 });
+    // Of each entry: whether the row has it.
+    const history = fc
+      .array(fc.record({ fields: fc.option(fields, { freq: 4 }), isMerged: fc.boolean() }), {
+        minLength: 2,
+        maxLength: 8,
+      })
+      .map((all) =>
+        all.map((one, i): { entry: CustomerEntry; isMerged: boolean } => {
+          const change = one.fields
+            ? { fields: Object.fromEntries(one.fields.map((field) => [field, `${i}`])) }
+            : { erase: true as const };
+          return { entry: { customerId, version: T0 + i, ...change }, isMerged: one.isMerged };
+        }),
+      );
+    const seen = new Set<string>();
+    fc.assert(
+      fc.property(history, (all) => {
+        const [first, ...others] = all.filter(({ isMerged }) => isMerged).map(({ entry }) => toState(entry));
+        if (!first) return;
+        const row = others.reduce(mergeCustomer, first);
+        for (const { entry, isMerged } of all) {
+          const receipt = parseReceipt(toReceipt(entry), customerId);
+          const again = mergeCustomer(row, toState(entry));
+          // Merging an older entry moves the row's creation, which is no field.
+          const isSame = JSON.stringify({ ...again, firstVersion: 0 }) === JSON.stringify({ ...row, firstVersion: 0 });
+          expect(receipt && isStored(receipt, row)).toBe(isSame);
+          seen.add(`${isMerged} ${isSame}`);
+        }
+      }),
+      { numRuns: 1_000 },
+    );
+    expect([...seen].sort()).toEqual(['false false', 'false true', 'true true']);
   });
 });

@@ -1,4 +1,4 @@
-import { type CustomerEntry, FIELDS, type Field, type Version } from './customer.js';
+import { type CustomerEntry, type CustomerState, FIELDS, type Field, type Version } from './customer.js';
 
 /** What a receipt says: the entry's version, and the fields that it sets; none for an erasure. */
 export type Receipt = { version: Version; fields: Field[] };
@@ -43,6 +43,18 @@ export function parseReceipt(receipt: string, customerId: string): Receipt | und
   if (!Number.isSafeInteger(version)) return undefined;
   const fields = FIELDS.filter((_, i) => (Number.parseInt(bits, BASE) >> i) & 1);
   return { version, fields };
+}
+
+/**
+ * Whether the entry took effect in the customer's row, or newer entries cover it: merging it again would change no field.
+ * @param row its fields' versions and its erasure's, 0 for none
+ */
+export function isStored(
+  { version, fields }: Receipt,
+  row: Pick<CustomerState, 'versions' | 'erasedVersion'>,
+): boolean {
+  if (row.erasedVersion >= version) return true;
+  return fields.length > 0 && fields.every((field) => row.versions[field] >= version);
 }
 
 /** FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv/), over UTF-16 code units instead of bytes. */

@@ -1,4 +1,4 @@
-import { FIELDS, type Field, type Version } from '@opm/core';
+import { type CustomerState, FIELDS, type Field, type Version } from '@opm/core';
 import type pg from 'pg';
 import { findErased, noteErasures, purgeTombstones } from './erasures.js';
 import type { PrismaClient } from './generated/client.js';
@@ -16,6 +16,11 @@ import {
 
 export type StoredCustomer = { projectId: number; customerId: string; createdAt: Date; updatedAt: Date } & {
   [F in Field]: string | null;
+};
+
+/** A customer's row with its versions. `stored` is undefined for a tombstone. */
+export type VersionedCustomer = Pick<CustomerState, 'versions' | 'erasedVersion'> & {
+  stored: StoredCustomer | undefined;
 };
 
 /**
@@ -37,6 +42,10 @@ const isLive = { OR: [{ email: { not: null } }, { phone: { not: null } }] };
 const selectedColumns = Object.fromEntries(
   (['projectId', 'customerId', ...FIELDS, 'createdAt', 'updatedAt'] as const).map((column) => [column, true]),
 ) as { [Column in keyof StoredCustomer]: true };
+
+const versionColumns = Object.fromEntries([...FIELDS, 'erased' as const].map((name) => [`${name}Version`, true])) as {
+  [F in Field | 'erased' as `${F}Version`]: true;
+};
 
 /** Asks whether a customer existed before this version. */
 export type ExistenceQuery = { projectId: number; customerId: string; version: Version };
@@ -132,6 +141,17 @@ export function createCustomers(prisma: PrismaClient, pool: pg.Pool, mark: HighW
     /** Finds the existing customers among these ids, by id. */
     findMany,
 
+    /** Finds the rows of these customers, tombstones included, by id. */
+    async findVersioned(projectId: number, customerIds: string[]): Promise<Map<string, VersionedCustomer>> {
+      const rows = await toStoreError(() =>
+        prisma.customer.findMany({
+          where: { projectId, customerId: { in: customerIds } },
+          select: { ...selectedColumns, ...versionColumns },
+        }),
+      );
+      return new Map(rows.map((row) => [row.customerId, toVersioned(row)]));
+    },
+
     /** Finds a customer with the times of its fields, or the tombstone of one. */
     async findHistory(projectId: number, customerId: string): Promise<CustomerHistory | undefined> {
       const row = await toStoreError(() =>
@@ -178,6 +198,15 @@ export function createCustomers(prisma: PrismaClient, pool: pg.Pool, mark: HighW
       );
       return new Set(rows.map(([place]) => place - 1));
     },
+  };
+}
+
+function toVersioned(row: StoredCustomer & { [F in Field | 'erased' as `${F}Version`]: bigint }): VersionedCustomer {
+  const versions = FIELDS.map((field) => [field, Number(row[`${field}Version`])] as const);
+  return {
+    stored: row.email === null && row.phone === null ? undefined : row,
+    versions: Object.fromEntries(versions) as Record<Field, Version>,
+    erasedVersion: Number(row.erasedVersion),
   };
 }
 

@@ -1,6 +1,7 @@
 import type { CustomerEntry } from '@opm/core';
 import { Prisma, type PrismaClient } from './generated/client.js';
 import type { HighWaterMark } from './high-water-mark.js';
+import { addReceipts, createRefusedLetters, describeLetter } from './refused-letters.js';
 import { toStoreError } from './store-error.js';
 import { toArrayLiteral } from './upsert-customers.js';
 
@@ -26,7 +27,7 @@ export type StoredDeadLetter = {
 
 export type WholeDeadLetter = StoredDeadLetter & { payload: unknown };
 
-/** Selects the dead letters that match all given properties. */
+/** Selects the open dead letters that match all given properties. */
 export type DeadLetterFilter = {
   deadLetterId?: string | undefined;
   projectId?: number | undefined;
@@ -46,12 +47,41 @@ export type DeadLetterCount = { projectId: number | null; sqlState: string | nul
 export type DeadLetters = ReturnType<typeof createDeadLetters>;
 
 const TAKE_TIMEOUT_MS = 30_000;
+/** Letters that one statement discards or purges. */
+const BATCH = 1_000;
+/** Columns that operators see. */
+const SHOWN = {
+  ...{ id: true, projectId: true, customerId: true, version: true, error: true, sqlState: true, createdAt: true },
+};
 
+/**
+ * A letter is open until it is replayed or discarded. Then it stays for 30 days without its payload and its error, for
+ * the partner to see; if it holds the data of a whole job, it is deleted. An erasure deletes the customer's older
+ * letters. Operators see open letters only.
+ */
 export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
+  /** @returns the ids of the letters that were open */
+  async function resolve(
+    client: Pick<PrismaClient, '$queryRaw'>,
+    ids: bigint[],
+    resolution: 'replayed' | 'discarded',
+  ): Promise<string[]> {
+    const rows = await client.$queryRaw<{ id: bigint }[]>`
+      WITH kept AS (
+        UPDATE dead_letters
+        SET resolution = ${resolution}, resolved_at = clock_timestamp(), payload = 'null', error = ''
+        WHERE id = ANY(${ids}::bigint[]) AND resolution IS NULL AND receipt IS NOT NULL RETURNING id
+      ), gone AS (
+        DELETE FROM dead_letters WHERE id = ANY(${ids}::bigint[]) AND receipt IS NULL RETURNING id
+      )
+      SELECT id FROM kept UNION ALL SELECT id FROM gone`;
+    return rows.map(({ id }) => String(id));
+  }
+
   return {
     /**
-     * Stores dead letters. An entry that has one already, because its job ran twice, gets no second one. An erased
-     * entry gets none.
+     * Stores dead letters. An entry that has an open one already, because its job ran twice, gets no second one. An
+     * erased entry gets none. If the entry's letter was replayed or discarded, the new letter replaces it.
      *
      * Inserts the letters first and then deletes the erased ones. {@link noteErasures} also writes first and then
      * deletes, so a concurrent letter and erasure cannot miss each other.
@@ -66,22 +96,33 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
       await mark.write(
         versions,
         () => prisma.$executeRaw`
-          INSERT INTO dead_letters (project_id, customer_id, version, payload, error, sql_state)
+          INSERT INTO dead_letters (project_id, customer_id, version, payload, error, sql_state, receipt, field)
           SELECT * FROM unnest(
             ${keys},
             ${column(({ payload }) => JSON.stringify(payload) ?? 'null')}::json[],
             ${column(({ error }) => error)}::text[],
-            ${column(({ sqlState }) => sqlState)}::text[]
+            ${column(({ sqlState }) => sqlState)}::text[],
+            ${column((letter) => describeNew(letter)?.receipt)}::text[],
+            ${column((letter) => describeNew(letter)?.field)}::text[]
           )
           ON CONFLICT DO NOTHING`,
       );
       await toStoreError(
         () => prisma.$executeRaw`
-          DELETE FROM dead_letters AS letter
-          USING erasures AS erased, unnest(${keys}) AS given (project_id, customer_id, version)
+          WITH given AS (SELECT * FROM unnest(${keys}) AS given (project_id, customer_id, version))
+          DELETE FROM dead_letters AS letter USING given
           WHERE letter.project_id = given.project_id AND letter.customer_id = given.customer_id
-            AND letter.version = given.version AND erased.project_id = given.project_id
-            AND erased.customer_id = given.customer_id AND erased.version >= given.version`,
+            AND letter.version = given.version AND (
+              EXISTS (
+                SELECT FROM erasures AS erased
+                WHERE erased.project_id = given.project_id AND erased.customer_id = given.customer_id
+                  AND erased.version >= given.version
+              ) OR letter.resolution IS NOT NULL AND EXISTS (
+                SELECT FROM dead_letters AS open
+                WHERE open.project_id = given.project_id AND open.customer_id = given.customer_id
+                  AND open.version = given.version AND open.resolution IS NULL
+              )
+            )`,
       );
     },
 
@@ -94,7 +135,7 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
       const rows = await toStoreError(() =>
         prisma.deadLetter.findMany({
           where: { AND: [toWhere(filter), older] },
-          omit: { payload: true },
+          select: SHOWN,
           orderBy: { id: 'desc' },
           take: limit,
         }),
@@ -104,7 +145,8 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
 
     /** Finds one letter, with its payload. */
     async find(deadLetterId: string): Promise<WholeDeadLetter | undefined> {
-      const row = await toStoreError(() => prisma.deadLetter.findUnique({ where: { id: BigInt(deadLetterId) } }));
+      const where = toWhere({ deadLetterId });
+      const row = await toStoreError(() => prisma.deadLetter.findFirst({ where, select: { ...SHOWN, payload: true } }));
       return row ? toStored(row) : undefined;
     },
 
@@ -126,6 +168,7 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
       const rows = await toStoreError(() =>
         prisma.deadLetter.findMany({
           where: { AND: [toWhere(filter), { id: { gt: BigInt(afterId), lte: BigInt(throughId) } }] },
+          select: { ...SHOWN, payload: true },
           orderBy: { id: 'asc' },
           take: limit,
         }),
@@ -134,34 +177,73 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
     },
 
     /**
-     * Deletes the letters and passes the ids of those that still existed to `deliver`. If `deliver` throws, they stay.
+     * Marks the letters as replayed and passes the ids of those that were open to `deliver`. If `deliver` throws, they
+     * stay open.
      *
-     * The transaction deletes the letters, calls `deliver` and commits. If the database rejects a letter's entry again
+     * The transaction marks the letters, calls `deliver` and commits. If the database rejects a letter's entry again
      * meanwhile, `add` waits for the commit and then stores the entry, instead of dropping it as a duplicate.
      * @returns the number of letters delivered
      */
     take(deadLetterIds: string[], deliver: (taken: Set<string>) => Promise<void>): Promise<number> {
-      return toStoreError(() =>
-        prisma.$transaction(
+      const ids = deadLetterIds.map(BigInt);
+      return toStoreError(async () => {
+        await addReceipts(prisma, ids);
+        return prisma.$transaction(
           async (transaction) => {
             // If this process freezes, its lock on the letters ends after 10 s.
             await transaction.$executeRaw`SET LOCAL idle_in_transaction_session_timeout = '10s'`;
-            const rows = await transaction.$queryRaw<{ id: bigint }[]>`
-              DELETE FROM dead_letters WHERE id = ANY(${deadLetterIds.map(BigInt)}::bigint[]) RETURNING id`;
-            if (rows.length > 0) await deliver(new Set(rows.map(({ id }) => String(id))));
-            return rows.length;
+            const taken = await resolve(transaction, ids, 'replayed');
+            if (taken.length > 0) await deliver(new Set(taken));
+            return taken.length;
           },
           { timeout: TAKE_TIMEOUT_MS, maxWait: TAKE_TIMEOUT_MS },
-        ),
-      );
+        );
+      });
     },
 
-    /** Deletes the letters permanently. @returns the number of letters */
-    async discard(filter: DeadLetterFilter): Promise<number> {
-      const { count } = await toStoreError(() => prisma.deadLetter.deleteMany({ where: toWhere(filter) }));
-      return count;
+    /** Marks the letters as discarded, for good. @returns the number of letters */
+    discard(filter: DeadLetterFilter): Promise<number> {
+      const page = (range: Prisma.DeadLetterWhereInput, order: 'asc' | 'desc', take: number) =>
+        prisma.deadLetter.findMany({
+          ...{ where: { AND: [toWhere(filter), range] }, select: { id: true }, orderBy: { id: order }, take },
+        });
+      return toStoreError(async () => {
+        const [newest] = await page({}, 'desc', 1);
+        let [discarded, gt] = [0, 0n];
+        for (;;) {
+          const ids = (await page({ id: { gt, lte: newest?.id ?? 0 } }, 'asc', BATCH)).map(({ id }) => id);
+          await addReceipts(prisma, ids);
+          discarded += (await resolve(prisma, ids, 'discarded')).length;
+          if (ids.length < BATCH) return discarded;
+          gt = ids.at(-1) as bigint;
+        }
+      });
     },
+
+    /** Deletes the letters that were replayed or discarded more than 30 days ago. @returns the number of letters */
+    async purge(): Promise<number> {
+      let purged = 0;
+      for (let count = BATCH; count === BATCH; purged += count) {
+        count = await toStoreError(
+          () => prisma.$executeRaw`
+            DELETE FROM dead_letters WHERE id IN (
+              SELECT id FROM dead_letters WHERE resolved_at < now() - interval '30 days'
+              ORDER BY resolved_at LIMIT ${BATCH} FOR UPDATE SKIP LOCKED
+            )`,
+        );
+      }
+      return purged;
+    },
+
+    ...createRefusedLetters(prisma),
   };
+}
+
+/** What partners see of a new letter; nothing if it holds the data of a whole job, or an id that no column can hold. */
+function describeNew({ projectId, entry, error }: DeadLetter) {
+  const customerId = toIndexableId(entry?.customerId);
+  if (projectId === undefined || !entry || customerId === undefined) return undefined;
+  return describeLetter({ customerId, version: BigInt(entry.version), payload: entry, error });
 }
 
 function toWhere({
@@ -174,6 +256,7 @@ function toWhere({
   sqlState,
 }: DeadLetterFilter): Prisma.DeadLetterWhereInput {
   return {
+    resolution: null,
     ...(deadLetterId === undefined ? {} : { id: BigInt(deadLetterId) }),
     ...(projectId === undefined ? {} : { projectId }),
     ...(customerId === undefined ? {} : { customerId }),

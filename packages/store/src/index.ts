@@ -11,7 +11,7 @@ export {
 export { type ActivityReporter, createActivityReporter, type Outcomes } from './activity-reporter.js';
 export type { ApiKeys, KeyOwner, StoredApiKey } from './api-keys.js';
 export { type Audit, type AuditFilter, type AuditRecord, type StoredAuditRecord, toCustomerTarget } from './audit.js';
-export type { CustomerHistory, Customers, ExistenceQuery, StoredCustomer } from './customers.js';
+export type { CustomerHistory, Customers, ExistenceQuery, StoredCustomer, VersionedCustomer } from './customers.js';
 export type {
   DeadLetter,
   DeadLetterCount,
@@ -33,6 +33,7 @@ export {
   type StoredOperator,
 } from './operators.js';
 export { assertProjectName, type ListedProject, type Project, type Projects } from './projects.js';
+export type { LetterPlace, RefusedLetter } from './refused-letters.js';
 export { createStore, type Store, type StoreOptions } from './store.js';
 export { type FailureKind, failureKindOf, StoreError } from './store-error.js';
 export { type CustomerRow, toColumn } from './upsert-customers.js';

@@ -1,8 +1,8 @@
-import { afterAll, beforeAll, beforeEach, expect, test } from '@jest/globals';
-import { type CustomerEntry, foldEntries } from '@opm/core';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { type CustomerEntry, foldEntries, toReceipt } from '@opm/core';
 import { createTestDatabase, type TestDatabase, waitFor } from '@opm/testkit';
 import pg from 'pg';
-import { createStore, type Store } from '../src/index.js';
+import { createStore, type LetterPlace, type Store } from '../src/index.js';
 
 let database: TestDatabase;
 let store: Store;
@@ -62,11 +62,232 @@ test('letters are found by id, project, time, error text, SQLSTATE, and combinat
   );
 });
 
-test('discarding deletes only the letters that match the filter', async () => {
+test('discarding resolves only the letters that match the filter', async () => {
   await add('a');
   await add('b', { projectId: 2 });
   expect(await store.deadLetters.discard({ projectId: 2 })).toBe(1);
   expect(await listed()).toEqual(['a']);
+  expect(await store.deadLetters.discard({ projectId: 2 })).toBe(0);
+});
+
+test('any number of letters is discarded, but none that comes meanwhile', async () => {
+  const entries = Array.from({ length: 2_000 }, (_, i) => entryOf(`c${i}`, T0 + i));
+  await store.deadLetters.add(entries.map((entry) => ({ projectId: 1, entry, payload: entry, error: 'refused' })));
+  await client.query('BEGIN; SELECT FROM dead_letters WHERE id = 1 FOR UPDATE');
+  const discarding = store.deadLetters.discard({});
+  await untilBlocked();
+  await add('later');
+  await client.query('COMMIT');
+  expect(await discarding).toBe(2_000);
+  expect(await listed()).toEqual(['later']);
+});
+
+const refusedOf = async (customerId: string, version?: number) =>
+  (await store.deadLetters.findRefused(1, [{ customerId, version }]))[0];
+
+test('a letter that was replayed or discarded keeps neither payload nor error, and shows its receipt and field', async () => {
+  const entry: CustomerEntry = { customerId: 'a', version: T0, fields: { email: 'jane@example.com', ip: 'secret' } };
+  const error = 'value "secret" in column "ip"';
+  await store.deadLetters.add([{ projectId: 1, entry, payload: entry, error, sqlState: '22001' }]);
+  await add('b');
+  const letter = {
+    ...{ customerId: 'a', receipt: toReceipt(entry), sqlState: '22001', field: 'ip', isReadable: true },
+    refusedAt: expect.any(Date),
+  };
+  expect(await refusedOf('a')).toEqual([{ ...letter, state: 'refused' }]);
+  await store.deadLetters.take(['1'], async () => {});
+  await store.deadLetters.discard({ customerId: 'b' });
+
+  expect(await refusedOf('a')).toEqual([]);
+  expect(await refusedOf('a', T0)).toEqual([{ ...letter, state: 'replayed' }]);
+  expect(await refusedOf('b', T0)).toMatchObject([{ customerId: 'b', state: 'discarded', sqlState: '22021' }]);
+  expect(await refusedOf('b', T0 + 1)).toEqual([]);
+  const { rows } = await client.query('SELECT * FROM dead_letters');
+  expect(JSON.stringify(rows)).not.toMatch(/secret|jane/);
+  // Operators see open letters only.
+  expect([await listed(), await store.deadLetters.count({}), await store.deadLetters.find('1')]).toEqual([
+    ...[[], [], undefined],
+  ]);
+  expect(await store.deadLetters.page({}, { afterId: '0', throughId: '9', limit: 9 })).toEqual([]);
+});
+
+test('an entry that is rejected again after its letter was replayed or discarded has one letter, an open one', async () => {
+  for (const resolve of [() => store.deadLetters.take(['1'], async () => {}), () => store.deadLetters.discard({})]) {
+    await client.query('TRUNCATE dead_letters RESTART IDENTITY');
+    await add('a', { error: 'first' });
+    await resolve();
+    await add('a', { error: 'second', sqlState: '23514' });
+    await add('a', { error: 'third' }); // its job ran twice
+    expect((await client.query('SELECT FROM dead_letters')).rowCount).toBe(1);
+    expect(await store.deadLetters.list({}, { limit: 9 })).toMatchObject([{ error: 'second', sqlState: '23514' }]);
+    expect(await refusedOf('a', T0)).toMatchObject([{ state: 'refused', sqlState: '23514' }]);
+  }
+});
+
+test('letters that hold a whole job, or an id that no column can hold, are deleted, and no partner sees them', async () => {
+  const entry = entryOf('x'.repeat(9_000), T0);
+  await store.deadLetters.add([
+    { payload: { odd: 1 }, error: 'job data is not a chunk' },
+    { projectId: 1, entry, payload: entry, error: 'too long', sqlState: '54000' },
+  ]);
+  expect(await list(1)).toEqual([]);
+  expect(await store.deadLetters.discard({})).toBe(2);
+  expect((await client.query('SELECT FROM dead_letters')).rowCount).toBe(0);
+});
+
+const list = async (
+  projectId: number,
+  { limit = 100, before = undefined as LetterPlace | undefined, since = undefined as Date | undefined } = {},
+) => store.deadLetters.listRefused(projectId, { limit, before, since });
+
+test('pages of refused entries have every letter once, also if letters come, are resolved and are purged meanwhile', async () => {
+  const ids = Array.from({ length: 100 }, (_, i) => `c${i}`);
+  // Ten letters at a time have the same time.
+  for (let i = 0; i < 100; i += 10) {
+    const entries = ids.slice(i, i + 10).map((id) => entryOf(id, T0));
+    await store.deadLetters.add(entries.map((entry) => ({ projectId: 1, entry, payload: entry, error: 'refused' })));
+  }
+  await add('other', { projectId: 2 });
+  const seen: string[] = [];
+  let before: LetterPlace | undefined;
+  for (let page = 0; page === 0 || before; page++) {
+    const found = await list(1, { limit: 7, before });
+    seen.push(...found.map(({ letter }) => letter.customerId));
+    before = found.length === 7 ? found.at(-1)?.place : undefined;
+    await add(`new ${page}`);
+    // The newest letters, which this page has shown.
+    if (page % 3 === 0) await store.deadLetters.discard({ customerId: seen.at(-1) });
+    if (page % 3 === 1) await client.query('DELETE FROM dead_letters WHERE customer_id = $1', [seen.at(-1)]);
+    if (page % 3 === 2) await store.deadLetters.discard({ customerId: ids[page] });
+  }
+  expect(seen).toEqual(ids.toReversed());
+  expect((await list(2)).map(({ letter }) => letter.customerId)).toEqual(['other']);
+  expect(await list(3)).toEqual([]);
+});
+
+test('since selects by the time at which the letter was stored', async () => {
+  await add('old');
+  await client.query(`UPDATE dead_letters SET created_at = '2026-11-20T12:00:00.000001Z'`);
+  await add('new');
+  const since = async (time: string) =>
+    (await list(1, { since: new Date(time) })).map(({ letter }) => letter.customerId);
+  expect(await since('2026-11-20T12:00:00Z')).toEqual(['new', 'old']);
+  expect(await since('2026-11-20T12:00:01Z')).toEqual(['new']);
+  expect(await since('0000-01-01')).toEqual(['new', 'old']);
+  expect(await since('9999-12-31')).toEqual([]);
+});
+
+test('at most 50 letters of a customer are found, the newest version first', async () => {
+  const entries = Array.from({ length: 60 }, (_, i) => entryOf('a', T0 + i));
+  await store.deadLetters.add(entries.map((entry) => ({ projectId: 1, entry, payload: entry, error: 'refused' })));
+  const asked = [{ customerId: 'b' }, { customerId: 'a' }, { customerId: 'a', version: T0 + 3 }];
+  const [none, newest, one] = await store.deadLetters.findRefused(1, asked);
+  expect([none?.length, newest?.length, one?.length]).toEqual([0, 50, 1]);
+  expect(newest?.map(({ receipt }) => receipt)).toEqual(entries.toReversed().slice(0, 50).map(toReceipt));
+  expect(await store.deadLetters.findRefused(2, asked)).toEqual([[], [], []]);
+});
+
+test('letters are purged 30 days after they were replayed or discarded, open ones never', async () => {
+  for (const customerId of ['open', 'recent', 'old']) await add(customerId);
+  await client.query(`UPDATE dead_letters SET created_at = now() - interval '90 days'`);
+  await store.deadLetters.take(['2'], async () => {});
+  await store.deadLetters.discard({ customerId: 'old' });
+  const resolved = (customerId: string, time: string) =>
+    client.query(`UPDATE dead_letters SET resolved_at = now() - $2::interval WHERE customer_id = $1`, [
+      customerId,
+      time,
+    ]);
+  await resolved('recent', '29 days 23 hours');
+  await resolved('old', '30 days 1 hour');
+  expect(await store.deadLetters.purge()).toBe(1);
+  expect((await list(1)).map(({ letter }) => letter.customerId)).toEqual(['recent', 'open']);
+
+  const entries = Array.from({ length: 2_000 }, (_, i) => entryOf(`c${i}`, T0 + i));
+  await store.deadLetters.add(entries.map((entry) => ({ projectId: 1, entry, payload: entry, error: 'refused' })));
+  await store.deadLetters.discard({});
+  await client.query(`UPDATE dead_letters SET resolved_at = now() - interval '31 days'`);
+  expect(await store.deadLetters.purge()).toBe(2_002);
+});
+
+test('an erasure also deletes the letters that were replayed or discarded, up to its version', async () => {
+  for (const version of [T0, T0 + 1, T0 + 3]) await add('a', { version });
+  await store.deadLetters.take(['1'], async () => {});
+  await store.deadLetters.discard({});
+  await upsert({ customerId: 'a', version: T0 + 2, erase: true });
+  expect((await list(1)).map(({ letter }) => letter.receipt)).toEqual([toReceipt(entryOf('a', T0 + 3))]);
+});
+
+describe('beside a worker and a CLI of the release before,', () => {
+  /** The statements of that release. */
+  const addAsBefore = async (entry: CustomerEntry, error: string) => {
+    const values = [1, entry.customerId, entry.version, JSON.stringify(entry), error, '22021'];
+    await client.query(
+      `INSERT INTO dead_letters (project_id, customer_id, version, payload, error, sql_state)
+       SELECT * FROM unnest($1::int[], $2::text[], $3::bigint[], $4::json[], $5::text[], $6::text[])
+       ON CONFLICT DO NOTHING`,
+      values.map((value) => [value]),
+    );
+    await client.query(
+      `DELETE FROM dead_letters AS letter
+       USING erasures AS erased, unnest($1::int[], $2::text[], $3::bigint[]) AS given (project_id, customer_id, version)
+       WHERE letter.project_id = given.project_id AND letter.customer_id = given.customer_id
+         AND letter.version = given.version AND erased.project_id = given.project_id
+         AND erased.customer_id = given.customer_id AND erased.version >= given.version`,
+      values.slice(0, 3).map((value) => [value]),
+    );
+  };
+  const takeAsBefore = (id: number) =>
+    client.query('DELETE FROM dead_letters WHERE id = ANY($1::bigint[]) RETURNING id', [[id]]);
+
+  test('a letter that it stored has a receipt, while it is open and later', async () => {
+    const entry: CustomerEntry = { customerId: 'a', version: T0, fields: { email: 'jane\0', ip: '::1' } };
+    const erasure: CustomerEntry = { customerId: 'b', version: T0, erase: true };
+    for (const one of [entry, erasure]) await addAsBefore(one, 'null value in column "ip"');
+    await addAsBefore(entry, 'again');
+    for (const resolve of [async () => 0, () => store.deadLetters.take(['1'], async () => {})]) {
+      await resolve();
+      expect(await refusedOf('a', T0)).toMatchObject([{ receipt: toReceipt(entry), field: 'ip', isReadable: true }]);
+      expect(await refusedOf('b', T0)).toMatchObject([{ receipt: toReceipt(erasure), isReadable: true }]);
+    }
+    expect(await store.deadLetters.discard({})).toBe(1);
+    expect((await list(1)).map(({ letter: { receipt, state } }) => [receipt, state])).toEqual([
+      [toReceipt(erasure), 'discarded'],
+      [toReceipt(entry), 'replayed'],
+    ]);
+  });
+
+  test('an entry that was replayed and that it rejects again becomes a letter again, also while it is being replayed', async () => {
+    await add('a', { error: 'first' });
+    await store.deadLetters.take(['1'], async () => {});
+    await addAsBefore(entryOf('a', T0), 'second');
+    expect(await store.deadLetters.list({}, { limit: 9 })).toMatchObject([{ error: 'second' }]);
+    expect(await refusedOf('a', T0)).toMatchObject([{ state: 'refused' }]);
+
+    const [open] = await store.deadLetters.list({}, { limit: 1 });
+    let again: Promise<void> | undefined;
+    await store.deadLetters.take([open?.deadLetterId ?? '0'], async () => {
+      again = addAsBefore(entryOf('a', T0), 'third');
+      await untilWaiting();
+    });
+    await again;
+    expect(await store.deadLetters.list({}, { limit: 9 })).toMatchObject([{ error: 'third' }]);
+    expect(await takeAsBefore(Number((await store.deadLetters.list({}, { limit: 1 }))[0]?.deadLetterId))).toMatchObject(
+      {
+        rowCount: 1,
+      },
+    );
+    await add('a', { error: 'fourth' });
+    expect((await client.query('SELECT error FROM dead_letters')).rows).toEqual([{ error: 'fourth' }]);
+  });
+
+  test('a letter whose data this release cannot read is shown as such, and is deleted with the discard', async () => {
+    await client.query(
+      `INSERT INTO dead_letters (project_id, customer_id, version, payload, error) VALUES (1, 'a', ${T0}, '[1]', 'x')`,
+    );
+    expect(await refusedOf('a')).toMatchObject([{ isReadable: false, receipt: expect.stringMatching(/^\w{10,14}$/) }]);
+    expect(await store.deadLetters.discard({})).toBe(1);
+    expect(await list(1)).toEqual([]);
+  });
 });
 
 test('pages return all letters once, the oldest first', async () => {
@@ -92,13 +313,21 @@ test('letters stay if their delivery fails', async () => {
   expect(await listed()).toEqual(['a']);
 });
 
+/** Resolves when a statement waits for the end of another transaction. */
+async function untilWaiting(): Promise<void> {
+  const other = new pg.Client({ connectionString: database.url }); // the test's own may be the one that waits
+  await other.connect();
+  const waiting = `SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'`;
+  while ((await other.query(waiting)).rowCount === 0);
+  await other.end();
+}
+
 test('an entry that is rejected again while its letter is being taken becomes a letter again', async () => {
   await add('a', { error: 'first' });
   let again: Promise<void> | undefined;
   await store.deadLetters.take(['1'], async () => {
     again = add('a', { error: 'second' });
-    const waiting = `SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'`;
-    while ((await client.query(waiting)).rowCount === 0);
+    await untilWaiting();
   });
   await again;
   expect((await store.deadLetters.list({}, { limit: 1 }))[0]).toMatchObject({ customerId: 'a', error: 'second' });

@@ -99,7 +99,7 @@ function toOperations({ paths }: Document): Operation[] {
   return Object.entries(paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, { responses }]) => ({
       method: method.toUpperCase(),
-      path: new RegExp(`^${path.replace(/\{\w+\}/, '[^/]+')}/?$`, 'i'),
+      path: new RegExp(`^${path.replaceAll(/\{\w+\}/g, '[^/]+')}/?$`, 'i'),
       responses,
     })),
   );

@@ -1,11 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { ANSWERS, type Answer, FAULTS, Fault, REQUEST_ID } from '@opm/contract';
+import { toReceipt } from '@opm/core';
 import type { Logger } from '@opm/runtime';
 import type { ActivityReporter, Counts } from '@opm/store';
 import type { Response } from 'express';
 import { LRUCache } from 'lru-cache';
 import type { TokenReservation } from '../guards/token-reservation.js';
-import type { Verdict } from '../ingest/call.js';
+import type { EntryInput, Verdict } from '../ingest/call.js';
 import type { IngressMetrics } from '../metrics.js';
 import { contextOf } from './request-context.js';
 
@@ -28,18 +29,19 @@ const SLOW_LOG_INTERVAL_MS = 100;
 const REFUSAL_LOG_INTERVAL_MS = 60_000;
 const MAX_REFUSALS = 10_000;
 
-/** The result of one entry. */
-export type Result = Answer | Fault;
+/** The answer to an accepted entry or erasure, and its receipt. */
+type Accepted = { answer: Answer; receipt: string };
 
-/** Status and body of a single result or of a batch. Equal results give the same bytes. */
-function render(outcome: Result | Result[]): { status: number; body: string } {
-  if (!Array.isArray(outcome)) return { status: statusOf(outcome), body: toBody(outcome) };
-  const rejected = outcome.filter((result) => result instanceof Fault).length;
-  const head = JSON.stringify({ ...ANSWERS.multiStatus, accepted: outcome.length - rejected, rejected });
-  return {
-    status: ANSWERS.multiStatus.statusCode,
-    body: `${head.slice(0, -1)},"results":[${outcome.map(toBody).join()}]}`,
-  };
+/** The result of one entry. */
+export type Result = Accepted | Fault;
+
+/** The body of a batch. Its `results` have the same bytes as the bodies of single calls. */
+function toBatchBody(results: Result[]): string {
+  const receipts = results.map((result) => (result instanceof Fault ? null : result.receipt));
+  const rejected = results.filter((result) => result instanceof Fault).length;
+  const head = JSON.stringify({ ...ANSWERS.multiStatus, accepted: results.length - rejected, rejected });
+  const bodies = results.map((result) => toBody(result instanceof Fault ? result : result.answer));
+  return `${head.slice(0, -1)},"results":[${bodies.join()}],"receipts":${JSON.stringify(receipts)}}`;
 }
 
 /** The bodies that never change. Strings, because Node sends a string body and the headers in one write. */
@@ -52,13 +54,16 @@ const REPLAYED = {
   erasureAccepted: { ...ANSWERS.erasureAccepted },
 };
 
-/** The answer to an entry, or to an erasure of a customer that existed. */
-export function toAnswer(
-  { existed, isReplayed }: Verdict,
+/** What an entry gets, or an erasure of a customer that existed. */
+export function toAccepted(
+  { existed, version, isReplayed }: Verdict,
+  { customerId, fields }: EntryInput,
   accepted: 'updateAccepted' | 'erasureAccepted' = 'updateAccepted',
-): Answer {
+): Accepted {
   const answers = isReplayed ? REPLAYED : ANSWERS;
-  return existed ? answers[accepted] : answers.created;
+  // A literal, because `{ ...entry, version }` costs a microsecond.
+  const receipt = toReceipt({ version, customerId, fields });
+  return { answer: existed ? answers[accepted] : answers.created, receipt };
 }
 
 const ACCEPTED = new Map<Answer, keyof Counts>([
@@ -83,7 +88,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
   }
 
   /** @returns ms since the request was read */
-  function send(response: Response, status: number, body: string, retryAfterSeconds = 0): number {
+  function send(response: Response, status: number, body: string, retryAfterSeconds = 0, receipt = ''): number {
     const requestId = requestIdOf(response);
     const context = contextOf(response);
     const { projectId, receivedAt, reservation, connection } = context;
@@ -91,7 +96,9 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
     if (reservation && status < 500) setRateLimit(response, reservation, retryAfterSeconds);
     const length = Buffer.byteLength(body);
     // One flat list is faster than `setHeader`, which first stores the headers in an object.
-    response.writeHead(status, ['x-request-id', requestId, ...FIXED, 'content-length', length]);
+    const headers = ['x-request-id', requestId, ...FIXED, 'content-length', length];
+    if (receipt) headers.push('receipt', receipt);
+    response.writeHead(status, headers);
     connection?.hold(context, length);
     response.end(body, length === body.length ? 'latin1' : 'utf8'); // for ASCII, latin1 gives the same bytes faster
     const ms = performance.now() - receivedAt;
@@ -106,7 +113,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
 
   function count(response: Response, result: Result): void {
     const { projectId } = contextOf(response);
-    const counter = result instanceof Fault ? toRefused(statusOf(result)) : ACCEPTED.get(result);
+    const counter = result instanceof Fault ? toRefused(statusOf(result)) : ACCEPTED.get(result.answer);
     if (projectId === 0 || !counter) return;
     activity.of(projectId)[counter]++;
     // The cause of a 503 is logged once for all projects.
@@ -130,12 +137,15 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
   }
 
   return {
-    answer(response: Response, answer: Answer): void {
-      const ms = send(response, answer.statusCode, toBody(answer));
-      if (answer === ANSWERS.pong) return;
+    pong(response: Response): void {
+      send(response, ANSWERS.pong.statusCode, toBody(ANSWERS.pong));
+    },
+    accepted(response: Response, accepted: Accepted): void {
+      const { answer, receipt } = accepted;
+      const ms = send(response, answer.statusCode, toBody(answer), 0, receipt);
       metrics.onAck(ms / 1_000);
       activity.onLatency(contextOf(response).projectId, ms);
-      count(response, answer);
+      count(response, accepted);
     },
     /**
      * Sends one result per entry, in order, each equal to that of the single call. `retry-after` is the longest of
@@ -144,8 +154,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
     batch(response: Response, results: Result[]): void {
       const waits = results.map((result) => (result instanceof Fault ? result.retryAfterSeconds : 0));
       const longest = waits.reduce((a, b) => Math.max(a, b), 0);
-      const { status, body } = render(results);
-      send(response, status, body, longest);
+      send(response, ANSWERS.multiStatus.statusCode, toBatchBody(results), longest);
       for (const result of results) count(response, result);
     },
     /** Sends a body that the caller has serialized. */
@@ -179,9 +188,7 @@ function toRefused(status: number): keyof Counts | undefined {
   return status < 500 ? 'refusedInvalid' : 'refusedUnavailable';
 }
 
-export function statusOf(result: Result): number {
-  return result instanceof Fault ? FAULTS[result.code].statusCode : result.statusCode;
-}
+const statusOf = ({ code }: Fault): number => FAULTS[code].statusCode;
 
 /**
  * Sets the `RateLimit-Policy` and `RateLimit` headers of draft-ietf-httpapi-ratelimit-headers-11. `t` is the time until
@@ -196,7 +203,7 @@ function setRateLimit(response: Response, reservation: TokenReservation, retryAf
   response.setHeader('ratelimit', `"burst";r=${remaining};t=${seconds}`);
 }
 
-function toBody(result: Result): string {
+function toBody(result: Answer | Fault): string {
   if (!(result instanceof Fault)) return BODIES.get(result) ?? JSON.stringify(result);
   const { statusCode, error } = FAULTS[result.code];
   return JSON.stringify({ statusCode, error, message: result.message });

@@ -112,8 +112,8 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       await enqueue(partition, calls, admitted, deadline);
       const existing = await lookUp;
       let place = 0;
-      const verdicts = admitted.map(({ previous }): Verdict => {
-        return { existed: previous ? !previous.erased : (existing?.has(place++) ?? true) };
+      const verdicts = admitted.map(({ previous, version }): Verdict => {
+        return { existed: previous ? !previous.erased : (existing?.has(place++) ?? true), version };
       });
       if (parts.length > 0) closeParts(shard, parts, admitted, verdicts);
       return verdicts;

@@ -72,7 +72,7 @@ export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
       deadline - budget.replyMs,
     );
     const existed = new Set(asked.filter((_, i) => existing?.has(i) ?? true).map(({ place }) => place));
-    return verdicts.map((verdict, place) => ({ existed: verdict ?? existed.has(place) }));
+    return admitted.map(({ version }, place) => ({ existed: verdicts[place] ?? existed.has(place), version }));
   }
 
   async function acceptAgain(
@@ -107,7 +107,9 @@ export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
       const outcome = toOutcome(part, record);
       if (outcome instanceof Fault) for (const place of own) results[place] = outcome;
       else if (outcome.existed) {
-        for (const [j, existed] of outcome.existed.entries()) results[part.first + j] = { existed, isReplayed: true };
+        for (const [j, existed] of outcome.existed.entries()) {
+          results[part.first + j] = { existed, version: record.version + j, isReplayed: true };
+        }
       } else {
         open.push({ ...part, first: places.length, size: outcome.size, record });
         places.push(...own.slice(0, outcome.size));

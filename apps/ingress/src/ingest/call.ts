@@ -1,5 +1,5 @@
 import { Fault } from '@opm/contract';
-import { type CustomerEntry, FIELDS } from '@opm/core';
+import { type CustomerEntry, FIELDS, type Version } from '@opm/core';
 import type { AdmitRequest, KeyedPart } from '@opm/queue';
 import type { Requester } from '../http/request-context.js';
 
@@ -7,10 +7,11 @@ import type { Requester } from '../http/request-context.js';
 export type EntryInput = Omit<CustomerEntry, 'version'>;
 
 /**
- * Whether the customer existed before this entry: 202 or 201 for an entry, 202 or 404 for an erasure. `isReplayed`: the
- * verdict is the one that an earlier attempt with the same idempotency key got.
+ * - `existed`: whether the customer existed before this entry: 202 or 201 for an entry, 202 or 404 for an erasure.
+ * - `version`: the entry's version; a repeat with an idempotency key has that of the first attempt.
+ * - `isReplayed`: the verdict is the one that an earlier attempt with the same idempotency key got.
  */
-export type Verdict = { existed: boolean; isReplayed?: true };
+export type Verdict = { existed: boolean; version: Version; isReplayed?: true };
 
 /** One result per call; undefined if the record of an earlier attempt's part has fewer entries. */
 export type Results = (Verdict | Fault | undefined)[];

@@ -136,7 +136,11 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
       const { size = items.length, existed } = parsePart(record) ?? {};
       const known = items.slice(next, next + size);
       if (!existed) open.push({ shard, items: known });
-      else for (const [i, { place }] of known.entries()) results[place - first] = toReplay(existed[i]);
+      else {
+        for (const [i, { place }] of known.entries()) {
+          results[place - first] = { existed: existed[i] ?? true, version: record.version + i, isReplayed: true };
+        }
+      }
       next += size;
     }
     return { open, fresh: items.slice(next) };
@@ -154,7 +158,7 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
       if (!results || first.fingerprint !== part.fingerprint) continue;
       return part.entries.map((_, i) => {
         const result = results[i];
-        return result && 'existed' in result ? toReplay(result.existed) : result;
+        return result && 'existed' in result ? { ...result, isReplayed: true } : result;
       });
     }
     const results = acceptPart(sender, part).finally(() => underWay.delete(part.id));
@@ -235,8 +239,6 @@ export function createRecordLimit(idempotency: Pick<EntryQueue['idempotency'], '
     },
   };
 }
-
-const toReplay = (existed = true) => ({ existed, isReplayed: true as const });
 
 /** What identifies an entry, or a fault instead of an invalid one. Spelling does not count. */
 export function toText(item: EntryInput | Fault): string {

@@ -1,7 +1,21 @@
-import { Fault, parseCustomerId, toCustomerAnswer } from '@opm/contract';
-import { GroupCommit, withTimeout } from '@opm/core';
+import {
+  type FateAnswer,
+  Fault,
+  type FaultCode,
+  parseCustomerId,
+  parseReceiptOf,
+  parseRefusedQuery,
+  type RefusedAnswer,
+  type RefusedEntry,
+  type RefusedQuery,
+  toCursor,
+  toCustomerAnswer,
+  toRefusedEntry,
+  toRefusedFault,
+} from '@opm/contract';
+import { GroupCommit, isStored, type Version, withTimeout } from '@opm/core';
 import type { Claim, EntryQueue } from '@opm/queue';
-import type { Customers, StoredCustomer } from '@opm/store';
+import type { Customers, DeadLetters, VersionedCustomer } from '@opm/store';
 import type { RequestHandler } from 'express';
 import type { TimeBudget } from '../config.js';
 import type { Overload } from '../guards/overload.js';
@@ -10,32 +24,73 @@ import { contextOf } from '../http/request-context.js';
 import type { CircuitBreaker } from '../ingest/circuit-breaker.js';
 import type { Partitions } from '../ingest/partitions.js';
 
+type GetDeps = { overload: Pick<Overload, 'checkRead'>; findCustomer: FindCustomer; reply: Reply };
+
+const MAX_REFUSED = 20;
+
 /**
  * GET /entry/{customerId}: returns the stored customer and whether something newer is pending. Acknowledged entries
  * count at once: a customer whose first entry is pending exists, and one whose erasure is pending does not. If a newer
- * entry follows the erasure, the answer shows the row as it is, with pending true until both are persisted.
+ * entry follows the erasure, the answer shows the row as it is, with pending true until both are persisted. It also
+ * shows the newest refused entries that nothing newer covers, in a 404 too.
  */
-export function getEntry(deps: {
-  overload: Pick<Overload, 'checkRead'>;
-  findCustomer: FindCustomer;
-  reply: Reply;
-}): RequestHandler {
-  const { overload, findCustomer, reply } = deps;
+export function getEntry({ overload, findCustomer, reply }: GetDeps): RequestHandler {
   return async (request, response) => {
     overload.checkRead();
     const customerId = parseCustomerId(request.params.customerId);
-    const { stored, claim } = await findCustomer(contextOf(response).projectId, customerId);
-    if (claim?.erased) throw new Fault('CUSTOMER_ERASED');
-    if (!stored && !claim) throw new Fault('CUSTOMER_UNKNOWN');
-    reply.json(response, 200, JSON.stringify(toCustomerAnswer(customerId, stored, claim !== undefined)));
+    const { row, claim, refused } = await findCustomer(contextOf(response).projectId, { customerId });
+    const open = refused.filter(({ receipt }) => !row || !isStored(parseReceiptOf(customerId, receipt), row));
+    const shown = open.slice(0, MAX_REFUSED);
+    if (claim?.erased) return answerMissing('CUSTOMER_ERASED');
+    if (!row?.stored && !claim) return answerMissing('CUSTOMER_UNKNOWN');
+    reply.json(response, 200, JSON.stringify(toCustomerAnswer(customerId, row?.stored, claim !== undefined, shown)));
+
+    function answerMissing(code: FaultCode): void {
+      if (shown.length === 0) throw new Fault(code);
+      const fault = toRefusedFault(code, shown);
+      reply.json(response, fault.statusCode, JSON.stringify(fault));
+    }
   };
 }
 
-/** The row of a customer, and the claim of the newest entry or erasure that is not persisted yet. */
-type FoundCustomer = { stored: StoredCustomer | undefined; claim: Claim | undefined };
+/**
+ * GET /entry/{customerId}/receipts/{receipt}: says what became of an entry.
+ * - stored: it took effect, or newer entries cover it.
+ * - refused: PostgreSQL refused it.
+ * - pending: it, or a newer entry of its customer, is in flight, or it was replayed.
+ */
+export function getReceipt({ overload, findCustomer, reply }: GetDeps): RequestHandler {
+  return async (request, response) => {
+    overload.checkRead();
+    const customerId = parseCustomerId(request.params.customerId);
+    const receipt = parseReceiptOf(customerId, request.params.receipt);
+    const { version } = receipt;
+    const found = await findCustomer(contextOf(response).projectId, { customerId, version });
+    reply.json(response, 200, JSON.stringify(toFate(found)));
+
+    function toFate({ row, claim, refused: [refused] }: FoundCustomer): FateAnswer {
+      if (row && isStored(receipt, row)) return { statusCode: 200, state: 'stored' };
+      if (refused && refused.state !== 'replayed') return { statusCode: 200, state: 'refused', refused };
+      const isPending = refused !== undefined || (claim !== undefined && claim.version >= version);
+      return { statusCode: 200, state: isPending ? 'pending' : 'unknown' };
+    }
+  };
+}
+
+/** A customer, or with a version, one of its entries. */
+type Asked = { customerId: string; version?: Version };
+
+/** The row of a customer, which may be a tombstone, and what PostgreSQL refused. */
+type Found = { row: VersionedCustomer | undefined; refused: RefusedEntry[] };
+
+/**
+ * Also the claim of the newest entry or erasure that is not persisted yet. `refused`: the open refused entries, newest
+ * first; with a version, that entry if it is or was refused.
+ */
+type FoundCustomer = Found & { claim: Claim | undefined };
 
 /** @throws Fault CUSTOMERS_UNAVAILABLE within `ANSWER_TIMEOUT_MS` */
-export type FindCustomer = (projectId: number, customerId: string) => Promise<FoundCustomer>;
+export type FindCustomer = (projectId: number, asked: Asked) => Promise<FoundCustomer>;
 
 const MAX_CUSTOMERS = 200;
 const MAX_READS_IN_FLIGHT_PER_PARTITION = 4;
@@ -46,29 +101,40 @@ const MAX_READS_IN_FLIGHT_PER_PARTITION = 4;
  */
 export function createFindCustomer(deps: {
   readClaims: EntryQueue['readClaims'];
-  findMany: Customers['findMany'];
+  findVersioned: Customers['findVersioned'];
+  findRefused: DeadLetters['findRefused'];
   partitions: Partitions;
   budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
-  /** Maximum calls of `findMany` at the same time. */
+  /** Maximum reads of PostgreSQL at the same time. */
   maxInFlight: number;
   breaker: CircuitBreaker;
 }): FindCustomer {
-  const { readClaims, findMany, partitions, budget, maxInFlight, breaker } = deps;
+  const { readClaims, findVersioned, findRefused, partitions, budget, maxInFlight, breaker } = deps;
 
-  const rows = new GroupCommit<number, string, StoredCustomer | undefined>({
-    async commit(projectId, customerIds) {
-      const found = await breaker.run(() => withTimeout(findMany(projectId, customerIds), budget.workMs));
-      return customerIds.map((customerId) => found.get(customerId));
-    },
+  /**
+   * Reads the dead letters before the rows: an erasure writes the row before it deletes its customer's letters. In the
+   * other order, an entry could be in neither.
+   */
+  async function readRows(projectId: number, asked: Asked[]): Promise<Found[]> {
+    const letters = await findRefused(projectId, asked);
+    const rows = await findVersioned(projectId, [...new Set(asked.map(({ customerId }) => customerId))]);
+    return asked.map(({ customerId }, i) => ({
+      row: rows.get(customerId),
+      refused: letters[i]?.map(toRefusedEntry) ?? [],
+    }));
+  }
+
+  const rows = new GroupCommit<number, Asked, Found>({
+    commit: (projectId, asked) => breaker.run(() => withTimeout(readRows(projectId, asked), budget.workMs)),
     maxBatch: MAX_CUSTOMERS,
     maxInFlight,
     expiry: { maxWaitMs: budget.workMs, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
   });
 
-  const reads = new GroupCommit<number, string, FoundCustomer>({
-    commit(partition, customerIds) {
+  const reads = new GroupCommit<number, Asked, FoundCustomer>({
+    commit(partition, asked) {
       const { projectId, shard } = partitions.fromPartition(partition);
-      return withTimeout(read(shard, projectId, customerIds), budget.workMs);
+      return withTimeout(read(shard, projectId, asked), budget.workMs);
     },
     maxBatch: MAX_CUSTOMERS,
     ...partitions.toLimits(MAX_READS_IN_FLIGHT_PER_PARTITION),
@@ -76,21 +142,71 @@ export function createFindCustomer(deps: {
   });
 
   /**
-   * Reads the claims first: an entry without a claim is already in its row. In the other order, it could be in neither.
+   * Reads the claims first: an entry without a claim is already in its row, or a dead letter. In the other order, it
+   * could be in neither.
    */
-  async function read(shard: number, projectId: number, customerIds: string[]): Promise<FoundCustomer[]> {
-    const claims = await readClaims(
-      shard,
-      projectId,
-      customerIds.map((customerId) => ({ customerId })),
-    );
-    const stored = await Promise.all(customerIds.map((customerId) => rows.run(projectId, customerId)));
-    return customerIds.map((_customerId, i) => ({ stored: stored[i], claim: claims[i] }));
+  async function read(shard: number, projectId: number, asked: Asked[]): Promise<FoundCustomer[]> {
+    const claims = await readClaims(shard, projectId, asked);
+    const found = await Promise.all(asked.map((one) => rows.run(projectId, one)));
+    return found.map((one, i) => ({ ...one, claim: claims[i] }));
   }
 
-  return async (projectId, customerId) => {
+  return async (projectId, asked) => {
     if (breaker.isOpen) throw new Fault('CUSTOMERS_UNAVAILABLE');
-    return reads.run(partitions.toPartition(projectId, customerId), customerId).catch((cause) => {
+    return reads.run(partitions.toPartition(projectId, asked.customerId), asked).catch((cause) => {
+      throw new Fault('CUSTOMERS_UNAVAILABLE', { cause });
+    });
+  };
+}
+
+/** GET /entries/refused: lists the project's entries that PostgreSQL refused, newest first, a page at a time. */
+export function getRefused(deps: {
+  overload: Pick<Overload, 'checkRead'>;
+  listRefused: ListRefused;
+  reply: Reply;
+}): RequestHandler {
+  const { overload, listRefused, reply } = deps;
+  return async (request, response) => {
+    overload.checkRead();
+    const query = parseRefusedQuery(request.query);
+    const answer = await listRefused(contextOf(response).projectId, query);
+    reply.json(response, 200, JSON.stringify(answer));
+  };
+}
+
+/** @throws Fault CUSTOMERS_UNAVAILABLE within `ANSWER_TIMEOUT_MS` */
+export type ListRefused = (projectId: number, query: RefusedQuery) => Promise<RefusedAnswer>;
+
+/** One page is read at a time, so that the look-ups have connections left. Projects take turns. */
+export function createListRefused(deps: {
+  listRefused: DeadLetters['listRefused'];
+  budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
+  breaker: CircuitBreaker;
+}): ListRefused {
+  const { listRefused, budget, breaker } = deps;
+
+  const pages = new GroupCommit<number, RefusedQuery, RefusedAnswer>({
+    commit: (projectId, queries) =>
+      breaker.run(() => withTimeout(Promise.all(queries.map((query) => readPage(projectId, query))), budget.workMs)),
+    maxBatch: 1,
+    maxInFlight: 1,
+    expiry: { maxWaitMs: budget.turnMs, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
+  });
+
+  async function readPage(projectId: number, { limit, ...query }: RefusedQuery): Promise<RefusedAnswer> {
+    const found = await listRefused(projectId, { ...query, limit: limit + 1 });
+    const page = found.slice(0, limit);
+    const last = found.length > limit ? page.at(-1) : undefined;
+    return {
+      statusCode: 200,
+      refused: page.map(({ letter }) => toRefusedEntry(letter)),
+      cursor: last ? toCursor(last.place) : null,
+    };
+  }
+
+  return async (projectId, query) => {
+    if (breaker.isOpen) throw new Fault('CUSTOMERS_UNAVAILABLE');
+    return pages.run(projectId, query).catch((cause) => {
       throw new Fault('CUSTOMERS_UNAVAILABLE', { cause });
     });
   };

@@ -5,7 +5,7 @@ import { createBatchMemory, type Slices } from '../guards/batch-limits.js';
 import type { Overload } from '../guards/overload.js';
 import type { RateLimiter } from '../guards/rate-limiter.js';
 import type { OnPart } from '../http/read-body.js';
-import { type Reply, type Result, toAnswer } from '../http/reply.js';
+import { type Reply, type Result, toAccepted } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
 import { MAX_CHUNK_BYTES, type Results, toBytes } from '../ingest/call.js';
 import { type AcceptKeyed, BATCH, findIdempotencyKey, toKeyed, toText } from '../ingest/idempotency.js';
@@ -128,8 +128,8 @@ export function postEntries(deps: {
   async function accept(entries: Entry[], first: number, acceptGroup: AcceptGroup): Promise<(Result | undefined)[]> {
     try {
       const outcomes = await acceptGroup(entries, first);
-      return outcomes.map((outcome) => {
-        return outcome === undefined || outcome instanceof Fault ? outcome : toAnswer(outcome);
+      return outcomes.map((outcome, i) => {
+        return outcome === undefined || outcome instanceof Fault ? outcome : toAccepted(outcome, entries[i] as Entry);
       });
     } catch (error) {
       if (error instanceof Fault) return entries.map(() => error);

@@ -4,7 +4,7 @@ import type { Slices } from '../guards/batch-limits.js';
 import type { Overload } from '../guards/overload.js';
 import type { RateLimiter } from '../guards/rate-limiter.js';
 import { readBody } from '../http/read-body.js';
-import { type Reply, toAnswer } from '../http/reply.js';
+import { type Reply, toAccepted } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
 import type { EntryInput, Verdict } from '../ingest/call.js';
 import { type AcceptKeyed, findIdempotencyKey, toKeyed, toText } from '../ingest/idempotency.js';
@@ -45,10 +45,7 @@ export function postEntry(deps: EntryDeps & { slices: Pick<Slices, 'next'> }): R
       const entry = parseEntry(parseJson(body));
       const accepting =
         key === undefined ? rateLimiter.acceptEntry(context, entry) : acceptOnce(context, key, entry, response);
-      accepting.then(answer).catch(next);
-    }
-    function answer(verdict: Verdict): void {
-      reply.answer(response, toAnswer(verdict));
+      accepting.then((verdict) => reply.accepted(response, toAccepted(verdict, entry))).catch(next);
     }
   };
 }
@@ -72,7 +69,7 @@ export function deleteEntry(deps: EntryDeps): RequestHandler {
       key === undefined ? rateLimiter.acceptEntry(context, entry) : acceptOnce(context, key, entry, response);
     const verdict = await accepting;
     if (!verdict.existed) throw new Fault('CUSTOMER_UNKNOWN');
-    reply.answer(response, toAnswer(verdict, 'erasureAccepted'));
+    reply.accepted(response, toAccepted(verdict, entry, 'erasureAccepted'));
   };
 }
 

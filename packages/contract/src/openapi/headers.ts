@@ -1,5 +1,6 @@
 import { entrySchema, IDEMPOTENCY_KEY } from '../entry.js';
 import { REQUEST_ID } from '../limits.js';
+import { CURSOR, ISO_TIME, RECEIPT_EXAMPLE, RECEIPT_FORM, REFUSED_PAGE } from '../refused.js';
 import { type Json, toJsonSchema } from './schemas.js';
 
 const requestId = { type: 'string', pattern: REQUEST_ID.source };
@@ -13,6 +14,33 @@ export const PARAMETERS = {
     description: 'Your id of the customer, percent-encoded: the customer `a/b` is `/entry/a%2Fb`.',
     schema: { ...toJsonSchema(entrySchema.properties.customerId), type: 'string' },
     example: '7519',
+  },
+  receipt: {
+    name: 'receipt',
+    in: 'path',
+    required: true,
+    description: 'The receipt of one of the customer’s entries: the header `receipt` of the answer.',
+    schema: { type: 'string', pattern: RECEIPT_FORM.source },
+    example: RECEIPT_EXAMPLE,
+  },
+  since: {
+    name: 'since',
+    in: 'query',
+    description: 'Only entries that were refused at this time or later. ISO 8601; a date is its first moment in UTC.',
+    schema: { type: 'string', pattern: ISO_TIME.source },
+    example: '2026-11-30T12:00:00Z',
+  },
+  cursor: {
+    name: 'cursor',
+    in: 'query',
+    description: 'The `cursor` of the page before.',
+    schema: { type: 'string', pattern: CURSOR.source },
+  },
+  limit: {
+    name: 'limit',
+    in: 'query',
+    description: 'Most entries on the page.',
+    schema: { type: 'integer', minimum: 1, maximum: REFUSED_PAGE.max, default: REFUSED_PAGE.default },
   },
   requestId: {
     name: 'x-request-id',
@@ -63,6 +91,13 @@ export const HEADERS = {
     description: 'This is the first answer for the idempotency key again; nothing was done.',
     required: true,
     schema: { type: 'string', const: 'true' },
+  },
+  receipt: {
+    description:
+      'Stands for this entry or erasure of this customer. Keep it to ask later what became of it. A repeat with an idempotency key gets the same receipt.',
+    required: true,
+    schema: { type: 'string', pattern: RECEIPT_FORM.source },
+    example: RECEIPT_EXAMPLE,
   },
   'ratelimit-policy': {
     description:

@@ -1,9 +1,10 @@
-import { FIELDS, type Field } from '@opm/core';
-import { FIELD_PROPERTIES, toCustomerAnswer } from '../entry.js';
+import { FIELDS, type Field, toReceipt } from '@opm/core';
+import { FIELD_PROPERTIES, parseEntry, toCustomerAnswer } from '../entry.js';
 import { ANSWERS, type Answer, FAULTS, type FaultCode } from '../faults.js';
 import { LIMITS, toSize } from '../limits.js';
+import { RECEIPT_EXAMPLE, REFUSALS, type RefusedEntry, toRefusedEntry } from '../refused.js';
 import type { HeaderName, ParameterName } from './headers.js';
-import { ENTRY_RULES, type Json } from './schemas.js';
+import { ENTRY_RULES, type Json, REFUSED_LIST } from './schemas.js';
 
 /** A route of the API with its request and its possible answers. */
 export type Operation = {
@@ -20,6 +21,8 @@ export type Operation = {
   optionalHeaders?: HeaderName[];
   /** Faults besides those that any request may cause. */
   faults: FaultCode[];
+  /** Optional properties of the bodies of faults with this status. */
+  faultProperties?: { [statusCode: number]: Json };
   /**
    * Faults that an idempotency key may replay. Undefined if the operation takes no idempotency key. All successes are
    * replayed.
@@ -77,10 +80,15 @@ The body may have up to ${toSize(LIMITS.entryBytes)}. We read it as JSON under a
   },
   optionalHeaders: QUEUED.headers,
   successes: [
-    { answer: ANSWERS.created, description: 'Accepted. We did not know this customer before this entry.' },
+    {
+      answer: ANSWERS.created,
+      description: 'Accepted. We did not know this customer before this entry.',
+      headers: ['receipt'],
+    },
     {
       answer: ANSWERS.updateAccepted,
       description: 'Accepted. We already know this customer, or could not look it up in time.',
+      headers: ['receipt'],
     },
   ],
   faults: [
@@ -100,6 +108,8 @@ const BATCH = [
   { customerId: 7521, customerPhone: '+41 44 668 18 00' },
   { customerId: 7520, customerEmail: 'j.doe@example.com' },
 ];
+const toExampleReceipt = (entry: object, place: number): string =>
+  toReceipt({ ...parseEntry(entry), version: Date.parse('2026-11-24T17:00:00Z') * 1_000 + place });
 const { statusCode, error } = FAULTS.BODY_INVALID;
 const NO_CONTACT = {
   statusCode,
@@ -158,6 +168,7 @@ We read an array to its end before we accept any entry. We accept lines while th
             accepted: 3,
             rejected: 0,
             results: [ANSWERS.created, ANSWERS.created, ANSWERS.updateAccepted],
+            receipts: BATCH.map(toExampleReceipt),
           },
         },
         mixed: {
@@ -167,6 +178,7 @@ We read an array to its end before we accept any entry. We accept lines while th
             accepted: 2,
             rejected: 1,
             results: [ANSWERS.created, NO_CONTACT, ANSWERS.updateAccepted],
+            receipts: BATCH.map((entry, i) => (i === 1 ? null : toExampleReceipt(entry, i))),
           },
         },
       },
@@ -194,6 +206,42 @@ const STORED = {
   updatedAt: new Date('2026-11-24T17:05:30Z'),
 };
 
+const REFUSED: RefusedEntry = toRefusedEntry({
+  ...{ customerId: '7519', receipt: RECEIPT_EXAMPLE, state: 'refused', sqlState: '22001', isReadable: true },
+  ...{ field: 'phone', refusedAt: new Date('2026-11-30T12:00:01Z') },
+});
+const REASONS = Object.entries(REFUSALS).map(([code, message]) => `- \`${code}\`: ${message}`);
+
+export const getReceipt: Operation = {
+  method: 'get',
+  path: '/entry/{customerId}/receipts/{receipt}',
+  operationId: 'getReceipt',
+  tag: 'Entries',
+  summary: 'Ask what became of an entry',
+  description:
+    'Each accepted entry and erasure has a receipt. It is `stored` (it took effect, or newer ones cover it), `pending` (not stored yet), `refused` by our database, or `unknown` (we have no such entry, or no longer).',
+  parameters: ['customerId', 'receipt', 'requestId'],
+  successes: toRead('ReceiptAnswer', 'What became of the entry.', {
+    stored: { summary: 'The entry is stored', value: { statusCode: 200, state: 'stored' } },
+    refused: { summary: 'The entry was refused', value: { statusCode: 200, state: 'refused', refused: REFUSED } },
+  }),
+  faults: ['PATH_MALFORMED', 'PATH_INVALID', 'RECEIPT_INVALID', 'CUSTOMERS_UNAVAILABLE'],
+};
+
+export const getRefused: Operation = {
+  method: 'get',
+  path: '/entries/refused',
+  operationId: 'getRefused',
+  tag: 'Entries',
+  summary: 'List refused entries',
+  description: `Accepted entries that our database refused, newest first. An entry that we tried again (\`replayed\`) or gave up (\`discarded\`) stays for 30 days. Reasons:\n\n${REASONS.join('\n')}`,
+  parameters: ['since', 'cursor', 'limit', 'requestId'],
+  successes: toRead('RefusedAnswer', 'A page of the list.', {
+    page: { summary: 'The only page', value: { statusCode: 200, refused: [REFUSED], cursor: null } },
+  }),
+  faults: ['QUERY_INVALID', 'CUSTOMERS_UNAVAILABLE'],
+};
+
 export const getEntry: Operation = {
   method: 'get',
   path: '/entry/{customerId}',
@@ -201,20 +249,19 @@ export const getEntry: Operation = {
   tag: 'Customers',
   summary: 'Read a customer',
   description:
-    'Returns the stored customer, and whether a newer entry is not stored yet. As soon as an erasure is accepted, the answer is a 404.',
+    'Returns the stored customer, and whether a newer entry is not stored yet. As soon as an erasure is accepted, the answer is a 404. Either lists up to 20 `refused` entries of the customer that nothing newer covers, if there are any.',
   parameters: ['customerId', 'requestId'],
-  successes: [
+  successes: toRead(
+    'CustomerAnswer',
+    'The customer. If its first entry is not stored yet, all properties except the id are `null`.',
     {
-      statusCode: 200,
-      description: 'The customer. If its first entry is not stored yet, all properties except the id are `null`.',
-      schema: { $ref: '#/components/schemas/CustomerAnswer' },
-      examples: {
-        stored: { summary: 'All entries are stored', value: toCustomerAnswer('7519', STORED, false) },
-        pending: { summary: 'The first entry is pending', value: toCustomerAnswer('7519', undefined, true) },
-      },
+      stored: { summary: 'All entries are stored', value: toCustomerAnswer('7519', STORED, false) },
+      pending: { summary: 'The first entry is pending', value: toCustomerAnswer('7519', undefined, true) },
+      refused: { summary: 'An entry was refused', value: toCustomerAnswer('7519', STORED, false, [REFUSED]) },
     },
-  ],
+  ),
   faults: ['PATH_MALFORMED', 'PATH_INVALID', 'CUSTOMER_UNKNOWN', 'CUSTOMER_ERASED', 'CUSTOMERS_UNAVAILABLE'],
+  faultProperties: { 404: { refused: REFUSED_LIST } },
 };
 
 export const deleteEntry: Operation = {
@@ -228,7 +275,7 @@ export const deleteEntry: Operation = {
 Without an \`idempotency-key\`, a repeat after a lost answer may be a 404. Then, too, nothing older is left.`,
   parameters: ['customerId', 'requestId', 'idempotencyKey'],
   optionalHeaders: QUEUED.headers,
-  successes: [{ answer: ANSWERS.erasureAccepted, description: 'The erasure is queued safely.' }],
+  successes: [{ answer: ANSWERS.erasureAccepted, description: 'The erasure is queued safely.', headers: ['receipt'] }],
   faults: ['PATH_MALFORMED', 'PATH_INVALID', 'CUSTOMER_UNKNOWN', ...QUEUED.faults],
   replayedFaults: ['CUSTOMER_UNKNOWN'],
 };
@@ -244,6 +291,10 @@ export const getPing: Operation = {
   successes: [{ answer: ANSWERS.pong, description: 'The key is valid.' }],
   faults: [],
 };
+
+function toRead(schema: string, description: string, examples: Json): Success[] {
+  return [{ statusCode: 200, description, schema: { $ref: `#/components/schemas/${schema}` }, examples }];
+}
 
 /** A successful answer of an operation. */
 export type Success = {

@@ -9,6 +9,7 @@ import {
 } from '../entry.js';
 import { ANSWERS, type Answer, FAULTS, Fault, type FaultCode } from '../faults.js';
 import { LIMITS } from '../limits.js';
+import { parseRefusedQuery, RECEIPT_FORM, REFUSALS, REFUSED_PAGE, REFUSED_STATES } from '../refused.js';
 
 /** Faults that a result of a batch may contain. */
 const RESULT_FAULTS: FaultCode[] = [
@@ -49,7 +50,7 @@ export function toSchemas(): Json {
     },
     BatchAnswer: {
       type: 'object',
-      required: ['statusCode', 'message', 'accepted', 'rejected', 'results'],
+      required: ['statusCode', 'message', 'accepted', 'rejected', 'results', 'receipts'],
       properties: {
         ...toAnswerSchema(ANSWERS.multiStatus).properties,
         accepted: { type: 'integer', minimum: 0, description: 'Number of entries that are queued safely.' },
@@ -62,14 +63,68 @@ export function toSchemas(): Json {
             anyOf: [
               toAnswerSchema(ANSWERS.created),
               toAnswerSchema(ANSWERS.updateAccepted),
-              ...groupByStatus(RESULT_FAULTS).map(toFaultSchema),
+              ...groupByStatus(RESULT_FAULTS).map((codes) => toFaultSchema(codes)),
             ],
           },
+        },
+        receipts: {
+          type: 'array',
+          description: 'One per result, in order: the `receipt` of an entry that is queued safely, else `null`.',
+          maxItems: LIMITS.batchEntries,
+          items: { type: ['string', 'null'], pattern: RECEIPT_FORM.source },
         },
       },
       additionalProperties: false,
     },
     CustomerAnswer: toCustomerAnswerSchema(),
+    ReceiptAnswer: {
+      oneOf: [
+        toReceiptAnswer({ enum: ['stored', 'pending', 'unknown'] }, {}),
+        toReceiptAnswer({ const: 'refused' }, { refused: { $ref: '#/components/schemas/RefusedEntry' } }),
+      ],
+    },
+    RefusedAnswer: {
+      type: 'object',
+      required: ['statusCode', 'refused', 'cursor'],
+      properties: {
+        statusCode: { type: 'integer', const: 200 },
+        refused: { ...REFUSED_LIST, description: 'Newest first.', maxItems: REFUSED_PAGE.max },
+        cursor: { type: ['string', 'null'], description: 'Gives the next page; `null` on the last one.' },
+      },
+      additionalProperties: false,
+    },
+    RefusedEntry: {
+      type: 'object',
+      required: ['customerId', 'receipt', 'code', 'message', 'refusedAt', 'state'],
+      properties: {
+        customerId: { type: 'string' },
+        receipt: { type: 'string', pattern: RECEIPT_FORM.source },
+        code: { enum: Object.keys(REFUSALS) },
+        message: { enum: Object.values(REFUSALS) },
+        field: { enum: FIELD_ENTRIES.map(([name]) => name), description: 'The refused property, if we know it.' },
+        refusedAt: { type: 'string', format: 'date-time' },
+        state: {
+          enum: REFUSED_STATES,
+          description: 'With `replayed`, we tried again: ask with the receipt. With `discarded`, we gave up.',
+        },
+      },
+      additionalProperties: false,
+    },
+  };
+}
+
+export const REFUSED_LIST = {
+  type: 'array',
+  description: 'Refused entries that nothing newer covers, newest first. Absent if there are none.',
+  items: { $ref: '#/components/schemas/RefusedEntry' },
+};
+
+function toReceiptAnswer(state: Json, properties: Json): Json {
+  return {
+    type: 'object',
+    required: ['statusCode', 'state', ...Object.keys(properties)],
+    properties: { statusCode: { type: 'integer', const: 200 }, state: { type: 'string', ...state }, ...properties },
+    additionalProperties: false,
   };
 }
 
@@ -125,6 +180,7 @@ function toCustomerAnswerSchema(): Json {
         type: 'boolean',
         description: 'True if the newest accepted entry is not stored yet. `customer` does not include it until then.',
       },
+      refused: { ...REFUSED_LIST, maxItems: 20 },
     },
     additionalProperties: false,
   };
@@ -148,6 +204,14 @@ const NAMING: Partial<Record<FaultCode, { start: string; mistakes: Record<string
       'an id that cannot be stored': () => parseCustomerId('a\0b'),
     },
   },
+  QUERY_INVALID: {
+    start: '^query/',
+    mistakes: {
+      'a time that is none': () => parseRefusedQuery({ since: 'yesterday' }),
+      'a page that is too long': () => parseRefusedQuery({ limit: '1001' }),
+      'an unknown parameter': () => parseRefusedQuery({ from: '2026-11-30' }),
+    },
+  },
 };
 
 /** Groups the codes by status, in ascending order of the statuses. */
@@ -157,7 +221,7 @@ export function groupByStatus(codes: readonly FaultCode[]): FaultCode[][] {
 }
 
 /** The schema of the body for faults of one status. */
-export function toFaultSchema(codes: readonly FaultCode[]): Json {
+export function toFaultSchema(codes: readonly FaultCode[], optionalProperties: Json = {}): Json {
   const [first] = codes as [FaultCode];
   const { statusCode, error } = FAULTS[first];
   return {
@@ -167,6 +231,7 @@ export function toFaultSchema(codes: readonly FaultCode[]): Json {
       statusCode: { type: 'integer', const: statusCode },
       error: { type: 'string', const: error },
       message: { type: 'string', ...toMessages(codes) },
+      ...optionalProperties,
     },
     additionalProperties: false,
   };

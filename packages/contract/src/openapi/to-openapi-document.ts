@@ -1,7 +1,17 @@
 import { FAULTS, type FaultCode, retryAfterOf } from '../faults.js';
 import { LIMITS } from '../limits.js';
 import { HEADERS, type HeaderName, PARAMETERS } from './headers.js';
-import { deleteEntry, getEntry, getPing, type Operation, postEntries, postEntry, type Success } from './operations.js';
+import {
+  deleteEntry,
+  getEntry,
+  getPing,
+  getReceipt,
+  getRefused,
+  type Operation,
+  postEntries,
+  postEntry,
+  type Success,
+} from './operations.js';
 import { groupByStatus, type Json, toAnswerSchema, toFaultExamples, toFaultSchema, toSchemas } from './schemas.js';
 
 const DESCRIPTION = `
@@ -35,7 +45,7 @@ const KEY = `
 Your API key: \`opm_\` followed by 36 letters and digits. It identifies your project. Treat it like a password: keep
 it on your servers, out of web pages, apps and logs, and send it only over HTTPS.`.trim();
 
-const OPERATIONS: Operation[] = [postEntry, postEntries, getEntry, deleteEntry, getPing];
+const OPERATIONS: Operation[] = [postEntry, postEntries, getReceipt, getRefused, getEntry, deleteEntry, getPing];
 
 /** Faults that any request with a key may cause. */
 const COMMON_FAULTS = [
@@ -133,13 +143,17 @@ function toCommonResponses(): Json {
   return Object.fromEntries(groupByStatus(COMMON_FAULTS).map((codes) => [toName(codes), toFaultResponse(codes)]));
 }
 
-function toResponses(operation: Pick<Operation, 'successes' | 'faults' | 'optionalHeaders' | 'replayedFaults'>): Json {
-  const { successes, faults, optionalHeaders = [], replayedFaults } = operation;
+function toResponses(
+  operation: Pick<Operation, 'successes' | 'faults' | 'optionalHeaders' | 'replayedFaults' | 'faultProperties'>,
+): Json {
+  const { successes, faults, optionalHeaders = [], replayedFaults, faultProperties } = operation;
   const ofReplayed: HeaderName[] = replayedFaults ? ['idempotent-replayed', ...optionalHeaders] : optionalHeaders;
   return {
     ...Object.fromEntries(successes.map((success) => toSuccess(success, ofReplayed))),
-    ...toFaultResponses([...COMMON_FAULTS, ...faults], (codes) =>
-      codes.some((code) => replayedFaults?.includes(code)) ? ofReplayed : optionalHeaders,
+    ...toFaultResponses(
+      [...COMMON_FAULTS, ...faults],
+      (codes) => (codes.some((code) => replayedFaults?.includes(code)) ? ofReplayed : optionalHeaders),
+      faultProperties,
     ),
   };
 }
@@ -148,6 +162,7 @@ function toResponses(operation: Pick<Operation, 'successes' | 'faults' | 'option
 function toFaultResponses(
   faults: readonly FaultCode[],
   toOptionalHeaders: (codes: FaultCode[]) => HeaderName[] = () => [],
+  properties: Operation['faultProperties'] = {},
 ): Json {
   const common = new Map(groupByStatus(COMMON_FAULTS).map((codes) => [codes.join(), toName(codes)]));
   return Object.fromEntries(
@@ -155,7 +170,9 @@ function toFaultResponses(
       const name = common.get(codes.join());
       return [
         statusOf(codes),
-        name ? { $ref: `#/components/responses/${name}` } : toFaultResponse(codes, toOptionalHeaders(codes)),
+        name
+          ? { $ref: `#/components/responses/${name}` }
+          : toFaultResponse(codes, toOptionalHeaders(codes), properties[statusOf(codes)]),
       ];
     }),
   );
@@ -176,13 +193,15 @@ function toSuccess(success: Success, optionalHeaders: HeaderName[]): [number, Js
   return [statusCode, { description, headers: toHeaders(headers, optional), content }];
 }
 
-function toFaultResponse(codes: FaultCode[], optionalHeaders: HeaderName[] = []): Json {
+function toFaultResponse(codes: FaultCode[], optionalHeaders: HeaderName[] = [], properties?: Json): Json {
   const statusCode = statusOf(codes);
   const headers: HeaderName[] = [
     ...(codes.every((code) => retryAfterOf(code) > 0) ? (['retry-after'] as const) : []),
     ...(codes.includes('METHOD_NOT_ALLOWED') ? (['allow'] as const) : []),
   ];
-  const content = { 'application/json': { schema: toFaultSchema(codes), examples: toFaultExamples(codes) } };
+  const content = {
+    'application/json': { schema: toFaultSchema(codes, properties), examples: toFaultExamples(codes) },
+  };
   const description = MEANING[statusCode] ?? FAULTS[codes[0] as FaultCode].error;
   return { description, headers: toHeaders(headers, optionalHeaders), content };
 }

@@ -1,0 +1,95 @@
+import { describe, expect, test } from '@jest/globals';
+import fc from 'fast-check';
+import { Fault } from './faults.js';
+import { parseRefusedQuery, REFUSALS, toCursor, toRefusedEntry } from './refused.js';
+
+const messageOf = (query: Record<string, unknown>) => {
+  try {
+    return parseRefusedQuery(query);
+  } catch (error) {
+    if (error instanceof Fault && error.code === 'QUERY_INVALID') return error.message;
+    throw error;
+  }
+};
+
+describe('a refused entry', () => {
+  const letter = {
+    ...{ customerId: '7519', receipt: 'r', state: 'refused' as const, refusedAt: new Date(0), isReadable: true },
+    ...{ sqlState: '22001' as string | null, field: undefined },
+  };
+
+  test.each([
+    ['22001', 'VALUE_TOO_LONG'],
+    ['54000', 'VALUE_TOO_LONG'],
+    ['22P05', 'VALUE_INVALID'],
+    ['22021', 'VALUE_INVALID'],
+    ['23502', 'VALUE_INVALID'],
+    ['23514', 'VALUE_INVALID'],
+    ['23503', 'VALUE_INVALID'],
+    ['P0001', 'VALUE_INVALID'],
+    ['23505', 'VALUE_CONFLICT'],
+    ['21000', 'VALUE_CONFLICT'],
+    ['XX000', 'STORE_ERROR'],
+    [null, 'STORE_ERROR'],
+  ] as const)('with SQLSTATE %s has the code %s', (sqlState, code) => {
+    expect(toRefusedEntry({ ...letter, sqlState })).toEqual({
+      ...{ customerId: '7519', receipt: 'r', code, message: REFUSALS[code] },
+      ...{ refusedAt: new Date(0), state: 'refused' },
+    });
+  });
+
+  test('that cannot be read has a code of its own; a field has the name that partners know', () => {
+    expect(toRefusedEntry({ ...letter, isReadable: false }).code).toBe('ENTRY_UNREADABLE');
+    expect(toRefusedEntry({ ...letter, field: 'ip' }).field).toBe('customerIP');
+  });
+});
+
+describe('the query of the refused entries', () => {
+  test('has defaults, and takes a time, a cursor and a limit', () => {
+    expect(parseRefusedQuery({})).toEqual({ since: undefined, before: undefined, limit: 100 });
+    const before = { micros: 1_796_045_486_000_001, id: '17' };
+    const since = '2026-11-30T13:00:00.5+01:00';
+    expect(parseRefusedQuery({ since, cursor: toCursor(before), limit: '1000' })).toEqual({
+      ...{ since: new Date('2026-11-30T12:00:00.500Z'), before, limit: 1_000 },
+    });
+    expect(parseRefusedQuery({ since: '2026-11-30' }).since).toEqual(new Date('2026-11-30T00:00:00Z'));
+  });
+
+  test.each([
+    [{ since: 'yesterday' }, 'query/since must be an ISO 8601 time such as 2026-11-30T12:00:00Z'],
+    [{ since: '2026-11-30T12:00:00' }, 'query/since must be an ISO 8601 time such as 2026-11-30T12:00:00Z'],
+    [{ since: '2026-02-30T12:00:00Z' }, 'query/since must be an ISO 8601 time such as 2026-11-30T12:00:00Z'],
+    [{ since: '2026-11-30T12:00:00 01:00' }, 'query/since must be an ISO 8601 time such as 2026-11-30T12:00:00Z'],
+    [{ since: ['2026-11-30', '2026-11-30'] }, 'query/since must be given once'],
+    [{ cursor: '' }, 'query/cursor must be that of an answer'],
+    [{ cursor: '9999999999999999-1' }, 'query/cursor must be that of an answer'],
+    [{ limit: '0' }, 'query/limit must be an integer from 1 to 1000'],
+    [{ limit: '1001' }, 'query/limit must be an integer from 1 to 1000'],
+    [{ limit: '1e2' }, 'query/limit must be an integer from 1 to 1000'],
+    [{ from: '2026-11-30' }, 'query/from is not known, use since, cursor or limit'],
+    [
+      { [`${'x'.repeat(39)}\u{1F9D1}y`]: '' },
+      `query/${'x'.repeat(39)}\u{1F9D1} is not known, use since, cursor or limit`,
+    ],
+  ])('%j is refused', (query, message) => {
+    expect(messageOf(query)).toBe(message);
+  });
+
+  test('is read, or refused with a short message, whatever it is', () => {
+    const text = fc.string({ unit: 'binary' });
+    const digits = fc.stringMatching(/^[\d:.TZ+-]{0,30}$/);
+    const query = fc.record(
+      { since: fc.oneof(text, digits), cursor: fc.oneof(text, digits), limit: digits },
+      { requiredKeys: [] },
+    );
+    fc.assert(
+      fc.property(fc.oneof(query, fc.dictionary(text, text)), (given) => {
+        const read = messageOf(given);
+        if (typeof read === 'string') return expect(read.length).toBeLessThan(150);
+        expect(read.limit).toBeLessThanOrEqual(1_000);
+        if (read.since) expect(Number.isFinite(read.since.getTime())).toBe(true);
+      }),
+      { numRuns: 1_000 },
+    );
+  });
+});

@@ -1,0 +1,145 @@
+import { type Field, parseReceipt, type Receipt, toReceipt } from '@opm/core';
+import { FIELD_PROPERTIES } from './entry.js';
+import { FAULTS, Fault, type FaultCode } from './faults.js';
+
+/** Why an accepted entry could not be stored. The list is closed, and a code is never reused for another meaning. */
+export const REFUSALS = {
+  VALUE_TOO_LONG: 'a value is too long for our database, send a shorter one',
+  VALUE_INVALID: 'our database does not accept a value, send another one',
+  VALUE_CONFLICT: 'a value conflicts with another customer, send another one',
+  ENTRY_UNREADABLE: 'our program could not read the entry, send it again',
+  STORE_ERROR: 'our database could not store the entry, we will look into it',
+} as const;
+
+export type RefusalCode = keyof typeof REFUSALS;
+
+/** `refused`: not stored. `replayed`: we tried again, see the receipt. `discarded`: not stored, and never will be. */
+export const REFUSED_STATES = ['refused', 'replayed', 'discarded'] as const;
+
+/** An accepted entry that our database refused, as partners see it. */
+export type RefusedEntry = {
+  customerId: string;
+  receipt: string;
+  code: RefusalCode;
+  message: string;
+  /** The property whose value was refused, if the database named it. */
+  field?: string;
+  refusedAt: Date;
+  state: (typeof REFUSED_STATES)[number];
+};
+
+/** @param letter `sqlState`: null if the error was not PostgreSQL's; `isReadable`: false if it cannot be read as an entry */
+export function toRefusedEntry(
+  letter: Pick<RefusedEntry, 'customerId' | 'receipt' | 'refusedAt' | 'state'> & {
+    sqlState: string | null;
+    isReadable: boolean;
+    field: Field | undefined;
+  },
+): RefusedEntry {
+  const { customerId, receipt, sqlState, isReadable, field, refusedAt, state } = letter;
+  const code = isReadable ? toRefusalCode(sqlState ?? '') : 'ENTRY_UNREADABLE';
+  const named = field && { field: FIELD_PROPERTIES[field].property };
+  return { customerId, receipt, code, message: REFUSALS[code], ...named, refusedAt, state };
+}
+
+/** SQLSTATEs and classes (https://www.postgresql.org/docs/current/errcodes-appendix.html). First match applies. */
+const BY_SQL_STATE: [RegExp, RefusalCode][] = [
+  [/^(22001|54)/, 'VALUE_TOO_LONG'], // too long for its column, or for a row or an index
+  [/^(23505|21)/, 'VALUE_CONFLICT'], // unique constraint, cardinality
+  [/^(22|23|P0001)/, 'VALUE_INVALID'], // data exception, other constraint, error of a trigger
+];
+
+function toRefusalCode(sqlState: string): RefusalCode {
+  return BY_SQL_STATE.find(([pattern]) => pattern.test(sqlState))?.[1] ?? 'STORE_ERROR';
+}
+
+/** What became of an accepted entry. `unknown`: we know no such entry, or no longer. */
+export const ENTRY_STATES = ['stored', 'pending', 'refused', 'unknown'] as const;
+
+/** The body of GET /entry/{customerId}/receipts/{receipt}. */
+export type FateAnswer =
+  | { statusCode: 200; state: 'stored' | 'pending' | 'unknown' }
+  | { statusCode: 200; state: 'refused'; refused: RefusedEntry };
+
+/** The body of GET /entries/refused. `cursor` is null on the last page. */
+export type RefusedAnswer = { statusCode: 200; refused: RefusedEntry[]; cursor: string | null };
+
+/** The body of a 404 of GET /entry/{customerId}, if entries of the customer are refused. */
+export function toRefusedFault(code: FaultCode, refused: RefusedEntry[]) {
+  const { statusCode, error, message } = FAULTS[code];
+  return { statusCode, error, message, refused };
+}
+
+export const RECEIPT_FORM = /^[0-9a-z]{10,14}$/;
+
+/** The receipt of an entry of the customer 7519, for the API's document. */
+export const RECEIPT_EXAMPLE = toReceipt({
+  customerId: '7519',
+  version: Date.parse('2026-11-30T12:00:00Z') * 1_000,
+  fields: { email: '', phone: '' },
+});
+
+/** Reads the receipt in a path. @throws Fault RECEIPT_INVALID */
+export function parseReceiptOf(customerId: string, receipt: unknown): Receipt {
+  const parsed = parseReceipt(String(receipt), customerId);
+  if (!parsed) throw new Fault('RECEIPT_INVALID');
+  return parsed;
+}
+
+export const REFUSED_PAGE = { max: 1_000, default: 100 };
+
+/** A place in the list, newest first: in microseconds since 1970, and the number of the letter. */
+export type RefusedPlace = { micros: number; id: string };
+
+export const toCursor = ({ micros, id }: RefusedPlace): string => `${micros}-${id}`;
+
+export type RefusedQuery = { since: Date | undefined; before: RefusedPlace | undefined; limit: number };
+
+const PARAMETERS = ['since', 'cursor', 'limit'];
+const MAX_NAME = 40;
+
+/** Reads the query of GET /entries/refused. @throws Fault QUERY_INVALID, whose message names the parameter */
+export function parseRefusedQuery(query: Record<string, unknown>): RefusedQuery {
+  for (const [name, value] of Object.entries(query)) {
+    const shown = [...name].slice(0, MAX_NAME).join('').toWellFormed();
+    if (!PARAMETERS.includes(name)) throw invalid(shown, 'is not known, use since, cursor or limit');
+    if (typeof value !== 'string') throw invalid(name, 'must be given once');
+  }
+  const { since, cursor, limit } = query as Record<string, string | undefined>;
+  return {
+    since: since === undefined ? undefined : parseTime(since),
+    before: cursor === undefined ? undefined : parseCursor(cursor),
+    limit: limit === undefined ? REFUSED_PAGE.default : parseLimit(limit),
+  };
+}
+
+/** Also takes a date alone: its first moment in UTC. */
+export const ISO_TIME = /^(\d{4}-\d\d-\d\d)(T\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d:\d\d))?$/;
+
+function parseTime(text: string): Date {
+  const [, day] = ISO_TIME.exec(text) ?? [];
+  const time = new Date(text);
+  // JavaScript reads February 30 as March 2.
+  if (!day || !Number.isFinite(time.getTime()) || !isDay(day)) {
+    throw invalid('since', 'must be an ISO 8601 time such as 2026-11-30T12:00:00Z');
+  }
+  return time;
+}
+
+const isDay = (day: string) => new Date(`${day}T00:00:00Z`).toJSON()?.startsWith(day);
+
+export const CURSOR = /^(\d{1,16})-(\d{1,18})$/;
+
+function parseCursor(text: string): RefusedPlace {
+  const [, micros, id] = CURSOR.exec(text) ?? [];
+  if (!micros || !id || !Number.isSafeInteger(Number(micros))) throw invalid('cursor', 'must be that of an answer');
+  return { micros: Number(micros), id };
+}
+
+function parseLimit(text: string): number {
+  const limit = /^\d{1,4}$/.test(text) ? Number(text) : 0;
+  if (limit < 1 || limit > REFUSED_PAGE.max) throw invalid('limit', `must be an integer from 1 to ${REFUSED_PAGE.max}`);
+  return limit;
+}
+
+const invalid = (name: string, message: string) => new Fault('QUERY_INVALID', { message: `query/${name} ${message}` });
