@@ -15,6 +15,7 @@ import { createAcceptKeyed, createRecordLimit } from './ingest/idempotency.js';
 import { createChunkPartitions, createPartitions } from './ingest/partitions.js';
 import { createIngressMetrics } from './metrics.js';
 import { createFindCustomer } from './routes/get-entry.js';
+import { createReadProject } from './routes/get-project.js';
 
 /** Creates every object of the ingress and passes each its dependencies. */
 export async function compose(context: ProcessContext<IngressConfig>): Promise<void> {
@@ -132,6 +133,12 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     maxInFlight: Math.ceil(config.DATABASE_POOL_SIZE / 2),
     breaker: createBreaker('reading customers'),
   });
+  const readProject = createReadProject({
+    usage: store.projects.usage,
+    keys: store.apiKeys.listActive,
+    budget,
+    createBreaker,
+  });
   const overload = createOverload({
     load: queue.load,
     maxBacklog: config.BACKLOG_MAX_ENTRIES,
@@ -157,6 +164,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     acceptKeyed,
     groupSize: config.CHUNK_MAX_ENTRIES,
     findCustomer,
+    readProject,
     trustedProxies: config.TRUSTED_PROXIES,
     activity,
     metrics,

@@ -8,6 +8,8 @@ export const FAULTS = {
   KEY_MISSING: { statusCode: 401, error: 'Unauthorized', message: 'API key is required' },
   KEY_UNKNOWN: { statusCode: 401, error: 'Unauthorized', message: 'API key does not exist' },
   PROJECT_PAUSED: { statusCode: 403, error: 'Forbidden', message: 'project is paused' },
+  KEY_SCOPE: { statusCode: 403, error: 'Forbidden', message: 'API key does not allow this' },
+  KEY_ADDRESS: { statusCode: 403, error: 'Forbidden', message: 'API key must not be used from this address' },
   BODY_MALFORMED: { statusCode: 400, error: 'Bad Request', message: 'body must be valid JSON' },
   BODY_INVALID: { statusCode: 400, error: 'Bad Request', message: 'body is invalid' },
   BODY_TOO_LARGE: {
@@ -44,6 +46,7 @@ export const FAULTS = {
   },
   PATH_MALFORMED: { statusCode: 400, error: 'Bad Request', message: 'path must be percent-encoded UTF-8' },
   PATH_INVALID: { statusCode: 400, error: 'Bad Request', message: 'path is invalid' },
+  QUERY_INVALID: { statusCode: 400, error: 'Bad Request', message: 'query is invalid' },
   CUSTOMER_UNKNOWN: { statusCode: 404, error: 'Not Found', message: 'customer does not exist' },
   CUSTOMER_ERASED: { statusCode: 404, error: 'Not Found', message: 'customer is being erased' },
   MEDIA_TYPE_UNSUPPORTED: { statusCode: 415, error: 'Unsupported Media Type', message: 'body must be JSON' },

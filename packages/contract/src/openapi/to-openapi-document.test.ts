@@ -23,16 +23,16 @@ const bodies = findBodies(document);
 
 test('the document has every fault with its text, and no other', () => {
   const statuses = new Map(bodies.map(({ message, statusCode, error }) => [message, { statusCode, error }]));
-  const { BODY_INVALID, PATH_INVALID, ...fixed } = FAULTS; // their messages name a property
+  const { BODY_INVALID, PATH_INVALID, QUERY_INVALID, ...fixed } = FAULTS; // their messages name a property
   for (const { message, statusCode, error } of Object.values(fixed)) {
     expect([message, statuses.get(message)]).toEqual([message, { statusCode, error }]);
   }
   const known = new Set<string>([...Object.values(fixed), ...Object.values(ANSWERS)].map(({ message }) => message));
   for (const { message, statusCode } of bodies) {
-    if (message === undefined || known.has(message)) continue; // a customer has no message
-    expect([message, statusCode]).toEqual([expect.stringMatching(/^(body[ /]|path\/customerId )/), 400]);
+    if (message === undefined || known.has(message)) continue; // customers, keys and usage have no message
+    expect([message, statusCode]).toEqual([expect.stringMatching(/^(body[ /]|path\/customerId |query[ /])/), 400]);
   }
-  expect([BODY_INVALID.statusCode, PATH_INVALID.statusCode]).toEqual([400, 400]);
+  expect([BODY_INVALID, PATH_INVALID, QUERY_INVALID].map(({ statusCode }) => statusCode)).toEqual([400, 400, 400]);
 });
 
 test('the document has every answer', () => {
@@ -98,7 +98,7 @@ test('only answers that can be replayed may have the header idempotent-replayed'
   ]);
   expect(Object.fromEntries(replayed)).toEqual({
     ...{ postEntry: ['201', '202'], postEntries: ['207'], deleteEntry: ['202', '404'] },
-    ...{ getEntry: [], getPing: [] },
+    ...{ getEntry: [], getPing: [], getKeys: [], getUsage: [] },
   });
 });
 
