@@ -34,7 +34,7 @@ const createWith = (budget: { turnMs: number; workMs: number }) =>
     budget,
     now: () => time,
     createBreaker() {
-      const breaker = new CircuitBreaker({ onFailure: () => {} });
+      const breaker = new CircuitBreaker({ onFailure: () => {}, now: () => time });
       breakers.push(breaker);
       return breaker;
     },
