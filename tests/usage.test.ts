@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { createStore, type Store } from '@opm/store';
-import { BACKENDS, type Backend, query, runOpm, startApp, type TestApp, waitFor } from '@opm/testkit';
+import { BACKENDS, type Backend, query, startApp, type TestApp, waitFor } from '@opm/testkit';
 import pg from 'pg';
 
 type Partner = { projectId: number; name: string; apiKey: string };
@@ -201,63 +201,5 @@ describe.each(BACKENDS)('GET /usage and GET /keys, with the queue on %s:', (_, c
     await locker.end();
     await waitFor(async () => (await ask(path))[0] === 200, { description: 'the answer' });
     await own.stop();
-  });
-
-  test('opm projects usage prints the same, as a table, JSON or CSV', async () => {
-    const run = (...args: string[]) => runOpm(['projects', 'usage', 'acme', ...args], backend.env);
-    const { code, stdout } = await run('--json');
-    expect([code, JSON.parse(stdout)]).toEqual([0, await usageOf(acme)]);
-    const [last] = (JSON.parse(stdout) as Day[]).slice(-1);
-    const range = ['--from', '2026-02-28', '--to', '2026-03-01'];
-    const header = 'day,accepted,created,updated,erased,invalid,limited,unavailable,notStored';
-    expect((await run('--csv', ...range)).stdout).toBe(
-      `${header}\n2026-02-28,0,0,0,0,0,0,0,0\n2026-03-01,0,0,0,0,0,0,0,0\n`,
-    );
-    // Nothing that a spreadsheet could run.
-    expect((await run('--csv')).stdout.split('\n').slice(1, -1).join()).toMatch(/^[\d,-]+$/);
-    expect((await run()).stdout).toMatch(new RegExp(`^${header.replaceAll(',', ' +')}\n.*\n${last?.day} `, 's'));
-    for (const [args, kind, message] of [
-      [['--from', 'soon'], 2, '--from must be a day such as 2026-11-30'],
-      [['--from', '2026-11-02', '--to', '2026-11-01'], 2, '--to must not be before --from'],
-      [['--csv', '--json'], 2, "option '--csv' cannot be used with option '--json'"],
-    ] as const) {
-      const failed = await run(...args);
-      expect([failed.code, failed.stdout]).toEqual([kind, '']);
-      expect(failed.stderr).toContain(message);
-    }
-    expect((await runOpm(['projects', 'usage', 'nobody'], backend.env)).code).toBe(3);
-  });
-
-  test('opm keys create and rotate make keys with rules, say so, and refuse what is no rule', async () => {
-    const keys = async (...args: string[]) => {
-      const { code, stdout, stderr } = await runOpm(['keys', ...args, '--json'], backend.env);
-      return { code, stderr, ...(code === 0 && JSON.parse(stdout)) };
-    };
-    const created = await keys('create', 'other', '--scope', 'read', '--scope', 'write', '--address', '203.0.113.0/24');
-    expect(created).toMatchObject({ scopes: ['write', 'read'], addresses: ['203.0.113.0/24'] });
-    expect((await send({ ...other, apiKey: created.apiKey }, 'GET', '/ping')).status).toBe(403);
-    expect((await send(other, 'GET', '/ping')).status).toBe(200);
-    const rotated = await keys('rotate', 'other', '--label', 'second');
-    expect(rotated).toMatchObject({ scopes: ['write', 'read'], addresses: ['203.0.113.0/24'] });
-    const { stdout } = await runOpm(['keys', 'rotate', 'other', '--address', 'any', '--scope', 'erase'], backend.env);
-    expect(stdout).toMatch(/: opm_\w+\nIt may erase, from any address\.\nThe old keys expire at /);
-    expect((await runOpm(['keys', 'create', 'other'], backend.env)).stdout).toMatch(
-      /: opm_\w+\nIt may write, read, erase, from any address\.\n$/,
-    );
-    const { stdout: listed } = await runOpm(['keys', 'list', 'other'], backend.env);
-    expect(listed).toMatch(/second .*write, read +203\.0\.113\.0\/24/);
-    expect(listed).toMatch(/ erase +any/);
-    const before = await store.apiKeys.list(other.projectId);
-    for (const args of [
-      ['--scope', 'all'],
-      ['--address', '203.0.113.0/33'],
-      ['--address', 'any', '--address', '::1'],
-      Array.from({ length: 51 }, (__, i) => ['--address', `10.0.0.${i}`]).flat(),
-    ]) {
-      for (const command of ['create', 'rotate']) {
-        expect(await keys(command, 'other', ...args)).toMatchObject({ code: 2 });
-      }
-    }
-    expect(await store.apiKeys.list(other.projectId)).toEqual(before);
   });
 });

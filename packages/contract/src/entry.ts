@@ -168,18 +168,18 @@ type Counted = {
 export function toUsageAnswer({ from, to }: Days, counted: Counted[]): { statusCode: 200; days: DayUsage[] } {
   const byDay = new Map(counted.map((usage) => [usage.day, usage]));
   const days: DayUsage[] = [];
-  for (let day = from; day <= to; day = addDays(day, 1)) days.push(toDayUsage(day, byDay.get(day)));
+  for (let at = Date.parse(from); at <= Date.parse(to); at += DAY_MS) {
+    const day = toDay(new Date(at));
+    days.push(toDayUsage(day, byDay.get(day)));
+  }
   return { statusCode: 200, days };
 }
 
 function toDayUsage(day: string, counted: Partial<Counted> = {}): DayUsage {
   const { created = 0, updated = 0, erased = 0, deadLetters = 0 } = counted;
   const { refusedInvalid = 0, refusedLimited = 0, refusedUnavailable = 0 } = counted;
-  return {
-    ...{ day, accepted: created + updated, created, updated, erased },
-    refused: { invalid: refusedInvalid, limited: refusedLimited, unavailable: refusedUnavailable },
-    notStored: deadLetters,
-  };
+  const refused = { invalid: refusedInvalid, limited: refusedLimited, unavailable: refusedUnavailable };
+  return { day, accepted: created + updated, created, updated, erased, refused, notStored: deadLetters };
 }
 
 /** Parses JSON. An empty body is undefined. @throws Fault BODY_MALFORMED */
