@@ -86,7 +86,7 @@ describe('the partner guide matches the program:', () => {
 
   test('every fault is in the table of statuses and messages', () => {
     // Their messages name a property; the table describes them.
-    const { BODY_INVALID: _body, PATH_INVALID: _path, ...faults } = FAULTS;
+    const { BODY_INVALID: _body, PATH_INVALID: _path, QUERY_INVALID: _query, ...faults } = FAULTS;
     for (const { statusCode, message } of Object.values(faults)) {
       expect(rows).toContain(`${statusCode} ${message}`);
     }

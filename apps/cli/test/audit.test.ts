@@ -16,6 +16,12 @@ const CHANGES: [command: string, target: string | null, details: object | null][
   ['projects limits acme --rate 5 --burst 10', 'acme', { rate: 5, burst: 10 }],
   ['projects limits acme --none', 'acme', { rate: null, burst: null }],
   ['keys rotate acme --grace 1h', 'acme', { graceSeconds: 3_600 }],
+  [
+    'keys rotate acme --grace 1h --scope read --address 203.0.113.7',
+    'acme',
+    { graceSeconds: 3_600, scopes: 'read', addresses: '203.0.113.7' },
+  ],
+  ['keys create acme --scope write', 'acme', { scopes: 'write', addresses: 'any' }],
   ['keys label acme 1 shop', 'acme/1', null],
   ['keys revoke acme --key 1', 'acme/1', null],
   ['keys revoke acme', 'acme', null],
@@ -37,6 +43,7 @@ const CHANGES: [command: string, target: string | null, details: object | null][
 /** Every command that only reads, or that cannot have a row: `up` and `migrate` make the table, `burst` is a partner. */
 const READS = [
   ...['up', 'migrate', 'status', 'burst', 'audit', 'operators list', 'projects list', 'projects stats', 'keys list'],
+  ...['projects usage'],
   ...['customers get', 'customers export', 'dead-letters list', 'dead-letters show', 'dead-letters count'],
 ];
 
@@ -111,6 +118,10 @@ test('a command that is refused, or only counts, writes no row', async () => {
     'projects limits acme --rate 5',
     'projects limits acme',
     'keys rotate nobody',
+    'keys create nobody',
+    'keys create acme --scope all',
+    'keys create acme --address 203.0.113.0/33',
+    'keys rotate acme --address any --address 203.0.113.7',
     'customers import nowhere.csv --project acme',
     'dead-letters discard --all --dry-run',
     'dead-letters replay --dry-run',

@@ -198,6 +198,9 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (_, cre
     ['/operators/remove', { name: 'nobody', confirmed: 'on' }, 'there is no operator nobody'],
     ['/partners/ID/keys', { grace: '999999999' }, 'grace must be one of the choices'],
     ['/partners/ID/keys', { label: 'x'.repeat(101) }, 'a label must have at most 100 characters'],
+    ['/partners/ID/keys', { scopes: 'read all' }, 'a key may write, read, erase, and nothing else'],
+    ['/partners/ID/keys', { addresses: 'any ::1' }, 'addresses must be any, or at most 50 IP addresses and blocks'],
+    ['/partners/ID/keys', { addresses: '203.0.113.0/33', grace: '24' }, 'addresses must be any, or at most 50'],
     ['/partners/9007199254740991/pause', {}, 'there is no such partner'],
     ['/partners/1.0/pause', {}, 'there is no such partner'],
     ['/dead-letters/discard', { partner: 'nobody', confirmed: 'on' }, 'there is no partner &quot;nobody&quot;'],
@@ -236,6 +239,39 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (_, cre
     const rows = await readAudit();
     expect(JSON.stringify(rows)).not.toContain(second);
     expect(rows.map(({ action }) => action)).toEqual(['keys rotate', 'keys create', 'projects create']);
+  });
+
+  test('a new key gets the scopes and addresses of the form, or those of the newest key if the others end', async () => {
+    const { admin } = sessions;
+    const path = `/partners/${projectId}`;
+    const create = (fields: Record<string, string>) => admin.post(`${path}/keys`, fields);
+    await create({ scopes: 'read, write', addresses: '203.0.113.0/24 2001:DB8::1' });
+    expect((await admin.get(path)).text).toMatch(/write, read<.*>203\.0\.113\.0\/24, 2001:db8::1</);
+    await create({ grace: '1' });
+    await create({ grace: '1', scopes: 'erase', addresses: 'any' });
+    await create({});
+    const keys = (await store.apiKeys.list(projectId)).slice(-4);
+    expect(keys.map(({ scopes, addresses }) => [scopes, addresses])).toEqual([
+      [
+        ['write', 'read'],
+        ['203.0.113.0/24', '2001:db8::1'],
+      ],
+      [
+        ['write', 'read'],
+        ['203.0.113.0/24', '2001:db8::1'],
+      ],
+      [['erase'], []],
+      [['write', 'read', 'erase'], []],
+    ]);
+    expect((await readAudit()).map(({ action, details }) => [action, details])).toEqual([
+      ['keys create', { label: null, graceHours: null }],
+      ['keys rotate', { label: null, graceHours: 1, scopes: 'erase', addresses: 'any' }],
+      ['keys rotate', { label: null, graceHours: 1 }],
+      [
+        'keys create',
+        { label: null, graceHours: null, scopes: 'write, read', addresses: '203.0.113.0/24, 2001:DB8::1' },
+      ],
+    ]);
   });
 
   test('a revoked key is no longer valid', async () => {

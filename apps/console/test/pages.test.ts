@@ -348,7 +348,7 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
 
     test.each(ATTACKS)('in every field that a partner or an operator can set, this is text: %s', async (attack) => {
       const { projectId, apiKey } = await store.projects.create(attack);
-      await store.apiKeys.issue(projectId, attack);
+      await store.apiKeys.issue(projectId, { label: attack });
       const short = attack.slice(0, 64);
       const fields = { email: attack, phone: short, firstName: attack, lastName: attack, ip: short };
       await store.deadLetters.add([

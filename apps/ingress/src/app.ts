@@ -30,6 +30,7 @@ import type { AcceptKeyed } from './ingest/idempotency.js';
 import type { IngressMetrics } from './metrics.js';
 import { getDocs, getOpenApi } from './routes/docs.js';
 import { type FindCustomer, getEntry, getReceipt, getRefused, type ListRefused } from './routes/get-entry.js';
+import { getKeys, getUsage, type ReadProject } from './routes/get-project.js';
 import { postEntries } from './routes/post-entries.js';
 import { deleteEntry, postEntry } from './routes/post-entry.js';
 
@@ -42,6 +43,7 @@ type IngressDeps = {
   groupSize: number;
   findCustomer: FindCustomer;
   listRefused: ListRefused;
+  readProject: ReadProject;
   /** Number of proxies in front whose `X-Forwarded-For` is trusted for the client's address. */
   trustedProxies: number;
   activity: Pick<ActivityReporter, 'of' | 'onKeyUse' | 'onLatency'>;
@@ -62,6 +64,7 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
     groupSize,
     findCustomer,
     listRefused,
+    readProject,
     trustedProxies,
     activity,
     metrics,
@@ -72,17 +75,23 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   const app = express();
   app.disable('x-powered-by').disable('etag').set('trust proxy', trustedProxies);
 
-  const authenticated = requireProject(authenticator);
-  const hot = [authenticated, postEntry({ overload, rateLimiter, slices, reply, acceptKeyed })];
+  const anyKey = requireProject(authenticator);
+  const mayWrite = requireProject(authenticator, 'write');
+  const mayRead = requireProject(authenticator, 'read');
+  const mayErase = requireProject(authenticator, 'erase');
+  const hot = [mayWrite, postEntry({ overload, rateLimiter, slices, reply, acceptKeyed })];
   app.post('/entry', hot);
   const { onShed } = metrics;
   const batches = { overload, rateLimiter, slices, groupSize, onShed, reply, acceptKeyed };
-  app.post('/entries', authenticated, postEntries(batches));
-  app.get('/ping', authenticated, getPing({ reply }));
-  app.get('/entry/:customerId', authenticated, getEntry({ overload, findCustomer, reply }));
-  app.get('/entry/:customerId/receipts/:receipt', authenticated, getReceipt({ overload, findCustomer, reply }));
-  app.get('/entries/refused', authenticated, getRefused({ overload, listRefused, reply }));
-  app.delete('/entry/:customerId', authenticated, deleteEntry({ overload, rateLimiter, reply, acceptKeyed }));
+  app.post('/entries', mayWrite, postEntries(batches));
+  app.get('/ping', anyKey, getPing({ reply }));
+  app.get('/entry/:customerId', mayRead, getEntry({ overload, findCustomer, reply }));
+  app.get('/entry/:customerId/receipts/:receipt', mayRead, getReceipt({ overload, findCustomer, reply }));
+  app.get('/entries/refused', mayRead, getRefused({ overload, listRefused, reply }));
+  const ofProject = { overload, readProject, reply };
+  app.get('/keys', mayRead, getKeys(ofProject));
+  app.get('/usage', mayRead, getUsage(ofProject));
+  app.delete('/entry/:customerId', mayErase, deleteEntry({ overload, rateLimiter, reply, acceptKeyed }));
   app.use(refuseWrongKey(authenticator));
   const docs = getDocs({ metrics });
   app.get('/openapi.json', getOpenApi({ metrics }));
@@ -91,11 +100,10 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   app.all('/entries', methodNotAllowed('POST'));
   app.all('/entry/:customerId', methodNotAllowed('GET, HEAD, DELETE'));
   app.all('/entry/:customerId/receipts/:receipt', methodNotAllowed('GET, HEAD'));
-  app.all('/entries/refused', methodNotAllowed('GET, HEAD'));
-  app.all('/ping', methodNotAllowed('GET, HEAD'));
-  for (const path of ['/openapi.json', '/docs', '/docs/:file']) app.all(path, methodNotAllowed('GET, HEAD'));
+  for (const path of ['/entries/refused', '/ping', '/keys', '/usage', '/openapi.json', '/docs', '/docs/:file'])
+    app.all(path, methodNotAllowed('GET, HEAD'));
   app.use(routeUnknown);
-  app.use(refusePath(authenticated));
+  app.use(refusePath(anyKey));
   const onError = answerFault({ reply, rateLimiter, logger });
   app.use(onError);
   const handleGood = withFastPath(app, { method: 'POST', path: '/entry', handlers: hot, onError });

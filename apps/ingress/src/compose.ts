@@ -15,6 +15,7 @@ import { createAcceptKeyed, createRecordLimit } from './ingest/idempotency.js';
 import { createChunkPartitions, createPartitions } from './ingest/partitions.js';
 import { createIngressMetrics } from './metrics.js';
 import { createFindCustomer, createListRefused } from './routes/get-entry.js';
+import { createReadProject } from './routes/get-project.js';
 
 /** Creates every object of the ingress and passes each its dependencies. */
 export async function compose(context: ProcessContext<IngressConfig>): Promise<void> {
@@ -138,6 +139,12 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     budget,
     breaker: createBreaker('refused entries'),
   });
+  const readProject = createReadProject({
+    usage: store.projects.usage,
+    keys: store.apiKeys.listActive,
+    budget,
+    createBreaker,
+  });
   const overload = createOverload({
     load: queue.load,
     maxBacklog: config.BACKLOG_MAX_ENTRIES,
@@ -164,6 +171,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     groupSize: config.CHUNK_MAX_ENTRIES,
     findCustomer,
     listRefused,
+    readProject,
     trustedProxies: config.TRUSTED_PROXIES,
     activity,
     metrics,

@@ -8,6 +8,8 @@ export const FAULTS = {
   KEY_MISSING: { statusCode: 401, error: 'Unauthorized', message: 'API key is required' },
   KEY_UNKNOWN: { statusCode: 401, error: 'Unauthorized', message: 'API key does not exist' },
   PROJECT_PAUSED: { statusCode: 403, error: 'Forbidden', message: 'project is paused' },
+  KEY_SCOPE: { statusCode: 403, error: 'Forbidden', message: 'API key does not allow this' },
+  KEY_ADDRESS: { statusCode: 403, error: 'Forbidden', message: 'API key must not be used from this address' },
   BODY_MALFORMED: { statusCode: 400, error: 'Bad Request', message: 'body must be valid JSON' },
   BODY_INVALID: { statusCode: 400, error: 'Bad Request', message: 'body is invalid' },
   BODY_TOO_LARGE: {

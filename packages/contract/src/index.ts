@@ -1,13 +1,17 @@
 export {
   type CustomerAnswer,
+  type Days,
+  type DayUsage,
   type Entry,
   entrySchema,
   FIELD_PROPERTIES,
   parseCustomerId,
+  parseDays,
   parseEntry,
   parseIdempotencyKey,
   parseJson,
   toCustomerAnswer,
+  toUsageAnswer,
 } from './entry.js';
 export { ANSWERS, type Answer, FAULTS, Fault, type FaultCode } from './faults.js';
 export { LIMITS, REQUEST_ID } from './limits.js';

@@ -6,6 +6,9 @@ export const LIMITS = {
   batchBytes: 1024 * KIB,
   batchEntries: 1_000,
   headers: 100,
+  /** Days of one answer of GET /usage, and those without a query. */
+  days: 400,
+  defaultDays: 30,
   /**
    * Each HTTP chunk costs time, however small. So a body may have at most `smallChunks` of them with fewer bytes than
    * this. A client that sends each line of a batch as a chunk stays above it.

@@ -1,4 +1,16 @@
-export { createApiKey, hashApiKey, isApiKey, isKeyLabel, type RateLimit } from './api-key.js';
+export {
+  createAddressCheck,
+  createApiKey,
+  hashApiKey,
+  isAddressRule,
+  isApiKey,
+  isKeyLabel,
+  type KeyRules,
+  MAX_KEY_ADDRESSES,
+  type RateLimit,
+  SCOPES,
+  type Scope,
+} from './api-key.js';
 export {
   type CustomerEntry,
   type CustomerState,

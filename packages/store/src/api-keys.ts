@@ -1,9 +1,18 @@
-import { createApiKey, hashApiKey, type RateLimit } from '@opm/core';
+import {
+  createApiKey,
+  hashApiKey,
+  isAddressRule,
+  type KeyRules,
+  MAX_KEY_ADDRESSES,
+  type RateLimit,
+  SCOPES,
+  type Scope,
+} from '@opm/core';
 import type { PrismaClient } from './generated/client.js';
-import { toStoreError } from './store-error.js';
+import { StoreError, toStoreError } from './store-error.js';
 
 /** A key as operators see it. `hint` is its first 10 characters; only its owner knows the rest. */
-export type StoredApiKey = {
+export type StoredApiKey = KeyRules & {
   keyId: number;
   hint: string;
   /** What the operator calls it. */
@@ -16,18 +25,26 @@ export type StoredApiKey = {
   lastUsedAt: Date | null;
 };
 
-/** The project of a valid key. `limit` is undefined if it has no rate limit, `endsInMs` if the key does not expire. */
+/**
+ * The project of a valid key. `limit` is undefined if it has no rate limit, `endsInMs` if the key does not expire, `scopes`
+ * if it may do everything, `addresses` if any address may use it.
+ */
 export type KeyOwner = {
   keyId: number;
   projectId: number;
   limit: RateLimit | undefined;
   isPaused: boolean;
   endsInMs?: number;
+  scopes?: Scope[];
+  addresses?: string[];
 };
+
+/** What a new key gets: what the operator calls it, and its rules, which never change. */
+export type NewKey = { label?: string | undefined } & { [Part in keyof KeyRules]?: KeyRules[Part] | undefined };
 
 export type ApiKeys = ReturnType<typeof createApiKeys>;
 
-type OwnerRow = {
+type OwnerRow = KeyRules & {
   keyHash: string;
   keyId: number;
   projectId: number;
@@ -37,6 +54,8 @@ type OwnerRow = {
   endsInMs: number | null;
 };
 
+/** What `list` shows a project of its own keys. */
+const MAX_ACTIVE_KEYS = 100;
 const HINT_LENGTH = 'opm_'.length + 6;
 
 /** All times are of PostgreSQL's clock, because the clock of the machine that issues or ends keys may differ. */
@@ -50,7 +69,7 @@ export function createApiKeys(prisma: PrismaClient) {
       const owners = await toStoreError(
         () => prisma.$queryRaw<OwnerRow[]>`
           SELECT encode(k.key_hash, 'hex') AS "keyHash", k.id AS "keyId", p.id AS "projectId", p.rate, p.burst,
-            p.paused_at IS NOT NULL AS "isPaused",
+            p.paused_at IS NOT NULL AS "isPaused", k.scopes, k.addresses,
             CASE WHEN isfinite(k.expires_at) THEN extract(epoch FROM k.expires_at - now())::double precision * 1000 END
               AS "endsInMs"
           FROM api_keys k JOIN projects p ON p.id = k.project_id
@@ -58,9 +77,14 @@ export function createApiKeys(prisma: PrismaClient) {
             AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())`,
       );
       return new Map(
-        owners.map(({ keyHash, keyId, projectId, isPaused, endsInMs, ...row }) => [
+        owners.map(({ keyHash, keyId, projectId, isPaused, endsInMs, scopes, addresses, ...row }) => [
           keyHash,
-          { keyId, projectId, limit: toRateLimit(row), isPaused, ...(endsInMs !== null && { endsInMs }) },
+          {
+            ...{ keyId, projectId, limit: toRateLimit(row), isPaused },
+            ...(endsInMs !== null && { endsInMs }),
+            ...(!SCOPES.every((scope) => scopes.includes(scope)) && { scopes }),
+            ...(addresses.length > 0 && { addresses }),
+          },
         ]),
       );
     },
@@ -79,42 +103,72 @@ export function createApiKeys(prisma: PrismaClient) {
     async list(projectId: number): Promise<StoredApiKey[]> {
       return toStoreError(
         () => prisma.$queryRaw<StoredApiKey[]>`
-          SELECT id AS "keyId", hint, label,
+          SELECT id AS "keyId", hint, label, scopes, addresses,
             CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN expires_at <= now() THEN 'expired' ELSE 'active' END AS status,
             created_at AS "createdAt", expires_at AS "expiresAt", revoked_at AS "revokedAt", used_at AS "lastUsedAt"
           FROM api_keys LEFT JOIN key_uses ON key_id = id WHERE project_id = ${projectId} ORDER BY id`,
       );
     },
 
-    /** Issues another key. It is returned only here. */
-    async issue(projectId: number, label?: string): Promise<string> {
+    /** Lists the keys of a project that are neither revoked nor expired, the newest 100 of them, newest first. */
+    async listActive(projectId: number): Promise<Omit<StoredApiKey, 'keyId' | 'status' | 'revokedAt'>[]> {
+      return toStoreError(
+        () => prisma.$queryRaw<StoredApiKey[]>`
+          SELECT hint, label, scopes, addresses, created_at AS "createdAt",
+            CASE WHEN isfinite(expires_at) THEN expires_at END AS "expiresAt", used_at AS "lastUsedAt"
+          FROM api_keys LEFT JOIN key_uses ON key_id = id
+          WHERE project_id = ${projectId} AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+          ORDER BY id DESC LIMIT ${MAX_ACTIVE_KEYS}`,
+      );
+    },
+
+    /**
+     * Issues another key, which is returned only here. Without rules it may do everything, from everywhere.
+     * @throws StoreError if a rule is not valid
+     */
+    async issue(projectId: number, { label, ...given }: NewKey = {}): Promise<string> {
+      const { scopes = [...SCOPES], addresses = [] } = checkRules(given);
       const apiKey = createApiKey();
       const { keyHash, hint } = toKeyRow(apiKey);
       await toStoreError(
         () => prisma.$executeRaw`
-          INSERT INTO api_keys (project_id, key_hash, hint, label)
-          VALUES (${projectId}, decode(${keyHash}, 'hex'), ${hint}, ${label})`,
+          INSERT INTO api_keys (project_id, key_hash, hint, label, scopes, addresses)
+          VALUES (${projectId}, decode(${keyHash}, 'hex'), ${hint}, ${label}, ${scopes}::text[], ${addresses}::text[])`,
       );
       return apiKey;
     },
 
-    /** Issues a new key, which is returned only here. The older keys expire after the grace period. */
+    /**
+     * Issues a new key, which is returned only here with its rules. The older keys expire after the grace period. A rule
+     * that is not given is that of the newest active key; if there is none, the new key may do everything, from
+     * everywhere.
+     * @throws StoreError if a rule is not valid
+     */
     async rotate(
       projectId: number,
-      { graceMs, label }: { graceMs: number; label?: string | undefined },
-    ): Promise<{ apiKey: string; oldKeysEndAt: Date }> {
+      { graceMs, label, ...given }: NewKey & { graceMs: number },
+    ): Promise<KeyRules & { apiKey: string; oldKeysEndAt: Date }> {
+      const { scopes = null, addresses = null } = checkRules(given);
       const apiKey = createApiKey();
       const { keyHash, hint } = toKeyRow(apiKey);
       const [rotated] = await toStoreError(
-        () => prisma.$queryRaw<{ oldKeysEndAt: Date }[]>`
-          WITH grace AS (SELECT now() + ${graceMs}::double precision * interval '1 millisecond' AS ends_at),
+        () => prisma.$queryRaw<(KeyRules & { oldKeysEndAt: Date })[]>`
+          WITH newest AS (
+            SELECT scopes, addresses FROM api_keys
+            WHERE project_id = ${projectId} AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+            ORDER BY id DESC LIMIT 1
+          ), grace AS (SELECT now() + ${graceMs}::double precision * interval '1 millisecond' AS ends_at),
           old AS (
             UPDATE api_keys SET expires_at = grace.ends_at FROM grace
             WHERE project_id = ${projectId} AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > grace.ends_at)
           )
-          INSERT INTO api_keys (project_id, key_hash, hint, label)
-          VALUES (${projectId}, decode(${keyHash}, 'hex'), ${hint}, ${label ?? null})
-          RETURNING (SELECT ends_at FROM grace) AS "oldKeysEndAt"`,
+          INSERT INTO api_keys (project_id, key_hash, hint, label, scopes, addresses)
+          VALUES (
+            ${projectId}, decode(${keyHash}, 'hex'), ${hint}, ${label ?? null},
+            coalesce(${scopes}::text[], (SELECT scopes FROM newest), ${[...SCOPES]}::text[]),
+            coalesce(${addresses}::text[], (SELECT addresses FROM newest), '{}')
+          )
+          RETURNING scopes, addresses, (SELECT ends_at FROM grace) AS "oldKeysEndAt"`,
       );
       if (!rotated) throw new Error('INSERT INTO api_keys returned no row');
       return { apiKey, ...rotated };
@@ -143,6 +197,25 @@ export function createApiKeys(prisma: PrismaClient) {
 /** Returns what is stored of a key: its SHA-256 in hex, and its first characters. */
 export function toKeyRow(apiKey: string): { keyHash: string; hint: string } {
   return { keyHash: hashApiKey(apiKey), hint: apiKey.slice(0, HINT_LENGTH) };
+}
+
+/** Returns the rules as they are stored: in a fixed order, without repetitions. @throws StoreError if one is not valid */
+function checkRules({ scopes, addresses }: Pick<NewKey, 'scopes' | 'addresses'>): Partial<KeyRules> {
+  if (scopes && (scopes.length === 0 || !scopes.every((scope) => SCOPES.includes(scope)))) {
+    throw new StoreError(`scopes must be one or more of ${SCOPES.join(', ')}`);
+  }
+  const unique = addresses && [...new Set(addresses.map((address) => address.toLowerCase()))];
+  if (unique && unique.length > MAX_KEY_ADDRESSES) {
+    throw new StoreError(`a key must have at most ${MAX_KEY_ADDRESSES} addresses`);
+  }
+  const wrong = unique?.find((address) => !isAddressRule(address));
+  if (wrong !== undefined) {
+    throw new StoreError(`addresses must be IP addresses or blocks such as 203.0.113.0/24, not "${wrong}"`);
+  }
+  return {
+    ...(scopes && { scopes: SCOPES.filter((scope) => scopes.includes(scope)) }),
+    ...(unique && { addresses: unique }),
+  };
 }
 
 function toRateLimit({ rate, burst }: { [Part in keyof RateLimit]: number | null }): RateLimit | undefined {

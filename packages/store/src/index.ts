@@ -9,7 +9,7 @@ export {
   type SilentProject,
 } from './activity.js';
 export { type ActivityReporter, createActivityReporter, type Outcomes } from './activity-reporter.js';
-export type { ApiKeys, KeyOwner, StoredApiKey } from './api-keys.js';
+export type { ApiKeys, KeyOwner, NewKey, StoredApiKey } from './api-keys.js';
 export { type Audit, type AuditFilter, type AuditRecord, type StoredAuditRecord, toCustomerTarget } from './audit.js';
 export type { CustomerHistory, Customers, ExistenceQuery, StoredCustomer, VersionedCustomer } from './customers.js';
 export type {
@@ -32,7 +32,7 @@ export {
   SESSION_HOURS,
   type StoredOperator,
 } from './operators.js';
-export { assertProjectName, type ListedProject, type Project, type Projects } from './projects.js';
+export { assertProjectName, type CountedDay, type ListedProject, type Project, type Projects } from './projects.js';
 export type { LetterPlace, RefusedLetter } from './refused-letters.js';
 export { createStore, type Store, type StoreOptions } from './store.js';
 export { type FailureKind, failureKindOf, StoreError } from './store-error.js';

@@ -107,7 +107,8 @@ export function createStore(options: StoreOptions): Store {
     ping: () =>
       toStoreError(() =>
         prisma.$queryRaw`
-          SELECT projects.paused_at, dead_letters.receipt, 'try_each(text, text[])'::regprocedure::text
+          SELECT projects.paused_at, dead_letters.receipt, api_keys.scopes,
+            'try_each(text, text[])'::regprocedure::text
           FROM projects, api_keys, access_revision, customers, dead_letters, erasures, high_water_mark LIMIT 0
         `.then(() => undefined),
       ),

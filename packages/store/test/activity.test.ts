@@ -225,3 +225,87 @@ describe('a reporter', () => {
     expect(sumOf('updated')).toBe((10_002 * 10_003) / 2);
   });
 });
+
+describe('the usage of a project', () => {
+  const toDay = async (daysAgo: number) => {
+    const days = await query<{ day: string }>(
+      database.url,
+      `SELECT ((now() AT TIME ZONE 'UTC')::date - $1::int)::text AS day`,
+      [daysAgo],
+    );
+    return days[0]?.day;
+  };
+
+  test('each report counts once on its day (UTC), whenever minutes become days, and other projects do not count', async () => {
+    const counts = fc.record({
+      created: fc.nat(1_000),
+      updated: fc.nat(1_000),
+      erased: fc.nat(1_000),
+      refusedInvalid: fc.nat(1_000),
+      refusedLimited: fc.nat(1_000),
+      refusedUnavailable: fc.nat(1_000),
+      deadLetters: fc.nat(1_000),
+    });
+    const step = fc.record({
+      projectId: fc.integer({ min: 1, max: 2 }),
+      counts,
+      ageHours: fc.nat(72),
+      rollsUp: fc.boolean(),
+    });
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { maxLength: 6 }), async (steps) => {
+        await query(database.url, 'TRUNCATE project_minutes, project_days, processes');
+        const expected = new Map<string, (typeof steps)[number]['counts']>();
+        for (const [i, { projectId, counts: own, ageHours, rollsUp }] of steps.entries()) {
+          await store.activity.report(toReport(1, i + 1, [[projectId, own]]), []);
+          // Each report has its own minutes, so that no two rows of a project get the same one.
+          const [aged] = await query<{ day: string }>(
+            database.url,
+            `UPDATE project_minutes SET minute = minute - interval '1 h' * $2 - interval '1 min' * $3
+             WHERE project_id = $1 AND minute = (SELECT max(minute) FROM project_minutes WHERE project_id = $1)
+             RETURNING (minute AT TIME ZONE 'UTC')::date::text AS day`,
+            [projectId, ageHours + 1, i * 5],
+          );
+          const key = `${projectId} ${aged?.day}`;
+          const sum = expected.get(key) ?? mapCounts(own, () => 0);
+          expected.set(
+            key,
+            mapCounts(own, (counter) => sum[counter] + own[counter]),
+          );
+          if (rollsUp) await store.activity.rollUp();
+        }
+        for (const projectId of [1, 2]) {
+          const days = await store.projects.usage(projectId);
+          const found = new Map(days.map(({ day, ...own }) => [`${projectId} ${day}`, own]));
+          expect(found).toEqual(new Map([...expected].filter(([key]) => key.startsWith(`${projectId} `))));
+        }
+      }),
+      { numRuns: 30 },
+    );
+  });
+  const mapCounts = <Own extends object>(own: Own, toCount: (counter: keyof Own) => number) =>
+    Object.fromEntries(Object.keys(own).map((counter) => [counter, toCount(counter as keyof Own)])) as {
+      [counter in keyof Own]: number;
+    };
+
+  test('the days of 400 days ago and of today are counted, at midnight and just before it', async () => {
+    await query(
+      database.url,
+      `INSERT INTO project_days (day, project_id, created) SELECT (now() AT TIME ZONE 'UTC')::date - i, 1, i
+       FROM unnest('{0,400,401}'::int[]) AS i`,
+    );
+    await query(
+      database.url,
+      `INSERT INTO project_minutes (minute, project_id, updated)
+       SELECT date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' - interval '1 min' * i, 1, 1 + i
+       FROM unnest('{0,1}'::int[]) AS i`,
+    );
+    const days = (await store.projects.usage(1)).map(({ day, created, updated }) => [day, created, updated]);
+    expect(days.sort()).toEqual([
+      [await toDay(400), 400, 0],
+      [await toDay(1), 0, 2],
+      [await toDay(0), 0, 1],
+    ]);
+    expect(await store.projects.usage(2)).toEqual([]);
+  });
+});

@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { hashApiKey } from '@opm/core';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { hashApiKey, SCOPES } from '@opm/core';
 import { createTestDatabase, query, type TestDatabase } from '@opm/testkit';
 import pg from 'pg';
-import { createStore, failureKindOf, type Store } from '../src/index.js';
+import { createStore, failureKindOf, type NewKey, type Store } from '../src/index.js';
 
 let database: TestDatabase;
 let store: Store;
@@ -118,4 +118,91 @@ test('the label and the last use of a key are listed, and a use does not change 
     { label: 'billing', lastUsedAt: expect.any(Date) },
   ]);
   expect(await store.apiKeys.readRevision()).toBe(revision);
+});
+
+describe('the rules of a key', () => {
+  const ruleOf = async (projectId: number) => {
+    const { scopes, addresses } = (await store.apiKeys.list(projectId)).at(-1) ?? {};
+    return [scopes, addresses];
+  };
+  const ALL = ['write', 'read', 'erase'];
+
+  test('a rotation keeps what the newest active key may, unless it says otherwise', async () => {
+    const { projectId } = await store.projects.create('restricted');
+    expect(await ruleOf(projectId)).toEqual([ALL, []]);
+    await store.apiKeys.issue(projectId, { scopes: ['read', 'write', 'read'], addresses: ['2001:DB8::/32', '::1'] });
+    expect(await ruleOf(projectId)).toEqual([
+      ['write', 'read'],
+      ['2001:db8::/32', '::1'],
+    ]);
+    const rotate = (rules: Pick<NewKey, 'scopes' | 'addresses'>, graceMs = 60_000) =>
+      store.apiKeys.rotate(projectId, { graceMs, ...rules });
+    const rotated = await rotate({});
+    expect(rotated).toMatchObject({ scopes: ['write', 'read'], addresses: ['2001:db8::/32', '::1'] });
+    expect(await ruleOf(projectId)).toEqual([rotated.scopes, rotated.addresses]);
+    expect(await rotate({ scopes: ['erase'] })).toMatchObject({
+      scopes: ['erase'],
+      addresses: ['2001:db8::/32', '::1'],
+    });
+    expect(await rotate({ addresses: [] })).toMatchObject({ scopes: ['erase'], addresses: [] });
+    expect(await rotate({ scopes: [...SCOPES], addresses: ['203.0.113.7'] }, 0)).toMatchObject({
+      ...{ scopes: ALL, addresses: ['203.0.113.7'] },
+    });
+    await store.apiKeys.issue(projectId, { scopes: ['read'] });
+    const newest = (await store.apiKeys.list(projectId)).at(-1)?.keyId;
+    await store.apiKeys.revoke(projectId, { keyId: newest });
+    expect(await rotate({})).toMatchObject({ scopes: ALL, addresses: ['203.0.113.7'] });
+    await store.apiKeys.revoke(projectId);
+    expect(await rotate({})).toMatchObject({ scopes: ALL, addresses: [] });
+  });
+
+  test('an owner has rules only if they restrict the key', async () => {
+    const { projectId } = await store.projects.create('owners');
+    const rulesOf = async (given: NewKey) => {
+      const keyHash = hashApiKey(await store.apiKeys.issue(projectId, given));
+      const { scopes, addresses } = (await store.apiKeys.findOwners([keyHash])).get(keyHash) ?? {};
+      return { scopes, addresses };
+    };
+    expect(await rulesOf({})).toEqual({});
+    expect(await rulesOf({ scopes: [...SCOPES].reverse(), addresses: [] })).toEqual({});
+    expect(await rulesOf({ scopes: ['erase'] })).toEqual({ scopes: ['erase'] });
+    expect(await rulesOf({ addresses: ['::1'] })).toEqual({ addresses: ['::1'] });
+  });
+
+  test.each([
+    [{ scopes: [] }, 'scopes must be one or more of write, read, erase'],
+    [{ scopes: ['all' as 'read'] }, 'scopes must be one or more of write, read, erase'],
+    [{ addresses: ['here'] }, 'addresses must be IP addresses or blocks such as 203.0.113.0/24, not "here"'],
+    [{ addresses: Array.from({ length: 51 }, (_, i) => `10.0.0.${i}`) }, 'a key must have at most 50 addresses'],
+  ])('%j is refused, and makes no key', async (rules, message) => {
+    const { projectId } = (await store.projects.find('owners')) ?? { projectId: 0 };
+    const before = await store.apiKeys.list(projectId);
+    await expect(store.apiKeys.issue(projectId, rules)).rejects.toThrow(message);
+    await expect(store.apiKeys.rotate(projectId, { graceMs: 0, ...rules })).rejects.toThrow(message);
+    expect(await store.apiKeys.list(projectId)).toEqual(before);
+  });
+
+  test('active keys are listed newest first, at most 100, without ids, and none of another project', async () => {
+    const { projectId, apiKey } = await store.projects.create('many keys');
+    await store.projects.create('of another');
+    await store.apiKeys.rotate(projectId, { graceMs: 60_000, label: 'second', scopes: ['read'], addresses: ['::1'] });
+    const key = { createdAt: expect.any(Date), lastUsedAt: null, hint: expect.stringMatching(/^opm_\w{6}$/) };
+    expect(await store.apiKeys.listActive(projectId)).toEqual([
+      { ...key, label: 'second', scopes: ['read'], addresses: ['::1'], expiresAt: null },
+      { ...key, hint: apiKey.slice(0, 10), label: null, scopes: ALL, addresses: [], expiresAt: expect.any(Date) },
+    ]);
+    await query(
+      database.url,
+      `UPDATE api_keys SET expires_at = 'infinity' WHERE project_id = $1 AND label = 'second'`,
+      [projectId],
+    );
+    expect((await store.apiKeys.listActive(projectId))[0]?.expiresAt).toBeNull();
+    await store.apiKeys.rotate(projectId, { graceMs: 0, label: 'third' });
+    expect((await store.apiKeys.listActive(projectId)).map(({ label }) => label)).toEqual(['third']);
+    await store.apiKeys.revoke(projectId);
+    expect(await store.apiKeys.listActive(projectId)).toEqual([]);
+    for (let i = 0; i < 101; i++) await store.apiKeys.issue(projectId, { label: String(i) });
+    const labels = (await store.apiKeys.listActive(projectId)).map(({ label }) => label);
+    expect([labels.length, labels[0], labels.at(-1)]).toEqual([100, '100', '1']);
+  });
 });

@@ -1,4 +1,4 @@
-import { isKeyLabel } from '@opm/core';
+import { isAddressRule, isKeyLabel, type KeyRules, MAX_KEY_ADDRESSES, SCOPES, type Scope } from '@opm/core';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import ms from 'ms';
 import { parseDuration, parseWholeNumber } from '../parse.js';
@@ -20,12 +20,26 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
       const list = await withStore(env, async (store) =>
         store.apiKeys.list((await findProject(store, projectName)).projectId),
       );
-      print(options, list, toTable(list));
+      print(options, list, toTable(list.map((key) => ({ ...key, ...toDetails(key) }))));
     });
 
-  keys
-    .command('rotate')
-    .argument('<project>')
+  withRules(keys.command('create').argument('<project>'), `all of ${SCOPES.join(', ')}`, 'any')
+    .option('--label <text>', 'what you call the key', parseLabel)
+    .option('--json', 'print JSON')
+    .description('Issue another key, shown only once. The other keys stay valid.')
+    .action(async (projectName: string, options: PrintOptions & RuleFlags) => {
+      const { scopes = [...SCOPES], addresses = [] } = toRules(options);
+      const created = await withStore(env, async (store) => {
+        const { projectId } = await findProject(store, projectName);
+        const details = toDetails({ scopes, addresses });
+        await recordChange(store, { action: 'keys create', target: projectName, details });
+        const apiKey = await store.apiKeys.issue(projectId, { label: options.label, scopes, addresses });
+        return { projectId, scopes, addresses, apiKey };
+      });
+      print(options, created, [`New API key, shown only once: ${created.apiKey}`, toSentence(created)]);
+    });
+
+  withRules(keys.command('rotate').argument('<project>'), 'as the newest active key', 'as the newest active key')
     .addOption(
       new Option('--grace <duration>', 'how long the old keys stay valid, such as 30m, 24h or 7d')
         .argParser(parseDuration)
@@ -34,18 +48,20 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
     .option('--label <text>', 'what you call the new key', parseLabel)
     .option('--json', 'print JSON')
     .description('Issue a new key, shown only once. The old keys expire after the grace period.')
-    .action(async (projectName: string, options: PrintOptions & { grace: number; label?: string }) => {
+    .action(async (projectName: string, options: PrintOptions & RuleFlags & { grace: number }) => {
+      const rules = toRules(options);
       const rotated = await withStore(env, async (store) => {
         const { projectId } = await findProject(store, projectName);
-        const details = { graceSeconds: options.grace / 1_000 };
+        const details = { graceSeconds: options.grace / 1_000, ...toDetails(rules) };
         await recordChange(store, { action: 'keys rotate', target: projectName, details });
         return {
           projectId,
-          ...(await store.apiKeys.rotate(projectId, { graceMs: options.grace, label: options.label })),
+          ...(await store.apiKeys.rotate(projectId, { graceMs: options.grace, label: options.label, ...rules })),
         };
       });
       print(options, rotated, [
         `New API key, shown only once: ${rotated.apiKey}`,
+        toSentence(rotated),
         `The old keys expire at ${rotated.oldKeysEndAt.toISOString()}.`,
       ]);
     });
@@ -93,6 +109,57 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
 
   return keys;
 }
+
+type RuleFlags = { label?: string; scope?: Scope[]; address?: string[] };
+
+/** Adds --scope and --address, with what they are by default. */
+function withRules(command: Command, scopes: string, addresses: string): Command {
+  return command
+    .option('--scope <scope>', `what the key may do (repeatable; default: ${scopes})`, addScope)
+    .option(
+      '--address <address>',
+      `who may use it, such as 203.0.113.0/24 (repeatable; default: ${addresses})`,
+      addAddress,
+    );
+}
+
+function addScope(text: string, given: Scope[] = []): Scope[] {
+  const scope = SCOPES.find((known) => known === text);
+  if (scope === undefined) throw new InvalidArgumentError(`It must be one of ${SCOPES.join(', ')}.`);
+  return [...new Set([...given, scope])];
+}
+
+const ANY = 'any';
+
+function addAddress(text: string, given: string[] = []): string[] {
+  if (text !== ANY && !isAddressRule(text)) {
+    throw new InvalidArgumentError(
+      `It must be an IP address or a block, such as 203.0.113.7, 203.0.113.0/24 or 2001:db8::/32, or ${ANY}.`,
+    );
+  }
+  if (given.length === MAX_KEY_ADDRESSES) throw new InvalidArgumentError(`There may be ${MAX_KEY_ADDRESSES} at most.`);
+  return [...given, text.toLowerCase()];
+}
+
+/** @throws UserError if `any` is not the only address */
+function toRules({ scope, address }: RuleFlags): Partial<KeyRules> {
+  if (address?.includes(ANY) && address.length > 1) {
+    throw new UserError(`specify either --address ${ANY} or addresses`, 'usage');
+  }
+  return {
+    ...(scope && { scopes: SCOPES.filter((known) => scope.includes(known)) }),
+    ...(address && { addresses: address.filter((given) => given !== ANY) }),
+  };
+}
+
+const toSentence = ({ scopes, addresses }: KeyRules): string =>
+  `It may ${scopes.join(', ')}, from ${addresses.length > 0 ? addresses.join(', ') : 'any address'}.`;
+
+/** The rules as texts, such as `write, read` and `any`. */
+const toDetails = ({ scopes, addresses }: Partial<KeyRules>): { scopes?: string; addresses?: string } => ({
+  ...(scopes && { scopes: scopes.join(', ') }),
+  ...(addresses && { addresses: addresses.join(', ') || ANY }),
+});
 
 function parseLabel(text: string): string {
   if (!isKeyLabel(text)) throw new InvalidArgumentError('It must have 1 to 100 characters, none of them a control.');

@@ -1,3 +1,4 @@
+import type { Days, DayUsage } from '@opm/contract';
 import type { RateLimit } from '@opm/core';
 import { type ProjectStats, readProjectStats, toCount, toDuration } from '@opm/operations';
 import type { AuditRecord, Store } from '@opm/store';
@@ -125,7 +126,37 @@ export function projectsCommand(env: NodeJS.ProcessEnv): Command {
       print(options, stats, [`Since ${from.toISOString().slice(0, 16)}Z:`, ...(row ? lines : ['no requests'])]);
     });
 
+  projects
+    .command('usage')
+    .argument('<name>')
+    .option('--from <day>', 'first day (UTC), such as 2026-11-01 (default: 29 days before the last)')
+    .option('--to <day>', 'last day (UTC; default: today)')
+    .addOption(new Option('--csv', 'print CSV').conflicts('json'))
+    .option('--json', 'print JSON')
+    .description('Count the entries of a project per day, by what became of them, as GET /usage does.')
+    .action(async (name: string, { csv, json, ...query }: PrintOptions & { csv?: true } & Partial<Days>) => {
+      const days = await readUsage(env, name, query);
+      const rows = days.map(({ refused, notStored, ...usage }) => ({ ...usage, ...refused, notStored }));
+      const { stringify } = await import('csv-stringify/sync');
+      if (csv) process.stdout.write(stringify(rows, { header: true }));
+      else print({ ...(json && { json }) }, days, toTable(rows));
+    });
+
   return projects;
+}
+
+/** @throws UserError if there is no such project, or a day or the range is not valid */
+async function readUsage(env: NodeJS.ProcessEnv, name: string, query: Partial<Days>): Promise<DayUsage[]> {
+  const { Fault, parseDays, toUsageAnswer } = await import('@opm/contract'); // loads slowly
+  return withStore(env, async (store) => {
+    const { projectId } = await findProject(store, name);
+    try {
+      return toUsageAnswer(parseDays(query, await store.now()), await store.projects.usage(projectId)).days;
+    } catch (error) {
+      if (error instanceof Fault) throw new UserError(error.message.replaceAll('query/', '--'), 'usage');
+      throw error;
+    }
+  });
 }
 
 /** Changes a project. @returns its id @throws UserError if there is no such project */

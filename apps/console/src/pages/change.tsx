@@ -1,4 +1,5 @@
 import { Fault } from '@opm/contract';
+import { isAddressRule, type KeyRules, MAX_KEY_ADDRESSES, SCOPES } from '@opm/core';
 import { type AuditRecord, type Role, type Store, StoreError } from '@opm/store';
 import type { Request, RequestHandler, Response } from 'express';
 import type { ComponentChildren } from 'preact';
@@ -89,6 +90,32 @@ export function countOf(request: Request, name: string): number | undefined {
   if (!/^[1-9]\d{0,8}$/.test(text)) throw new Problem(`${name} must be a whole number`);
   return Number(text);
 }
+
+/**
+ * The rules of a new key. The fields hold words with spaces or commas between them; an empty one is left out, and the
+ * address `any` stands for no restriction. @throws Problem
+ */
+export function rulesOf(request: Request): Partial<KeyRules> {
+  const wordsOf = (name: string): string[] => fieldOf(request, name).match(/[^\s,]+/g) ?? [];
+  const [names, addresses] = [wordsOf('scopes'), wordsOf('addresses')];
+  const scopes = SCOPES.filter((scope) => names.includes(scope));
+  if (names.some((name) => !scopes.some((scope) => scope === name))) {
+    throw new Problem(`a key may ${SCOPES.join(', ')}, and nothing else`);
+  }
+  const isAny = addresses.join() === 'any';
+  if (addresses.length > MAX_KEY_ADDRESSES || !(isAny || addresses.every(isAddressRule))) {
+    throw new Problem(
+      `addresses must be any, or at most ${MAX_KEY_ADDRESSES} IP addresses and blocks such as 203.0.113.0/24`,
+    );
+  }
+  return { ...(scopes.length > 0 && { scopes }), ...(addresses.length > 0 && { addresses: isAny ? [] : addresses }) };
+}
+
+/** The rules as texts for the audit log. */
+export const toTexts = ({ scopes, addresses }: Partial<KeyRules>): Record<string, string> => ({
+  ...(scopes && { scopes: scopes.join(', ') }),
+  ...(addresses && { addresses: addresses.join(', ') || 'any' }),
+});
 
 /** @throws Problem unless the box of `Confirm` was ticked */
 export function assertConfirmed(request: Request): void {

@@ -1,4 +1,4 @@
-import { isKeyLabel } from '@opm/core';
+import { isKeyLabel, SCOPES } from '@opm/core';
 import { toNumber } from '@opm/operations';
 import {
   assertProjectName,
@@ -11,7 +11,7 @@ import { type Request, type RequestHandler, Router } from 'express';
 import type { ComponentChildren } from 'preact';
 import type { Partner, Reads } from '../reads.js';
 import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
-import { assertConfirmed, countOf, fieldOf, type HandleChange, Problem } from './change.js';
+import { assertConfirmed, countOf, fieldOf, type HandleChange, Problem, rulesOf, toTexts } from './change.js';
 import { Confirm, Facts, Form, Live, Secret, sendPage, Table, Time, toAge, toMs, toRate, toUrl } from './components.js';
 import { EntriesChart, Problems } from './overview.js';
 import { acceptedOf, sentPerSecond } from './partners.js';
@@ -100,6 +100,8 @@ function Keys({ keys, partner: { projectId, name }, operator }: Shown & { keys: 
           { title: 'Key', cell: ({ hint }) => <code>{`${hint}…`}</code> },
           { title: 'Id', isNumber: true, cell: ({ keyId }) => keyId },
           { title: 'Label', cell: ({ label }) => label ?? '–' },
+          { title: 'May', cell: ({ scopes }) => scopes.join(', ') },
+          { title: 'From', cell: ({ addresses }) => addresses.join(', ') || 'any address' },
           { title: 'Status', cell: ({ status }) => status },
           { title: 'Created', cell: ({ createdAt }) => <Time at={createdAt} /> },
           { title: 'Ends', cell: ({ expiresAt, revokedAt }) => <Time at={revokedAt ?? expiresAt} /> },
@@ -113,6 +115,13 @@ function Keys({ keys, partner: { projectId, name }, operator }: Shown & { keys: 
             <label>
               Label <input name="label" maxLength={100} />
             </label>
+            <label>
+              May: some of {SCOPES.join(', ')} <input name="scopes" maxLength={100} />
+            </label>
+            <label>
+              From: addresses, blocks, or any <input name="addresses" maxLength={300} />
+            </label>
+            <p>Empty: everything and any, or as the newest active key if the others end.</p>
             <label>
               The other keys
               <select name="grace">
@@ -235,19 +244,23 @@ export function changePartners(
     '/partners/:projectId/keys',
     handle('admin', 'keys rotate', async (request) => {
       const { projectId, ...found } = await find(request);
-      const [label, grace] = [fieldOf(request, 'label') || undefined, countOf(request, 'grace')];
+      const [label, grace, rules] = [
+        fieldOf(request, 'label') || undefined,
+        countOf(request, 'grace'),
+        rulesOf(request),
+      ];
       if (!GRACES.some(([hours]) => hours === String(grace ?? '')))
         throw new Problem('grace must be one of the choices');
       if (label !== undefined && !isKeyLabel(label)) throw new Problem('a label must have at most 100 characters');
       return {
-        ...{ ...found, details: { label: label ?? null, graceHours: grace ?? null } },
+        ...{ ...found, details: { label: label ?? null, graceHours: grace ?? null, ...toTexts(rules) } },
         ...(grace === undefined && { action: 'keys create' }),
         async run() {
           const graceMs = grace === undefined ? undefined : grace * HOUR_MS;
           const apiKey =
             graceMs === undefined
-              ? await apiKeys.issue(projectId, label)
-              : (await apiKeys.rotate(projectId, { graceMs, label })).apiKey;
+              ? await apiKeys.issue(projectId, { label, ...rules })
+              : (await apiKeys.rotate(projectId, { graceMs, label, ...rules })).apiKey;
           const children = <Secret name={label ?? 'API key'} value={apiKey} back={found.back} />;
           return { title: `New key of ${found.target}`, children };
         },

@@ -1,5 +1,5 @@
 import { Fault } from '@opm/contract';
-import { GroupCommit, hashApiKey, isApiKey } from '@opm/core';
+import { createAddressCheck, GroupCommit, hashApiKey, isApiKey, type Scope } from '@opm/core';
 import type { KeyOwner } from '@opm/store';
 import type { ErrorRequestHandler, Request, RequestHandler } from 'express';
 import { LRUCache } from 'lru-cache';
@@ -13,9 +13,15 @@ export type Authenticator = {
    * @throws Fault KEY_UNKNOWN, TOO_MANY_UNKNOWN_KEYS, or KEYS_UNAVAILABLE if PostgreSQL is down and the key is not
    * cached
    */
-  authenticate(apiKey: string, from: KeySender): KeyOwner | Promise<KeyOwner>;
+  authenticate(apiKey: string, from: KeySender): CheckedKey | Promise<CheckedKey>;
   close(): void;
 };
+
+/** A valid key. `restriction` is undefined if it may do everything, from everywhere. */
+export type CheckedKey = KeyOwner & { restriction: Restriction | undefined };
+
+/** What a key may do, and whether an address may use it; undefined for everything and for all. */
+type Restriction = { scopes: Scope[] | undefined; hasAddress: ((address: string) => boolean) | undefined };
 
 /** The connection and the address of a request. Unknown keys are counted per address. */
 export type KeySender = Pick<Request, 'socket' | 'ip'>;
@@ -44,7 +50,7 @@ const MAX_AGE_MS = 10 * 60 * 1_000;
 const UNKNOWN_TTL_MS = 10_000;
 const MAX_LOOKED_UP = 1_000;
 
-type KnownKey = KeyOwner & { revision: string; agesAt: number; endsAt: number };
+type KnownKey = CheckedKey & { revision: string; agesAt: number; endsAt: number };
 
 /**
  * Caches API keys by their SHA-256. PostgreSQL keeps a revision that changes when a key ends or a limit changes. The
@@ -65,14 +71,14 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
   let current = { revision: '', trustedUntil: 0 };
   let previous = current;
 
-  async function findAll(hashes: string[]): Promise<(KeyOwner | undefined)[]> {
+  async function findAll(hashes: string[]): Promise<(CheckedKey | undefined)[]> {
     if (breaker.isOpen) throw new Fault('KEYS_UNAVAILABLE');
     const query = { revision: current.revision, askedAt: performance.now() };
     const found = await breaker.run(() => findOwners(hashes));
     return hashes.map((hash) => remember(hash, found.get(hash), query));
   }
   /** New keys have a partition of their own, so that they do not wait while all cached keys are looked up again. */
-  const lookUps = new GroupCommit<'new' | 'known', string, KeyOwner | undefined>({
+  const lookUps = new GroupCommit<'new' | 'known', string, CheckedKey | undefined>({
     commit: (_, hashes) => findAll(hashes),
     maxBatch: MAX_LOOKED_UP,
     maxInFlight: 2,
@@ -93,23 +99,25 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
     hash: string,
     owner: KeyOwner | undefined,
     { revision, askedAt }: { revision: string; askedAt: number },
-  ): KeyOwner | undefined {
+  ): CheckedKey | undefined {
     if (owner === undefined) {
       known.delete(hash);
       unknown.set(hash, true);
-    } else {
-      unknown.delete(hash);
-      const agesAt = askedAt + MAX_AGE_MS * (0.5 + Math.random() / 2);
-      known.set(hash, { ...owner, revision, agesAt, endsAt: askedAt + (owner.endsInMs ?? Number.POSITIVE_INFINITY) });
+      return undefined;
     }
-    return owner;
+    unknown.delete(hash);
+    const agesAt = askedAt + MAX_AGE_MS * (0.5 + Math.random() / 2);
+    const endsAt = askedAt + (owner.endsInMs ?? Number.POSITIVE_INFINITY);
+    const key = { ...owner, restriction: toRestriction(owner), revision, agesAt, endsAt };
+    known.set(hash, key);
+    return key;
   }
 
   /**
    * Look-ups in flight by hash: concurrent requests with the same key count as one guess. Throttled ones are not here.
    */
-  const underWay = new Map<string, Promise<KeyOwner>>();
-  function lookUp(hash: string, from: KeySender): Promise<KeyOwner> {
+  const underWay = new Map<string, Promise<CheckedKey>>();
+  function lookUp(hash: string, from: KeySender): Promise<CheckedKey> {
     const found = underWay.get(hash);
     if (found) return found;
     const stale = known.get(hash);
@@ -118,13 +126,13 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
     return uncount ? share(hash, tryKey(hash, uncount)) : tryThrottled(hash, from);
   }
 
-  function share(hash: string, lookingUp: Promise<KeyOwner>): Promise<KeyOwner> {
+  function share(hash: string, lookingUp: Promise<CheckedKey>): Promise<CheckedKey> {
     const found = lookingUp.finally(() => underWay.delete(hash));
     underWay.set(hash, found);
     return found;
   }
 
-  async function renew(hash: string, stale: KnownKey): Promise<KeyOwner> {
+  async function renew(hash: string, stale: KnownKey): Promise<CheckedKey> {
     const owner = await lookUps.run('new', hash).catch((cause) => {
       if (!breaker.isOpen || performance.now() >= stale.endsAt) throw new Fault('KEYS_UNAVAILABLE', { cause });
       return stale;
@@ -133,7 +141,7 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
     return owner;
   }
 
-  async function tryKey(hash: string, uncount: () => void): Promise<KeyOwner> {
+  async function tryKey(hash: string, uncount: () => void): Promise<CheckedKey> {
     const owner = await lookUps.run('new', hash).catch((cause) => {
       uncount();
       throw new Fault('KEYS_UNAVAILABLE', { cause });
@@ -143,7 +151,7 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
     return owner;
   }
 
-  async function tryThrottled(hash: string, { socket, ip = '' }: KeySender): Promise<KeyOwner> {
+  async function tryThrottled(hash: string, { socket, ip = '' }: KeySender): Promise<CheckedKey> {
     const owner = await lookUpThrottled(hash, socket).catch((cause) => {
       throw new Fault('KEYS_UNAVAILABLE', { cause });
     });
@@ -197,11 +205,17 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
   };
 }
 
+function toRestriction({ scopes, addresses }: KeyOwner): Restriction | undefined {
+  if (scopes === undefined && addresses === undefined) return undefined;
+  return { scopes, hasAddress: addresses && createAddressCheck(addresses) };
+}
+
 /**
  * Requires a valid API key and stores its project and limit in the request context.
- * @throws Fault KEY_MISSING or PROJECT_PAUSED, or as `authenticate`
+ * @param scope what the key must be allowed to do; without it, any key will do
+ * @throws Fault KEY_MISSING, PROJECT_PAUSED, KEY_ADDRESS or KEY_SCOPE, or as `authenticate`
  */
-export function requireProject({ authenticate }: Pick<Authenticator, 'authenticate'>): RequestHandler {
+export function requireProject({ authenticate }: Pick<Authenticator, 'authenticate'>, scope?: Scope): RequestHandler {
   return (request, response, next) => {
     const apiKey = request.headers['x-api-key'];
     if (!apiKey) throw new Fault('KEY_MISSING');
@@ -209,14 +223,25 @@ export function requireProject({ authenticate }: Pick<Authenticator, 'authentica
     if (!(owner instanceof Promise)) return proceed(owner);
     owner.then(proceed, next);
 
-    function proceed({ keyId, projectId, limit, isPaused }: KeyOwner): void {
+    function proceed({ keyId, projectId, limit, isPaused, restriction }: CheckedKey): void {
       const context = contextOf(response);
       context.keyId = keyId;
       context.projectId = projectId;
       context.limit = limit;
-      next(isPaused ? new Fault('PROJECT_PAUSED') : undefined);
+      if (isPaused) next(new Fault('PROJECT_PAUSED'));
+      else if (restriction === undefined) next();
+      else next(findRefusal(restriction, scope, request));
     }
   };
+}
+
+function findRefusal(
+  { scopes, hasAddress }: Restriction,
+  scope: Scope | undefined,
+  { ip = '' }: Request,
+): Fault | undefined {
+  if (hasAddress && !hasAddress(ip)) return new Fault('KEY_ADDRESS');
+  return scope && scopes && !scopes.includes(scope) ? new Fault('KEY_SCOPE') : undefined;
 }
 
 /** For routes that need no key: a request that has an invalid one still gets 401. */

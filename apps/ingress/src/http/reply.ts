@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { ANSWERS, type Answer, FAULTS, Fault, REQUEST_ID } from '@opm/contract';
+import { ANSWERS, type Answer, FAULTS, Fault, type FaultCode, REQUEST_ID } from '@opm/contract';
 import { toReceipt } from '@opm/core';
 import type { Logger } from '@opm/runtime';
 import type { ActivityReporter, Counts } from '@opm/store';
@@ -132,7 +132,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
       return;
     }
     const refused = { requestId: requestIdOf(response), projectId, reason: code, leftOut: last?.leftOut ?? 0 };
-    logger.warn(refused, "refused a project's entries");
+    logger.warn(refused, KEY_REFUSALS.has(code) ? "refused a project's key" : "refused a project's entries");
     refusals.set(key, { loggedAt: now, leftOut: 0 });
   }
 
@@ -168,6 +168,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
     },
     fault(response: Response, fault: Fault): void {
       send(response, statusOf(fault), toBody(fault), fault.retryAfterSeconds);
+      if (KEY_REFUSALS.has(fault.code)) logRefusal(response, fault);
       if (SENDS_ENTRIES.has(response.req.method) && !contextOf(response).isCounted) count(response, fault);
     },
   };
@@ -179,9 +180,11 @@ function toAnswered(status: number): keyof Counts {
   return status < 500 ? 'answered4xx' : 'answered5xx';
 }
 
+/** Logged also for requests without entries: the operator has restricted the key. */
+const KEY_REFUSALS = new Set<FaultCode>(['KEY_SCOPE', 'KEY_ADDRESS']);
 const SENDS_ENTRIES = new Set(['POST', 'DELETE']);
 
-/** @returns undefined for an erasure of an unknown customer, which is queued, a wrong path or method, a paused project */
+/** @returns undefined for an erasure of an unknown customer, which is queued, a wrong path or method, a paused project, a key's restriction */
 function toRefused(status: number): keyof Counts | undefined {
   if (status === 403 || status === 404 || status === 405) return undefined;
   if (status === 429) return 'refusedLimited';

@@ -1,5 +1,5 @@
 import { entrySchema, IDEMPOTENCY_KEY } from '../entry.js';
-import { REQUEST_ID } from '../limits.js';
+import { LIMITS, REQUEST_ID } from '../limits.js';
 import { CURSOR, ISO_TIME, RECEIPT_EXAMPLE, RECEIPT_FORM, REFUSED_PAGE } from '../refused.js';
 import { type Json, toJsonSchema } from './schemas.js';
 
@@ -54,6 +54,20 @@ export const PARAMETERS = {
     description:
       'Use a new random value for each request, and the same value when you repeat it. For 24 hours, a repeat of an accepted request gets the first answer and changes nothing.',
     schema: { type: 'string', pattern: IDEMPOTENCY_KEY.source },
+  },
+  from: {
+    name: 'from',
+    in: 'query',
+    description: `The first day (UTC); by default, so many days before the last one that there are ${LIMITS.defaultDays}.`,
+    schema: { type: 'string', format: 'date' },
+    example: '2026-11-01',
+  },
+  to: {
+    name: 'to',
+    in: 'query',
+    description: `The last day (UTC); by default, today. At most ${LIMITS.days} days.`,
+    schema: { type: 'string', format: 'date' },
+    example: '2026-11-30',
   },
 } satisfies Record<string, Json>;
 

@@ -1,5 +1,5 @@
 import { FIELDS, type Field, toReceipt } from '@opm/core';
-import { FIELD_PROPERTIES, parseEntry, toCustomerAnswer } from '../entry.js';
+import { FIELD_PROPERTIES, parseEntry, toCustomerAnswer, toUsageAnswer } from '../entry.js';
 import { ANSWERS, type Answer, FAULTS, type FaultCode } from '../faults.js';
 import { LIMITS, toSize } from '../limits.js';
 import { RECEIPT_EXAMPLE, REFUSALS, type RefusedEntry, toRefusedEntry } from '../refused.js';
@@ -11,7 +11,7 @@ export type Operation = {
   method: 'get' | 'post' | 'delete';
   path: string;
   operationId: string;
-  tag: 'API key' | 'Entries' | 'Customers';
+  tag: 'API key' | 'Entries' | 'Customers' | 'Usage';
   summary: string;
   description: string;
   parameters: ParameterName[];
@@ -290,6 +290,49 @@ export const getPing: Operation = {
   parameters: ['requestId'],
   successes: [{ answer: ANSWERS.pong, description: 'The key is valid.' }],
   faults: [],
+};
+
+const KEY = {
+  ...{ hint: 'opm_4fTk2a', label: 'billing', scopes: ['write'], addresses: ['203.0.113.0/24'] },
+  ...{ createdAt: '2026-11-24T17:00:00.000Z', expiresAt: null, lastUsedAt: '2026-11-30T08:15:42.000Z' },
+};
+
+export const getKeys: Operation = {
+  method: 'get',
+  path: '/keys',
+  operationId: 'getKeys',
+  tag: 'API key',
+  summary: 'List your keys',
+  description: 'Lists the keys of your project that work, newest first, at most 100. The list may be a second old.',
+  parameters: ['requestId'],
+  successes: [
+    {
+      statusCode: 200,
+      description: 'The keys. Only their first 10 characters are known to us.',
+      schema: { $ref: '#/components/schemas/KeysAnswer' },
+      examples: { keys: { summary: 'One key', value: { statusCode: 200, keys: [KEY] } } },
+    },
+  ],
+  faults: ['CUSTOMERS_UNAVAILABLE'],
+};
+
+export const getUsage: Operation = {
+  method: 'get',
+  path: '/usage',
+  operationId: 'getUsage',
+  tag: 'Usage',
+  summary: 'Count your entries per day',
+  description: `Counts your entries per day (UTC) by what became of them. Counts are some seconds late, and miss what one of our processes counted in its last seconds before it crashed. We keep ${LIMITS.days} days.`,
+  parameters: ['from', 'to', 'requestId'],
+  successes: [
+    {
+      statusCode: 200,
+      description: 'Every day, in order.',
+      schema: { $ref: '#/components/schemas/UsageAnswer' },
+      examples: { day: { summary: 'One day', value: toUsageAnswer({ from: '2026-11-30', to: '2026-11-30' }, []) } },
+    },
+  ],
+  faults: ['QUERY_INVALID', 'CUSTOMERS_UNAVAILABLE'],
 };
 
 function toRead(schema: string, description: string, examples: Json): Success[] {

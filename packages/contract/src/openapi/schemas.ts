@@ -1,9 +1,11 @@
+import { SCOPES } from '@opm/core';
 import {
   entrySchema,
   FIELD_ENTRIES,
   FIELD_PROPERTIES,
   NOT_STORABLE,
   parseCustomerId,
+  parseDays,
   parseEntry,
   toCustomerAnswer,
 } from '../entry.js';
@@ -110,6 +112,8 @@ export function toSchemas(): Json {
       },
       additionalProperties: false,
     },
+    KeysAnswer: toKeysAnswerSchema(),
+    UsageAnswer: toUsageAnswerSchema(),
   };
 }
 
@@ -186,6 +190,60 @@ function toCustomerAnswerSchema(): Json {
   };
 }
 
+const COUNT = { type: 'integer', minimum: 0 };
+const TIME = { type: 'string', format: 'date-time' };
+
+/** An object that has all of these properties, and no other. */
+const toExactObject = (properties: Record<string, Json>, description?: string): Json => ({
+  type: 'object',
+  ...(description && { description }),
+  required: Object.keys(properties),
+  properties,
+  additionalProperties: false,
+});
+
+function toUsageAnswerSchema(): Json {
+  const day = toExactObject({
+    day: { type: 'string', format: 'date' },
+    accepted: { ...COUNT, description: 'Entries that we accepted: `created` and `updated`.' },
+    created: { ...COUNT, description: 'Entries with the answer 201.' },
+    updated: { ...COUNT, description: 'Entries with the answer 202.' },
+    erased: { ...COUNT, description: 'Erasures that we accepted.' },
+    refused: toExactObject(
+      {
+        invalid: { ...COUNT, description: 'Answers 400, 413, 415 and 422.' },
+        limited: { ...COUNT, description: 'Answers 429.' },
+        unavailable: { ...COUNT, description: 'Answers 500 and 503.' },
+      },
+      'Entries and erasures that we refused.',
+    ),
+    notStored: { ...COUNT, description: 'Accepted entries that our database rejected.' },
+  });
+  const days = { type: 'array', minItems: 1, maxItems: LIMITS.days, items: day };
+  return toExactObject({ statusCode: { type: 'integer', const: 200 }, days });
+}
+
+function toKeysAnswerSchema(): Json {
+  const key = toExactObject({
+    hint: { type: 'string', description: 'The first characters of the key.' },
+    label: { type: ['string', 'null'], description: 'What we call the key.' },
+    scopes: {
+      type: 'array',
+      description: 'What the key may do: send entries (`write`), read (`read`), erase customers (`erase`).',
+      items: { type: 'string', enum: SCOPES },
+    },
+    addresses: {
+      type: 'array',
+      description: 'The IP addresses and CIDR blocks that may use the key; none if all may.',
+      items: { type: 'string' },
+    },
+    createdAt: TIME,
+    expiresAt: { ...TIME, type: ['string', 'null'] },
+    lastUsedAt: { ...TIME, type: ['string', 'null'], description: 'Some seconds late.' },
+  });
+  return toExactObject({ statusCode: { type: 'integer', const: 200 }, keys: { type: 'array', items: key } });
+}
+
 /** Faults whose message depends on the mistake: the pattern of its start, and mistakes to show as examples. */
 const NAMING: Partial<Record<FaultCode, { start: string; mistakes: Record<string, () => unknown> }>> = {
   BODY_INVALID: {
@@ -205,11 +263,13 @@ const NAMING: Partial<Record<FaultCode, { start: string; mistakes: Record<string
     },
   },
   QUERY_INVALID: {
-    start: '^query/',
+    start: '^query[ /]',
     mistakes: {
       'a time that is none': () => parseRefusedQuery({ since: 'yesterday' }),
       'a page that is too long': () => parseRefusedQuery({ limit: '1001' }),
       'an unknown parameter': () => parseRefusedQuery({ from: '2026-11-30' }),
+      'no day': () => parseDays({ from: '30.11.2026' }, new Date()),
+      'too many days': () => parseDays({ from: '2020-01-01', to: '2026-11-30' }, new Date()),
     },
   },
 };

@@ -4,9 +4,11 @@ import { HEADERS, type HeaderName, PARAMETERS } from './headers.js';
 import {
   deleteEntry,
   getEntry,
+  getKeys,
   getPing,
   getReceipt,
   getRefused,
+  getUsage,
   type Operation,
   postEntries,
   postEntry,
@@ -45,7 +47,9 @@ const KEY = `
 Your API key: \`opm_\` followed by 36 letters and digits. It identifies your project. Treat it like a password: keep
 it on your servers, out of web pages, apps and logs, and send it only over HTTPS.`.trim();
 
-const OPERATIONS: Operation[] = [postEntry, postEntries, getReceipt, getRefused, getEntry, deleteEntry, getPing];
+const OPERATIONS: Operation[] = [
+  ...[postEntry, postEntries, getReceipt, getRefused, getEntry, deleteEntry, getPing, getKeys, getUsage],
+];
 
 /** Faults that any request with a key may cause. */
 const COMMON_FAULTS = [
@@ -53,6 +57,7 @@ const COMMON_FAULTS = [
   'KEY_MISSING',
   'KEY_UNKNOWN',
   'PROJECT_PAUSED',
+  'KEY_ADDRESS',
   'REQUEST_TOO_SLOW',
   'TOO_MANY_UNKNOWN_KEYS',
   'HEADERS_TOO_LARGE',
@@ -76,12 +81,13 @@ export function toOpenApiDocument({ version }: { version: string }): Json {
     servers: [{ url: '/' }],
     security: [{ apiKey: [] }],
     tags: [
-      { name: 'API key', description: 'Check that your key works.' },
+      { name: 'API key', description: 'Check that your key works, and list your keys.' },
       {
         name: 'Entries',
         description: `Send data about customers, one entry at a time or up to ${LIMITS.batchEntries}.`,
       },
       { name: 'Customers', description: 'Read a stored customer, or erase it.' },
+      { name: 'Usage', description: 'Count your entries.' },
     ],
     paths: toPaths(),
     'x-other-requests': {
@@ -107,7 +113,16 @@ function toPaths(): Json {
   return paths;
 }
 
-function toOperation({ operationId, tag, summary, description, parameters, requestBody, ...answers }: Operation): Json {
+function toOperation({
+  path,
+  operationId,
+  tag,
+  summary,
+  description,
+  parameters,
+  requestBody,
+  ...answers
+}: Operation): Json {
   return {
     operationId,
     tags: [tag],
@@ -115,7 +130,10 @@ function toOperation({ operationId, tag, summary, description, parameters, reque
     description,
     parameters: parameters.map((name) => ({ $ref: `#/components/parameters/${name}` })),
     ...(requestBody && { requestBody }),
-    responses: toResponses(answers),
+    responses: toResponses({
+      ...answers,
+      faults: [...(path === '/ping' ? [] : (['KEY_SCOPE'] as const)), ...answers.faults],
+    }),
   };
 }
 
@@ -124,6 +142,7 @@ const EVERY_ANSWER: HeaderName[] = ['x-request-id', 'cache-control', 'x-content-
 const MEANING: Record<number, string> = {
   400: 'The request is invalid; the message says why. Correct it before you send it again.',
   401: 'The key is missing, wrong, revoked or expired. It is checked first, on every path.',
+  403: 'The key is valid, but must not be used for this, or from here, or at the moment.',
   404: 'There is nothing at this path.',
   405: 'The path does not support this method.',
   408: 'The request took too long to arrive. Send it again.',
