@@ -7,7 +7,7 @@ test('the ingress can return every documented fault', () => {
   const files = readdirSync(folder, { encoding: 'utf8', recursive: true }).filter((name) =>
     /(?<!\.test)\.ts$/.test(name),
   );
-  const readers = ['entry', 'refused'].map((name) => `../../../packages/contract/src/${name}.ts`);
+  const readers = ['entry', 'reads'].map((name) => `../../../packages/contract/src/${name}.ts`);
   const source = [...readers, ...files]
     .map((name) => new URL(name, folder))
     .map((file) => readFileSync(file, 'utf8'))

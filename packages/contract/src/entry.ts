@@ -2,7 +2,6 @@ import { isUtf8 } from 'node:buffer';
 import { type EntryFields, FIELDS, type Field } from '@opm/core';
 import { Ajv, type ErrorObject } from 'ajv';
 import { Fault } from './faults.js';
-import { LIMITS } from './limits.js';
 
 /** The parsed body of POST /entry. `null` and `""` are removed, and the id is a string. */
 export type Entry = { customerId: string; fields: EntryFields };
@@ -117,79 +116,6 @@ export function toCustomerAnswer(
     pending,
     ...(refused.length > 0 && { refused }),
   };
-}
-
-/** Days (UTC), the first and the last, such as `2026-11-30`. */
-export type Days = { from: string; to: string };
-
-/**
- * Reads the query of GET /usage. Without `to`, the last day is that of `now`; without `from`, there are 30 days.
- * @throws Fault QUERY_INVALID
- */
-export function parseDays(query: Record<string, unknown>, now: Date): Days {
-  const toFault = (message: string) => new Fault('QUERY_INVALID', { message });
-  for (const [name, value] of Object.entries(query)) {
-    if (name !== 'from' && name !== 'to') throw toFault('query must have no other parameters than from and to');
-    if (typeof value !== 'string') throw toFault(`query/${name} must be given once`);
-    if (!isDay(value)) throw toFault(`query/${name} must be a day such as 2026-11-30`);
-  }
-  const { to = toDay(now), from = addDays(to, 1 - LIMITS.defaultDays) } = query as Partial<Days>;
-  if (to < from) throw toFault('query/to must not be before query/from');
-  if (addDays(from, LIMITS.days) <= to) {
-    throw toFault(`query/from and query/to must not span more than ${LIMITS.days} days`);
-  }
-  return { from, to };
-}
-
-const DAY_MS = 24 * 60 * 60 * 1_000;
-
-const toDay = (date: Date): string => date.toISOString().slice(0, 10);
-const addDays = (day: string, days: number): string => toDay(new Date(Date.parse(day) + days * DAY_MS));
-
-/** Date parses February 30 as March 2. */
-function isDay(text: string): boolean {
-  const date = new Date(text);
-  return /^[1-9]\d{3}-\d\d-\d\d$/.test(text) && !Number.isNaN(date.getTime()) && toDay(date) === text;
-}
-
-/** What became of a project's entries on a day. `accepted` are `created` and `updated`. `notStored`: dead letters. */
-export type DayUsage = {
-  day: string;
-  accepted: number;
-  created: number;
-  updated: number;
-  erased: number;
-  refused: { invalid: number; limited: number; unavailable: number };
-  notStored: number;
-};
-
-type Counted = {
-  day: string;
-  created: number;
-  updated: number;
-  erased: number;
-  refusedInvalid: number;
-  refusedLimited: number;
-  refusedUnavailable: number;
-  deadLetters: number;
-};
-
-/** The body of GET /usage: every day, also those without counts. @param counted the days that have counts */
-export function toUsageAnswer({ from, to }: Days, counted: Counted[]): { statusCode: 200; days: DayUsage[] } {
-  const byDay = new Map(counted.map((usage) => [usage.day, usage]));
-  const days: DayUsage[] = [];
-  for (let at = Date.parse(from); at <= Date.parse(to); at += DAY_MS) {
-    const day = toDay(new Date(at));
-    days.push(toDayUsage(day, byDay.get(day)));
-  }
-  return { statusCode: 200, days };
-}
-
-function toDayUsage(day: string, counted: Partial<Counted> = {}): DayUsage {
-  const { created = 0, updated = 0, erased = 0, deadLetters = 0 } = counted;
-  const { refusedInvalid = 0, refusedLimited = 0, refusedUnavailable = 0 } = counted;
-  const refused = { invalid: refusedInvalid, limited: refusedLimited, unavailable: refusedUnavailable };
-  return { day, accepted: created + updated, created, updated, erased, refused, notStored: deadLetters };
 }
 
 /** Parses JSON. An empty body is undefined. @throws Fault BODY_MALFORMED */

@@ -1,23 +1,22 @@
 export {
   type CustomerAnswer,
-  type Days,
-  type DayUsage,
   type Entry,
   entrySchema,
   FIELD_PROPERTIES,
   parseCustomerId,
-  parseDays,
   parseEntry,
   parseIdempotencyKey,
   parseJson,
   toCustomerAnswer,
-  toUsageAnswer,
 } from './entry.js';
 export { ANSWERS, type Answer, FAULTS, Fault, type FaultCode } from './faults.js';
 export { LIMITS, REQUEST_ID } from './limits.js';
 export { toOpenApiDocument } from './openapi/to-openapi-document.js';
 export {
+  type Days,
+  type DayUsage,
   type FateAnswer,
+  parseDays,
   parseReceiptOf,
   parseRefusedQuery,
   REFUSALS,
@@ -28,5 +27,6 @@ export {
   toCursor,
   toRefusedEntry,
   toRefusedFault,
-} from './refused.js';
+  toUsageAnswer,
+} from './reads.js';
 export { type Line, LineSplitter, parseValues, splitArray, type Values } from './split-batch.js';

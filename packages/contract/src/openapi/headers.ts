@@ -1,6 +1,6 @@
 import { entrySchema, IDEMPOTENCY_KEY } from '../entry.js';
 import { LIMITS, REQUEST_ID } from '../limits.js';
-import { CURSOR, ISO_TIME, RECEIPT_EXAMPLE, RECEIPT_FORM, REFUSED_PAGE } from '../refused.js';
+import { CURSOR, ISO_TIME, RECEIPT_EXAMPLE, RECEIPT_FORM, REFUSED_PAGE } from '../reads.js';
 import { type Json, toJsonSchema } from './schemas.js';
 
 const requestId = { type: 'string', pattern: REQUEST_ID.source };

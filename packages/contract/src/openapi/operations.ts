@@ -1,10 +1,9 @@
-import { FIELDS, type Field, toReceipt } from '@opm/core';
-import { FIELD_PROPERTIES, parseEntry, toCustomerAnswer, toUsageAnswer } from '../entry.js';
+import { toReceipt } from '@opm/core';
+import { parseEntry } from '../entry.js';
 import { ANSWERS, type Answer, FAULTS, type FaultCode } from '../faults.js';
 import { LIMITS, toSize } from '../limits.js';
-import { RECEIPT_EXAMPLE, REFUSALS, type RefusedEntry, toRefusedEntry } from '../refused.js';
 import type { HeaderName, ParameterName } from './headers.js';
-import { ENTRY_RULES, type Json, REFUSED_LIST } from './schemas.js';
+import { ENTRY_RULES, type Json } from './schemas.js';
 
 /** A route of the API with its request and its possible answers. */
 export type Operation = {
@@ -199,71 +198,6 @@ We read an array to its end before we accept any entry. We accept lines while th
   replayedFaults: [],
 };
 
-const STORED = {
-  ...(Object.fromEntries(FIELDS.map((field) => [field, FIELD_PROPERTIES[field].example])) as Record<Field, string>),
-  ip: null,
-  createdAt: new Date('2026-11-24T17:00:00Z'),
-  updatedAt: new Date('2026-11-24T17:05:30Z'),
-};
-
-const REFUSED: RefusedEntry = toRefusedEntry({
-  ...{ customerId: '7519', receipt: RECEIPT_EXAMPLE, state: 'refused', sqlState: '22001', isReadable: true },
-  ...{ field: 'phone', refusedAt: new Date('2026-11-30T12:00:01Z') },
-});
-const REASONS = Object.entries(REFUSALS).map(([code, message]) => `- \`${code}\`: ${message}`);
-
-export const getReceipt: Operation = {
-  method: 'get',
-  path: '/entry/{customerId}/receipts/{receipt}',
-  operationId: 'getReceipt',
-  tag: 'Entries',
-  summary: 'Ask what became of an entry',
-  description:
-    'Each accepted entry and erasure has a receipt. It is `stored` (it took effect, or newer ones cover it), `pending` (not stored yet), `refused` by our database, or `unknown` (we have no such entry, or no longer).',
-  parameters: ['customerId', 'receipt', 'requestId'],
-  successes: toRead('ReceiptAnswer', 'What became of the entry.', {
-    stored: { summary: 'The entry is stored', value: { statusCode: 200, state: 'stored' } },
-    refused: { summary: 'The entry was refused', value: { statusCode: 200, state: 'refused', refused: REFUSED } },
-  }),
-  faults: ['PATH_MALFORMED', 'PATH_INVALID', 'RECEIPT_INVALID', 'CUSTOMERS_UNAVAILABLE'],
-};
-
-export const getRefused: Operation = {
-  method: 'get',
-  path: '/entries/refused',
-  operationId: 'getRefused',
-  tag: 'Entries',
-  summary: 'List refused entries',
-  description: `Accepted entries that our database refused, newest first. An entry that we tried again (\`replayed\`) or gave up (\`discarded\`) stays for 30 days. Reasons:\n\n${REASONS.join('\n')}`,
-  parameters: ['since', 'cursor', 'limit', 'requestId'],
-  successes: toRead('RefusedAnswer', 'A page of the list.', {
-    page: { summary: 'The only page', value: { statusCode: 200, refused: [REFUSED], cursor: null } },
-  }),
-  faults: ['QUERY_INVALID', 'CUSTOMERS_UNAVAILABLE'],
-};
-
-export const getEntry: Operation = {
-  method: 'get',
-  path: '/entry/{customerId}',
-  operationId: 'getEntry',
-  tag: 'Customers',
-  summary: 'Read a customer',
-  description:
-    'Returns the stored customer, and whether a newer entry is not stored yet. As soon as an erasure is accepted, the answer is a 404. Either lists up to 20 `refused` entries of the customer that nothing newer covers, if there are any.',
-  parameters: ['customerId', 'requestId'],
-  successes: toRead(
-    'CustomerAnswer',
-    'The customer. If its first entry is not stored yet, all properties except the id are `null`.',
-    {
-      stored: { summary: 'All entries are stored', value: toCustomerAnswer('7519', STORED, false) },
-      pending: { summary: 'The first entry is pending', value: toCustomerAnswer('7519', undefined, true) },
-      refused: { summary: 'An entry was refused', value: toCustomerAnswer('7519', STORED, false, [REFUSED]) },
-    },
-  ),
-  faults: ['PATH_MALFORMED', 'PATH_INVALID', 'CUSTOMER_UNKNOWN', 'CUSTOMER_ERASED', 'CUSTOMERS_UNAVAILABLE'],
-  faultProperties: { 404: { refused: REFUSED_LIST } },
-};
-
 export const deleteEntry: Operation = {
   method: 'delete',
   path: '/entry/{customerId}',
@@ -291,53 +225,6 @@ export const getPing: Operation = {
   successes: [{ answer: ANSWERS.pong, description: 'The key is valid.' }],
   faults: [],
 };
-
-const KEY = {
-  ...{ hint: 'opm_4fTk2a', label: 'billing', scopes: ['write'], addresses: ['203.0.113.0/24'] },
-  ...{ createdAt: '2026-11-24T17:00:00.000Z', expiresAt: null, lastUsedAt: '2026-11-30T08:15:42.000Z' },
-};
-
-export const getKeys: Operation = {
-  method: 'get',
-  path: '/keys',
-  operationId: 'getKeys',
-  tag: 'API key',
-  summary: 'List your keys',
-  description: 'Lists the keys of your project that work, newest first, at most 100. The list may be a second old.',
-  parameters: ['requestId'],
-  successes: [
-    {
-      statusCode: 200,
-      description: 'The keys. Only their first 10 characters are known to us.',
-      schema: { $ref: '#/components/schemas/KeysAnswer' },
-      examples: { keys: { summary: 'One key', value: { statusCode: 200, keys: [KEY] } } },
-    },
-  ],
-  faults: ['CUSTOMERS_UNAVAILABLE'],
-};
-
-export const getUsage: Operation = {
-  method: 'get',
-  path: '/usage',
-  operationId: 'getUsage',
-  tag: 'Usage',
-  summary: 'Count your entries per day',
-  description: `Counts your entries per day (UTC) by what became of them. Counts are some seconds late, and miss what one of our processes counted in its last seconds before it crashed. We keep ${LIMITS.days} days.`,
-  parameters: ['from', 'to', 'requestId'],
-  successes: [
-    {
-      statusCode: 200,
-      description: 'Every day, in order.',
-      schema: { $ref: '#/components/schemas/UsageAnswer' },
-      examples: { day: { summary: 'One day', value: toUsageAnswer({ from: '2026-11-30', to: '2026-11-30' }, []) } },
-    },
-  ],
-  faults: ['QUERY_INVALID', 'CUSTOMERS_UNAVAILABLE'],
-};
-
-function toRead(schema: string, description: string, examples: Json): Success[] {
-  return [{ statusCode: 200, description, schema: { $ref: `#/components/schemas/${schema}` }, examples }];
-}
 
 /** A successful answer of an operation. */
 export type Success = {

@@ -1,17 +1,7 @@
-import { SCOPES } from '@opm/core';
-import {
-  entrySchema,
-  FIELD_ENTRIES,
-  FIELD_PROPERTIES,
-  NOT_STORABLE,
-  parseCustomerId,
-  parseDays,
-  parseEntry,
-  toCustomerAnswer,
-} from '../entry.js';
+import { entrySchema, FIELD_ENTRIES, FIELD_PROPERTIES, NOT_STORABLE, parseCustomerId, parseEntry } from '../entry.js';
 import { ANSWERS, type Answer, FAULTS, Fault, type FaultCode } from '../faults.js';
 import { LIMITS } from '../limits.js';
-import { parseRefusedQuery, RECEIPT_FORM, REFUSALS, REFUSED_PAGE, REFUSED_STATES } from '../refused.js';
+import { parseDays, parseRefusedQuery, RECEIPT_FORM } from '../reads.js';
 
 /** Faults that a result of a batch may contain. */
 const RESULT_FAULTS: FaultCode[] = [
@@ -78,57 +68,6 @@ export function toSchemas(): Json {
       },
       additionalProperties: false,
     },
-    CustomerAnswer: toCustomerAnswerSchema(),
-    ReceiptAnswer: {
-      oneOf: [
-        toReceiptAnswer({ enum: ['stored', 'pending', 'unknown'] }, {}),
-        toReceiptAnswer({ const: 'refused' }, { refused: { $ref: '#/components/schemas/RefusedEntry' } }),
-      ],
-    },
-    RefusedAnswer: {
-      type: 'object',
-      required: ['statusCode', 'refused', 'cursor'],
-      properties: {
-        statusCode: { type: 'integer', const: 200 },
-        refused: { ...REFUSED_LIST, description: 'Newest first.', maxItems: REFUSED_PAGE.max },
-        cursor: { type: ['string', 'null'], description: 'Gives the next page; `null` on the last one.' },
-      },
-      additionalProperties: false,
-    },
-    RefusedEntry: {
-      type: 'object',
-      required: ['customerId', 'receipt', 'code', 'message', 'refusedAt', 'state'],
-      properties: {
-        customerId: { type: 'string' },
-        receipt: { type: 'string', pattern: RECEIPT_FORM.source },
-        code: { enum: Object.keys(REFUSALS) },
-        message: { enum: Object.values(REFUSALS) },
-        field: { enum: FIELD_ENTRIES.map(([name]) => name), description: 'The refused property, if we know it.' },
-        refusedAt: { type: 'string', format: 'date-time' },
-        state: {
-          enum: REFUSED_STATES,
-          description: 'With `replayed`, we tried again: ask with the receipt. With `discarded`, we gave up.',
-        },
-      },
-      additionalProperties: false,
-    },
-    KeysAnswer: toKeysAnswerSchema(),
-    UsageAnswer: toUsageAnswerSchema(),
-  };
-}
-
-export const REFUSED_LIST = {
-  type: 'array',
-  description: 'Refused entries that nothing newer covers, newest first. Absent if there are none.',
-  items: { $ref: '#/components/schemas/RefusedEntry' },
-};
-
-function toReceiptAnswer(state: Json, properties: Json): Json {
-  return {
-    type: 'object',
-    required: ['statusCode', 'state', ...Object.keys(properties)],
-    properties: { statusCode: { type: 'integer', const: 200 }, state: { type: 'string', ...state }, ...properties },
-    additionalProperties: false,
   };
 }
 
@@ -153,95 +92,6 @@ function toProperties(): Record<string, Json> {
     return [property, { ...toJsonSchema(fields[property]), description, examples: [example] }];
   });
   return { customerId: { ...toJsonSchema(customerId), ...CUSTOMER_ID }, ...Object.fromEntries(described) };
-}
-
-/** Takes the properties from a real answer, so that the schema cannot miss one. */
-function toCustomerAnswerSchema(): Json {
-  const time = { type: ['string', 'null'], format: 'date-time' };
-  const described: Record<string, Json> = {
-    customerId: { type: 'string', description: 'Always a string, even if you sent a number.' },
-    ...Object.fromEntries(FIELD_ENTRIES.map(([name]) => [name, { type: ['string', 'null'] }])),
-    createdAt: {
-      ...time,
-      description: 'When we accepted the first stored entry or, after an erasure, the erasure.',
-    },
-    updatedAt: { ...time, description: 'When we accepted the newest stored entry.' },
-  };
-  const names = Object.keys(toCustomerAnswer('', undefined, false).customer);
-  return {
-    type: 'object',
-    required: ['statusCode', 'customer', 'pending'],
-    properties: {
-      statusCode: { type: 'integer', const: 200 },
-      customer: {
-        type: 'object',
-        description: 'All properties are always present. Those without a value are `null`.',
-        required: names,
-        properties: Object.fromEntries(names.map((name) => [name, described[name]])),
-        additionalProperties: false,
-      },
-      pending: {
-        type: 'boolean',
-        description: 'True if the newest accepted entry is not stored yet. `customer` does not include it until then.',
-      },
-      refused: { ...REFUSED_LIST, maxItems: 20 },
-    },
-    additionalProperties: false,
-  };
-}
-
-const COUNT = { type: 'integer', minimum: 0 };
-const TIME = { type: 'string', format: 'date-time' };
-
-/** An object that has all of these properties, and no other. */
-const toExactObject = (properties: Record<string, Json>, description?: string): Json => ({
-  type: 'object',
-  ...(description && { description }),
-  required: Object.keys(properties),
-  properties,
-  additionalProperties: false,
-});
-
-function toUsageAnswerSchema(): Json {
-  const day = toExactObject({
-    day: { type: 'string', format: 'date' },
-    accepted: { ...COUNT, description: 'Entries that we accepted: `created` and `updated`.' },
-    created: { ...COUNT, description: 'Entries with the answer 201.' },
-    updated: { ...COUNT, description: 'Entries with the answer 202.' },
-    erased: { ...COUNT, description: 'Erasures that we accepted.' },
-    refused: toExactObject(
-      {
-        invalid: { ...COUNT, description: 'Answers 400, 413, 415 and 422.' },
-        limited: { ...COUNT, description: 'Answers 429.' },
-        unavailable: { ...COUNT, description: 'Answers 500 and 503.' },
-      },
-      'Entries and erasures that we refused.',
-    ),
-    notStored: { ...COUNT, description: 'Accepted entries that our database rejected.' },
-  });
-  const days = { type: 'array', minItems: 1, maxItems: LIMITS.days, items: day };
-  return toExactObject({ statusCode: { type: 'integer', const: 200 }, days });
-}
-
-function toKeysAnswerSchema(): Json {
-  const key = toExactObject({
-    hint: { type: 'string', description: 'The first characters of the key.' },
-    label: { type: ['string', 'null'], description: 'What we call the key.' },
-    scopes: {
-      type: 'array',
-      description: 'What the key may do: send entries (`write`), read (`read`), erase customers (`erase`).',
-      items: { type: 'string', enum: SCOPES },
-    },
-    addresses: {
-      type: 'array',
-      description: 'The IP addresses and CIDR blocks that may use the key; none if all may.',
-      items: { type: 'string' },
-    },
-    createdAt: TIME,
-    expiresAt: { ...TIME, type: ['string', 'null'] },
-    lastUsedAt: { ...TIME, type: ['string', 'null'], description: 'Some seconds late.' },
-  });
-  return toExactObject({ statusCode: { type: 'integer', const: 200 }, keys: { type: 'array', items: key } });
 }
 
 /** Faults whose message depends on the mistake: the pattern of its start, and mistakes to show as examples. */

@@ -1,19 +1,8 @@
 import { FAULTS, type FaultCode, retryAfterOf } from '../faults.js';
 import { LIMITS } from '../limits.js';
 import { HEADERS, type HeaderName, PARAMETERS } from './headers.js';
-import {
-  deleteEntry,
-  getEntry,
-  getKeys,
-  getPing,
-  getReceipt,
-  getRefused,
-  getUsage,
-  type Operation,
-  postEntries,
-  postEntry,
-  type Success,
-} from './operations.js';
+import { deleteEntry, getPing, type Operation, postEntries, postEntry, type Success } from './operations.js';
+import { getEntry, getKeys, getReceipt, getRefused, getUsage, toReadSchemas } from './reads.js';
 import { groupByStatus, type Json, toAnswerSchema, toFaultExamples, toFaultSchema, toSchemas } from './schemas.js';
 
 const DESCRIPTION = `
@@ -98,7 +87,7 @@ export function toOpenApiDocument({ version }: { version: string }): Json {
       securitySchemes: { apiKey: { type: 'apiKey', in: 'header', name: 'x-api-key', description: KEY } },
       parameters: PARAMETERS,
       headers: HEADERS,
-      schemas: toSchemas(),
+      schemas: { ...toSchemas(), ...toReadSchemas() },
       responses: toCommonResponses(),
     },
   };

@@ -1,6 +1,7 @@
 import { type Field, parseReceipt, type Receipt, toReceipt } from '@opm/core';
 import { FIELD_PROPERTIES } from './entry.js';
 import { FAULTS, Fault, type FaultCode } from './faults.js';
+import { LIMITS } from './limits.js';
 
 /** Why an accepted entry could not be stored. The list is closed, and a code is never reused for another meaning. */
 export const REFUSALS = {
@@ -95,17 +96,11 @@ export const toCursor = ({ micros, id }: RefusedPlace): string => `${micros}-${i
 
 export type RefusedQuery = { since: Date | undefined; before: RefusedPlace | undefined; limit: number };
 
-const PARAMETERS = ['since', 'cursor', 'limit'];
 const MAX_NAME = 40;
 
 /** Reads the query of GET /entries/refused. @throws Fault QUERY_INVALID, whose message names the parameter */
 export function parseRefusedQuery(query: Record<string, unknown>): RefusedQuery {
-  for (const [name, value] of Object.entries(query)) {
-    const shown = [...name].slice(0, MAX_NAME).join('').toWellFormed();
-    if (!PARAMETERS.includes(name)) throw invalid(shown, 'is not known, use since, cursor or limit');
-    if (typeof value !== 'string') throw invalid(name, 'must be given once');
-  }
-  const { since, cursor, limit } = query as Record<string, string | undefined>;
+  const { since, cursor, limit } = readQuery(query, ['since', 'cursor', 'limit']);
   return {
     since: since === undefined ? undefined : parseTime(since),
     before: cursor === undefined ? undefined : parseCursor(cursor),
@@ -126,8 +121,6 @@ function parseTime(text: string): Date {
   return time;
 }
 
-const isDay = (day: string) => new Date(`${day}T00:00:00Z`).toJSON()?.startsWith(day);
-
 export const CURSOR = /^(\d{1,16})-(\d{1,18})$/;
 
 function parseCursor(text: string): RefusedPlace {
@@ -143,3 +136,84 @@ function parseLimit(text: string): number {
 }
 
 const invalid = (name: string, message: string) => new Fault('QUERY_INVALID', { message: `query/${name} ${message}` });
+
+/** The parameters of a query. @throws Fault QUERY_INVALID for one that is not in `names` or is given twice */
+function readQuery<Name extends string>(query: Record<string, unknown>, names: Name[]): { [N in Name]?: string } {
+  for (const [name, value] of Object.entries(query)) {
+    const shown = [...name].slice(0, MAX_NAME).join('').toWellFormed();
+    if (!names.includes(name as Name)) throw invalid(shown, `is not known, use ${toList(names)}`);
+    if (typeof value !== 'string') throw invalid(name, 'must be given once');
+  }
+  return query as { [N in Name]?: string };
+}
+
+const toList = (names: string[]) => `${names.slice(0, -1).join(', ')} or ${names.at(-1)}`;
+
+/** Days (UTC), the first and the last, such as `2026-11-30`. */
+export type Days = { from: string; to: string };
+
+/**
+ * Reads the query of GET /usage. Without `to`, the last day is that of `now`; without `from`, there are 30 days.
+ * @throws Fault QUERY_INVALID
+ */
+export function parseDays(query: Record<string, unknown>, now: Date): Days {
+  const given = readQuery(query, ['from', 'to']);
+  for (const [name, value] of Object.entries(given)) {
+    if (!isDay(value)) throw invalid(name, 'must be a day such as 2026-11-30');
+  }
+  const { to = toDay(now), from = addDays(to, 1 - LIMITS.defaultDays) } = given as Partial<Days>;
+  if (to < from) throw invalid('to', 'must not be before query/from');
+  if (addDays(from, LIMITS.days) <= to) throw invalid('from', `must be less than ${LIMITS.days} days before query/to`);
+  return { from, to };
+}
+
+const DAY_MS = 24 * 60 * 60 * 1_000;
+
+const toDay = (date: Date): string => date.toISOString().slice(0, 10);
+const addDays = (day: string, days: number): string => toDay(new Date(Date.parse(day) + days * DAY_MS));
+
+/** Date parses February 30 as March 2. */
+function isDay(text: string): boolean {
+  const date = new Date(text);
+  return /^[1-9]\d{3}-\d\d-\d\d$/.test(text) && !Number.isNaN(date.getTime()) && toDay(date) === text;
+}
+
+/** What became of a project's entries on a day. `accepted` are `created` and `updated`. `notStored`: dead letters. */
+export type DayUsage = {
+  day: string;
+  accepted: number;
+  created: number;
+  updated: number;
+  erased: number;
+  refused: { invalid: number; limited: number; unavailable: number };
+  notStored: number;
+};
+
+type Counted = {
+  day: string;
+  created: number;
+  updated: number;
+  erased: number;
+  refusedInvalid: number;
+  refusedLimited: number;
+  refusedUnavailable: number;
+  deadLetters: number;
+};
+
+/** The body of GET /usage: every day, also those without counts. @param counted the days that have counts */
+export function toUsageAnswer({ from, to }: Days, counted: Counted[]): { statusCode: 200; days: DayUsage[] } {
+  const byDay = new Map(counted.map((usage) => [usage.day, usage]));
+  const days: DayUsage[] = [];
+  for (let at = Date.parse(from); at <= Date.parse(to); at += DAY_MS) {
+    const day = toDay(new Date(at));
+    days.push(toDayUsage(day, byDay.get(day)));
+  }
+  return { statusCode: 200, days };
+}
+
+function toDayUsage(day: string, counted: Partial<Counted> = {}): DayUsage {
+  const { created = 0, updated = 0, erased = 0, deadLetters = 0 } = counted;
+  const { refusedInvalid = 0, refusedLimited = 0, refusedUnavailable = 0 } = counted;
+  const refused = { invalid: refusedInvalid, limited: refusedLimited, unavailable: refusedUnavailable };
+  return { day, accepted: created + updated, created, updated, erased, refused, notStored: deadLetters };
+}

@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { Fault } from './faults.js';
-import { parseRefusedQuery, REFUSALS, toCursor, toRefusedEntry } from './refused.js';
+import { parseRefusedQuery, REFUSALS, toCursor, toRefusedEntry } from './reads.js';
 
 const messageOf = (query: Record<string, unknown>) => {
   try {
