@@ -88,11 +88,15 @@ test('opm keys create and rotate make keys with rules, and say what they are', a
 });
 
 test.each([
-  [['--scope', 'all'], 'It must be one of write, read, erase.'],
-  [['--address', '203.0.113.0/33'], 'It must be an IP address or a block'],
-  [['--address', 'any', '--address', '::1'], 'specify either --address any or addresses'],
-  [Array.from({ length: 51 }, (_, i) => ['--address', `10.0.0.${i}`]).flat(), 'There may be 50 at most.'],
-])('opm keys create and rotate refuse %j, and make no key', async (rules, message) => {
+  ['an unknown scope', ['--scope', 'all'], 'It must be one of write, read, erase.'],
+  ['no address', ['--address', '203.0.113.0/33'], 'It must be an IP address or a block'],
+  ['any and another', ['--address', 'any', '--address', '::1'], 'specify either --address any or addresses'],
+  [
+    '51 addresses',
+    Array.from({ length: 51 }, (__, i) => ['--address', `10.0.0.${i}`]).flat(),
+    'There may be 50 at most.',
+  ],
+])('opm keys create and rotate refuse %s, and make no key', async (_, rules, message) => {
   const before = await store.apiKeys.list(projectId);
   for (const command of ['create', 'rotate']) {
     const { code, stderr } = await runOpm(['keys', command, 'acme', ...rules], backend.env);

@@ -184,7 +184,10 @@ function toAnswered(status: number): keyof Counts {
 const KEY_REFUSALS = new Set<FaultCode>(['KEY_SCOPE', 'KEY_ADDRESS']);
 const SENDS_ENTRIES = new Set(['POST', 'DELETE']);
 
-/** @returns undefined for an erasure of an unknown customer, which is queued, a wrong path or method, a paused project, a key's restriction */
+/**
+ * @returns undefined for an erasure of an unknown customer, which is queued, a wrong path or method, a paused project or a
+ * key's restriction
+ */
 function toRefused(status: number): keyof Counts | undefined {
   if (status === 403 || status === 404 || status === 405) return undefined;
   if (status === 429) return 'refusedLimited';
