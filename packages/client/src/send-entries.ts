@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
-import { abortWhenSettled, type Call, type CallOptions, type OpenCalls } from './call.js';
+import { abortWhenSettled, type Call, type OpenCalls } from './call.js';
+import { type CallOptions, type SendResult, withReceipt } from './customer.js';
 import { type Answer, type OpmError, toError } from './errors.js';
 import type { Transport } from './http-transport.js';
 import { isRateLimited, isRetryable, requestWithRetries, waitForRetry } from './retries.js';
@@ -7,14 +8,14 @@ import { isRateLimited, isRetryable, requestWithRetries, waitForRetry } from './
 export interface EntryTask {
   customerId: string;
   entry: string;
-  call: Call<{ created: boolean }>;
+  call: Call<SendResult>;
 }
 
 /**
  * Result of a request. `limited` are the tasks that got 429: the server did nothing with them, and their calls are
  * open.
  */
-export type SendResult<T> = { answer: Answer } & (
+export type RequestResult<T> = { answer: Answer } & (
   | { limited: readonly T[]; refusal: OpmError }
   | { limited?: undefined }
 );
@@ -23,7 +24,10 @@ export type SendResult<T> = { answer: Answer } & (
  * Sends the entries in one request, and retries those that the server could not accept, until each call is settled or
  * gets a 429. If it throws, the caller settles the calls that are still open. @throws OpmError
  */
-export async function sendEntries(transport: Transport, tasks: readonly EntryTask[]): Promise<SendResult<EntryTask>> {
+export async function sendEntries(
+  transport: Transport,
+  tasks: readonly EntryTask[],
+): Promise<RequestResult<EntryTask>> {
   let open = tasks;
   for (let tries = 1; ; tries++) {
     const signal = abortWhenSettled(open.map(({ call }) => call));
@@ -59,9 +63,11 @@ const mayWaitAny =
 
 /** Settles calls by their results. @returns the tasks to send again, in order */
 function settle(tasks: readonly EntryTask[], results: unknown[], answer: Answer): EntryTask[] {
+  const receipts = readReceipts(answer, tasks.length);
   return tasks.filter(({ call }, i) => {
     const statusCode = statusOf(results[i]);
-    if (statusCode === 201 || statusCode === 202) call.resolve({ created: statusCode === 201 });
+    const isAccepted = statusCode === 201 || statusCode === 202;
+    if (isAccepted) call.resolve({ created: statusCode === 201, ...withReceipt(receipts[i]) });
     else if (!isRetryable(statusCode)) call.reject(toError({ ...answer, retryAfter: undefined }, results[i]));
     return !call.isSettled;
   });
@@ -72,6 +78,12 @@ function readResults(answer: Answer, entries: number): unknown[] {
   const results = (answer.body as { results?: unknown } | null | undefined)?.results;
   if (answer.statusCode === 207 && Array.isArray(results) && results.length === entries) return results;
   throw toError(answer);
+}
+
+/** One receipt per entry, in order; none if the server is older than receipts. */
+function readReceipts(answer: Answer, entries: number): unknown[] {
+  const { receipts } = answer.body as { receipts?: unknown };
+  return Array.isArray(receipts) && receipts.length === entries ? receipts : [];
 }
 
 const isOpen = ({ call }: EntryTask): boolean => !call.isSettled;
