@@ -30,7 +30,7 @@ export class InvalidEntryError extends OpmError {
   override readonly name = 'InvalidEntryError';
 }
 
-/** 401: the API key is missing, unknown, revoked or expired. 403: the project is paused. */
+/** 401: the API key is missing, unknown, revoked or expired. 403: the project is paused, or the key does not allow it. */
 export class AuthenticationError extends OpmError {
   override readonly name = 'AuthenticationError';
 }

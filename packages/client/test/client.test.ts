@@ -1,7 +1,5 @@
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
@@ -66,29 +64,6 @@ describe('the examples of the README print what it shows:', () => {
       expect(await run(code)).toBe(printed);
     },
   );
-});
-
-test('the packed file installs as the README and the partner guide say, without dependencies and with its types', async () => {
-  const folder = await mkdtemp(join(tmpdir(), 'opm-client-'));
-  const npm = (...args: string[]) => promisify(execFile)('npm', args, { cwd: folder, timeout: 600_000 });
-  try {
-    await writeFile(join(folder, 'package.json'), '{ "type": "module" }');
-    await npm('pack', '--silent', PACKAGE);
-    const docs = [join(PACKAGE, 'README.md'), join(PACKAGE, '../../docs/partners.md')];
-    for (const doc of docs) {
-      const [, file = ''] = /npm install (\.\/\S+\.tgz)/.exec(readFileSync(doc, 'utf8')) ?? [];
-      await npm('install', '--offline', '--no-audit', '--no-fund', file);
-    }
-    const installed = join(folder, 'node_modules');
-    expect((await readdir(installed)).filter((name) => !name.startsWith('.'))).toEqual(['@opm']);
-    expect(await readdir(join(installed, '@opm/client'))).toEqual(['LICENSE', 'README.md', 'dist', 'package.json']);
-    expect(await readdir(join(installed, '@opm/client/dist'))).toEqual(expect.arrayContaining(['index.d.ts']));
-    const code = "console.log(Object.keys(await import('@opm/client')).includes('OpmClient'))";
-    const args = ['--input-type=module', '--eval', code];
-    expect((await promisify(execFile)(process.execPath, args, { cwd: folder })).stdout).toBe('true\n');
-  } finally {
-    await rm(folder, { recursive: true });
-  }
 });
 
 test('the example of the partner guide runs', async () => {
