@@ -124,8 +124,8 @@ test('a customer is created, updated, read, erased and created again', async () 
   const client = createClient();
   const customerId = 'life';
   await client.ping();
-  expect(await client.send({ customerId, customerEmail: 'jane@example.com' })).toEqual({ created: true });
-  expect(await client.send({ customerId, customerPhone: '+41', customerEmail: null })).toEqual({
+  expect(await client.send({ customerId, customerEmail: 'jane@example.com' })).toMatchObject({ created: true });
+  expect(await client.send({ customerId, customerPhone: '+41', customerEmail: null })).toMatchObject({
     created: false,
   });
   const found = await waitFor(
@@ -146,9 +146,9 @@ test('a customer is created, updated, read, erased and created again', async () 
     createdAt: expect.stringMatching(/Z$/),
     updatedAt: expect.stringMatching(/Z$/),
   });
-  expect(await client.erase(customerId)).toEqual({ erased: true });
+  expect(await client.erase(customerId)).toMatchObject({ erased: true });
   expect(await client.get(customerId)).toBeUndefined();
-  expect(await client.send({ customerId, customerEmail: 'new' })).toEqual({ created: true });
+  expect(await client.send({ customerId, customerEmail: 'new' })).toMatchObject({ created: true });
 });
 
 test('an id may be any string that can be stored', async () => {
@@ -156,7 +156,7 @@ test('an id may be any string that can be stored', async () => {
   for (const customerId of ['a/b', '.', '..', '%2F', 'ü ?#&', '😀', '"', '__proto__', 42]) {
     await client.send({ customerId, customerPhone: '1' });
     expect((await client.get(customerId))?.customer.customerId).toBe(String(customerId));
-    expect(await client.erase(customerId)).toEqual({ erased: true });
+    expect(await client.erase(customerId)).toMatchObject({ erased: true });
   }
 });
 
@@ -232,7 +232,7 @@ test('if the answer to a first entry is lost, the retry still reports that the c
   await proxy.cut();
   proxy.release();
   await proxy.restore();
-  expect(await sent).toEqual({ created: true });
+  expect(await sent).toMatchObject({ created: true });
   expect(await answers()).toBe(before + 2);
   await client.close();
   await proxy.close();
@@ -247,7 +247,7 @@ test('without a server, a call fails after its deadline, and the client works on
     message: expect.stringMatching(/^no answer from http:\/\/127\.0\.0\.1:\d+: ECONNREFUSED$/),
   });
   await proxy.restore();
-  expect(await client.send({ customerId: 'away', customerPhone: '1' })).toEqual({ created: true });
+  expect(await client.send({ customerId: 'away', customerPhone: '1' })).toMatchObject({ created: true });
   expect((await find('away')) ?? (await client.get('away'))).toBeTruthy();
   await client.close();
   await proxy.close();
