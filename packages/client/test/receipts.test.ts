@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
-import { OpmClient, type OpmClientOptions, type RefusedEntry } from '@opm/client';
+import { OpmClient, type RefusedEntry } from '@opm/client';
 import { createStore, type Store } from '@opm/store';
 import { type Backend, createBackend, startApp, type TestApp, waitFor } from '@opm/testkit';
 import pg from 'pg';
@@ -38,9 +38,10 @@ const clients: OpmClient[] = [];
 afterEach(async () => {
   await Promise.all(clients.splice(0).map((client) => client.close({ timeoutMs: 0 })));
 });
-async function createClient(options: Partial<OpmClientOptions> = {}): Promise<OpmClient> {
-  const { apiKey } = await store.projects.create('acme');
-  const client = new OpmClient({ url: ingress.url, apiKey, ...options });
+let projects = 0;
+async function createClient(): Promise<OpmClient> {
+  const { apiKey } = await store.projects.create(`acme ${++projects}`);
+  const client = new OpmClient({ url: ingress.url, apiKey });
   clients.push(client);
   return client;
 }
