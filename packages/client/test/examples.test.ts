@@ -202,6 +202,7 @@ describe('the types that the README generates from /openapi.json', () => {
     place = join(folder, 'python');
     await mkdir(place);
     const commands = /^(curl .*)\n(datamodel-codegen .*)$/m.exec(readme) ?? [];
+    await findProgram({ title: 'curl', names: ['curl'], aptPackages: ['curl'], otherwise: 'brew install curl' });
     await run('sh', ['-ec', commands[0] ?? 'false'], dirname(await findDatamodelCodegen()));
     const program = `import opm
 entry = opm.Entry1(customerId=7519, customerEmail='jane@example.com')
