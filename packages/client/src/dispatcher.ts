@@ -5,8 +5,7 @@ import { CustomerQueues } from './customer-queues.js';
 import { type OpmError, toError } from './errors.js';
 import type { Transport } from './http-transport.js';
 import { Pace } from './pace.js';
-import { isRateLimited, requestWithRetries } from './retries.js';
-import { type EntryTask, type RequestResult, sendEntries } from './send-entries.js';
+import { type EntryTask, isRateLimited, type RequestResult, requestWithRetries, sendEntries } from './send-entries.js';
 
 type Task = EntryTask | ErasureTask;
 export type ErasureTask = { customerId: string; entry?: undefined; call: Call<EraseResult> };

@@ -1,9 +1,14 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
 import { abortWhenSettled, type Call, type OpenCalls } from './call.js';
 import { type CallOptions, type SendResult, withReceipt } from './customer.js';
-import { type Answer, type OpmError, toError } from './errors.js';
-import type { Transport } from './http-transport.js';
-import { isRateLimited, isRetryable, requestWithRetries, waitForRetry } from './retries.js';
+import { type Answer, ConnectionError, type OpmError, toError } from './errors.js';
+import type { Request, Transport } from './http-transport.js';
+import { toDelayMs } from './pace.js';
+
+const RATE_LIMITED = 429;
+
+const RETRYABLE = new Set([408, RATE_LIMITED, 500, 502, 503, 504]);
 
 export interface EntryTask {
   customerId: string;
@@ -91,6 +96,54 @@ const isOpen = ({ call }: EntryTask): boolean => !call.isSettled;
 const statusOf = (result: unknown): number => Number((result as { statusCode?: unknown } | null)?.statusCode);
 
 const isTransient = (result: unknown): boolean => isRetryable(statusOf(result));
+
+interface RetryOptions {
+  /** Whether the callers still want another attempt in `ms` milliseconds. */
+  mayWait: (ms: number, failure: OpmError) => boolean;
+  signal: AbortSignal;
+}
+
+/**
+ * Sends the request until the answer is not retryable. Every attempt has the same bytes.
+ * @param isFinal returns true for a retryable answer that the caller handles itself
+ * @throws OpmError the last failure if `mayWait` refuses another attempt; the signal's reason
+ */
+export async function requestWithRetries(
+  transport: Transport,
+  request: Request,
+  { mayWait, signal, isFinal = () => false }: RetryOptions & { isFinal?: (answer: Answer) => boolean },
+): Promise<Answer> {
+  for (let tries = 1; ; tries++) {
+    const outcome = await tryOnce(transport, request, signal);
+    if (outcome instanceof ConnectionError) await waitForRetry(tries, outcome, { mayWait, signal });
+    else if (!isRetryable(outcome.statusCode) || isFinal(outcome)) return outcome;
+    else await waitForRetry(tries, toError(outcome), { mayWait, signal });
+  }
+}
+
+/** Waits before another attempt. @throws OpmError `failure` if `mayWait` refuses the delay; the signal's reason */
+export async function waitForRetry(tries: number, failure: OpmError, { mayWait, signal }: RetryOptions): Promise<void> {
+  const ms = toDelayMs(tries, failure.retryAfter);
+  if (!mayWait(ms, failure)) throw failure;
+  await delay(ms, undefined, { signal });
+}
+
+export function isRateLimited({ statusCode }: Pick<Answer, 'statusCode'>): boolean {
+  return statusCode === RATE_LIMITED;
+}
+
+export function isRetryable(statusCode: number): boolean {
+  return RETRYABLE.has(statusCode);
+}
+
+async function tryOnce(transport: Transport, request: Request, signal: AbortSignal): Promise<Answer | ConnectionError> {
+  try {
+    return await transport.request(request, signal);
+  } catch (error) {
+    if (error instanceof ConnectionError) return error;
+    throw error;
+  }
+}
 
 /** Sends one GET request, with retries. */
 export type Reader = (path: string, options?: CallOptions) => Promise<Answer>;

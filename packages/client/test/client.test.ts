@@ -220,19 +220,23 @@ test('after a key is revoked, calls reject with AuthenticationError, and what wa
   await waitFor(isStored, { description: 'the last accepted entry' });
 });
 
-test('if the answer to a first entry is lost, the retry still reports that the customer was created', async () => {
+test.each([
+  ['one entry', 1],
+  ['a compressed batch', 300],
+])('if the answer to %s is lost, the retry still reports that the customers were created', async (_, count) => {
   const proxy = await startProxy(ingress.url);
   const client = createClient({ url: proxy.url });
   await client.ping();
   proxy.hold();
   const answers = () => ingress.readMetric('opm_answers_total{route="/entries",status="207"}');
   const before = await answers();
-  const sent = client.send({ customerId: 'lost answer', customerPhone: '1' });
+  const ids = Array.from({ length: count }, (_, i) => `lost answer ${i} of ${count}`);
+  const sent = Promise.all(ids.map((customerId) => client.send({ customerId, customerPhone: '1' })));
   await waitFor(async () => (await answers()) > before, { description: 'the answer' });
   await proxy.cut();
   proxy.release();
   await proxy.restore();
-  expect(await sent).toMatchObject({ created: true });
+  expect(await sent).toMatchObject(ids.map(() => ({ created: true })));
   expect(await answers()).toBe(before + 2);
   await client.close();
   await proxy.close();

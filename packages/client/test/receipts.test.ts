@@ -59,7 +59,7 @@ test('each entry of a large compressed batch has a receipt of its customer, and 
   const results = await Promise.all(ids.map((customerId) => client.send({ customerId, customerPhone: '+41' })));
   expect(await unsupported()).toBe(before);
   expect(new Set(results.map(({ receipt }) => receipt)).size).toBe(ids.length);
-  for (const [i, id] of ids.entries()) await isState(client, id, results[i]?.receipt, 'stored');
+  await Promise.all(ids.map((id, i) => isState(client, id, results[i]?.receipt, 'stored')));
   await expect(client.receiptState('batch-1', results[0]?.receipt ?? '')).rejects.toMatchObject({
     name: 'InvalidEntryError',
     message: 'path/receipt must be a receipt of this customer',
