@@ -1,10 +1,6 @@
 import { setMaxListeners } from 'node:events';
+import type { CallOptions, Signal } from './customer.js';
 import { QueueFullError, TimeoutError } from './errors.js';
-
-export interface CallOptions {
-  /** Rejects the call with the signal's reason. An entry in flight may still be accepted. */
-  signal?: AbortSignal | undefined;
-}
 
 /** Longest delay of Node's timers. With a longer one, they fire at once. */
 export const MAX_TIMER_MS = 2 ** 31 - 1;
@@ -18,7 +14,7 @@ export class Call<Result> {
   #isSettled = false;
   readonly #deadlineMs: number;
   #deadline: number;
-  readonly #signal: AbortSignal | undefined;
+  readonly #signal: Signal | undefined;
   readonly #onSettled: () => void;
   #resolve!: (result: Result) => void;
   #reject!: (error: unknown) => void;
@@ -38,7 +34,7 @@ export class Call<Result> {
     this.#onSettled = onSettled;
     this.#signal = signal;
     if (signal) {
-      setMaxListeners(0, signal); // thousands of calls may share a signal; that is not a leak
+      setMaxListeners(0, signal as AbortSignal); // thousands of calls may share a signal; that is not a leak
       signal.addEventListener('abort', this.#onAbort);
     }
   }
@@ -103,7 +99,7 @@ export class OpenCalls {
   /**
    * Opens a call. Rejects with QueueFullError if `max` are open, with the signal's reason, or with what `start` throws.
    */
-  open<Result>(signal: AbortSignal | undefined, start: (call: Call<Result>) => void): Promise<Result> {
+  open<Result>(signal: Signal | undefined, start: (call: Call<Result>) => void): Promise<Result> {
     if (signal?.aborted) return Promise.reject(signal.reason);
     if (this.#calls.size >= this.#max) return Promise.reject(new QueueFullError(`${this.#max} calls are already open`));
     const call = new Call<Result>({ deadlineMs: this.#deadlineMs, signal, onSettled: () => this.#onSettled(call) });

@@ -50,6 +50,7 @@ test('the README names the error class of each status of the contract', () => {
       requestId: undefined,
       retryAfter: undefined,
       rateLimit: undefined,
+      receipt: undefined,
     });
     const status = statusCode >= 500 ? '5xx' : String(statusCode);
     const names = rows.filter(([, , when]) => when?.includes(status)).map(([, name]) => name);

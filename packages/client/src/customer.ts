@@ -1,5 +1,18 @@
 import { type Answer, InvalidEntryError } from './errors.js';
 
+/** The part of an AbortSignal that the client uses. Its own type, so that yours need neither the DOM nor @types/node. */
+export interface Signal {
+  readonly aborted: boolean;
+  readonly reason: unknown;
+  addEventListener(type: 'abort', listener: () => void): void;
+  removeEventListener(type: 'abort', listener: () => void): void;
+}
+
+export interface CallOptions {
+  /** Rejects the call with the signal's reason. An entry in flight may still be accepted. */
+  signal?: Signal | undefined;
+}
+
 /** A customer to send. A field that is missing, `null` or `''` keeps its stored value. */
 export interface Customer {
   /** Your id: 1 to 255 characters, or a safe integer; 7519 and '7519' are the same customer. */
@@ -33,7 +46,43 @@ export interface FoundCustomer {
   customer: StoredCustomer;
   /** True while the newest accepted entry is not stored yet. `customer` does not include it. */
   pending: boolean;
+  /** The newest of this customer's entries that could not be stored, if there are any that nothing newer covers. */
+  refused?: RefusedEntry[];
 }
+
+/** Result of `send`. */
+export interface SendResult {
+  /** True if the customer was new. */
+  created: boolean;
+  /** For `receiptState`. Missing if the server is older than receipts. */
+  receipt?: string;
+}
+
+/** Result of `erase`. */
+export interface EraseResult {
+  /** False if there was nothing to erase. */
+  erased: boolean;
+  /** For `receiptState`. Missing if there was nothing to erase, or the server is older than receipts. */
+  receipt?: string;
+}
+
+/** An entry that was accepted, and that our database then refused. */
+export interface RefusedEntry {
+  customerId: string;
+  receipt: string;
+  /** Such as VALUE_TOO_LONG. The partner guide lists them; later servers may have more. */
+  code: string;
+  message: string;
+  /** The property that caused it, such as customerEmail, if it is known. */
+  field?: string;
+  /** UTC, such as 2026-11-24T17:00:00.000Z. */
+  refusedAt: string;
+  /** `replayed`: we try to store it again. `discarded`: we do not. */
+  state: 'refused' | 'replayed' | 'discarded';
+}
+
+/** What became of an accepted entry or erasure. `unknown`: nothing is known of it, for example after a loss of our queue. */
+export type ReceiptState = { state: 'stored' | 'pending' | 'unknown' } | { state: 'refused'; refused: RefusedEntry };
 
 const MAX_BYTES = 16 * 1024;
 
@@ -74,6 +123,19 @@ export function toPath(customerId: string | number): string {
   } catch {
     throw new InvalidEntryError('path/customerId must not contain U+0000 or unpaired surrogates', { statusCode: 400 });
   }
+}
+
+/** The path of a receipt. @throws InvalidEntryError as `toPath` does */
+export function toReceiptPath(customerId: string | number, receipt: string): string {
+  if (typeof receipt !== 'string' || !/^[0-9a-z]+$/.test(receipt)) {
+    throw new InvalidEntryError('path/receipt must be a receipt of this customer', { statusCode: 400 });
+  }
+  return `${toPath(customerId)}/receipts/${receipt}`;
+}
+
+/** The receipt in an answer, for a result: nothing if the server sent none. */
+export function withReceipt(receipt: unknown): { receipt?: string } {
+  return typeof receipt === 'string' ? { receipt } : {};
 }
 
 /** Whether a 404 is about the customer, not about the route. */

@@ -1,15 +1,14 @@
 import { randomUUID } from 'node:crypto';
 import { abortWhenSettled, type Call, MAX_TIMER_MS } from './call.js';
-import { isUnknownCustomer, toPath } from './customer.js';
+import { type EraseResult, isUnknownCustomer, toPath, withReceipt } from './customer.js';
 import { CustomerQueues } from './customer-queues.js';
 import { type OpmError, toError } from './errors.js';
 import type { Transport } from './http-transport.js';
 import { Pace } from './pace.js';
-import { isRateLimited, requestWithRetries } from './retries.js';
-import { type EntryTask, type SendResult, sendEntries } from './send-entries.js';
+import { type EntryTask, isRateLimited, type RequestResult, requestWithRetries, sendEntries } from './send-entries.js';
 
 type Task = EntryTask | ErasureTask;
-export type ErasureTask = { customerId: string; entry?: undefined; call: Call<{ erased: boolean }> };
+export type ErasureTask = { customerId: string; entry?: undefined; call: Call<EraseResult> };
 
 const LIMITS = { maxEntries: 1_000, maxBytes: 1024 * 1024 };
 
@@ -115,7 +114,7 @@ export class Dispatcher {
   }
 
   /** Updates the pace. @returns the tasks to send again */
-  #handle({ answer, ...sent }: SendResult<Task>): readonly Task[] {
+  #handle({ answer, ...sent }: RequestResult<Task>): readonly Task[] {
     this.#refusal = undefined;
     if (!isRateLimited(answer)) this.#pace.onAccepted(answer);
     if (!sent.limited) return [];
@@ -124,7 +123,7 @@ export class Dispatcher {
     return sent.limited.filter((task) => this.#mayWait(task, ms));
   }
 
-  async #erase(task: ErasureTask): Promise<SendResult<ErasureTask>> {
+  async #erase(task: ErasureTask): Promise<RequestResult<ErasureTask>> {
     const { customerId, call } = task;
     const request = { method: 'DELETE', path: toPath(customerId), idempotencyKey: randomUUID() } as const;
     const mayWait = call.mayWait.bind(call);
@@ -136,7 +135,7 @@ export class Dispatcher {
     if (isRateLimited(answer)) return { limited: [task], refusal: toError(answer), answer };
     const isErased = answer.statusCode === 202;
     if (!isErased && !isUnknownCustomer(answer)) throw toError(answer);
-    call.resolve({ erased: isErased });
+    call.resolve({ erased: isErased, ...withReceipt(answer.receipt) });
     return { answer };
   }
 }

@@ -105,6 +105,8 @@ export interface Answer {
   /** Seconds. */
   retryAfter: number | undefined;
   rateLimit: RateLimit | undefined;
+  /** The receipt of a single entry or erasure. */
+  receipt: string | undefined;
 }
 
 /** The project's limit, from the header fields RateLimit and RateLimit-Policy. */

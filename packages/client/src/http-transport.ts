@@ -1,5 +1,7 @@
 import * as http from 'node:http';
 import * as https from 'node:https';
+import { promisify } from 'node:util';
+import * as zlib from 'node:zlib';
 import { type Answer, ConnectionError, OpmError, type RateLimit, TimeoutError } from './errors.js';
 
 export interface Request {
@@ -10,7 +12,10 @@ export interface Request {
 }
 
 export interface Transport {
-  /** Makes one attempt. @throws ConnectionError if there is no answer; the signal's reason */
+  /**
+   * Makes one attempt, and another one without compression if the server answers 415.
+   * @throws ConnectionError if there is no answer; the signal's reason
+   */
   request(request: Request, signal: AbortSignal): Promise<Answer>;
   close(): void;
 }
@@ -22,7 +27,18 @@ interface TransportOptions {
   timeoutMs: number;
   maxConnections: number;
   agent?: http.Agent | undefined;
+  /** Whether to compress large bodies, until the server answers one of them with 415. */
+  compress: boolean;
 }
+
+/** In UTF-16 code units. Compressing a smaller body takes longer than sending it. */
+const COMPRESS_ABOVE = 4 * 1024;
+const UNSUPPORTED_MEDIA_TYPE = 415;
+
+const gzip = promisify(zlib.gzip);
+
+/** A compressed body is a Buffer. */
+type Attempt = Omit<Request, 'body'> & { body?: string | Buffer };
 
 /** Far larger than the answer to a batch of 1,000 entries. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
@@ -31,52 +47,65 @@ const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
  * HTTP over kept-alive connections. Does not use `fetch`: without undici, its connections can be neither limited nor
  * closed.
  */
-export function createHttpTransport({ url, apiKey, timeoutMs, maxConnections, agent }: TransportOptions): Transport {
+export function createHttpTransport(options: TransportOptions): Transport {
+  const { url, apiKey, timeoutMs, maxConnections, agent } = options;
   const { request: open, Agent } = url.protocol === 'https:' ? https : http;
   const own = agent ? undefined : new Agent({ keepAlive: true, maxSockets: maxConnections });
   const prefix = url.pathname.replace(/\/$/, '');
 
+  let isCompressing = options.compress;
+
+  const attempt = ({ method, path, body, idempotencyKey }: Attempt, signal: AbortSignal): Promise<Answer> =>
+    new Promise((resolve, reject) => {
+      const headers = {
+        'x-api-key': apiKey,
+        'user-agent': `opm-client/${VERSION} node/${process.versions.node}`,
+        ...(body !== undefined && { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }),
+        ...(Buffer.isBuffer(body) && { 'content-encoding': 'gzip' }),
+        ...(idempotencyKey !== undefined && { 'idempotency-key': idempotencyKey }),
+      };
+      const request = openRequest(() => open(url, { method, path: prefix + path, headers, agent: agent ?? own }));
+      let timer: NodeJS.Timeout | undefined;
+      let isLate = false;
+      let isAnswered = false;
+      const onAbort = () => request.destroy();
+      const fail = (reason: string) => {
+        if (signal.aborted) reject(signal.reason);
+        else if (isLate) reject(new TimeoutError(`no answer from ${url.origin} within ${timeoutMs} ms`));
+        else reject(new ConnectionError(`no answer from ${url.origin}: ${reason}`));
+      };
+      request
+        // The timeout starts here, because waiting for a connection does not mean that the server hangs.
+        .on('socket', () => {
+          timer = setTimeout(() => {
+            isLate = true;
+            request.destroy();
+          }, timeoutMs);
+        })
+        .on('response', (response) => {
+          isAnswered = true;
+          readText(response).then((text) => resolve(toAnswer(response, text)), toReason(fail));
+        })
+        .on('error', toReason(fail))
+        .on('close', () => {
+          clearTimeout(timer);
+          signal.removeEventListener('abort', onAbort);
+          if (!isAnswered) fail('the connection was closed');
+        });
+      signal.addEventListener('abort', onAbort);
+      if (signal.aborted) onAbort();
+      request.end(body);
+    });
+
   return {
-    request: ({ method, path, body, idempotencyKey }, signal) =>
-      new Promise((resolve, reject) => {
-        const headers = {
-          'x-api-key': apiKey,
-          'user-agent': `opm-client/${VERSION} node/${process.versions.node}`,
-          ...(body !== undefined && { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }),
-          ...(idempotencyKey !== undefined && { 'idempotency-key': idempotencyKey }),
-        };
-        const request = openRequest(() => open(url, { method, path: prefix + path, headers, agent: agent ?? own }));
-        let timer: NodeJS.Timeout | undefined;
-        let isLate = false;
-        let isAnswered = false;
-        const onAbort = () => request.destroy();
-        const fail = (reason: string) => {
-          if (signal.aborted) reject(signal.reason);
-          else if (isLate) reject(new TimeoutError(`no answer from ${url.origin} within ${timeoutMs} ms`));
-          else reject(new ConnectionError(`no answer from ${url.origin}: ${reason}`));
-        };
-        request
-          // The timeout starts here, because waiting for a connection does not mean that the server hangs.
-          .on('socket', () => {
-            timer = setTimeout(() => {
-              isLate = true;
-              request.destroy();
-            }, timeoutMs);
-          })
-          .on('response', (response) => {
-            isAnswered = true;
-            readText(response).then((text) => resolve(toAnswer(response, text)), toReason(fail));
-          })
-          .on('error', toReason(fail))
-          .on('close', () => {
-            clearTimeout(timer);
-            signal.removeEventListener('abort', onAbort);
-            if (!isAnswered) fail('the connection was closed');
-          });
-        signal.addEventListener('abort', onAbort);
-        if (signal.aborted) onAbort();
-        request.end(body);
-      }),
+    async request(request, signal) {
+      const { body = '' } = request;
+      if (!isCompressing || body.length <= COMPRESS_ABOVE) return attempt(request, signal);
+      const answer = await attempt({ ...request, body: await gzip(body) }, signal);
+      if (answer.statusCode !== UNSUPPORTED_MEDIA_TYPE) return answer;
+      isCompressing = false;
+      return attempt(request, signal);
+    },
     close() {
       own?.destroy();
     },
@@ -113,6 +142,7 @@ function toAnswer({ statusCode = 0, headers }: http.IncomingMessage, text: strin
     requestId: headers['x-request-id']?.toString(),
     retryAfter: parseRetryAfter(headers['retry-after']),
     rateLimit: parseRateLimit(headers['ratelimit-policy'], headers.ratelimit),
+    receipt: headers.receipt?.toString(),
   };
 }
 
@@ -125,7 +155,7 @@ function parseJson(text: string): unknown {
 }
 
 /** The version in package.json. A test compares them. */
-export const VERSION = '0.1.0';
+export const VERSION = '0.2.0';
 
 /**
  * Parses the header fields RateLimit-Policy, such as `"burst";q=200;w=2;opm-rate=100`, and RateLimit, such as

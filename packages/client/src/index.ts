@@ -1,5 +1,14 @@
-export type { CallOptions } from './call.js';
-export type { Customer, FoundCustomer, StoredCustomer } from './customer.js';
+export type {
+  CallOptions,
+  Customer,
+  EraseResult,
+  FoundCustomer,
+  ReceiptState,
+  RefusedEntry,
+  SendResult,
+  Signal,
+  StoredCustomer,
+} from './customer.js';
 export {
   AuthenticationError,
   ClosedError,
@@ -12,4 +21,10 @@ export {
   TimeoutError,
   UnavailableError,
 } from './errors.js';
-export { type CloseOptions, OpmClient, type OpmClientOptions } from './opm-client.js';
+export {
+  type CloseOptions,
+  type HttpAgent,
+  OpmClient,
+  type OpmClientOptions,
+  type RefusedOptions,
+} from './opm-client.js';

@@ -1,10 +1,29 @@
 import type { Agent } from 'node:http';
-import { type CallOptions, MAX_TIMER_MS, OpenCalls } from './call.js';
-import { type Customer, type FoundCustomer, isUnknownCustomer, toEntry, toPath } from './customer.js';
+import { MAX_TIMER_MS, OpenCalls } from './call.js';
+import {
+  type CallOptions,
+  type Customer,
+  type EraseResult,
+  type FoundCustomer,
+  isUnknownCustomer,
+  type ReceiptState,
+  type RefusedEntry,
+  type SendResult,
+  toEntry,
+  toPath,
+  toReceiptPath,
+} from './customer.js';
 import { Dispatcher } from './dispatcher.js';
 import { ClosedError, toError } from './errors.js';
 import { createHttpTransport, type Transport } from './http-transport.js';
 import { createReader, type Reader } from './send-entries.js';
+
+/** The part of `http.Agent` and `https.Agent` that tells them from other objects. */
+export interface HttpAgent {
+  readonly maxSockets: number;
+  readonly sockets: object;
+  destroy(): void;
+}
 
 export interface OpmClientOptions {
   /** URL of the API, such as https://api.example.com. */
@@ -22,7 +41,14 @@ export interface OpmClientOptions {
   /** Maximum number of requests with entries in flight, and of reads beside them. Default 4. */
   maxInFlight?: number;
   /** Your own agent, for a proxy or certificates. `close` does not destroy it. */
-  agent?: Agent;
+  agent?: HttpAgent;
+  /** Whether to send batches above 4 KiB as gzip, if the server reads it. Default true. */
+  compress?: boolean;
+}
+
+export interface RefusedOptions extends CallOptions {
+  /** Leaves out what was refused before. A string is an ISO time, such as 2026-11-24T17:00:00.000Z. */
+  since?: Date | string | undefined;
 }
 
 export interface CloseOptions {
@@ -57,7 +83,7 @@ export class OpmClient {
    * Creates or updates a customer. Resolves once the entry is queued durably. `created` is true if the customer was
    * new. Rejects with OpmError, or with the signal's reason.
    */
-  async send(customer: Customer, { signal }: CallOptions = {}): Promise<{ created: boolean }> {
+  async send(customer: Customer, { signal }: CallOptions = {}): Promise<SendResult> {
     this.#assertOpen();
     const entry = toEntry(customer);
     return this.#writes.open(signal, (call) => {
@@ -69,7 +95,7 @@ export class OpmClient {
    * Erases a customer and everything sent about it before. `erased` is false if there was nothing to erase.
    * Rejects with OpmError, or with the signal's reason.
    */
-  async erase(customerId: string | number, { signal }: CallOptions = {}): Promise<{ erased: boolean }> {
+  async erase(customerId: string | number, { signal }: CallOptions = {}): Promise<EraseResult> {
     this.#assertOpen();
     return this.#writes.open(signal, (call) => {
       this.#dispatcher.add({ customerId: String(customerId), call });
@@ -82,8 +108,38 @@ export class OpmClient {
     const answer = await this.#read(toPath(customerId), options);
     if (isUnknownCustomer(answer)) return undefined;
     if (answer.statusCode !== 200 || !isFound(answer.body)) throw toError(answer);
-    const { customer, pending } = answer.body;
-    return { customer, pending };
+    const { customer, pending, refused } = answer.body;
+    return { customer, pending, ...(refused && { refused }) };
+  }
+
+  /**
+   * What became of an accepted entry or erasure, from the `receipt` of its result. Rejects with OpmError, or with the
+   * signal's reason.
+   */
+  async receiptState(customerId: string | number, receipt: string, options?: CallOptions): Promise<ReceiptState> {
+    this.#assertOpen();
+    const answer = await this.#read(toReceiptPath(customerId, receipt), options);
+    if (answer.statusCode !== 200 || !isReceiptState(answer.body)) throw toError(answer);
+    return answer.body.state === 'refused'
+      ? { state: 'refused', refused: answer.body.refused }
+      : { state: answer.body.state };
+  }
+
+  /**
+   * The accepted entries of your project that could not be stored, newest first. Asks for the next page when it is
+   * needed. Rejects with OpmError, or with the signal's reason.
+   */
+  async *refused({ since, signal }: RefusedOptions = {}): AsyncGenerator<RefusedEntry, void, undefined> {
+    const query = new URLSearchParams({ ...(since !== undefined && { since: toTime(since) }), limit: PAGE_LIMIT });
+    let cursor: string | null;
+    do {
+      this.#assertOpen();
+      const answer = await this.#read(`/entries/refused?${query}`, { signal });
+      if (answer.statusCode !== 200 || !isRefusedPage(answer.body)) throw toError(answer);
+      yield* answer.body.refused;
+      cursor = answer.body.cursor;
+      if (cursor !== null) query.set('cursor', cursor);
+    } while (cursor !== null);
   }
 
   /** Checks the address and the key. Rejects with OpmError, or with the signal's reason. */
@@ -137,14 +193,38 @@ function isFound(body: unknown): body is FoundCustomer {
   return typeof customer === 'object' && customer !== null && typeof pending === 'boolean';
 }
 
+function isReceiptState(body: unknown): body is ReceiptState {
+  const { state, refused } = (body ?? {}) as { state?: unknown; refused?: unknown };
+  return state === 'refused' ? isObject(refused) : state === 'stored' || state === 'pending' || state === 'unknown';
+}
+
+function isRefusedPage(body: unknown): body is { refused: RefusedEntry[]; cursor: string | null } {
+  const { refused, cursor } = (body ?? {}) as { refused?: unknown; cursor?: unknown };
+  return Array.isArray(refused) && refused.every(isObject) && (cursor === null || typeof cursor === 'string');
+}
+
+const isObject = (value: unknown): boolean => typeof value === 'object' && value !== null;
+
+/** Entries per request of `refused`: the most that the server allows. */
+const PAGE_LIMIT = '1000';
+
+/** @throws TypeError if it is not a time */
+function toTime(since: Date | string): string {
+  const time = new Date(since);
+  if (Number.isNaN(time.getTime())) throw new TypeError('since must be a Date or an ISO time');
+  return time.toISOString();
+}
+
 type Settings = Required<Omit<OpmClientOptions, 'url' | 'agent'>> & { url: URL; agent: Agent | undefined };
 
 /** @throws TypeError that names the invalid option, never its value */
 function parseOptions(options: OpmClientOptions): Settings {
-  const { url, apiKey, timeoutMs = 10_000, deadlineMs = 60_000, maxQueued = 10_000, maxInFlight = 4, agent } = options;
+  const { url, apiKey, timeoutMs = 10_000, deadlineMs = 60_000, maxQueued = 10_000, maxInFlight = 4 } = options;
+  const { agent, compress = true } = options;
   if (typeof apiKey !== 'string' || !/^[\x21-\x7e]+$/.test(apiKey)) {
     throw new TypeError('apiKey must be a string of visible ASCII characters');
   }
+  if (typeof compress !== 'boolean') throw new TypeError('compress must be true or false');
   return {
     url: parseUrl(url),
     apiKey,
@@ -152,7 +232,8 @@ function parseOptions(options: OpmClientOptions): Settings {
     deadlineMs: parseCount('deadlineMs', deadlineMs, 0),
     maxQueued: parseCount('maxQueued', maxQueued, 1),
     maxInFlight: parseCount('maxInFlight', maxInFlight, 1),
-    agent,
+    agent: agent as Agent | undefined,
+    compress,
   };
 }
 

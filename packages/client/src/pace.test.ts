@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import type { RateLimit } from './errors.js';
 import { parseRateLimit, parseRetryAfter } from './http-transport.js';
-import { Pace } from './pace.js';
+import { Pace, toDelayMs } from './pace.js';
 
 const MOST = 1_000;
 
@@ -120,4 +120,12 @@ test.each<[string | undefined, number | undefined]>([
   ['2026', 2026],
 ])('Retry-After: %s means %s seconds from now', (header, seconds) => {
   expect(parseRetryAfter(header, NOW)).toBe(seconds);
+});
+
+test('backoff doubles up to ten seconds, has full jitter, and is added to Retry-After', () => {
+  const longest = [1, 2, 3, 4, 20].map((tries) => toDelayMs(tries, undefined, () => 1));
+  expect(longest).toEqual([100, 200, 400, 800, 10_000]);
+  expect(toDelayMs(20, undefined, () => 0)).toBe(0);
+  expect(toDelayMs(1, 5, () => 0)).toBe(5_000);
+  expect(toDelayMs(1, 5, () => 1)).toBe(5_100);
 });

@@ -1,5 +1,7 @@
 import type { Answer, RateLimit } from './errors.js';
-import { toDelayMs } from './retries.js';
+
+const FIRST_BACKOFF_MS = 100;
+const MAX_BACKOFF_MS = 10_000;
 
 /**
  * Paces requests to the project's limit, a token bucket. After a 429 and until nothing is left to send, requests go one
@@ -83,4 +85,10 @@ export class Pace {
     const enough = Math.max(1, Math.min(perSecond, burst / 2));
     return Math.max(0, ((enough - remaining) * 1_000) / perSecond);
   }
+}
+
+/** `Retry-After` plus exponential backoff with full jitter, in ms. */
+export function toDelayMs(tries: number, retryAfter: number | undefined, random = Math.random): number {
+  const ceiling = Math.min(MAX_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** (tries - 1));
+  return (retryAfter ?? 0) * 1_000 + random() * ceiling;
 }

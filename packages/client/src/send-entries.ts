@@ -1,20 +1,26 @@
 import { randomUUID } from 'node:crypto';
-import { abortWhenSettled, type Call, type CallOptions, type OpenCalls } from './call.js';
-import { type Answer, type OpmError, toError } from './errors.js';
-import type { Transport } from './http-transport.js';
-import { isRateLimited, isRetryable, requestWithRetries, waitForRetry } from './retries.js';
+import { setTimeout as delay } from 'node:timers/promises';
+import { abortWhenSettled, type Call, type OpenCalls } from './call.js';
+import { type CallOptions, type SendResult, withReceipt } from './customer.js';
+import { type Answer, ConnectionError, type OpmError, toError } from './errors.js';
+import type { Request, Transport } from './http-transport.js';
+import { toDelayMs } from './pace.js';
+
+const RATE_LIMITED = 429;
+
+const RETRYABLE = new Set([408, RATE_LIMITED, 500, 502, 503, 504]);
 
 export interface EntryTask {
   customerId: string;
   entry: string;
-  call: Call<{ created: boolean }>;
+  call: Call<SendResult>;
 }
 
 /**
  * Result of a request. `limited` are the tasks that got 429: the server did nothing with them, and their calls are
  * open.
  */
-export type SendResult<T> = { answer: Answer } & (
+export type RequestResult<T> = { answer: Answer } & (
   | { limited: readonly T[]; refusal: OpmError }
   | { limited?: undefined }
 );
@@ -23,7 +29,10 @@ export type SendResult<T> = { answer: Answer } & (
  * Sends the entries in one request, and retries those that the server could not accept, until each call is settled or
  * gets a 429. If it throws, the caller settles the calls that are still open. @throws OpmError
  */
-export async function sendEntries(transport: Transport, tasks: readonly EntryTask[]): Promise<SendResult<EntryTask>> {
+export async function sendEntries(
+  transport: Transport,
+  tasks: readonly EntryTask[],
+): Promise<RequestResult<EntryTask>> {
   let open = tasks;
   for (let tries = 1; ; tries++) {
     const signal = abortWhenSettled(open.map(({ call }) => call));
@@ -59,9 +68,11 @@ const mayWaitAny =
 
 /** Settles calls by their results. @returns the tasks to send again, in order */
 function settle(tasks: readonly EntryTask[], results: unknown[], answer: Answer): EntryTask[] {
+  const receipts = readReceipts(answer, tasks.length);
   return tasks.filter(({ call }, i) => {
     const statusCode = statusOf(results[i]);
-    if (statusCode === 201 || statusCode === 202) call.resolve({ created: statusCode === 201 });
+    const isAccepted = statusCode === 201 || statusCode === 202;
+    if (isAccepted) call.resolve({ created: statusCode === 201, ...withReceipt(receipts[i]) });
     else if (!isRetryable(statusCode)) call.reject(toError({ ...answer, retryAfter: undefined }, results[i]));
     return !call.isSettled;
   });
@@ -74,11 +85,65 @@ function readResults(answer: Answer, entries: number): unknown[] {
   throw toError(answer);
 }
 
+/** One receipt per entry, in order; none if the server is older than receipts. */
+function readReceipts(answer: Answer, entries: number): unknown[] {
+  const { receipts } = answer.body as { receipts?: unknown };
+  return Array.isArray(receipts) && receipts.length === entries ? receipts : [];
+}
+
 const isOpen = ({ call }: EntryTask): boolean => !call.isSettled;
 
 const statusOf = (result: unknown): number => Number((result as { statusCode?: unknown } | null)?.statusCode);
 
 const isTransient = (result: unknown): boolean => isRetryable(statusOf(result));
+
+interface RetryOptions {
+  /** Whether the callers still want another attempt in `ms` milliseconds. */
+  mayWait: (ms: number, failure: OpmError) => boolean;
+  signal: AbortSignal;
+}
+
+/**
+ * Sends the request until the answer is not retryable. Every attempt has the same bytes.
+ * @param isFinal returns true for a retryable answer that the caller handles itself
+ * @throws OpmError the last failure if `mayWait` refuses another attempt; the signal's reason
+ */
+export async function requestWithRetries(
+  transport: Transport,
+  request: Request,
+  { mayWait, signal, isFinal = () => false }: RetryOptions & { isFinal?: (answer: Answer) => boolean },
+): Promise<Answer> {
+  for (let tries = 1; ; tries++) {
+    const outcome = await tryOnce(transport, request, signal);
+    if (outcome instanceof ConnectionError) await waitForRetry(tries, outcome, { mayWait, signal });
+    else if (!isRetryable(outcome.statusCode) || isFinal(outcome)) return outcome;
+    else await waitForRetry(tries, toError(outcome), { mayWait, signal });
+  }
+}
+
+/** Waits before another attempt. @throws OpmError `failure` if `mayWait` refuses the delay; the signal's reason */
+export async function waitForRetry(tries: number, failure: OpmError, { mayWait, signal }: RetryOptions): Promise<void> {
+  const ms = toDelayMs(tries, failure.retryAfter);
+  if (!mayWait(ms, failure)) throw failure;
+  await delay(ms, undefined, { signal });
+}
+
+export function isRateLimited({ statusCode }: Pick<Answer, 'statusCode'>): boolean {
+  return statusCode === RATE_LIMITED;
+}
+
+export function isRetryable(statusCode: number): boolean {
+  return RETRYABLE.has(statusCode);
+}
+
+async function tryOnce(transport: Transport, request: Request, signal: AbortSignal): Promise<Answer | ConnectionError> {
+  try {
+    return await transport.request(request, signal);
+  } catch (error) {
+    if (error instanceof ConnectionError) return error;
+    throw error;
+  }
+}
 
 /** Sends one GET request, with retries. */
 export type Reader = (path: string, options?: CallOptions) => Promise<Answer>;

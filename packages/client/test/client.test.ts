@@ -1,7 +1,5 @@
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
@@ -68,29 +66,6 @@ describe('the examples of the README print what it shows:', () => {
   );
 });
 
-test('the packed file installs as the README and the partner guide say, without dependencies and with its types', async () => {
-  const folder = await mkdtemp(join(tmpdir(), 'opm-client-'));
-  const npm = (...args: string[]) => promisify(execFile)('npm', args, { cwd: folder, timeout: 600_000 });
-  try {
-    await writeFile(join(folder, 'package.json'), '{ "type": "module" }');
-    await npm('pack', '--silent', PACKAGE);
-    const docs = [join(PACKAGE, 'README.md'), join(PACKAGE, '../../docs/partners.md')];
-    for (const doc of docs) {
-      const [, file = ''] = /npm install (\.\/\S+\.tgz)/.exec(readFileSync(doc, 'utf8')) ?? [];
-      await npm('install', '--offline', '--no-audit', '--no-fund', file);
-    }
-    const installed = join(folder, 'node_modules');
-    expect((await readdir(installed)).filter((name) => !name.startsWith('.'))).toEqual(['@opm']);
-    expect(await readdir(join(installed, '@opm/client'))).toEqual(['LICENSE', 'README.md', 'dist', 'package.json']);
-    expect(await readdir(join(installed, '@opm/client/dist'))).toEqual(expect.arrayContaining(['index.d.ts']));
-    const code = "console.log(Object.keys(await import('@opm/client')).includes('OpmClient'))";
-    const args = ['--input-type=module', '--eval', code];
-    expect((await promisify(execFile)(process.execPath, args, { cwd: folder })).stdout).toBe('true\n');
-  } finally {
-    await rm(folder, { recursive: true });
-  }
-});
-
 test('the example of the partner guide runs', async () => {
   const guide = readFileSync(join(PACKAGE, '../../docs/partners.md'), 'utf8');
   const [, code = ''] = /^```js\n(.*?)^```$/ms.exec(guide) ?? [];
@@ -149,8 +124,8 @@ test('a customer is created, updated, read, erased and created again', async () 
   const client = createClient();
   const customerId = 'life';
   await client.ping();
-  expect(await client.send({ customerId, customerEmail: 'jane@example.com' })).toEqual({ created: true });
-  expect(await client.send({ customerId, customerPhone: '+41', customerEmail: null })).toEqual({
+  expect(await client.send({ customerId, customerEmail: 'jane@example.com' })).toMatchObject({ created: true });
+  expect(await client.send({ customerId, customerPhone: '+41', customerEmail: null })).toMatchObject({
     created: false,
   });
   const found = await waitFor(
@@ -171,9 +146,9 @@ test('a customer is created, updated, read, erased and created again', async () 
     createdAt: expect.stringMatching(/Z$/),
     updatedAt: expect.stringMatching(/Z$/),
   });
-  expect(await client.erase(customerId)).toEqual({ erased: true });
+  expect(await client.erase(customerId)).toMatchObject({ erased: true });
   expect(await client.get(customerId)).toBeUndefined();
-  expect(await client.send({ customerId, customerEmail: 'new' })).toEqual({ created: true });
+  expect(await client.send({ customerId, customerEmail: 'new' })).toMatchObject({ created: true });
 });
 
 test('an id may be any string that can be stored', async () => {
@@ -181,7 +156,7 @@ test('an id may be any string that can be stored', async () => {
   for (const customerId of ['a/b', '.', '..', '%2F', 'ü ?#&', '😀', '"', '__proto__', 42]) {
     await client.send({ customerId, customerPhone: '1' });
     expect((await client.get(customerId))?.customer.customerId).toBe(String(customerId));
-    expect(await client.erase(customerId)).toEqual({ erased: true });
+    expect(await client.erase(customerId)).toMatchObject({ erased: true });
   }
 });
 
@@ -245,19 +220,23 @@ test('after a key is revoked, calls reject with AuthenticationError, and what wa
   await waitFor(isStored, { description: 'the last accepted entry' });
 });
 
-test('if the answer to a first entry is lost, the retry still reports that the customer was created', async () => {
+test.each([
+  ['one entry', 1],
+  ['a compressed batch', 300],
+])('if the answer to %s is lost, the retry still reports that the customers were created', async (_, count) => {
   const proxy = await startProxy(ingress.url);
   const client = createClient({ url: proxy.url });
   await client.ping();
   proxy.hold();
   const answers = () => ingress.readMetric('opm_answers_total{route="/entries",status="207"}');
   const before = await answers();
-  const sent = client.send({ customerId: 'lost answer', customerPhone: '1' });
+  const ids = Array.from({ length: count }, (_, i) => `lost answer ${i} of ${count}`);
+  const sent = Promise.all(ids.map((customerId) => client.send({ customerId, customerPhone: '1' })));
   await waitFor(async () => (await answers()) > before, { description: 'the answer' });
   await proxy.cut();
   proxy.release();
   await proxy.restore();
-  expect(await sent).toEqual({ created: true });
+  expect(await sent).toMatchObject(ids.map(() => ({ created: true })));
   expect(await answers()).toBe(before + 2);
   await client.close();
   await proxy.close();
@@ -272,7 +251,7 @@ test('without a server, a call fails after its deadline, and the client works on
     message: expect.stringMatching(/^no answer from http:\/\/127\.0\.0\.1:\d+: ECONNREFUSED$/),
   });
   await proxy.restore();
-  expect(await client.send({ customerId: 'away', customerPhone: '1' })).toEqual({ created: true });
+  expect(await client.send({ customerId: 'away', customerPhone: '1' })).toMatchObject({ created: true });
   expect((await find('away')) ?? (await client.get('away'))).toBeTruthy();
   await client.close();
   await proxy.close();

@@ -2,11 +2,13 @@ import { once } from 'node:events';
 import { createServer, type IncomingHttpHeaders } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
+import { createGunzip } from 'node:zlib';
 
 export interface Received {
   method: string;
   path: string;
   headers: IncomingHttpHeaders;
+  /** Decompressed. */
   body: string;
 }
 
@@ -26,7 +28,8 @@ export async function startStubServer(
   const received: Received[] = [];
   const server = createServer(async (request, response) => {
     const { method = '', url: path = '', headers } = request;
-    const body = await text(request).catch(() => undefined);
+    const content = headers['content-encoding'] === 'gzip' ? request.pipe(createGunzip()) : request;
+    const body = await text(content).catch(() => undefined);
     if (body === undefined) return;
     const got = { method, path, headers, body };
     const count = received.push(got);

@@ -1,0 +1,79 @@
+import { afterEach, expect, test } from '@jest/globals';
+import { acceptAll, type Reaction, type Received, readEntries, startStubServer } from '../test/stub-server.js';
+import { type Customer, OpmClient, type OpmClientOptions } from './index.js';
+
+const releases: (() => Promise<void>)[] = [];
+afterEach(async () => {
+  for (const release of releases.splice(0).reverse()) await release();
+});
+
+async function start(react: Parameters<typeof startStubServer>[0], options: Partial<OpmClientOptions> = {}) {
+  const server = await startStubServer(react);
+  releases.push(server.close);
+  const client = new OpmClient({ url: server.url, apiKey: 'key', ...options });
+  releases.push(() => client.close({ timeoutMs: 0 }));
+  return { client, server };
+}
+
+const sendMany = (client: OpmClient, count = 100) =>
+  Promise.all(
+    Array.from(
+      { length: count },
+      (_, i): Customer => ({ customerId: `c-${i}`, customerEmail: 'jörg@example.com' }),
+    ).map((customer) => client.send(customer)),
+  );
+
+const encodingsOf = (received: Received[]) => received.map(({ headers }) => headers['content-encoding']);
+
+const refuseGzip = (request: Received): Reaction =>
+  request.headers['content-encoding'] === undefined
+    ? acceptAll(request)
+    : { status: 415, body: { statusCode: 415, message: 'body must not be compressed' } };
+
+test('a large batch is sent as gzip, a small one is not', async () => {
+  const { client, server } = await start(acceptAll);
+  await sendMany(client);
+  await sendMany(client, 2);
+  expect(encodingsOf(server.received)).toEqual(['gzip', undefined]);
+  const [large] = server.received;
+  expect(large && readEntries(large)).toHaveLength(100);
+  expect(Number(large?.headers['content-length'])).toBeLessThan((large?.body.length ?? 0) / 4);
+});
+
+test('a server that does not read gzip gets the batch without it, with the same key, and no other batch with it', async () => {
+  const { client, server } = await start(refuseGzip);
+  expect(await sendMany(client)).toHaveLength(100);
+  expect(await sendMany(client)).toHaveLength(100);
+  expect(encodingsOf(server.received)).toEqual(['gzip', undefined, undefined]);
+  const [first, second, third] = server.received.map(({ body, headers }) => ({
+    body,
+    key: headers['idempotency-key'],
+  }));
+  expect(second).toEqual(first);
+  expect(third?.key).not.toBe(first?.key);
+});
+
+test('a retry has the same key, compressed or not', async () => {
+  const reactions: Reaction[] = ['cut', { status: 503 }, { status: 415 }, 'cut'];
+  const { client, server } = await start((request, count) => reactions[count - 1] ?? acceptAll(request));
+  await sendMany(client);
+  expect(encodingsOf(server.received)).toEqual(['gzip', 'gzip', 'gzip', undefined, undefined]);
+  expect(new Set(server.received.map(({ headers }) => headers['idempotency-key'])).size).toBe(1);
+  expect(new Set(server.received.map(({ body }) => body)).size).toBe(1);
+});
+
+test('with compress: false, nothing is compressed', async () => {
+  const { client, server } = await start(acceptAll, { compress: false });
+  await sendMany(client);
+  expect(encodingsOf(server.received)).toEqual([undefined]);
+});
+
+test('a 415 without compression is an error', async () => {
+  const { client, server } = await start(() => ({
+    status: 415,
+    body: { statusCode: 415, message: 'body must be JSON' },
+  }));
+  await expect(sendMany(client)).rejects.toMatchObject({ statusCode: 415, message: 'body must be JSON' });
+  await expect(client.send({ customerId: 1, customerPhone: '1' })).rejects.toMatchObject({ statusCode: 415 });
+  expect(server.received).toHaveLength(3);
+});
