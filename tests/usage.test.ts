@@ -118,10 +118,10 @@ describe.each(BACKENDS)('GET /usage and GET /keys, with the queue on %s:', (_, c
     ['?to=2026-02-30', 'query/to must be a day such as 2026-11-30'],
     ['?to=', 'query/to must be a day such as 2026-11-30'],
     ['?from=2026-11-01&from=2026-11-02', 'query/from must be given once'],
-    ['?from[]=2026-11-01', 'query must have no other parameters than from and to'],
-    ['?__proto__=1', 'query must have no other parameters than from and to'],
+    ['?from[]=2026-11-01', 'query/from[] is not known, use from or to'],
+    ['?__proto__=1', 'query/__proto__ is not known, use from or to'],
     ['?from=2026-11-02&to=2026-11-01', 'query/to must not be before query/from'],
-    ['?from=2020-01-01&to=2021-02-04', 'query/from and query/to must not span more than 400 days'],
+    ['?from=2020-01-01&to=2021-02-04', 'query/from must be less than 400 days before query/to'],
   ])('the query %s is a 400: %s', async (search, message) => {
     const { status, body } = await send(acme, 'GET', `/usage${search}`);
     expect([status, body]).toEqual([400, { statusCode: 400, error: 'Bad Request', message }]);

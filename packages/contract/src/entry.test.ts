@@ -1,6 +1,6 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { parseDays, parseEntry, toUsageAnswer } from './entry.js';
+import { parseEntry } from './entry.js';
 import { Fault } from './faults.js';
 
 const given = { customerId: 7519, customerEmail: 'jane@example.com' };
@@ -103,37 +103,4 @@ test('any JSON value is either an entry or a fault, and accepted values are kept
       }
     }),
   );
-});
-
-const NOON = new Date('2026-11-30T12:00:00Z');
-
-test.each([
-  [{}, '2026-11-01', '2026-11-30'],
-  [{ to: '2026-03-01' }, '2026-01-31', '2026-03-01'],
-  [{ from: '2026-11-30' }, '2026-11-30', '2026-11-30'],
-  [{ from: '2025-10-27' }, '2025-10-27', '2026-11-30'],
-  [{ from: '2024-02-29', to: '2025-04-03' }, '2024-02-29', '2025-04-03'],
-])('the days %j are from %s to %s, and the answer lists each of them', (query, from, to) => {
-  const days = parseDays(query, NOON);
-  expect(days).toEqual({ from, to });
-  const listed = toUsageAnswer(days, []).days;
-  expect([listed[0]?.day, listed.at(-1)?.day]).toEqual([from, to]);
-  expect(listed).toHaveLength((Date.parse(to) - Date.parse(from)) / 86_400_000 + 1);
-});
-
-test.each([
-  [{ from: '2026-02-30' }, 'query/from must be a day such as 2026-11-30'],
-  [{ from: '' }, 'query/from must be a day such as 2026-11-30'],
-  [{ to: '30.11.2026' }, 'query/to must be a day such as 2026-11-30'],
-  [{ to: '0000-01-01' }, 'query/to must be a day such as 2026-11-30'],
-  [{ to: '+020261-11-30' }, 'query/to must be a day such as 2026-11-30'],
-  [{ to: '2026-11-30T00:00:00Z' }, 'query/to must be a day such as 2026-11-30'],
-  [{ from: ['2026-11-30', '2026-11-30'] }, 'query/from must be given once'],
-  [{ From: '2026-11-30' }, 'query must have no other parameters than from and to'],
-  [{ from: '2026-11-30', month: '11' }, 'query must have no other parameters than from and to'],
-  [{ from: '2026-11-30', to: '2026-11-29' }, 'query/to must not be before query/from'],
-  [{ from: '2026-12-01' }, 'query/to must not be before query/from'],
-  [{ from: '2025-10-26' }, 'query/from and query/to must not span more than 400 days'],
-])('the days %j are refused: %s', (query, message) => {
-  expect(() => parseDays(query, NOON)).toThrow(expect.objectContaining({ code: 'QUERY_INVALID', message }));
 });

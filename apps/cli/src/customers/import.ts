@@ -11,8 +11,7 @@ import { createBar, escapeControls } from '../print.js';
 import { QUEUE_RETRIES, toUserError, UserError, withInterrupt } from '../user-error.js';
 import { type QueueFlags, withQueue } from '../with-queue.js';
 import { findProject, recordChange, withStore } from '../with-store.js';
-import { type Line, readCsv, readNdjson } from './read-lines.js';
-import { createRejects } from './rejects.js';
+import { createRejects, type Line, readCsv, readNdjson } from './lines.js';
 
 type ImportOptions = {
   lines: AsyncIterable<Line[]>;

@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream';
 import { expect, test } from '@jest/globals';
-import { readCsv } from './read-lines.js';
+import { readCsv } from './lines.js';
 
 const OPTIONS = { delimiter: ',', onIgnored: () => {} };
 
