@@ -9,6 +9,8 @@ export const FAULTS = {
   KEY_UNKNOWN: { statusCode: 401, error: 'Unauthorized', message: 'API key does not exist' },
   PROJECT_PAUSED: { statusCode: 403, error: 'Forbidden', message: 'project is paused' },
   BODY_MALFORMED: { statusCode: 400, error: 'Bad Request', message: 'body must be valid JSON' },
+  GZIP_INVALID: { statusCode: 400, error: 'Bad Request', message: 'body must be valid gzip' },
+  DEFLATE_INVALID: { statusCode: 400, error: 'Bad Request', message: 'body must be valid deflate' },
   BODY_INVALID: { statusCode: 400, error: 'Bad Request', message: 'body is invalid' },
   BODY_TOO_LARGE: {
     statusCode: 413,
@@ -47,7 +49,11 @@ export const FAULTS = {
   CUSTOMER_UNKNOWN: { statusCode: 404, error: 'Not Found', message: 'customer does not exist' },
   CUSTOMER_ERASED: { statusCode: 404, error: 'Not Found', message: 'customer is being erased' },
   MEDIA_TYPE_UNSUPPORTED: { statusCode: 415, error: 'Unsupported Media Type', message: 'body must be JSON' },
-  BODY_COMPRESSED: { statusCode: 415, error: 'Unsupported Media Type', message: 'body must not be compressed' },
+  BODY_COMPRESSED: {
+    statusCode: 415,
+    error: 'Unsupported Media Type',
+    message: 'content-encoding must be gzip or deflate',
+  },
   ROUTE_UNKNOWN: { statusCode: 404, error: 'Not Found', message: 'route does not exist' },
   METHOD_NOT_ALLOWED: { statusCode: 405, error: 'Method Not Allowed', message: 'method is not allowed' },
   QUEUE_UNAVAILABLE: {

@@ -27,6 +27,13 @@ export const PARAMETERS = {
       'Use a new random value for each request, and the same value when you repeat it. For 24 hours, a repeat of an accepted request gets the first answer and changes nothing.',
     schema: { type: 'string', pattern: IDEMPOTENCY_KEY.source },
   },
+  contentEncoding: {
+    name: 'content-encoding',
+    in: 'header',
+    description:
+      'How the body is compressed; `deflate` is the format of zlib. The limits hold for the body before and after we inflate it.',
+    schema: { type: 'string', enum: ['gzip', 'deflate'] },
+  },
 } satisfies Record<string, Json>;
 
 /** Headers of answers, by name. */
@@ -48,6 +55,11 @@ export const HEADERS = {
     required: true,
     schema: { type: 'string' },
     example: 'POST',
+  },
+  'accept-encoding': {
+    description: 'The values of `content-encoding` that we support. Given if the body has another one.',
+    required: true,
+    schema: { type: 'string', const: 'gzip, deflate' },
   },
   'cache-control': {
     description: 'Answers depend on the key, so caches must not store them.',
