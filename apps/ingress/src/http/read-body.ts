@@ -193,7 +193,7 @@ const MAX_INFLATIONS = 2;
 const MAX_INFLATIONS_PER_PROJECT = 1;
 
 /**
- * Inflates bodies in the thread pool. The dearest body of 1 MiB keeps a thread busy for 0.2 s, so projects take turns.
+ * Inflates bodies in the thread pool. The dearest body of 1 MiB keeps a thread busy for 0.1 s, so projects take turns.
  * @param maxWaitMs how long a body may wait for its turn
  */
 export function createInflater({
