@@ -341,7 +341,7 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     ],
     [
       'compressed lines, two of them invalid',
-      (project) => postGzip(one, project, '/entries', gzipSync(`1\n${' '.repeat(5_000)}1`)),
+      (project) => postGzip(one, project, '/entries', gzipSync(`1\n"${'x'.repeat(5_000)}"`)),
       207,
       6,
     ],

@@ -20,6 +20,9 @@ export type Shape = {
   isGzip?: boolean;
 };
 
+/** The names of valid bodies, compressed or not, begin with this. */
+export const VALID_NAME = 'valid entries';
+
 export const KIB_16 = 16 * 1024;
 const BATCH = 1_000;
 
@@ -60,10 +63,10 @@ const entries = createEntries();
  * measurements.
  */
 export const VALID: Record<string, Shape> = {
-  '/entries, array': batch('valid entries', 'array', () => `[${entries(BATCH).join()}]`, [207]),
-  '/entries, lines': batch('valid entries', 'lines', () => entries(BATCH).join('\n'), [207]),
+  '/entries, array': batch(VALID_NAME, 'array', () => `[${entries(BATCH).join()}]`, [207]),
+  '/entries, lines': batch(VALID_NAME, 'lines', () => entries(BATCH).join('\n'), [207]),
   '/entry': {
-    name: 'valid entries',
+    name: VALID_NAME,
     path: '/entry',
     type: 'application/json',
     statuses: [201, 202],
@@ -84,7 +87,7 @@ export const HOSTILE: Record<keyof typeof VALID, Shape[]> = {
     batch('{},', 'array', constant(list('{}', MIB)), [413]),
     batch('a byte per entry', 'array', constant(list('1', MIB)), [413]),
     batch('1,000 entries padded to 1 MiB', 'array', () => `[${padded(entries(BATCH), MIB)}]`, [207]),
-    batch('valid entries, gzip', 'array', () => gzipSync(`[${entries(BATCH).join()}]`), [207], { isGzip: true }),
+    batch(`${VALID_NAME}, gzip`, 'array', () => gzipSync(`[${entries(BATCH).join()}]`), [207], { isGzip: true }),
     ...COMPRESSED.map(([name, body]) => batch(name, 'array', constant(body), [400, 413], { isGzip: true })),
   ],
   '/entries, lines': [
@@ -98,7 +101,7 @@ export const HOSTILE: Record<keyof typeof VALID, Shape[]> = {
       isKeyed: true,
     }),
     batch('one line of 1 MiB', 'lines', constant(repeat('x', MIB)), [207]),
-    batch('valid entries, gzip', 'lines', () => gzipSync(entries(BATCH).join('\n')), [207], { isGzip: true }),
+    batch(`${VALID_NAME}, gzip`, 'lines', () => gzipSync(entries(BATCH).join('\n')), [207], { isGzip: true }),
     ...COMPRESSED.map(([name, body]) => batch(name, 'lines', constant(body), [400, 413], { isGzip: true })),
   ],
   '/entry': [

@@ -48,21 +48,27 @@ export function readBody(
   const coding = findCoding(request);
   if (Number(length) > MAX_DRAINED_BYTES) throw new Fault(limit.fault);
   const reader = new BodyReader(request, context, onBody, onError, limit);
-  takeBody(request, coding ? new BodyReader(request, context, inflateBody, onError, limit) : reader);
+  if (coding) {
+    const onCompressed = toInflate(reader, coding, context, limit, inflate);
+    takeBody(request, new BodyReader(request, context, onCompressed, onError, limit));
+  } else takeBody(request, reader);
+}
 
-  function inflateBody(body: Buffer): void {
-    const { projectId, socket } = context;
-    inflate(projectId, {
-      ...limit,
-      socket,
-      coding: coding as Coding,
-      body,
-      onPart: (part) => reader.onPart(part),
-    }).then(
+/** @returns what to do with a compressed body: inflate it into `reader` */
+function toInflate(
+  reader: BodyReader,
+  coding: Coding,
+  { projectId, socket }: RequestContext,
+  limit: BodyLimit,
+  inflate: Inflate,
+): (body: Buffer) => void {
+  const onPart = (part: Buffer) => reader.onPart(part);
+  return (body) => {
+    inflate(projectId, { ...limit, coding, body, socket, onPart }).then(
       () => reader.onEnd(),
       (error) => reader.onRefuse(error),
     );
-  }
+  };
 }
 
 class BodyReader implements BodyTaker {
@@ -227,7 +233,7 @@ export function createInflater({
 
 const MIN_INFLATED_BYTES = 64 * 1024;
 /** JSON rarely shrinks more, so one turn of the event loop is usually enough to inflate a body. */
-const USUAL_RATIO = 8;
+const USUAL_RATIO = 12;
 
 function inflateAll({ coding, body, maxBytes, fault, onPart }: Compressed): Promise<void> {
   const chunkSize = Math.min(maxBytes + 1, Math.max(MIN_INFLATED_BYTES, USUAL_RATIO * body.length));
