@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { text } from 'node:stream/consumers';
+import { deflateSync, gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { findFreePort } from '@opm/embedded';
 import { createStore } from '@opm/store';
@@ -78,6 +79,23 @@ test.each<[string, RawRequest]>([
   expect(behind.status).toBe(without.status);
   expect(pickFixed(behind.headers)).toEqual(pickFixed(without.headers));
   expect(behind.headers.get('x-request-id')).toBeTruthy();
+});
+
+test.each([
+  ['gzip', gzipSync, 1],
+  ['deflate', deflateSync, 1],
+  ['gzip', gzipSync, 3_000],
+] as const)('a body in %s reaches the ingress as it is', async (coding, compress, entries) => {
+  const lines = Array.from({ length: entries }, (_item, i) => `{"customerId":${i},"customerPhone":"+${i}"}\n`).join('');
+  const answers = [front, ingress].map(async ({ url }) => {
+    const headers = { 'x-api-key': apiKey, 'content-type': 'application/x-ndjson', 'content-encoding': coding };
+    const response = await fetch(`${url}/entries`, { method: 'POST', headers, body: new Uint8Array(compress(lines)) });
+    const { statusCode, message, accepted } = (await response.json()) as Record<string, unknown>;
+    return { statusCode, message, accepted };
+  });
+  const [behind, without] = await Promise.all(answers);
+  expect(behind).toEqual(without);
+  expect(behind?.statusCode).toBe(entries === 1 ? 207 : 413);
 });
 
 test('headers of 15 KiB, one of them of 9 KiB, reach the ingress', async () => {

@@ -1,3 +1,4 @@
+import { deflateSync, gzipSync } from 'node:zlib';
 import fc from 'fast-check';
 import { body, text } from './bodies.js';
 import type { Wire } from './connections.js';
@@ -9,11 +10,21 @@ export type Input = {
   path: string;
   headers: string[];
   body: string;
+  /** How the body is compressed. */
+  coding: keyof typeof COMPRESS | undefined;
   hasKey: boolean;
   isChunked: boolean;
   /** Where the request is split into two pieces, modulo its length; 0 for one piece. */
   cut: number;
 };
+
+const COMPRESS = {
+  gzip: (bytes: Buffer) => gzipSync(bytes),
+  'X-GZIP': (bytes: Buffer) => Buffer.concat([gzipSync(bytes.subarray(0, 9)), gzipSync(bytes.subarray(9))]),
+  deflate: (bytes: Buffer) => deflateSync(bytes),
+  'gzip bomb': (bytes: Buffer) => gzipSync(Buffer.concat([bytes, BLANK])),
+};
+const BLANK = Buffer.alloc(2 * 1024 * 1024, ' ');
 
 /** Few enough for most customers to appear more than once in a run. */
 const IDS = Array.from({ length: 100 }, (_, i) => `customer-${i}`);
@@ -67,6 +78,8 @@ const header = fc.oneof(
   fc.nat(100).map((key) => `idempotency-key: key-${key}`),
 );
 
+const CODINGS = Object.keys(COMPRESS) as (keyof typeof COMPRESS)[];
+
 /** All routes, and unknown paths. The most complex routes have the highest weights. */
 const target = fc.oneof(
   { weight: 10, arbitrary: fc.tuple(fc.constant('POST'), fc.constant('/entry'), single) },
@@ -80,6 +93,7 @@ export const input: fc.Arbitrary<Input> = fc
   .record({
     target,
     headers: fc.oneof(fc.constant<string[]>([]), fc.array(header, { maxLength: 3 })),
+    coding: rarely<Input['coding']>(5, undefined, fc.constantFrom(...CODINGS)),
     hasKey: rarely(30, true, fc.constant(false)),
     isChunked: rarely(10, false, fc.constant(true)),
     cut: rarely(10, 0, fc.nat()),
@@ -91,11 +105,16 @@ const ENDING = /^(connection|expect|host):/;
 
 /** Returns the bytes to send, in one piece or two. */
 export function toWire(request: Input, { apiKey, suffix }: { apiKey: string; suffix: string }): Wire {
-  const { method, path, headers, body: content, hasKey, isChunked, cut } = request;
+  const { method, path, headers, coding, hasKey, isChunked, cut } = request;
+  const content = coding ? toLatin1(COMPRESS[coding](Buffer.from(request.body, 'latin1'))) : request.body;
+  const encoding = coding ? [`content-encoding: ${coding.replace(' bomb', '')}`] : [];
   const key = hasKey ? [`x-api-key: ${apiKey}`] : [];
   const framing = isChunked ? 'transfer-encoding: chunked' : `content-length: ${content.length}`;
   const framed = isChunked ? toChunks(content) : content;
-  const bytes = Buffer.from(toRequest(`${method} ${path}${suffix}`, [...key, framing, ...headers], framed), 'latin1');
+  const bytes = Buffer.from(
+    toRequest(`${method} ${path}${suffix}`, [...key, ...encoding, framing, ...headers], framed),
+    'latin1',
+  );
   const place = cut % (bytes.length - suffix.length);
   return {
     pieces: place === 0 ? [bytes] : [bytes.subarray(0, place), bytes.subarray(place)],

@@ -204,9 +204,10 @@ describe('if a body is refused', () => {
     const body = toChunks(toEntry('refused', 100), 50) + END;
     const refused = [
       toRequest('POST /entry', [CHUNKED], body),
+      toRequest('POST /entry', [key, CHUNKED, 'content-encoding: br'], body),
       toRequest('POST /entry', [key, CHUNKED, 'content-encoding: gzip'], body),
     ];
-    const answers = await stack.talk([...refused, toEntryRequest(project.apiKey, 'behind')], { answers: 3 });
-    expect(answers.map(({ status }) => status)).toEqual([401, 415, 201]);
+    const answers = await stack.talk([...refused, toEntryRequest(project.apiKey, 'behind')], { answers: 4 });
+    expect(answers.map(({ status }) => status)).toEqual([401, 415, 400, 201]);
   });
 });

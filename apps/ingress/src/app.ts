@@ -8,6 +8,7 @@ import express, {
   type RequestHandler,
   type Response,
 } from 'express';
+import type { TimeBudget } from './config.js';
 import {
   type Authenticator,
   methodNotAllowed,
@@ -21,7 +22,7 @@ import type { Overload } from './guards/overload.js';
 import type { RateLimiter } from './guards/rate-limiter.js';
 import { toTokens } from './guards/token-reservation.js';
 import { withFastPath } from './http/fast-express.js';
-import { ClientDisconnected } from './http/read-body.js';
+import { ClientDisconnected, createInflater } from './http/read-body.js';
 import { createReply, type Reply, requestIdOf } from './http/reply.js';
 import { contextOf } from './http/request-context.js';
 import { findHeaderFault } from './http/server.js';
@@ -39,6 +40,7 @@ type IngressDeps = {
   overload: Pick<Overload, 'check' | 'checkRead'>;
   rateLimiter: RateLimiter;
   acceptKeyed: AcceptKeyed;
+  budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
   /** Maximum number of entries in one call of `acceptEntries`. */
   groupSize: number;
   findCustomer: FindCustomer;
@@ -61,6 +63,7 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
     overload,
     rateLimiter,
     acceptKeyed,
+    budget,
     groupSize,
     findCustomer,
     listRefused,
@@ -72,6 +75,8 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   } = deps;
   const reply = createReply({ activity, metrics, logger });
   const slices = new Slices();
+  const { onShed } = metrics;
+  const inflate = createInflater({ maxWaitMs: budget.turnMs + budget.workMs, onShed });
   const app = express();
   app.disable('x-powered-by').disable('etag').set('trust proxy', trustedProxies);
 
@@ -79,10 +84,9 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   const mayWrite = requireProject(authenticator, 'write');
   const mayRead = requireProject(authenticator, 'read');
   const mayErase = requireProject(authenticator, 'erase');
-  const hot = [mayWrite, postEntry({ overload, rateLimiter, slices, reply, acceptKeyed })];
+  const hot = [mayWrite, postEntry({ overload, rateLimiter, slices, inflate, reply, acceptKeyed })];
   app.post('/entry', hot);
-  const { onShed } = metrics;
-  const batches = { overload, rateLimiter, slices, groupSize, onShed, reply, acceptKeyed };
+  const batches = { overload, rateLimiter, slices, inflate, groupSize, onShed, reply, acceptKeyed };
   app.post('/entries', mayWrite, postEntries(batches));
   app.get('/ping', anyKey, getPing({ reply }));
   app.get('/entry/:customerId', mayRead, getEntry({ overload, findCustomer, reply }));

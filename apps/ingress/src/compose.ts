@@ -168,6 +168,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     overload,
     rateLimiter,
     acceptKeyed,
+    budget,
     groupSize: config.CHUNK_MAX_ENTRIES,
     findCustomer,
     listRefused,

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { RateLimit } from '@opm/core';
 import { createStore, type Store } from '@opm/store';
@@ -24,6 +25,7 @@ async function ask(
   path: string,
   body?: unknown,
   idempotencyKey?: string,
+  headers: Record<string, string> = {},
 ): Promise<Answer> {
   const response = await fetch(ingress.url + path, {
     method,
@@ -31,6 +33,7 @@ async function ask(
       'x-api-key': apiKey,
       ...(idempotencyKey && { 'idempotency-key': idempotencyKey }),
       ...(Buffer.isBuffer(body) && { 'content-type': 'application/x-ndjson' }),
+      ...headers,
     },
     ...(body !== undefined && { body: Buffer.isBuffer(body) ? new Uint8Array(body) : JSON.stringify(body) }),
   });
@@ -59,12 +62,17 @@ async function undisturbed(run: () => Promise<void>): Promise<void> {
   }
 }
 
+/** 5 KiB that inflate to 5 MiB. */
+const BOMB = gzipSync(Buffer.alloc(5 * 2 ** 20));
+
 let nextId = 1;
 const fresh = (customerId = `customer ${nextId++}`) => ({ customerId, customerPhone: '+1' });
 const post = (ingress: TestApp, { apiKey }: Project, entry: unknown = fresh(), key?: string) =>
   ask(ingress, apiKey, 'POST', '/entry', entry, key);
 const postLines = (ingress: TestApp, { apiKey }: Project, lines: string) =>
   ask(ingress, apiKey, 'POST', '/entries', Buffer.from(lines));
+const postGzip = (ingress: TestApp, { apiKey }: Project, path: string, body: Buffer) =>
+  ask(ingress, apiKey, 'POST', path, body, undefined, { 'content-encoding': 'gzip' });
 const postAll = (ingress: TestApp, { apiKey }: Project, entries: unknown[], key?: string) =>
   ask(ingress, apiKey, 'POST', '/entries', entries, key);
 
@@ -323,6 +331,20 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
     ['entries of a batch', (project) => postAll(one, project, [...times(9, () => ({})), 'x'.repeat(5_000)]), 207, 14],
     ['lines', lines(`${'{}\n'.repeat(100)}"${'x'.repeat(5_000)}"`), 207, 105],
     ['too many lines', lines('{}\n'.repeat(5_000)), 413, 15],
+    ['an entry that inflates above its limit', (project) => postGzip(one, project, '/entry', BOMB), 413, 16],
+    ['a batch that inflates above its limit', (project) => postGzip(one, project, '/entries', BOMB), 413, 1_024],
+    [
+      'a batch that inflates to 300 KiB and breaks off',
+      (project) => postGzip(one, project, '/entries', gzipSync(Buffer.alloc(300 * 1024)).subarray(0, -1)),
+      400,
+      300,
+    ],
+    [
+      'compressed lines, two of them invalid',
+      (project) => postGzip(one, project, '/entries', gzipSync(`1\n"${'x'.repeat(5_000)}"`)),
+      207,
+      6,
+    ],
     ['a MiB of blank lines', lines('\n'.repeat(2 ** 20)), 400, 1_024],
     ['blank lines after an entry', lines(`{"customerId":1}${'\r\n'.repeat(50_000)}`), 207, 98],
     ['an erasure', ({ apiKey }) => ask(one, apiKey, 'DELETE', '/entry/%00'), 400, 1],

@@ -1,3 +1,5 @@
+import { gzipSync } from 'node:zlib';
+
 export const MIB = 2 ** 20;
 
 /** A kind of request body. */
@@ -14,9 +16,14 @@ export type Shape = {
   isKeyed?: boolean;
   /** A single entry of usual size. */
   isSingle?: boolean;
+  /** Whether `next` returns gzip. Then bytes are counted inflated, up to the limit of the path, unless more are sent. */
+  isGzip?: boolean;
 };
 
-const KIB_16 = 16 * 1024;
+/** The names of valid bodies, compressed or not, begin with this. */
+export const VALID_NAME = 'valid entries';
+
+export const KIB_16 = 16 * 1024;
 const BATCH = 1_000;
 
 /** Values at the size limits: a line of 16 KiB, an entry of 16 KiB, an array of 1 MiB. */
@@ -33,6 +40,15 @@ const VALUES: [name: string, make: (bytes: number) => string | Buffer][] = [
   ['broken at its end', (bytes) => `${list('{}', bytes - 1)}x`],
 ];
 
+/** gzip that is costly to inflate: much content in few bytes, or none at all. */
+const COMPRESSED: [name: string, body: Buffer][] = [
+  ['a bomb of 64 MiB', gzipSync(Buffer.alloc(64 * MIB))],
+  ['a bomb of 64 members', Buffer.concat(Array(64).fill(gzipSync(Buffer.alloc(MIB))))],
+  ['empty members', Buffer.concat(Array(50_000).fill(gzipSync('')))],
+  ['empty deflate blocks with tables of their own', emptyBlocks(MIB - 64)],
+  ['1 MiB that is cut off', gzipSync(Buffer.alloc(MIB, ' ')).subarray(0, -1)],
+];
+
 const BLANK: [name: string, text: string][] = [
   ['blank lines', '\n'],
   ['blank lines with \\r\\n', '\r\n'],
@@ -47,10 +63,10 @@ const entries = createEntries();
  * measurements.
  */
 export const VALID: Record<string, Shape> = {
-  '/entries, array': batch('valid entries', 'array', () => `[${entries(BATCH).join()}]`, [207]),
-  '/entries, lines': batch('valid entries', 'lines', () => entries(BATCH).join('\n'), [207]),
+  '/entries, array': batch(VALID_NAME, 'array', () => `[${entries(BATCH).join()}]`, [207]),
+  '/entries, lines': batch(VALID_NAME, 'lines', () => entries(BATCH).join('\n'), [207]),
   '/entry': {
-    name: 'valid entries',
+    name: VALID_NAME,
     path: '/entry',
     type: 'application/json',
     statuses: [201, 202],
@@ -71,6 +87,8 @@ export const HOSTILE: Record<keyof typeof VALID, Shape[]> = {
     batch('{},', 'array', constant(list('{}', MIB)), [413]),
     batch('a byte per entry', 'array', constant(list('1', MIB)), [413]),
     batch('1,000 entries padded to 1 MiB', 'array', () => `[${padded(entries(BATCH), MIB)}]`, [207]),
+    batch(`${VALID_NAME}, gzip`, 'array', () => gzipSync(`[${entries(BATCH).join()}]`), [207], { isGzip: true }),
+    ...COMPRESSED.map(([name, body]) => batch(name, 'array', constant(body), [400, 413], { isGzip: true })),
   ],
   '/entries, lines': [
     ...BLANK.map(([name, text]) => batch(name, 'lines', constant(repeat(text, MIB)), [207, 400])),
@@ -83,6 +101,8 @@ export const HOSTILE: Record<keyof typeof VALID, Shape[]> = {
       isKeyed: true,
     }),
     batch('one line of 1 MiB', 'lines', constant(repeat('x', MIB)), [207]),
+    batch(`${VALID_NAME}, gzip`, 'lines', () => gzipSync(entries(BATCH).join('\n')), [207], { isGzip: true }),
+    ...COMPRESSED.map(([name, body]) => batch(name, 'lines', constant(body), [400, 413], { isGzip: true })),
   ],
   '/entry': [
     ...BLANK.map(([name, text]) => single(name, repeat(text, KIB_16))),
@@ -90,6 +110,8 @@ export const HOSTILE: Record<keyof typeof VALID, Shape[]> = {
     single('1 MiB', repeat(' ', MIB)),
     single('spaces in chunks of a byte', repeat(' ', KIB_16), { chunkBytes: 1 }),
     single('spaces in chunks of 32 bytes', repeat(' ', KIB_16), { chunkBytes: 32 }),
+    single('a bomb of 64 MiB', gzipSync(Buffer.alloc(64 * MIB)).subarray(0, KIB_16), { isGzip: true }),
+    single('empty deflate blocks with tables of their own', emptyBlocks(KIB_16 - 64), { isGzip: true }),
   ],
 };
 
@@ -98,13 +120,13 @@ function batch(
   form: 'array' | 'lines',
   next: () => string | Buffer,
   statuses: number[],
-  more: Pick<Shape, 'chunkBytes' | 'isKeyed'> = {},
+  more: Pick<Shape, 'chunkBytes' | 'isKeyed' | 'isGzip'> = {},
 ): Shape {
   const type = form === 'array' ? 'application/json' : 'application/x-ndjson';
   return { name, path: '/entries', type, statuses, next: () => Buffer.from(next() as string), ...more };
 }
 
-function single(name: string, body: string | Buffer, more: Pick<Shape, 'chunkBytes'> = {}): Shape {
+function single(name: string, body: string | Buffer, more: Pick<Shape, 'chunkBytes' | 'isGzip'> = {}): Shape {
   const bytes = Buffer.from(body as string);
   return { name, path: '/entry', type: 'application/json', statuses: [400, 413], next: () => bytes, ...more };
 }
@@ -139,6 +161,23 @@ function lines(line: string | Buffer, count: number): Buffer {
 function padded(values: string[], bytes: number): string {
   const spare = Math.floor((bytes - 2 - values.join().length) / values.length) - 11;
   return values.map((value) => `${value.slice(0, -1)},"other":"${'x'.repeat(spare)}"}`).join();
+}
+
+/** gzip of nothing: deflate blocks of 90 bits, each with Huffman tables for which zlib allocates and fills kilobytes. */
+function emptyBlocks(bytes: number): Buffer {
+  const lengths = Array.from({ length: 18 }, (_, i) => (i === 2 || i === 17 ? '100' : '000')).join(''); // of the codes 18 and 1
+  const zeros = `1${'1111111'}1${toBits(118 - 11, 7)}`; // 138 and 118 unused literals
+  const block = `001${toBits(0, 5)}${toBits(0, 5)}${toBits(14, 4)}${lengths}${zeros}000`;
+  const bits = `${block.repeat(Math.floor((8 * bytes) / block.length))}1${block.slice(1)}`;
+  const packed = Array.from({ length: Math.ceil(bits.length / 8) }, (_, i) =>
+    Number.parseInt([...bits.slice(8 * i, 8 * i + 8)].reverse().join(''), 2),
+  );
+  return Buffer.concat([Buffer.from([0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3]), Buffer.from(packed), Buffer.alloc(8)]);
+}
+
+/** The lowest bit first, as deflate has it. */
+function toBits(value: number, count: number): string {
+  return [...value.toString(2).padStart(count, '0')].reverse().join('');
 }
 
 /** Returns entries of new customers with all five fields. */

@@ -5,7 +5,7 @@ import { text } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
 import { median, toTable } from '@opm/testkit';
 import { startProject } from '../contenders.js';
-import { HOSTILE, MIB, type Shape, VALID } from '../hostile/shapes.js';
+import { HOSTILE, KIB_16, MIB, type Shape, VALID, VALID_NAME } from '../hostile/shapes.js';
 import type { Target } from '../load/generators.js';
 import { medianRatio, type Report, withRounds } from '../report.js';
 import type { Servers } from '../servers.js';
@@ -75,7 +75,11 @@ export async function measureHostile(servers: Servers, { mib, rounds }: HostileO
     verdicts: groups.map(({ name, runs: [valid, ...hostile] }) => ({
       measure: `processor per MiB of the dearest body ÷ of valid entries, ${name}`,
       expected: { atMost: 1 },
-      measured: Math.max(...hostile.map(({ msPerMib }) => medianRatio(msPerMib, valid?.msPerMib ?? []))),
+      measured: Math.max(
+        ...hostile
+          .filter(({ shape }) => !shape.name.startsWith(VALID_NAME))
+          .map(({ msPerMib }) => medianRatio(msPerMib, valid?.msPerMib ?? [])),
+      ),
     })),
   };
 }
@@ -135,8 +139,7 @@ async function uploadAll({ url, apiKey }: Target, shape: Shape, mib: number): Pr
   const sendSome = async () => {
     while (bytes < wanted) {
       const body = shape.next();
-      // The frame of a chunk takes five bytes.
-      bytes += body.length * (shape.chunkBytes ? 1 + 5 / shape.chunkBytes : 1);
+      bytes += countBytes(shape, body);
       await upload(body);
     }
   };
@@ -152,8 +155,13 @@ async function uploadAll({ url, apiKey }: Target, shape: Shape, mib: number): Pr
   }
 
   function toHeaders() {
-    const { type, isKeyed } = shape;
-    return { 'x-api-key': apiKey, 'content-type': type, ...(isKeyed && { 'idempotency-key': randomUUID() }) };
+    const { type, isKeyed, isGzip } = shape;
+    return {
+      'x-api-key': apiKey,
+      'content-type': type,
+      ...(isKeyed && { 'idempotency-key': randomUUID() }),
+      ...(isGzip && { 'content-encoding': 'gzip' }),
+    };
   }
 
   function send(body: Buffer): Promise<Answer> {
@@ -176,6 +184,14 @@ async function uploadAll({ url, apiKey }: Target, shape: Shape, mib: number): Pr
     const answer = await text(socket);
     return { status: Number(answer.split(' ', 2)[1]), answer };
   }
+}
+
+/** Bytes that the body counts as: those that the ingress has to read or inflate. */
+function countBytes({ path, chunkBytes, isGzip }: Shape, body: Buffer): number {
+  // The frame of a chunk takes five bytes.
+  if (!isGzip) return body.length * (chunkBytes ? 1 + 5 / chunkBytes : 1);
+  const limit = path === '/entry' ? KIB_16 : MIB;
+  return Math.max(body.length, Math.min(limit, body.readUInt32LE(body.length - 4))); // the inflated size of the last member
 }
 
 type Answer = { status: number; answer: string };

@@ -11,6 +11,8 @@ export const FAULTS = {
   KEY_SCOPE: { statusCode: 403, error: 'Forbidden', message: 'API key does not allow this' },
   KEY_ADDRESS: { statusCode: 403, error: 'Forbidden', message: 'API key must not be used from this address' },
   BODY_MALFORMED: { statusCode: 400, error: 'Bad Request', message: 'body must be valid JSON' },
+  GZIP_INVALID: { statusCode: 400, error: 'Bad Request', message: 'body must be valid gzip' },
+  DEFLATE_INVALID: { statusCode: 400, error: 'Bad Request', message: 'body must be valid deflate' },
   BODY_INVALID: { statusCode: 400, error: 'Bad Request', message: 'body is invalid' },
   BODY_TOO_LARGE: {
     statusCode: 413,
@@ -55,7 +57,11 @@ export const FAULTS = {
   CUSTOMER_UNKNOWN: { statusCode: 404, error: 'Not Found', message: 'customer does not exist' },
   CUSTOMER_ERASED: { statusCode: 404, error: 'Not Found', message: 'customer is being erased' },
   MEDIA_TYPE_UNSUPPORTED: { statusCode: 415, error: 'Unsupported Media Type', message: 'body must be JSON' },
-  BODY_COMPRESSED: { statusCode: 415, error: 'Unsupported Media Type', message: 'body must not be compressed' },
+  BODY_COMPRESSED: {
+    statusCode: 415,
+    error: 'Unsupported Media Type',
+    message: 'content-encoding must be gzip or deflate',
+  },
   ROUTE_UNKNOWN: { statusCode: 404, error: 'Not Found', message: 'route does not exist' },
   METHOD_NOT_ALLOWED: { statusCode: 405, error: 'Method Not Allowed', message: 'method is not allowed' },
   QUEUE_UNAVAILABLE: {

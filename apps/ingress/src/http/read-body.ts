@@ -1,5 +1,7 @@
 import type { IncomingMessage } from 'node:http';
+import { createGunzip, createInflate } from 'node:zlib';
 import { Fault, type FaultCode, LIMITS } from '@opm/contract';
+import { GroupCommit } from '@opm/core';
 import { type BodyTaker, dropRest, takeBody } from './fast-express.js';
 import type { RequestContext } from './request-context.js';
 import { MAX_DRAINED_BYTES } from './unread-body.js';
@@ -7,6 +9,7 @@ import { MAX_DRAINED_BYTES } from './unread-body.js';
 /** Called with the size of each part in bytes before it is stored. If it throws a Fault, the body is refused. */
 export type OnPart = (bytes: number) => void;
 
+/** `maxBytes` holds for a compressed body as it arrives, and for what it inflates to. */
 export type BodyLimit = {
   maxBytes: number;
   fault: FaultCode;
@@ -14,7 +17,7 @@ export type BodyLimit = {
   onPart?: OnPart;
 };
 
-const ENTRY_LIMIT: BodyLimit = { maxBytes: LIMITS.entryBytes, fault: 'BODY_TOO_LARGE' };
+export const ENTRY_LIMIT: BodyLimit = { maxBytes: LIMITS.entryBytes, fault: 'BODY_TOO_LARGE' };
 
 /** The client closed the connection, so no answer is possible. */
 export class ClientDisconnected extends Error {
@@ -27,10 +30,10 @@ const MIN_GROWN_BYTES = 1024;
 const NOT_JSON = /^\s*(application\/x-www-form-urlencoded|multipart\/)/i;
 
 /**
- * Reads a JSON body. It accepts almost any content type, because `fetch` labels a string body text/plain. It calls
- * `onBody` once, or `onError` once; if `onBody` throws, it calls `onError` with that error. It uses callbacks because a
- * promise would cost time for every entry.
- * @param onError gets the Fault of the limit, CHUNKS_TOO_SMALL, an error of `onPart`, or ClientDisconnected
+ * Reads a JSON body, compressed or not. It accepts almost any content type, because `fetch` labels a string body
+ * text/plain. It calls `onBody` once, or `onError` once; if `onBody` throws, it calls `onError` with that error. It uses
+ * callbacks because a promise would cost time for every entry.
+ * @param onError gets the Fault of the limit, CHUNKS_TOO_SMALL, an error of `onPart` or `inflate`, or ClientDisconnected
  * @throws Fault MEDIA_TYPE_UNSUPPORTED, BODY_COMPRESSED or the one of the limit, if the headers show it
  */
 export function readBody(
@@ -38,13 +41,34 @@ export function readBody(
   context: RequestContext,
   onBody: (body: Buffer) => void,
   onError: (error: unknown) => void,
-  limit: BodyLimit = ENTRY_LIMIT,
+  { limit, inflate }: { limit: BodyLimit; inflate: Inflate },
 ): void {
   const { 'content-type': type, 'content-length': length } = request.headers;
   if (type !== undefined && NOT_JSON.test(type)) throw new Fault('MEDIA_TYPE_UNSUPPORTED');
-  refuseCompressed(request);
+  const coding = findCoding(request);
   if (Number(length) > MAX_DRAINED_BYTES) throw new Fault(limit.fault);
-  takeBody(request, new BodyReader(request, context, onBody, onError, limit));
+  const reader = new BodyReader(request, context, onBody, onError, limit);
+  if (coding) {
+    const onCompressed = toInflate(reader, coding, context, limit, inflate);
+    takeBody(request, new BodyReader(request, context, onCompressed, onError, limit));
+  } else takeBody(request, reader);
+}
+
+/** @returns what to do with a compressed body: inflate it into `reader` */
+function toInflate(
+  reader: BodyReader,
+  coding: Coding,
+  { projectId, socket }: RequestContext,
+  limit: BodyLimit,
+  inflate: Inflate,
+): (body: Buffer) => void {
+  const onPart = (part: Buffer) => reader.onPart(part);
+  return (body) => {
+    inflate(projectId, { ...limit, coding, body, socket, onPart }).then(
+      () => reader.onEnd(),
+      (error) => reader.onRefuse(error),
+    );
+  };
 }
 
 class BodyReader implements BodyTaker {
@@ -106,7 +130,7 @@ class BodyReader implements BodyTaker {
 
   onEnd(): void {
     if (this.#isDone) return;
-    this.#context.bodyBytes = this.#size;
+    this.#countBytes();
     try {
       if (this.#size > this.#limit.maxBytes) throw new Fault(this.#limit.fault);
       this.#onBody(this.#size === this.#body.length ? this.#body : this.#body.subarray(0, this.#size));
@@ -127,14 +151,105 @@ class BodyReader implements BodyTaker {
   #fail(error: unknown): void {
     if (this.#isDone) return;
     this.#isDone = true;
-    this.#context.bodyBytes = this.#size;
+    this.#countBytes();
     this.#body = EMPTY;
     this.#onError(error);
   }
+
+  /** Of a compressed body, the larger of its two sizes counts. */
+  #countBytes(): void {
+    this.#context.bodyBytes = Math.max(this.#context.bodyBytes, this.#size);
+  }
 }
 
-/** @throws Fault BODY_COMPRESSED */
-export function refuseCompressed({ headers: { 'content-encoding': encoding } }: IncomingMessage): void {
-  if (encoding === undefined || /^\s*(identity)?\s*$/i.test(encoding)) return;
+type Coding = 'gzip' | 'deflate';
+
+const CODINGS: Record<string, Coding | undefined> = {
+  '': undefined,
+  identity: undefined,
+  gzip: 'gzip',
+  'x-gzip': 'gzip', // RFC 9110, 8.4.1.3
+  deflate: 'deflate',
+};
+
+/** @returns undefined if the body is not compressed @throws Fault BODY_COMPRESSED for a coding that is not supported */
+export function findCoding({ headers: { 'content-encoding': encoding } }: IncomingMessage): Coding | undefined {
+  if (encoding === undefined) return undefined;
+  const name = encoding.trim().toLowerCase();
+  if (Object.hasOwn(CODINGS, name)) return CODINGS[name];
   throw new Fault('BODY_COMPRESSED');
+}
+
+/** A compressed body, and what to do with each inflated part. */
+type Compressed = Pick<BodyLimit, 'maxBytes' | 'fault'> & {
+  coding: Coding;
+  body: Buffer;
+  socket: { readonly destroyed: boolean };
+  onPart: (part: Buffer) => void;
+};
+
+/**
+ * Inflates a body when it is the project's turn. It passes at most `maxBytes` on.
+ * @throws Fault GZIP_INVALID, DEFLATE_INVALID, OVERLOADED or that of the limit, or ClientDisconnected
+ */
+export type Inflate = (projectId: number, compressed: Compressed) => Promise<void>;
+
+/** Half of the threads of Node's pool, which also resolves the names of the stores. */
+const MAX_INFLATIONS = 2;
+const MAX_INFLATIONS_PER_PROJECT = 1;
+
+/**
+ * Inflates bodies in the thread pool. The dearest body of 1 MiB keeps a thread busy for 0.1 s, so projects take turns.
+ * @param maxWaitMs how long a body may wait for its turn
+ */
+export function createInflater({
+  maxWaitMs,
+  onShed,
+}: {
+  maxWaitMs: number;
+  onShed: (reason: 'waited') => void;
+}): Inflate {
+  const turns = new GroupCommit<number, Compressed, undefined>({
+    async commit(_projectId, [compressed]) {
+      await inflateAll(compressed as Compressed);
+      return [undefined];
+    },
+    maxBatch: 1,
+    maxInFlight: MAX_INFLATIONS,
+    maxInFlightPerPartition: MAX_INFLATIONS_PER_PROJECT,
+    refuse({ socket }) {
+      return socket.destroyed ? new ClientDisconnected('client disconnected before the body was inflated') : undefined;
+    },
+    expiry: {
+      maxWaitMs,
+      toError() {
+        onShed('waited');
+        return new Fault('OVERLOADED');
+      },
+    },
+  });
+  return (projectId, compressed) => turns.run(projectId, compressed);
+}
+
+const MIN_INFLATED_BYTES = 64 * 1024;
+/** JSON rarely shrinks more, so one turn of the event loop is usually enough to inflate a body. */
+const USUAL_RATIO = 12;
+
+function inflateAll({ coding, body, maxBytes, fault, onPart }: Compressed): Promise<void> {
+  const chunkSize = Math.min(maxBytes + 1, Math.max(MIN_INFLATED_BYTES, USUAL_RATIO * body.length));
+  const engine = coding === 'gzip' ? createGunzip({ chunkSize }) : createInflate({ chunkSize });
+  const toInvalid = (cause?: unknown) => new Fault(coding === 'gzip' ? 'GZIP_INVALID' : 'DEFLATE_INVALID', { cause });
+  let left = maxBytes;
+  return new Promise((resolve, reject) => {
+    engine.on('data', (inflated: Buffer) => {
+      const part = inflated.subarray(0, left);
+      onPart(2 * part.length < chunkSize ? Buffer.from(part) : part); // a small view would keep all of its chunk in memory
+      left -= inflated.length;
+      if (left < 0) engine.destroy(new Fault(fault));
+    });
+    engine.on('error', (error) => reject(error instanceof Fault ? error : toInvalid(error)));
+    // Bytes behind the end of the compressed data are left over.
+    engine.on('end', () => (engine.bytesWritten === body.length ? resolve() : reject(toInvalid())));
+    engine.end(body);
+  });
 }

@@ -167,6 +167,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
       for (const result of results) count(response, result);
     },
     fault(response: Response, fault: Fault): void {
+      if (fault.code === 'BODY_COMPRESSED') response.setHeader('accept-encoding', 'gzip, deflate');
       send(response, statusOf(fault), toBody(fault), fault.retryAfterSeconds);
       if (KEY_REFUSALS.has(fault.code)) logRefusal(response, fault);
       if (SENDS_ENTRIES.has(response.req.method) && !contextOf(response).isCounted) count(response, fault);

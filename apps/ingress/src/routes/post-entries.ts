@@ -4,7 +4,7 @@ import type { RequestHandler, Response } from 'express';
 import { createBatchMemory, type Slices } from '../guards/batch-limits.js';
 import type { Overload } from '../guards/overload.js';
 import type { RateLimiter } from '../guards/rate-limiter.js';
-import type { OnPart } from '../http/read-body.js';
+import type { Inflate, OnPart } from '../http/read-body.js';
 import { type Reply, type Result, toAccepted } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
 import { MAX_CHUNK_BYTES, type Results, toBytes } from '../ingest/call.js';
@@ -25,12 +25,13 @@ export function postEntries(deps: {
   rateLimiter: Pick<RateLimiter, 'acceptEntries' | 'charge' | 'check' | 'refuse'>;
   acceptKeyed: AcceptKeyed;
   slices: Pick<Slices, 'next'>;
+  inflate: Inflate;
   /** Maximum entries in one group. */
   groupSize: number;
   onShed: (reason: 'in-flight') => void;
   reply: Reply;
 }): RequestHandler {
-  const { overload, rateLimiter, acceptKeyed, slices, groupSize, onShed, reply } = deps;
+  const { overload, rateLimiter, acceptKeyed, slices, inflate, groupSize, onShed, reply } = deps;
   const memory = createBatchMemory(onShed);
 
   return async (request, response) => {
@@ -58,7 +59,7 @@ export function postEntries(deps: {
     const onRefused = (tokens: number) => {
       batch.refusedTokens += tokens;
     };
-    const groups = readBatch(request, { context, onPart, groupSize, nextSlice, onRefused }, body);
+    const groups = readBatch(request, { context, onPart, inflate, groupSize, nextSlice, onRefused }, body);
     const batch = { refusedTokens: 0, groups };
     return batch;
   }
@@ -71,7 +72,8 @@ export function postEntries(deps: {
     key: string,
     response: Response,
   ): Promise<Result[]> {
-    const batch = read(context, request, onPart, await readWhole(request, context, onPart));
+    const body = await readWhole(request, { context, onPart, inflate });
+    const batch = read(context, request, onPart, body);
     const items: BatchItem[] = [];
     const texts: string[] = [];
     for await (const group of batch.groups) {

@@ -3,7 +3,7 @@ import type { RequestHandler, Response } from 'express';
 import type { Slices } from '../guards/batch-limits.js';
 import type { Overload } from '../guards/overload.js';
 import type { RateLimiter } from '../guards/rate-limiter.js';
-import { readBody } from '../http/read-body.js';
+import { ENTRY_LIMIT, type Inflate, readBody } from '../http/read-body.js';
 import { type Reply, toAccepted } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
 import type { EntryInput, Verdict } from '../ingest/call.js';
@@ -24,8 +24,9 @@ type EntryDeps = {
 const SMALL_BYTES = 2 * 1024;
 
 /** POST /entry. The answer promises that the entry is queued durably, not that it is in PostgreSQL yet. */
-export function postEntry(deps: EntryDeps & { slices: Pick<Slices, 'next'> }): RequestHandler {
-  const { overload, rateLimiter, slices, reply } = deps;
+export function postEntry(deps: EntryDeps & { slices: Pick<Slices, 'next'>; inflate: Inflate }): RequestHandler {
+  const { overload, rateLimiter, slices, inflate, reply } = deps;
+  const reading = { limit: ENTRY_LIMIT, inflate };
   const acceptOnce = createAcceptOnce(deps, 'POST /entry');
 
   return (request, response, next) => {
@@ -33,7 +34,7 @@ export function postEntry(deps: EntryDeps & { slices: Pick<Slices, 'next'> }): R
     const context = contextOf(response);
     rateLimiter.check(context);
     const key = findIdempotencyKey(request);
-    readBody(request, context, take, next);
+    readBody(request, context, take, next, reading);
 
     function take(body: Buffer): void {
       context.receivedAt = performance.now();

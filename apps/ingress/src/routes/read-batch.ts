@@ -2,7 +2,14 @@ import type { IncomingMessage } from 'node:http';
 import { type Entry, Fault, LIMITS, LineSplitter, parseEntry, parseJson, parseValues, splitArray } from '@opm/contract';
 import { toTokens } from '../guards/token-reservation.js';
 import { dropRest, refusalOf } from '../http/fast-express.js';
-import { type BodyLimit, ClientDisconnected, type OnPart, readBody, refuseCompressed } from '../http/read-body.js';
+import {
+  type BodyLimit,
+  ClientDisconnected,
+  findCoding,
+  type Inflate,
+  type OnPart,
+  readBody,
+} from '../http/read-body.js';
 import type { RequestContext } from '../http/request-context.js';
 import { MAX_CHUNK_BYTES } from '../ingest/call.js';
 
@@ -12,6 +19,7 @@ export type BatchItem = Entry | Fault;
 type BatchOptions = {
   context: RequestContext;
   onPart: OnPart;
+  inflate: Inflate;
   /** Maximum entries in one group. */
   groupSize: number;
   /** Called before each piece of work. Resolves when there is time for it; undefined if there is time now. */
@@ -32,7 +40,7 @@ const PART_BYTES = 64 * 1024;
 
 /**
  * Yields the entries of a batch in order, in groups. It works in time slices, so that no body delays other requests. A
- * JSON array is parsed completely before the first group; NDJSON lines are read on demand.
+ * JSON array and compressed lines are parsed completely before the first group; other lines are read on demand.
  * @param body the body, if it has already been read. Then NDJSON, too, is parsed completely before the first group
  * @throws Fault that refuses the batch, or ClientDisconnected; with NDJSON, groups may have been yielded before
  */
@@ -43,20 +51,24 @@ export async function* readBatch(
 ): AsyncGenerator<BatchItem[]> {
   const { context, onPart } = options;
   const areLines = isLines(request);
-  if (areLines && !body) {
+  if (areLines && !body && !findCoding(request)) {
     yield* readLines(readParts(request, context, { ...LIMIT, onPart }), options);
     return;
   }
-  const whole = body ?? (await readWhole(request, context, onPart));
+  const whole = body ?? (await readWhole(request, options));
   const groups: BatchItem[][] = [];
   for await (const group of areLines ? readLines(toParts(whole), options) : readArray(whole, options))
     groups.push(group);
   yield* groups;
 }
 
-/** Reads the whole body of a batch. @throws Fault if it is too large, or ClientDisconnected */
-export function readWhole(request: IncomingMessage, context: RequestContext, onPart: OnPart): Promise<Buffer> {
-  return new Promise((resolve, reject) => readBody(request, context, resolve, reject, { ...LIMIT, onPart }));
+/** Reads and inflates the whole body of a batch. @throws Fault that refuses it, or ClientDisconnected */
+export function readWhole(
+  request: IncomingMessage,
+  { context, onPart, inflate }: Pick<BatchOptions, 'context' | 'onPart' | 'inflate'>,
+): Promise<Buffer> {
+  const limit = { ...LIMIT, onPart };
+  return new Promise((resolve, reject) => readBody(request, context, resolve, reject, { limit, inflate }));
 }
 
 function* toParts(body: Buffer): Generator<Buffer> {
@@ -160,14 +172,13 @@ class Groups {
 
 /**
  * Yields the parts of a body as they arrive. It reads no further until the consumer asks for the next part.
- * @throws Fault of the limit, BODY_COMPRESSED, CHUNKS_TOO_SMALL, an error of `onPart`, or ClientDisconnected
+ * @throws Fault of the limit, CHUNKS_TOO_SMALL, an error of `onPart`, or ClientDisconnected
  */
 async function* readParts(
   request: IncomingMessage,
   context: RequestContext,
   { maxBytes, fault, onPart }: BodyLimit,
 ): AsyncGenerator<Buffer> {
-  refuseCompressed(request);
   if (Number(request.headers['content-length']) > maxBytes) throw new Fault(fault);
   try {
     // Destroying the request would destroy the connection before the answer.

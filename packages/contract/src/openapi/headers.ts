@@ -69,6 +69,13 @@ export const PARAMETERS = {
     schema: { type: 'string', format: 'date' },
     example: '2026-11-30',
   },
+  contentEncoding: {
+    name: 'content-encoding',
+    in: 'header',
+    description:
+      'How the body is compressed; `deflate` is the format of zlib. The limits hold for the body before and after we inflate it.',
+    schema: { type: 'string', pattern: '^(gzip|deflate)$' }, // of an enum, the viewer would send the first value
+  },
 } satisfies Record<string, Json>;
 
 /** Headers of answers, by name. */
@@ -90,6 +97,11 @@ export const HEADERS = {
     required: true,
     schema: { type: 'string' },
     example: 'POST',
+  },
+  'accept-encoding': {
+    description: 'The values of `content-encoding` that we support. Given if the body has another one.',
+    required: true,
+    schema: { type: 'string', const: 'gzip, deflate' },
   },
   'cache-control': {
     description: 'Answers depend on the key, so caches must not store them.',

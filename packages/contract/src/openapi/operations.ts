@@ -63,7 +63,7 @@ export const postEntry: Operation = {
 If the order of a customer's entries matters, wait for each answer before you send the next entry. You can send entries of different customers in parallel.
 
 The body may have up to ${toSize(LIMITS.entryBytes)}. We read it as JSON under any content type except those of forms.`,
-  parameters: ['requestId', 'idempotencyKey'],
+  parameters: ['requestId', 'idempotencyKey', 'contentEncoding'],
   requestBody: {
     description: ENTRY_RULES,
     required: true,
@@ -96,6 +96,8 @@ The body may have up to ${toSize(LIMITS.entryBytes)}. We read it as JSON under a
     'BODY_TOO_LARGE',
     'MEDIA_TYPE_UNSUPPORTED',
     'BODY_COMPRESSED',
+    'GZIP_INVALID',
+    'DEFLATE_INVALID',
     'CHUNKS_TOO_SMALL',
     ...QUEUED.faults,
   ],
@@ -126,8 +128,8 @@ export const postEntries: Operation = {
 
 Entries of the same customer apply in the order of the batch. If we cannot accept the rest of a batch, the remaining results are 503, or 429 if your rate limit is reached, and the answer has \`retry-after\`. Send those entries again, in the same order. With an \`idempotency-key\`, send the whole batch again instead, with the same key: only what was refused is tried again. To send only a part of the batch, use a new key.
 
-We read an array to its end before we accept any entry. We accept lines while they arrive, so if an upload is interrupted or turns out to be too large, the lines before that point may be accepted. It is safe to send them again. With an \`idempotency-key\`, we read lines to their end first, too.`,
-  parameters: ['requestId', 'idempotencyKey'],
+We read an array, or a compressed body, to its end before we accept any entry. We accept lines while they arrive, so if an upload is interrupted or turns out to be too large, the lines before that point may be accepted. It is safe to send them again. With an \`idempotency-key\`, we read lines to their end first, too.`,
+  parameters: ['requestId', 'idempotencyKey', 'contentEncoding'],
   requestBody: {
     description: ENTRY_RULES,
     required: true,
@@ -192,6 +194,8 @@ We read an array to its end before we accept any entry. We accept lines while th
     'BATCH_TOO_LONG',
     'MEDIA_TYPE_UNSUPPORTED',
     'BODY_COMPRESSED',
+    'GZIP_INVALID',
+    'DEFLATE_INVALID',
     'CHUNKS_TOO_SMALL',
     ...QUEUED.faults,
   ],

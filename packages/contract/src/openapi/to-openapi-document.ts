@@ -136,7 +136,7 @@ const MEANING: Record<number, string> = {
   405: 'The path does not support this method.',
   408: 'The request took too long to arrive. Send it again.',
   413: 'The body is too large. Send less at once.',
-  415: 'The body is declared as a form, or is compressed. We read it as JSON under any other content type.',
+  415: 'The body is declared as a form, or is compressed neither with gzip nor with deflate. We read it as JSON under any other content type.',
   422: 'The idempotency key stands for another request: another method, path or entries. Spelling does not count. Use a new key.',
   429: 'Too many requests or entries in a short time. Send the request again after the seconds in `retry-after`.',
   431: 'The headers are too large or too many. Send smaller or fewer headers.',
@@ -210,8 +210,9 @@ function toFaultResponse(codes: FaultCode[], optionalHeaders: HeaderName[] = [],
   const content = {
     'application/json': { schema: toFaultSchema(codes, properties), examples: toFaultExamples(codes) },
   };
+  const optional: HeaderName[] = codes.includes('BODY_COMPRESSED') ? ['accept-encoding'] : [];
   const description = MEANING[statusCode] ?? FAULTS[codes[0] as FaultCode].error;
-  return { description, headers: toHeaders(headers, optionalHeaders), content };
+  return { description, headers: toHeaders(headers, [...optional, ...optionalHeaders]), content };
 }
 
 function toHeaders(names: HeaderName[], optional: HeaderName[]): Json {
