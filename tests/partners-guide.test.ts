@@ -94,25 +94,25 @@ describe('the partner guide matches the program:', () => {
   });
 
   const rows = new Set(
-    Array.from(GUIDE.matchAll(/^\| (\d{3}) +\| `(.*?)` +\|/gm), ([, status, message]) => `${status} ${message}`),
+    Array.from(GUIDE.matchAll(/^- (\d{3}) `(.*?)`/gm), ([, status, message]) => `${status} ${message}`),
   );
 
-  test('every fault is in the table of statuses and messages', () => {
-    // Their messages name a property; the table describes them.
+  test('every fault is in the lists of messages', () => {
+    // Their messages name a property; the lists describe them.
     const { BODY_INVALID: _body, PATH_INVALID: _path, QUERY_INVALID: _query, ...faults } = FAULTS;
     for (const { statusCode, message } of Object.values(faults)) {
       expect(rows).toContain(`${statusCode} ${message}`);
     }
   });
 
-  test('the guide, its table and the OpenAPI document name the same statuses to retry', () => {
+  test('the guide, its list and the OpenAPI document name the same statuses to retry', () => {
     const { info } = toOpenApiDocument({ version: '1.2.3' }) as { info: { description: string } };
     const named = [GUIDE, info.description].map((text) => {
       const [, statuses = ''] = /after a timeout, a lost connection,([\s\d,a]*or\s+a\s+\d{3})/.exec(text) ?? [];
       return statuses.match(/\d{3}/g);
     });
-    const inTable = Array.from(GUIDE.matchAll(/^\| (\d{3}) .*\| yes/gm), ([, status]) => status);
-    const worthIt = [...new Set(inTable)].sort();
+    const [, again = ''] = /^Send these again.*?\n\n(.*?)\n\n/ms.exec(GUIDE) ?? [];
+    const worthIt = [...new Set(Array.from(again.matchAll(/^- (\d{3})/gm), ([, status]) => status))].sort();
     expect(worthIt).toContain('503');
     expect(named).toEqual([worthIt, worthIt]);
   });
@@ -120,7 +120,7 @@ describe('the partner guide matches the program:', () => {
   test.each([
     ['headers that are too large', '/ping', { 'x-large': 'x'.repeat(17_000) }, undefined],
     ['a body that is too large', '/entry', {}, 'x'.repeat(17_000)],
-  ])('refuses %s as the table says', async (_, path, headers, body) => {
+  ])('refuses %s as the list says', async (_, path, headers, body) => {
     const response = await fetch(ingress.url + path, {
       method: body ? 'POST' : 'GET',
       headers: { ...headers, 'x-api-key': project.apiKey },
