@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { FAULTS, toOpenApiDocument } from '@opm/contract';
+import { toReceipt } from '@opm/core';
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, startApp, type TestApp, waitFor } from '@opm/testkit';
 
@@ -31,6 +32,9 @@ describe('the partner guide matches the program:', () => {
     const { projectId, apiKey } = await store.projects.create('limited');
     await store.projects.setLimit(projectId, { rate: 1, burst: 2 });
     limited = { apiKey };
+    const entry = { customerId: '7540', version: Date.now() * 1_000, fields: { phone: '+1' } };
+    const refused = { projectId: project.projectId, entry, payload: entry, sqlState: '22001', error: 'column "phone"' };
+    await store.deadLetters.add([refused]);
     [ingress, worker] = await Promise.all([startApp('ingress', backend.env), startApp('worker', backend.env)]);
   });
 
@@ -46,9 +50,17 @@ describe('the partner guide matches the program:', () => {
     expect(examples).toHaveLength(requests.length);
   });
 
+  /** The receipt of the quickstart's first entry. */
+  async function readReceipt(): Promise<string> {
+    const find = async () => (await store.customers.findVersioned(project.projectId, ['7519'])).get('7519');
+    const { versions } = await waitFor(find, { description: 'the customer to be stored' });
+    return toReceipt({ customerId: '7519', version: versions.email, fields: { email: 'given', firstName: 'given' } });
+  }
+
   const ask = async ({ sent: { method, path, headers, body }, answered }: Example): Promise<Example['answered']> => {
     const { apiKey } = 'ratelimit' in answered.headers ? limited : project;
-    const response = await fetch(ingress.url + path, {
+    const given = path.includes('$RECEIPT') ? path.replace('$RECEIPT', await readReceipt()) : path;
+    const response = await fetch(ingress.url + given, {
       method,
       headers: mapValues(headers, (value) => value.replace('$OPM_KEY', apiKey)),
       ...(body !== undefined && { body }),
@@ -58,7 +70,8 @@ describe('the partner guide matches the program:', () => {
       headers: mapValues(answered.headers, (_, name) => response.headers.get(name) ?? 'none'),
       body: (await response.text())
         .replaceAll(/"\d{4}-\d\d-\d\dT[\d:.]+Z"/g, '"…"')
-        .replace(/(?<="receipts":)\[.*?\]/, (receipts) => receipts.replaceAll(/"\w+"/g, '"…"')),
+        .replace(/(?<="receipts":)\[.*?\]/, (receipts) => receipts.replaceAll(/"\w+"/g, '"…"'))
+        .replaceAll(/"receipt":"\w+"/g, '"receipt":"…"'),
     };
   };
 
@@ -86,7 +99,7 @@ describe('the partner guide matches the program:', () => {
 
   test('every fault is in the table of statuses and messages', () => {
     // Their messages name a property; the table describes them.
-    const { BODY_INVALID: _body, PATH_INVALID: _path, ...faults } = FAULTS;
+    const { BODY_INVALID: _body, PATH_INVALID: _path, QUERY_INVALID: _query, ...faults } = FAULTS;
     for (const { statusCode, message } of Object.values(faults)) {
       expect(rows).toContain(`${statusCode} ${message}`);
     }

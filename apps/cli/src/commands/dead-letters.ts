@@ -133,7 +133,7 @@ function discardCommand(env: NodeJS.ProcessEnv): Command {
     .option('--dry-run', 'only count the dead letters')
     .option('--yes', 'do not ask')
     .option('--json', 'print JSON')
-    .description('Delete dead letters permanently.')
+    .description('Discard dead letters permanently. Their payloads are deleted.')
     .action(async (options: PrintOptions & FilterOptions & { all?: true; dryRun?: true; yes?: true }) => {
       if (!options.all && !hasFilter(options)) {
         throw new UserError(
