@@ -1,17 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { type CustomerEntry, toReceipt } from '@opm/core';
+import { replay } from '@opm/operations/actions';
 import { createEntryQueue, type EntryQueue, shardOf } from '@opm/queue';
 import { createStore, type Store } from '@opm/store';
-import {
-  BACKENDS,
-  type Backend,
-  createBackend,
-  runOpm,
-  startApp,
-  startProxy,
-  type TestApp,
-  waitFor,
-} from '@opm/testkit';
+import { BACKENDS, type Backend, createBackend, startApp, startProxy, type TestApp, waitFor } from '@opm/testkit';
 import pg from 'pg';
 
 const SHARDS = 2;
@@ -103,8 +95,11 @@ describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, cr
     return run().finally(worker.stop);
   }
 
-  const opm = async (...args: string[]) =>
-    expect(await runOpm(['dead-letters', ...args], env)).toMatchObject({ code: 0 });
+  const replayAll = (customerId: string) =>
+    replay({
+      ...{ deadLetters: store.deadLetters, findErased: store.customers.findErased, queue, shards: SHARDS, rate: 100 },
+      ...{ filter: { customerId }, onProgress: () => {}, signal: new AbortController().signal },
+    });
 
   test('an entry is pending until it is stored or refused; a refused one says why', async () => {
     const good = await send('good / Ü', { customerPhone: '+1', customerIP: '::1' });
@@ -163,12 +158,9 @@ describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, cr
         await untilState(id, receipt, 'refused');
       }
     });
-    const letterOf = async (id: string) => (await store.deadLetters.list({ customerId: id }, { limit: 1 }))[0];
-    await opm('discard', '--yes', '--id', String((await letterOf('dropped'))?.deadLetterId));
+    expect(await store.deadLetters.discard({ customerId: 'dropped' })).toBe(1);
     await database.query(ALLOW_PHONES);
-    for (const id of ['fixed', 'again']) {
-      await opm('replay', '--force', '--id', String((await letterOf(id))?.deadLetterId));
-    }
+    for (const id of ['fixed', 'again']) expect(await replayAll(id)).toEqual({ replayed: 1, skipped: 0 });
     expect(await fateOf('dropped', dropped)).toMatchObject({ state: 'refused', refused: { state: 'discarded' } });
     expect([await stateOf('fixed', fixed), await stateOf('again', again)]).toEqual(['pending', 'pending']);
     expect(await read('/entry/dropped')).toEqual([404, expect.not.objectContaining({ refused: expect.anything() })]);

@@ -1,7 +1,6 @@
-import { toReceipt } from '@opm/core';
-import { parseEntry } from '../entry.js';
 import { ANSWERS, type Answer, FAULTS, type FaultCode } from '../faults.js';
 import { LIMITS, toSize } from '../limits.js';
+import { RECEIPT_EXAMPLE } from '../reads.js';
 import type { HeaderName, ParameterName } from './headers.js';
 import { ENTRY_RULES, type Json } from './schemas.js';
 
@@ -79,11 +78,7 @@ The body may have up to ${toSize(LIMITS.entryBytes)}. We read it as JSON under a
   },
   optionalHeaders: QUEUED.headers,
   successes: [
-    {
-      answer: ANSWERS.created,
-      description: 'Accepted. We did not know this customer before this entry.',
-      headers: ['receipt'],
-    },
+    { answer: ANSWERS.created, headers: ['receipt'], description: 'Accepted. We did not know this customer before.' },
     {
       answer: ANSWERS.updateAccepted,
       description: 'Accepted. We already know this customer, or could not look it up in time.',
@@ -109,8 +104,6 @@ const BATCH = [
   { customerId: 7521, customerPhone: '+41 44 668 18 00' },
   { customerId: 7520, customerEmail: 'j.doe@example.com' },
 ];
-const toExampleReceipt = (entry: object, place: number): string =>
-  toReceipt({ ...parseEntry(entry), version: Date.parse('2026-11-24T17:00:00Z') * 1_000 + place });
 const { statusCode, error } = FAULTS.BODY_INVALID;
 const NO_CONTACT = {
   statusCode,
@@ -169,7 +162,7 @@ We read an array, or a compressed body, to its end before we accept any entry. W
             accepted: 3,
             rejected: 0,
             results: [ANSWERS.created, ANSWERS.created, ANSWERS.updateAccepted],
-            receipts: BATCH.map(toExampleReceipt),
+            receipts: BATCH.map(() => RECEIPT_EXAMPLE),
           },
         },
         mixed: {
@@ -179,7 +172,7 @@ We read an array, or a compressed body, to its end before we accept any entry. W
             accepted: 2,
             rejected: 1,
             results: [ANSWERS.created, NO_CONTACT, ANSWERS.updateAccepted],
-            receipts: BATCH.map((entry, i) => (i === 1 ? null : toExampleReceipt(entry, i))),
+            receipts: [RECEIPT_EXAMPLE, null, RECEIPT_EXAMPLE],
           },
         },
       },
