@@ -118,7 +118,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
       { path: '/entries', type: 'application/json' },
       { path: '/entries', type: LINES },
     ];
-    const posts = Array.from({ length: 20 }, () =>
+    const posts = Array.from({ length: 8 }, () =>
       bombs.flatMap((bytes) => targets.map((to) => ({ ...to, bytes }))),
     ).flat();
     const refusing = pMap(
@@ -174,7 +174,9 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
 /** Without the difference of 201 and 202: a look-up may be late. */
 const toComparable = ({ status, text }: Answer) => [
   status === 202 ? 201 : status,
-  text.replaceAll('202,"message":"OK - Update accepted"', '201,"message":"OK - Created"'),
+  text
+    .replaceAll('202,"message":"OK - Update accepted"', '201,"message":"OK - Created"')
+    .replace(/(?<="receipts":)\[.*\]/, (receipts) => receipts.replaceAll(/"\w+"/g, '"…"')),
 ];
 
 function attempt<T>(read: () => T): T | undefined {
