@@ -297,4 +297,20 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     await close();
     await waitFor(async () => (await tombstones()).join() === 'recent', { description: 'the purge' });
   });
+
+  test('a scheduled job purges dead letters that were replayed or discarded 30 days ago', async () => {
+    const insert = `INSERT INTO dead_letters (project_id, customer_id, version, payload, error, resolution, resolved_at)`;
+    await client.query(`${insert} VALUES (6, 'old', 1, 'null', '', 'discarded', now() - interval '31 days')`);
+    await client.query(
+      `${insert} VALUES (6, 'recent', 1, 'null', '', 'replayed', now()), (6, 'open', 1, '{}', '', NULL, NULL)`,
+    );
+    const letters = async () =>
+      (await client.query('SELECT customer_id FROM dead_letters WHERE project_id = 6 ORDER BY id')).rows.map(
+        ({ customer_id }) => customer_id,
+      );
+    const { queues, close } = await openDashboardQueues({ ...backend, ...options });
+    await queues.find(({ name }) => name === 'maintenance')?.add('purge-dead-letters', {}, { removeOnComplete: true });
+    await close();
+    await waitFor(async () => (await letters()).join() === 'recent,open', { description: 'the purge' });
+  });
 });
