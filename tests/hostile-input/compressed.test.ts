@@ -118,7 +118,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
       { path: '/entries', type: 'application/json' },
       { path: '/entries', type: LINES },
     ];
-    const posts = Array.from({ length: 20 }, () =>
+    const posts = Array.from({ length: 8 }, () =>
       bombs.flatMap((bytes) => targets.map((to) => ({ ...to, bytes }))),
     ).flat();
     const refusing = pMap(
