@@ -155,10 +155,18 @@ test('SIGTERM to npm start stops the stack in order and leaves no process behind
     expect(output).toMatch(/opm: stopped\n$/);
   } finally {
     const left = new Set([...started, ...(await findDescendants(npm.pid as number))]);
-    for (const pid of left) if (await isRunning(pid)) process.kill(pid, 'SIGKILL');
+    for (const pid of left) killIfRunning(pid);
     npm.kill('SIGKILL');
   }
 });
+
+function killIfRunning(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
 
 const STACK_TRACE = /^\s+at /m;
 
