@@ -30,7 +30,14 @@ import { isChunked, refusedBytes } from './http/unread-body.js';
 import type { AcceptKeyed } from './ingest/idempotency.js';
 import type { IngressMetrics } from './metrics.js';
 import { getDocs, getOpenApi } from './routes/docs.js';
-import { type FindCustomer, getEntry, getReceipt, getRefused, type ListRefused } from './routes/get-entry.js';
+import {
+  type FindCustomer,
+  type FindQueued,
+  getEntry,
+  getReceipt,
+  getRefused,
+  type ListRefused,
+} from './routes/get-entry.js';
 import { getKeys, getUsage, type ReadProject } from './routes/get-project.js';
 import { postEntries } from './routes/post-entries.js';
 import { deleteEntry, postEntry } from './routes/post-entry.js';
@@ -44,6 +51,7 @@ type IngressDeps = {
   /** Maximum number of entries in one call of `acceptEntries`. */
   groupSize: number;
   findCustomer: FindCustomer;
+  findQueued: FindQueued;
   listRefused: ListRefused;
   readProject: ReadProject;
   /** Number of proxies in front whose `X-Forwarded-For` is trusted for the client's address. */
@@ -66,6 +74,7 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
     budget,
     groupSize,
     findCustomer,
+    findQueued,
     listRefused,
     readProject,
     trustedProxies,
@@ -90,7 +99,7 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   app.post('/entries', mayWrite, postEntries(batches));
   app.get('/ping', anyKey, getPing({ reply }));
   app.get('/entry/:customerId', mayRead, getEntry({ overload, findCustomer, reply }));
-  app.get('/entry/:customerId/receipts/:receipt', mayRead, getReceipt({ overload, findCustomer, reply }));
+  app.get('/entry/:customerId/receipts/:receipt', mayRead, getReceipt({ overload, findCustomer, findQueued, reply }));
   app.get('/entries/refused', mayRead, getRefused({ overload, listRefused, reply }));
   const ofProject = { overload, readProject, reply };
   app.get('/keys', mayRead, getKeys(ofProject));

@@ -14,7 +14,7 @@ import { createFindExisting } from './ingest/find-existing.js';
 import { createAcceptKeyed, createRecordLimit } from './ingest/idempotency.js';
 import { createChunkPartitions, createPartitions } from './ingest/partitions.js';
 import { createIngressMetrics } from './metrics.js';
-import { createFindCustomer, createListRefused } from './routes/get-entry.js';
+import { createFindCustomer, createFindQueued, createListRefused } from './routes/get-entry.js';
 import { createReadProject } from './routes/get-project.js';
 
 /** Creates every object of the ingress and passes each its dependencies. */
@@ -134,8 +134,10 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     maxInFlight: Math.ceil(config.DATABASE_POOL_SIZE / 2),
     breaker: createBreaker('reading customers'),
   });
+  const findQueued = createFindQueued({ findUnfinished: queue.findUnfinished, partitions, budget });
   const listRefused = createListRefused({
     listRefused: store.deadLetters.listRefused,
+    findVersioned: store.customers.findVersioned,
     budget,
     breaker: createBreaker('refused entries'),
   });
@@ -171,6 +173,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     budget,
     groupSize: config.CHUNK_MAX_ENTRIES,
     findCustomer,
+    findQueued,
     listRefused,
     readProject,
     trustedProxies: config.TRUSTED_PROXIES,

@@ -14,8 +14,11 @@ export const REFUSALS = {
 
 export type RefusalCode = keyof typeof REFUSALS;
 
-/** `refused`: not stored. `replayed`: we tried again, see the receipt. `discarded`: not stored, and never will be. */
-export const REFUSED_STATES = ['refused', 'replayed', 'discarded'] as const;
+/**
+ * `refused`: not stored. `replayed`: we try again. `discarded`: not stored, and never will be. `stored`: it took effect after
+ * a replay, or newer entries cover it.
+ */
+export const REFUSED_STATES = ['refused', 'replayed', 'discarded', 'stored'] as const;
 
 /** An accepted entry that our database refused, as partners see it. */
 export type RefusedEntry = {

@@ -58,6 +58,21 @@ export async function readUnfinished(queue: Queue): Promise<UnfinishedJobs> {
   return unfinished;
 }
 
+/**
+ * Whether an unfinished job holds the entry of each version, from the job ids. Those of a chunk follow one another, except
+ * for a repeat with an idempotency key, whose job is not found, and for replays.
+ */
+export async function findUnfinished(queue: Queue, versions: Version[]): Promise<boolean[]> {
+  const first = await list(queue, UNFINISHED);
+  const last = await list(queue, UNFINISHED); // a job may return to a state that was already read
+  const held = versions.map(() => false);
+  for (const id of new Set([...first, ...last])) {
+    const { oldest, entries } = parseJobId(id) ?? { oldest: 0, entries: 0 };
+    for (const [i, version] of versions.entries()) if (oldest <= version && version < oldest + entries) held[i] = true;
+  }
+  return held;
+}
+
 const toNone = (): Waiting => ({ entries: 0, ofProjects: new Map() });
 
 function add(waiting: Waiting, { entries, ofProjects }: JobSummary): void {

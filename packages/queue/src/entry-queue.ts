@@ -1,7 +1,15 @@
 import { Fault } from '@opm/contract';
+import type { Version } from '@opm/core';
 import type { Queue } from 'bullmq';
 import { type Admission, toAddresses } from './admission.js';
-import { type Backlog, type ProjectBacklog, readBacklog, readProjectBacklogs, toPriority } from './backlog.js';
+import {
+  type Backlog,
+  findUnfinished,
+  type ProjectBacklog,
+  readBacklog,
+  readProjectBacklogs,
+  toPriority,
+} from './backlog.js';
 import { type Chunk, toChunkData, toJobId } from './chunk.js';
 import { toLargestSkew } from './clock.js';
 import type { Idempotency } from './idempotency.js';
@@ -38,6 +46,8 @@ export type EntryQueue = Pick<Admission, 'admit' | 'admitAgain' | 'release' | 'r
   load(): Promise<QueueLoad>;
   readBacklog(): Promise<Backlog>;
   readProjectBacklogs(): Promise<Map<number, ProjectBacklog>>;
+  /** Whether an unfinished job of the shard holds the entry of each version, see `findUnfinished`. */
+  findUnfinished(shard: number, versions: Version[]): Promise<boolean[]>;
   readClock: QueueBackend['readClock'];
   /** The names of the queues that have no worker at present. */
   findIdle(): Promise<string[]>;
@@ -122,6 +132,7 @@ export async function createEntryQueue(options: EntryQueueOptions): Promise<Entr
         .readClock()
         .then((now) => readProjectBacklogs(queues, now))
         .catch(throwUnavailable),
+    findUnfinished: (shard, versions) => findUnfinished(queueOf(queues, shard), versions).catch(throwUnavailable),
     async findIdle() {
       const counts = await Promise.all(queues.map((queue) => queue.getWorkersCount())).catch(throwUnavailable);
       return queues.filter((_, shard) => counts[shard] === 0).map(({ name }) => name);

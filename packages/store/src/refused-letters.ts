@@ -17,7 +17,7 @@ export type RefusedLetter = {
 /** A place in the list of a project's letters: when the letter was stored, in microseconds since 1970, and its id. */
 export type LetterPlace = { micros: number; id: string };
 
-/** Open letters of a customer that `findRefused` returns. */
+/** Letters of a customer that `findRefused` returns. */
 const MAX_OF_CUSTOMER = 50;
 
 /**
@@ -34,7 +34,7 @@ export function createRefusedLetters(prisma: PrismaClient) {
   return {
     /**
      * Finds what partners see of the letters of these customers, in their order: with a version, the newest letter of
-     * that entry; otherwise at most 50 open ones, newest version first.
+     * that entry; otherwise at most 50, newest version first.
      */
     async findRefused(
       projectId: number,
@@ -50,7 +50,6 @@ export function createRefusedLetters(prisma: PrismaClient) {
           LATERAL (
             (SELECT ${REFUSED} FROM dead_letters
              WHERE asked.version IS NULL AND project_id = ${projectId} AND customer_id = asked.customer_id
-               AND resolution IS NULL
              ORDER BY version DESC LIMIT ${MAX_OF_CUSTOMER})
             UNION ALL
             (SELECT ${REFUSED} FROM dead_letters

@@ -26,6 +26,9 @@ import type { Partitions } from '../ingest/partitions.js';
 
 type GetDeps = { overload: Pick<Overload, 'checkRead'>; findCustomer: FindCustomer; reply: Reply };
 
+/** Whether an unfinished job holds the entry of this version. @throws Fault CUSTOMERS_UNAVAILABLE */
+export type FindQueued = (projectId: number, asked: { customerId: string; version: Version }) => Promise<boolean>;
+
 const MAX_REFUSED = 20;
 
 /**
@@ -39,8 +42,7 @@ export function getEntry({ overload, findCustomer, reply }: GetDeps): RequestHan
     overload.checkRead();
     const customerId = parseCustomerId(request.params.customerId);
     const { row, claim, refused } = await findCustomer(contextOf(response).projectId, { customerId });
-    const open = refused.filter(({ receipt }) => !row || !isStored(parseReceiptOf(customerId, receipt), row));
-    const shown = open.slice(0, MAX_REFUSED);
+    const shown = refused.filter((entry) => !isCovered(entry, row)).slice(0, MAX_REFUSED);
     if (claim?.erased) return answerMissing('CUSTOMER_ERASED');
     if (!row?.stored && !claim) return answerMissing('CUSTOMER_UNKNOWN');
     reply.json(response, 200, JSON.stringify(toCustomerAnswer(customerId, row?.stored, claim !== undefined, shown)));
@@ -59,14 +61,22 @@ export function getEntry({ overload, findCustomer, reply }: GetDeps): RequestHan
  * - refused: PostgreSQL refused it.
  * - pending: it, or a newer entry of its customer, is in flight, or it was replayed.
  */
-export function getReceipt({ overload, findCustomer, reply }: GetDeps): RequestHandler {
+export function getReceipt(deps: GetDeps & { findQueued: FindQueued }): RequestHandler {
+  const { overload, findCustomer, findQueued, reply } = deps;
   return async (request, response) => {
     overload.checkRead();
     const customerId = parseCustomerId(request.params.customerId);
     const receipt = parseReceiptOf(customerId, request.params.receipt);
     const { version } = receipt;
-    const found = await findCustomer(contextOf(response).projectId, { customerId, version });
-    reply.json(response, 200, JSON.stringify(toFate(found)));
+    const { projectId } = contextOf(response);
+    const find = async () => toFate(await findCustomer(projectId, { customerId, version }));
+    let fate = await find();
+    // A newer entry of the customer that was persisted first has removed the claim; this one may wait in its job.
+    if (fate.state === 'unknown') {
+      const isQueued = await findQueued(projectId, { customerId, version });
+      fate = isQueued ? { statusCode: 200, state: 'pending' } : await find(); // its job may have just ended
+    }
+    reply.json(response, 200, JSON.stringify(fate));
 
     function toFate({ row, claim, refused: [refused] }: FoundCustomer): FateAnswer {
       if (row && isStored(receipt, row)) return { statusCode: 200, state: 'stored' };
@@ -77,6 +87,10 @@ export function getReceipt({ overload, findCustomer, reply }: GetDeps): RequestH
   };
 }
 
+/** Whether the entry took effect in the end, or newer entries cover it. */
+const isCovered = ({ customerId, receipt }: RefusedEntry, row: VersionedCustomer | undefined): boolean =>
+  row !== undefined && isStored(parseReceiptOf(customerId, receipt), row);
+
 /** A customer, or with a version, one of its entries. */
 type Asked = { customerId: string; version?: Version };
 
@@ -84,7 +98,7 @@ type Asked = { customerId: string; version?: Version };
 type Found = { row: VersionedCustomer | undefined; refused: RefusedEntry[] };
 
 /**
- * Also the claim of the newest entry or erasure that is not persisted yet. `refused`: the open refused entries, newest
+ * Also the claim of the newest entry or erasure that is not persisted yet. `refused`: the refused entries, newest
  * first; with a version, that entry if it is or was refused.
  */
 type FoundCustomer = Found & { claim: Claim | undefined };
@@ -159,6 +173,27 @@ export function createFindCustomer(deps: {
   };
 }
 
+/** Looks into the jobs of a shard for all requests at once, and once at a time. */
+export function createFindQueued(deps: {
+  findUnfinished: EntryQueue['findUnfinished'];
+  partitions: Partitions;
+  budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
+}): FindQueued {
+  const { findUnfinished, partitions, budget } = deps;
+  const reads = new GroupCommit<number, Version, boolean>({
+    commit: (shard, versions) => withTimeout(findUnfinished(shard, versions), budget.workMs),
+    maxBatch: MAX_CUSTOMERS,
+    ...partitions.toLimits(1),
+    expiry: { maxWaitMs: budget.turnMs, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
+  });
+  return (projectId, { customerId, version }) => {
+    const { shard } = partitions.fromPartition(partitions.toPartition(projectId, customerId));
+    return reads.run(shard, version).catch((cause) => {
+      throw new Fault('CUSTOMERS_UNAVAILABLE', { cause });
+    });
+  };
+}
+
 /** GET /entries/refused: lists the project's entries that PostgreSQL refused, newest first, a page at a time. */
 export function getRefused(deps: {
   overload: Pick<Overload, 'checkRead'>;
@@ -180,10 +215,11 @@ export type ListRefused = (projectId: number, query: RefusedQuery) => Promise<Re
 /** One page is read at a time, so that the look-ups have connections left. Projects take turns. */
 export function createListRefused(deps: {
   listRefused: DeadLetters['listRefused'];
+  findVersioned: Customers['findVersioned'];
   budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
   breaker: CircuitBreaker;
 }): ListRefused {
-  const { listRefused, budget, breaker } = deps;
+  const { listRefused, findVersioned, budget, breaker } = deps;
 
   const pages = new GroupCommit<number, RefusedQuery, RefusedAnswer>({
     commit: (projectId, queries) =>
@@ -197,9 +233,13 @@ export function createListRefused(deps: {
     const found = await listRefused(projectId, { ...query, limit: limit + 1 });
     const page = found.slice(0, limit);
     const last = found.length > limit ? page.at(-1) : undefined;
+    const rows = await findVersioned(projectId, [...new Set(page.map(({ letter }) => letter.customerId))]);
     return {
       statusCode: 200,
-      refused: page.map(({ letter }) => toRefusedEntry(letter)),
+      refused: page.map(({ letter }) => {
+        const entry = toRefusedEntry(letter);
+        return isCovered(entry, rows.get(letter.customerId)) ? { ...entry, state: 'stored' } : entry;
+      }),
       cursor: last ? toCursor(last.place) : null,
     };
   }

@@ -164,7 +164,8 @@ export function toReadSchemas(): Json {
         refusedAt: { type: 'string', format: 'date-time' },
         state: {
           enum: REFUSED_STATES,
-          description: 'With `replayed`, we tried again: ask with the receipt. With `discarded`, we gave up.',
+          description:
+            'With `replayed`, we try again. With `discarded`, we gave up. With `stored`, it took effect in the end, or newer entries cover it.',
         },
       },
       additionalProperties: false,
