@@ -162,8 +162,10 @@ function checkAnswers({ history: { known }, answers }: Outcome): void {
   const versions = known.map(({ version }) => version);
   expect(versions).toEqual([...new Set(versions)].sort((a, b) => a - b));
   expect(answers.size).toBe(known.length);
-  for (const { entry, existed, isReleased } of known) {
-    const due = isReleased ? { status: 'rejected', reason: QUEUE_DOWN } : { status: 'fulfilled', value: { existed } };
+  for (const { entry, existed, version, isReleased } of known) {
+    const due = isReleased
+      ? { status: 'rejected', reason: QUEUE_DOWN }
+      : { status: 'fulfilled', value: { existed, version } };
     expect(answers.get(entry)).toEqual(due);
   }
   for (const key of new Set(known.map((it) => it.key))) {

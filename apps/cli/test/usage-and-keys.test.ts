@@ -67,6 +67,9 @@ test('opm keys create and rotate make keys with rules, and say what they are', a
   const created = { scopes: ['write', 'read'], addresses: ['203.0.113.0/24', '2001:db8::1'] };
   const first = JSON.parse(await keys('create', 'acme', '--label', 'crm', ...rules, '--json'));
   expect(first).toEqual({ projectId, apiKey: expect.stringMatching(/^opm_\w{36}$/), ...created });
+  const refused = await runOpm(['keys', 'rotate', 'acme'], backend.env);
+  expect([refused.code, refused.stderr]).toEqual([1, expect.stringContaining('keys differ in scopes or addresses')]);
+  expect(JSON.parse(await keys('rotate', 'acme', ...rules, '--json'))).toMatchObject(created);
   expect(JSON.parse(await keys('rotate', 'acme', '--json'))).toMatchObject(created);
   expect(await keys('rotate', 'acme', '--address', 'any', '--scope', 'erase')).toMatch(
     /: opm_\w+\nIt may erase, from any address\.\nThe old keys expire at /,
@@ -78,6 +81,7 @@ test('opm keys create and rotate make keys with rules, and say what they are', a
   expect(stored).toEqual([
     [null, 'write,read,erase', '', true],
     ['crm', 'write,read', '203.0.113.0/24,2001:db8::1', true],
+    [null, 'write,read', '203.0.113.0/24,2001:db8::1', true],
     [null, 'write,read', '203.0.113.0/24,2001:db8::1', true],
     [null, 'erase', '', false],
     [null, 'write,read,erase', '', false],

@@ -241,36 +241,40 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (_, cre
     expect(rows.map(({ action }) => action)).toEqual(['keys rotate', 'keys create', 'projects create']);
   });
 
-  test('a new key gets the scopes and addresses of the form, or those of the newest key if the others end', async () => {
+  test('a new key gets the scopes and addresses of the form, or those of the keys that end if these are alike', async () => {
     const { admin } = sessions;
     const path = `/partners/${projectId}`;
     const create = (fields: Record<string, string>) => admin.post(`${path}/keys`, fields);
-    await create({ scopes: 'read, write', addresses: '203.0.113.0/24 2001:DB8::1' });
+    const rules = { scopes: 'read, write', addresses: '203.0.113.0/24 2001:DB8::1' };
+    await create(rules);
     expect((await admin.get(path)).text).toMatch(/write, read<.*>203\.0\.113\.0\/24, 2001:db8::1</);
+    const refused = await create({ grace: '1' });
+    expect([refused.status, refused.text]).toEqual([
+      400,
+      expect.stringContaining('keys differ in scopes or addresses'),
+    ]);
+    await create({ grace: '1', ...rules });
     await create({ grace: '1' });
     await create({ grace: '1', scopes: 'erase', addresses: 'any' });
     await create({});
-    const keys = (await store.apiKeys.list(projectId)).slice(-4);
+    const keys = (await store.apiKeys.list(projectId)).slice(-5);
+    const restricted = [
+      ['write', 'read'],
+      ['203.0.113.0/24', '2001:db8::1'],
+    ];
     expect(keys.map(({ scopes, addresses }) => [scopes, addresses])).toEqual([
-      [
-        ['write', 'read'],
-        ['203.0.113.0/24', '2001:db8::1'],
-      ],
-      [
-        ['write', 'read'],
-        ['203.0.113.0/24', '2001:db8::1'],
-      ],
+      ...[restricted, restricted, restricted],
       [['erase'], []],
       [['write', 'read', 'erase'], []],
     ]);
+    const texts = { scopes: 'write, read', addresses: '203.0.113.0/24, 2001:DB8::1' };
     expect((await readAudit()).map(({ action, details }) => [action, details])).toEqual([
       ['keys create', { label: null, graceHours: null }],
       ['keys rotate', { label: null, graceHours: 1, scopes: 'erase', addresses: 'any' }],
       ['keys rotate', { label: null, graceHours: 1 }],
-      [
-        'keys create',
-        { label: null, graceHours: null, scopes: 'write, read', addresses: '203.0.113.0/24, 2001:DB8::1' },
-      ],
+      ['keys rotate', { label: null, graceHours: 1, ...texts }],
+      ['keys rotate', { label: null, graceHours: 1 }], // refused
+      ['keys create', { label: null, graceHours: null, ...texts }],
     ]);
   });
 

@@ -242,7 +242,9 @@ describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, cr
     expect(await refusedOf('jane')).toMatchObject([{ receipt: third }]);
 
     const erasure = await erase('jane');
-    expect((await read('/entry/jane'))[1]).toMatchObject({ message: 'customer is being erased', refused: [{}] });
+    expect((await read('/entry/jane'))[1]).toEqual({
+      ...{ statusCode: 404, error: 'Not Found', message: 'customer is being erased' },
+    });
     await whileWorking(() => untilState('jane', erasure, 'stored'));
     expect(await refusedOf('jane')).toBeUndefined();
     for (const receipt of [first, second, third, newer]) expect(await stateOf('jane', receipt)).toBe('stored');

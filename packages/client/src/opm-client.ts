@@ -138,6 +138,7 @@ export class OpmClient {
       if (answer.statusCode !== 200 || !isRefusedPage(answer.body)) throw toError(answer);
       yield* answer.body.refused;
       cursor = answer.body.cursor;
+      if (cursor === query.get('cursor') && cursor !== null) throw toError(answer); // it would never end
       if (cursor !== null) query.set('cursor', cursor);
     } while (cursor !== null);
   }

@@ -26,7 +26,7 @@ export {
   type RefusedQuery,
   toCursor,
   toRefusedEntry,
-  toRefusedFault,
+  toUnknownCustomer,
   toUsageAnswer,
 } from './reads.js';
 export { type Line, LineSplitter, parseValues, splitArray, type Values } from './split-batch.js';

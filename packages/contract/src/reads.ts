@@ -1,6 +1,6 @@
 import { type Field, parseReceipt, type Receipt, toReceipt } from '@opm/core';
 import { FIELD_PROPERTIES } from './entry.js';
-import { FAULTS, Fault, type FaultCode } from './faults.js';
+import { FAULTS, Fault } from './faults.js';
 import { LIMITS } from './limits.js';
 
 /** Why an accepted entry could not be stored. The list is closed, and a code is never reused for another meaning. */
@@ -68,11 +68,8 @@ export type FateAnswer =
 /** The body of GET /entries/refused. `cursor` is null on the last page. */
 export type RefusedAnswer = { statusCode: 200; refused: RefusedEntry[]; cursor: string | null };
 
-/** The body of a 404 of GET /entry/{customerId}, if entries of the customer are refused. */
-export function toRefusedFault(code: FaultCode, refused: RefusedEntry[]) {
-  const { statusCode, error, message } = FAULTS[code];
-  return { statusCode, error, message, refused };
-}
+/** The body of the 404 of GET /entry/{customerId}, if entries of the customer are refused. */
+export const toUnknownCustomer = (refused: RefusedEntry[]) => ({ ...FAULTS.CUSTOMER_UNKNOWN, refused });
 
 export const RECEIPT_FORM = /^[0-9a-z]{10,14}$/;
 

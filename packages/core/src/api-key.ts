@@ -41,6 +41,12 @@ export type KeyRules = { scopes: Scope[]; addresses: string[] };
 
 export const MAX_KEY_ADDRESSES = 50;
 
+/** The given rules as texts, such as `write, read` and `any`. */
+export const toRuleTexts = ({ scopes, addresses }: Partial<KeyRules>): { scopes?: string; addresses?: string } => ({
+  ...(scopes && { scopes: scopes.join(', ') }),
+  ...(addresses && { addresses: addresses.join(', ') || 'any' }),
+});
+
 /** Whether the text is an IP address or a CIDR block, such as `203.0.113.7` or `2001:db8::/32`. */
 export const isAddressRule = (text: string): boolean => parseAddressRule(text) !== undefined;
 

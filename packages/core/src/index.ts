@@ -10,6 +10,7 @@ export {
   type RateLimit,
   SCOPES,
   type Scope,
+  toRuleTexts,
 } from './api-key.js';
 export {
   type CustomerEntry,

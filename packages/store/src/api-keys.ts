@@ -60,6 +60,16 @@ const HINT_LENGTH = 'opm_'.length + 6;
 
 /** All times are of PostgreSQL's clock, because the clock of the machine that issues or ends keys may differ. */
 export function createApiKeys(prisma: PrismaClient) {
+  /** Otherwise a rotation could give a project only the rules of a key for one purpose. */
+  async function haveDifferentRules(projectId: number): Promise<boolean> {
+    const rules = await toStoreError(
+      () => prisma.$queryRaw`
+        SELECT DISTINCT scopes, addresses FROM api_keys
+        WHERE project_id = ${projectId} AND revoked_at IS NULL AND (expires_at IS NULL OR NOT isfinite(expires_at))`,
+    );
+    return (rules as unknown[]).length > 1;
+  }
+
   return {
     /**
      * Finds the owners of the keys that are neither revoked nor expired, with one query.
@@ -140,15 +150,17 @@ export function createApiKeys(prisma: PrismaClient) {
 
     /**
      * Issues a new key, which is returned only here with its rules. The older keys expire after the grace period. A rule
-     * that is not given is that of the newest active key; if there is none, the new key may do everything, from
-     * everywhere.
-     * @throws StoreError if a rule is not valid
+     * that is not given is that of the newest active key; if there is none, the new key may do everything, from everywhere.
+     * @throws StoreError if a rule is not valid, or not given although the keys that have no end differ in their rules
      */
     async rotate(
       projectId: number,
       { graceMs, label, ...given }: NewKey & { graceMs: number },
     ): Promise<KeyRules & { apiKey: string; oldKeysEndAt: Date }> {
       const { scopes = null, addresses = null } = checkRules(given);
+      if (!(scopes && addresses) && (await haveDifferentRules(projectId))) {
+        throw new StoreError("the project's keys differ in scopes or addresses: specify both for the new key");
+      }
       const apiKey = createApiKey();
       const { keyHash, hint } = toKeyRow(apiKey);
       const [rotated] = await toStoreError(

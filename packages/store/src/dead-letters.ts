@@ -70,9 +70,11 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
       WITH kept AS (
         UPDATE dead_letters
         SET resolution = ${resolution}, resolved_at = clock_timestamp(), payload = 'null', error = ''
-        WHERE id = ANY(${ids}::bigint[]) AND resolution IS NULL AND receipt IS NOT NULL RETURNING id
+        WHERE id = ANY(${ids}::bigint[]) AND resolution IS NULL
+          AND project_id IS NOT NULL AND customer_id IS NOT NULL AND version IS NOT NULL RETURNING id
       ), gone AS (
-        DELETE FROM dead_letters WHERE id = ANY(${ids}::bigint[]) AND receipt IS NULL RETURNING id
+        DELETE FROM dead_letters WHERE id = ANY(${ids}::bigint[])
+          AND (project_id IS NULL OR customer_id IS NULL OR version IS NULL) RETURNING id
       )
       SELECT id FROM kept UNION ALL SELECT id FROM gone`;
     return rows.map(({ id }) => String(id));

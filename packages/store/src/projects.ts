@@ -88,7 +88,7 @@ export function createProjects(prisma: PrismaClient) {
      * as late as the reports of ingresses and workers.
      */
     async usage(projectId: number): Promise<CountedDay[]> {
-      // Joins with days and minutes read one row each. A condition on both columns would read all projects' rows.
+      // Joins with days and minutes can use the primary keys. A condition on a range would read all projects' rows.
       return toStoreError(
         () => prisma.$queryRaw<CountedDay[]>`
           WITH kept AS (

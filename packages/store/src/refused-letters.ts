@@ -18,7 +18,7 @@ export type RefusedLetter = {
 export type LetterPlace = { micros: number; id: string };
 
 /** Letters of a customer that `findRefused` returns. */
-const MAX_OF_CUSTOMER = 50;
+const MAX_OF_CUSTOMER = 20;
 
 /**
  * What partners see. Workers of the release before leave the receipt out; then it is made of the payload, which an open
@@ -34,7 +34,7 @@ export function createRefusedLetters(prisma: PrismaClient) {
   return {
     /**
      * Finds what partners see of the letters of these customers, in their order: with a version, the newest letter of
-     * that entry; otherwise at most 50, newest version first.
+     * that entry; otherwise at most 20, newest version first.
      */
     async findRefused(
       projectId: number,

@@ -127,7 +127,7 @@ describe('the rules of a key', () => {
   };
   const ALL = ['write', 'read', 'erase'];
 
-  test('a rotation keeps what the newest active key may, unless it says otherwise', async () => {
+  test('a rotation keeps what the keys may, unless it says otherwise; if they differ, it must say', async () => {
     const { projectId } = await store.projects.create('restricted');
     expect(await ruleOf(projectId)).toEqual([ALL, []]);
     await store.apiKeys.issue(projectId, { scopes: ['read', 'write', 'read'], addresses: ['2001:DB8::/32', '::1'] });
@@ -137,6 +137,12 @@ describe('the rules of a key', () => {
     ]);
     const rotate = (rules: Pick<NewKey, 'scopes' | 'addresses'>, graceMs = 60_000) =>
       store.apiKeys.rotate(projectId, { graceMs, ...rules });
+    const [first] = await store.apiKeys.list(projectId);
+    for (const rules of [{}, { scopes: ['read' as const] }, { addresses: [] }]) {
+      await expect(rotate(rules)).rejects.toThrow("the project's keys differ in scopes or addresses");
+    }
+    expect(await store.apiKeys.list(projectId)).toHaveLength(2);
+    await store.apiKeys.revoke(projectId, { keyId: first?.keyId });
     const rotated = await rotate({});
     expect(rotated).toMatchObject({ scopes: ['write', 'read'], addresses: ['2001:db8::/32', '::1'] });
     expect(await ruleOf(projectId)).toEqual([rotated.scopes, rotated.addresses]);

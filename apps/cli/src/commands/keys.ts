@@ -1,4 +1,12 @@
-import { isAddressRule, isKeyLabel, type KeyRules, MAX_KEY_ADDRESSES, SCOPES, type Scope } from '@opm/core';
+import {
+  isAddressRule,
+  isKeyLabel,
+  type KeyRules,
+  MAX_KEY_ADDRESSES,
+  SCOPES,
+  type Scope,
+  toRuleTexts,
+} from '@opm/core';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import ms from 'ms';
 import { parseDuration, parseWholeNumber } from '../parse.js';
@@ -20,7 +28,7 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
       const list = await withStore(env, async (store) =>
         store.apiKeys.list((await findProject(store, projectName)).projectId),
       );
-      print(options, list, toTable(list.map((key) => ({ ...key, ...toDetails(key) }))));
+      print(options, list, toTable(list.map((key) => ({ ...key, ...toRuleTexts(key) }))));
     });
 
   withRules(keys.command('create').argument('<project>'), `all of ${SCOPES.join(', ')}`, 'any')
@@ -31,7 +39,7 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
       const { scopes = [...SCOPES], addresses = [] } = toRules(options);
       const created = await withStore(env, async (store) => {
         const { projectId } = await findProject(store, projectName);
-        const details = toDetails({ scopes, addresses });
+        const details = toRuleTexts({ scopes, addresses });
         await recordChange(store, { action: 'keys create', target: projectName, details });
         const apiKey = await store.apiKeys.issue(projectId, { label: options.label, scopes, addresses });
         return { projectId, scopes, addresses, apiKey };
@@ -39,7 +47,7 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
       print(options, created, [`New API key, shown only once: ${created.apiKey}`, toSentence(created)]);
     });
 
-  withRules(keys.command('rotate').argument('<project>'), 'as the newest active key', 'as the newest active key')
+  withRules(keys.command('rotate').argument('<project>'), 'as the keys that end', 'as the keys that end')
     .addOption(
       new Option('--grace <duration>', 'how long the old keys stay valid, such as 30m, 24h or 7d')
         .argParser(parseDuration)
@@ -52,7 +60,7 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
       const rules = toRules(options);
       const rotated = await withStore(env, async (store) => {
         const { projectId } = await findProject(store, projectName);
-        const details = { graceSeconds: options.grace / 1_000, ...toDetails(rules) };
+        const details = { graceSeconds: options.grace / 1_000, ...toRuleTexts(rules) };
         await recordChange(store, { action: 'keys rotate', target: projectName, details });
         return {
           projectId,
@@ -154,12 +162,6 @@ function toRules({ scope, address }: RuleFlags): Partial<KeyRules> {
 
 const toSentence = ({ scopes, addresses }: KeyRules): string =>
   `It may ${scopes.join(', ')}, from ${addresses.length > 0 ? addresses.join(', ') : 'any address'}.`;
-
-/** The rules as texts, such as `write, read` and `any`. */
-const toDetails = ({ scopes, addresses }: Partial<KeyRules>): { scopes?: string; addresses?: string } => ({
-  ...(scopes && { scopes: scopes.join(', ') }),
-  ...(addresses && { addresses: addresses.join(', ') || ANY }),
-});
 
 function parseLabel(text: string): string {
   if (!isKeyLabel(text)) throw new InvalidArgumentError('It must have 1 to 100 characters, none of them a control.');

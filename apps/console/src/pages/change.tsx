@@ -111,12 +111,6 @@ export function rulesOf(request: Request): Partial<KeyRules> {
   return { ...(scopes.length > 0 && { scopes }), ...(addresses.length > 0 && { addresses: isAny ? [] : addresses }) };
 }
 
-/** The rules as texts for the audit log. */
-export const toTexts = ({ scopes, addresses }: Partial<KeyRules>): Record<string, string> => ({
-  ...(scopes && { scopes: scopes.join(', ') }),
-  ...(addresses && { addresses: addresses.join(', ') || 'any' }),
-});
-
 /** @throws Problem unless the box of `Confirm` was ticked */
 export function assertConfirmed(request: Request): void {
   if (fieldOf(request, 'confirmed') === '') throw new Problem('tick the box to confirm');

@@ -1,4 +1,4 @@
-import { isKeyLabel, SCOPES } from '@opm/core';
+import { isKeyLabel, SCOPES, toRuleTexts } from '@opm/core';
 import { toNumber } from '@opm/operations';
 import {
   assertProjectName,
@@ -11,7 +11,7 @@ import { type Request, type RequestHandler, Router } from 'express';
 import type { ComponentChildren } from 'preact';
 import type { Partner, Reads } from '../reads.js';
 import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
-import { assertConfirmed, countOf, fieldOf, type HandleChange, Problem, rulesOf, toTexts } from './change.js';
+import { assertConfirmed, countOf, fieldOf, type HandleChange, Problem, rulesOf } from './change.js';
 import { Confirm, Facts, Form, Live, Secret, sendPage, Table, Time, toAge, toMs, toRate, toUrl } from './components.js';
 import { EntriesChart, Problems } from './overview.js';
 import { acceptedOf, sentPerSecond } from './partners.js';
@@ -121,7 +121,7 @@ function Keys({ keys, partner: { projectId, name }, operator }: Shown & { keys: 
             <label>
               From: addresses, blocks, or any <input name="addresses" maxLength={300} />
             </label>
-            <p>Empty: everything and any, or as the newest active key if the others end.</p>
+            <p>Empty: everything and any, or as the keys that end, if others do.</p>
             <label>
               The other keys
               <select name="grace">
@@ -253,7 +253,7 @@ export function changePartners(
         throw new Problem('grace must be one of the choices');
       if (label !== undefined && !isKeyLabel(label)) throw new Problem('a label must have at most 100 characters');
       return {
-        ...{ ...found, details: { label: label ?? null, graceHours: grace ?? null, ...toTexts(rules) } },
+        ...{ ...found, details: { label: label ?? null, graceHours: grace ?? null, ...toRuleTexts(rules) } },
         ...(grace === undefined && { action: 'keys create' }),
         async run() {
           const graceMs = grace === undefined ? undefined : grace * HOUR_MS;

@@ -106,7 +106,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
     metrics.onAnswer(response.req.route?.path ?? 'none', status);
     if (projectId !== 0) {
       activity.of(projectId)[toAnswered(status)]++;
-      activity.onKeyUse(context.keyId);
+      if (status !== 403) activity.onKeyUse(context.keyId);
     }
     return ms;
   }

@@ -1,7 +1,6 @@
 import {
   type FateAnswer,
   Fault,
-  type FaultCode,
   parseCustomerId,
   parseReceiptOf,
   parseRefusedQuery,
@@ -11,7 +10,7 @@ import {
   toCursor,
   toCustomerAnswer,
   toRefusedEntry,
-  toRefusedFault,
+  toUnknownCustomer,
 } from '@opm/contract';
 import { GroupCommit, isStored, type Version, withTimeout } from '@opm/core';
 import type { Claim, EntryQueue } from '@opm/queue';
@@ -42,16 +41,14 @@ export function getEntry({ overload, findCustomer, reply }: GetDeps): RequestHan
     overload.checkRead();
     const customerId = parseCustomerId(request.params.customerId);
     const { row, claim, refused } = await findCustomer(contextOf(response).projectId, { customerId });
+    if (claim?.erased) throw new Fault('CUSTOMER_ERASED'); // the erasure covers what was refused before it
     const shown = refused.filter((entry) => !isCovered(entry, row)).slice(0, MAX_REFUSED);
-    if (claim?.erased) return answerMissing('CUSTOMER_ERASED');
-    if (!row?.stored && !claim) return answerMissing('CUSTOMER_UNKNOWN');
-    reply.json(response, 200, JSON.stringify(toCustomerAnswer(customerId, row?.stored, claim !== undefined, shown)));
-
-    function answerMissing(code: FaultCode): void {
-      if (shown.length === 0) throw new Fault(code);
-      const fault = toRefusedFault(code, shown);
-      reply.json(response, fault.statusCode, JSON.stringify(fault));
+    if (row?.stored || claim) {
+      reply.json(response, 200, JSON.stringify(toCustomerAnswer(customerId, row?.stored, claim !== undefined, shown)));
+      return;
     }
+    if (shown.length === 0) throw new Fault('CUSTOMER_UNKNOWN');
+    reply.json(response, 404, JSON.stringify(toUnknownCustomer(shown)));
   };
 }
 
@@ -87,6 +84,8 @@ export function getReceipt(deps: GetDeps & { findQueued: FindQueued }): RequestH
   };
 }
 
+const keyOf = ({ customerId, version }: Asked): string => `${version ?? ''}:${customerId}`;
+
 /** Whether the entry took effect in the end, or newer entries cover it. */
 const isCovered = ({ customerId, receipt }: RefusedEntry, row: VersionedCustomer | undefined): boolean =>
   row !== undefined && isStored(parseReceiptOf(customerId, receipt), row);
@@ -106,7 +105,8 @@ type FoundCustomer = Found & { claim: Claim | undefined };
 /** @throws Fault CUSTOMERS_UNAVAILABLE within `ANSWER_TIMEOUT_MS` */
 export type FindCustomer = (projectId: number, asked: Asked) => Promise<FoundCustomer>;
 
-const MAX_CUSTOMERS = 200;
+/** Each may have 20 refused entries. */
+const MAX_CUSTOMERS = 50;
 const MAX_READS_IN_FLIGHT_PER_PARTITION = 4;
 
 /**
@@ -130,12 +130,11 @@ export function createFindCustomer(deps: {
    * other order, an entry could be in neither.
    */
   async function readRows(projectId: number, asked: Asked[]): Promise<Found[]> {
-    const letters = await findRefused(projectId, asked);
+    const places = new Map(asked.map((one) => [keyOf(one), one])); // many may ask for the same customer
+    const letters = await findRefused(projectId, [...places.values()]);
+    const refused = new Map([...places.keys()].map((key, i) => [key, letters[i]?.map(toRefusedEntry) ?? []]));
     const rows = await findVersioned(projectId, [...new Set(asked.map(({ customerId }) => customerId))]);
-    return asked.map(({ customerId }, i) => ({
-      row: rows.get(customerId),
-      refused: letters[i]?.map(toRefusedEntry) ?? [],
-    }));
+    return asked.map((one) => ({ row: rows.get(one.customerId), refused: refused.get(keyOf(one)) ?? [] }));
   }
 
   const rows = new GroupCommit<number, Asked, Found>({
