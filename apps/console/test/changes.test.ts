@@ -276,6 +276,10 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (_, cre
       ['keys rotate', { label: null, graceHours: 1 }], // refused
       ['keys create', { label: null, graceHours: null, ...texts }],
     ]);
+    const many = Array.from({ length: 50 }, (__, i) => `2001:db8:aaaa:bbbb:cccc:dddd:eeee:${1_000 + i}/128`).join('\n');
+    const scopes = 'read';
+    expect((await create({ scopes, addresses: `${many}\n::1` })).status).toBe(400);
+    expect((await create({ scopes, addresses: many })).status).toBe(200);
   });
 
   test('a revoked key is no longer valid', async () => {

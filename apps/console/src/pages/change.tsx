@@ -73,12 +73,14 @@ function toProblem(error: unknown): [status: number, text: string] {
 }
 
 const MAX_FIELD = 300;
+/** Room for the addresses of a key. */
+export const MAX_RULES = 50 * MAX_KEY_ADDRESSES;
 
 /** A field of the form without white space around it; empty if it is missing. @throws Problem */
-export function fieldOf(request: Request, name: string): string {
+export function fieldOf(request: Request, name: string, maxLength = MAX_FIELD): string {
   const value: unknown = request.body?.[name] ?? '';
-  if (typeof value !== 'string' || value.length > MAX_FIELD || value.includes('\0')) {
-    throw new Problem(`${name} must be a text of at most ${MAX_FIELD} characters`);
+  if (typeof value !== 'string' || value.length > maxLength || value.includes('\0')) {
+    throw new Problem(`${name} must be a text of at most ${maxLength} characters`);
   }
   return value.trim();
 }
@@ -96,7 +98,7 @@ export function countOf(request: Request, name: string): number | undefined {
  * address `any` stands for no restriction. @throws Problem
  */
 export function rulesOf(request: Request): Partial<KeyRules> {
-  const wordsOf = (name: string): string[] => fieldOf(request, name).match(/[^\s,]+/g) ?? [];
+  const wordsOf = (name: string): string[] => fieldOf(request, name, MAX_RULES).match(/[^\s,]+/g) ?? [];
   const [names, addresses] = [wordsOf('scopes'), wordsOf('addresses')];
   const scopes = SCOPES.filter((scope) => names.includes(scope));
   if (names.some((name) => !scopes.some((scope) => scope === name))) {

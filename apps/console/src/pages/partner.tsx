@@ -11,7 +11,7 @@ import { type Request, type RequestHandler, Router } from 'express';
 import type { ComponentChildren } from 'preact';
 import type { Partner, Reads } from '../reads.js';
 import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
-import { assertConfirmed, countOf, fieldOf, type HandleChange, Problem, rulesOf } from './change.js';
+import { assertConfirmed, countOf, fieldOf, type HandleChange, MAX_RULES, Problem, rulesOf } from './change.js';
 import { Confirm, Facts, Form, Live, Secret, sendPage, Table, Time, toAge, toMs, toRate, toUrl } from './components.js';
 import { EntriesChart, Problems } from './overview.js';
 import { acceptedOf, sentPerSecond } from './partners.js';
@@ -119,7 +119,7 @@ function Keys({ keys, partner: { projectId, name }, operator }: Shown & { keys: 
               May: some of {SCOPES.join(', ')} <input name="scopes" maxLength={100} />
             </label>
             <label>
-              From: addresses, blocks, or any <input name="addresses" maxLength={300} />
+              From: addresses, blocks, or any <input name="addresses" maxLength={MAX_RULES} />
             </label>
             <p>Empty: everything and any, or as the keys that end, if others do.</p>
             <label>
