@@ -134,7 +134,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     maxInFlight: Math.ceil(config.DATABASE_POOL_SIZE / 2),
     breaker: createBreaker('reading customers'),
   });
-  const findQueued = createFindQueued({ findUnfinished: queue.findUnfinished, partitions, budget });
+  const findQueued = createFindQueued({ listVersions: queue.listVersions, partitions, budget });
   const listRefused = createListRefused({
     listRefused: store.deadLetters.listRefused,
     findVersioned: store.customers.findVersioned,

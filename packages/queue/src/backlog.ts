@@ -58,19 +58,20 @@ export async function readUnfinished(queue: Queue): Promise<UnfinishedJobs> {
   return unfinished;
 }
 
+/** The versions of the entries that a job holds, from the first to the last. */
+export type VersionRange = [first: Version, last: Version];
+
 /**
- * Whether an unfinished job holds the entry of each version, from the job ids. Those of a chunk follow one another, except
- * for a repeat with an idempotency key, whose job is not found, and for replays.
+ * Lists the versions in a queue's unfinished jobs, from the job ids. Entries of a chunk follow one another, except in a
+ * repeat with an idempotency key, whose range is that of its claims, and in replays.
  */
-export async function findUnfinished(queue: Queue, versions: Version[]): Promise<boolean[]> {
+export async function listVersions(queue: Queue): Promise<VersionRange[]> {
   const first = await list(queue, UNFINISHED);
   const last = await list(queue, UNFINISHED); // a job may return to a state that was already read
-  const held = versions.map(() => false);
-  for (const id of new Set([...first, ...last])) {
-    const { oldest, entries } = parseJobId(id) ?? { oldest: 0, entries: 0 };
-    for (const [i, version] of versions.entries()) if (oldest <= version && version < oldest + entries) held[i] = true;
-  }
-  return held;
+  return [...new Set([...first, ...last])].flatMap((id): VersionRange[] => {
+    const summary = parseJobId(id);
+    return summary ? [[summary.oldest, summary.oldest + summary.entries - 1]] : [];
+  });
 }
 
 const toNone = (): Waiting => ({ entries: 0, ofProjects: new Map() });

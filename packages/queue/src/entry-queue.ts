@@ -1,14 +1,14 @@
 import { Fault } from '@opm/contract';
-import type { Version } from '@opm/core';
 import type { Queue } from 'bullmq';
 import { type Admission, toAddresses } from './admission.js';
 import {
   type Backlog,
-  findUnfinished,
+  listVersions,
   type ProjectBacklog,
   readBacklog,
   readProjectBacklogs,
   toPriority,
+  type VersionRange,
 } from './backlog.js';
 import { type Chunk, toChunkData, toJobId } from './chunk.js';
 import { toLargestSkew } from './clock.js';
@@ -46,8 +46,8 @@ export type EntryQueue = Pick<Admission, 'admit' | 'admitAgain' | 'release' | 'r
   load(): Promise<QueueLoad>;
   readBacklog(): Promise<Backlog>;
   readProjectBacklogs(): Promise<Map<number, ProjectBacklog>>;
-  /** Whether an unfinished job of the shard holds the entry of each version, see `findUnfinished`. */
-  findUnfinished(shard: number, versions: Version[]): Promise<boolean[]>;
+  /** The versions in the shard's unfinished jobs, see `listVersions`. */
+  listVersions(shard: number): Promise<VersionRange[]>;
   readClock: QueueBackend['readClock'];
   /** The names of the queues that have no worker at present. */
   findIdle(): Promise<string[]>;
@@ -132,7 +132,7 @@ export async function createEntryQueue(options: EntryQueueOptions): Promise<Entr
         .readClock()
         .then((now) => readProjectBacklogs(queues, now))
         .catch(throwUnavailable),
-    findUnfinished: (shard, versions) => findUnfinished(queueOf(queues, shard), versions).catch(throwUnavailable),
+    listVersions: (shard) => listVersions(queueOf(queues, shard)).catch(throwUnavailable),
     async findIdle() {
       const counts = await Promise.all(queues.map((queue) => queue.getWorkersCount())).catch(throwUnavailable);
       return queues.filter((_, shard) => counts[shard] === 0).map(({ name }) => name);

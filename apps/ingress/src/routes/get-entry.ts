@@ -13,9 +13,10 @@ import {
   toUnknownCustomer,
 } from '@opm/contract';
 import { GroupCommit, isStored, type Version, withTimeout } from '@opm/core';
-import type { Claim, EntryQueue } from '@opm/queue';
+import type { Claim, EntryQueue, VersionRange } from '@opm/queue';
 import type { Customers, DeadLetters, VersionedCustomer } from '@opm/store';
 import type { RequestHandler } from 'express';
+import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
 import type { Overload } from '../guards/overload.js';
 import type { Reply } from '../http/reply.js';
@@ -68,7 +69,7 @@ export function getReceipt(deps: GetDeps & { findQueued: FindQueued }): RequestH
     const { projectId } = contextOf(response);
     const find = async () => toFate(await findCustomer(projectId, { customerId, version }));
     let fate = await find();
-    // A newer entry of the customer that was persisted first has removed the claim; this one may wait in its job.
+    // A newer entry of the customer that was persisted first has removed the claim. This one may wait in its job.
     if (fate.state === 'unknown') {
       const isQueued = await findQueued(projectId, { customerId, version });
       fate = isQueued ? { statusCode: 200, state: 'pending' } : await find(); // its job may have just ended
@@ -172,24 +173,36 @@ export function createFindCustomer(deps: {
   };
 }
 
-/** Looks into the jobs of a shard for all requests at once, and once at a time. */
+/** How long a list of the jobs of a shard is used. With a long backlog, a list costs the ingress 20 ms. */
+const LIST_TTL_MS = 1_000;
+const MAX_LISTS = 1_000;
+
+/** All requests share a list of the jobs of a shard for a second. Entries that may be newer than it count as queued. */
 export function createFindQueued(deps: {
-  findUnfinished: EntryQueue['findUnfinished'];
+  listVersions: EntryQueue['listVersions'];
   partitions: Partitions;
-  budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
+  budget: Pick<TimeBudget, 'workMs'>;
 }): FindQueued {
-  const { findUnfinished, partitions, budget } = deps;
-  const reads = new GroupCommit<number, Version, boolean>({
-    commit: (shard, versions) => withTimeout(findUnfinished(shard, versions), budget.workMs),
-    maxBatch: MAX_CUSTOMERS,
-    ...partitions.toLimits(1),
-    expiry: { maxWaitMs: budget.turnMs, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
-  });
-  return (projectId, { customerId, version }) => {
-    const { shard } = partitions.fromPartition(partitions.toPartition(projectId, customerId));
-    return reads.run(shard, version).catch((cause) => {
+  const { listVersions, partitions, budget } = deps;
+  const lists = new LRUCache<number, Promise<VersionRange[]>>({ max: MAX_LISTS, ttl: LIST_TTL_MS });
+
+  async function list(shard: number): Promise<VersionRange[]> {
+    let listed = lists.get(shard);
+    if (!listed) {
+      listed = withTimeout(listVersions(shard), budget.workMs);
+      lists.set(shard, listed);
+    }
+    return listed.catch((cause) => {
+      lists.delete(shard);
       throw new Fault('CUSTOMERS_UNAVAILABLE', { cause });
     });
+  }
+
+  return async (projectId, { customerId, version }) => {
+    const { shard } = partitions.fromPartition(partitions.toPartition(projectId, customerId));
+    const ranges = await list(shard);
+    const isRecent = version / 1_000 > Date.now() - 2 * LIST_TTL_MS;
+    return isRecent || ranges.some(([first, last]) => first <= version && version <= last);
   };
 }
 
