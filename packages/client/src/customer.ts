@@ -77,8 +77,8 @@ export interface RefusedEntry {
   field?: string;
   /** UTC, such as 2026-11-24T17:00:00.000Z. */
   refusedAt: string;
-  /** `replayed`: we try to store it again. `discarded`: we do not. */
-  state: 'refused' | 'replayed' | 'discarded';
+  /** `replayed`: we try to store it again. `discarded`: we do not. `stored`: it is stored by now, or newer ones cover it. */
+  state: 'refused' | 'replayed' | 'discarded' | 'stored';
 }
 
 /** What became of an accepted entry or erasure. `unknown`: nothing is known of it, for example after a loss of our queue. */
