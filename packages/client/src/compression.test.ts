@@ -1,19 +1,8 @@
-import { afterEach, expect, test } from '@jest/globals';
-import { acceptAll, type Reaction, type Received, readEntries, startStubServer } from '../test/stub-server.js';
-import { type Customer, OpmClient, type OpmClientOptions } from './index.js';
+import { expect, test } from '@jest/globals';
+import { acceptAll, createStart, type Reaction, type Received, readEntries } from '../test/stub-server.js';
+import type { Customer, OpmClient } from './index.js';
 
-const releases: (() => Promise<void>)[] = [];
-afterEach(async () => {
-  for (const release of releases.splice(0).reverse()) await release();
-});
-
-async function start(react: Parameters<typeof startStubServer>[0], options: Partial<OpmClientOptions> = {}) {
-  const server = await startStubServer(react);
-  releases.push(server.close);
-  const client = new OpmClient({ url: server.url, apiKey: 'key', ...options });
-  releases.push(() => client.close({ timeoutMs: 0 }));
-  return { client, server };
-}
+const { start } = createStart('key');
 
 const sendMany = (client: OpmClient, count = 100) =>
   Promise.all(

@@ -1,10 +1,11 @@
 import { readFileSync } from 'node:fs';
 import { Agent as HttpsAgent } from 'node:https';
 import { inspect } from 'node:util';
-import { afterEach, describe, expect, test } from '@jest/globals';
+import { describe, expect, test } from '@jest/globals';
 import {
   acceptAll,
   CREATED,
+  createStart,
   type Reaction,
   readEntries,
   startStubServer,
@@ -17,18 +18,7 @@ import { type Customer, OpmClient, type OpmClientOptions, OpmError } from './ind
 const KEY = 'opm_secret-key';
 const JANE: Customer = { customerId: 7519, customerEmail: 'jane@example.com' };
 
-const releases: (() => Promise<void>)[] = [];
-afterEach(async () => {
-  for (const release of releases.splice(0).reverse()) await release();
-});
-
-async function start(react: Parameters<typeof startStubServer>[0], options: Partial<OpmClientOptions> = {}) {
-  const server = await startStubServer(react);
-  releases.push(server.close);
-  const client = new OpmClient({ url: server.url, apiKey: KEY, ...options });
-  releases.push(() => client.close({ timeoutMs: 0 }));
-  return { client, server };
-}
+const { start, releases } = createStart(KEY);
 
 const toCustomers = (count: number): Customer[] =>
   Array.from({ length: count }, (_, i) => ({ customerId: `c-${i}`, customerEmail: 'a@example.com' }));

@@ -131,16 +131,16 @@ export class OpmClient {
    */
   async *refused({ since, signal }: RefusedOptions = {}): AsyncGenerator<RefusedEntry, void, undefined> {
     const query = new URLSearchParams({ ...(since !== undefined && { since: toTime(since) }), limit: PAGE_LIMIT });
-    let cursor: string | null;
-    do {
+    for (;;) {
       this.#assertOpen();
       const answer = await this.#read(`/entries/refused?${query}`, { signal });
       if (answer.statusCode !== 200 || !isRefusedPage(answer.body)) throw toError(answer);
-      yield* answer.body.refused;
-      cursor = answer.body.cursor;
-      if (cursor === query.get('cursor') && cursor !== null) throw toError(answer); // it would never end
-      if (cursor !== null) query.set('cursor', cursor);
-    } while (cursor !== null);
+      const { refused, cursor } = answer.body;
+      yield* refused;
+      if (cursor === null) return;
+      if (cursor === query.get('cursor')) throw toError(answer); // it would never end
+      query.set('cursor', cursor);
+    }
   }
 
   /** Checks the address and the key. Rejects with OpmError, or with the signal's reason. */

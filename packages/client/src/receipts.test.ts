@@ -1,28 +1,17 @@
-import { afterEach, describe, expect, test } from '@jest/globals';
+import { describe, expect, test } from '@jest/globals';
 import {
   CREATED,
+  createStart,
   LIMITED,
   REFUSED,
   type Reaction,
   readEntries,
-  startStubServer,
   toBatchAnswer,
   UPDATED,
 } from '../test/stub-server.js';
-import { type Customer, OpmClient, type RefusedEntry } from './index.js';
+import type { Customer, RefusedEntry } from './index.js';
 
-const releases: (() => Promise<void>)[] = [];
-afterEach(async () => {
-  for (const release of releases.splice(0).reverse()) await release();
-});
-
-async function start(react: Parameters<typeof startStubServer>[0]) {
-  const server = await startStubServer(react);
-  releases.push(server.close);
-  const client = new OpmClient({ url: server.url, apiKey: 'key' });
-  releases.push(() => client.close({ timeoutMs: 0 }));
-  return { client, server };
-}
+const { start } = createStart('key');
 
 const toCustomers = (count: number): Customer[] =>
   Array.from({ length: count }, (_, i) => ({ customerId: `c-${i}`, customerPhone: '1' }));

@@ -3,6 +3,8 @@ import { createServer, type IncomingHttpHeaders } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { createGunzip } from 'node:zlib';
+import { afterEach } from '@jest/globals';
+import { OpmClient, type OpmClientOptions } from '../src/index.js';
 
 export interface Received {
   method: string;
@@ -49,6 +51,25 @@ export async function startStubServer(
       await new Promise((closed) => server.close(closed));
     },
   };
+}
+
+/**
+ * `start` starts a stub server and a client of it. Both end after the test, as does what it adds to `releases`, the last one
+ * first.
+ */
+export function createStart(apiKey: string) {
+  const releases: (() => Promise<void>)[] = [];
+  afterEach(async () => {
+    for (const release of releases.splice(0).reverse()) await release();
+  });
+  async function start(react: Parameters<typeof startStubServer>[0], options: Partial<OpmClientOptions> = {}) {
+    const server = await startStubServer(react);
+    releases.push(server.close);
+    const client = new OpmClient({ url: server.url, apiKey, ...options });
+    releases.push(() => client.close({ timeoutMs: 0 }));
+    return { client, server };
+  }
+  return { start, releases };
 }
 
 export const CREATED = { statusCode: 201, message: 'OK - Created' };
