@@ -30,7 +30,7 @@ test('opm projects usage prints what GET /usage answers, as a table, JSON or CSV
   const toDay = async (ago: number) =>
     new Date((await store.now()).getTime() - ago * 86_400_000).toISOString().slice(0, 10);
   const range = { from: await toDay(8), to: await toDay(7) };
-  const { days } = toUsageAnswer(range, await store.projects.usage(projectId));
+  const { days } = toUsageAnswer(range, await store.activity.usage(projectId));
   expect(days[1]).toMatchObject({ day: range.to, accepted: 3, notStored: 7 });
 
   const args = ['--from', range.from, '--to', range.to];

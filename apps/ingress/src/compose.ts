@@ -142,7 +142,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     breaker: createBreaker('refused entries'),
   });
   const readProject = createReadProject({
-    usage: store.projects.usage,
+    usage: store.activity.usage,
     keys: store.apiKeys.listActive,
     budget,
     createBreaker,

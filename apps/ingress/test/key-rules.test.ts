@@ -132,7 +132,7 @@ describe.each(BACKENDS)('the rules of a key, with the queue on %s:', (_, createP
     expect(await call(apiKey, 'GET', '/entry/nobody')).toBe(404);
     expect(await call(free, 'POST', '/entry', entry)).toBe(201);
     await own.stop(); // it reports its counts
-    const today = (await store.projects.usage(quiet)).map(({ day: __, ...counts }) => counts);
+    const today = (await store.activity.usage(quiet)).map(({ day: __, ...counts }) => counts);
     expect(today).toEqual([
       {
         ...{ created: 1, updated: 0, erased: 0, deadLetters: 0 },

@@ -57,10 +57,7 @@ function toRefusalCode(sqlState: string): RefusalCode {
   return BY_SQL_STATE.find(([pattern]) => pattern.test(sqlState))?.[1] ?? 'STORE_ERROR';
 }
 
-/** What became of an accepted entry. `unknown`: we know no such entry, or no longer. */
-export const ENTRY_STATES = ['stored', 'pending', 'refused', 'unknown'] as const;
-
-/** The body of GET /entry/{customerId}/receipts/{receipt}. */
+/** The body of GET /entry/{customerId}/receipts/{receipt}. `unknown`: we know no such entry, or no longer. */
 export type FateAnswer =
   | { statusCode: 200; state: 'stored' | 'pending' | 'unknown' }
   | { statusCode: 200; state: 'refused'; refused: RefusedEntry };

@@ -86,7 +86,17 @@ const COLUMNS = COUNTERS.map(toColumn);
 const list = (toPart: (column: string) => string) => Prisma.raw(COLUMNS.map(toPart).join(', '));
 const INTO = list((column) => column);
 const ADD = (to: string) => list((column) => `${column} = ${to}.${column} + excluded.${column}`);
-const SUMS = Prisma.raw(COUNTERS.map((counter, i) => `sum(${COLUMNS[i]})::float8 AS "${counter}"`).join(', '));
+const toSums = (counters: readonly (keyof Counts)[]) =>
+  Prisma.raw(counters.map((counter) => `sum(${toColumn(counter)})::float8 AS "${counter}"`).join(', '));
+const SUMS = toSums(COUNTERS);
+const USAGE = [
+  ...(['created', 'updated', 'erased', 'deadLetters'] as const),
+  ...(['refusedInvalid', 'refusedLimited', 'refusedUnavailable'] as const),
+];
+const USAGE_COLUMNS = Prisma.raw(USAGE.map(toColumn).join(', '));
+
+/** Counts of a day (UTC), such as `2026-11-30`. */
+export type CountedDay = { day: string } & Pick<Counts, (typeof USAGE)[number]>;
 
 /** The entries per second in these columns since the beginning of the minute before this one. */
 const perSecond = (columns: string, property: string) =>
@@ -102,6 +112,7 @@ function toRow([projectId, counts]: [number, Counts]): Record<string, number> {
 }
 
 const SILENT_MINUTES = 15;
+const KEPT_DAYS = 400;
 /** The first minute that is not yet part of its day. */
 const KEPT_FROM = Prisma.raw(`date_trunc('minute', now() - interval '3 h')`);
 
@@ -120,7 +131,7 @@ export function createActivity(prisma: PrismaClient) {
           FROM old GROUP BY day, project_id ORDER BY day, project_id
           ON CONFLICT (day, project_id) DO UPDATE SET ${ADD('stored')}
         ), deleted_days AS (
-          DELETE FROM project_days WHERE day < (now() AT TIME ZONE 'UTC')::date - 400
+          DELETE FROM project_days WHERE day < (now() AT TIME ZONE 'UTC')::date - ${KEPT_DAYS}::int
         ), deleted_processes AS (
           DELETE FROM processes WHERE seen_at < now() - interval '1 day'
         )
@@ -238,6 +249,28 @@ export function createActivity(prisma: PrismaClient) {
             sum(refused_invalid + refused_limited + refused_unavailable)::float8 AS refused,
             sum(persisted)::float8 AS persisted, sum(dead_letters)::float8 AS "deadLetters"
           FROM ${counts} GROUP BY minute ORDER BY minute`,
+      );
+    },
+
+    /**
+     * Counts the project's entries per day (UTC), of the days that have counts, which are kept for 400 days. Counts are
+     * as late as the reports of ingresses and workers.
+     */
+    usage(projectId: number): Promise<CountedDay[]> {
+      // Joins with days and minutes can use the primary keys. A condition on a range would read all projects' rows.
+      return toStoreError(
+        () => prisma.$queryRaw<CountedDay[]>`
+          WITH kept AS (
+            SELECT coalesce(min(minute), now()) AS first, coalesce(max(minute), now()) AS last FROM project_minutes
+          ), counted AS (
+            SELECT day, ${USAGE_COLUMNS} FROM generate_series(0, ${KEPT_DAYS}::int) AS days (ago)
+            JOIN project_days ON day = (now() AT TIME ZONE 'UTC')::date - ago AND project_id = ${projectId}
+            UNION ALL
+            SELECT (minute AT TIME ZONE 'UTC')::date, ${USAGE_COLUMNS}
+            FROM kept, generate_series(date_trunc('minute', first), last, '1 min') AS minutes (at)
+            JOIN project_minutes ON minute = at AND project_id = ${projectId}
+          )
+          SELECT day::text, ${toSums(USAGE)} FROM counted GROUP BY day`,
       );
     },
 

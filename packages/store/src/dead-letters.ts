@@ -51,7 +51,13 @@ const TAKE_TIMEOUT_MS = 30_000;
 const BATCH = 1_000;
 /** Columns that operators see. */
 const SHOWN = {
-  ...{ id: true, projectId: true, customerId: true, version: true, error: true, sqlState: true, createdAt: true },
+  id: true,
+  projectId: true,
+  customerId: true,
+  version: true,
+  error: true,
+  sqlState: true,
+  createdAt: true,
 };
 
 /**
@@ -95,6 +101,7 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
         ${column(({ entry }) => toIndexableId(entry?.customerId))}::text[],
         ${column(({ entry }) => entry?.version)}::bigint[]`;
       const versions = letters.flatMap(({ entry }) => entry?.version ?? []);
+      const described = letters.map(describeNew);
       await mark.write(
         versions,
         () => prisma.$executeRaw`
@@ -104,8 +111,8 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
             ${column(({ payload }) => JSON.stringify(payload) ?? 'null')}::json[],
             ${column(({ error }) => error)}::text[],
             ${column(({ sqlState }) => sqlState)}::text[],
-            ${column((letter) => describeNew(letter)?.receipt)}::text[],
-            ${column((letter) => describeNew(letter)?.field)}::text[]
+            ${toArrayLiteral(described, (seen) => seen?.receipt)}::text[],
+            ${toArrayLiteral(described, (seen) => seen?.field)}::text[]
           )
           ON CONFLICT DO NOTHING`,
       );
@@ -207,7 +214,10 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
     discard(filter: DeadLetterFilter): Promise<number> {
       const page = (range: Prisma.DeadLetterWhereInput, order: 'asc' | 'desc', take: number) =>
         prisma.deadLetter.findMany({
-          ...{ where: { AND: [toWhere(filter), range] }, select: { id: true }, orderBy: { id: order }, take },
+          where: { AND: [toWhere(filter), range] },
+          select: { id: true },
+          orderBy: { id: order },
+          take,
         });
       return toStoreError(async () => {
         const [newest] = await page({}, 'desc', 1);

@@ -1,5 +1,6 @@
 export {
   type Activity,
+  type CountedDay,
   type Counts,
   type MinuteActivity,
   OTHER_PROJECTS,
@@ -32,7 +33,7 @@ export {
   SESSION_HOURS,
   type StoredOperator,
 } from './operators.js';
-export { assertProjectName, type CountedDay, type ListedProject, type Project, type Projects } from './projects.js';
+export { assertProjectName, type ListedProject, type Project, type Projects } from './projects.js';
 export type { LetterPlace, RefusedLetter } from './refused-letters.js';
 export { createStore, type Store, type StoreOptions } from './store.js';
 export { type FailureKind, failureKindOf, StoreError } from './store-error.js';

@@ -2,7 +2,6 @@ import { createApiKey, type RateLimit } from '@opm/core';
 import { toKeyRow } from './api-keys.js';
 import { Prisma, type PrismaClient } from './generated/client.js';
 import { StoreError, toStoreError } from './store-error.js';
-import { toColumn } from './upsert-customers.js';
 
 export type Project = { projectId: number; name: string };
 
@@ -12,17 +11,6 @@ export type ListedProject = Project & { [Part in keyof RateLimit]: number | null
 const NAME = /^(?! )[^\p{Cc}\p{Cs}]{1,100}(?<! )$/u;
 
 const UNIQUE_VIOLATION = '23505';
-
-const COUNTERS = [
-  ...(['created', 'updated', 'erased', 'deadLetters'] as const),
-  ...(['refusedInvalid', 'refusedLimited', 'refusedUnavailable'] as const),
-];
-const COUNTED = Prisma.raw(COUNTERS.map((counter) => `stored.${toColumn(counter)}`).join(', '));
-const SUMS = Prisma.raw(COUNTERS.map((counter) => `sum(${toColumn(counter)})::float8 AS "${counter}"`).join(', '));
-const KEPT_DAYS = 400;
-
-/** Counts of a day (UTC), such as `2026-11-30`. */
-export type CountedDay = { day: string } & Record<(typeof COUNTERS)[number], number>;
 
 /** The limit of the table's constraint. */
 const MAX_LIMIT = 1_000_000;
@@ -81,29 +69,6 @@ export function createProjects(prisma: PrismaClient) {
     async setPaused(projectId: number, isPaused: boolean): Promise<void> {
       const pausedAt = isPaused ? Prisma.sql`coalesce(paused_at, now())` : Prisma.sql`NULL`;
       await toStoreError(() => prisma.$executeRaw`UPDATE projects SET paused_at = ${pausedAt} WHERE id = ${projectId}`);
-    },
-
-    /**
-     * Counts the project's entries per day (UTC), of the days that have counts, which are kept for 400 days. Counts are
-     * as late as the reports of ingresses and workers.
-     */
-    async usage(projectId: number): Promise<CountedDay[]> {
-      // Joins with days and minutes can use the primary keys. A condition on a range would read all projects' rows.
-      return toStoreError(
-        () => prisma.$queryRaw<CountedDay[]>`
-          WITH kept AS (
-            SELECT coalesce(min(minute), now()) AS first, coalesce(max(minute), now()) AS last FROM project_minutes
-          ), counted AS (
-            SELECT stored.day, ${COUNTED} FROM generate_series(0, ${KEPT_DAYS}::int) AS days (ago)
-            JOIN project_days AS stored
-              ON stored.day = (now() AT TIME ZONE 'UTC')::date - ago AND stored.project_id = ${projectId}
-            UNION ALL
-            SELECT (stored.minute AT TIME ZONE 'UTC')::date, ${COUNTED}
-            FROM kept, generate_series(date_trunc('minute', first), last, '1 min') AS minutes (at)
-            JOIN project_minutes AS stored ON stored.minute = at AND stored.project_id = ${projectId}
-          )
-          SELECT day::text, ${SUMS} FROM counted GROUP BY day`,
-      );
     },
 
     /** Sets or removes the project's rate limit. @throws StoreError if it is out of range */

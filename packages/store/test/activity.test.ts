@@ -275,7 +275,7 @@ describe('the usage of a project', () => {
           if (rollsUp) await store.activity.rollUp();
         }
         for (const projectId of [1, 2]) {
-          const days = await store.projects.usage(projectId);
+          const days = await store.activity.usage(projectId);
           const found = new Map(days.map(({ day, ...own }) => [`${projectId} ${day}`, own]));
           expect(found).toEqual(new Map([...expected].filter(([key]) => key.startsWith(`${projectId} `))));
         }
@@ -300,12 +300,12 @@ describe('the usage of a project', () => {
        SELECT date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' - interval '1 min' * i, 1, 1 + i
        FROM unnest('{0,1}'::int[]) AS i`,
     );
-    const days = (await store.projects.usage(1)).map(({ day, created, updated }) => [day, created, updated]);
+    const days = (await store.activity.usage(1)).map(({ day, created, updated }) => [day, created, updated]);
     expect(days.sort()).toEqual([
       [await toDay(400), 400, 0],
       [await toDay(1), 0, 2],
       [await toDay(0), 0, 1],
     ]);
-    expect(await store.projects.usage(2)).toEqual([]);
+    expect(await store.activity.usage(2)).toEqual([]);
   });
 });

@@ -151,7 +151,7 @@ async function readUsage(env: NodeJS.ProcessEnv, name: string, query: Partial<Da
   return withStore(env, async (store) => {
     const { projectId } = await findProject(store, name);
     try {
-      return toUsageAnswer(parseDays(query, await store.now()), await store.projects.usage(projectId)).days;
+      return toUsageAnswer(parseDays(query, await store.now()), await store.activity.usage(projectId)).days;
     } catch (error) {
       if (error instanceof Fault) throw new UserError(error.message.replaceAll('query/', '--'), 'usage');
       throw error;

@@ -29,8 +29,6 @@ type GetDeps = { overload: Pick<Overload, 'checkRead'>; findCustomer: FindCustom
 /** Whether an unfinished job holds the entry of this version. @throws Fault CUSTOMERS_UNAVAILABLE */
 export type FindQueued = (projectId: number, asked: { customerId: string; version: Version }) => Promise<boolean>;
 
-const MAX_REFUSED = 20;
-
 /**
  * GET /entry/{customerId}: returns the stored customer and whether something newer is pending. Acknowledged entries
  * count at once: a customer whose first entry is pending exists, and one whose erasure is pending does not. If a newer
@@ -43,7 +41,7 @@ export function getEntry({ overload, findCustomer, reply }: GetDeps): RequestHan
     const customerId = parseCustomerId(request.params.customerId);
     const { row, claim, refused } = await findCustomer(contextOf(response).projectId, { customerId });
     if (claim?.erased) throw new Fault('CUSTOMER_ERASED'); // the erasure covers what was refused before it
-    const shown = refused.filter((entry) => !isCovered(entry, row)).slice(0, MAX_REFUSED);
+    const shown = refused.filter((entry) => !isCovered(entry, row));
     if (row?.stored || claim) {
       reply.json(response, 200, JSON.stringify(toCustomerAnswer(customerId, row?.stored, claim !== undefined, shown)));
       return;
@@ -234,8 +232,9 @@ export function createListRefused(deps: {
   const { listRefused, findVersioned, budget, breaker } = deps;
 
   const pages = new GroupCommit<number, RefusedQuery, RefusedAnswer>({
-    commit: (projectId, queries) =>
-      breaker.run(() => withTimeout(Promise.all(queries.map((query) => readPage(projectId, query))), budget.workMs)),
+    async commit(projectId, [query]) {
+      return [await breaker.run(() => withTimeout(readPage(projectId, query as RefusedQuery), budget.workMs))];
+    },
     maxBatch: 1,
     maxInFlight: 1,
     expiry: { maxWaitMs: budget.turnMs, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },

@@ -1,6 +1,6 @@
 import { Fault, parseDays, toUsageAnswer } from '@opm/contract';
 import { GroupCommit, withTimeout } from '@opm/core';
-import type { ApiKeys, Projects } from '@opm/store';
+import type { Activity, ApiKeys } from '@opm/store';
 import type { RequestHandler } from 'express';
 import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
@@ -42,7 +42,7 @@ const TTL_MS = 1_000;
  * requests of a project share a statement. One statement runs at a time, so that the look-ups have connections left.
  */
 export function createReadProject(deps: {
-  usage: Projects['usage'];
+  usage: Activity['usage'];
   keys: ApiKeys['listActive'];
   budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
   createBreaker: (what: string) => CircuitBreaker;

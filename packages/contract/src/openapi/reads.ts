@@ -14,10 +14,11 @@ import {
 import type { Operation, Success } from './operations.js';
 import type { Json } from './schemas.js';
 
+const REFUSED_ENTRY = { $ref: '#/components/schemas/RefusedEntry' };
 const REFUSED_LIST = {
   type: 'array',
   description: 'Refused entries that nothing newer covers, newest first. Absent if there are none.',
-  items: { $ref: '#/components/schemas/RefusedEntry' },
+  items: REFUSED_ENTRY,
 };
 
 const STORED = {
@@ -98,14 +99,9 @@ export const getKeys: Operation = {
   summary: 'List your keys',
   description: 'Lists the keys of your project that work, newest first, at most 100. The list may be a second old.',
   parameters: ['requestId'],
-  successes: [
-    {
-      statusCode: 200,
-      description: 'The keys. Only their first 10 characters are known to us.',
-      schema: { $ref: '#/components/schemas/KeysAnswer' },
-      examples: { keys: { summary: 'One key', value: { statusCode: 200, keys: [KEY] } } },
-    },
-  ],
+  successes: toRead('KeysAnswer', 'The keys. Only their first 10 characters are known to us.', {
+    keys: { summary: 'One key', value: { statusCode: 200, keys: [KEY] } },
+  }),
   faults: ['CUSTOMERS_UNAVAILABLE'],
 };
 
@@ -117,14 +113,9 @@ export const getUsage: Operation = {
   summary: 'Count your entries per day',
   description: `Counts your entries per day (UTC) by what became of them. Counts are some seconds late, and miss what one of our processes counted in its last seconds before it crashed. We keep ${LIMITS.days} days.`,
   parameters: ['from', 'to', 'requestId'],
-  successes: [
-    {
-      statusCode: 200,
-      description: 'Every day, in order.',
-      schema: { $ref: '#/components/schemas/UsageAnswer' },
-      examples: { day: { summary: 'One day', value: toUsageAnswer({ from: '2026-11-30', to: '2026-11-30' }, []) } },
-    },
-  ],
+  successes: toRead('UsageAnswer', 'Every day, in order.', {
+    day: { summary: 'One day', value: toUsageAnswer({ from: '2026-11-30', to: '2026-11-30' }, []) },
+  }),
   faults: ['QUERY_INVALID', 'CUSTOMERS_UNAVAILABLE'],
 };
 
@@ -138,20 +129,15 @@ export function toReadSchemas(): Json {
     CustomerAnswer: toCustomerAnswerSchema(),
     ReceiptAnswer: {
       oneOf: [
-        toReceiptAnswer({ enum: ['stored', 'pending', 'unknown'] }, {}),
-        toReceiptAnswer({ const: 'refused' }, { refused: { $ref: '#/components/schemas/RefusedEntry' } }),
+        toExactObject({ statusCode: OK, state: { type: 'string', enum: ['stored', 'pending', 'unknown'] } }),
+        toExactObject({ statusCode: OK, state: { type: 'string', const: 'refused' }, refused: REFUSED_ENTRY }),
       ],
     },
-    RefusedAnswer: {
-      type: 'object',
-      required: ['statusCode', 'refused', 'cursor'],
-      properties: {
-        statusCode: { type: 'integer', const: 200 },
-        refused: { ...REFUSED_LIST, description: 'Newest first.', maxItems: REFUSED_PAGE.max },
-        cursor: { type: ['string', 'null'], description: 'Gives the next page; `null` on the last one.' },
-      },
-      additionalProperties: false,
-    },
+    RefusedAnswer: toExactObject({
+      statusCode: OK,
+      refused: { ...REFUSED_LIST, description: 'Newest first.', maxItems: REFUSED_PAGE.max },
+      cursor: { type: ['string', 'null'], description: 'Gives the next page; `null` on the last one.' },
+    }),
     RefusedEntry: {
       type: 'object',
       required: ['customerId', 'receipt', 'code', 'message', 'refusedAt', 'state'],
@@ -161,7 +147,7 @@ export function toReadSchemas(): Json {
         code: { enum: Object.keys(REFUSALS) },
         message: { enum: Object.values(REFUSALS) },
         field: { enum: FIELD_ENTRIES.map(([name]) => name), description: 'The refused property, if we know it.' },
-        refusedAt: { type: 'string', format: 'date-time' },
+        refusedAt: TIME,
         state: {
           enum: REFUSED_STATES,
           description:
@@ -175,18 +161,9 @@ export function toReadSchemas(): Json {
   };
 }
 
-function toReceiptAnswer(state: Json, properties: Json): Json {
-  return {
-    type: 'object',
-    required: ['statusCode', 'state', ...Object.keys(properties)],
-    properties: { statusCode: { type: 'integer', const: 200 }, state: { type: 'string', ...state }, ...properties },
-    additionalProperties: false,
-  };
-}
-
 /** Takes the properties from a real answer, so that the schema cannot miss one. */
 function toCustomerAnswerSchema(): Json {
-  const time = { type: ['string', 'null'], format: 'date-time' };
+  const time = { ...TIME, type: ['string', 'null'] };
   const described: Record<string, Json> = {
     customerId: { type: 'string', description: 'Always a string, even if you sent a number.' },
     ...Object.fromEntries(FIELD_ENTRIES.map(([name]) => [name, { type: ['string', 'null'] }])),
@@ -201,14 +178,11 @@ function toCustomerAnswerSchema(): Json {
     type: 'object',
     required: ['statusCode', 'customer', 'pending'],
     properties: {
-      statusCode: { type: 'integer', const: 200 },
-      customer: {
-        type: 'object',
-        description: 'All properties are always present. Those without a value are `null`.',
-        required: names,
-        properties: Object.fromEntries(names.map((name) => [name, described[name]])),
-        additionalProperties: false,
-      },
+      statusCode: OK,
+      customer: toExactObject(
+        Object.fromEntries(names.map((name) => [name, described[name] as Json])),
+        'All properties are always present. Those without a value are `null`.',
+      ),
       pending: {
         type: 'boolean',
         description: 'True if the newest accepted entry is not stored yet. `customer` does not include it until then.',
@@ -219,6 +193,7 @@ function toCustomerAnswerSchema(): Json {
   };
 }
 
+const OK = { type: 'integer', const: 200 };
 const COUNT = { type: 'integer', minimum: 0 };
 const TIME = { type: 'string', format: 'date-time' };
 
@@ -249,7 +224,7 @@ function toUsageAnswerSchema(): Json {
     notStored: { ...COUNT, description: 'Accepted entries that our database rejected.' },
   });
   const days = { type: 'array', minItems: 1, maxItems: LIMITS.days, items: day };
-  return toExactObject({ statusCode: { type: 'integer', const: 200 }, days });
+  return toExactObject({ statusCode: OK, days });
 }
 
 function toKeysAnswerSchema(): Json {
@@ -270,5 +245,5 @@ function toKeysAnswerSchema(): Json {
     expiresAt: { ...TIME, type: ['string', 'null'] },
     lastUsedAt: { ...TIME, type: ['string', 'null'], description: 'Some seconds late.' },
   });
-  return toExactObject({ statusCode: { type: 'integer', const: 200 }, keys: { type: 'array', items: key } });
+  return toExactObject({ statusCode: OK, keys: { type: 'array', items: key } });
 }
