@@ -20,6 +20,7 @@ const WORDS = {
   'docs/configuration.md': 1_500,
   'docs/console.md': 900,
   'docs/data.md': 1_500,
+  'docs/backup.md': 1_500,
   'docs/deploy.md': 1_500,
   'docs/development.md': 500,
   'docs/monitoring.md': 1_500,
@@ -30,6 +31,7 @@ const WORDS = {
   'docs/scaling.md': 1_000,
   'docs/secrets.md': 1_500,
   'docs/status.md': 1_100,
+  'docs/upgrade.md': 1_000,
 };
 /** These keep reasons and history; they are looked up, not read. */
 const UNLIMITED = ['docs/decisions.md'];

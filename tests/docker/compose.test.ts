@@ -252,8 +252,8 @@ describe('docker compose up --wait --build', () => {
     expect(after.filter((id) => before.includes(id))).toEqual([]);
   });
 
-  test('the command in docs/deploy.md upgrades two ingresses: behind nginx with deploy/nginx.conf, every request gets an answer of an ingress', async () => {
-    const [upgrade = ''] = await readCommands('docs/deploy.md', 'Upgrade');
+  test('the command in docs/upgrade.md upgrades two ingresses: behind nginx with deploy/nginx.conf, every request gets an answer of an ingress', async () => {
+    const [upgrade = ''] = await readCommands('docs/upgrade.md', 'Upgrade');
     const ports = await findFreePorts(4);
     const front = await startFront(ports);
     try {
@@ -286,8 +286,8 @@ describe('docker compose up --wait --build', () => {
     }
   });
 
-  test('a backup as in docs/deploy.md restores deleted data and a lost volume, and a key revoked after the backup is refused from the first request on', async () => {
-    const [dump = '', restore = '', redo = '', open = ''] = await readCommands('docs/deploy.md', 'Backup and restore');
+  test('a backup as in docs/backup.md restores deleted data and a lost volume, and a key revoked after the backup is refused from the first request on', async () => {
+    const [dump = '', restore = '', redo = '', open = ''] = await readCommands('docs/backup.md', 'Backup and restore');
     const { apiKey } = await createProject('leaked');
     const [{ keyId }] = JSON.parse(await opm('keys', 'list', 'leaked', '--json'));
     const redoIt = redo.replaceAll('acme', 'leaked').replaceAll('ID', String(keyId));
