@@ -12,6 +12,7 @@ import { toOwnId } from '../src/ingest/idempotency.js';
 import {
   type Answer,
   CREATED,
+  expectVerdictsStored,
   REUSED,
   readRecords,
   replayOf,
@@ -19,7 +20,6 @@ import {
   send,
   sendUntilAnswered,
   UPDATED,
-  untilStored,
 } from './keyed-requests.js';
 import { readRowVersions, toReceiptOf, toRowVersions } from './receipts.js';
 
@@ -123,7 +123,7 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
     // Now it knows the API key, and has several connections to PostgreSQL: a new one would not be opened while answers
     // are held, and the test would have to wait until the requests are refused.
     await Promise.all(Array.from({ length: 30 }, () => ask(ingress, fresh())));
-    await untilStored(backend);
+    await expectVerdictsStored(backend);
     const before = new Set((await readRecords(backend)).map(({ id }) => id));
     proxy.hold();
     const answered = requests.map((sent) => send(ingress, sent).catch(() => undefined));
@@ -160,7 +160,7 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
       const [sent] = requests as [ReturnType<typeof fresh>];
       const repeated = await ask(one, sent);
       expect(repeated).toEqual(CREATED);
-      await untilStored(backend);
+      await expectVerdictsStored(backend);
       expect(await ask(other, sent)).toEqual(replayOf(repeated));
       expect(await ask(other, { ...sent, key: `${sent.key}-again` })).toEqual(UPDATED);
       expect(await ask(other, { ...sent, body: fresh().body })).toEqual(REUSED);
@@ -180,7 +180,7 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
     const repeated: Answer[] = [];
     for (const sent of requests) repeated.push(await ask(other, sent));
     expect(repeated).toEqual([UPDATED, UPDATED]);
-    await untilStored(backend);
+    await expectVerdictsStored(backend);
     await drain();
     for (const [i, sent] of requests.entries()) expect(await ask(one, sent)).toEqual(replayOf(repeated[i] as Answer));
     expect(await find(changed.customerId)).toMatchObject({ phone: '+2', email: OLD });
@@ -219,7 +219,7 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
     expect((await post({ ...entry, customerPhone: '+2' })).status).toBe(201);
     const repeated = await ask(one, sent);
     expect(repeated.status).toBe(202);
-    await untilStored(backend);
+    await expectVerdictsStored(backend);
     await drain();
     expect(await ask(other, sent)).toEqual(replayOf(repeated));
     expect(await find(entry.customerId)).toMatchObject({ phone: '+2', email: null });
@@ -251,7 +251,7 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
     const answer = await ask(other, batch);
     expect([answer.status, answer.replayed, answer.retryAfter]).toEqual([207, false, null]);
     expect(statuses(answer)).toEqual(customerIds.map((_id, i) => (i < 500 ? 202 : 201)));
-    await untilStored(backend);
+    await expectVerdictsStored(backend);
     await drain();
     const load = await queue.load();
     expect(await ask(one, batch)).toEqual(replayOf(answer));
@@ -273,7 +273,7 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
     const { batch, customerIds } = await interruptBatch();
     const answer = await ask(other, batch);
     expect(statuses(answer)).toEqual(customerIds.map((_id, i) => (i < 450 ? 202 : 201)));
-    await untilStored(backend);
+    await expectVerdictsStored(backend);
     expect(await ask(one, batch)).toEqual(replayOf(answer));
   });
 
@@ -284,7 +284,7 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
     for (let i = 0; !(await isFull()); i++) expect(i).toBeLessThan(MAX_TRIES);
     const answer = await ask(one, batch);
     expect(statuses(answer)).toEqual(customerIds.map((_id, i) => (i < 450 ? 202 : 201)));
-    await untilStored(backend);
+    await expectVerdictsStored(backend);
     expect(await ask(one, batch)).toEqual(replayOf(answer));
     await fillShare(backend, project.projectId, { isExpired: true });
   });
@@ -294,7 +294,7 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
     const batch = { ...fresh(), path: '/entries', body: JSON.stringify(entries) };
     const answers = await Promise.all([one, other, one, other].map((ingress) => ask(ingress, batch)));
     for (const answer of answers) expect(statuses(answer)).toEqual(entries.map(() => 201));
-    await untilStored(backend);
+    await expectVerdictsStored(backend);
     expect(await ask(one, batch)).toEqual(replayOf(answers[0] as Answer));
   });
 
@@ -319,14 +319,14 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
     const receipts = text.match(/(?<=\r\nreceipt: )\w+/g) ?? [];
     expect(receipts.filter((_, i) => i % 2)).toEqual(receipts.filter((_, i) => i % 2 === 0));
     expect(new Set(receipts).size).toBe(pairs.length);
-    await untilStored(backend);
+    await expectVerdictsStored(backend);
     for (const { entry: _, ...sent } of pairs) expect(await ask(other, sent)).toEqual(replayOf(CREATED));
   });
 
   test('however repeats spread over two ingresses, all get one answer; of two requests under a key, one is accepted', async () => {
     const attempt = fc.record({ key: fc.nat(2), isOther: fc.nat(4).map((n) => n === 0), isOne: fc.boolean() });
     const property = fc.asyncProperty(fc.array(attempt, { minLength: 2, maxLength: 30 }), async (drawn) => {
-      await untilStored(backend);
+      await expectVerdictsStored(backend);
       const keys = [fresh(), fresh(), fresh()].map((sent) => [sent, { ...sent, body: fresh().body }] as const);
       const before = (await queue.load()).entries;
       let undecided = 0;
@@ -336,7 +336,7 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
         return { key, isOther, answer };
       };
       const done = await Promise.all(drawn.map(run));
-      await untilStored(backend);
+      await expectVerdictsStored(backend);
       const accepted = done.filter(({ answer }) => answer.status < 300);
       const effects = (await queue.load()).entries - before;
       const unrepeated = accepted.filter(({ answer }) => !answer.replayed).length;
@@ -379,7 +379,7 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
     const ingress = await startApp('ingress', { ...env, ...place });
     const [before, away, batch] = [fresh(), fresh(), { ...fresh(), path: '/entries', body: `[${fresh().body}]` }];
     expect(await ask(ingress, before)).toEqual(CREATED);
-    await untilStored(backend);
+    await expectVerdictsStored(backend);
     await proxy.cut();
     for (const sent of [before, away, batch]) {
       const { status, retryAfter, body } = await send(ingress, sent);
@@ -392,7 +392,7 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
       });
     const first = [await untilAccepted(away), await untilAccepted(batch)];
     expect(first[0]).toEqual(CREATED);
-    await untilStored(backend);
+    await expectVerdictsStored(backend);
     for (const [i, sent] of [away, batch].entries()) expect(await ask(one, sent)).toEqual(replayOf(first[i] as Answer));
     expect(await untilAccepted(before)).toEqual(replayOf(CREATED));
     await ingress.stop();

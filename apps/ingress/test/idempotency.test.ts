@@ -3,12 +3,13 @@ import { request } from 'node:http';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { createEntryQueue, type EntryQueue, shardOf } from '@opm/queue';
 import { createStore } from '@opm/store';
-import { BACKENDS, type Backend, startApp, type TestApp } from '@opm/testkit';
+import { BACKENDS, type Backend, query, startApp, type TestApp } from '@opm/testkit';
 import { fillShare } from '../../../packages/queue/test/idempotency-share.js';
 import {
   type Answer,
   ageRecords,
   CREATED,
+  expectVerdictsStored,
   REUSED,
   readRecords,
   readVersions,
@@ -16,7 +17,6 @@ import {
   type Sent,
   sendUntilAnswered,
   UPDATED,
-  untilStored,
 } from './keyed-requests.js';
 
 const MINUTE_MS = 60 * 1_000;
@@ -62,11 +62,10 @@ describe.each(SIDES)('idempotency keys, with the queue on $name, shards: $shards
 
   const send = (ingress: TestApp, sent: Sent): Promise<Answer> =>
     sendUntilAnswered(ingress, { apiKey: projects.acme.apiKey, ...sent });
-  /** Sends a first attempt. Its answer is stored when this resolves. */
   const sendFirst = async (ingress: TestApp, sent: Sent): Promise<Answer> => {
     const answer = await send(ingress, sent);
     expect(answer.replayed).toBe(false);
-    await untilStored(backend);
+    await expectVerdictsStored(backend);
     return answer;
   };
 
@@ -283,6 +282,22 @@ describe.each(SIDES)('idempotency keys, with the queue on $name, shards: $shards
     expect([response.statusCode, message]).toEqual([400, 'idempotency key must be given once']);
   });
 
+  test('the verdicts are stored before the answer, however long that takes', async () => {
+    const isSlow = backend.redisUrl === undefined;
+    if (isSlow) {
+      await query(
+        backend.databaseUrl,
+        `CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.2); RETURN new; END';
+         CREATE TRIGGER slow BEFORE UPDATE ON admission.idempotency_records FOR EACH ROW EXECUTE FUNCTION wait()`,
+      );
+    }
+    for (const sent of [fresh(), freshBatch()]) {
+      const first = await sendFirst(one, sent);
+      expect(await send(other, sent)).toEqual(replayOf(first));
+    }
+    if (isSlow) await query(backend.databaseUrl, 'DROP FUNCTION wait CASCADE');
+  });
+
   test('a request that is refused as a whole stores nothing', async () => {
     const sent = fresh();
     const form = { 'content-type': 'application/x-www-form-urlencoded' };
@@ -358,14 +373,14 @@ describe.each(SIDES)('idempotency keys, with the queue on $name, shards: $shards
         await send(one, { apiKey, ...fresh(id) });
         inShards.add(shardOf(projectId, `c${id}`, shards));
       }
-      await untilStored(backend);
+      await expectVerdictsStored(backend);
       await fillShare(backend, projectId);
     };
     await fillShards();
     let last = await send(other, { apiKey, ...fresh() });
     for (let i = 0; last.status !== 429 && i < MAX_TRIES; i++) last = await send(other, { apiKey, ...fresh() });
     expect(last).toEqual(TOO_MANY_KEYS);
-    await untilStored(backend);
+    await expectVerdictsStored(backend);
     const shed = await other.readMetric('opm_shed_total{reason="idempotency-keys"}');
     await expectNoEffect(async () => {
       for (const sent of toRequests()) expect(await send(other, sent)).toEqual(TOO_MANY_KEYS);

@@ -115,7 +115,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       const verdicts = admitted.map(({ previous, version }): Verdict => {
         return { existed: previous ? !previous.erased : (existing?.has(place++) ?? true), version };
       });
-      if (parts.length > 0) closeParts(shard, parts, admitted, verdicts);
+      if (parts.length > 0) await closeParts(shard, parts, admitted, verdicts, deadline);
       return verdicts;
     } catch (error) {
       await release(shard, admitted);
@@ -131,13 +131,23 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     logger.debug({ jobId, shard, entries: calls.length }, 'chunk queued');
   }
 
-  /** Stores the verdicts for repeats. Nobody waits for it: without it, a repeat is queued again in its old place. */
-  function closeParts(shard: number, parts: KeyedPart[], admitted: Admitted[], verdicts: Verdict[]): void {
+  /**
+   * Stores the verdicts before the answers, because a repeat may come as soon as its partner has the answer. If the store
+   * fails or is slow, the partners get their answers all the same; a repeat is then queued again, in its old place.
+   */
+  async function closeParts(
+    shard: number,
+    parts: KeyedPart[],
+    admitted: Admitted[],
+    verdicts: Verdict[],
+    deadline: number,
+  ): Promise<void> {
     const existed = verdicts.map((verdict) => verdict.existed);
     const closed = parts.map(({ id, first, size }) => {
       return { id, version: admitted[first]?.version ?? 0, state: toClosedState(existed, first, size) };
     });
-    queue.idempotency.close(shard, closed).catch(warnNotClosed);
+    const timeoutMs = Math.max(1, deadline - budget.replyMs - performance.now());
+    await withTimeout(queue.idempotency.close(shard, closed), timeoutMs).catch(warnNotClosed);
   }
 
   /** Checked again, because the call may have got its partition before the erasure and be admitted after it. */

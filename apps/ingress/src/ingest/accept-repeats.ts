@@ -20,7 +20,9 @@ type AcceptRepeatsDeps = {
   budget: Pick<TimeBudget, 'replyMs'>;
   acceptChunk: (partition: ChunkPartition, calls: Call[], deadline: number) => Promise<Results>;
   enqueue: (partition: ChunkPartition, calls: Call[], admitted: AdmittedAgain[], deadline: number) => Promise<void>;
-  closeParts: (shard: number, parts: KeyedPart[], admitted: AdmittedAgain[], verdicts: Verdict[]) => void;
+  closeParts: (
+    ...call: [shard: number, parts: KeyedPart[], admitted: AdmittedAgain[], verdicts: Verdict[], deadline: number]
+  ) => Promise<void>;
   release: (shard: number, admitted: AdmittedAgain[]) => Promise<void>;
   toFault: (error: Error) => Fault;
 };
@@ -86,7 +88,7 @@ export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
     try {
       const verdicts = await judge(parts, admitted, deadline); // before the enqueue, which may change the rows
       await enqueue(partition, calls, admitted, deadline);
-      closeParts(partition.shard, parts, admitted, verdicts);
+      await closeParts(partition.shard, parts, admitted, verdicts, deadline);
       return verdicts;
     } catch (error) {
       await release(partition.shard, admitted);
