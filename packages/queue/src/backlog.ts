@@ -9,7 +9,7 @@ const STATES = [...UNFINISHED, 'failed'] as const;
 /** The jobs in the queues of all shards. */
 export type Backlog = {
   jobs: Record<(typeof STATES)[number], number>;
-  /** Age in ms of the oldest job among the first job of each unfinished state; 0 if there is none. */
+  /** Age in ms of the oldest unfinished job; 0 if there is none. */
   oldestMs: number;
 };
 
@@ -120,16 +120,19 @@ export async function readProjectBacklogs(queues: Queue[], now: Date): Promise<M
   return backlogs;
 }
 
-export async function readBacklog(queues: Queue[], now = Date.now()): Promise<Backlog> {
+/** @param findOldest see `QueueStore` */
+export async function readBacklog(
+  queues: Queue[],
+  findOldest: (queue: Queue) => Promise<number | undefined>,
+  now = Date.now(),
+): Promise<Backlog> {
   const counts = await Promise.all(queues.map((queue) => queue.getJobCounts(...STATES, PAUSED)));
-  const heads = await Promise.all(queues.map((queue) => queue.getJobs([...UNFINISHED], 0, 0, true)));
-  // BullMQ reads a job in two steps. If the job ends in between, it returns undefined.
-  const oldest = Math.min(...heads.flat().flatMap((job) => job?.timestamp ?? []), now);
+  const oldest = await Promise.all(queues.map(findOldest));
   const countOf = (state: string) => counts.reduce((sum, count) => sum + (count[state] ?? 0), 0);
   const jobs = Object.fromEntries(STATES.map((state) => [state, countOf(state)])) as Backlog['jobs'];
   return {
     jobs: { ...jobs, waiting: jobs.waiting + countOf(PAUSED) },
-    oldestMs: now - oldest,
+    oldestMs: now - Math.min(now, ...oldest.map((time = now) => time)),
   };
 }
 
@@ -146,3 +149,6 @@ const STEP = 16;
 export function toPriority(backlog: number): number {
   return backlog <= FAIR_BACKLOG ? 0 : Math.ceil(Math.log(backlog / FAIR_BACKLOG) / Math.log(STEP));
 }
+
+/** All priorities that `toPriority` returns, except 0. */
+export const PRIORITIES = Array.from({ length: toPriority(Number.MAX_SAFE_INTEGER) }, (_, i) => i + 1);

@@ -125,7 +125,7 @@ export async function createEntryQueue(options: EntryQueueOptions): Promise<Entr
     readBacklog: () =>
       backend
         .readClock()
-        .then((now) => readBacklog(queues, now.getTime()))
+        .then((now) => readBacklog(queues, backend.findOldest, now.getTime()))
         .catch(throwUnavailable),
     readProjectBacklogs: () =>
       backend

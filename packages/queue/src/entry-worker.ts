@@ -138,7 +138,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
     resume() {
       for (const worker of workers) worker.resume();
     },
-    backlog: () => readBacklog(queues),
+    backlog: () => readBacklog(queues, backend.findOldest),
     check: () => checkStoreAndShards(backend, shardCheck),
     clockSkew: async () => toLargestSkew(await backend.readClockSkews()),
     close() {

@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { BACKENDS, type Backend, waitFor } from '@opm/testkit';
+import type { JobsOptions } from 'bullmq';
 import {
   type Chunk,
   createEntryQueue,
@@ -119,6 +120,21 @@ describe.each(BACKENDS)('the entry queue on %s:', (_, createBackend) => {
     ]);
     expect((begun[1]?.[2] ?? 0) - (begun[0]?.[2] ?? 0)).toBeGreaterThanOrEqual(290);
     expect(worker).toMatchObject({ retried: [], counts: { postponed: 1 } });
+  });
+
+  test.each([0, 1, 3])('the oldest job is found among newer ones of all priorities: %s', async (priority) => {
+    const dashboard = await openDashboardQueues({ ...backend, ...options, shards: 2 });
+    const hour = 3_600_000;
+    const add = (jobId: string, given: JobsOptions) =>
+      dashboard.queues[0]?.add('chunk', {}, { jobId: `${priority} ${jobId}`, removeOnComplete: true, ...given });
+    await add('old', { priority, timestamp: Date.now() - hour });
+    for (const other of [0, 1, 2, 3]) for (const n of [1, 2]) await add(`${other} ${n}`, { priority: other });
+    const { jobs, oldestMs } = await queue.readBacklog();
+    expect(jobs).toMatchObject({ waiting: priority === 0 ? 3 : 2, prioritized: priority === 0 ? 6 : 7 });
+    expect(Math.round(oldestMs / hour)).toBe(1);
+    await dashboard.queues[0]?.drain();
+    expect((await queue.readBacklog()).oldestMs).toBe(0);
+    await dashboard.close();
   });
 
   test('invalid job data is dead-lettered with the reason, and leaves no failed job', async () => {

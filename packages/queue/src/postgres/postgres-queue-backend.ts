@@ -2,6 +2,7 @@ import { FLUSH_COMMITS } from '@opm/core';
 import { createPostgresBackend, type Queue, runMigrations, type Worker, withBackend } from 'bullmq';
 import pg from 'pg';
 import type { DeadlineLimits } from '../admission.js';
+import { PRIORITIES } from '../backlog.js';
 import { measureSkew } from '../clock.js';
 import type { QueueStore, Role } from '../queue-store.js';
 import { withBackOff } from '../retry-policy.js';
@@ -77,6 +78,14 @@ export function createPostgresQueueBackend(options: {
     check: ping,
     readClockSkews: () => readClockSkews(pool),
     shortenDeadlines: ({ name }, limits) => shortenDeadlines(pool, name, limits),
+    async findOldest({ name }) {
+      const { rows } = await pool.query<{ oldest: string | null }>({
+        name: 'find-oldest',
+        text: FIND_OLDEST,
+        values: [name, [0, ...PRIORITIES]],
+      });
+      return rows[0]?.oldest ? Number(rows[0].oldest) : undefined;
+    },
     async readClock() {
       const { rows } = await pool.query<{ now: Date }>('SELECT clock_timestamp() AS now');
       return (rows[0] as { now: Date }).now;
@@ -85,6 +94,20 @@ export function createPostgresQueueBackend(options: {
     close: () => pool.end(),
   };
 }
+
+/**
+ * Not by BullMQ (6.7), whose lists of waiting and active jobs on PostgreSQL begin with the newest, in either order. Within
+ * a priority, jobs wait in order.
+ */
+const FIND_OLDEST = `
+  SELECT least(
+    (SELECT min(head.added_at_ms) FROM unnest($2::int[]) AS priorities (priority) CROSS JOIN LATERAL (
+      SELECT j.added_at_ms FROM bullmq.job j
+      WHERE j.queue = $1 AND j.state = 'waiting' AND j.priority = priorities.priority ORDER BY j.seq LIMIT 1
+    ) AS head),
+    (SELECT min(added_at_ms) FROM bullmq.job WHERE queue = $1 AND state = 'active'),
+    (SELECT added_at_ms FROM bullmq.job WHERE queue = $1 AND state = 'delayed' ORDER BY process_at_ms LIMIT 1)
+  ) AS oldest`;
 
 type LeasedRow = { place: number; granted: string; available: string; clock: string };
 

@@ -2,6 +2,7 @@ import { withTimeout } from '@opm/core';
 import { createRedisBackend, Queue, withBackend } from 'bullmq';
 import calculateSlot from 'cluster-key-slot';
 import type { DeadlineLimits, QueueAddress } from '../admission.js';
+import { PRIORITIES } from '../backlog.js';
 import { measureSkew } from '../clock.js';
 import { toMaxBytes } from '../idempotency.js';
 import type { QueueStore } from '../queue-store.js';
@@ -53,6 +54,7 @@ export function createRedisQueueBackend(options: RedisBackendOptions): QueueStor
     check: () => checkRedis(redis),
     readClockSkews: () => readClockSkews(redis),
     shortenDeadlines: (address, limits) => shortenDeadlines(`${keyspaceOfQueue(address)}:${address.name}`, limits),
+    findOldest,
     async readClock() {
       const times = await Promise.all(mastersOf(redis).map((node) => node.time()));
       return new Date(Math.min(...times.map(([seconds, micros]) => Number(seconds) * 1_000 + Number(micros) / 1_000)));
@@ -67,6 +69,24 @@ export function createRedisQueueBackend(options: RedisBackendOptions): QueueStor
       await mark.close();
     },
   };
+}
+
+/** Reads the first job of each state and priority. */
+async function findOldest(queue: Queue): Promise<number | undefined> {
+  const ofPriorities = await queue.getCountsPerPriority(PRIORITIES);
+  let place = 0; // BullMQ lists prioritized jobs by priority, then in order
+  const places = PRIORITIES.flatMap((priority) => {
+    const count = ofPriorities[priority] ?? 0;
+    place += count;
+    return count > 0 ? [place - count] : [];
+  });
+  const heads = await Promise.all([
+    queue.getJobs(['waiting', 'active', 'delayed'], 0, 0, true),
+    ...places.map((at) => queue.getJobs(['prioritized'], at, at, true)),
+  ]);
+  // BullMQ reads a job in two steps. If the job ends in between, it returns undefined.
+  const times = heads.flat().flatMap((job) => job?.timestamp ?? []);
+  return times.length > 0 ? Math.min(...times) : undefined;
 }
 
 /**
