@@ -115,13 +115,15 @@ export function createActivityReporter(deps: ReporterDeps) {
     unconfirmed = undefined;
   }
 
-  const timer = setInterval(() => {
+  function report(): void {
     sending ??= send()
       .catch(onFailed)
       .finally(() => {
         sending = undefined;
       });
-  }, INTERVAL_MS).unref();
+  }
+  const first = setImmediate(report); // so that `opm status` sees a process that has just started
+  const timer = setInterval(report, INTERVAL_MS).unref();
 
   async function end(): Promise<void> {
     await sending;
@@ -143,6 +145,7 @@ export function createActivityReporter(deps: ReporterDeps) {
     },
     /** Reports the rest. */
     async close(): Promise<void> {
+      clearImmediate(first);
       clearInterval(timer);
       await withTimeout(end(), CLOSE_TIMEOUT_MS).catch(onFailed);
     },
