@@ -103,6 +103,7 @@ export type Inspected = {
     Health?: { Status: string; Log: { ExitCode: number; Start: string }[] };
   };
   Config: { Image: string; Labels: Record<string, string> };
+  Mounts: { Type: string; Name?: string }[];
   NetworkSettings: {
     Ports: Record<string, { HostIp: string; HostPort: string }[] | null>;
     Networks: Record<string, { IPAddress: string }>;
