@@ -160,7 +160,8 @@ const isFree = (port: number): Promise<boolean> =>
 /** Returns the blocks of commands below a heading of a guide. */
 export async function readCommands(guide: string, heading: string): Promise<string[]> {
   const text = await readFile(join(ROOT, guide), 'utf8');
-  const [, section = ''] = text.split(new RegExp(`^#+ ${heading}\n`, 'm'));
+  // A guide's title may be the same.
+  const section = text.split(new RegExp(`^## ${heading}\n`, 'm'))[1] ?? '';
   const [own = ''] = section.split(/^#/m);
   return [...own.matchAll(/^```sh\n(.*?)^```$/gms)].map(([, commands = '']) => commands);
 }

@@ -131,7 +131,7 @@ describe('docker compose up --wait --build', () => {
     const images = containers.map(({ Config }) => Config.Image);
     const shown = await Promise.all([
       JSON.stringify(containers),
-      ...running.map(({ Id }) => stack.docker('top', Id, '-eo', 'args')),
+      ...running.map(({ Id }) => stack.docker('top', Id, '-eo', 'pid,args')),
       ...images.map((image) => stack.docker('image', 'inspect', image)),
       ...images.map((image) => stack.docker('image', 'history', '--no-trunc', image)),
     ]);
