@@ -72,14 +72,21 @@ afterAll(async () => {
   await rm(directory, { recursive: true, force: true, maxRetries: 5 });
 });
 
+const withUser = (user: string, env: NodeJS.ProcessEnv) => ({
+  ...env,
+  REDIS_URL: cluster.url
+    .split(',')
+    .map((url) => withLogin(url, user))
+    .join(','),
+});
+
 /** @param env for both processes */
 async function start(env: NodeJS.ProcessEnv = {}): Promise<{ ingress: TestApp; worker: TestApp }> {
   const all = { ...backend.env, QUEUE_SHARDS: String(SHARDS), ANSWER_TIMEOUT_MS, ...env };
-  const startAs = (app: 'ingress' | 'worker') => {
-    const nodes = cluster.url.split(',').map((url) => withLogin(url, app));
-    return startApp(app, { ...all, REDIS_URL: nodes.join(',') });
-  };
-  const [ingress, worker] = await Promise.all([startAs('ingress'), startAs('worker')]);
+  const [ingress, worker] = await Promise.all([
+    startApp('ingress', withUser('ingress', all)),
+    startApp('worker', withUser('worker', all)),
+  ]);
   apps.push(ingress, worker);
   return { ingress, worker };
 }
@@ -146,10 +153,10 @@ test('the command line and the dashboard work on the cluster', async () => {
   const file = join(directory, 'customers.ndjson');
   const ids = createIds(20);
   await writeFile(file, ids.map((customerId) => JSON.stringify({ customerId, customerPhone: '1' })).join('\n'));
-  const imported = await runOpm(['customers', 'import', file, '--project', name], env);
+  const imported = await runOpm(['customers', 'import', file, '--project', name], withUser('opm', env));
   expect(imported).toMatchObject({ code: 0 });
   await expectRows(ids);
-  const console = await startApp('console', { ...env, CONSOLE_PASSWORD: 'open sesame' });
+  const console = await startApp('console', { ...withUser('console', env), CONSOLE_PASSWORD: 'open sesame' });
   apps.push(console);
   const headers = { authorization: `Basic ${btoa('me:open sesame')}` };
   const answer = await (await fetch(`${console.url}/queues/api/queues`, { headers })).json();
@@ -235,7 +242,7 @@ test.each(['worker', 'console'] as const)(
       INTERNAL_PORT: String(port),
       CONSOLE_PASSWORD: 'a-password-for-tests',
     };
-    apps.push(await startApp(name, env));
+    apps.push(await startApp(name, withUser(name, env)));
     const askReady = async () => {
       const response = await fetch(`http://127.0.0.1:${port}/readyz`);
       return { status: response.status, text: await response.text() };

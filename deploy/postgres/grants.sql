@@ -7,6 +7,8 @@
 \set ON_ERROR_STOP on
 \set QUIET on
 BEGIN;
+-- A superuser must not call a function that the owner of `public` made.
+SET LOCAL search_path = pg_catalog;
 
 -- PUBLIC is every role, so also those of other applications.
 REVOKE ALL ON DATABASE :"DBNAME" FROM PUBLIC;
@@ -16,6 +18,8 @@ SELECT format('REVOKE ALL ON %s %s FROM PUBLIC, opm_ingress, opm_worker, opm_con
 FROM pg_class
 WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'f', 'v', 'm', 'S') AND pg_has_role(relowner, 'USAGE')
 ORDER BY relname \gexec
+
+SET LOCAL search_path = public;
 GRANT CONNECT ON DATABASE :"DBNAME" TO opm_ingress, opm_worker, opm_console, opm_cli;
 GRANT USAGE ON SCHEMA public TO opm_ingress, opm_worker, opm_console, opm_cli;
 

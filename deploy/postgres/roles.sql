@@ -19,6 +19,8 @@ SET log_min_duration_statement = -1;
 SET log_min_error_statement = panic;
 SET pg_stat_statements.track_utility = off;
 SET client_min_messages = warning;
+-- A superuser must not call a function that the owner of `public` made.
+SET search_path = pg_catalog;
 -- Others wait at most this long behind a change of owner. If one fails, run this file again.
 SET lock_timeout = '5s';
 
