@@ -20,6 +20,7 @@ import {
   withRedis,
 } from '@opm/testkit';
 import pMap from 'p-map';
+import { PASSWORD, withLogin, writeUsers } from './set-up-roles.js';
 
 const SHARDS = 6;
 const CLIENTS = 12;
@@ -40,7 +41,9 @@ let stopLoad = async () => {};
 
 beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), 'opm-cluster-'));
-  const flags = ['--appendonly', 'yes'];
+  // The processes have the users of deploy/redis/users.acl, the replicas `replication`, and this test the default user.
+  const users = await writeUsers(directory, 'opm_test_*', 'user default on nopass');
+  const flags = ['--appendonly', 'yes', ...users, '--masteruser', 'replication', '--masterauth', PASSWORD];
   cluster = await startRedisCluster({ directory, masters: 3, replicasPerMaster: 1, flags });
   backend = await createBackend(cluster.url);
   store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
@@ -58,6 +61,9 @@ afterEach(async () => {
     node.signal('SIGCONT');
   }
   await cluster.waitUntilWhole();
+  for (const { url } of cluster.nodes) {
+    expect(await withRedis(url, (node) => node.call('ACL', 'LOG'))).toEqual([]); // no command was refused
+  }
 });
 afterAll(async () => {
   await store?.close();
@@ -66,10 +72,21 @@ afterAll(async () => {
   await rm(directory, { recursive: true, force: true, maxRetries: 5 });
 });
 
+const withUser = (user: string, env: NodeJS.ProcessEnv) => ({
+  ...env,
+  REDIS_URL: cluster.url
+    .split(',')
+    .map((url) => withLogin(url, user))
+    .join(','),
+});
+
 /** @param env for both processes */
 async function start(env: NodeJS.ProcessEnv = {}): Promise<{ ingress: TestApp; worker: TestApp }> {
   const all = { ...backend.env, QUEUE_SHARDS: String(SHARDS), ANSWER_TIMEOUT_MS, ...env };
-  const [ingress, worker] = await Promise.all([startApp('ingress', all), startApp('worker', all)]);
+  const [ingress, worker] = await Promise.all([
+    startApp('ingress', withUser('ingress', all)),
+    startApp('worker', withUser('worker', all)),
+  ]);
   apps.push(ingress, worker);
   return { ingress, worker };
 }
@@ -136,10 +153,10 @@ test('the command line and the dashboard work on the cluster', async () => {
   const file = join(directory, 'customers.ndjson');
   const ids = createIds(20);
   await writeFile(file, ids.map((customerId) => JSON.stringify({ customerId, customerPhone: '1' })).join('\n'));
-  const imported = await runOpm(['customers', 'import', file, '--project', name], env);
+  const imported = await runOpm(['customers', 'import', file, '--project', name], withUser('opm', env));
   expect(imported).toMatchObject({ code: 0 });
   await expectRows(ids);
-  const console = await startApp('console', { ...env, CONSOLE_PASSWORD: 'open sesame' });
+  const console = await startApp('console', { ...withUser('console', env), CONSOLE_PASSWORD: 'open sesame' });
   apps.push(console);
   const headers = { authorization: `Basic ${btoa('me:open sesame')}` };
   const answer = await (await fetch(`${console.url}/queues/api/queues`, { headers })).json();
@@ -225,7 +242,7 @@ test.each(['worker', 'console'] as const)(
       INTERNAL_PORT: String(port),
       CONSOLE_PASSWORD: 'a-password-for-tests',
     };
-    apps.push(await startApp(name, env));
+    apps.push(await startApp(name, withUser(name, env)));
     const askReady = async () => {
       const response = await fetch(`http://127.0.0.1:${port}/readyz`);
       return { status: response.status, text: await response.text() };
