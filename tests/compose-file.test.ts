@@ -72,7 +72,7 @@ test.each(Object.entries(services))(
       cap_drop: ['ALL'],
       security_opt: ['no-new-privileges:true'],
       mem_limit: expect.anything(),
-      cpus: expect.anything(),
+      cpu_quota: expect.anything(),
       pids_limit: 512,
       dns: '127.0.0.1',
     });
