@@ -182,6 +182,20 @@ test('the console has its own name, for operators only, and browsers never leave
   expect(JSON.parse(body)).toMatchObject({ ...headers, 'x-forwarded-for': '127.0.0.1', 'x-forwarded-proto': 'https' });
 });
 
+test('no log of nginx contains what a partner sends', async () => {
+  await sendTls(front, {
+    path: '/entry/c-4711?c-4711',
+    headers: { 'x-api-key': 'opm_c-4711' },
+    rejectUnauthorized: false,
+  });
+  const answered = /^127\.0\.0\.1 \S+ GET \d{3} [\d.]+ 127\.0\.0\.1:\d+ \S+$/m;
+  const log = join(front.directory, 'nginx/opm.log');
+  await waitFor(async () => answered.test(await readFile(log, 'utf8')), { description: 'the line' });
+  for (const file of [log, join(front.directory, 'nginx/error.log')]) {
+    expect(await readFile(file, 'utf8')).not.toContain('c-4711');
+  }
+});
+
 test.each(['/ping', '/opm-answer'])('the answer to %s over TLS keeps browsers on HTTPS', async (path) => {
   const { headers } = await sendTls(front, { path, rejectUnauthorized: false });
   expect(headers['strict-transport-security']).toBe('max-age=31536000');
@@ -195,7 +209,8 @@ test('a renewed certificate is served after a reload, and no request fails meanw
   const partners = Array.from({ length: 4 }, async (_partner, n) => {
     const headers = { 'x-api-key': apiKey, 'content-type': 'application/json' };
     const options = { method: 'POST', path: '/entry', headers, ca };
-    for (let i = 0; !isOver; i++) answers.push(await sendTls(front, options, `{"customerId":"tls ${n} ${i}","customerPhone":"1"}`));
+    for (let i = 0; !isOver; i++)
+      answers.push(await sendTls(front, options, `{"customerId":"tls ${n} ${i}","customerPhone":"1"}`));
   });
   const goOn = async (served: () => boolean) => {
     const due = answers.length + 50;

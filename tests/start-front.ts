@@ -27,7 +27,8 @@ export async function startFront(ports: readonly number[], { consolePort = 3001,
     .replace('/var/www/html', directory)
     .replace(/\/etc\/letsencrypt\/.*\/fullchain.pem/, certificates.cert)
     .replace(/\/etc\/letsencrypt\/.*\/privkey.pem/, certificates.key)
-    .replace('/var/log/nginx/', '');
+    .replaceAll(/access_log .*opm;/g, '$&\n  access_log answers.log answers;')
+    .replaceAll('/var/log/nginx/', '');
   if (upstreams.length > 0) throw new Error(`${CONFIG} lists fewer ports than ${ports.length}`);
   const log = "log_format answers '$status after $upstream_status';\naccess_log answers.log answers;\n";
   const nginx = await startNginx({ directory, config: log + config, port });
