@@ -1,6 +1,6 @@
--- What each role of roles.sql may do. Run it after migrating, as opm_owner or a superuser, as often as you like:
+-- What each role of roles.sql may do. Run it after migrating, as the owner of the tables or a superuser, as often as you like:
 --
---   psql --no-psqlrc --file deploy/postgres/grants.sql "$(cat /etc/opm/secrets/owner-database-url)"
+--   psql --no-psqlrc --file deploy/postgres/grants.sql postgresql://postgres@HOST/opm
 --
 -- A new table grants nothing to anybody until it has a line here, which a test demands. Keep what the processes of the release
 -- before need, because they run until they are replaced. With the queue in PostgreSQL, all processes are the owner.
@@ -8,7 +8,10 @@
 \set QUIET on
 BEGIN;
 
-SELECT format('REVOKE ALL ON %s %s FROM opm_ingress, opm_worker, opm_console, opm_cli',
+-- PUBLIC is every role, so also those of other applications.
+REVOKE ALL ON DATABASE :"DBNAME" FROM PUBLIC;
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+SELECT format('REVOKE ALL ON %s %s FROM PUBLIC, opm_ingress, opm_worker, opm_console, opm_cli',
   CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, oid::regclass)
 FROM pg_class
 WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'f', 'v', 'm', 'S') AND pg_has_role(relowner, 'USAGE')

@@ -1,7 +1,7 @@
 -- OPM's roles: creates those that are missing, sets their passwords, and makes opm_owner the owner of this database and of what
 -- the connecting superuser owns in it. Run it before migrating, as often as you like. See docs/postgresql.md, "Roles".
 --
---   psql --no-psqlrc --set secrets=/etc/opm/secrets --file deploy/postgres/roles.sql postgresql://postgres@HOST:5432/opm
+--   psql --no-psqlrc --set secrets=/etc/opm/secrets --file deploy/postgres/roles.sql postgresql://postgres@HOST/opm
 --
 -- The folder `secrets` (default: /run/secrets) has a file with each role's URL and, if there are backups, backup-password.
 \set ON_ERROR_STOP on
@@ -85,8 +85,6 @@ ORDER BY kind, name \gexec
 SELECT format('ALTER DATABASE %I OWNER TO opm_owner', datname) FROM pg_database
 WHERE datname = current_database() AND datdba <> 'opm_owner'::regrole \gexec
 
--- PUBLIC is every role, so also those of other applications and other installations.
-REVOKE ALL ON DATABASE :"DBNAME" FROM PUBLIC;
-REVOKE ALL ON SCHEMA public FROM PUBLIC;
+-- PUBLIC is every role: without this, OPM's roles could use the databases that PostgreSQL itself creates.
 SELECT format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', datname) FROM pg_database
 WHERE datname IN ('postgres', 'template1') \gexec
