@@ -146,6 +146,25 @@ describe('a Prometheus that scrapes two ingresses, a worker and a console under 
     await waitFor(async () => (await query(expr)).length === 0, { description: 'no reason for the alert' });
   });
 
+  test('every process tells its release, its commit and its version of Node.js', async () => {
+    const { version } = JSON.parse(readFileSync('package.json', 'utf8'));
+    const builds = await waitFor(
+      async () => {
+        const samples = await query('opm_build_info');
+        return samples.length === apps.length && samples;
+      },
+      { description: 'the builds' },
+    );
+    for (const { metric, value } of builds) {
+      expect([metric.version, metric.revision, metric.node, value[1]]).toEqual([
+        version,
+        expect.stringMatching(/./),
+        process.version,
+        '1',
+      ]);
+    }
+  });
+
   test('Prometheus evaluates all rules by itself', async () => {
     type Loaded = { groups: { rules: { name: string; health: string; lastError?: string }[] }[] };
     const load = async () => (await ask<Loaded>('rules')).groups.flatMap((group) => group.rules);

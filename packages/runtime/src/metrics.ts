@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs';
+import { version as node } from 'node:process';
 import { withTimeout } from '@opm/core';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, type Metric, Registry } from 'prom-client';
 
@@ -5,12 +7,27 @@ export type Metrics = ReturnType<typeof createMetrics>;
 
 const READ_TIMEOUT_MS = 2_000;
 
+const readRoot = (file: string) => readFileSync(new URL(`../../../${file}`, import.meta.url), 'utf8');
+
+/** The release, and the commit that the image was built from: the build writes it to the file `revision`. */
+function readBuild(): { version: string; revision: string } {
+  const { version } = JSON.parse(readRoot('package.json'));
+  try {
+    return { version, revision: readRoot('revision').trim() };
+  } catch {
+    return { version, revision: 'unknown' };
+  }
+}
+
 /** Creates the metrics of one process in Prometheus's text format, including those of Node.js. */
 export function createMetrics({ process }: { process: string }) {
   const registry = new Registry();
   registry.setDefaultLabels({ process });
   collectDefaultMetrics({ register: registry });
   const registers = [registry];
+  const build = { ...readBuild(), node };
+  const help = 'The release, its commit and the version of Node.js; always 1';
+  new Gauge({ name: 'opm_build_info', help, labelNames: Object.keys(build), registers }).set(build, 1);
   return {
     counter: <L extends string>(name: string, help: string, labelNames: L[] = []) =>
       new Counter({ name, help, labelNames, registers }),
