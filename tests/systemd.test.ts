@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { findProgram } from '@opm/testkit';
+import { findProgram, findShellCheck } from '@opm/testkit';
 
 const SHIPPED = join(import.meta.dirname, '../deploy/systemd');
 /** The units that run the code of partners' requests and of the command line. */
@@ -49,4 +49,9 @@ describe('the sandbox', () => {
   test.each(SANDBOXED)('of %s has an exposure of 1.0 at most', async (file) => {
     await analyze('security', '--offline=true', '--threshold=10', join(directory, file));
   });
+});
+
+test('ShellCheck finds no problem in the scripts', async () => {
+  const scripts = ['kill-frozen.sh', 'upgrade.sh', 'opm'];
+  await promisify(execFile)(await findShellCheck(), ['--shell=sh', ...scripts], { cwd: SHIPPED });
 });

@@ -14,21 +14,7 @@ const ROOT = join(import.meta.dirname, '../..');
 const NAME = `${process.env.OPM_TEST_COMPOSE_RUN}-systemd`;
 const UNITS = ['opm-worker@9411', 'opm-worker@9412', 'opm-ingress@3010', 'opm-ingress@3011', 'opm-console'];
 
-const password = () => randomBytes(24).toString('hex');
-const [superuser, redis] = [password(), password()];
-const secrets = {
-  ...Object.fromEntries(
-    ['owner', 'ingress', 'worker', 'console', 'opm'].map((name) => [
-      `${name}-database-url`,
-      `postgresql://opm_${name === 'opm' ? 'cli' : name}:${password()}@postgres/opm`,
-    ]),
-  ),
-  ...Object.fromEntries(
-    ['ingress', 'worker', 'console', 'opm'].map((name) => [`${name}-redis-url`, `redis://:${redis}@redis`]),
-  ),
-  'console-password': password(),
-  'pg_service.conf': `[opm]\nhost=postgres\ndbname=opm\nuser=postgres\npassword=${superuser}`,
-};
+const superuser = randomBytes(24).toString('hex');
 
 const docker = async (...args: string[]): Promise<string> =>
   (await promisify(execFile)('docker', args, { cwd: ROOT, maxBuffer: 64 * 1024 * 1024 })).stdout.trim();
@@ -56,34 +42,30 @@ beforeAll(async () => {
   await docker('build', '--tag', `opm:${NAME}`, '--file', 'tests/docker/systemd.Dockerfile', 'tests/docker');
   await docker('network', 'create', NAME);
   const start = (name: string, ...args: string[]) =>
-    docker('run', '--detach', '--name', `${NAME}-${name}`, '--network', NAME, '--network-alias', name, ...args);
+    docker('run', '--detach', '--name', `${NAME}-${name}`, '--network', NAME, ...args);
+  const alias = (name: string) => ['--network-alias', `${name}.example.com`];
   const database = ['--env', `POSTGRES_PASSWORD=${superuser}`, '--env', 'POSTGRES_DB=opm'];
-  await start('postgres', '--publish', `127.0.0.1:${ports[2]}:5432`, ...database, 'postgres:17');
-  const noEviction = ['--maxmemory', '256mb', '--maxmemory-policy', 'noeviction', '--appendonly', 'yes'];
-  await start('redis', 'redis:8', 'redis-server', '--requirepass', redis, ...noEviction);
+  await start('db', ...alias('db'), '--publish', `127.0.0.1:${ports[2]}:5432`, ...database, 'postgres:17');
   const versions = ['1.0.0', '1.1.0'].flatMap((version) => ['--volume', `${ROOT}:/opt/opm/${version}:ro`]);
   const published = ports.slice(0, 2).flatMap((port, n) => ['--publish', `127.0.0.1:${port}:${3010 + n}`]);
   const temporary = ['/run', '/run/lock', '/tmp'].flatMap((path) => ['--tmpfs', path]);
-  await start(
-    'machine',
-    '--privileged',
-    '--cgroupns',
-    'private',
-    ...temporary,
-    ...versions,
-    ...published,
-    `opm:${NAME}`,
-  );
+  const privileges = ['--privileged', '--cgroupns', 'private'];
+  await start('machine', ...privileges, ...temporary, ...versions, ...published, `opm:${NAME}`);
   await waitFor(() => run('systemctl is-active basic.target'), { description: 'systemd to start' });
-  await waitFor(() => docker('exec', `${NAME}-postgres`, 'pg_isready', '--host=127.0.0.1'), {
-    description: 'PostgreSQL',
-  });
 
-  const files = Object.entries(secrets).map(([name, value]) => `echo '${value}' >/etc/opm/secrets/${name}`);
+  // The repository itself must get no secrets.
+  const release = 'mkdir /tmp/release; cp -r /opt/opm/1.0.0/deploy /tmp/release; cd /tmp/release';
+  await run((await readCommands('Secrets and variables')).replace('cd /opt/opm/1.0.0', release));
+  const service = `[opm]\nhost=db.example.com\ndbname=opm\nuser=postgres\npassword=${superuser}\n`;
+  await run(`umask 077; printf '${service}' >/etc/opm/secrets/pg_service.conf; echo HOST=0.0.0.0 >>/etc/opm/opm.env`);
+  const users = await run('cat /etc/opm/secrets/redis-users.acl');
+  const redis = 'redis-server --aclfile /tmp/users --appendonly yes --maxmemory 256mb --maxmemory-policy noeviction';
+  const command = `echo "$USERS" >/tmp/users; exec ${redis}`;
+  await start('redis', ...alias('redis'), '--env', `USERS=${users}`, 'redis:8', 'sh', '-c', command);
+  await waitFor(() => docker('exec', `${NAME}-db`, 'pg_isready', '--host=127.0.0.1'), { description: 'PostgreSQL' });
+
   const gateway = await docker('network', 'inspect', '--format', '{{(index .IPAM.Config 0).Gateway}}', NAME);
-  const addresses = [gateway, ...(await Promise.all(['postgres', 'redis'].map(addressOf)))].join(' ');
-  await run(`umask 077; mkdir -p /etc/opm/secrets; ${files.join('; ')}
-    cp /opt/opm/1.0.0/deploy/systemd/opm.env /etc/opm/; echo HOST=0.0.0.0 >>/etc/opm/opm.env`);
+  const addresses = [gateway, ...(await Promise.all(['db', 'redis'].map(addressOf)))].join(' ');
   const wide = `${addresses}\nTimeoutStartSec=300`; // as all time limits of the tests
   await run((await readCommands('Network')).replace('10.0.0.5 10.0.0.6', wide));
   await run((await readCommands('Start')).replace('opm projects create acme\n', ''));
@@ -148,12 +130,15 @@ test('a unit whose process does not become ready fails, and says why', async () 
 });
 
 test('no secret is in an environment, a command line, a property of a unit or the journal', async () => {
+  const passwords = await run(`cd /etc/opm/secrets; for file in *-password *-url; do cat $file; echo; done`);
+  const secrets = passwords.match(/[0-9a-f]{48}/g) ?? [];
+  expect(new Set(secrets).size).toBe(14);
   const shown = await run(
     `for file in /proc/[0-9]*/environ /proc/[0-9]*/cmdline; do tr '\\0' '\\n' <$file || true; done
      systemctl show 'opm-*'; journalctl --output export`,
   );
   expect(shown).toContain('/run/credentials/opm-console.service/console-password');
-  for (const value of [superuser, redis, project.apiKey, ...Object.values(secrets)]) expect(shown).not.toContain(value);
+  for (const secret of [superuser, project.apiKey, ...secrets]) expect(shown).not.toContain(secret);
 });
 
 test('a breached process can run no program, write no file, and reach no secret of others and no other machine', async () => {
@@ -170,7 +155,8 @@ test('a breached process can run no program, write no file, and reach no secret 
     for (const [name, attempt] of Object.entries(attempts)) {
       try { attempt(); console.log(name, 'succeeds'); } catch (error) { console.log(name, error.code); }
     }
-    require('node:net').connect(80, '203.0.113.1').on('error', ({ code }) => console.log('network', code));`;
+    const socket = require('node:dgram').createSocket('udp4');
+    socket.send('', 53, '203.0.113.1', (error) => socket.close(console.log('network', error ? error.code : 'succeeds')));`;
   const unit = `[Service]\nType=oneshot\nExecStart=/usr/bin/node -e "${attack.replaceAll('\n', ' ')}"\n`;
   await run(
     `cat >/etc/systemd/system/opm-attacker.service <<'EOF'\n${unit}EOF\nsystemctl daemon-reload; systemctl start opm-attacker`,
