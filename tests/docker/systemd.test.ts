@@ -164,7 +164,7 @@ test('a breached process can run no program, write no file, and reach no secret 
   const lines = (await run('journalctl --identifier opm-attacker --output cat')).split('\n');
   expect(lines).toEqual([
     'shell EACCES',
-    'code EROFS',
+    'code EACCES',
     'home EACCES',
     'secrets EACCES',
     'credentials EACCES',
