@@ -1,11 +1,17 @@
 import { once } from 'node:events';
-import { connect } from 'node:net';
+import { mkdir, mkdtemp, readFile, rename, writeFile } from 'node:fs/promises';
+import { createServer, type IncomingMessage, type Server } from 'node:http';
+import { type RequestOptions, request } from 'node:https';
+import { type AddressInfo, connect } from 'node:net';
+import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
+import { connect as connectTls, type SecureVersion, type TLSSocket } from 'node:tls';
 import { deflateSync, gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { findFreePort } from '@opm/embedded';
 import { createStore } from '@opm/store';
-import { type Backend, createBackend, startApp, type TestApp } from '@opm/testkit';
+import { type Backend, createBackend, startApp, type TestApp, waitFor } from '@opm/testkit';
+import { createCertificates } from './create-certificates.js';
 import { startFront } from './start-front.js';
 
 const MIB = 1024 * 1024;
@@ -15,6 +21,8 @@ let ingress: TestApp;
 let front: Awaited<ReturnType<typeof startFront>>;
 /** nginx with no ingress behind it. */
 let lonelyFront: typeof front;
+/** Answers with the headers of the request. */
+let console: Server;
 let apiKey: string;
 
 beforeAll(async () => {
@@ -25,11 +33,17 @@ beforeAll(async () => {
   ingress = await startApp('ingress', { ...backend.env, TRUSTED_PROXIES: '1' });
   const free = await Promise.all([findFreePort(), findFreePort(), findFreePort(), findFreePort()]);
   front = await startFront([Number(new URL(ingress.url).port), ...free.slice(1)]);
-  lonelyFront = await startFront(free);
+  console = createServer(({ headers }, response) => void response.end(JSON.stringify(headers))).listen(0, '127.0.0.1');
+  await once(console, 'listening');
+  lonelyFront = await startFront(free, {
+    consolePort: (console.address() as AddressInfo).port,
+    operators: '127.0.0.1',
+  });
 });
 afterAll(async () => {
   await front?.stop();
   await lonelyFront?.stop();
+  console?.close();
   await ingress?.stop();
   await backend?.drop();
 });
@@ -120,4 +134,95 @@ test('HTTP without TLS on the port for TLS gets a 400 in JSON', async () => {
   const answer = await send(`http://127.0.0.1:${front.tlsPort}`, {});
   expect(answer.status).toBe(400);
   expect(JSON.parse(answer.body)).toMatchObject({ statusCode: 400, error: 'Bad Request' });
+});
+
+/** Sends a request over a TLS connection of its own. */
+async function sendTls({ tlsPort }: typeof front, options: RequestOptions, body = '') {
+  const all = { host: '127.0.0.1', port: tlsPort, agent: false, ...options };
+  const [response] = (await once(request(all).end(body), 'response')) as [IncomingMessage];
+  const certificate = (response.socket as TLSSocket).getPeerCertificate().fingerprint256;
+  return { status: response.statusCode, headers: response.headers, certificate, body: await text(response) };
+}
+
+test.each(['HEAD', 'POST'])('a %s without TLS is sent to HTTPS, with its method and path', async (method) => {
+  const url = `http://127.0.0.1:${front.redirectPort}`;
+  const { status, headers } = await send(url, { method, path: '/entry?a=b', headers: { host: 'api.example.com' } });
+  expect([status, headers.get('location')]).toEqual([308, 'https://api.example.com/entry?a=b']);
+});
+
+test('the authority reads the answers of certbot without TLS', async () => {
+  const folder = join(front.directory, '.well-known/acme-challenge');
+  await mkdir(folder, { recursive: true });
+  await writeFile(join(folder, 'token'), 'answer');
+  const url = `http://127.0.0.1:${front.redirectPort}`;
+  expect(await send(url, { path: '/.well-known/acme-challenge/token' })).toMatchObject({ status: 200, body: 'answer' });
+});
+
+test.each<[SecureVersion, boolean]>([
+  ['TLSv1.1', false],
+  ['TLSv1.2', true],
+  ['TLSv1.3', true],
+])('a connection with %s is accepted: %s', async (version, isAccepted) => {
+  const versions = { minVersion: version, maxVersion: version, ciphers: 'DEFAULT@SECLEVEL=0' };
+  const socket = connectTls({ host: '127.0.0.1', port: front.tlsPort, rejectUnauthorized: false, ...versions });
+  const accepted = await once(socket, 'secureConnect').then(
+    () => true,
+    () => false,
+  );
+  socket.destroy();
+  expect(accepted).toBe(isAccepted);
+});
+
+test('the console has its own name, for operators only, and browsers never leave HTTPS', async () => {
+  const headers = { host: 'console.example.com' };
+  const options = { headers, servername: 'console.example.com', rejectUnauthorized: false };
+  expect(await sendTls(front, options)).toMatchObject({ status: 403 });
+  const { status, headers: answered, body } = await sendTls(lonelyFront, options);
+  expect([status, answered['strict-transport-security']]).toEqual([200, 'max-age=31536000']);
+  expect(JSON.parse(body)).toMatchObject({ ...headers, 'x-forwarded-for': '127.0.0.1', 'x-forwarded-proto': 'https' });
+});
+
+test('no log of nginx contains what a partner sends', async () => {
+  await sendTls(front, {
+    path: '/entry/c-4711?c-4711',
+    headers: { 'x-api-key': 'opm_c-4711' },
+    rejectUnauthorized: false,
+  });
+  const answered = /^127\.0\.0\.1 \S+ GET \d{3} [\d.]+ 127\.0\.0\.1:\d+ \S+$/m;
+  const log = join(front.directory, 'nginx/opm.log');
+  await waitFor(async () => answered.test(await readFile(log, 'utf8')), { description: 'the line' });
+  for (const file of [log, join(front.directory, 'nginx/error.log')]) {
+    expect(await readFile(file, 'utf8')).not.toContain('c-4711');
+  }
+});
+
+test.each(['/ping', '/opm-answer'])('the answer to %s over TLS keeps browsers on HTTPS', async (path) => {
+  const { headers } = await sendTls(front, { path, rejectUnauthorized: false });
+  expect(headers['strict-transport-security']).toBe('max-age=31536000');
+});
+
+test('a renewed certificate is served after a reload, and no request fails meanwhile', async () => {
+  const renewed = await createCertificates(await mkdtemp(join(front.directory, 'renewed-')));
+  const ca = await Promise.all([front.certificates.ca, renewed.ca].map((file) => readFile(file)));
+  const answers: { status: number | undefined; certificate: string }[] = [];
+  let isOver = false;
+  const partners = Array.from({ length: 4 }, async (_partner, n) => {
+    const headers = { 'x-api-key': apiKey, 'content-type': 'application/json' };
+    const options = { method: 'POST', path: '/entry', headers, ca };
+    for (let i = 0; !isOver; i++)
+      answers.push(await sendTls(front, options, `{"customerId":"tls ${n} ${i}","customerPhone":"1"}`));
+  });
+  const goOn = async (served: () => boolean) => {
+    const due = answers.length + 50;
+    await Promise.race([waitFor(() => served() && answers.length >= due, { description: 'answers' }), ...partners]);
+  };
+  await goOn(() => true);
+  const [first] = answers;
+  for (const part of ['cert', 'key'] as const) await rename(renewed[part], front.certificates[part]);
+  front.reload();
+  await goOn(() => answers.at(-1)?.certificate !== first?.certificate);
+  isOver = true;
+  await Promise.all(partners);
+  expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([201]));
+  expect(new Set(answers.map(({ certificate }) => certificate)).size).toBe(2);
 });

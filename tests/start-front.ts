@@ -7,25 +7,40 @@ import { createCertificates } from './create-certificates.js';
 
 const CONFIG = join(import.meta.dirname, '../deploy/nginx.conf');
 
-/** Starts nginx with deploy/nginx.conf in front of ingresses on these loopback ports. It also listens without TLS. */
-export async function startFront(ports: readonly number[]) {
+/**
+ * Starts nginx with deploy/nginx.conf in front of ingresses, and maybe a console, on these loopback ports. It also listens
+ * without TLS.
+ */
+export async function startFront(ports: readonly number[], { consolePort = 3001, operators = '203.0.113.0/24' } = {}) {
   const directory = await mkdtemp(join(tmpdir(), 'opm-front-'));
-  const { cert, key } = await createCertificates(directory);
-  const [port, tlsPort] = [await findFreePort(), await findFreePort()];
+  const certificates = await createCertificates(directory);
+  const [port, tlsPort, redirectPort] = [await findFreePort(), await findFreePort(), await findFreePort()];
   const shipped = await readFile(CONFIG, 'utf8');
   const upstreams = [...ports];
   const config = shipped
     .replace(/\b127\.0\.0\.1:301\d\b/g, () => `127.0.0.1:${upstreams.shift()}`)
-    .replace('443 ssl', `127.0.0.1:${tlsPort} ssl;\n  listen 127.0.0.1:${port}`)
-    .replace(/\/etc\/nginx\/.*\.crt/, cert)
-    .replace(/\/etc\/nginx\/.*\.key/, key)
-    .replace('/var/log/nginx/', '');
+    .replace('listen 443 ssl;', `listen 127.0.0.1:${tlsPort} ssl;\n  listen 127.0.0.1:${port};`)
+    .replace('listen 443 ssl;', `listen 127.0.0.1:${tlsPort} ssl;`)
+    .replace('listen 80;', `listen 127.0.0.1:${redirectPort};`)
+    .replace('127.0.0.1:3001', `127.0.0.1:${consolePort}`)
+    .replace('203.0.113.0/24', operators)
+    .replace('/var/www/html', directory)
+    .replace(/\/etc\/letsencrypt\/.*\/fullchain.pem/, certificates.cert)
+    .replace(/\/etc\/letsencrypt\/.*\/privkey.pem/, certificates.key)
+    .replaceAll(/access_log .*opm;/g, '$&\n  access_log answers.log answers;')
+    .replaceAll('/var/log/nginx/', '');
   if (upstreams.length > 0) throw new Error(`${CONFIG} lists fewer ports than ${ports.length}`);
   const log = "log_format answers '$status after $upstream_status';\naccess_log answers.log answers;\n";
   const nginx = await startNginx({ directory, config: log + config, port });
   return {
     url: `http://127.0.0.1:${port}`,
     tlsPort,
+    redirectPort,
+    /** Its files, and what is below `/.well-known`. */
+    directory,
+    certificates,
+    /** Reads the configuration and the certificates anew, as `nginx -s reload` does. */
+    reload: () => process.kill(nginx.pid, 'SIGHUP'),
     /** The status of each answer, followed by those of the ingresses that nginx tried. */
     async readAnswers(): Promise<string[]> {
       return (await readFile(join(directory, 'nginx/answers.log'), 'utf8')).trim().split('\n');

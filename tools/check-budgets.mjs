@@ -31,6 +31,7 @@ const WORDS = {
   'docs/scaling.md': 1_000,
   'docs/secrets.md': 1_500,
   'docs/status.md': 1_100,
+  'docs/systemd.md': 800,
   'docs/upgrade.md': 1_000,
 };
 /** These keep reasons and history; they are looked up, not read. */
