@@ -1,0 +1,26 @@
+#!/bin/sh
+# Takes a base backup and removes what is older than the newest KEEP of them: base.sh FOLDER KEEP
+set -eu
+dir=$1 keep=$2
+. "$(dirname "$0")/functions.sh"
+
+exec 9>"$dir/lock"
+flock -n 9 || { echo 'another base backup is being taken' >&2; exit 1; }
+series=$(newest_series)
+[ -n "$series" ] || { echo 'backup.sh must run first' >&2; exit 1; }
+rm -rf "$dir"/2*Z/unfinished
+pg_basebackup --pgdata="$series/unfinished" --format=tar --gzip --checkpoint=fast --label=opm --no-password
+base=$series/base-$(stamp)
+mv "$series/unfinished" "$base"
+echo "took $base"
+
+all_bases | head -n "-$keep" | while read -r old; do rm -rf "$old"; done
+for series in "$dir"/2*Z; do
+  oldest=$(find "$series" -maxdepth 1 -name 'base-*' | sort | head -n 1)
+  if [ -n "$oldest" ]; then
+    label=$(tar --occurrence=1 -xzOf "$oldest/base.tar.gz" backup_label)
+    pg_archivecleanup "$series/wal" "$(echo "$label" | sed -n 's/^START WAL LOCATION: .*(file \([0-9A-F]*\)).*/\1/p')"
+  elif [ "$series" != "$(newest_series)" ]; then
+    rm -rf "$series"
+  fi
+done
