@@ -20,7 +20,7 @@ function buildProgram(env: NodeJS.ProcessEnv): Command {
   return new Command('opm')
     .description('Run and operate OPM Partners API.')
     .version(version)
-    .hook('preAction', async () => (await import('@opm/runtime')).ignoreUnheardPgErrors())
+    .hook('preAction', () => prepare(env))
     .addHelpText(
       'after',
       '\nWithout DATABASE_URL, commands use the stack that `opm up` runs in ./.data, or in the folder OPM_DATA_DIR.' +
@@ -38,6 +38,17 @@ function buildProgram(env: NodeJS.ProcessEnv): Command {
     .addCommand(auditCommand(env))
     .addCommand(restoredCommand(env))
     .addCommand(burstCommand(env));
+}
+
+/** Adds the secrets in files to the environment of all commands. Imports lazily: --help needs none of it. */
+async function prepare(env: NodeJS.ProcessEnv): Promise<void> {
+  const { ConfigError, ignoreUnheardPgErrors, readSecretFiles } = await import('@opm/runtime');
+  ignoreUnheardPgErrors();
+  try {
+    Object.assign(env, readSecretFiles(env));
+  } catch (error) {
+    throw error instanceof ConfigError ? new UserError(error.message) : error;
+  }
 }
 
 /** Makes commander throw its errors instead of ending the process. With --json, it prints none of them. */
@@ -62,7 +73,7 @@ function report(error: unknown, isJson: boolean): number {
 }
 
 const isJson = process.argv.includes('--json');
-const program = buildProgram(process.env);
+const program = buildProgram({ ...process.env });
 throwErrors(program, isJson);
 addCompletion(program); // adds the command `complete`, which takes over the settings of `throwErrors`
 try {

@@ -20,8 +20,8 @@ export type QueueBackend = {
   ping(): Promise<void>;
   /**
    * Checks that the store answers and its settings keep acknowledged entries. Resolves to a warning if a part of the
-   * store does not answer, if it keeps nothing on disk, or if its clock differs from this process's by more than a
-   * minute.
+   * store does not answer, if a Redis has no append-only file, or if its clock differs from this process's by
+   * more than a minute.
    * @throws Error that says what to change
    */
   check(): Promise<string | void>;

@@ -1,5 +1,8 @@
-import { expect, test } from '@jest/globals';
-import { count, parseEnv, port, STORE_ENV } from './env.js';
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, test } from '@jest/globals';
+import { count, parseEnv, port, readSecretFiles, STORE_ENV } from './env.js';
 
 const spec = {
   ...STORE_ENV,
@@ -95,4 +98,55 @@ test('a Redis URL with a parameter that would override what the processes set is
   for (const search of ['commandTimeout=60000', 'family=6&enableOfflineQueue=true', 'maxRetriesPerRequest=3']) {
     expect(() => read(search)).toThrow(/^REDIS_URL is not valid: .* the only allowed parameter is family; /);
   }
+});
+
+describe('a secret in a file', () => {
+  const directory = mkdtempSync(join(tmpdir(), 'opm-env-'));
+  afterAll(() => rmSync(directory, { recursive: true }));
+  const write = (name: string, content: string) => {
+    writeFileSync(join(directory, name), content);
+    return join(directory, name);
+  };
+  const KB = 1024;
+
+  test.each([
+    ['as it is', ' s3cret=\t', ' s3cret=\t'],
+    ['without its last line end', 's3cret\n\n', 's3cret\n'],
+    ['without its last line end of Windows', 's3cret\r\n', 's3cret'],
+    ['of up to 64 KB', 'x'.repeat(64 * KB), 'x'.repeat(64 * KB)],
+  ])('is read %s, through links too, and replaces its variable', (_, content, value) => {
+    symlinkSync(write('target', content), join(directory, 'link'));
+    for (const name of ['DATABASE_URL', 'REDIS_URL', 'CONSOLE_PASSWORD', 'OPM_KEY']) {
+      const env = { [`${name}_FILE`]: join(directory, 'link'), [name]: '', PORT: '1' };
+      expect(readSecretFiles(env)).toEqual({ [name]: value, PORT: '1' });
+    }
+    rmSync(join(directory, 'link'));
+  });
+
+  test('is read only if the process has the variable', () => {
+    const env = { CONSOLE_PASSWORD_FILE: '/does/not/exist', OPM_KEY_FILE: '' };
+    expect(readSecretFiles(env, ['DATABASE_URL', 'OPM_KEY'])).toEqual(env);
+  });
+
+  test('that cannot be read is named with its variable and without content, all problems at once', () => {
+    mkdirSync(join(directory, 'folder'));
+    const read =
+      (DATABASE_URL_FILE: string, others = {}) =>
+      () =>
+        readSecretFiles({ DATABASE_URL_FILE, ...others });
+    const large = write('large', 's3cret'.repeat(11 * KB));
+    expect(read(large)).toThrow(`DATABASE_URL_FILE: ${large} is larger than 64 KB`);
+    expect(read(write('empty', '\n'))).toThrow(/^DATABASE_URL_FILE: .*empty is empty$/);
+    expect(read(join(directory, 'folder'))).toThrow(/^DATABASE_URL_FILE: .*folder is not a file$/);
+    expect(read(join(large, 'below'))).toThrow(/^DATABASE_URL_FILE: .*below cannot be read: ENOTDIR$/);
+    const missing = join(directory, 'missing');
+    const both = { REDIS_URL_FILE: missing, REDIS_URL: 's3cret', OPM_KEY_FILE: 'redis://:s3cret@host' };
+    expect(read(missing, both)).toThrow(
+      [
+        `DATABASE_URL_FILE: ${missing} does not exist`,
+        'REDIS_URL and REDIS_URL_FILE are both set: set only one of them',
+        'OPM_KEY_FILE is not valid: path of the file that holds OPM_KEY',
+      ].join('\n'),
+    );
+  });
 });

@@ -1,3 +1,4 @@
+import { readFileSync, statSync } from 'node:fs';
 import { bool, cleanEnv, EnvMissingError, makeValidator, str, type ValidatorSpec } from 'envalid';
 
 export type EnvSpec = Record<string, ValidatorSpec<unknown>>;
@@ -124,6 +125,48 @@ export const STORE_ENV = {
     MAX_TIMER_MS,
   )({ default: 15_000, desc: `milliseconds, 1 to ${MAX_TIMER_MS}, that a process may take to drain after SIGTERM` }),
 };
+
+/** Variables that may hold a secret: with `_FILE` added to the name, each names a file that holds the value. */
+const SECRETS = ['DATABASE_URL', 'REDIS_URL', 'CONSOLE_PASSWORD', 'OPM_KEY'];
+const MAX_SECRET_BYTES = 64 * 1024;
+
+/**
+ * Replaces each NAME_FILE by NAME with the content of the file, without its last line end. Files keep secrets out of the
+ * environment, which `docker inspect` and /proc show. An empty variable counts as not set. Leaves out variables that are
+ * not in `names`, whose files the process may not be allowed to read. @throws ConfigError that lists every problem
+ */
+export function readSecretFiles(env: NodeJS.ProcessEnv, names = SECRETS): NodeJS.ProcessEnv {
+  const read = { ...env };
+  const problems: string[] = [];
+  for (const name of SECRETS.filter((secret) => names.includes(secret))) {
+    const variable = `${name}_FILE`;
+    const file = env[variable];
+    if (!file) continue;
+    if (env[name]) problems.push(`${name} and ${variable} are both set: set only one of them`);
+    else if (file.includes('://')) problems.push(`${variable} is not valid: path of the file that holds ${name}`);
+    else {
+      const { value, problem } = readSecretFile(file);
+      if (problem) problems.push(`${variable}: ${file} ${problem}`);
+      Object.assign(read, { [name]: value, [variable]: undefined });
+    }
+  }
+  if (problems.length > 0) throw new ConfigError(problems.join('\n'));
+  return read;
+}
+
+function readSecretFile(file: string): { value?: string; problem?: string } {
+  try {
+    const stats = statSync(file);
+    if (!stats.isFile()) return { problem: 'is not a file' };
+    if (stats.size > MAX_SECRET_BYTES) return { problem: 'is larger than 64 KB' };
+    const value = readFileSync(file, 'utf8').replace(/\r?\n$/, '');
+    return value === '' ? { problem: 'is empty' } : { value };
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') return { problem: 'does not exist' };
+    return { problem: code === 'EACCES' ? 'must be readable by the user of this process' : `cannot be read: ${code}` };
+  }
+}
 
 /** Reads and checks the environment. An empty variable counts as not set. @throws ConfigError */
 export function parseEnv<Spec extends EnvSpec>(env: NodeJS.ProcessEnv, spec: Spec): Env<Spec> {

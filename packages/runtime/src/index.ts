@@ -7,6 +7,7 @@ export {
   type EnvSpec,
   parseEnv,
   port,
+  readSecretFiles,
   STORE_ENV,
   str,
 } from './env.js';

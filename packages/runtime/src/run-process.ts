@@ -1,7 +1,7 @@
 import { setFlagsFromString } from 'node:v8';
 import closeWithGrace from 'close-with-grace';
 import pg from 'pg';
-import { ConfigError, type Env, type EnvSpec, parseEnv } from './env.js';
+import { ConfigError, type Env, type EnvSpec, parseEnv, readSecretFiles } from './env.js';
 import { type Health, type InternalServer, serveInternal } from './internal-server.js';
 import { createLogger, type Logger } from './logger.js';
 import { createMetrics, type Metrics } from './metrics.js';
@@ -22,7 +22,7 @@ type CommonEnv = { LOG_LEVEL: string; INTERNAL_PORT: number; INTERNAL_HOST: stri
 
 /**
  * Runs a process from start to exit:
- * 1. Read the environment, serve the internal port, call `start`, become ready.
+ * 1. Read the environment and the files of secrets, serve the internal port, call `start`, become ready.
  * 2. On SIGTERM or SIGINT, become unready and release all resources in reverse order. Exit with 0, or with 1 if that
  *    takes longer than SHUTDOWN_TIMEOUT_MS. An unhandled error does the same, and exits with 1.
  *
@@ -111,7 +111,7 @@ export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonE
 
 function readConfig<Spec extends EnvSpec>(name: string, env: NodeJS.ProcessEnv, spec: Spec): Env<Spec> | undefined {
   try {
-    return parseEnv(env, spec);
+    return parseEnv(readSecretFiles(env, Object.keys(spec)), spec);
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
     for (const line of error.message.split('\n')) console.error(`${name}: ${line}`);

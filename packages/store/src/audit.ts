@@ -31,7 +31,7 @@ export type AuditFilter = { actor?: string | undefined; since?: Date | undefined
 
 export type Audit = ReturnType<typeof createAudit>;
 
-/** The audit log. Rows are never changed or deleted; the app role has no right to. */
+/** The audit log. Rows are never changed or deleted: deploy/postgres/grants.sql gives no role the right to. */
 export function createAudit(prisma: PrismaClient) {
   return {
     /** Adds a row. Write it before the change, so that no change lacks its row. */

@@ -21,7 +21,7 @@ export type {
   StoredDeadLetter,
   WholeDeadLetter,
 } from './dead-letters.js';
-export { type AppRole, grantToAppRole, hasMigrations } from './migrations.js';
+export { hasMigrations } from './migrations.js';
 export {
   assertOperatorName,
   assertPassword,

@@ -47,7 +47,10 @@ export type Store = {
   operators: Operators;
   audit: Audit;
   mark: Pick<HighWaterMark, 'noteFinished' | 'read'>;
-  /** Resolves if PostgreSQL answers and has our tables. @throws StoreError */
+  /**
+   * Resolves if PostgreSQL answers, has our tables, and lets us read those that every role reads; a NULL of a table's type
+   * needs no privilege. @throws StoreError
+   */
   ping(): Promise<void>;
   /** Reads PostgreSQL's clock. */
   now(): Promise<Date>;
@@ -109,9 +112,9 @@ export function createStore(options: StoreOptions): Store {
     ping: () =>
       toStoreError(() =>
         prisma.$queryRaw`
-          SELECT projects.paused_at, dead_letters.receipt, api_keys.scopes,
-            'try_each(text, text[])'::regprocedure::text
-          FROM projects, api_keys, access_revision, customers, dead_letters, erasures, high_water_mark LIMIT 0
+          SELECT (NULL::projects).paused_at, (NULL::api_keys).scopes, (NULL::access_revision).revision::text,
+            (NULL::erasures).version, dead_letters.receipt, 'try_each(text, text[])'::regprocedure::text
+          FROM projects, customers, dead_letters, high_water_mark LIMIT 0
         `.then(() => undefined),
       ),
     async now() {

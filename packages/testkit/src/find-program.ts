@@ -99,6 +99,16 @@ export function findRedisProgram(alternative?: string): Promise<string> {
   });
 }
 
+/** Returns the path of psql. See `findProgram`. */
+export function findPsql(): Promise<string> {
+  return findProgram({
+    title: 'psql',
+    names: ['psql'],
+    aptPackages: ['postgresql-client'],
+    otherwise: 'brew install libpq (or your package manager)',
+  });
+}
+
 /** Returns the path of a C compiler. See `findProgram`. */
 export function findCompiler(): Promise<string> {
   return findProgram({

@@ -5,6 +5,7 @@ export {
   findCompiler,
   findProgram,
   findPrometheus,
+  findPsql,
   findRedisProgram,
   findShellCheck,
 } from './find-program.js';

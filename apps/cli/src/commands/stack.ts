@@ -1,8 +1,6 @@
-import type { AppRole } from '@opm/store';
-import { Command, InvalidArgumentError } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { type PrintOptions, print } from '../print.js';
 import type { UpOptions } from '../stack/up.js';
-import { UserError } from '../user-error.js';
 import { dataDirOf, findStores } from '../with-store.js';
 
 export function upCommand(env: NodeJS.ProcessEnv): Command {
@@ -33,41 +31,22 @@ function parsePort(text: string): number {
   return port;
 }
 
-type MigrateOptions = PrintOptions & { appRole?: string };
-
 export function migrateCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('migrate')
-    .option(
-      '--app-role <name>',
-      'let this role read and write rows only, for processes with the queue on Redis; ' +
-        'creates the role if it does not exist, and sets its password to APP_ROLE_PASSWORD',
-      parseRole,
-    )
+    .addOption(new Option('--app-role <name>').argParser(refuseAppRole).hideHelp())
     .option('--json', 'print JSON')
     .description('Bring the database up to date: the tables of OPM, and those of a queue in PostgreSQL.')
-    .action(async ({ appRole, ...options }: MigrateOptions) => {
-      const { DATABASE_URL, APP_ROLE_PASSWORD } = await findStores(env);
+    .action(async (options: PrintOptions) => {
+      const { DATABASE_URL } = await findStores(env);
       const { migrate } = await import('../stack/migrate.js'); // lazily: the queue package loads slowly
       await migrate(DATABASE_URL);
-      if (appRole) await grant(DATABASE_URL, { name: appRole, password: APP_ROLE_PASSWORD || undefined });
-      const granted = appRole ? [`The role ${appRole} can read and write rows.`] : [];
-      print(options, { upToDate: true, appRole }, ['The database is up to date.', ...granted]);
+      print(options, { upToDate: true }, ['The database is up to date.']);
     });
 }
 
-function parseRole(name: string): string {
-  if (name === '') throw new InvalidArgumentError('It must not be empty.');
-  return name;
-}
-
-/** @throws UserError with the reason if PostgreSQL or the store refuses the grant */
-async function grant(databaseUrl: string, role: AppRole): Promise<void> {
-  const { grantToAppRole, StoreError } = await import('@opm/store');
-  try {
-    await grantToAppRole(databaseUrl, role);
-  } catch (error) {
-    if (!(error instanceof StoreError)) throw error;
-    const passwordless = role.password === undefined ? ' without APP_ROLE_PASSWORD' : '';
-    throw new UserError(`--app-role ${role.name}${passwordless}: ${error.message}`);
-  }
+/** An option of earlier releases. Without the error, a script would go on as if the role had its privileges. */
+function refuseAppRole(): never {
+  throw new InvalidArgumentError(
+    'It is no longer supported: deploy/postgres/roles.sql and grants.sql replace it, see docs/postgresql.md, "Roles".',
+  );
 }

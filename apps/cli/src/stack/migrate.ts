@@ -57,7 +57,8 @@ async function deploy(databaseUrl: string, detached: boolean): Promise<string> {
     cwd: inRepository('.'),
     env: {
       ...process.env,
-      ...(password && { PGPASSWORD: password }),
+      // With DATABASE_URL_FILE, the schema engine reads the password itself, and no environment contains it.
+      ...(password && !process.env.DATABASE_URL_FILE && { PGPASSWORD: password }),
       ...{ DATABASE_URL: url, CHECKPOINT_DISABLE: '1', PRISMA_HIDE_UPDATE_MESSAGE: '1' },
     },
     stdio: ['ignore', 'pipe', 'pipe'],

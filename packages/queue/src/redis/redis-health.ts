@@ -6,8 +6,7 @@ import type { RedisClient } from './ioredis-workarounds.js';
 /** Timeout per node, so that a hanging node does not hide the results of the others. */
 const NODE_TIMEOUT_MS = 1_000;
 const MIN_MAJOR = 7;
-const NOTHING_ON_DISK =
-  'Redis keeps nothing on disk (neither appendonly nor save is set): a restart loses acknowledged entries';
+const NO_APPEND_ONLY_FILE = 'Redis has no append-only file (appendonly is off): a crash loses acknowledged entries';
 
 /** Sections of INFO. `default` includes `memory`. */
 type Section = 'default' | 'memory';
@@ -17,7 +16,7 @@ type Info = (name: string) => string | undefined;
 
 /**
  * Checks that Redis answers, is new enough, and evicts no keys. Resolves to a warning if some masters of a cluster do
- * not answer (the shards of the others still work) or if a master keeps nothing on disk.
+ * not answer (the shards of the others still work) or if a master has no append-only file.
  * @throws Error that says what to change
  */
 export async function checkRedis(redis: RedisClient): Promise<string | undefined> {
@@ -31,18 +30,8 @@ export async function checkRedis(redis: RedisClient): Promise<string | undefined
   const [failure] = failures;
   const unreachable =
     failure && `${failures.length} of ${infos.length + failures.length} masters do not answer: ${failure.message}`;
-  const isVolatile = infos.some((info) => info('aof_enabled') === '0') && (await keepsNothing(redis));
-  return [unreachable, isVolatile && NOTHING_ON_DISK].filter(Boolean).join('; ') || undefined;
-}
-
-/** Whether a master has both AOF and snapshots turned off. Assumes not, if a master does not allow CONFIG GET. */
-async function keepsNothing(redis: RedisClient): Promise<boolean> {
-  const read = async (node: Redis, name: string) =>
-    ((await withTimeout(node.config('GET', name), NODE_TIMEOUT_MS).catch(() => [])) as string[])[1];
-  const answers = mastersOf(redis).map(
-    async (node) => (await read(node, 'save')) === '' && (await read(node, 'appendonly')) === 'no',
-  );
-  return (await Promise.all(answers)).includes(true);
+  const isVolatile = infos.some((info) => info('aof_enabled') === '0');
+  return [unreachable, isVolatile && NO_APPEND_ONLY_FILE].filter(Boolean).join('; ') || undefined;
 }
 
 /**

@@ -56,7 +56,7 @@ export function createRedisIdempotency(redis: RedisClient, { keyspaces, maxBytes
     maxBytes,
 
     async forget() {
-      await Promise.all(keyspaces.map((keyspace) => redis.unlink(...toRecordKeys(keyspace))));
+      await Promise.all(keyspaces.map((keyspace) => redis.del(...toRecordKeys(keyspace))));
     },
 
     async sweep() {
