@@ -9,6 +9,7 @@
 set -eu
 dir=$1 keep=$2 hour=$3
 here=$(dirname "$0")
+# shellcheck source-path=SCRIPTDIR source=functions.sh
 . "$here/functions.sh"
 
 receiver='' base='' idle=0

@@ -2,10 +2,11 @@
 # Takes a base backup and removes what is older than the newest KEEP of them: base.sh FOLDER KEEP
 set -eu
 dir=$1 keep=$2
+# shellcheck source-path=SCRIPTDIR source=functions.sh
 . "$(dirname "$0")/functions.sh"
 
 exec 9>"$dir/lock"
-flock -n 9 || { echo 'another base backup is being taken' >&2; exit 1; }
+flock 9 # waits for another one
 series=$(newest_series)
 [ -n "$series" ] || { echo 'backup.sh must run first' >&2; exit 1; }
 rm -rf "$dir"/2*Z/unfinished

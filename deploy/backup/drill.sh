@@ -5,6 +5,7 @@
 set -eu
 dir=$1 scratch=${2:-$1/drill}
 here=$(dirname "$0")
+# shellcheck source-path=SCRIPTDIR source=functions.sh
 . "$here/functions.sh"
 
 lsn=$(sql 'SELECT pg_current_wal_lsn()')

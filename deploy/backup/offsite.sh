@@ -10,15 +10,15 @@ mkdir -p "$to"
   copy=$to/$file.gz.age
   case $file in *.partial) ;; *) [ ! -e "$copy" ] || continue ;; esac # an incomplete file of WAL grows
   mkdir -p "$(dirname "$copy")"
-  rm -f "$to/unread"
-  { gzip -1 <"$from/$file" || touch "$to/unread"; } | age -R "$recipients" >"$copy.new"
-  if [ -e "$to/unread" ]; then
+  rm -f "$copy.unread"
+  { gzip -1 <"$from/$file" || touch "$copy.unread"; } | age -R "$recipients" >"$copy.new"
+  if [ -e "$copy.unread" ]; then
     [ ! -e "$from/$file" ] || exit 1 # otherwise it was removed, or is complete and has another name
   else
     mv "$copy.new" "$copy"
   fi
 done
-(cd "$to" && find . -type f -name '*.age*') | while read -r copy; do
+(cd "$to" && find . -type f -path './2*Z/*') | while read -r copy; do
   [ -e "$from/${copy%.gz.age}" ] || rm "$to/$copy" # and what an interrupted run left
 done
 find "$to" -mindepth 1 -type d -empty -delete

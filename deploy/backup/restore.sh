@@ -6,6 +6,7 @@
 # Starts a server that nobody else can reach, waits until it has replayed the WAL, and stops it. If it fails, DATA is empty.
 set -eu
 dir=$(cd "$1" && pwd) data=$2 time=${3:-} # recovery runs in the data folder
+# shellcheck source-path=SCRIPTDIR source=functions.sh
 . "$(dirname "$0")/functions.sh"
 
 fail() { echo "$1" >&2; exit 1; }
