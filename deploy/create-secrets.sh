@@ -7,11 +7,12 @@ cd "$(dirname "$0")/.."
 umask 077
 mkdir -p secrets
 
-# The folder keeps others out; the files are mounted, and the users of the containers must read them.
+# The folder keeps others out; the files are mounted, and the users of the containers must read them. An existing file keeps
+# its inode, so running containers see its new content.
 put() { # put NAME: from stdin
   cat >"secrets/$1.new"
-  chmod 644 "secrets/$1.new"
-  mv "secrets/$1.new" "secrets/$1"
+  if [ -e "secrets/$1" ]; then cat "secrets/$1.new" >"secrets/$1" && rm "secrets/$1.new"; else mv "secrets/$1.new" "secrets/$1"; fi
+  chmod 644 "secrets/$1"
   echo "secrets/$1"
 }
 # NAME=VALUE of an .env, without quotes; nothing if it is not there

@@ -9,8 +9,12 @@ PROXY_WINDOW_SECONDS=11
 
 # The old version answers until its containers are replaced. A failed migration ends the upgrade here.
 docker compose build
-docker compose up migrate
-[ "$(docker wait "$(docker compose ps --all --quiet migrate)")" = 0 ]
+deploy/create-secrets.sh # for what the new version has in addition
+for redis in $(docker compose ps --services | grep -E '^redis(-node-.)?$'); do
+  docker compose exec --no-TTY "$redis" opm-redis-cli -e acl load
+done
+docker compose up roles migrate grants
+[ "$(docker wait "$(docker compose ps --all --quiet grants)")" = 0 ]
 
 ports=$(docker compose config ingress | sed -n '/target: 3000$/{n;s/.*published: "\{0,1\}\([0-9-]*\).*/\1/p;}')
 old=$(docker compose ps --quiet ingress)

@@ -1,7 +1,10 @@
 import { execFile } from 'node:child_process';
-import { readdirSync, readFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
-import { expect, test } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { STORE_ENV } from '@opm/runtime';
 import { findShellCheck } from '@opm/testkit';
 import { parse } from 'yaml';
@@ -13,39 +16,151 @@ const SPECS = { ingress: INGRESS_ENV, worker: WORKER_ENV, console: CONSOLE_ENV, 
 
 /** docker-compose.yml and the image decide where a container listens. */
 const PLACES = ['HOST', 'PORT', 'CONSOLE_HOST', 'CONSOLE_PORT', 'INTERNAL_HOST', 'INTERNAL_PORT'];
-/**
- * Variables that are built from others or required. All others have no value in the file: .env sets them, or they are
- * unset.
- */
-const MADE: Record<string, unknown> = {
-  DATABASE_URL: expect.stringMatching(/opm_app:\$\{POSTGRES_APP_PASSWORD:/),
-  REDIS_URL: expect.stringContaining('REDIS_PASSWORD'),
-  CONSOLE_PASSWORD: expect.stringMatching(/^\$\{CONSOLE_PASSWORD:\?.*\}$/),
+/** Variables that have a value in the file. All others have none: .env sets them, or they are unset. */
+const MADE: Record<string, Record<string, unknown>> = {
+  ingress: toFiles('ingress', 'ingress'),
+  worker: toFiles('worker', 'worker'),
+  console: {
+    ...toFiles('console', 'console'),
+    CONSOLE_PASSWORD_FILE: '/run/secrets/console-password',
+    // Its proxies are not those of the ingresses.
+    TRUSTED_PROXIES: expect.stringMatching(/^\$\{CONSOLE_TRUSTED_PROXIES:-0\}$/),
+  },
+  opm: toFiles('opm', 'opm'),
+  migrate: toFiles('owner', 'opm'),
 };
 
-/** The proxies of the ingresses are not those of the console. */
-const MADE_FOR_CONSOLE = { TRUSTED_PROXIES: expect.stringMatching(/^\$\{CONSOLE_TRUSTED_PROXIES:-0\}$/) };
+function toFiles(database: string, redis: string) {
+  return {
+    DATABASE_URL_FILE: `/run/secrets/${database}-database-url`,
+    REDIS_URL_FILE: `/run/secrets/${redis}-redis-url`,
+  };
+}
 
-/** `migrate` runs as the owner, who creates the role of the apps. */
-const MADE_FOR_MIGRATE = {
-  DATABASE_URL: expect.stringMatching(/opm:\$\{POSTGRES_PASSWORD:/),
-  APP_ROLE_PASSWORD: expect.stringContaining('POSTGRES_APP_PASSWORD'),
+type Service = {
+  image: string;
+  entrypoint?: string[];
+  command?: string[];
+  environment?: Record<string, string | null>;
+  healthcheck?: { test: string[] };
+  secrets?: string[];
+  networks: string[] | Record<string, unknown>;
+  volumes?: string[];
+  tmpfs?: string[];
+  ports?: string[];
 };
 
-const { configs, services, volumes } = parse(readFileSync('docker-compose.yml', 'utf8'), { merge: true });
+const file = parse(readFileSync('docker-compose.yml', 'utf8'), { merge: true });
+const { configs, networks, volumes } = file;
+const services: Record<string, Service> = file.services;
+const NODES = [1, 2, 3, 4, 5, 6].map((n) => `redis-node-${n}`);
 
 test.each(Object.entries(SPECS))('Docker Compose passes each variable that %s reads from .env', (name, spec) => {
-  const passedOn = Object.keys(spec).filter((variable) => !PLACES.includes(variable));
-  expect(services[name].environment).toEqual({
-    ...Object.fromEntries(passedOn.map((variable) => [variable, MADE[variable] ?? null])),
-    ...(name === 'migrate' && MADE_FOR_MIGRATE),
-    ...(name === 'console' && MADE_FOR_CONSOLE),
+  const made = MADE[name] as Record<string, unknown>;
+  const passedOn = Object.keys(spec).filter((variable) => !PLACES.includes(variable) && !(`${variable}_FILE` in made));
+  expect(services[name]?.environment).toEqual({
+    ...Object.fromEntries(passedOn.map((variable) => [variable, null])),
+    ...made,
   });
 });
 
+test.each(Object.entries(services))(
+  '%s has no capabilities, no writable root file system, and limits',
+  (_name, service) => {
+    expect(service).toMatchObject({
+      read_only: true,
+      cap_drop: ['ALL'],
+      security_opt: ['no-new-privileges:true'],
+      mem_limit: expect.anything(),
+      cpus: expect.anything(),
+      pids_limit: 512,
+      dns: '127.0.0.1',
+    });
+    expect(service).not.toHaveProperty('cap_add');
+    expect(service).not.toHaveProperty('privileged');
+    expect(service).not.toHaveProperty('network_mode');
+  },
+);
+
+/** The user of the other images is root if nothing else is said. */
+test('the images of the stores run as a user without rights', () => {
+  const users = Object.values<{ image: string; user?: string }>(services as never).flatMap(({ image, user }) =>
+    image.startsWith('opm-') ? [] : [`${image.split(':')[0]} ${user}`],
+  );
+  expect(new Set(users)).toEqual(new Set(['postgres postgres', 'redis redis', 'prom/prometheus nobody']));
+});
+
+test('no password is in a command, a health check or a variable: each service reads its own from files', () => {
+  const text = readFileSync('docker-compose.yml', 'utf8');
+  expect(text).not.toMatch(/\$\{[A-Z_]*(PASSWORD|URL|SECRET|KEY)/);
+  // The user `health` has none.
+  expect(text.match(/\w+:\/\/\w+:.*@/g)).toEqual(['redis://health:@']);
+  const app = (name: string) => [`${name}-database-url`, `${name}-redis-url`];
+  const ofRedis = ['redis-users.acl', 'redis-operator-password'];
+  expect(Object.fromEntries(Object.entries(services).map(([name, { secrets = [] }]) => [name, secrets]))).toEqual({
+    postgres: ['postgres-password'],
+    redis: ofRedis,
+    ...Object.fromEntries(NODES.map((node) => [node, [...ofRedis, 'redis-replication-password']])),
+    'redis-cluster': ['redis-operator-password'],
+    roles: [
+      'postgres-password',
+      ...['owner', 'ingress', 'worker', 'console', 'opm'].map((name) => `${name}-database-url`),
+      'backup-password',
+    ],
+    migrate: ['owner-database-url', 'opm-redis-url'],
+    grants: ['postgres-password'],
+    opm: app('opm'),
+    ingress: app('ingress'),
+    worker: app('worker'),
+    console: [...app('console'), 'console-password'],
+    prometheus: [],
+  });
+});
+
+test('no app shares a network with another one, and only networks of published ports are not internal', () => {
+  const internal = { internal: true, driver_opts: { 'com.docker.network.bridge.inhibit_ipv4': 'true' } };
+  const published = {
+    driver_opts: {
+      'com.docker.network.bridge.enable_icc': 'false',
+      'com.docker.network.bridge.enable_ip_masquerade': 'false',
+    },
+  };
+  const members = Object.keys(networks).map((network) => {
+    const isIn = ({ networks }: Service) =>
+      (Array.isArray(networks) ? networks : Object.keys(networks)).includes(network);
+    return [network, Object.keys(services).filter((name) => isIn(services[name] as Service))] as const;
+  });
+  const stores = ['postgres', 'redis', ...NODES];
+  expect(Object.fromEntries(members)).toEqual({
+    'ingress-stores': [...stores, 'opm', 'ingress'],
+    'worker-stores': [...stores, 'worker'],
+    'console-stores': [...stores, 'console'],
+    migration: ['postgres', 'roles', 'migrate', 'grants'],
+    'ingress-metrics': ['ingress', 'prometheus'],
+    'worker-metrics': ['worker', 'prometheus'],
+    'console-metrics': ['console', 'prometheus'],
+    'redis-cluster': [...NODES, 'redis-cluster'],
+    'published-apps': ['ingress', 'console'],
+    'published-stores': ['postgres', 'redis', 'prometheus'],
+  });
+  for (const [name, network] of Object.entries(networks))
+    expect([name, network]).toEqual([name, name.startsWith('published-') ? published : internal]);
+  for (const [name, { ports }] of Object.entries(services))
+    for (const port of ports ?? []) expect([name, port]).toEqual([name, expect.stringMatching(/^127\.0\.0\.1:/)]);
+});
+
+test('down --volumes leaves nothing behind: what an image declares as a volume has a name or is in memory', () => {
+  const declared: Record<string, string> = { postgres: '/var/lib/postgresql/data', redis: '/data' };
+  for (const [name, { image, volumes: mounted = [], tmpfs = [] }] of Object.entries(services)) {
+    const place = declared[image.split(':')[0] as string];
+    const places = [...mounted.map((mount) => mount.split(':')[1]), ...tmpfs.map((mount) => mount.split(':')[0])];
+    if (place) expect([name, places]).toEqual([name, expect.arrayContaining([place])]);
+  }
+});
+
 test('Prometheus starts only with its profile, at a fixed version, and is published on 127.0.0.1 only', () => {
-  const { prometheus } = services;
-  expect(prometheus.profiles).toEqual(['observability']);
+  const prometheus = services.prometheus as Service;
+  expect(prometheus).toHaveProperty('profiles', ['observability']);
   expect(prometheus.image).toMatch(/^prom\/prometheus:v\d+\.\d+\.\d+$/);
   expect(prometheus.ports).toEqual([expect.stringMatching(/^127\.0\.0\.1:/)]);
   // The image declares a volume: without a name, each new container would leave one behind.
@@ -53,15 +168,88 @@ test('Prometheus starts only with its profile, at a fixed version, and is publis
   expect(volumes).toHaveProperty('prometheus');
 });
 
-type Service = { entrypoint?: string[]; command?: string[]; healthcheck?: { test: string[] } };
-
 test('scripts of more than three lines are files in deploy/, where ShellCheck finds no problem', async () => {
-  const words = Object.values<Service>(services).flatMap(({ entrypoint, command, healthcheck }) =>
+  const words = Object.values(services).flatMap(({ entrypoint, command, healthcheck }) =>
     [entrypoint, command, healthcheck?.test].flatMap((words = []) => words),
   );
   expect(words.filter((word) => word.trim().split('\n').length > 3)).toEqual([]);
   const scripts = readdirSync('deploy').filter((name) => name.endsWith('.sh'));
   const mounted = Object.values<{ file: string }>(configs).map(({ file }) => file);
-  expect(scripts.map((name) => `deploy/${name}`)).toEqual(expect.arrayContaining(mounted));
+  expect(scripts.map((name) => `deploy/${name}`)).toEqual(
+    expect.arrayContaining(mounted.filter((name) => name.endsWith('.sh'))),
+  );
   await promisify(execFile)(await findShellCheck(), ['--shell=sh', ...scripts], { cwd: 'deploy' });
+});
+
+describe('deploy/create-secrets.sh', () => {
+  let folder: string;
+  const run = async (...args: string[]) =>
+    (await promisify(execFile)('sh', [join(folder, 'deploy/create-secrets.sh'), ...args])).stdout;
+  const read = () => {
+    const names = readdirSync(join(folder, 'secrets'));
+    return Object.fromEntries(names.map((name) => [name, readFileSync(join(folder, 'secrets', name), 'utf8')]));
+  };
+  const mode = (name: string) => (statSync(join(folder, name)).mode & 0o777).toString(8);
+
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'opm-secrets-'));
+    symlinkSync(resolve('deploy'), join(folder, 'deploy'));
+  });
+  afterEach(() => rmSync(folder, { recursive: true }));
+
+  test('makes all secrets of docker-compose.yml, readable in a folder that only its owner can enter', async () => {
+    const printed = await run();
+    const secrets = read();
+    const files = Object.values<{ file: string }>(file.secrets).map(({ file }) => file);
+    expect(Object.keys(secrets).map((name) => `secrets/${name}`)).toEqual(files.sort());
+    expect(printed.trim().split('\n').sort()).toEqual(files);
+    expect(mode('secrets')).toBe('700');
+    expect(files.map(mode)).toEqual(files.map(() => '644'));
+    expect(secrets['opm-database-url']).toMatch(/^postgresql:\/\/opm_cli:[0-9a-f]{48}@postgres:5432\/opm$/);
+    expect(secrets['worker-redis-url']).toMatch(/^redis:\/\/worker:[0-9a-f]{48}@redis:6379$/);
+    expect(secrets['redis-users.acl']).not.toMatch(/SHA256|^#/m);
+  });
+
+  test('changes nothing the second time, and makes anew what was deleted', async () => {
+    await run();
+    const first = read();
+    expect(await run()).toBe('');
+    expect(read()).toEqual(first);
+    rmSync(join(folder, 'secrets/worker-redis-url'));
+    expect(await run()).toBe('secrets/worker-redis-url\nsecrets/redis-users.acl\n');
+    const { 'worker-redis-url': url, 'redis-users.acl': acl, ...others } = read();
+    expect(first).toMatchObject(others);
+    expect(url).not.toBe(first['worker-redis-url']);
+    expect(acl).toContain(
+      createHash('sha256')
+        .update(new URL(String(url)).password)
+        .digest('hex'),
+    );
+  });
+
+  test('takes over the passwords that stores and operators know from an .env, and says what to delete there', async () => {
+    const lines = ['POSTGRES_PASSWORD=old', 'CONSOLE_PASSWORD="with space"', 'REDIS_PREFIX=mine', 'REDIS_PASSWORD=r'];
+    writeFileSync(join(folder, '.env'), `${lines.join('\n')}\n`);
+    expect(await run()).toContain('Delete from .env');
+    const secrets = read();
+    expect(secrets).toMatchObject({ 'postgres-password': 'old', 'console-password': 'with space' });
+    expect(secrets['redis-users.acl']).toContain('~{mine-[0-9]*}:*');
+    expect(secrets['redis-users.acl']).not.toContain('{opm-');
+  });
+
+  test('--cluster names the nodes with the same passwords, and later runs keep to them', async () => {
+    await run();
+    const { password } = new URL(String(read()['ingress-redis-url']));
+    await run('--cluster');
+    const nodes = ['1', '2', '3'].map((n) => `redis://ingress:${password}@redis-node-${n}:6379`).join(',');
+    const clustered = read();
+    expect(clustered['ingress-redis-url']).toBe(nodes);
+    rmSync(join(folder, 'secrets/opm-redis-url'));
+    await run();
+    expect(read()['opm-redis-url']).toMatch(/@redis-node-1:6379,/);
+    expect(read()).toMatchObject({
+      'ingress-redis-url': nodes,
+      'redis-operator-password': clustered['redis-operator-password'],
+    });
+  });
 });

@@ -20,6 +20,7 @@ import {
   withRedis,
 } from '@opm/testkit';
 import pMap from 'p-map';
+import { PASSWORD, withLogin, writeUsers } from './set-up-roles.js';
 
 const SHARDS = 6;
 const CLIENTS = 12;
@@ -40,7 +41,9 @@ let stopLoad = async () => {};
 
 beforeAll(async () => {
   directory = await mkdtemp(join(tmpdir(), 'opm-cluster-'));
-  const flags = ['--appendonly', 'yes'];
+  // The processes have the users of deploy/redis/users.acl, the replicas `replication`, and this test the default user.
+  const users = await writeUsers(directory, 'opm_test_*', 'user default on nopass');
+  const flags = ['--appendonly', 'yes', ...users, '--masteruser', 'replication', '--masterauth', PASSWORD];
   cluster = await startRedisCluster({ directory, masters: 3, replicasPerMaster: 1, flags });
   backend = await createBackend(cluster.url);
   store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
@@ -58,6 +61,9 @@ afterEach(async () => {
     node.signal('SIGCONT');
   }
   await cluster.waitUntilWhole();
+  for (const { url } of cluster.nodes) {
+    expect(await withRedis(url, (node) => node.call('ACL', 'LOG'))).toEqual([]); // no command was refused
+  }
 });
 afterAll(async () => {
   await store?.close();
@@ -69,7 +75,11 @@ afterAll(async () => {
 /** @param env for both processes */
 async function start(env: NodeJS.ProcessEnv = {}): Promise<{ ingress: TestApp; worker: TestApp }> {
   const all = { ...backend.env, QUEUE_SHARDS: String(SHARDS), ANSWER_TIMEOUT_MS, ...env };
-  const [ingress, worker] = await Promise.all([startApp('ingress', all), startApp('worker', all)]);
+  const startAs = (app: 'ingress' | 'worker') => {
+    const nodes = cluster.url.split(',').map((url) => withLogin(url, app));
+    return startApp(app, { ...all, REDIS_URL: nodes.join(',') });
+  };
+  const [ingress, worker] = await Promise.all([startAs('ingress'), startAs('worker')]);
   apps.push(ingress, worker);
   return { ingress, worker };
 }

@@ -16,7 +16,7 @@ import {
   withRedis,
 } from '@opm/testkit';
 import pg from 'pg';
-import { PASSWORD, ROLES, type RoleFile, runSql, startRedisWithUsers, writeSecrets } from './set-up-roles.js';
+import { PASSWORD, ROLES, type RoleFile, runGuide, runSql, startRedisWithUsers, writeSecrets } from './set-up-roles.js';
 
 const admin = process.env.OPM_TEST_ADMIN_URL as string;
 const ALL_ROLES = [...Object.values(ROLES), 'opm_backup'];
@@ -51,23 +51,17 @@ const readPrivileges = (databaseUrl: string) =>
      ORDER BY 1, 2, 3`,
   );
 
-async function install(): Promise<void> {
-  expect(await runSql('roles.sql', database.url, secrets)).toEqual({ code: 0, printed: '' });
-  expect(await runOpm(['migrate'], { DATABASE_URL: urls.owner, REDIS_URL: '' })).toMatchObject({ code: 0 });
-  expect(await runSql('grants.sql', urls.owner)).toEqual({ code: 0, printed: '' });
-}
-
 beforeAll(async () => {
   const known = await query<{ rolname: string }>(admin, 'SELECT rolname FROM pg_roles WHERE rolname = ANY($1)', [
     ALL_ROLES,
   ]);
   if (known.length > 0) throw new Error('the server of the tests has roles of OPM, whose passwords this would change');
   directory = await mkdtemp(join(tmpdir(), 'opm-roles-'));
-  secrets = join(directory, "the secrets' folder");
+  secrets = join(directory, 'secrets');
   database = await createDatabase({ adminUrl: admin });
   urls = await writeSecrets(secrets, database.url);
   redis = await startRedisWithUsers(directory, prefix);
-  await install();
+  await runGuide(database.url, secrets);
 });
 afterAll(async () => {
   await redis.stop();
@@ -105,11 +99,10 @@ describe('processes, each with its own role and its own user of Redis,', () => {
       { description: `the row of ${customerId}` },
     );
   const send = async (method: string, path: string, body?: URLSearchParams | string) => {
-    const type = typeof body === 'string' ? { 'content-type': 'application/json' } : {};
-    const response = await fetch(apps.console.url + path, {
-      ...{ method, redirect: 'manual', headers: { cookie, 'sec-fetch-site': 'same-origin', ...type } },
-      ...(body && { body }),
-    });
+    const headers = new Headers({ cookie, 'sec-fetch-site': 'same-origin' });
+    if (typeof body === 'string') headers.set('content-type', 'application/json');
+    const init = { method, headers, redirect: 'manual', ...(body && { body }) } as const;
+    const response = await fetch(apps.console.url + path, init);
     return { status: response.status, text: await response.text() };
   };
   const submit = async (path: string, fields: Record<string, string> = {}) => {
@@ -148,22 +141,22 @@ describe('processes, each with its own role and its own user of Redis,', () => {
   });
 
   test('carry entries, repeats and erasures to rows', async () => {
-    await opm('projects', 'limit', 'acme', '--rate', '1000', '--burst', '1000');
+    await opm('projects', 'limits', 'acme', '--rate', '1000', '--burst', '1000');
     expect((await post('jane')).status).toBe(201);
     await waitForCustomer('jane', { customerPhone: '+1' });
     expect((await post('jane', '+2')).status).toBe(202);
     await waitForCustomer('jane', { customerPhone: '+2' });
     const once = () => call('POST', '/entry', { customerId: 'once', customerPhone: '+1' }, { 'idempotency-key': 'k' });
     expect([await once(), await once()]).toMatchObject([{ status: 201 }, { status: 201 }]);
-    expect((await call('POST', '/entries', [{ customerId: 'batch', customerPhone: '+1' }])).status).toBe(200);
+    expect((await call('POST', '/entries', [{ customerId: 'batch', customerPhone: '+1' }])).status).toBe(207);
     expect((await call('DELETE', '/entry/jane')).status).toBe(202);
     await waitFor(async () => (await call('GET', '/entry/jane')).status === 404, { description: 'the erasure' });
-    for (const path of ['/keys', '/usage', '/refused']) expect((await call('GET', path)).status).toBe(200);
+    for (const path of ['/keys', '/usage', '/entries/refused']) expect((await call('GET', path)).status).toBe(200);
   });
 
   test('make and replay dead letters, with opm and in the console', async () => {
     await bury('replayed-by-opm');
-    expect(await opm('dead-letters', 'replay', '--all')).toMatchObject({ replayed: 1 });
+    expect(await opm('dead-letters', 'replay')).toMatchObject({ replayed: 1 });
     await waitForCustomer('replayed-by-opm', { customerPhone: '+1' });
 
     const letter = await bury('replayed-in-console');
@@ -210,8 +203,8 @@ describe('processes, each with its own role and its own user of Redis,', () => {
     await opm('keys', 'rotate', 'acme', '--grace', '1h');
     await opm('projects', 'pause', 'other');
     await opm('projects', 'rename', 'other', 'another');
-    expect(await opm('customers', 'get', 'acme', 'batch')).toMatchObject({ customerPhone: '+1' });
-    expect((await opm('audit', 'list')).length).toBeGreaterThan(10);
+    expect(await opm('customers', 'get', 'acme', 'batch')).toMatchObject({ phone: '+1' });
+    expect((await opm('audit')).length).toBeGreaterThan(10);
     expect(await opm('status')).toMatchObject({ problems: [], queue: { idle: [] } });
   });
 });
@@ -348,7 +341,8 @@ describe('a user of Redis', () => {
   });
 
   test('without a password may only say PING, and without a name nothing', async () => {
-    const [health, nobody] = [redis.url.replace('//', '//health:x@'), redis.url];
+    // ioredis reads INFO when it connects, unless it is told not to.
+    const [health, nobody] = [`${redis.url.replace('//', '//health:x@')}?enableReadyCheck=`, redis.url];
     await withRedis(health, async (client) => {
       expect(await client.ping()).toBe('PONG');
       await expect(client.get(KEY)).rejects.toThrow('NOPERM');
@@ -360,7 +354,7 @@ describe('a user of Redis', () => {
 describe('roles.sql, migrations and grants.sql', () => {
   test('change nothing if they run again', async () => {
     const before = await readPrivileges(database.url);
-    await install();
+    await runGuide(database.url, secrets);
     expect(await readPrivileges(database.url)).toEqual(before);
   });
 
@@ -405,7 +399,7 @@ describe('roles.sql, migrations and grants.sql', () => {
     };
     await persist(1);
 
-    const folder = join(directory, 'old');
+    const folder = join(directory, "the secrets' folder");
     const { owner } = await writeSecrets(folder, backend.databaseUrl);
     expect(await runSql('roles.sql', backend.databaseUrl, folder)).toEqual({ code: 0, printed: '' });
     await persist(2);
@@ -428,7 +422,7 @@ describe('roles.sql, migrations and grants.sql', () => {
 
   test('opm migrate --app-role says that they replace it', async () => {
     expect(await runOpm(['migrate', '--app-role', 'opm_app'], { DATABASE_URL: urls.owner })).toMatchObject({
-      code: 1,
+      code: 2,
       stderr: expect.stringContaining('roles.sql and grants.sql replace it, see docs/postgresql.md'),
     });
   });

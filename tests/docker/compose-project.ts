@@ -1,9 +1,8 @@
 import { execFile } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
-import { appendFile, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { appendFile, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseEnv, promisify } from 'node:util';
 import { findFreePort } from '@opm/embedded';
@@ -13,9 +12,9 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 export type ComposeProject = Awaited<ReturnType<typeof createComposeProject>>;
 
 /**
- * Creates a project of the repository's docker-compose.yml, with an .env as in docs/deploy.md plus these settings, on
- * free ports. The project has its own image tags: if two projects share a tag, Compose recreates the containers of one
- * project, and all that depend on them, when the other one builds the image.
+ * Creates a project of the repository's docker-compose.yml, with an .env and secrets as in docs/deploy.md plus these
+ * settings, on free ports. The project has its own image tags: if two projects share a tag, Compose recreates the
+ * containers of one project, and all that depend on them, when the other one builds the image.
  */
 export async function createComposeProject(purpose: string, settings: NodeJS.Dict<string> = {}) {
   const run = process.env.OPM_TEST_COMPOSE_RUN as string;
@@ -24,6 +23,7 @@ export async function createComposeProject(purpose: string, settings: NodeJS.Dic
   await symlink(join(ROOT, 'deploy'), join(directory, 'deploy')); // Needed by the commands of the guides.
   const envFile = join(directory, '.env');
   const own = { IMAGE_TAG: name, ...(await toOwnSettings()), ...settings };
+  const files = [join(ROOT, 'docker-compose.yml'), join(directory, 'secrets.yml')];
   const example = await readFile(join(ROOT, '.env.example'), 'utf8');
   await writeFile(envFile, example + toEnvLines(own));
   // Variables of the shell would override the file.
@@ -35,8 +35,21 @@ export async function createComposeProject(purpose: string, settings: NodeJS.Dic
     const { stdout } = await promisify(execFile)('docker', args, { cwd: ROOT, env, maxBuffer: 64 * 1024 * 1024 });
     return stdout.trim();
   };
-  const place = ['--project-name', name, '--file', 'docker-compose.yml', '--env-file', envFile, '--progress', 'plain'];
-  const compose = (...args: string[]) => docker('compose', ...place, ...args);
+  const chosen = {
+    COMPOSE_PROJECT_NAME: name,
+    COMPOSE_ENV_FILES: envFile,
+    COMPOSE_FILE: files.join(delimiter),
+  };
+  /** Runs commands of a guide outside the repository, so that they write no files into it. */
+  const runScript = async (script: string): Promise<void> => {
+    await promisify(execFile)('sh', ['-ec', script], { cwd: directory, env: { ...env, ...chosen } });
+  };
+  await runScript('deploy/create-secrets.sh');
+  const secrets = join(directory, 'secrets');
+  await writeFile(join(directory, 'secrets.yml'), await toSecretsFile(secrets));
+
+  const place = ['--project-name', name, ...files.flatMap((file) => ['--file', file]), '--env-file', envFile];
+  const compose = (...args: string[]) => docker('compose', ...place, '--progress', 'plain', ...args);
   /** Ids, including those of exited containers. */
   const list = async (kind: 'container' | 'volume' | 'network'): Promise<string[]> => {
     const all = kind === 'container' ? ['--all'] : [];
@@ -52,18 +65,13 @@ export async function createComposeProject(purpose: string, settings: NodeJS.Dic
     compose,
     /** Changes settings in the .env for later commands. */
     change: (settings: Record<string, string>) => appendFile(envFile, toEnvLines(settings)),
-    /** Runs commands of a guide outside the repository, so that they write no files into it. */
-    async run(script: string): Promise<void> {
-      const chosen = {
-        COMPOSE_PROJECT_NAME: name,
-        COMPOSE_ENV_FILES: envFile,
-        COMPOSE_FILE: join(ROOT, 'docker-compose.yml'),
-      };
-      await promisify(execFile)('sh', ['-c', script], { cwd: directory, env: { ...env, ...chosen } });
-    },
+    run: runScript,
+    /** The passwords, by the name of their file. */
+    readSecrets: () => readSecrets(secrets),
     url: `http://127.0.0.1:${own.PORT}`,
     ports: { ingress: own.PORT, console: own.CONSOLE_PORT, postgres: own.POSTGRES_PORT, redis: own.REDIS_PORT },
-    databaseUrl: `postgresql://opm:${own.POSTGRES_PASSWORD}@127.0.0.1:${own.POSTGRES_PORT}/opm`,
+    /** Of the superuser. */
+    databaseUrl: `postgresql://opm:${(await readSecrets(secrets))['postgres-password']}@127.0.0.1:${own.POSTGRES_PORT}/opm`,
     list,
     inspect,
     containersOf: async (service: string) => toLines(await compose('ps', '--all', '--quiet', service)),
@@ -80,7 +88,13 @@ export async function createComposeProject(purpose: string, settings: NodeJS.Dic
 
 /** The parts of `docker container inspect` that tests read. */
 export type Inspected = {
-  HostConfig: { Memory: number; PidsLimit: number | null; LogConfig: { Type: string; Config: Record<string, string> } };
+  Id: string;
+  HostConfig: {
+    Memory: number;
+    NanoCpus: number;
+    PidsLimit: number | null;
+    LogConfig: { Type: string; Config: Record<string, string> };
+  };
   State: {
     Status: string;
     StartedAt: string;
@@ -89,23 +103,35 @@ export type Inspected = {
     Health?: { Status: string; Log: { ExitCode: number; Start: string }[] };
   };
   Config: { Image: string; Labels: Record<string, string> };
-  NetworkSettings: { Ports: Record<string, { HostIp: string; HostPort: string }[] | null> };
+  Mounts: { Type: string; Name?: string }[];
+  NetworkSettings: {
+    Ports: Record<string, { HostIp: string; HostPort: string }[] | null>;
+    Networks: Record<string, { IPAddress: string }>;
+  };
 };
 
 async function toOwnSettings() {
-  const password = () => randomBytes(24).toString('hex');
   const port = async () => String(await findFreePort());
   return {
-    POSTGRES_PASSWORD: password(),
-    POSTGRES_APP_PASSWORD: password(),
-    REDIS_PASSWORD: password(),
-    CONSOLE_PASSWORD: password(),
     PORT: await port(),
     CONSOLE_PORT: await port(),
     POSTGRES_PORT: await port(),
     REDIS_PORT: await port(),
     STATEMENT_MAX_ROWS: '999',
   };
+}
+
+async function readSecrets(directory: string): Promise<Record<string, string>> {
+  const names = await readdir(directory);
+  return Object.fromEntries(
+    await Promise.all(names.map(async (name) => [name, await readFile(join(directory, name), 'utf8')])),
+  );
+}
+
+/** docker-compose.yml looks for the secrets beside itself. */
+async function toSecretsFile(directory: string): Promise<string> {
+  const names = await readdir(directory);
+  return JSON.stringify({ secrets: Object.fromEntries(names.map((name) => [name, { file: join(directory, name) }])) });
 }
 
 const toEnvLines = (settings: NodeJS.Dict<string>): string =>

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { query, runOpm, waitFor } from '@opm/testkit';
 import { startFront } from '../start-front.js';
+import { findReach } from './attacker.js';
 import { type ComposeProject, createComposeProject, findFreePorts } from './compose-project.js';
 import { findDevelopmentPackages, toPackageName } from './development-packages.js';
 import { type Load, startLoad } from './load.js';
@@ -81,8 +82,8 @@ describe('docker compose up --wait --build', () => {
   }
 
   test('builds all images, migrates, and all services are healthy', async () => {
-    const { migrate, ...services } = await stack.inspectServices();
-    expect(migrate?.State).toMatchObject({ Status: 'exited', ExitCode: 0 });
+    const { roles, migrate, grants, ...services } = await stack.inspectServices();
+    for (const step of [roles, migrate, grants]) expect(step?.State).toMatchObject({ Status: 'exited', ExitCode: 0 });
     expect(Object.keys(services).sort()).toEqual(['console', 'ingress', 'postgres', 'redis', 'worker']);
     for (const { State } of Object.values(services)) {
       expect(State).toMatchObject({ Status: 'running', Health: { Status: 'healthy' } });
@@ -115,21 +116,71 @@ describe('docker compose up --wait --build', () => {
     expect(await read('ingress', ...names)).toEqual(['LOG_LEVEL=info']);
   });
 
+  test('an attacker in a container reaches what its process needs, and nothing outside', async () => {
+    const stores = ['postgres:5432', 'redis:6379'];
+    // A store shares a network with each app, which shows it the app's ports. Docker publishes a port only from a network in
+    // which the machine has an address.
+    const apps = ['console:3001', 'console:9400', 'ingress:3000', 'ingress:9400', 'machine', 'worker:9400'];
+    expect(await findReach(stack, `opm-worker:${stack.name}`)).toEqual({
+      ingress: ['machine', ...stores],
+      worker: stores,
+      console: ['machine', ...stores],
+      postgres: [...apps, 'redis:6379'].sort(),
+      redis: [...apps, 'postgres:5432'].sort(),
+    });
+  });
+
+  test('no password is in the settings, the process list or the image of a container', async () => {
+    const { 'redis-users.acl': _hashes, ...secrets } = await stack.readSecrets();
+    const passwords = Object.values(secrets).map((secret) => /:([^:@]+)@/.exec(secret)?.[1] ?? secret);
+    expect(new Set(passwords).size).toBe(14);
+    const containers = Object.values(await stack.inspectServices());
+    const running = containers.filter(({ State }) => State.Status === 'running');
+    const images = containers.map(({ Config }) => Config.Image);
+    const shown = await Promise.all([
+      JSON.stringify(containers),
+      ...running.map(({ Id }) => stack.docker('top', Id, '-eo', 'args')),
+      ...images.map((image) => stack.docker('image', 'inspect', image)),
+      ...images.map((image) => stack.docker('image', 'history', '--no-trunc', image)),
+    ]);
+    expect(shown.join('\n')).toContain('redis-server');
+    expect(passwords.filter((password) => shown.join('\n').includes(password))).toEqual([]);
+  });
+
+  test('no container has an anonymous volume', async () => {
+    const mounts = Object.values(await stack.inspectServices()).flatMap(({ Mounts }) => Mounts);
+    const volumes = mounts.filter(({ Type }) => Type === 'volume').map(({ Name }) => Name);
+    expect(volumes.sort()).toEqual([`${stack.name}_postgres`, `${stack.name}_redis`]);
+  });
+
+  const askRedis = (...args: string[]) => stack.compose('exec', '--no-TTY', 'redis', 'opm-redis-cli', ...args);
+
   test('Redis, containers and logs have limits', async () => {
-    const configured = await stack.compose('exec', '--no-TTY', 'redis', 'redis-cli', 'config', 'get', 'maxmemory');
-    expect(configured).toBe(`maxmemory\n${1024 ** 3}`);
+    expect(await askRedis('config', 'get', 'maxmemory')).toBe(`maxmemory\n${1024 ** 3}`);
+    const gigabytes: Record<string, number> = { postgres: 2, redis: 3 };
     for (const [service, { HostConfig }] of Object.entries(await stack.inspectServices())) {
-      const { Memory, PidsLimit, LogConfig } = HostConfig;
-      expect([service, Memory]).toEqual([service, ['postgres', 'redis'].includes(service) ? 0 : 1024 ** 3]);
+      const { Memory, NanoCpus, PidsLimit, LogConfig } = HostConfig;
+      expect([service, Memory / 1024 ** 3, NanoCpus]).toEqual([service, gigabytes[service] ?? 1, 2e9]);
       expect(PidsLimit).toBeGreaterThan(0);
       expect(LogConfig).toEqual({ Type: 'json-file', Config: { 'max-size': '10m', 'max-file': '5' } });
     }
   });
 
   test('Redis writes an append-only file and no snapshots', async () => {
-    const read = (name: string) => stack.compose('exec', '--no-TTY', 'redis', 'redis-cli', 'config', 'get', name);
+    const read = (name: string) => askRedis('config', 'get', name);
     expect(await Promise.all(['appendonly', 'save'].map(read))).toEqual(['appendonly\nyes', 'save']);
   });
+
+  test.each(['postgres', 'redis'])(
+    '%s runs without root and capabilities, on a read-only file system',
+    async (store) => {
+      const run = (...command: string[]) => stack.compose('exec', '--no-TTY', store, ...command);
+      const status = await run('cat', '/proc/1/status');
+      expect(/^Uid:\s+999$/m.test(status.replace(/^(Uid:\s+\d+).*$/m, '$1'))).toBe(true);
+      expect(/^CapBnd:\s+0+$/m.test(status)).toBe(true);
+      await expect(run('touch', '/etc/new')).rejects.toThrow('Read-only file system');
+    },
+  );
 
   describe.each(APPS)('%s', (service) => {
     const run = (...command: string[]) => stack.compose('exec', '--no-TTY', service, ...command);
@@ -151,7 +202,7 @@ describe('docker compose up --wait --build', () => {
     });
 
     test('cannot change a table of PostgreSQL', async () => {
-      const { username, password } = new URL(await run('printenv', 'DATABASE_URL'));
+      const { username, password } = new URL(await run('cat', `/run/secrets/${service}-database-url`));
       const { href } = Object.assign(new URL(stack.databaseUrl), { username, password });
       await expect(query(href, 'SELECT FROM customers LIMIT 0')).resolves.toEqual([]);
       await expect(query(href, 'DROP TABLE customers')).rejects.toThrow('must be owner of table customers');
@@ -301,7 +352,7 @@ describe('docker compose up --wait --build', () => {
     ];
     const count = () =>
       query(stack.databaseUrl, 'SELECT (SELECT count(*) FROM customers), (SELECT count(*) FROM api_keys) AS keys');
-    const findKeyed = () => stack.compose('exec', '--no-TTY', 'redis', 'redis-cli', '--scan', '--pattern', '*:keyed*');
+    const findKeyed = () => askRedis('--scan', '--pattern', '*:keyed*');
     expect(await findKeyed()).not.toHaveLength(0);
     expect(await ping()).toBe(200);
     const before = await count();
