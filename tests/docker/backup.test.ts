@@ -47,6 +47,7 @@ test('as in docs/backup.md: backups are switched on, drilled and copied, and a n
   const [restored] = readCommands('After a restore');
   const [drill] = readCommands('Restore drill');
 
+  await stack.docker('volume', 'create', `${stack.name}-backup`); // again below, which changes nothing
   await stack.compose('up', '--wait', 'postgres', 'redis');
   await stack.compose('up', 'roles', 'migrate', 'grants');
   await stack.run(switchOn ?? '');
