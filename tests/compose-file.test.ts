@@ -132,13 +132,9 @@ test('no app shares a network with another one, and only networks of published p
   });
   const stores = ['postgres', 'redis', ...NODES];
   expect(Object.fromEntries(members)).toEqual({
-    'ingress-stores': [...stores, 'opm', 'ingress'],
-    'worker-stores': [...stores, 'worker'],
-    'console-stores': [...stores, 'console'],
-    migration: ['postgres', 'roles', 'migrate', 'grants'],
-    'ingress-metrics': ['ingress', 'prometheus'],
-    'worker-metrics': ['worker', 'prometheus'],
-    'console-metrics': ['console', 'prometheus'],
+    'ingress-stores': [...stores, 'roles', 'migrate', 'grants', 'opm', 'ingress', 'prometheus'],
+    'worker-stores': [...stores, 'worker', 'prometheus'],
+    'console-stores': [...stores, 'console', 'prometheus'],
     'redis-cluster': [...NODES, 'redis-cluster'],
     'published-apps': ['ingress', 'console'],
     'published-stores': ['postgres', 'redis', 'prometheus'],

@@ -10,7 +10,7 @@ const OUTSIDE_PORT = 4444;
 const CONNECT_ALL = `
   for (const target of process.argv.slice(1)) {
     const [host, port] = target.split(':');
-    const socket = require('node:net').connect({ host, port, timeout: 2000 });
+    const socket = require('node:net').connect({ host, port, timeout: 10_000 });
     socket.on('connect', () => console.log(target)).on('error', () => {});
     for (const end of ['connect', 'timeout']) socket.on(end, () => socket.destroy());
   }`;

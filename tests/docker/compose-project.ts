@@ -156,3 +156,11 @@ const isFree = (port: number): Promise<boolean> =>
       .once('error', () => resolve(false))
       .listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
   });
+
+/** Returns the blocks of commands below a heading of a guide. */
+export async function readCommands(guide: string, heading: string): Promise<string[]> {
+  const text = await readFile(join(ROOT, guide), 'utf8');
+  const [, section = ''] = text.split(new RegExp(`^#+ ${heading}\n`, 'm'));
+  const [own = ''] = section.split(/^#/m);
+  return [...own.matchAll(/^```sh\n(.*?)^```$/gms)].map(([, commands = '']) => commands);
+}

@@ -1,11 +1,11 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { query, runOpm, waitFor } from '@opm/testkit';
 import { startFront } from '../start-front.js';
 import { findReach } from './attacker.js';
-import { type ComposeProject, createComposeProject, findFreePorts } from './compose-project.js';
+import { type ComposeProject, createComposeProject, findFreePorts, readCommands } from './compose-project.js';
 import { findDevelopmentPackages, toPackageName } from './development-packages.js';
 import { type Load, startLoad } from './load.js';
 import { createRows, type Rows } from './rows.js';
@@ -17,14 +17,6 @@ const APPS = ['ingress', 'worker', 'console'];
 const RATE = 400;
 /** Entries per second while workers are killed, so that they are busy. */
 const BUSY_RATE = 2_000;
-
-/** Returns the blocks of commands below a heading of a guide. */
-async function readCommands(guide: string, heading: string): Promise<string[]> {
-  const text = await readFile(join(import.meta.dirname, '../..', guide), 'utf8');
-  const [, section = ''] = text.split(new RegExp(`^#+ ${heading}\n`, 'm'));
-  const [own = ''] = section.split(/^#/m);
-  return [...own.matchAll(/^```sh\n(.*?)^```$/gms)].map(([, commands = '']) => commands);
-}
 
 describe('docker compose up --wait --build', () => {
   let stack: ComposeProject;
@@ -402,6 +394,38 @@ describe('docker compose up --wait --build', () => {
     expect(await stack.list('network')).toEqual([]);
     await stack.compose('up', '--wait');
     await rows.reach(accepted);
+  });
+
+  test('the commands in docs/secrets.md change passwords: the old ones are refused, and no entry is', async () => {
+    const [ofWorker = '', ofSuperuser = '', ofRedis = ''] = await readCommands(
+      'docs/secrets.md',
+      'Change a secret of Docker Compose',
+    );
+    const before = await stack.readSecrets();
+    const toHost = (name: string, { [name]: url = '' }: Record<string, string>) =>
+      url.replace('@postgres:5432', `@127.0.0.1:${stack.ports.postgres}`);
+    const canLogIn = (url: string) =>
+      query(url, 'SELECT 1').then(
+        () => true,
+        ({ message }) => !/password authentication failed/.test(message) && Promise.reject(new Error(message)),
+      );
+    await underLoad('rotation', async (load) => {
+      await stack.run(ofWorker);
+      await load.goesOn();
+    });
+    await stack.run(ofRedis);
+    await stack.run(ofSuperuser);
+    const after = await stack.readSecrets();
+    const changed = Object.keys(after).filter((name) => after[name] !== before[name]);
+    expect(changed.sort()).toEqual([
+      ...['postgres-password', 'redis-operator-password', 'redis-replication-password', 'redis-users.acl'],
+      ...['worker-database-url', 'worker-redis-url'],
+    ]);
+    expect(await canLogIn(toHost('worker-database-url', before))).toBe(false);
+    expect(await canLogIn(toHost('worker-database-url', after))).toBe(true);
+    expect(await canLogIn(stack.databaseUrl)).toBe(false);
+    expect(await askRedis('acl', 'whoami')).toBe('operator');
+    await stack.compose('up', '--wait');
   });
 
   test('docker compose down --volumes removes everything', async () => {
