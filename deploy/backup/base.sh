@@ -11,7 +11,7 @@ series=$(newest_series)
 [ -n "$series" ] || { echo 'backup.sh must run first' >&2; exit 1; }
 rm -rf "$dir"/2*Z/unfinished
 pg_basebackup --pgdata="$series/unfinished" --format=tar --gzip --checkpoint=fast --label=opm --no-password
-base=$series/base-$(stamp)
+while base=$series/base-$(stamp); [ -e "$base" ]; do sleep 1; done
 mv "$series/unfinished" "$base"
 echo "took $base"
 

@@ -5,7 +5,8 @@
 #
 # Starts a server that nobody else can reach, waits until it has replayed the WAL, and stops it. If it fails, DATA is empty.
 set -eu
-dir=$(cd "$1" && pwd) data=$2 time=${3:-} # recovery runs in the data folder
+# Recovery runs in the data folder.
+here=$(cd "$(dirname "$0")" && pwd) dir=$(cd "$1" && pwd) data=$2 time=${3:-}
 # shellcheck source-path=SCRIPTDIR source=functions.sh
 . "$(dirname "$0")/functions.sh"
 
@@ -40,13 +41,12 @@ pg_verifybackup --quiet "$data"
 rm "$data/backup_manifest"
 touch "$data/recovery.signal"
 wal=$(dirname "$base")/wal
-# The newest WAL is in a file that was not complete yet.
 cat >"$place/postgresql.conf" <<END
 listen_addresses = ''
 unix_socket_directories = '$place'
 hba_file = '$place/pg_hba.conf'
 hot_standby = off
-restore_command = 'cp "$wal/%f" "%p" 2>/dev/null || cp "$wal/%f.partial" "%p" 2>/dev/null'
+restore_command = '"$here/fetch-wal.sh" "$wal" %f %p'
 recovery_target_time = '$time'
 recovery_target_action = promote
 END

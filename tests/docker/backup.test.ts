@@ -68,7 +68,7 @@ test('as in docs/backup.md: backups are switched on, drilled and copied, and a n
       .replace('/etc/opm', directory)
       .replace('/var/lib/opm-offsite', `${directory}/copy`),
   );
-  await stack.compose('down', '--volumes');
+  await stack.compose('--profile', '*', 'down', '--volumes');
   await stack.docker('volume', 'rm', `${stack.name}-backup`);
 
   await runIn(`${directory}/copy`, `cp ../opm-backup.key .\n${decrypt}\n${fill}`);
