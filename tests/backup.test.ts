@@ -45,7 +45,7 @@ const toEnv = (): NodeJS.ProcessEnv => ({
 const control = (action: string, data: string) =>
   sh(
     `pg_ctl ${action} --pgdata=${data} --wait --log=${data}.log --options="-p ${port} -k ${directory} -c fsync=off \\
-      -c listen_addresses=127.0.0.1 -c max_slot_wal_keep_size=64MB" >/dev/null`,
+      -c listen_addresses=127.0.0.1 -c max_slot_wal_keep_size=192MB" >/dev/null`,
   );
 /** In the folder of the backups. */
 const list = (pattern: string) =>
@@ -227,7 +227,9 @@ test('after a restore to a point in time, opm restored names a window with each 
   await Promise.all([ingress.stop(), worker.stop()]);
 });
 
-test('opm restored gives no end if the queue lost its versions, and refuses to run beside a worker', async () => {
+test('opm restored names nothing if all is stored, gives no end if the queue lost its versions, and refuses to run beside a worker', async () => {
+  await noteFinished();
+  expect(JSON.parse(await opm('restored', '--dry-run', '--json'))).toMatchObject({ isEndKnown: true, isEmpty: true });
   const emptied = { ...redisEnv, REDIS_PREFIX: testPrefix() };
   const { stdout } = await runOpm(['restored', '--dry-run', '--json'], { DATABASE_URL: databaseUrl, ...emptied });
   expect(JSON.parse(stdout)).toMatchObject({ isEndKnown: false, isEmpty: false, waiting: { entries: 0 } });
@@ -242,7 +244,7 @@ test('a new series begins after a restore, and if PostgreSQL no longer has the W
   expect(await list('2*Z')).toHaveLength(2);
   process.kill(-(backup.pid as number), 'SIGSTOP');
   await query(databaseUrl, 'SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots');
-  await fillWal(8);
+  await fillWal(16);
   await query(databaseUrl, 'CHECKPOINT');
   expect(await query(databaseUrl, 'SELECT wal_status FROM pg_replication_slots')).toEqual([{ wal_status: 'lost' }]);
   process.kill(-(backup.pid as number), 'SIGCONT');
