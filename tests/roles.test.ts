@@ -281,7 +281,7 @@ describe('a role', () => {
     async (file) => {
       const url = new URL(urls[file as RoleFile] ?? urls.owner);
       if (file === 'backup') url.username = 'opm_backup';
-      for (const name of file === 'backup' ? ['postgres', database.name] : ['postgres', 'template1']) {
+      for (const name of file === 'backup' ? ['template1', database.name] : ['postgres', 'template1']) {
         url.pathname = name;
         await expect(query(url.href, 'SELECT')).rejects.toMatchObject({ code: INSUFFICIENT_PRIVILEGE });
       }

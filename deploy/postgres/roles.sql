@@ -90,3 +90,5 @@ WHERE datname = current_database() AND datdba <> 'opm_owner'::regrole \gexec
 -- PUBLIC is every role: without this, OPM's roles could use the databases that PostgreSQL itself creates.
 SELECT format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', datname) FROM pg_database
 WHERE datname IN ('postgres', 'template1') \gexec
+-- The backup reads the state of its replication slot there.
+SELECT 'GRANT CONNECT ON DATABASE postgres TO opm_backup' FROM pg_database WHERE datname = 'postgres' \gexec

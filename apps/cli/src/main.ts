@@ -9,7 +9,7 @@ import { keysCommand } from './commands/keys.js';
 import { auditCommand, operatorsCommand } from './commands/operators.js';
 import { projectsCommand } from './commands/projects.js';
 import { migrateCommand, upCommand } from './commands/stack.js';
-import { statusCommand } from './commands/status.js';
+import { restoredCommand, statusCommand } from './commands/status.js';
 import { escapeLines, toJson } from './print.js';
 import { EXIT_CODES, UserError } from './user-error.js';
 
@@ -36,6 +36,7 @@ function buildProgram(env: NodeJS.ProcessEnv): Command {
     .addCommand(deadLettersCommand(env))
     .addCommand(operatorsCommand(env))
     .addCommand(auditCommand(env))
+    .addCommand(restoredCommand(env))
     .addCommand(burstCommand(env));
 }
 

@@ -34,6 +34,7 @@ const CHANGES: [command: string, target: string | null, details: object | null][
     { id: '7', sqlState: '22', since: '2026-01-01T00:00:00.000Z' },
   ],
   ['dead-letters discard --all', null, null],
+  ['restored', null, { from: null, to: expect.any(String) }],
   ['operators add ada --role viewer', 'ada', { role: 'viewer', mayReveal: false }],
   ['operators role ada admin --reveal', 'ada', { role: 'admin', mayReveal: true }],
   ['operators password ada', 'ada', null],
@@ -128,6 +129,7 @@ test('a command that is refused, or only counts, writes no row', async () => {
     'operators role nobody admin',
     'operators remove nobody',
     'operators add Ada --role viewer',
+    'restored --dry-run',
   ]) {
     await opm(command);
   }

@@ -238,7 +238,7 @@ export async function openHarness(backend: Backend, shards: number) {
     }
   }
 
-  const leftovers = createClearLeftovers(maintenance.admission, entryQueues, 0);
+  const leftovers = createClearLeftovers(maintenance.admission, entryQueues, maintenance.readClock, 0);
   return {
     projectId: PROJECT,
     shards,

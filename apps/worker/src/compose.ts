@@ -121,6 +121,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
       'purge-dead-letters': { everyMs: HOUR_MS, run: store.deadLetters.purge },
       'roll-up-activity': { everyMs: 10 * 60 * 1_000, run: store.activity.rollUp },
     },
+    onFinished: store.mark.noteFinished,
     onDone: (task, result) => logger[result ? 'info' : 'debug']({ task, result }, 'maintenance task done'),
     onFailed: (task, error) =>
       logger.warn({ task, err: error }, 'maintenance task failed; it runs again in its next period'),

@@ -50,6 +50,61 @@ export async function readQueueStatus(queue: EntryQueue): Promise<QueueStatus> {
   return { entries, jobs, oldestSeconds: backlog.oldestMs / 1_000, memory, idle, paused, check: check ?? undefined };
 }
 
+/**
+ * After a restore of PostgreSQL: when the acknowledged entries were sent that may be missing there. Those that wait in the
+ * queue need not be sent again. `from`: undefined if no worker noted it. `isEndKnown`: false if the queue's store does not
+ * know its newest version, or was restored too; then `to` is now, and nothing was acknowledged after the ingresses ended.
+ * `isEmpty`: nothing is missing.
+ */
+export type ResendWindow = {
+  from: Date | undefined;
+  to: Date;
+  isEndKnown: boolean;
+  isEmpty: boolean;
+  waiting: { entries: number; oldest: Date | undefined };
+};
+
+/** Partners go by their own clocks, and send an entry before it is admitted. */
+const CLOCKS_US = 60_000_000;
+
+/** The newest row may be this much below the high-water mark, in microseconds. */
+const MARK_MARGIN = 1_000_000;
+
+/**
+ * Call it before workers run again, because they note what is finished from then on.
+ * @param isQueueRestored whether the queue is in PostgreSQL @throws StoreError; Fault QUEUE_UNAVAILABLE
+ */
+export async function readResendWindow(
+  store: Store,
+  queue: EntryQueue,
+  { shards, isQueueRestored }: { shards: number; isQueueRestored: boolean },
+): Promise<ResendWindow> {
+  const ofShards = Array.from({ length: shards }, (_, shard) => shard);
+  const [{ version, finishedBefore }, now, newest, ranges] = await Promise.all([
+    store.mark.read(),
+    store.now(),
+    Promise.all(ofShards.map(queue.readVersion)),
+    Promise.all(ofShards.map(queue.listVersions)).then((lists) => lists.flat()),
+  ]);
+  const last = newest.reduce((a, b) => (a === undefined || b === undefined ? undefined : Math.max(a, b)));
+  // An emptied Redis knows no version, and one that came back with older data an older one than the rows.
+  const end = isQueueRestored || last === undefined || last < version - MARK_MARGIN ? undefined : last;
+  const oldest = ranges.reduce((least, [first]) => Math.min(least, first), Number.POSITIVE_INFINITY);
+  return {
+    from: finishedBefore > 0 ? toDate(finishedBefore - CLOCKS_US) : undefined,
+    to: end === undefined ? now : toDate(end + CLOCKS_US),
+    isEndKnown: end !== undefined,
+    isEmpty: end !== undefined && end < finishedBefore,
+    waiting: {
+      entries: ranges.reduce((sum, [first, final]) => sum + final - first + 1, 0),
+      oldest: ranges.length > 0 ? toDate(oldest) : undefined,
+    },
+  };
+}
+
+/** A version is in microseconds since 1970. */
+const toDate = (version: number) => new Date(version / 1_000);
+
 /** @param store an Error if PostgreSQL could not be read @param queue an Error if the queue could not be read */
 export function toStatus(store: StoreStatus | Error, queue: QueueStatus | Error) {
   const known = store instanceof Error ? undefined : store;

@@ -1,22 +1,29 @@
-import type { Version } from '@opm/core';
+import { type Version, withTimeout } from '@opm/core';
 import type { Queue } from 'bullmq';
 import type { Admission, Waiting } from './admission.js';
 import { readUnfinished } from './backlog.js';
 import { MAX_CHUNK_ENTRIES } from './chunk.js';
+import type { QueueBackend } from './queue-store.js';
 import { awaitAll, singleFlight } from './single-flight.js';
 
 /** An ingress enqueues an entry sooner than this after admission, or never. */
 const ORPHAN_AGE_MS = 30 * 1_000;
 /** Limits the wait for a shard whose Redis master is down: all other maintenance tasks wait behind it. */
 const COUNT_TIMEOUT_MS = 10 * 1_000;
+/** Masters of a cluster may be down. */
+const CLOCK_TIMEOUT_MS = 1_000;
 /** For a sweep, which reads all claims of a shard. */
 const SWEEP_TIMEOUT_MS = 50 * 1_000;
 
 export type ClearLeftovers = {
   /** Records the newest version of each shard. A claim can become old enough only after it was observed. */
   observe: () => Promise<void>;
-  /** Corrects and sweeps all shards. @throws the error of the first shard that failed, after all have finished */
-  clear: () => Promise<void>;
+  /**
+   * Corrects and sweeps all shards.
+   * @returns a version: each acknowledged entry below it is a row or a dead letter. Undefined if that is not known
+   * @throws the error of the first shard that failed, after all have finished
+   */
+  clear: () => Promise<Version | undefined>;
 };
 
 /**
@@ -29,6 +36,7 @@ export type ClearLeftovers = {
 export function createClearLeftovers(
   admission: Pick<Admission, 'correctBacklog' | 'readVersion' | 'readWaiting' | 'sweep'>,
   queues: Queue[],
+  readClock: QueueBackend['readClock'],
   orphanAgeMs = ORPHAN_AGE_MS,
 ): ClearLeftovers {
   const shards = queues.map((queue, shard) => {
@@ -50,29 +58,37 @@ export function createClearLeftovers(
 
     return {
       async observe() {
-        const version = await admission.readVersion(shard);
+        const version = (await admission.readVersion(shard)) ?? 0;
         const at = performance.now();
         // A store that lost its newest versions may assign them again.
-        if (version === undefined || observed.some((older) => older.version > version)) observed = [];
+        if (observed.some((older) => older.version > version)) observed = [];
         else
           observed = [
             ...observed.slice(observed.findLastIndex((older) => older.at <= at - orphanAgeMs)),
             { version, at },
           ];
       },
-      async clear() {
+      async clear(startedUs: Version | undefined) {
         const counted = await count();
-        if (!counted) return;
+        if (!counted) return undefined;
         // The claim must have been old when the jobs were read: the entry of a younger claim may have been enqueued
         // since.
         const old = observed.findLast(({ at }) => at <= counted.readAt - orphanAgeMs);
-        if (old) await sweep(shard, Math.min(counted.oldest, old.version + 1));
+        if (!old) return undefined;
+        await sweep(shard, Math.min(counted.oldest, old.version + 1));
+        // A shard that is idle has an old version, but gives no entry a version below the clock.
+        return startedUs && Math.min(counted.oldest, Math.max(old.version + 1, startedUs - orphanAgeMs * 1_000));
       },
     };
   });
   return {
     observe: async () => void (await awaitAll(shards.map(({ observe }) => observe()))),
-    clear: async () => void (await awaitAll(shards.map(({ clear }) => clear()))),
+    async clear() {
+      const started = await withTimeout(readClock(), CLOCK_TIMEOUT_MS).catch(() => undefined);
+      const startedUs = started && started.getTime() * 1_000;
+      const finished = await awaitAll(shards.map(({ clear }) => clear(startedUs)));
+      return finished.reduce((a, b) => (a === undefined || b === undefined ? undefined : Math.min(a, b)));
+    },
   };
 }
 

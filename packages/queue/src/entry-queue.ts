@@ -33,7 +33,7 @@ export type EntryQueueOptions = QueueConfig & {
 export type QueueLoad = { entries: number; memory: number };
 
 /** The producer's side. If the store is down, each call fails within about a second with Fault QUEUE_UNAVAILABLE. */
-export type EntryQueue = Pick<Admission, 'admit' | 'admitAgain' | 'release' | 'readClaims'> & {
+export type EntryQueue = Pick<Admission, 'admit' | 'admitAgain' | 'release' | 'readClaims' | 'readVersion'> & {
   idempotency: Omit<Idempotency, 'sweep'>;
   reserve: TokenBuckets['reserve'];
   /**
@@ -93,11 +93,13 @@ export async function createEntryQueue(options: EntryQueueOptions): Promise<Entr
     admitAgain: (...call) => admission.admitAgain(...call).catch(throwUnavailable),
     release: (...call) => admission.release(...call).catch(throwUnavailable),
     readClaims: (...call) => admission.readClaims(...call).catch(throwUnavailable),
+    readVersion: (shard) => admission.readVersion(shard).catch(throwUnavailable),
     idempotency: {
       remember: (...call) => idempotency.remember(...call).catch(throwUnavailable),
       read: (...call) => idempotency.read(...call).catch(throwUnavailable),
       close: (...call) => idempotency.close(...call).catch(throwUnavailable),
       readBytes: (...call) => idempotency.readBytes(...call).catch(throwUnavailable),
+      forget: (...call) => idempotency.forget(...call).catch(throwUnavailable),
       maxBytes: idempotency.maxBytes,
     },
     reserve: (...call) => buckets.reserve(...call).catch(throwUnavailable),

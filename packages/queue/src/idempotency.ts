@@ -50,6 +50,8 @@ export type Idempotency = {
   readBytes(shard: number, projectId: number): Promise<number>;
   /** The limit for `readBytes`. */
   maxBytes(): number;
+  /** Removes all records that PostgreSQL does not have, after it was restored: their entries may be missing. */
+  forget(): Promise<void>;
   /** Removes expired records. @returns the number removed, or of groups of records if the store counts these */
   sweep(): Promise<number>;
 };

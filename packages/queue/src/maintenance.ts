@@ -1,3 +1,4 @@
+import type { Version } from '@opm/core';
 import { type Job, WaitingError } from 'bullmq';
 import { toAddresses } from './admission.js';
 import { createClearLeftovers } from './clear-leftovers.js';
@@ -17,6 +18,8 @@ export type MaintenanceOptions = QueueConfig & {
   tasks: Record<string, MaintenanceTask>;
   /** Period in ms of repairing schedules and observing claims; 30 s by default. Tests set a shorter one. */
   repairEveryMs?: number;
+  /** Called every half a minute: each acknowledged entry below this version is a row or a dead letter. */
+  onFinished?: (before: Version) => Promise<void>;
   onDone: (task: string, result: unknown) => void;
   onFailed: (task: string, error: Error) => void;
   signal: AbortSignal;
@@ -37,18 +40,22 @@ const SWEEP_TIMEOUT_MS = 60 * 1_000;
  * @throws the reason of the signal's abort
  */
 export async function startMaintenance(options: MaintenanceOptions): Promise<{ close(): Promise<void> }> {
-  const { onDone, onFailed, signal, onError, repairEveryMs = CLEAR_INTERVAL_MS, ...config } = options;
+  const { onFinished, onDone, onFailed, signal, onError, repairEveryMs = CLEAR_INTERVAL_MS, ...config } = options;
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
   const queue = await backend.openQueue(MAINTENANCE);
   const entryQueues = await Promise.all(
     toAddresses(config.shards).map((address) => backend.openQueue(address, { skipMetasUpdate: true })),
   );
 
-  const leftovers = createClearLeftovers(backend.admission, entryQueues);
+  const leftovers = createClearLeftovers(backend.admission, entryQueues, backend.readClock);
+  async function clear(): Promise<void> {
+    const before = await leftovers.clear();
+    if (before !== undefined) await onFinished?.(before);
+  }
 
   const tasks: Record<string, MaintenanceTask> = {
     ...options.tasks,
-    'clear-leftovers': { everyMs: CLEAR_INTERVAL_MS, run: leftovers.clear },
+    'clear-leftovers': { everyMs: CLEAR_INTERVAL_MS, run: clear },
     'sweep-idempotency-keys': {
       everyMs: HOUR_MS,
       run: singleFlight(() => backend.idempotency.sweep(), SWEEP_TIMEOUT_MS),

@@ -36,7 +36,13 @@ async function openPlace(backend: Backend, orphanAgeMs = 0): Promise<Place> {
   const store = await connectQueueBackend({ ...backend, shards: SHARDS }, 'worker', options);
   const queues = await Promise.all(toAddresses(SHARDS).map((address) => store.openQueue(address)));
   const queue = await createEntryQueue({ ...backend, ...options });
-  return { backend, store, queue, queues, ...createClearLeftovers(store.admission, queues, orphanAgeMs) };
+  return {
+    backend,
+    store,
+    queue,
+    queues,
+    ...createClearLeftovers(store.admission, queues, store.readClock, orphanAgeMs),
+  };
 }
 
 async function closePlace({ queue, store }: Place): Promise<void> {
@@ -137,7 +143,7 @@ describe.each(BACKENDS)('leftovers of a killed ingress on %s:', (_, createPlace)
   });
 
   test('claims observed less than 30 s ago stay', async () => {
-    const { observe, clear } = createClearLeftovers(place.store.admission, place.queues);
+    const { observe, clear } = createClearLeftovers(place.store.admission, place.queues, place.store.readClock);
     await admit(place, 0, 'young');
     await observe();
     await clear();

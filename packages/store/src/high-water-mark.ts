@@ -11,6 +11,10 @@ export type HighWaterMark = {
   write<T>(versions: Version[], write: () => Promise<T>): Promise<T>;
   /** Reads the mark again before the next write, because after a lost connection another server may have taken over. */
   forget(): void;
+  /** Notes that each acknowledged entry below this version is a row or a dead letter. @throws StoreError */
+  noteFinished(before: Version): Promise<void>;
+  /** The mark, and the version last noted; 0 if there is none. @throws StoreError */
+  read(): Promise<{ version: Version; finishedBefore: Version }>;
 };
 
 /** Microseconds above the version to which the mark is raised, so that a worker raises it about once a second. */
@@ -48,5 +52,14 @@ export function createHighWaterMark(pool: Pick<pg.Pool, 'query'>): HighWaterMark
         }
       }),
     forget,
+    async noteFinished(before) {
+      await toStoreError(() => pool.query('UPDATE high_water_mark SET finished_before = $1', [before]));
+    },
+    async read() {
+      const text = 'SELECT version, finished_before FROM high_water_mark';
+      const query = () => pool.query<{ version: string; finished_before: string }>(text);
+      const { rows } = await toStoreError(query);
+      return { version: Number(rows[0]?.version ?? 0), finishedBefore: Number(rows[0]?.finished_before ?? 0) };
+    },
   };
 }

@@ -8,7 +8,7 @@ import { type Audit, createAudit } from './audit.js';
 import { type Customers, createCustomers } from './customers.js';
 import { createDeadLetters, type DeadLetters } from './dead-letters.js';
 import { PrismaClient } from './generated/client.js';
-import { createHighWaterMark } from './high-water-mark.js';
+import { createHighWaterMark, type HighWaterMark } from './high-water-mark.js';
 import { createOperators, type Operators } from './operators.js';
 import { createProjects, type Projects } from './projects.js';
 import { toStoreError } from './store-error.js';
@@ -46,6 +46,7 @@ export type Store = {
   activity: Activity;
   operators: Operators;
   audit: Audit;
+  mark: Pick<HighWaterMark, 'noteFinished' | 'read'>;
   /**
    * Resolves if PostgreSQL answers, has our tables, and lets us read those that every role reads; a NULL of a table's type
    * needs no privilege. @throws StoreError
@@ -107,6 +108,7 @@ export function createStore(options: StoreOptions): Store {
     activity: createActivity(prisma),
     operators: createOperators(prisma),
     audit: createAudit(prisma),
+    mark,
     ping: () =>
       toStoreError(() =>
         prisma.$queryRaw`

@@ -1,7 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import {
   type QueueStatus,
+  type ResendWindow,
   readQueueStatus,
+  readResendWindow,
   readStoreStatus,
   SILENT_SECONDS,
   type Status,
@@ -12,9 +14,10 @@ import {
   toStatus,
 } from '@opm/operations';
 import { Command } from 'commander';
-import { escapeControls, type PrintOptions, print, toJson, toTable } from '../print.js';
+import { type Moment, parseMoment } from '../parse.js';
+import { confirm, escapeControls, type PrintOptions, print, toJson, toTable } from '../print.js';
 import { UserError, withInterrupt } from '../user-error.js';
-import { findStores, withStore } from '../with-store.js';
+import { findStores, recordChange, withStore } from '../with-store.js';
 
 const TIMEOUT_MS = 5_000;
 const REDRAW_MS = 2_000;
@@ -35,6 +38,68 @@ export function statusCommand(env: NodeJS.ProcessEnv): Command {
       if (status.problems.length > 0) process.exitCode = 1;
     });
 }
+
+export function restoredCommand(env: NodeJS.ProcessEnv): Command {
+  return new Command('restored')
+    .option('--since <time>', 'instead of the time that PostgreSQL knows', parseMoment)
+    .option('--until <time>', 'when the ingresses ended, if the queue does not know its newest entry', parseMoment)
+    .option('--dry-run', 'keep the idempotency keys')
+    .option('--yes', 'do not ask')
+    .option('--force', 'even if workers run')
+    .option('--json', 'print JSON')
+    .description(
+      'After a restore of PostgreSQL and before ingresses and workers start: show what partners must send again, and ' +
+        'forget all idempotency keys, so that what they send again is stored.',
+    )
+    .action(async (options: RestoredFlags) => {
+      const isQueueRestored = !(await findStores(env)).REDIS_URL;
+      if (!options.dryRun) await confirm('All idempotency keys of partners will be forgotten.', options);
+      const { withQueue } = await import('../with-queue.js'); // loads slowly
+      const window = await withQueue(env, { force: true }, (queue, shards) =>
+        withStore(env, async (store) => {
+          if (!options.force && (await queue.findIdle()).length < shards) {
+            throw new UserError('workers run: stop ingresses and workers before a restore, or use --force');
+          }
+          const found = toGiven(await readResendWindow(store, queue, { shards, isQueueRestored }), options);
+          if (!options.dryRun) {
+            const { from, to } = found;
+            await recordChange(store, { action: 'restored', details: { from: toSeconds(from), to: toSeconds(to) } });
+            await queue.idempotency.forget();
+          }
+          return found;
+        }),
+      );
+      print(options, window, toWindowLines(window));
+    });
+}
+
+type RestoredFlags = PrintOptions & { since?: Moment; until?: Moment; dryRun?: true; yes?: true; force?: true };
+
+function toGiven(window: ResendWindow, { since, until }: RestoredFlags): ResendWindow {
+  const now = new Date();
+  return {
+    ...window,
+    ...(since && { from: since(now), isEmpty: false }),
+    ...(until && { to: until(now), isEndKnown: true }),
+  };
+}
+
+function toWindowLines({ from, to, isEndKnown, isEmpty, waiting }: ResendWindow): string[] {
+  const start = from ? toSeconds(from) : 'the time of the backup, less the age of the oldest entry that waited then';
+  return [
+    isEmpty
+      ? 'No entry is missing: each acknowledged one was stored before the time to which PostgreSQL was restored.'
+      : `Partners must send again what they sent from ${start} to ${toSeconds(to, 999)} (UTC).`,
+    ...(isEndKnown ? [] : ['The end is not known: it is when the ingresses ended, now at the latest.']),
+    waiting.oldest
+      ? `${toCount(waiting.entries, 'entry')} of these wait in the queue, the oldest from ${toSeconds(waiting.oldest)}, and come by themselves.`
+      : 'None of these wait in the queue.',
+  ];
+}
+
+/** @param roundUpMs 999 rounds up to whole seconds */
+const toSeconds = (time: Date | undefined, roundUpMs = 0): string | null =>
+  time ? `${new Date(time.getTime() + roundUpMs).toISOString().slice(0, 19)}Z` : null;
 
 function watch(env: NodeJS.ProcessEnv, { json }: PrintOptions): Promise<void> {
   return withInterrupt(async (signal) => {

@@ -73,6 +73,8 @@ export function createPostgresIdempotency(pool: pg.Pool): Idempotency {
 
     maxBytes: () => toMaxBytes(0),
 
+    forget: async () => {}, // restored with the rows and the jobs
+
     async sweep() {
       await pool.query(`
         DELETE FROM admission.idempotency_record_bytes

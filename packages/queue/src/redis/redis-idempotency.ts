@@ -55,6 +55,10 @@ export function createRedisIdempotency(redis: RedisClient, { keyspaces, maxBytes
     readBytes: (shard, projectId) => scripts.opmReadRecordBytes(7, ...keysOf(shard), projectId),
     maxBytes,
 
+    async forget() {
+      await Promise.all(keyspaces.map((keyspace) => redis.del(...toRecordKeys(keyspace))));
+    },
+
     async sweep() {
       const swept = keyspaces.map((_, shard) => scripts.opmSweepRecords(7, ...keysOf(shard)));
       return (await Promise.all(swept)).reduce((sum, count) => sum + count, 0);
