@@ -15,6 +15,7 @@ const BEFORE = join(import.meta.dirname, 'passwords-in-env');
 /** As their `opm migrate --app-role` did, with the password of the .env. */
 const GRANT_APP_ROLE = `. ./.env && docker compose exec -T postgres psql --username opm --command "
   CREATE ROLE opm_app LOGIN PASSWORD '$POSTGRES_APP_PASSWORD';
+  GRANT CONNECT ON DATABASE opm TO opm_app;
   GRANT USAGE ON SCHEMA public TO opm_app;
   GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO opm_app;
   REVOKE UPDATE, DELETE ON audit_log FROM opm_app;
