@@ -36,7 +36,7 @@ RUN --mount=type=cache,target=/root/.npm \
   && find . -type f \( -path '*/@prisma/client/runtime/query_compiler_*' ! -name '*_small_bg.postgresql.*' \
     -o -name '*.map' -o -name '*.d.ts' -o -name '*.d.mts' -o -name '*.d.cts' \) -delete
 
-# Without what only an attacker would use: package managers, and programs that run as root for everybody.
+# Without what only an attacker would use: npm, and programs that run as root for everybody.
 FROM base AS image
 ARG APP
 ENV NODE_ENV=production INTERNAL_PORT=9400

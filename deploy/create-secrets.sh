@@ -15,10 +15,16 @@ put() { # put NAME: from stdin
   chmod 644 "secrets/$1"
   echo "secrets/$1"
 }
-# NAME=VALUE of an .env, without quotes; nothing if it is not there
-setting() { sed -n "s/^$1=[\"']\{0,1\}\([^\"']*\)[\"']\{0,1\}\$/\1/p" .env 2>/dev/null | tail -n 1; }
+# NAME=VALUE of an .env, without quotes; nothing if it is not there. Ends with an error if Compose could read the line otherwise.
+setting() {
+  line=$(grep -Es "^[[:space:]]*(export[[:space:]]+)?$1[[:space:]]*=" .env | tail -n 1)
+  [ -n "$line" ] || return 0
+  value=$(printf '%s\n' "$line" | sed -En "s/^$1=(\"([^\"'\\$]*)\"|'([^']*)'|([^\"'[:space:]#\\$]*))\$/=\\2\\3\\4/p")
+  [ -n "$value" ] || { echo ".env: write $1=VALUE in its own line, without spaces, comments, \$ and \\" >&2; exit 1; }
+  printf %s "${value#=}"
+}
 random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
-# The password in a URL, of which there may be several
+# The password in a URL, of which there may be several. One with %41 for A is another Redis's, without this file of users.
 in_url() { sed 's|^[^:]*://[^:]*:\([^@]*\)@.*|\1|' "secrets/$1"; }
 
 # Before secrets/ existed, these two were in .env.
@@ -56,6 +62,10 @@ done
 
 # Made anew each time, because a new version may have other rules.
 prefix=$(setting REDIS_PREFIX)
+case $prefix in *[!A-Za-z0-9_:.-]*)
+  echo '.env: REDIS_PREFIX may have letters, digits, _, :, . and -, because the users of Redis are limited to it' >&2
+  exit 1 ;;
+esac
 acl=$(sed '/^#/d' deploy/redis/users.acl | sed "s/{opm-/{${prefix:-opm}-/g")
 for name in ingress worker console opm operator replication; do
   case $name in
@@ -66,6 +76,7 @@ for name in ingress worker console opm operator replication; do
   acl=$(echo "$acl" | sed "s/#$(echo "$name" | tr '[:lower:]' '[:upper:]')_SHA256/#$hash/")
 done
 [ "$acl" = "$(cat secrets/redis-users.acl 2>/dev/null)" ] || echo "$acl" | put redis-users.acl
+chmod 644 secrets/* # a run before may have been killed, or the folder restored
 
 if grep -qs '^[A-Z_]*PASSWORD=.' .env || grep -qs '^APP_REDIS_URL=' .env; then
   echo 'Delete from .env what secrets/ replaces: POSTGRES_PASSWORD, POSTGRES_APP_PASSWORD, REDIS_PASSWORD, CONSOLE_PASSWORD, APP_REDIS_URL.'

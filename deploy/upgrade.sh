@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 PROXY_WINDOW_SECONDS=11
 
 # The old version answers until its containers are replaced. A failed migration ends the upgrade here.
-docker compose build
+docker compose build --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)"
 deploy/create-secrets.sh # for what the new version has in addition
 for redis in $(docker compose ps --services | grep -E '^redis(-node-.)?$'); do
   docker compose exec --no-TTY "$redis" opm-redis-cli -e acl load

@@ -1,6 +1,15 @@
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
@@ -234,6 +243,24 @@ describe('deploy/create-secrets.sh', () => {
     expect(secrets).toMatchObject({ 'postgres-password': 'old', 'console-password': 'with space' });
     expect(secrets['redis-users.acl']).toContain('~{mine-[0-9]*}:*');
     expect(secrets['redis-users.acl']).not.toContain('{opm-');
+  });
+
+  test.each([
+    ...['export POSTGRES_PASSWORD=old', 'POSTGRES_PASSWORD = old', ' POSTGRES_PASSWORD=old', 'POSTGRES_PASSWORD=old\r'],
+    ...['POSTGRES_PASSWORD=old # mine', 'POSTGRES_PASSWORD=a$$b', `POSTGRES_PASSWORD="it's"`, 'REDIS_PREFIX=a&b'],
+  ])('makes no other password if it cannot read one in .env: %j', async (line) => {
+    writeFileSync(join(folder, '.env'), `${line}\n`);
+    await expect(run()).rejects.toMatchObject({
+      stderr: expect.stringMatching(/^\.env: .*(POSTGRES_PASSWORD|REDIS_PREFIX)/),
+    });
+    expect(Object.keys(read())).not.toContain(line.includes('PREFIX') ? 'redis-users.acl' : 'postgres-password');
+  });
+
+  test('mends the modes of files that a run before did not end with', async () => {
+    await run();
+    chmodSync(join(folder, 'secrets/postgres-password'), 0o600);
+    expect(await run()).toBe('');
+    expect(mode('secrets/postgres-password')).toBe('644');
   });
 
   test('--cluster names the nodes with the same passwords, and later runs keep to them', async () => {

@@ -2,6 +2,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { createEntryQueue } from '@opm/queue';
 import {
   type Backend,
   createBackend,
@@ -66,6 +67,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await redis.stop();
   await database.drop();
+  await query(admin, 'REVOKE CONNECT ON DATABASE postgres FROM opm_backup');
   for (const role of ALL_ROLES) await query(admin, `DROP ROLE ${role}`);
   await query(admin, 'GRANT CONNECT ON DATABASE postgres, template1 TO PUBLIC');
   await rm(directory, { recursive: true, force: true, maxRetries: 5 });
@@ -219,6 +221,7 @@ describe('a role', () => {
     ...['SELECT FROM pg_authid', `SELECT pg_read_file('/etc/passwd')`, `COPY (SELECT 1) TO PROGRAM 'id'`],
     ...['SET ROLE opm_owner', 'CREATE ROLE mine', 'ALTER ROLE opm_owner PASSWORD NULL', 'CREATE DATABASE mine'],
     ...['GRANT opm_owner TO CURRENT_USER', `SELECT setval('audit_log_id_seq', 1)`, 'SELECT FROM admission.claims'],
+    ...['SELECT lo_create(0)', 'SELECT lo_creat(-1)', `SELECT lo_from_bytea(0, '')`],
   ];
   const CANNOT: Record<(typeof APPS)[number], string[]> = {
     ingress: [
@@ -364,6 +367,15 @@ describe('a user of Redis', () => {
   });
 });
 
+test('an ingress whose user of Redis has no right to its keys is not ready, and says why', async () => {
+  const queue = await createEntryQueue({
+    ...{ databaseUrl: urls.ingress, redisUrl: redis.urlOf('ingress'), prefix: `${prefix}-other`, shards: 1 },
+    ...{ signal: new AbortController().signal, onError: () => {} },
+  });
+  await expect(queue.check()).rejects.toThrow('NOPERM');
+  await queue.close();
+});
+
 describe('roles.sql, migrations and grants.sql', () => {
   test('change nothing if they run again, and call no function that the owner made', async () => {
     for (const types of ['text, text', 'text, text, regclass']) {
@@ -387,6 +399,16 @@ describe('roles.sql, migrations and grants.sql', () => {
     expect(await runSql('roles.sql', database.url, secrets)).toMatchObject({ code: 3 });
     await writeFile(file, urls.worker);
     for (const url of Object.values(urls)) await query(url, 'SELECT');
+  });
+
+  test('leave a database alone that is not the one in owner-database-url', async () => {
+    const other = await createDatabase({ adminUrl: admin });
+    const before = await readPrivileges(other.url);
+    const { code, printed } = await runSql('roles.sql', other.url, secrets);
+    expect(code).toBe(3);
+    expect(printed).toMatch(/this is the database \w+, but owner-database-url names \w+\n$/);
+    expect(await readPrivileges(other.url)).toEqual(before);
+    await other.drop();
   });
 
   test('take over a database of the release before, whose processes go on', async () => {

@@ -16,6 +16,9 @@
 SET log_statement = none;
 SET log_duration = off;
 SET log_min_duration_statement = -1;
+SET log_min_duration_sample = -1;
+SET log_transaction_sample_rate = 0;
+SET auto_explain.log_min_duration = -1;
 SET log_min_error_statement = panic;
 SET pg_stat_statements.track_utility = off;
 SET client_min_messages = warning;
@@ -24,6 +27,11 @@ SET search_path = pg_catalog;
 -- Others wait at most this long behind a change of owner. If one fails, run this file again.
 SET lock_timeout = '5s';
 
+\set owner `cat :'secrets'/owner-database-url`
+SELECT format('DO %L', format('BEGIN RAISE EXCEPTION USING message = %L; END',
+  format('this is the database %s, but owner-database-url names %s', current_database(), named)))
+FROM substring(:'owner' FROM '^postgres(?:ql)?://[^/]*/([^?]+)') AS named WHERE named <> current_database() \gexec
+
 SELECT format('CREATE ROLE %I', name)
 FROM unnest('{opm_owner,opm_ingress,opm_worker,opm_console,opm_cli,opm_backup}'::text[]) AS name
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
@@ -31,8 +39,10 @@ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
 SELECT format('ALTER ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS', name)
 FROM unnest('{opm_owner,opm_ingress,opm_worker,opm_console,opm_cli}'::text[]) AS name \gexec
 ALTER ROLE opm_backup LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE REPLICATION NOBYPASSRLS;
+-- So that these two leave sessions to the others; ingresses and workers have no limit, because nobody knows how many run.
+ALTER ROLE opm_console CONNECTION LIMIT 30;
+ALTER ROLE opm_cli CONNECTION LIMIT 30;
 
-\set owner `cat :'secrets'/owner-database-url`
 \set ingress `cat :'secrets'/ingress-database-url`
 \set worker `cat :'secrets'/worker-database-url`
 \set console `cat :'secrets'/console-database-url`
@@ -92,3 +102,5 @@ SELECT format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', datname) FROM pg_data
 WHERE datname IN ('postgres', 'template1') \gexec
 -- The backup reads the state of its replication slot there.
 SELECT 'GRANT CONNECT ON DATABASE postgres TO opm_backup' FROM pg_database WHERE datname = 'postgres' \gexec
+-- OPM has no large objects. Without this, every role could fill the disk with them.
+REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC;

@@ -91,7 +91,7 @@ export type Inspected = {
   Id: string;
   HostConfig: {
     Memory: number;
-    NanoCpus: number;
+    CpuQuota: number;
     PidsLimit: number | null;
     LogConfig: { Type: string; Config: Record<string, string> };
   };

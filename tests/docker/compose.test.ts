@@ -151,8 +151,9 @@ describe('docker compose up --wait --build', () => {
     expect(await askRedis('config', 'get', 'maxmemory')).toBe(`maxmemory\n${1024 ** 3}`);
     const gigabytes: Record<string, number> = { postgres: 2, redis: 3 };
     for (const [service, { HostConfig }] of Object.entries(await stack.inspectServices())) {
-      const { Memory, NanoCpus, PidsLimit, LogConfig } = HostConfig;
-      expect([service, Memory / 1024 ** 3, NanoCpus]).toEqual([service, gigabytes[service] ?? 1, 2e9]);
+      const { Memory, CpuQuota, PidsLimit, LogConfig } = HostConfig;
+      const quota = service === 'postgres' ? 400_000 : 200_000;
+      expect([service, Memory / 1024 ** 3, CpuQuota]).toEqual([service, gigabytes[service] ?? 1, quota]);
       expect(PidsLimit).toBeGreaterThan(0);
       expect(LogConfig).toEqual({ Type: 'json-file', Config: { 'max-size': '10m', 'max-file': '5' } });
     }

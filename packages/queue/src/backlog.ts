@@ -9,7 +9,7 @@ const STATES = [...UNFINISHED, 'failed'] as const;
 /** The jobs in the queues of all shards. */
 export type Backlog = {
   jobs: Record<(typeof STATES)[number], number>;
-  /** Age in ms of the oldest unfinished job; 0 if there is none. */
+  /** Age in ms of the oldest unfinished job, see `findOldest` of `QueueStore`; 0 if there is none. */
   oldestMs: number;
 };
 

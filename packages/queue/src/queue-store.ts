@@ -29,7 +29,10 @@ export type QueueBackend = {
   readClockSkews(): Promise<number[]>;
   /** Shortens the deadlines of a queue's jobs that are later than `limits` allow. */
   shortenDeadlines(address: QueueAddress, limits: DeadlineLimits): Promise<void>;
-  /** When the oldest unfinished job was added, in ms since 1970. Among delayed jobs, only the next one due counts. */
+  /**
+   * When the oldest unfinished job was added, in ms since 1970. Looks at the first job of each state and priority; a job that
+   * returns from a delay may wait behind newer ones.
+   */
   findOldest(queue: Queue): Promise<number | undefined>;
   /** Time of the store's clock, which versions follow. In a cluster, of the master whose clock is furthest behind. */
   readClock(): Promise<Date>;

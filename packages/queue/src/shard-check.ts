@@ -10,6 +10,9 @@ const READ_TIMEOUT_MS = 1_000;
 /** For the check that the queue is drained. It cannot finish while a Redis master is down. */
 const CHANGE_TIMEOUT_MS = 10_000;
 
+/** How Redis begins the error of a command that the user may not run, or not on this key. */
+const NO_PERMISSION = 'NOPERM';
+
 /** QUEUE_SHARDS differs from the queue's number of shards. The operator must fix it. */
 export class ShardsError extends Error {
   override readonly name = 'ShardsError';
@@ -18,7 +21,10 @@ export class ShardsError extends Error {
 type ShardCheck = {
   /** Whether the number of shards last read from the queue differs from this process's. */
   differs(): boolean;
-  /** Reads the number again. Resolves to a warning if it was never read. @throws ShardsError if it differs */
+  /**
+   * Reads the number again. Resolves to a warning if it was never read.
+   * @throws ShardsError if it differs, or the error of Redis if its user has no right to read it
+   */
   check(): Promise<string | void>;
 };
 
@@ -57,6 +63,7 @@ export async function createShardCheck(
     differs: () => stored !== undefined && stored !== shards,
     async check() {
       const failure: Error | void = await read().catch((error) => error);
+      if (failure?.message.startsWith(NO_PERMISSION)) throw failure;
       if (stored === undefined) return `number of shards could not be read: ${failure?.message}`;
       assertSameNumber(shards, stored);
     },

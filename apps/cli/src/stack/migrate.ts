@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdir } from 'node:fs/promises';
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { isPooled, migrateQueue } from '@opm/queue';
 import { hasMigrations } from '@opm/store';
@@ -52,13 +52,14 @@ async function findMigrationNames(): Promise<string[]> {
 /** @returns what Prisma printed */
 async function deploy(databaseUrl: string, detached: boolean): Promise<string> {
   const { url, password } = splitPassword(databaseUrl);
+  const { DATABASE_URL_FILE: file } = process.env;
   const prisma = join(dirname(createRequire(import.meta.url).resolve('prisma/package.json')), 'build/index.js');
   const child = spawn(process.execPath, [prisma, 'migrate', 'deploy'], {
     cwd: inRepository('.'),
     env: {
       ...process.env,
       // With DATABASE_URL_FILE, the schema engine reads the password itself, and no environment contains it.
-      ...(password && !process.env.DATABASE_URL_FILE && { PGPASSWORD: password }),
+      ...(file ? { DATABASE_URL_FILE: resolve(file) } : password && { PGPASSWORD: password }),
       ...{ DATABASE_URL: url, CHECKPOINT_DISABLE: '1', PRISMA_HIDE_UPDATE_MESSAGE: '1' },
     },
     stdio: ['ignore', 'pipe', 'pipe'],
