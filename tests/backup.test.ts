@@ -217,6 +217,7 @@ test('after a restore to a point in time, opm restored names a window with each 
 
   const window = JSON.parse(await opm('restored', '--json'));
   expect(window).toMatchObject({ isEndKnown: true, isEmpty: false, waiting: { entries: 2 } });
+  expect(await query(databaseUrl, 'SELECT FROM processes')).toEqual([]); // those of then do not run
   const [from, to] = [Date.parse(window.from), Date.parse(window.to)];
   const again = ledger.filter(({ sentAt }) => sentAt >= from && sentAt <= to);
   expect(again.filter(({ key }) => !kept.some((entry) => entry.key === key))).toHaveLength(6);

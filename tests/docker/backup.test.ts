@@ -43,7 +43,7 @@ test('as in docs/backup.md: backups are switched on, drilled and copied, and a n
   const [createKeys, encryptSecrets] = readCommands('A copy on another host');
   const [isHealthy] = readCommands('Watch it');
   const [decrypt, fill] = readCommands('On a new machine');
-  const [restore = ''] = readCommands('Restore');
+  const [rehearse = '', restore = ''] = readCommands('Restore');
   const [restored] = readCommands('After a restore');
   const [drill] = readCommands('Restore drill');
 
@@ -57,7 +57,7 @@ test('as in docs/backup.md: backups are switched on, drilled and copied, and a n
     `SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time`,
   );
   await addCustomer('mistake');
-  await stack.run(`${drill}\n${isHealthy}\n${baseNow}`);
+  await stack.run(`${drill}\n${isHealthy}\n${rehearse.replace('2026-12-01T14:30:00Z', time)}\n${baseNow}`);
 
   await runIn(directory, createKeys);
   const volume = await stack.docker('volume', 'inspect', '--format', '{{.Mountpoint}}', `${stack.name}-backup`);

@@ -398,7 +398,7 @@ describe('docker compose up --wait --build', () => {
   });
 
   test('the commands in docs/secrets.md change passwords: the old ones are refused, and no entry is', async () => {
-    const [ofWorker = '', ofSuperuser = '', ofRedis = ''] = await readCommands(
+    const [ofWorker = '', undoSettings = '', ofSuperuser = '', ofRedis = ''] = await readCommands(
       'docs/secrets.md',
       'Change a secret of Docker Compose',
     );
@@ -412,6 +412,7 @@ describe('docker compose up --wait --build', () => {
       );
     await underLoad('rotation', async (load) => {
       await stack.run(ofWorker);
+      await stack.run(undoSettings);
       await load.goesOn();
     });
     await stack.run(ofRedis);

@@ -160,6 +160,9 @@ export function createActivity(prisma: PrismaClient) {
             ON CONFLICT (id) DO UPDATE SET seen_at = now(), report = excluded.report, state = excluded.state
             WHERE process.report < excluded.report
             RETURNING id
+          ), predecessor AS ( -- killed, or restarted while PostgreSQL was
+            DELETE FROM processes
+            WHERE ${report}::int = 1 AND name = ${name} AND host = ${host} AND pid = ${pid}::int AND id <> ${id}::uuid
           ), counted AS (
             INSERT INTO project_minutes AS stored (minute, project_id, ${INTO})
             SELECT date_trunc('minute', now()), project_id, ${list((column) => `coalesce(${column}, 0)`)}
@@ -176,9 +179,9 @@ export function createActivity(prisma: PrismaClient) {
       return new Map(names.map((project) => [project.id, project.name]));
     },
 
-    /** Removes a process that ends. */
-    async end(id: string): Promise<void> {
-      await toStoreError(() => prisma.$executeRaw`DELETE FROM processes WHERE id = ${id}::uuid`);
+    /** Removes a process that ends; without an id all, because after a restore none of them runs. */
+    async end(id?: string): Promise<void> {
+      await toStoreError(() => prisma.$executeRaw`DELETE FROM processes WHERE id = coalesce(${id ?? null}::uuid, id)`);
     },
 
     /**

@@ -159,6 +159,16 @@ test('a process is listed from its first report until it ends, and a killed one 
   expect(await store.activity.processes()).toEqual([]);
 });
 
+test('a process that did not end is replaced by the next one with its host and pid', async () => {
+  await store.activity.report(toReport(1, 1, []), []);
+  await store.activity.report({ ...toReport(2, 1, []), pid: 1 }, []);
+  await store.activity.report({ ...toReport(3, 1, []), pid: 1, host: 'other' }, []);
+  const processes = await store.activity.processes();
+  expect(processes.map(({ id }) => id).sort()).toEqual([2, 3].map(toId).sort());
+  await store.activity.end();
+  expect(await store.activity.processes()).toEqual([]);
+});
+
 describe('a reporter', () => {
   let proxy: TcpProxy;
   let behindProxy: Store;

@@ -65,6 +65,7 @@ export function restoredCommand(env: NodeJS.ProcessEnv): Command {
             const { from, to } = found;
             await recordChange(store, { action: 'restored', details: { from: toSeconds(from), to: toSeconds(to) } });
             await queue.idempotency.forget();
+            await store.activity.end();
           }
           return found;
         }),
