@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { access, constants, rm, writeFile } from 'node:fs/promises';
+import { access, constants } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
 
@@ -15,9 +15,6 @@ interface Program {
   /** An alternative, which completes "…, or". */
   alternative?: string | undefined;
 }
-
-/** Debian packages run this script before they start a service; exit code 101 forbids the start. */
-const SERVICE_POLICY = '/usr/sbin/policy-rc.d';
 
 /**
  * Returns the path of a local program. As root on Debian or Ubuntu, installs it if it is missing.
@@ -35,40 +32,37 @@ export async function findProgram(program: Program): Promise<string> {
     throw new Error(`A real ${title} is needed: run "${fix}"${orElse(program)}.`);
   }
   process.stderr.write(`No ${title} here: installing ${packages} with apt-get\n`);
-  await install(program, aptGet);
+  await install(program);
 
   const installed = await findOnPath(names);
   if (!installed) throw new Error(`apt-get installed ${packages}, but ${title} is not on the PATH.`);
   return installed;
 }
 
-const orElse = ({ alternative }: Program) => (alternative ? `, or ${alternative}` : '');
+const orElse = ({ alternative }: Pick<Program, 'alternative'>) => (alternative ? `, or ${alternative}` : '');
 
-async function install(program: Program, aptGet: string): Promise<void> {
-  const { aptPackages } = program;
+/**
+ * Debian packages run policy-rc.d before they start a service; exit code 101 forbids the start. A machine, such as a
+ * container image, may have its own.
+ */
+const INSTALL = `
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+  trap "rm -f $policy" EXIT
+  printf '#!/bin/sh\\nexit 101\\n' >$policy && chmod 755 $policy
+fi
+apt-get -qq update
+apt-get -qq install -y --no-install-recommends "$@"`;
+
+/** One at a time, because several test files may install packages. */
+async function install({ aptPackages, ...program }: Program): Promise<void> {
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
-  const run = (...args: string[]) => promisify(execFile)(aptGet, ['-qq', ...args], { env, maxBuffer: 1 << 24 });
-  const isOurPolicy = await denyServiceStart();
-  try {
-    await run('update');
-    await run('install', '-y', '--no-install-recommends', ...aptPackages);
-  } catch (cause) {
+  const command = ['/var/lock/opm-tests-install', 'sh', '-ec', INSTALL, 'sh', ...aptPackages];
+  await promisify(execFile)('flock', command, { env, maxBuffer: 1 << 24 }).catch((cause) => {
     throw new Error(`apt-get could not install ${aptPackages.join(' ')}: install it by hand${orElse(program)}.`, {
       cause,
     });
-  } finally {
-    if (isOurPolicy) await rm(SERVICE_POLICY, { force: true });
-  }
-}
-
-/** Returns false if the machine, such as a container image, has its own policy. */
-async function denyServiceStart(): Promise<boolean> {
-  try {
-    await writeFile(SERVICE_POLICY, '#!/bin/sh\nexit 101\n', { mode: 0o755, flag: 'wx' });
-    return true;
-  } catch {
-    return false;
-  }
+  });
 }
 
 async function findOnPath(programs: readonly string[]): Promise<string | undefined> {
