@@ -179,9 +179,9 @@ export function createActivity(prisma: PrismaClient) {
       return new Map(names.map((project) => [project.id, project.name]));
     },
 
-    /** Removes a process that ends; without an id all, because after a restore none of them runs. */
-    async end(id?: string): Promise<void> {
-      await toStoreError(() => prisma.$executeRaw`DELETE FROM processes WHERE id = coalesce(${id ?? null}::uuid, id)`);
+    /** Removes a process that ends. */
+    async end(id: string): Promise<void> {
+      await toStoreError(() => prisma.$executeRaw`DELETE FROM processes WHERE id = ${id}::uuid`);
     },
 
     /**

@@ -165,7 +165,7 @@ test('a process that did not end is replaced by the next one with its host and p
   await store.activity.report({ ...toReport(3, 1, []), pid: 1, host: 'other' }, []);
   const processes = await store.activity.processes();
   expect(processes.map(({ id }) => id).sort()).toEqual([2, 3].map(toId).sort());
-  await store.activity.end();
+  for (const { id } of processes) await store.activity.end(id);
   expect(await store.activity.processes()).toEqual([]);
 });
 

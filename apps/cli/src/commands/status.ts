@@ -65,7 +65,8 @@ export function restoredCommand(env: NodeJS.ProcessEnv): Command {
             const { from, to } = found;
             await recordChange(store, { action: 'restored', details: { from: toSeconds(from), to: toSeconds(to) } });
             await queue.idempotency.forget();
-            await store.activity.end();
+            // None of the restored moment's processes runs.
+            for (const { id } of await store.activity.processes()) await store.activity.end(id);
           }
           return found;
         }),

@@ -21,7 +21,11 @@ type AcceptRepeatsDeps = {
   acceptChunk: (partition: ChunkPartition, calls: Call[], deadline: number) => Promise<Results>;
   enqueue: (partition: ChunkPartition, calls: Call[], admitted: AdmittedAgain[], deadline: number) => Promise<void>;
   closeParts: (
-    ...call: [shard: number, parts: KeyedPart[], admitted: AdmittedAgain[], verdicts: Verdict[], deadline: number]
+    shard: number,
+    parts: KeyedPart[],
+    admitted: AdmittedAgain[],
+    verdicts: Verdict[],
+    deadline: number,
   ) => Promise<void>;
   release: (shard: number, admitted: AdmittedAgain[]) => Promise<void>;
   toFault: (error: Error) => Fault;
