@@ -8,6 +8,7 @@ import { LRUCache } from 'lru-cache';
 import type { TokenReservation } from '../guards/token-reservation.js';
 import type { EntryInput, Verdict } from '../ingest/call.js';
 import type { IngressMetrics } from '../metrics.js';
+import { answerWith } from './fast-express.js';
 import { contextOf } from './request-context.js';
 
 export type Reply = ReturnType<typeof createReply>;
@@ -21,7 +22,7 @@ export const FIXED_HEADERS = [
   ['cache-control', 'no-store'],
   ['x-content-type-options', 'nosniff'],
 ];
-const FIXED = FIXED_HEADERS.flat();
+const FIXED = FIXED_HEADERS.map(([name, value]) => `${name}: ${value}\r\n`).join('');
 const SLOW_MS = 1_000;
 /** At most ten log lines a second: if one request is slow, usually all are. */
 const SLOW_LOG_INTERVAL_MS = 100;
@@ -44,7 +45,7 @@ function toBatchBody(results: Result[]): string {
   return `${head.slice(0, -1)},"results":[${bodies.join()}],"receipts":${JSON.stringify(receipts)}}`;
 }
 
-/** The bodies that never change. Strings, because Node sends a string body and the headers in one write. */
+/** The bodies that never change, serialized once. */
 const BODIES = new Map<Answer, string>(Object.values(ANSWERS).map((answer) => [answer, JSON.stringify(answer)]));
 
 /** Answers from the record of an idempotency key. They have the same bytes, but the entry has been counted already. */
@@ -92,15 +93,11 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
     const requestId = requestIdOf(response);
     const context = contextOf(response);
     const { projectId, receivedAt, reservation, connection } = context;
-    if (retryAfterSeconds > 0) response.setHeader('retry-after', retryAfterSeconds);
-    if (reservation && status < 500) setRateLimit(response, reservation, retryAfterSeconds);
-    const length = Buffer.byteLength(body);
-    // One flat list is faster than `setHeader`, which first stores the headers in an object.
-    const headers = ['x-request-id', requestId, ...FIXED, 'content-length', length];
-    if (receipt) headers.push('receipt', receipt);
-    response.writeHead(status, headers);
-    connection?.hold(context, length);
-    end(response, body, length === body.length);
+    let headers = `x-request-id: ${requestId}\r\n${FIXED}`;
+    if (receipt) headers += `receipt: ${receipt}\r\n`;
+    if (retryAfterSeconds > 0) headers += `retry-after: ${retryAfterSeconds}\r\n`;
+    if (reservation && status < 500) headers += toRateLimit(reservation, retryAfterSeconds);
+    connection?.hold(context, answerWith(response, status, headers, body));
     const ms = performance.now() - receivedAt;
     if (ms > SLOW_MS) logSlow({ requestId, status, ms: Math.round(ms) });
     metrics.onAnswer(response.req.route?.path ?? 'none', status);
@@ -175,19 +172,6 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
   };
 }
 
-/**
- * Sends the body and ends the answer. Node's `end(body)` writes an empty string behind the body, so that two strings go
- * through `writev`. An ASCII body joins the text of the headers instead, and one string is written: 1/25 less for an entry.
- */
-function end(response: Response, body: string, isAscii: boolean): void {
-  if (!isAscii || response.req.method === 'HEAD') {
-    response.end(body);
-    return;
-  }
-  (response as Response & { _header: string })._header += body;
-  response.end();
-}
-
 function toAnswered(status: number): keyof Counts {
   if (status < 400) return 'answered2xx';
   if (status === 429) return 'answered429';
@@ -211,16 +195,15 @@ function toRefused(status: number): keyof Counts | undefined {
 const statusOf = ({ code }: Fault): number => FAULTS[code].statusCode;
 
 /**
- * Sets the `RateLimit-Policy` and `RateLimit` headers of draft-ietf-httpapi-ratelimit-headers-11. `t` is the time until
+ * The `RateLimit-Policy` and `RateLimit` headers of draft-ietf-httpapi-ratelimit-headers-11. `t` is the time until
  * the bucket is full, or `retry-after` if that is set. A client that sends at most `r` entries within `t`, or waits for
  * `retry-after`, is not limited.
  */
-function setRateLimit(response: Response, reservation: TokenReservation, retryAfterSeconds: number): void {
+function toRateLimit(reservation: TokenReservation, retryAfterSeconds: number): string {
   const now = performance.now();
   const remaining = retryAfterSeconds > 0 ? 0 : reservation.remaining(now);
   const seconds = retryAfterSeconds || reservation.secondsUntil(reservation.limit.burst, now);
-  response.setHeader('ratelimit-policy', reservation.policy);
-  response.setHeader('ratelimit', `"burst";r=${remaining};t=${seconds}`);
+  return `ratelimit-policy: ${reservation.policy}\r\nratelimit: "burst";r=${remaining};t=${seconds}\r\n`;
 }
 
 function toBody(result: Answer | Fault): string {
@@ -239,5 +222,10 @@ export function requestIdOf(response: Response): string {
 }
 
 function newRequestId(given: string | string[] | undefined): string {
-  return typeof given === 'string' && REQUEST_ID.test(given) ? given : randomUUID();
+  if (typeof given === 'string' && REQUEST_ID.test(given)) return given;
+  return PROCESS_ID + (++requests).toString(16).padStart(12, '0');
 }
+
+/** All but the last 12 digits of a UUID. They count this process's requests, because a `randomUUID` each is slower. */
+const PROCESS_ID = randomUUID().slice(0, -12);
+let requests = 0;
