@@ -283,6 +283,24 @@ async function commitAll(items: { source: string; size: number; bytes: number }[
   return calls;
 }
 
+test('more idle sources than are kept do not change the number of pending ones', async () => {
+  const group = new GroupCommit<string, number, number>({
+    commit: async (_, items) => items,
+    sourceOf: (item) => item,
+    maxBatch: 1_000,
+    maxInFlight: 2,
+  });
+  const items = Array.from({ length: 25_000 }, (_, i) => i);
+  const calls = Promise.all([...items, ...items].map((item) => group.run('p', item)));
+  expect([group.pending, group.sources]).toEqual([50_000, 25_000]);
+  await calls;
+  expect([group.pending, group.sources]).toEqual([0, 0]);
+  const again = Promise.all([7, 7, 24_999].map((item) => group.run('p', item)));
+  expect([group.pendingOf(7), group.pendingOf(24_999), group.sources]).toEqual([2, 1, 2]);
+  await again;
+  expect([group.pendingOf(7), group.sources]).toEqual([0, 0]);
+});
+
 test('a source with many items does not delay the others: sources take turns in each bulk call', async () => {
   const items = [...'aaaaaaaaaaaaaaaabbbc'].map((source) => ({ source, size: 1, bytes: 1 }));
   const calls = await commitAll(items, 8, 1_000);

@@ -1,4 +1,4 @@
-import { FairQueue, type Measure } from './fair-queue.js';
+import { FairQueue, type Measure, type Source, Sources } from './fair-queue.js';
 
 /** A call, from its arrival to its result. */
 type Waiting<Partition, Item, Result> = {
@@ -26,9 +26,6 @@ type Queued<Partition, Item, Result> = {
 
 /** A partition's turn is one bulk call per source, up to this number. */
 const MAX_TURNS = 8;
-
-/** `pending`: number of the source's items that wait or are in flight. */
-type Source = { key: unknown; pending: number };
 
 /** Result or error of one call. */
 export type Outcome<Result> = { result: Result; error?: undefined } | { error: unknown };
@@ -83,7 +80,7 @@ export class GroupCommit<Partition, Item, Result> {
   readonly #groups: Groups<Partition>;
   readonly #inFlightOfPartition = new Tally<Partition>();
   readonly #inFlightOfGroup = new Tally<unknown>();
-  readonly #sources = new Map<unknown, Source>();
+  readonly #sources = new Sources();
   /** Linked list of the calls that may expire, oldest first. It may still contain calls that no longer wait. */
   #oldest: Waiting<Partition, Item, Result> | undefined;
   #newest: Waiting<Partition, Item, Result> | undefined;
@@ -124,12 +121,12 @@ export class GroupCommit<Partition, Item, Result> {
 
   /** Number of one source's items that wait or are in flight. */
   pendingOf(source: unknown): number {
-    return this.#sources.get(source)?.pending ?? 0;
+    return this.#sources.pendingOf(source);
   }
 
   /** Number of sources with items that wait or are in flight. */
   get sources(): number {
-    return this.#sources.size;
+    return this.#sources.active;
   }
 
   /** Number of bulk calls in flight. */
@@ -174,20 +171,13 @@ export class GroupCommit<Partition, Item, Result> {
 
   /** Counts the item as pending. */
   #enter(item: Item): Source {
-    const key = this.#sourceOf(item);
-    let source = this.#sources.get(key);
-    if (!source) {
-      source = { key, pending: 0 };
-      this.#sources.set(key, source);
-    }
-    source.pending++;
     this.#pending++;
-    return source;
+    return this.#sources.enter(this.#sourceOf(item));
   }
 
   #leave({ source }: Waiting<Partition, Item, Result>): void {
     this.#pending--;
-    if (--source.pending === 0) this.#sources.delete(source.key);
+    this.#sources.leave(source);
   }
 
   #add(call: Waiting<Partition, Item, Result>): void {

@@ -38,6 +38,7 @@ type AuthenticatorDeps = {
 /** A cached key takes a few hundred bytes. */
 const MAX_KNOWN_KEYS = 50_000;
 const MAX_UNKNOWN_KEYS = 10_000;
+const MAX_HASHES = 10_000;
 /** How long an answer of PostgreSQL is trusted. A revoked key or a changed limit takes effect everywhere within it. */
 const TRUST_MS = 1_000;
 const POLL_INTERVAL_MS = 400;
@@ -85,13 +86,13 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
   });
   const lookUpThrottled = createThrottledLookUp(findAll);
 
-  /** The last key of each connection and its hash. A connection usually repeats its key, so it is hashed once. */
-  const lastOf = new WeakMap<KeySender['socket'], { apiKey: string; hash: string }>();
-  function hashOf(apiKey: string, { socket }: KeySender): string {
-    const last = lastOf.get(socket);
-    if (last?.apiKey === apiKey) return last.hash;
+  /** Hashes of keys in use, because a hash costs several look-ups. A guess seldom has the form of a key. */
+  const hashes = new LRUCache<string, string>({ max: MAX_HASHES });
+  function hashOf(apiKey: string): string {
+    const known = hashes.get(apiKey);
+    if (known !== undefined) return known;
     const hash = hashApiKey(apiKey);
-    lastOf.set(socket, { apiKey, hash });
+    if (isApiKey(apiKey)) hashes.set(apiKey, hash);
     return hash;
   }
 
@@ -178,8 +179,9 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
     if (breaker.isOpen) return;
     const trustedUntil = performance.now() + TRUST_MS;
     const revision = await breaker.run(readRevision);
-    if (revision !== current.revision) previous = current;
-    current = { revision, trustedUntil };
+    // The same string object as in the cached keys, because V8 compares equal strings faster if they are one object.
+    if (revision === current.revision) current = { ...current, trustedUntil };
+    else [previous, current] = [current, { revision, trustedUntil }];
     if (revision === renewed) return;
     renewed = revision;
     const outdated = [...known].filter(([, key]) => key.revision !== revision);
@@ -194,7 +196,7 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
 
   return {
     authenticate(apiKey, from) {
-      const hash = hashOf(apiKey, from);
+      const hash = hashOf(apiKey);
       const key = known.get(hash);
       if (key && isTrusted(key)) return key;
       if (!isApiKey(apiKey) || unknown.has(hash)) throw new Fault('KEY_UNKNOWN');
