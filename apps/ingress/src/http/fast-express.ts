@@ -246,7 +246,7 @@ export function answerWith(response: Response, status: number, headers: string, 
     head._header = `${line}\r\n${headers}content-length: ${length}\r\n${last}\r\n\r\n`;
   } else {
     response.writeHead(status, { 'content-length': length });
-    head._header = `${head._header.slice(0, -2)}${headers}\r\n`;
+    head._header = head._header.replace('\r\n', () => `\r\n${headers}`);
   }
   if (request.method === 'HEAD') response.end();
   else if (length === body.length) {
