@@ -62,6 +62,29 @@ export function createReveals(always: boolean) {
   };
 }
 
+const NOTICE_MS = 60_000;
+const MAX_NOTICES = 1_000;
+
+export type Notices = ReturnType<typeof createNotices>;
+
+/** What changes did, for the next page of the same session. A link cannot make a page say anything. */
+export function createNotices() {
+  const sessions = new LRUCache<string, string>({ max: MAX_NOTICES, ttl: NOTICE_MS });
+  return {
+    add: (response: Response, text: string): void => void sessions.set(operatorOf(response).csrfToken, text),
+    /** The next call returns undefined. */
+    take(response: Response): string | undefined {
+      const { csrfToken } = operatorOf(response);
+      const text = sessions.get(csrfToken);
+      sessions.delete(csrfToken);
+      return text;
+    },
+  };
+}
+
+/** @returns what this page says once */
+export const noticeOf = (response: Response): string | undefined => response.locals.notice as string | undefined;
+
 export const CSRF_FIELD = 'csrf';
 
 /** Reads the fields of an HTML form. */

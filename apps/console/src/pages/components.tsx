@@ -3,7 +3,7 @@ import type { Role } from '@opm/store';
 import type { Request, Response } from 'express';
 import type { ComponentChildren } from 'preact';
 import { renderToString } from 'preact-render-to-string';
-import { CSRF_FIELD, type CurrentOperator, hasRole, operatorOf } from '../session.js';
+import { CSRF_FIELD, type CurrentOperator, hasRole, noticeOf, operatorOf } from '../session.js';
 
 const NAVIGATION: [path: string, name: string, role: Role][] = [
   ['/', 'Overview', 'viewer'],
@@ -19,7 +19,9 @@ type PageProps = { title: string; children: ComponentChildren };
 
 /** Sends a page. JSX escapes every value, so no page writes HTML as a string. */
 export function sendPage(request: Request, response: Response, props: PageProps, status = 200): void {
-  const html = renderToString(<Page path={request.path} operator={operatorOf(response)} {...props} />);
+  const html = renderToString(
+    <Page path={request.path} operator={operatorOf(response)} notice={noticeOf(response)} {...props} />,
+  );
   response.status(status).set('cache-control', 'no-store').type('html').send(`<!doctype html>${html}`);
 }
 
@@ -27,9 +29,10 @@ export function sendPage(request: Request, response: Response, props: PageProps,
 export function Page({
   path,
   operator,
+  notice,
   title,
   children,
-}: PageProps & { path: string; operator: CurrentOperator | undefined }) {
+}: PageProps & { path: string; operator: CurrentOperator | undefined; notice: string | undefined }) {
   const pages = operator ? NAVIGATION.filter(([, , role]) => hasRole(operator, role)) : [];
   const current = pages.findLast(([start]) => path === start || path.startsWith(`${start}/`))?.[0];
   return (
@@ -64,6 +67,11 @@ export function Page({
         </header>
         <main id="main">
           <h1>{title}</h1>
+          {notice && (
+            <p class="good" role="status">
+              {notice}
+            </p>
+          )}
           <p id="age" role="status" />
           {children}
         </main>

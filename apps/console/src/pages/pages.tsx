@@ -3,7 +3,7 @@ import { type Store, StoreError } from '@opm/store';
 import { type ErrorRequestHandler, type Request, type RequestHandler, type Response, Router } from 'express';
 import type { Reads } from '../reads.js';
 import type { Replays } from '../replays.js';
-import { createReveals, requireRole } from '../session.js';
+import { createNotices, createReveals, requireRole } from '../session.js';
 import { createHandleChange } from './change.js';
 import { sendPage } from './components.js';
 import { changeDeadLetters, getDeadLetter, getDeadLetters } from './dead-letters.js';
@@ -28,7 +28,12 @@ type PagesDeps = {
 export function createPages({ store, queue, shards, reads, replays, showData }: PagesDeps): RequestHandler {
   const reveals = createReveals(showData);
   const recordView = createRecordView(store.audit, reveals);
+  const notices = createNotices();
   const pages = Router();
+  pages.use((request, response, next) => {
+    if (request.method === 'GET') response.locals.notice = notices.take(response);
+    next();
+  });
   pages.get('/', getOverview(reads));
   pages.get('/partners', getPartners(reads));
   pages.get('/partners/:projectId', getPartner(reads));
@@ -38,7 +43,7 @@ export function createPages({ store, queue, shards, reads, replays, showData }: 
   pages.get('/audit', requireRole('operator'), getAudit(reads));
   pages.get('/operators', requireRole('admin'), getOperators(reads));
 
-  const handle = createHandleChange({ audit: store.audit, onChanged: reads.onChanged });
+  const handle = createHandleChange({ audit: store.audit, notices, onChanged: reads.onChanged });
   pages.use(changePartners(store, handle));
   pages.use(changeCustomers({ projects: store.projects, queue, shards }, handle));
   pages.use(changeDeadLetters({ ...store, replays, reveals }, handle));
