@@ -21,6 +21,15 @@ export type CurrentOperator = Operator & { csrfToken: string; isReadOnly?: boole
 /** @returns the operator of a request that `requireOperator` let through */
 export const operatorOf = (response: Response): CurrentOperator => response.locals.operator as CurrentOperator;
 
+/** Whether the request would be let through now. @throws StoreError if PostgreSQL does not answer */
+export type IsOpen = () => Promise<boolean>;
+
+export const isOpenOf = (response: Response): IsOpen => response.locals.isOpen as IsOpen;
+
+/** Whether an open page asks for its updates: see `createLive`. */
+export const isStream = (request: Request): boolean =>
+  request.method === 'GET' && request.get('accept') === 'text/event-stream';
+
 /** Whether the operator has this role or a higher one. */
 export const hasRole = ({ role }: Pick<Operator, 'role'>, least: Role): boolean =>
   ROLES.indexOf(role) >= ROLES.indexOf(least);

@@ -22,6 +22,15 @@ async function logIn(url: string, name: string, password = OWN) {
   const [, csrf = ''] = /name="csrf" value="([^"]+)"/.exec((await get('/')).text) ?? [];
   return {
     get,
+    /** Opens the page as a stream of its updates. */
+    async stream(path: string) {
+      const answer = await fetch(url + path, { headers: { cookie, accept: 'text/event-stream' } });
+      const chunks: string[] = [];
+      const read = async () => {
+        for await (const chunk of answer.body ?? []) chunks.push(Buffer.from(chunk).toString());
+      };
+      return { status: answer.status, text: () => chunks.join(''), ended: read().catch(() => {}) };
+    },
     async post(path: string, fields: Record<string, string> = {}, headers: Record<string, string> = {}) {
       const body = new URLSearchParams({ csrf, ...fields });
       const sent = await fetch(url + path, {
@@ -35,7 +44,7 @@ async function logIn(url: string, name: string, password = OWN) {
   };
 }
 
-describe.each(BACKENDS)('changes in the console, with the queue on %s:', (_, createBackend) => {
+describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue, createBackend) => {
   let backend: Backend;
   let store: Store;
   let app: TestApp;
@@ -441,5 +450,29 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (_, cre
     expect(await store.operators.find('ruth')).toMatchObject({ role: 'operator', mayReveal: true });
     await sessions.admin.post('/operators/ruth/role', { role: 'operator' });
     expect(await store.operators.find('ruth')).toMatchObject({ mayReveal: false });
+  });
+
+  if (queue === 'Redis') return; // the streams are the same
+
+  test('an open page gets its updates until the session or the console ends, and at most a hundred pages do', async () => {
+    const own = await startApp('console', { ...backend.env, CONSOLE_PASSWORD: PASSWORD });
+    await store.operators.add({ name: 'max', role: 'viewer', mayReveal: false, password: OWN });
+    const [max, viewer] = [await logIn(own.url, 'max'), await logIn(own.url, 'ada-viewer')];
+    const [ending, ...staying] = await Promise.all([
+      max.stream(`/partners/${projectId}`),
+      ...Array.from({ length: 99 }, () => viewer.stream(`/partners/${projectId}`)),
+    ]);
+    expect((await viewer.stream('/')).status).toBe(503);
+    expect((await viewer.get('/')).status).toBe(200);
+    await store.projects.setPaused(projectId, true);
+    await store.operators.remove('max');
+    const areUpdated = async () => staying.every(({ text }) => text().includes('paused: its requests get 403'));
+    await waitFor(areUpdated, { description: 'the updates' });
+    await ending?.ended;
+    expect((await max.stream('/')).status).toBe(401);
+    expect((await viewer.stream('/')).status).toBe(200);
+    await own.stop();
+    await Promise.all(staying.map(({ ended }) => ended));
+    await store.projects.setPaused(projectId, false);
   });
 });

@@ -17,12 +17,13 @@ const NAVIGATION: [path: string, name: string, role: Role][] = [
 
 type PageProps = { title: string; children: ComponentChildren };
 
-/** Sends a page. JSX escapes every value, so no page writes HTML as a string. */
+/** Sends a page, or an update of an open one. JSX escapes every value, so no page writes HTML as a string. */
 export function sendPage(request: Request, response: Response, props: PageProps, status = 200): void {
-  const html = renderToString(
-    <Page path={request.path} operator={operatorOf(response)} notice={noticeOf(response)} {...props} />,
-  );
-  response.status(status).set('cache-control', 'no-store').type('html').send(`<!doctype html>${html}`);
+  const [operator, notice] = [operatorOf(response), noticeOf(response)];
+  const html = `<!doctype html>${renderToString(<Page path={request.path} {...{ operator, notice, ...props }} />)}`;
+  const { update } = response.locals as { update?: (html: string) => void };
+  if (update) update(html);
+  else response.status(status).set('cache-control', 'no-store').type('html').send(html);
 }
 
 /** `operator` is undefined before the login. */
@@ -124,7 +125,7 @@ export function Back({ to }: { to: string }) {
   );
 }
 
-/** A part of the page that `console.js` reads again every five seconds. Parts need different ids. */
+/** A part of the page that `console.js` keeps up to date: see `createLive`. Parts need different ids. */
 export function Live({ id, children }: { id: string; children: ComponentChildren }) {
   return (
     <div id={id} data-live="">
