@@ -197,7 +197,9 @@ describe('processes, each with its own role and its own user of Redis,', () => {
       }
     }
     expect(await submit('/operators', { name: 'eve', role: 'viewer' })).toBe(200);
-    expect(await submit('/operators/remove', { name: 'eve', confirmed: 'on' })).toBe(303);
+    expect(await submit('/operators/eve/role', { role: 'operator' })).toBe(303);
+    expect(await submit('/operators/eve/password', { confirmed: 'on' })).toBe(200);
+    expect(await submit('/operators/eve/remove', { confirmed: 'on' })).toBe(303);
   });
 
   test('operate with opm: keys, projects, operators, status', async () => {

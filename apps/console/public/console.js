@@ -1,17 +1,29 @@
-// Reads the page again every five seconds while it is visible, and replaces its live parts. Without this script, a
-// reload does the same.
-const INTERVAL_MS = 5_000;
-let readAt = new Date();
+// Keeps the live parts of a visible page up to date. Without this script, a reload does the same.
+const RETRY_MS = 5_000;
+const SILENT_MS = 15_000;
+let [updatedAt, latest] = [new Date(), undefined];
+let source;
+let timer;
 
-async function refresh() {
+// A hidden page has no stream, because browsers open only six connections to a host.
+function connect() {
+  source?.close();
+  clearTimeout(timer);
   if (document.hidden) return;
-  const answer = await fetch(location.href, { headers: { accept: 'text/html' } });
-  if (answer.redirected) return location.reload(); // the session has ended
-  if (!answer.ok) throw new Error(`status ${answer.status}`);
-  const fresh = new DOMParser().parseFromString(await answer.text(), 'text/html');
-  for (const part of document.querySelectorAll('[data-live]')) replace(part, fresh.getElementById(part.id));
-  readAt = new Date();
+  source = new EventSource(location.href);
+  source.addEventListener('page', ({ data }) => update(new DOMParser().parseFromString(JSON.parse(data), 'text/html')));
+  source.addEventListener('same', () => update(latest));
+  source.addEventListener('error', () => source.readyState === EventSource.CLOSED && reconnect());
+  timer = setTimeout(reconnect, SILENT_MS);
+}
+
+function update(page) {
+  latest = page;
+  for (const part of document.querySelectorAll('[data-live]')) replace(part, page?.getElementById(part.id));
+  updatedAt = new Date();
   showAge('');
+  clearTimeout(timer);
+  timer = setTimeout(reconnect, SILENT_MS);
 }
 
 function replace(part, now) {
@@ -19,8 +31,19 @@ function replace(part, now) {
   if (part.contains(document.activeElement) || !getSelection().isCollapsed) return;
   if (!now || now.innerHTML === part.innerHTML) return;
   const scrolled = [...part.querySelectorAll('.scroll')].map(({ scrollLeft }) => scrollLeft);
-  part.replaceWith(document.adoptNode(now));
-  for (const [i, table] of now.querySelectorAll('.scroll').entries()) table.scrollLeft = scrolled[i] ?? 0;
+  part.replaceWith(document.importNode(now, true));
+  for (const [i, table] of document.getElementById(now.id).querySelectorAll('.scroll').entries()) {
+    table.scrollLeft = scrolled[i] ?? 0;
+  }
+}
+
+async function reconnect() {
+  showAge(`Not updated since ${updatedAt.toISOString().slice(11, 19)}Z.`);
+  source.close();
+  clearTimeout(timer);
+  timer = setTimeout(connect, RETRY_MS);
+  const answer = await fetch(location.href, { method: 'HEAD', headers: { accept: 'text/html' } }).catch(() => {});
+  if (answer?.redirected) location.reload(); // the session has ended
 }
 
 function showAge(text) {
@@ -28,9 +51,8 @@ function showAge(text) {
 }
 
 if (document.querySelector('[data-live]')) {
-  const showOld = () =>
-    showAge(`Not updated since ${readAt.toISOString().slice(11, 19)}Z: the console does not answer.`);
-  setInterval(() => refresh().catch(showOld), INTERVAL_MS);
+  connect();
+  document.addEventListener('visibilitychange', connect);
 }
 
 const secrets = document.querySelectorAll('[data-copy]');

@@ -101,7 +101,7 @@ function hideErrors(logger?: ConsoleLogger): ErrorRequestHandler {
 
 export interface ConsoleServer {
   port: number;
-  /** Stops without draining: the dashboard's requests can be repeated, and its polling never ends. */
+  /** Stops without draining: requests can be repeated, and the stream of an open page never ends. */
   close(): Promise<void>;
 }
 

@@ -9,8 +9,11 @@ import {
   ANSWER_MS,
   type BuiltInOperator,
   type ConsoleAuditRecord,
+  type CurrentOperator,
   createSessions,
+  type IsOpen,
   isEqual,
+  isStream,
   recordRequest,
   type Sessions,
   toCsrfToken,
@@ -80,7 +83,8 @@ export function requireOperator({
   const csrfToken = toCsrfToken(randomBytes(32).toString('base64url'));
 
   /** A browser would answer a challenge with a dialogue of its own over the page. */
-  const isScript = (request: Request) => !sessions.has(request) && request.get('sec-fetch-site') === undefined;
+  const isScript = (request: Request) =>
+    !sessions.has(request) && request.get('sec-fetch-site') === undefined && !isStream(request);
 
   return async (request, response, next) => {
     const { isAccepted, isReachable } = await readBuiltIn();
@@ -91,7 +95,7 @@ export function requireOperator({
         if (error instanceof StoreError && error.kind === 'unknown') throw error;
         isAnswering = false;
       }));
-    if (found) return enter(found);
+    if (found) return enter(found, async () => (await sessions.find(request)) !== undefined);
 
     const given = readPassword(request.get('authorization'));
     if (given !== undefined) {
@@ -103,7 +107,7 @@ export function requireOperator({
         await record(request, { actor: UNKNOWN_ACTOR, action: 'login failed' }, { isRequired: false });
         return askForPassword(response, 'wrong password');
       }
-      if (isAccepted) return enter({ ...BUILT_IN_OPERATOR, csrfToken });
+      if (isAccepted) return enter({ ...BUILT_IN_OPERATOR, csrfToken }, async () => (await readBuiltIn()).isAccepted);
     }
 
     const mayAsk = isAccepted && (!sessions.has(request) || request.path.startsWith('/queues'));
@@ -113,8 +117,8 @@ export function requireOperator({
     else if (isScript(request) || isPage(request)) askForPassword(response, 'password required');
     else refuse(response, isAnswering ? 'log in at /login' : 'PostgreSQL does not answer');
 
-    function enter(operator: object): void {
-      response.locals.operator = operator;
+    function enter(operator: CurrentOperator, isOpen: IsOpen): void {
+      Object.assign(response.locals, { operator, isOpen });
       next();
     }
   };

@@ -92,7 +92,7 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
       return find();
     },
 
-    keys: store.apiKeys.list,
+    keys: (projectId: number) => share(`keys ${projectId}`, () => store.apiKeys.list(projectId)),
     findProject: store.projects.find,
     projectNames: store.projects.names,
 

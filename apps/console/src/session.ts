@@ -21,6 +21,15 @@ export type CurrentOperator = Operator & { csrfToken: string; isReadOnly?: boole
 /** @returns the operator of a request that `requireOperator` let through */
 export const operatorOf = (response: Response): CurrentOperator => response.locals.operator as CurrentOperator;
 
+/** Whether the request would be let through now. @throws StoreError if PostgreSQL does not answer */
+export type IsOpen = () => Promise<boolean>;
+
+export const isOpenOf = (response: Response): IsOpen => response.locals.isOpen as IsOpen;
+
+/** Whether an open page asks for its updates: see `createLive`. */
+export const isStream = (request: Request): boolean =>
+  request.method === 'GET' && request.get('accept') === 'text/event-stream';
+
 /** Whether the operator has this role or a higher one. */
 export const hasRole = ({ role }: Pick<Operator, 'role'>, least: Role): boolean =>
   ROLES.indexOf(role) >= ROLES.indexOf(least);
@@ -61,6 +70,29 @@ export function createReveals(always: boolean) {
       Math.ceil(sessions.getRemainingTTL(operatorOf(response).csrfToken) / 60_000),
   };
 }
+
+const NOTICE_MS = 60_000;
+const MAX_NOTICES = 1_000;
+
+export type Notices = ReturnType<typeof createNotices>;
+
+/** What changes did, for the next page of the same session. A link cannot make a page say anything. */
+export function createNotices() {
+  const sessions = new LRUCache<string, string>({ max: MAX_NOTICES, ttl: NOTICE_MS });
+  return {
+    add: (response: Response, text: string): void => void sessions.set(operatorOf(response).csrfToken, text),
+    /** The next call returns undefined. */
+    take(response: Response): string | undefined {
+      const { csrfToken } = operatorOf(response);
+      const text = sessions.get(csrfToken);
+      sessions.delete(csrfToken);
+      return text;
+    },
+  };
+}
+
+/** @returns what this page says once */
+export const noticeOf = (response: Response): string | undefined => response.locals.notice as string | undefined;
 
 export const CSRF_FIELD = 'csrf';
 

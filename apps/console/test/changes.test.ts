@@ -22,6 +22,15 @@ async function logIn(url: string, name: string, password = OWN) {
   const [, csrf = ''] = /name="csrf" value="([^"]+)"/.exec((await get('/')).text) ?? [];
   return {
     get,
+    /** Opens the page as a stream of its updates. */
+    async stream(path: string) {
+      const answer = await fetch(url + path, { headers: { cookie, accept: 'text/event-stream' } });
+      const chunks: string[] = [];
+      const read = async () => {
+        for await (const chunk of answer.body ?? []) chunks.push(Buffer.from(chunk).toString());
+      };
+      return { status: answer.status, text: () => chunks.join(''), ended: read().catch(() => {}) };
+    },
     async post(path: string, fields: Record<string, string> = {}, headers: Record<string, string> = {}) {
       const body = new URLSearchParams({ csrf, ...fields });
       const sent = await fetch(url + path, {
@@ -35,7 +44,7 @@ async function logIn(url: string, name: string, password = OWN) {
   };
 }
 
-describe.each(BACKENDS)('changes in the console, with the queue on %s:', (_, createBackend) => {
+describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue, createBackend) => {
   let backend: Backend;
   let store: Store;
   let app: TestApp;
@@ -89,7 +98,9 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (_, cre
     ['/dead-letters/replay', 'operator'],
     ['/dead-letters/discard', 'admin', { confirmed: 'on' }],
     ['/operators', 'admin', { name: 'eve', role: 'admin' }],
-    ['/operators/remove', 'admin', { name: 'ada-admin', confirmed: 'on' }],
+    ['/operators/ada-viewer/role', 'admin', { role: 'admin' }],
+    ['/operators/ada-viewer/password', 'admin', { confirmed: 'on' }],
+    ['/operators/ada-viewer/remove', 'admin', { confirmed: 'on' }],
   ];
   const fill = (path: string) => path.replace('ID', String(projectId)).replace('KEY', String(keyId));
 
@@ -195,7 +206,13 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (_, cre
     ['/operators', { name: 'Not Valid', role: 'viewer' }, 'an operator name must have'],
     ['/operators', { name: 'bob', role: 'root' }, 'role must be one of viewer, operator, admin'],
     ['/operators', { name: 'ada-viewer', role: 'viewer' }, 'already exists'],
-    ['/operators/remove', { name: 'nobody', confirmed: 'on' }, 'there is no operator nobody'],
+    ['/operators/nobody/remove', { confirmed: 'on' }, 'there is no such operator'],
+    ['/operators/ada-viewer/remove', {}, 'tick the box to confirm'],
+    ['/operators/ada-viewer/password', {}, 'tick the box to confirm'],
+    ['/operators/ada-viewer/role', { role: 'root' }, 'role must be one of viewer, operator, admin'],
+    ['/operators/ada-viewer/role', { role: 'viewer', reveal: 'on' }, 'this needs the right to see what partners sent'],
+    ['/operators/ada-admin/role', { role: 'operator' }, 'ada-admin is the last admin'],
+    ['/operators/ada-admin/remove', { confirmed: 'on' }, 'ada-admin is the last admin'],
     ['/partners/ID/keys', { grace: '999999999' }, 'grace must be one of the choices'],
     ['/partners/ID/keys', { label: 'x'.repeat(101) }, 'a label must have at most 100 characters'],
     ['/partners/ID/keys', { scopes: 'read all' }, 'a key may write, read, erase, and nothing else'],
@@ -207,7 +224,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (_, cre
     ['/dead-letters/discard', { state: '2250', confirmed: 'on' }, 'the SQLSTATE must have 5 characters'],
     ['/dead-letters/discard', { error: 'jane', confirmed: 'on' }, 'you may not search the text of errors'],
     ['/dead-letters/replay', { partner: 'nobody' }, 'there is no partner'],
-    ['/operators', { name: 'bob', role: 'viewer', reveal: 'on' }, 'only who may see what partners sent may allow it'],
+    ['/operators', { name: 'bob', role: 'viewer', reveal: 'on' }, 'this needs the right to see what partners sent'],
     ['/reveal', {}, 'you may not see what partners sent'],
   ])('what cannot be done says why, and does nothing: %s %o', async (path, fields, why) => {
     await addLetters(['kept'], '22021');
@@ -282,11 +299,16 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (_, cre
     expect((await create({ scopes, addresses: many })).status).toBe(200);
   });
 
-  test('a revoked key is no longer valid', async () => {
-    const apiKey = await store.apiKeys.issue(projectId);
+  test('a revoked key is no longer valid, and the next page says once that it was revoked', async () => {
+    const { admin, operator } = sessions;
+    const path = `/partners/${projectId}`;
+    const apiKey = await store.apiKeys.issue(projectId, { label: '<b>ci' });
     const last = (await store.apiKeys.list(projectId)).at(-1)?.keyId;
-    const { status } = await sessions.admin.post(`/partners/${projectId}/keys/${last}/revoke`, { confirmed: 'on' });
-    expect(status).toBe(303);
+    const sent = await admin.post(`${path}/keys/${last}/revoke`, { confirmed: 'on' });
+    expect(sent).toMatchObject({ status: 303, location: path });
+    const pages = [await operator.get(path), await admin.get('/assets/console.css'), await admin.get(path)];
+    const says = (text: string) => text.includes('<p class="good" role="status">Key “&lt;b>ci” was revoked.</p>');
+    expect([...pages, await admin.get(path)].map(({ text }) => says(text))).toEqual([false, false, true, false]);
     expect((await store.apiKeys.findOwners([hashApiKey(apiKey)])).size).toBe(0);
     const [{ action, details } = {}] = await readAudit();
     expect([action, details]).toEqual(['keys revoke', { keyId: last }]);
@@ -390,8 +412,67 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (_, cre
     const grace = await logIn(app.url, 'grace', password);
     expect((await grace.get('/audit')).status).toBe(200);
     expect((await sessions.admin.get('/operators')).text).toMatch(/grace.*operator.*no/s);
-    await sessions.admin.post('/operators/remove', { name: 'grace', confirmed: 'on' });
+    await sessions.admin.post('/operators/grace/remove', { confirmed: 'on' });
     const isOut = async () => (await grace.get('/audit')).status === 303;
     await waitFor(isOut, { description: 'the session to end' });
+  });
+
+  test('an operator gets another role and another password, which end the sessions, and each is in the audit log', async () => {
+    const { admin } = sessions;
+    await store.operators.add({ name: 'linus', role: 'viewer', mayReveal: false, password: OWN });
+    const before = await logIn(app.url, 'linus');
+    await admin.post('/operators/linus/role', { role: 'operator' });
+    expect((await admin.get('/operators')).text).toContain('linus has the role operator and may not see');
+    await waitFor(async () => (await before.get('/')).status === 303, { description: 'the session to end' });
+    const between = await logIn(app.url, 'linus');
+    const { text } = await admin.post('/operators/linus/password', { confirmed: 'on' });
+    const [, password = ''] = /<code data-copy[^>]*>([^<]+)<\/code>/.exec(text) ?? [];
+    await waitFor(async () => (await between.get('/')).status === 303, { description: 'the session to end' });
+    expect((await (await logIn(app.url, 'linus', password)).get('/audit')).status).toBe(200);
+    const rows = await readAudit();
+    expect(rows.filter(({ actor }) => actor === 'ada-admin')).toEqual([
+      { actor: 'ada-admin', action: 'operators password', target: 'linus', details: null },
+      {
+        actor: 'ada-admin',
+        action: 'operators role',
+        target: 'linus',
+        details: { role: 'operator', mayReveal: false },
+      },
+    ]);
+    expect(JSON.stringify(rows)).not.toContain(password);
+  });
+
+  test('an admin who may not see what partners sent gets into no account that may, and can take the right away', async () => {
+    await store.operators.add({ name: 'ruth', role: 'viewer', mayReveal: true, password: OWN });
+    const { status, text } = await sessions.admin.post('/operators/ruth/password', { confirmed: 'on' });
+    expect([status, text]).toEqual([400, expect.stringContaining('needs the right to see what partners sent')]);
+    await sessions.admin.post('/operators/ruth/role', { role: 'operator', reveal: 'on' });
+    expect(await store.operators.find('ruth')).toMatchObject({ role: 'operator', mayReveal: true });
+    await sessions.admin.post('/operators/ruth/role', { role: 'operator' });
+    expect(await store.operators.find('ruth')).toMatchObject({ mayReveal: false });
+  });
+
+  if (queue === 'Redis') return; // the streams are the same
+
+  test('an open page gets its updates until the session or the console ends, and at most a hundred pages do', async () => {
+    const own = await startApp('console', { ...backend.env, CONSOLE_PASSWORD: PASSWORD });
+    await store.operators.add({ name: 'max', role: 'viewer', mayReveal: false, password: OWN });
+    const [max, viewer] = [await logIn(own.url, 'max'), await logIn(own.url, 'ada-viewer')];
+    const [ending, ...staying] = await Promise.all([
+      max.stream(`/partners/${projectId}`),
+      ...Array.from({ length: 99 }, () => viewer.stream(`/partners/${projectId}`)),
+    ]);
+    expect((await viewer.stream('/')).status).toBe(503);
+    expect((await viewer.get('/')).status).toBe(200);
+    await store.projects.setPaused(projectId, true);
+    await store.operators.remove('max');
+    const areUpdated = async () => staying.every(({ text }) => text().includes('paused: its requests get 403'));
+    await waitFor(areUpdated, { description: 'the updates' });
+    await ending?.ended;
+    expect((await max.stream('/')).status).toBe(401);
+    expect((await viewer.stream('/')).status).toBe(200);
+    await own.stop();
+    await Promise.all(staying.map(({ ended }) => ended));
+    await store.projects.setPaused(projectId, false);
   });
 });

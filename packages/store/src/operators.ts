@@ -1,6 +1,6 @@
 import { randomBytes, type ScryptOptions, scrypt, timingSafeEqual } from 'node:crypto';
 import { promisify } from 'node:util';
-import type { PrismaClient } from './generated/client.js';
+import type { Prisma, PrismaClient } from './generated/client.js';
 import { StoreError, toStoreError } from './store-error.js';
 
 /** In order: each role may do what the roles before it may do. */
@@ -46,16 +46,23 @@ export function createOperators(prisma: PrismaClient) {
     toStoreError(() => prisma.operatorSession.deleteMany({ where: { operatorId: null } }));
 
   /** Changes the operator, and ends all sessions that began before. @returns whether there is such an operator */
-  async function update(name: string, data: { role?: Role; mayReveal?: boolean; passwordHash?: string }) {
+  async function update(
+    name: string,
+    data: { role?: Role; mayReveal?: boolean; passwordHash?: string },
+    keepsAdmin = false,
+  ) {
     // Two statements: the second one also sees a session that was opened while the first one waited for the row.
-    const [{ count }] = await toStoreError(() =>
-      prisma.$transaction([
-        prisma.operator.updateMany({ where: { name }, data }),
-        prisma.operatorSession.deleteMany(sessionsOf(name, data.role)),
-      ]),
-    );
+    const { count } = await transact(async (client) => {
+      if (keepsAdmin) await assertOtherAdmin(client, name);
+      const updated = await client.operator.updateMany({ where: { name }, data });
+      await client.operatorSession.deleteMany(sessionsOf(name, data.role));
+      return updated;
+    });
     return count > 0;
   }
+
+  const transact = <T>(run: (client: Prisma.TransactionClient) => Promise<T>) =>
+    toStoreError(() => prisma.$transaction(run));
 
   return {
     async list(): Promise<StoredOperator[]> {
@@ -85,13 +92,24 @@ export function createOperators(prisma: PrismaClient) {
       if (operator.role === 'admin') await endBuiltInSessions();
     },
 
-    /** Also ends the operator's sessions. @returns whether there was such an operator */
-    async remove(name: string): Promise<boolean> {
-      return (await toStoreError(() => prisma.operator.deleteMany({ where: { name } }))).count > 0;
+    /**
+     * Also ends the operator's sessions. @returns whether there was such an operator
+     * @throws StoreError with `keepsAdmin`, if it is the last admin
+     */
+    async remove(name: string, { keepsAdmin = false } = {}): Promise<boolean> {
+      const { count } = await transact(async (client) => {
+        if (keepsAdmin) await assertOtherAdmin(client, name);
+        return client.operator.deleteMany({ where: { name } });
+      });
+      return count > 0;
     },
 
-    /** Also ends the operator's sessions. @returns whether there is such an operator */
-    setRole: (name: string, role: { role: Role; mayReveal: boolean }): Promise<boolean> => update(name, role),
+    /**
+     * Also ends the operator's sessions. @returns whether there is such an operator
+     * @throws StoreError with `keepsAdmin`, if it takes the role from the last admin
+     */
+    setRole: (name: string, role: { role: Role; mayReveal: boolean }, { keepsAdmin = false } = {}): Promise<boolean> =>
+      update(name, role, keepsAdmin && role.role !== 'admin'),
 
     /** Also ends the operator's sessions. @returns whether there is such an operator @throws StoreError if too short */
     setPassword: async (name: string, password: string): Promise<boolean> =>
@@ -154,6 +172,15 @@ export function createOperators(prisma: PrismaClient) {
 }
 
 export const SESSION_HOURS = 12;
+
+/** Without an admin, CONSOLE_PASSWORD is accepted again. The lock makes changes of admins take turns. @throws StoreError */
+async function assertOtherAdmin(client: Prisma.TransactionClient, name: string): Promise<void> {
+  const admins = await client.$queryRaw<{ name: string }[]>`
+    SELECT name FROM operators WHERE role = 'admin' ORDER BY id FOR UPDATE`;
+  if (admins.length === 1 && admins[0]?.name === name) {
+    throw new StoreError(`${name} is the last admin: make another operator an admin first`);
+  }
+}
 
 function toOperator({ name, role, mayReveal }: { name: string; role: string; mayReveal: boolean }): Operator {
   return { name, role: role as Role, mayReveal };

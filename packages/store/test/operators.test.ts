@@ -189,6 +189,20 @@ test.each<[string, (tokenHash: string) => Promise<unknown>]>([
   expect(rows.map(({ hash }) => hash).sort()).toEqual([kept, opened].sort());
 });
 
+test('of two admins that are removed and demoted at once, one stays, if the last admin is to be kept', async () => {
+  const keepsAdmin = { keepsAdmin: true };
+  const demote = (name: string) => operators.setRole(name, { role: 'viewer', mayReveal: false }, keepsAdmin);
+  for (let round = 0; round < 5; round++) {
+    const admins = `INSERT INTO operators (name, role, password_hash) VALUES ('ada', 'admin', ''), ('grace', 'admin', '')`;
+    await query(database.url, admins);
+    const changes = await Promise.allSettled([demote('ada'), operators.remove('grace', keepsAdmin)]);
+    expect(changes.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+    expect((await operators.list()).filter(({ role }) => role === 'admin')).toHaveLength(1);
+    for (const name of ['ada', 'grace']) await operators.remove(name);
+  }
+  await expect(demote('nobody')).resolves.toBe(false);
+});
+
 test('a change of an operator who does not exist says so', async () => {
   expect([
     await operators.remove('nobody'),

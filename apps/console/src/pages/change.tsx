@@ -3,7 +3,7 @@ import { isAddressRule, type KeyRules, MAX_KEY_ADDRESSES, SCOPES } from '@opm/co
 import { type AuditRecord, type Role, type Store, StoreError } from '@opm/store';
 import type { Request, RequestHandler, Response } from 'express';
 import type { ComponentChildren } from 'preact';
-import { operatorOf, recordRequest, requireRole } from '../session.js';
+import { type Notices, operatorOf, recordRequest, requireRole } from '../session.js';
 import { Back, sendPage } from './components.js';
 
 /** What the operator gave cannot be done. The message is shown. */
@@ -11,12 +11,12 @@ export class Problem extends Error {
   override readonly name = 'Problem';
 }
 
-/** A change whose input is valid. `run` returns what to show; without it, the browser goes back to `back`. */
+/** A change whose input is valid. `run` returns a page, or what the page `back` says once. */
 export type Change = Pick<AuditRecord, 'target' | 'details'> & {
   /** Instead of the handler's. */
   action?: string;
   back: string;
-  run(): Promise<{ title: string; children: ComponentChildren } | undefined | void>;
+  run(): Promise<{ title: string; children: ComponentChildren } | string>;
 };
 
 const READ_ONLY = 'this console is read-only; CONSOLE_READ_ONLY=false allows changes';
@@ -28,7 +28,11 @@ export type HandleChange = ReturnType<typeof createHandleChange>;
  * change. With `isReading`, a read-only console allows it.
  * @param prepare throws Problem if the input is not valid
  */
-export function createHandleChange({ audit, onChanged }: Pick<Store, 'audit'> & { onChanged: () => void }) {
+export function createHandleChange({
+  audit,
+  notices,
+  onChanged,
+}: Pick<Store, 'audit'> & { notices: Notices; onChanged: () => void }) {
   return (
     role: Role,
     action: string,
@@ -43,8 +47,9 @@ export function createHandleChange({ audit, onChanged }: Pick<Store, 'audit'> & 
         const { name: actor } = operatorOf(response);
         await recordRequest(audit, request, { action, ...record, actor });
         const shown = await run().finally(onChanged);
-        if (shown) sendPage(request, response, shown);
-        else response.redirect(303, back);
+        if (typeof shown !== 'string') return sendPage(request, response, shown);
+        notices.add(response, shown);
+        response.redirect(303, back);
       } catch (error) {
         const [status, text] = toProblem(error);
         sendPage(request, response, { title: 'Not done', children: <Refused text={text} request={request} /> }, status);

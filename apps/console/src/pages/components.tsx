@@ -1,9 +1,9 @@
 import { toDuration, toNumber } from '@opm/operations';
-import type { MinuteActivity, Role } from '@opm/store';
+import type { Role } from '@opm/store';
 import type { Request, Response } from 'express';
 import type { ComponentChildren } from 'preact';
 import { renderToString } from 'preact-render-to-string';
-import { CSRF_FIELD, type CurrentOperator, hasRole, operatorOf } from '../session.js';
+import { CSRF_FIELD, type CurrentOperator, hasRole, noticeOf, operatorOf } from '../session.js';
 
 const NAVIGATION: [path: string, name: string, role: Role][] = [
   ['/', 'Overview', 'viewer'],
@@ -17,19 +17,23 @@ const NAVIGATION: [path: string, name: string, role: Role][] = [
 
 type PageProps = { title: string; children: ComponentChildren };
 
-/** Sends a page. JSX escapes every value, so no page writes HTML as a string. */
+/** Sends a page, or an update of an open one. JSX escapes every value, so no page writes HTML as a string. */
 export function sendPage(request: Request, response: Response, props: PageProps, status = 200): void {
-  const html = renderToString(<Page path={request.path} operator={operatorOf(response)} {...props} />);
-  response.status(status).set('cache-control', 'no-store').type('html').send(`<!doctype html>${html}`);
+  const [operator, notice] = [operatorOf(response), noticeOf(response)];
+  const html = `<!doctype html>${renderToString(<Page path={request.path} {...{ operator, notice, ...props }} />)}`;
+  const { update } = response.locals as { update?: (html: string) => void };
+  if (update) update(html);
+  else response.status(status).set('cache-control', 'no-store').type('html').send(html);
 }
 
 /** `operator` is undefined before the login. */
 export function Page({
   path,
   operator,
+  notice,
   title,
   children,
-}: PageProps & { path: string; operator: CurrentOperator | undefined }) {
+}: PageProps & { path: string; operator: CurrentOperator | undefined; notice: string | undefined }) {
   const pages = operator ? NAVIGATION.filter(([, , role]) => hasRole(operator, role)) : [];
   const current = pages.findLast(([start]) => path === start || path.startsWith(`${start}/`))?.[0];
   return (
@@ -64,6 +68,11 @@ export function Page({
         </header>
         <main id="main">
           <h1>{title}</h1>
+          {notice && (
+            <p class="good" role="status">
+              {notice}
+            </p>
+          )}
           <p id="age" role="status" />
           {children}
         </main>
@@ -116,7 +125,7 @@ export function Back({ to }: { to: string }) {
   );
 }
 
-/** A part of the page that `console.js` reads again every five seconds. Parts need different ids. */
+/** A part of the page that `console.js` keeps up to date: see `createLive`. Parts need different ids. */
 export function Live({ id, children }: { id: string; children: ComponentChildren }) {
   return (
     <div id={id} data-live="">
@@ -207,8 +216,7 @@ export const toMs = (ms: number | undefined): string => {
 
 export const toAge = (ms: number | undefined): string => (ms ? toDuration(ms / 1_000) : '–');
 
-export const toRate = (perSecond: number): string =>
-  perSecond === 0 || perSecond >= 10 ? toNumber(perSecond) : perSecond.toFixed(1);
+export const toRate = (rate: number): string => (rate >= 10 ? toNumber(rate) : String(Number(rate.toPrecision(2))));
 
 const MAX_TEXT = 600; // an id has up to 255 characters, each up to two code units
 
@@ -225,75 +233,4 @@ export function toUrl(path: string, parameters: Record<string, string | number |
     value === undefined ? [] : [[name, `${value}`]],
   );
   return given.length === 0 ? path : `${path}?${new URLSearchParams(given)}`;
-}
-
-const CHART_MINUTES = 180;
-
-/** Lines of one chart. `of`: a minute's count. */
-type Line = { name: string; of: (minute: MinuteActivity) => number };
-
-const WIDTH = 720;
-const HEIGHT = 150;
-const MINUTE_MS = 60_000;
-const HOURS = CHART_MINUTES / 60;
-
-/** The counts of the last three hours as rates per second. It is drawn here, so it needs no script. */
-export function Chart({
-  title,
-  minutes,
-  now,
-  lines,
-}: {
-  title: string;
-  minutes: MinuteActivity[];
-  now: Date;
-  lines: Line[];
-}) {
-  const last = Math.floor(now.getTime() / MINUTE_MS) - 1; // the current minute is not complete
-  const byMinute = new Map(minutes.map((counts) => [counts.minute.getTime() / MINUTE_MS, counts]));
-  const drawn = lines.map(({ name, of }) => {
-    const rates = Array.from({ length: CHART_MINUTES }, (_, i) => {
-      const counts = byMinute.get(last - CHART_MINUTES + 1 + i);
-      return counts ? of(counts) / 60 : 0;
-    });
-    return { name, rates, highest: Math.max(...rates) };
-  });
-  const top = Math.max(...drawn.map(({ highest }) => highest)) || 1;
-  const toPoint = (rate: number, i: number) =>
-    `${((i / (CHART_MINUTES - 1)) * WIDTH).toFixed(1)},${(HEIGHT - (rate / top) * HEIGHT).toFixed(1)}`;
-  const summary = drawn.map(
-    ({ name, rates, highest }) => `${name}: ${toRate(rates.at(-1) ?? 0)} per second, at most ${toRate(highest)}`,
-  );
-  return (
-    <figure class="chart">
-      <figcaption>{title}</figcaption>
-      <ul>
-        {summary.map((text, i) => (
-          <li key={text} class={`line-${i}`}>
-            {text}
-          </li>
-        ))}
-      </ul>
-      <svg
-        viewBox={`-2 -6 ${WIDTH + 4} ${HEIGHT + 12}`}
-        preserveAspectRatio="none"
-        role="img"
-        aria-label={`${title}, last three hours. ${summary.join('. ')}.`}
-      >
-        {Array.from({ length: HOURS + 1 }, (_, hour) => (
-          <path key={hour} class="grid" d={`M${(hour / HOURS) * WIDTH},0V${HEIGHT}`} />
-        ))}
-        <path class="grid" d={`M0,${HEIGHT}H${WIDTH}`} />
-        {drawn.map(({ name, rates }, i) => (
-          <polyline key={name} class={`line-${i}`} points={rates.map(toPoint).join(' ')} />
-        ))}
-      </svg>
-      <div class="axis" aria-hidden="true">
-        {Array.from({ length: HOURS }, (_, hour) => (
-          <span key={hour}>{`${HOURS - hour} h ago`}</span>
-        ))}
-        <span>now</span>
-      </div>
-    </figure>
-  );
 }

@@ -283,6 +283,7 @@ export function changeDeadLetters(deps: ChangeDeps, handle: HandleChange): Route
         async run() {
           // Two requests may have come this far.
           if (!replays.start(filter, total, operatorOf(response).name)) throw new Problem('another replay is running');
+          return `The replay of ${toCount(total, 'dead letter')} has started.`;
         },
       };
     }),
@@ -292,7 +293,7 @@ export function changeDeadLetters(deps: ChangeDeps, handle: HandleChange): Route
     handle('admin', 'dead-letters discard', async (request, response) => {
       const { filter, change } = await readForm(request, response);
       assertConfirmed(request);
-      return { ...change, run: async () => void (await deadLetters.discard(filter)) };
+      return { ...change, run: async () => `Discarded ${toCount(await deadLetters.discard(filter), 'dead letter')}.` };
     }),
   );
   return router;

@@ -118,7 +118,10 @@ export function changeCustomers(
       return {
         target: toCustomerTarget(project, customerId),
         back: toUrl('/find', { project, customer: customerId }),
-        run: () => eraseCustomer(queue, shards, { projectId: found.projectId, customerId }),
+        async run() {
+          await eraseCustomer(queue, shards, { projectId: found.projectId, customerId });
+          return `The erasure of customer ${customerId} of ${project} is queued.`;
+        },
       };
     }),
   );

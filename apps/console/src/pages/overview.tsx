@@ -2,7 +2,7 @@ import { SILENT_SECONDS, type Status, toCount, toDuration, toNumber, toP99Ms } f
 import type { MinuteActivity } from '@opm/store';
 import type { RequestHandler } from 'express';
 import type { Reads } from '../reads.js';
-import { Chart, Facts, Live, sendPage, Table, toMs, toRate } from './components.js';
+import { Facts, Live, sendPage, Table, toMs, toRate } from './components.js';
 
 /** GET /: what is wrong first, then how busy everything is. */
 export function getOverview(reads: Pick<Reads, 'status' | 'allMinutes'>): RequestHandler {
@@ -18,7 +18,8 @@ export function getOverview(reads: Pick<Reads, 'status' | 'allMinutes'>): Reques
             <>
               <EntriesChart {...chart} />
               <Chart
-                title="Dead letters per second"
+                title="Dead letters per minute"
+                unit="min"
                 {...chart}
                 lines={[{ name: 'dead letters', of: ({ deadLetters }) => deadLetters }]}
               />
@@ -35,6 +36,7 @@ export function getOverview(reads: Pick<Reads, 'status' | 'allMinutes'>): Reques
 export const EntriesChart = (chart: { now: Date; minutes: MinuteActivity[] }) => (
   <Chart
     title="Entries per second"
+    unit="s"
     {...chart}
     lines={[
       { name: 'accepted', of: ({ accepted }) => accepted },
@@ -102,3 +104,94 @@ function Processes({ processes }: Pick<Status, 'processes'>) {
     />
   );
 }
+
+const CHART_MINUTES = 180;
+
+/** Lines of one chart. `of`: a minute's count. */
+type Line = { name: string; of: (minute: MinuteActivity) => number };
+
+const WIDTH = 720;
+const HEIGHT = 150;
+const MINUTE_MS = 60_000;
+const HOURS = CHART_MINUTES / 60;
+
+/** The counts of the last three hours as rates. It is drawn here, so it needs no script. */
+function Chart({
+  title,
+  unit,
+  minutes,
+  now,
+  lines,
+}: {
+  title: string;
+  unit: 's' | 'min';
+  minutes: MinuteActivity[];
+  now: Date;
+  lines: Line[];
+}) {
+  const last = Math.floor(now.getTime() / MINUTE_MS) - 1; // the current minute is not complete
+  const byMinute = new Map(minutes.map((counts) => [counts.minute.getTime() / MINUTE_MS, counts]));
+  const drawn = lines.map(({ name, of }) => {
+    const rates = Array.from({ length: CHART_MINUTES }, (_, i) => {
+      const counts = byMinute.get(last - CHART_MINUTES + 1 + i);
+      return counts ? of(counts) / (unit === 's' ? 60 : 1) : 0;
+    });
+    return { name, rates, highest: Math.max(...rates) };
+  });
+  const top = toTop(Math.max(...drawn.map(({ highest }) => highest)));
+  const toPoint = (rate: number, i: number) =>
+    `${((i / (CHART_MINUTES - 1)) * WIDTH).toFixed(1)},${(HEIGHT - (rate / top) * HEIGHT).toFixed(1)}`;
+  const summary = drawn.map(
+    ({ name, rates, highest }) => `${name}: ${toRate(rates.at(-1) ?? 0)}/${unit}, at most ${toRate(highest)}/${unit}`,
+  );
+  return (
+    <figure class="chart">
+      <figcaption>{title}</figcaption>
+      <ul>
+        {summary.map((text, i) => (
+          <li key={text} class={`line-${i}`}>
+            {text}
+          </li>
+        ))}
+      </ul>
+      <div class="plot">
+        <div class="scale" aria-hidden="true">
+          {[top, top / 2, 0].map((rate) => (
+            <span key={rate}>{`${toRate(rate)}/${unit}`}</span>
+          ))}
+        </div>
+        <svg
+          viewBox={`-2 -6 ${WIDTH + 4} ${HEIGHT + 12}`}
+          preserveAspectRatio="none"
+          role="img"
+          aria-label={`${title}, last three hours. ${summary.join('. ')}.`}
+        >
+          {Array.from({ length: HOURS + 1 }, (_, hour) => (
+            <path key={hour} class="grid" d={`M${(hour / HOURS) * WIDTH},0V${HEIGHT}`} />
+          ))}
+          {[0, HEIGHT / 2, HEIGHT].map((y) => (
+            <path key={y} class="grid" d={`M0,${y}H${WIDTH}`} />
+          ))}
+          {drawn.map(({ name, rates }, i) => (
+            <polyline key={name} class={`line-${i}`} points={rates.map(toPoint).join(' ')} />
+          ))}
+        </svg>
+        <div class="axis" aria-hidden="true">
+          {Array.from({ length: HOURS + 1 }, (_, hour) => (
+            <span key={hour}>{toTime(last - (HOURS - hour) * 60)}</span>
+          ))}
+        </div>
+      </div>
+    </figure>
+  );
+}
+
+/** The end of the scale: the next of 1, 2, 2.5, 5, 10, 20, … */
+function toTop(highest: number): number {
+  if (highest === 0) return 1;
+  const power = 10 ** Math.floor(Math.log10(highest));
+  return power * ([1, 2, 2.5, 5].find((step) => step * power >= highest) ?? 10);
+}
+
+/** Such as `10:12Z`. @param minute since 1970 */
+const toTime = (minute: number): string => `${new Date(minute * MINUTE_MS).toISOString().slice(11, 16)}Z`;

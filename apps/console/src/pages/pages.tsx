@@ -3,7 +3,7 @@ import { type Store, StoreError } from '@opm/store';
 import { type ErrorRequestHandler, type Request, type RequestHandler, type Response, Router } from 'express';
 import type { Reads } from '../reads.js';
 import type { Replays } from '../replays.js';
-import { createReveals, requireRole } from '../session.js';
+import { createNotices, createReveals, isOpenOf, isStream, requireRole } from '../session.js';
 import { createHandleChange } from './change.js';
 import { sendPage } from './components.js';
 import { changeDeadLetters, getDeadLetter, getDeadLetters } from './dead-letters.js';
@@ -28,17 +28,23 @@ type PagesDeps = {
 export function createPages({ store, queue, shards, reads, replays, showData }: PagesDeps): RequestHandler {
   const reveals = createReveals(showData);
   const recordView = createRecordView(store.audit, reveals);
+  const notices = createNotices();
+  const live = createLive();
   const pages = Router();
-  pages.get('/', getOverview(reads));
-  pages.get('/partners', getPartners(reads));
-  pages.get('/partners/:projectId', getPartner(reads));
+  pages.use((request, response, next) => {
+    if (request.method === 'GET' && !isStream(request)) response.locals.notice = notices.take(response);
+    next();
+  });
+  pages.get('/', live(getOverview(reads)));
+  pages.get('/partners', live(getPartners(reads)));
+  pages.get('/partners/:projectId', live(getPartner(reads)));
   pages.get('/find', getFind(reads, reveals, recordView));
-  pages.get('/dead-letters', getDeadLetters(reads, replays, reveals));
+  pages.get('/dead-letters', live(getDeadLetters(reads, replays, reveals)));
   pages.get('/dead-letters/:deadLetterId', getDeadLetter(reads, reveals, recordView));
   pages.get('/audit', requireRole('operator'), getAudit(reads));
   pages.get('/operators', requireRole('admin'), getOperators(reads));
 
-  const handle = createHandleChange({ audit: store.audit, onChanged: reads.onChanged });
+  const handle = createHandleChange({ audit: store.audit, notices, onChanged: reads.onChanged });
   pages.use(changePartners(store, handle));
   pages.use(changeCustomers({ projects: store.projects, queue, shards }, handle));
   pages.use(changeDeadLetters({ ...store, replays, reveals }, handle));
@@ -50,6 +56,57 @@ export function createPages({ store, queue, shards, reads, replays, showData }: 
   );
   pages.use(showOutage);
   return pages;
+}
+
+const UPDATE_MS = 5_000;
+const MAX_STREAMS = 100;
+
+/**
+ * Creates what lets a page update itself: to `console.js`, its URL is a stream of server-sent events that have the page
+ * as the operator would see it now. All streams are updated at the same time, so they share what `createReads` reads. A
+ * stream ends with its session.
+ */
+function createLive() {
+  const updates = new Set<() => Promise<void>>();
+  let timer: NodeJS.Timeout | undefined;
+  const updateAll = () => {
+    for (const update of updates) void update();
+  };
+
+  return <Params,>(show: RequestHandler<Params>): RequestHandler<Params> =>
+    (request, response, next) => {
+      if (!isStream(request as Request)) return show(request, response, next);
+      if (updates.size >= MAX_STREAMS) return void response.status(503).end();
+      response.set({ 'content-type': 'text/event-stream', 'cache-control': 'no-store', 'x-accel-buffering': 'no' });
+      response.write(`retry: ${UPDATE_MS}\n\n`);
+      let [isBusy, last] = [false, ''];
+      response.locals.update = (html: string) => {
+        response.write(html === last ? 'event: same\ndata:\n\n' : `event: page\ndata: ${JSON.stringify(html)}\n\n`);
+        last = html;
+      };
+
+      async function update(): Promise<void> {
+        if (isBusy || response.writableNeedDrain || response.writableEnded) return; // PostgreSQL or the browser is slow
+        isBusy = true;
+        try {
+          if (await isOpenOf(response)()) await show(request, response, () => response.end());
+          else response.end();
+        } catch {
+          // The page says how old it is. If PostgreSQL answers again, so does the next update.
+        } finally {
+          isBusy = false;
+        }
+      }
+      response.on('close', () => {
+        updates.delete(update);
+        if (updates.size > 0) return;
+        clearInterval(timer);
+        timer = undefined;
+      });
+      updates.add(update);
+      timer ??= setInterval(updateAll, UPDATE_MS);
+      void update();
+    };
 }
 
 const showOutage: ErrorRequestHandler = (error, request, response, next) => {

@@ -209,7 +209,13 @@ export function changePartners(
   }
   const setPaused = (isPaused: boolean) => async (request: Request) => {
     const { projectId, ...found } = await find(request);
-    return { ...found, run: () => projects.setPaused(projectId, isPaused) };
+    return {
+      ...found,
+      async run() {
+        await projects.setPaused(projectId, isPaused);
+        return `${found.target} is ${isPaused ? 'paused' : 'resumed'}.`;
+      },
+    };
   };
 
   const router = Router();
@@ -237,7 +243,13 @@ export function changePartners(
       const [rate, burst] = [countOf(request, 'rate'), countOf(request, 'burst')];
       if ((rate === undefined) !== (burst === undefined)) throw new Problem('give both a rate and a burst, or neither');
       const limit = rate === undefined || burst === undefined ? undefined : { rate, burst };
-      return { ...found, details: limit ?? { none: true }, run: () => projects.setLimit(projectId, limit) };
+      return {
+        ...{ ...found, details: limit ?? { none: true } },
+        async run() {
+          await projects.setLimit(projectId, limit);
+          return limit ? `The limit of ${found.target} was set.` : `${found.target} has no limit any more.`;
+        },
+      };
     }),
   );
   router.post(
@@ -275,7 +287,13 @@ export function changePartners(
       const keyId = Number(request.params.keyId);
       const key = (await apiKeys.list(projectId)).find((listed) => listed.keyId === keyId);
       if (key?.status !== 'active') throw new Problem(`${found.target} has no such active key`);
-      return { ...found, details: { keyId }, run: async () => void (await apiKeys.revoke(projectId, { keyId })) };
+      return {
+        ...{ ...found, details: { keyId } },
+        async run() {
+          await apiKeys.revoke(projectId, { keyId });
+          return `Key “${key.label ?? `${key.hint}…`}” was revoked.`;
+        },
+      };
     }),
   );
   return router;

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import { assertOperatorName, ROLES, type Role, type Store, type StoredOperator } from '@opm/store';
-import { type Request, type RequestHandler, Router } from 'express';
+import { assertOperatorName, type Operator, ROLES, type Role, type Store, type StoredOperator } from '@opm/store';
+import { type Request, type RequestHandler, type Response, Router } from 'express';
 import type { Reads } from '../reads.js';
 import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
 import { assertConfirmed, fieldOf, type HandleChange, Problem } from './change.js';
@@ -62,10 +62,7 @@ export function getOperators(reads: Pick<Reads, 'operators'>): RequestHandler {
               { title: 'Since', cell: ({ createdAt }) => <Time at={createdAt} /> },
             ]}
           />
-          <p>
-            <code>opm operators</code> changes roles and passwords. CONSOLE_PASSWORD opens the console as admin until an
-            operator here is an admin.
-          </p>
+          <p>CONSOLE_PASSWORD opens the console as admin until an operator here is an admin.</p>
           {mayChange(operator, 'admin') && <OperatorForms operators={operators} operator={operator} />}
         </>
       ),
@@ -76,81 +73,155 @@ export function getOperators(reads: Pick<Reads, 'operators'>): RequestHandler {
 function OperatorForms({ operators, operator }: { operators: StoredOperator[]; operator: CurrentOperator }) {
   return (
     <>
+      {operators.map((changed) => (
+        <ChangeForms key={changed.name} changed={changed} operator={operator} />
+      ))}
       <h2>New operator</h2>
       <Form action="/operators" operator={operator}>
         <label>
           Name <input name="name" required maxLength={64} />
         </label>
-        <label>
-          Role
-          <select name="role">
-            {ROLES.map((role) => (
-              <option key={role} value={role}>
-                {role}
-              </option>
-            ))}
-          </select>
-        </label>
-        {operator.mayReveal && (
-          <label class="confirm">
-            <input type="checkbox" name="reveal" />
-            May see what partners sent
-          </label>
-        )}
+        <RoleFields operator={operator} />
         <button type="submit">Add</button>
       </Form>
-      {operators.length > 0 && <h2>Remove</h2>}
-      {operators.map(({ name }) => (
-        <Form key={name} action="/operators/remove" operator={operator}>
-          <input type="hidden" name="name" value={name} />
-          <Confirm>{`Remove ${name} and end the sessions of ${name}.`}</Confirm>
-          <button type="submit">Remove</button>
-        </Form>
-      ))}
     </>
+  );
+}
+
+/** Only who may see what partners sent may allow it. @param changed undefined for a new operator */
+function RoleFields({ changed, operator }: { changed?: StoredOperator; operator: CurrentOperator }) {
+  return (
+    <>
+      <label>
+        Role
+        <select name="role">
+          {ROLES.map((role) => (
+            <option key={role} value={role} selected={role === changed?.role}>
+              {role}
+            </option>
+          ))}
+        </select>
+      </label>
+      {(operator.mayReveal || changed?.mayReveal) && (
+        <label class="confirm">
+          <input type="checkbox" name="reveal" checked={changed?.mayReveal} />
+          May see what partners sent
+        </label>
+      )}
+    </>
+  );
+}
+
+function ChangeForms({ changed, operator }: { changed: StoredOperator; operator: CurrentOperator }) {
+  const { name } = changed;
+  return (
+    <details>
+      <summary>Change {name}</summary>
+      <p>Each change ends the sessions of {name}.</p>
+      <Form action={`/operators/${name}/role`} operator={operator}>
+        <RoleFields changed={changed} operator={operator} />
+        <button type="submit">Set the role</button>
+      </Form>
+      <Form action={`/operators/${name}/password`} operator={operator}>
+        <Confirm>{`Replace the password of ${name} by a new one.`}</Confirm>
+        <button type="submit">New password</button>
+      </Form>
+      <Form action={`/operators/${name}/remove`} operator={operator}>
+        <Confirm>{`Remove ${name}.`}</Confirm>
+        <button type="submit">Remove</button>
+      </Form>
+    </details>
   );
 }
 
 /** The forms of the operators' page. */
 export function changeOperators({ operators }: Pick<Store, 'operators'>, handle: HandleChange): Router {
+  async function find(request: Request): Promise<Operator> {
+    const { name } = request.params;
+    const found = await operators.find(String(name));
+    if (!found) throw new Problem('there is no such operator');
+    return found;
+  }
+  /** Otherwise admins could give it to themselves by a second name, or by the password of another operator. */
+  function assertMayReveal(response: Response): void {
+    if (operatorOf(response).mayReveal) return;
+    throw new Problem('this needs the right to see what partners sent; `opm operators` does it too');
+  }
+  const toPage = (title: string, name: string, password: string) => {
+    const children = <Secret name={`Password of ${name}`} value={password} back="/operators" />;
+    return { title, children };
+  };
+
   const router = Router();
   router.post(
     '/operators',
     handle('admin', 'operators add', async (request, response) => {
       const [name, role, mayReveal] = [fieldOf(request, 'name'), roleOf(request), fieldOf(request, 'reveal') !== ''];
       assertOperatorName(name); // before the audit log names it
-      // Otherwise an admin could give it to themselves by a second name.
-      if (mayReveal && !operatorOf(response).mayReveal) {
-        throw new Problem('only who may see what partners sent may allow it; `opm operators` does too');
-      }
-      const password = randomBytes(15).toString('base64url');
+      if (mayReveal) assertMayReveal(response);
+      const password = drawPassword();
       return {
         ...{ target: name, details: { role, mayReveal }, back: '/operators' },
         async run() {
           await operators.add({ name, role, mayReveal, password });
-          return {
-            title: `Added ${name}`,
-            children: <Secret name={`Password of ${name}`} value={password} back="/operators" />,
-          };
+          return toPage(`Added ${name}`, name, password);
         },
       };
     }),
   );
   router.post(
-    '/operators/remove',
-    handle('admin', 'operators remove', async (request) => {
-      const name = fieldOf(request, 'name');
+    '/operators/:name/role',
+    handle('admin', 'operators role', async (request, response) => {
+      const [found, role, mayReveal] = [await find(request), roleOf(request), fieldOf(request, 'reveal') !== ''];
+      const { name } = found;
+      if (mayReveal && !found.mayReveal) assertMayReveal(response);
+      return {
+        ...{ target: name, details: { role, mayReveal }, back: '/operators' },
+        async run() {
+          assertFound(await operators.setRole(name, { role, mayReveal }, { keepsAdmin: true }));
+          return `${name} has the role ${role} and ${mayReveal ? 'may' : 'may not'} see what partners sent.`;
+        },
+      };
+    }),
+  );
+  router.post(
+    '/operators/:name/password',
+    handle('admin', 'operators password', async (request, response) => {
+      const { name, mayReveal } = await find(request);
       assertConfirmed(request);
-      if (!(await operators.find(name))) throw new Problem(`there is no operator ${name}`);
+      if (mayReveal) assertMayReveal(response);
+      const password = drawPassword();
       return {
         ...{ target: name, back: '/operators' },
         async run() {
-          await operators.remove(name);
+          assertFound(await operators.setPassword(name, password));
+          return toPage(`New password of ${name}`, name, password);
+        },
+      };
+    }),
+  );
+  router.post(
+    '/operators/:name/remove',
+    handle('admin', 'operators remove', async (request) => {
+      const { name } = await find(request);
+      assertConfirmed(request);
+      return {
+        ...{ target: name, back: '/operators' },
+        async run() {
+          assertFound(await operators.remove(name, { keepsAdmin: true }));
+          return `${name} was removed.`;
         },
       };
     }),
   );
   return router;
+}
+
+const drawPassword = (): string => randomBytes(15).toString('base64url');
+
+/** Another request may have removed the operator. @throws Problem */
+function assertFound(isFound: boolean): void {
+  if (!isFound) throw new Problem('there is no such operator');
 }
 
 function roleOf(request: Request): Role {

@@ -39,7 +39,10 @@ export function changeReveals(reveals: Reveals, handle: HandleChange): Router {
         const back = fieldOf(request, 'back');
         return {
           back: /^\/(find|dead-letters)\b/.test(back) ? back : '/',
-          run: async () => reveals.start(response),
+          async run() {
+            reveals.start(response);
+            return 'The audit log records what you see.';
+          },
         };
       },
       { isReading: true },
