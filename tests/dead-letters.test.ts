@@ -4,7 +4,7 @@ import { toChunkData } from '@opm/queue';
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, runOpm, startApp, startProcess, type TestApp, waitFor } from '@opm/testkit';
 
-describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBackend) => {
+describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (queue, createBackend) => {
   let backend: Backend;
   let store: Store;
   let worker: TestApp;
@@ -45,6 +45,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     if (code !== 0) throw new Error(stderr);
     return JSON.parse(stdout);
   };
+  const openLetters = () => store.deadLetters.list({}, { limit: 1_000 });
   const emailOf = async (customerId: string) => (await store.customers.find(projectId, customerId))?.email;
 
   test('a replayed dead letter becomes a row, and never overwrites newer values', async () => {
@@ -64,7 +65,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     });
     expect(await opmJson('replay', '--dry-run')).toEqual({ dryRun: true, count: 2 });
     expect(await opmJson('replay', '--project', 'other')).toEqual({ replayed: 0, skipped: 0 });
-    expect(await opmJson('count')).toMatchObject({ count: 2 });
+    expect(await openLetters()).toHaveLength(2);
 
     expect(await opm('replay', '--project', 'acme')).toEqual({
       code: 0,
@@ -73,7 +74,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     });
     await waitFor(async () => (await emailOf('new')) === 'old@example.com', { description: 'the row' });
     expect(await emailOf('known')).toBe('newer@example.com');
-    expect(await opmJson('list')).toEqual([]);
+    expect(await openLetters()).toEqual([]);
   });
 
   test('a dead letter that is rejected again becomes a dead letter again, and the run ends', async () => {
@@ -83,7 +84,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     const tooLong = { customerId, version: T0, fields: { email: 'a@example.com' } };
     await add(tooLong, '54000');
     expect(await opmJson('replay', '--sql-state', '54')).toEqual({ replayed: 1, skipped: 0 });
-    await waitFor(async () => (await store.deadLetters.list({}, { limit: 2 })).length === 1, {
+    await waitFor(async () => (await openLetters()).length === 1, {
       description: 'the letter',
     });
     const [letter] = await opmJson('list');
@@ -115,7 +116,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     expect((await opmJson('show', letter.deadLetterId)).payload).toEqual(ofALaterVersion);
     expect(await opmJson('discard', '--id', letter.deadLetterId)).toEqual({ discarded: 1 });
     await waitFor(async () => (await emailOf('many 249')) && emailOf('many 0'), { description: 'the rows' });
-    expect(await opmJson('list')).toMatchObject([{ projectId: null, error: 'job data is not a chunk' }]);
+    expect(await openLetters()).toMatchObject([{ error: 'job data is not a chunk' }]);
     expect(await opm('replay')).toMatchObject({
       stdout: 'Requeued 0 dead letters.\nSkipped 1 dead letter that cannot be read as an entry.\n',
     });
@@ -137,55 +138,59 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (_, createBac
     expect(await opmJson('discard', '--project', 'acme')).toEqual({ discarded: 20 - replayed });
   });
 
-  test('discard needs a filter or --all', async () => {
-    expect(await opm('discard')).toEqual({
-      code: 2,
-      stdout: '',
-      stderr: 'opm: select dead letters with --id, --project, --since, --until, --error or --sql-state, or use --all\n',
+  // Dead letters are in PostgreSQL with either queue, and options are checked before it is opened.
+  if (queue === 'Redis') {
+    test('discard needs a filter or --all', async () => {
+      expect(await opm('discard')).toEqual({
+        code: 2,
+        stdout: '',
+        stderr:
+          'opm: select dead letters with --id, --project, --since, --until, --error or --sql-state, or use --all\n',
+      });
+      await add(entryOf('kept', T0));
+      expect(await opmJson('discard', '--until', '1h', '--dry-run')).toEqual({ dryRun: true, count: 0 });
+      expect(await opmJson('discard', '--since', '1h', '--error', 'NOT A CHUNK', '--dry-run')).toMatchObject({
+        count: 1,
+      });
+      expect(await opmJson('discard', '--error', 'not a chunk')).toEqual({ discarded: 1 });
+      expect(await opmJson('discard', '--all')).toEqual({ discarded: 1 });
     });
-    await add(entryOf('kept', T0));
-    expect(await opmJson('discard', '--until', '1h', '--dry-run')).toEqual({ dryRun: true, count: 0 });
-    expect(await opmJson('discard', '--since', '1h', '--error', 'NOT A CHUNK', '--dry-run')).toMatchObject({
-      count: 1,
-    });
-    expect(await opmJson('discard', '--error', 'not a chunk')).toEqual({ discarded: 1 });
-    expect(await opmJson('discard', '--all')).toEqual({ discarded: 1 });
-  });
 
-  test('an unreachable queue or wrong variables give one clear line, and no dead letter is lost', async () => {
-    await add(entryOf('kept', T0));
-    const withEnv = async (env: NodeJS.ProcessEnv) => {
-      const before = backend.env;
-      backend.env = { ...before, ...env };
-      const outcome = await opm('replay');
-      backend.env = before;
-      return outcome;
-    };
-    expect(await withEnv({ REDIS_URL: 'redis://127.0.0.1:1' })).toMatchObject({
-      code: 4,
-      stderr: 'opm: cannot reach the queue: connect ECONNREFUSED 127.0.0.1:1\n',
+    test('an unreachable queue or wrong variables give one clear line, and no dead letter is lost', async () => {
+      await add(entryOf('kept', T0));
+      const withEnv = async (env: NodeJS.ProcessEnv) => {
+        const before = backend.env;
+        backend.env = { ...before, ...env };
+        const outcome = await opm('replay');
+        backend.env = before;
+        return outcome;
+      };
+      expect(await withEnv({ REDIS_URL: 'redis://127.0.0.1:1' })).toMatchObject({
+        code: 4,
+        stderr: 'opm: cannot reach the queue: connect ECONNREFUSED 127.0.0.1:1\n',
+      });
+      expect(await withEnv({ QUEUE_SHARDS: '3' })).toMatchObject({
+        code: 1,
+        stderr: expect.stringMatching(/^opm: QUEUE_SHARDS is 3, but the queue has 1: /),
+      });
+      expect(await withEnv({ QUEUE_SHARDS: 'two' })).toMatchObject({
+        code: 1,
+        stderr: 'opm: QUEUE_SHARDS is not valid: number of queues, 1 to 1000, the same for every process\n',
+      });
+      const wrong: [string, string, number, RegExp][] = [
+        ['--since', 'yesterday', 2, /It must be a time such as/],
+        ['--until', '2026-13-01', 2, /It must be a time such as/],
+        ['--rate', '0', 2, /It must be at least 1/],
+        ['--id', 'x', 2, /It must be a whole number/],
+        ['--error', '', 2, /It must not be empty/],
+        ['--sql-state', '2', 2, /It must have 5 characters/],
+        ['--project', 'none', 3, /^opm: there is no project "none"/],
+      ];
+      const refusals = await Promise.all(wrong.map(([option, value]) => opm('replay', option, value)));
+      expect(refusals).toEqual(
+        wrong.map(([, , code, message]) => expect.objectContaining({ code, stderr: expect.stringMatching(message) })),
+      );
+      expect(await opmJson('discard', '--all')).toEqual({ discarded: 1 });
     });
-    expect(await withEnv({ QUEUE_SHARDS: '3' })).toMatchObject({
-      code: 1,
-      stderr: expect.stringMatching(/^opm: QUEUE_SHARDS is 3, but the queue has 1: /),
-    });
-    expect(await withEnv({ QUEUE_SHARDS: 'two' })).toMatchObject({
-      code: 1,
-      stderr: 'opm: QUEUE_SHARDS is not valid: number of queues, 1 to 1000, the same for every process\n',
-    });
-    const wrong: [string, string, number, RegExp][] = [
-      ['--since', 'yesterday', 2, /It must be a time such as/],
-      ['--until', '2026-13-01', 2, /It must be a time such as/],
-      ['--rate', '0', 2, /It must be at least 1/],
-      ['--id', 'x', 2, /It must be a whole number/],
-      ['--error', '', 2, /It must not be empty/],
-      ['--sql-state', '2', 2, /It must have 5 characters/],
-      ['--project', 'none', 3, /^opm: there is no project "none"/],
-    ];
-    const refusals = await Promise.all(wrong.map(([option, value]) => opm('replay', option, value)));
-    expect(refusals).toEqual(
-      wrong.map(([, , code, message]) => expect.objectContaining({ code, stderr: expect.stringMatching(message) })),
-    );
-    expect(await opmJson('discard', '--all')).toEqual({ discarded: 1 });
-  });
+  }
 });

@@ -12,7 +12,7 @@ import { connectQueueBackend } from '../packages/queue/src/queue-backend.js';
 import { NAUGHTY_STRINGS, text } from './hostile-input/bodies.js';
 import { valueToRow } from './hostile-input/to-row.js';
 
-describe.each(BACKENDS)('opm customers import and export, with the queue on %s:', (_, createBackend) => {
+describe.each(BACKENDS)('opm customers import and export, with the queue on %s:', (queue, createBackend) => {
   let backend: Backend;
   let store: Store;
   let ingress: TestApp;
@@ -123,56 +123,61 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
     expect((await rowsOf(projectId)).map(({ email }) => email)).toEqual(Array(3).fill('old@example.com'));
   });
 
-  test('CSV columns may be in any order, and each line is accepted or rejected by itself', async () => {
-    const { projectId } = await createProject();
-    const csv = Buffer.concat([
-      Buffer.from('\ufeffcustomerPhone;note; customerId ;customerFirstName\r\n'),
-      Buffer.from('+1;x;007;"Ann ""A""\nLee"\r\n\r\n+2;x;8\r\n+3;x;;c\r\n'),
-      Buffer.from('+4;x;9;J\xf6rg\r\n', 'latin1'),
-      Buffer.from('+5;x;10;'),
-    ]);
-    const { imported, reasons, stderr } = await importFile(await write(csv, 'CSV'), '--delimiter', ';');
-    expect(stderr).toBe('opm: ignoring unknown columns: note\n');
-    expect(imported).toBe(2);
-    expect(reasons.map(({ line, reason }) => [line, reason])).toEqual([
-      [5, 'line has 3 columns instead of 4'],
-      [6, 'body/customerId must NOT have fewer than 1 characters'],
-      [7, 'line must be UTF-8'],
-    ]);
-    expect(await rowsOf(projectId)).toMatchObject([
-      { customerId: '007', phone: '+1', firstName: 'Ann "A"\nLee' },
-      { customerId: '10', phone: '+5', firstName: null },
-    ]);
-  });
+  // Both queues get the same parsed entries.
+  if (queue === 'Redis') {
+    test('CSV columns may be in any order, and each line is accepted or rejected by itself', async () => {
+      const { projectId } = await createProject();
+      const csv = Buffer.concat([
+        Buffer.from('\ufeffcustomerPhone;note; customerId ;customerFirstName\r\n'),
+        Buffer.from('+1;x;007;"Ann ""A""\nLee"\r\n\r\n+2;x;8\r\n+3;x;;c\r\n'),
+        Buffer.from('+4;x;9;J\xf6rg\r\n', 'latin1'),
+        Buffer.from('+5;x;10;'),
+      ]);
+      const { imported, reasons, stderr } = await importFile(await write(csv, 'CSV'), '--delimiter', ';');
+      expect(stderr).toBe('opm: ignoring unknown columns: note\n');
+      expect(imported).toBe(2);
+      expect(reasons.map(({ line, reason }) => [line, reason])).toEqual([
+        [5, 'line has 3 columns instead of 4'],
+        [6, 'body/customerId must NOT have fewer than 1 characters'],
+        [7, 'line must be UTF-8'],
+      ]);
+      expect(await rowsOf(projectId)).toMatchObject([
+        { customerId: '007', phone: '+1', firstName: 'Ann "A"\nLee' },
+        { customerId: '10', phone: '+5', firstName: null },
+      ]);
+    });
 
-  test('only the CSV row that is too large is rejected, and other columns do not count', async () => {
-    const { projectId } = await createProject();
-    const rows = ['1,+1,x', `2,+2,${'x'.repeat(100_000)}`, `3,${'3'.repeat(100_000)},x`, '4,+4,x'];
-    const { imported, reasons } = await importFile(
-      await write(`customerId,customerPhone,note\n${rows.join('\n')}`, 'csv'),
-    );
-    expect(imported).toBe(3);
-    expect(reasons).toMatchObject([{ line: 4, reason: 'body must not be larger than 16 KiB' }]);
-    expect(await rowsOf(projectId)).toMatchObject([{ customerId: '1' }, { customerId: '2' }, { customerId: '4' }]);
-  });
+    test('only the CSV row that is too large is rejected, and other columns do not count', async () => {
+      const { projectId } = await createProject();
+      const rows = ['1,+1,x', `2,+2,${'x'.repeat(100_000)}`, `3,${'3'.repeat(100_000)},x`, '4,+4,x'];
+      const { imported, reasons } = await importFile(
+        await write(`customerId,customerPhone,note\n${rows.join('\n')}`, 'csv'),
+      );
+      expect(imported).toBe(3);
+      expect(reasons).toMatchObject([{ line: 4, reason: 'body must not be larger than 16 KiB' }]);
+      expect(await rowsOf(projectId)).toMatchObject([{ customerId: '1' }, { customerId: '2' }, { customerId: '4' }]);
+    });
 
-  test.each(['Voilà', 'ПЕТР', 'x\u00a0'])('a row of CSV may end with any letter: %s', async (firstName) => {
-    const { projectId } = await createProject();
-    await importFile(await write(`customerId,customerPhone,customerFirstName\r\n1,+1,${firstName}\r\n`, 'csv'));
-    expect(await rowsOf(projectId)).toMatchObject([{ customerId: '1', firstName }]);
-  });
+    test('a row of CSV may end with any letter', async () => {
+      const { projectId } = await createProject();
+      const names = ['Voilà', 'ПЕТР', 'x\u00a0'];
+      const rows = names.map((name, i) => `${i},+1,${name}\r\n`);
+      await importFile(await write(`customerId,customerPhone,customerFirstName\r\n${rows.join('')}`, 'csv'));
+      expect((await rowsOf(projectId)).map(({ firstName }) => firstName)).toEqual(names);
+    });
 
-  test('a file may begin with a byte order mark', async () => {
-    const { projectId } = await createProject();
-    await importFile(await write('\ufeff{"customerId":1,"customerPhone":"+1"}\n', 'ndjson'));
-    expect(await rowsOf(projectId)).toMatchObject([{ customerId: '1', phone: '+1' }]);
-  });
+    test('a file may begin with a byte order mark', async () => {
+      const { projectId } = await createProject();
+      await importFile(await write('\ufeff{"customerId":1,"customerPhone":"+1"}\n', 'ndjson'));
+      expect(await rowsOf(projectId)).toMatchObject([{ customerId: '1', phone: '+1' }]);
+    });
 
-  test.each(['tab', '\\t'])('columns may be separated by tabs: --delimiter %s', async (delimiter) => {
-    const { projectId } = await createProject();
-    await importFile(await write('customerId\tcustomerPhone\n1\t+1\n', 'csv'), '--delimiter', delimiter);
-    expect(await rowsOf(projectId)).toMatchObject([{ customerId: '1', phone: '+1' }]);
-  });
+    test.each(['tab', '\\t'])('columns may be separated by tabs: --delimiter %s', async (delimiter) => {
+      const { projectId } = await createProject();
+      await importFile(await write('customerId\tcustomerPhone\n1\t+1\n', 'csv'), '--delimiter', delimiter);
+      expect(await rowsOf(projectId)).toMatchObject([{ customerId: '1', phone: '+1' }]);
+    });
+  }
 
   test('whatever is stored, an export imported into another project gives the same export', async () => {
     const customer = fc.record(
@@ -196,7 +201,7 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
         expect(withoutTimes((await opm(...args, nameOf())).stdout)).toBe(withoutTimes(stdout));
       }
     });
-    await fc.assert(property, { numRuns: 2 });
+    await fc.assert(property, { numRuns: 1 }); // seven commands, with hundreds of customers
   });
 
   test('an import does not fill the queue, and a stopped import continues when it is started again', async () => {

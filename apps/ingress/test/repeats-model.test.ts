@@ -6,7 +6,7 @@ import { type Action, type Request, raceUnderOneKey, runHistory } from './repeat
 
 /** Every machine makes this many runs, and a fast one makes more within the time limit. */
 const MIN_RUNS = 20;
-const MORE_RUNS = { numRuns: 480, interruptAfterTimeLimit: 10_000 };
+const MORE_RUNS = { numRuns: 480, interruptAfterTimeLimit: 3_000 };
 const RACES = 20;
 /** For a longer search by hand: the number of runs, and a seed. */
 const { REPEATS_RUNS, REPEATS_SEED } = process.env;
