@@ -16,8 +16,8 @@ export interface TestServers {
   stop(): Promise<void>;
 }
 
-/** No data survives a test run, so none needs to reach the disk. Several test files use the server at once. */
-const FOR_TESTS = ['fsync=off', 'synchronous_commit=off', 'full_page_writes=off', 'max_connections=300'];
+/** No data survives a test run, so none needs to reach the disk. */
+const NOT_DURABLE = ['fsync=off', 'synchronous_commit=off', 'full_page_writes=off'];
 
 /**
  * Provides real servers: those of DATABASE_URL and REDIS_URL, otherwise containers, otherwise local processes.
@@ -25,7 +25,7 @@ const FOR_TESTS = ['fsync=off', 'synchronous_commit=off', 'full_page_writes=off'
  * @param postgresFlags settings of a PostgreSQL that is started here; by default those for tests
  * @throws Error if OPM_TEST_SERVERS=containers and no Docker engine can run them
  */
-export async function provisionServers({ postgresFlags = FOR_TESTS } = {}): Promise<TestServers> {
+export async function provisionServers({ postgresFlags = NOT_DURABLE } = {}): Promise<TestServers> {
   const postgres =
     fromEnvironment('DATABASE_URL') ??
     (await startPostgresContainer(postgresFlags)) ??
