@@ -95,7 +95,7 @@ test('an ingress that starts while PostgreSQL does not answer logs one line with
   }
 });
 
-test('PostgreSQL stopped while a thousand entries arrive: they are acknowledged, no job attempt fails, all become rows', async () => {
+test('PostgreSQL stopped for 30 s under load: entries are acknowledged, no job attempt fails, all become rows', async () => {
   const ingress = await startApp('ingress', { DATABASE_URL: postgres.url, ...redis });
   const worker = await startApp('worker', { DATABASE_URL: postgres.url, ...redis });
   apps.push(ingress, worker);
@@ -115,9 +115,9 @@ test('PostgreSQL stopped while a thousand entries arrive: they are acknowledged,
   const stopping = delay(300).then(() => postgres.stop());
   // Until the ingress has noticed the outage, either status is right.
   await Promise.all([stopping.then(() => (isStopped = true)), postUntil(() => isStopped, [201, 202])]);
-  const enough = acknowledged.length + 1_000;
+  const until = Date.now() + 30_000;
   // The ingress cannot look up whether the customer exists, so it answers 202.
-  await postUntil(() => acknowledged.length >= enough, [202]);
+  await postUntil(() => Date.now() > until, [202]);
   expect((await post(ingress, 'before')).status).toBe(202);
   expect(await post(ingress, 'x', createApiKey())).toEqual({
     status: 503,
