@@ -14,7 +14,7 @@ const start = (deps: Partial<PersistChunkDeps> = {}) =>
     upsert: async () => {},
     upsertEach: async (persisted) => ({ persisted, failed: [], untried: [] }),
     settle: async () => {},
-    addDeadLetters: async () => {},
+    addDeadLetters: async (letters) => letters,
     maxRows: 10,
     maxInFlight: 2,
     maxAttempts: 3,

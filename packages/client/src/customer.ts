@@ -95,7 +95,7 @@ export interface DayUsage {
   erased: number;
   /** Not accepted: 400, 413, 415 and 422; 429; 500 and 503. */
   refused: { invalid: number; limited: number; unavailable: number };
-  /** Accepted, but rejected by our database. */
+  /** Accepted, but rejected by our database, even if we stored it later; once more for each time that we tried in vain. */
   notStored: number;
 }
 

@@ -251,7 +251,11 @@ function toUsageAnswerSchema(): Json {
       },
       'Entries and erasures that we refused.',
     ),
-    notStored: { ...COUNT, description: 'Accepted entries that our database rejected.' },
+    notStored: {
+      ...COUNT,
+      description:
+        'Accepted entries that our database rejected, even if we stored one later. One that it rejects again when we try again counts again.',
+    },
   });
   const days = { type: 'array', minItems: 1, maxItems: LIMITS.days, items: day };
   return toExactObject({ statusCode: OK, days });
