@@ -66,10 +66,11 @@ describe.each(BACKENDS)('GET /usage and GET /keys, with the queue on %s:', (_, c
       await send(acme, 'DELETE', '/entry/1'),
       await send(acme, 'DELETE', '/entry/nobody'),
       await send(acme, 'GET', '/entry/2'),
+      await send(acme, 'POST', '/entries/receipts', [{ customerId: 2 }]),
       await send(acme, 'GET', '/nowhere'),
       await send(acme, 'PUT', '/entry'),
     ].map(({ status }) => status);
-    expect(statuses).toEqual([201, 202, 207, 400, 400, 202, 404, 200, 404, 405]);
+    expect(statuses).toEqual([201, 202, 207, 400, 400, 202, 404, 200, 400, 404, 405]);
     const isLimited = async () => (await send(other, 'POST', '/entry', toEntry(1))).status === 429;
     await waitFor(isLimited, { description: 'the limit' });
 
@@ -178,9 +179,9 @@ describe.each(BACKENDS)('GET /usage and GET /keys, with the queue on %s:', (_, c
   });
 
   test.each([
-    ['/usage', 'project_days'],
-    ['/keys', 'key_uses'],
-  ])('if PostgreSQL does not answer, GET %s is a 503, and all else goes on', async (path, table) => {
+    ['/usage', 'project_days', 'usage could not be read, try again'],
+    ['/keys', 'key_uses', 'API keys could not be read, try again'],
+  ])('if PostgreSQL does not answer, GET %s is a 503, and all else goes on', async (path, table, message) => {
     const own = await startApp('ingress', { ...backend.env, ANSWER_TIMEOUT_MS: '1000' });
     const ask = async (to: string, init: RequestInit = {}) => {
       const response = await fetch(own.url + to, { ...init, headers: { 'x-api-key': acme.apiKey } });
@@ -194,7 +195,7 @@ describe.each(BACKENDS)('GET /usage and GET /keys, with the queue on %s:', (_, c
     await locker.query(`LOCK TABLE ${table} IN ACCESS EXCLUSIVE MODE`);
     const reads = Array.from({ length: 20 }, () => ask(path));
     expect(await ask('/ping')).toEqual([200, 'pong']);
-    expect(await Promise.all(reads)).toEqual(reads.map(() => [503, 'customer could not be read, try again']));
+    expect(await Promise.all(reads)).toEqual(reads.map(() => [503, message]));
     expect((await post())[0]).toBe(202);
     expect((await ask('/entry/2'))[0]).toBe(200);
     await locker.query('ROLLBACK');

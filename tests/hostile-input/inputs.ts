@@ -30,7 +30,18 @@ const BLANK = Buffer.alloc(2 * 1024 * 1024, ' ');
 const IDS = Array.from({ length: 100 }, (_, i) => `customer-${i}`);
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
 const PATHS = [
-  ...['/entry', '/entries', '/entry/a', '/ping', '/docs', '/docs/nowhere.js', '/openapi.json', '/nowhere', '/'],
+  ...[
+    '/entry',
+    '/entries',
+    '/entries/receipts',
+    '/entry/a',
+    '/ping',
+    '/docs',
+    '/docs/nowhere.js',
+    '/openapi.json',
+    '/nowhere',
+    '/',
+  ],
   ...['/entry/', '/ENTRY', '//entry', '/entry/%', '/entry/%ff', '/entry/a/b', 'http://test/entry', '*'],
 ];
 /**

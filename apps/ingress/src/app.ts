@@ -17,7 +17,7 @@ import {
   requireProject,
   routeUnknown,
 } from './guards/authenticate.js';
-import { Slices } from './guards/batch-limits.js';
+import { createBatchMemory, Slices } from './guards/batch-limits.js';
 import type { Overload } from './guards/overload.js';
 import type { RateLimiter } from './guards/rate-limiter.js';
 import { toTokens } from './guards/token-reservation.js';
@@ -31,14 +31,14 @@ import type { AcceptKeyed } from './ingest/idempotency.js';
 import type { IngressMetrics } from './metrics.js';
 import { getDocs, getOpenApi } from './routes/docs.js';
 import {
+  createFindFate,
   type FindCustomer,
   type FindQueued,
   getEntry,
   getReceipt,
-  getRefused,
-  type ListRefused,
+  postReceipts,
 } from './routes/get-entry.js';
-import { getKeys, getUsage, type ReadProject } from './routes/get-project.js';
+import { getKeys, getRefused, getUsage, type ListRefused, type ReadProject } from './routes/get-project.js';
 import { postEntries } from './routes/post-entries.js';
 import { deleteEntry, postEntry } from './routes/post-entry.js';
 
@@ -84,6 +84,7 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   } = deps;
   const reply = createReply({ activity, metrics, logger });
   const slices = new Slices();
+  const findFate = createFindFate(findCustomer, findQueued);
   const { onShed } = metrics;
   const inflate = createInflater({ maxWaitMs: budget.turnMs + budget.workMs, onShed });
   const app = express();
@@ -95,11 +96,13 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   const mayErase = requireProject(authenticator, 'erase');
   const hot = [mayWrite, postEntry({ overload, rateLimiter, slices, inflate, reply, acceptKeyed })];
   app.post('/entry', hot);
-  const batches = { overload, rateLimiter, slices, inflate, groupSize, onShed, reply, acceptKeyed };
+  const memory = createBatchMemory(onShed);
+  const batches = { overload, rateLimiter, slices, inflate, groupSize, memory, reply, acceptKeyed };
   app.post('/entries', mayWrite, postEntries(batches));
   app.get('/ping', anyKey, getPing({ reply }));
   app.get('/entry/:customerId', mayRead, getEntry({ overload, findCustomer, reply }));
-  app.get('/entry/:customerId/receipts/:receipt', mayRead, getReceipt({ overload, findCustomer, findQueued, reply }));
+  app.get('/entry/:customerId/receipts/:receipt', mayRead, getReceipt({ overload, findFate, reply }));
+  app.post('/entries/receipts', mayRead, postReceipts({ overload, findFate, memory, slices, inflate, reply }));
   app.get('/entries/refused', mayRead, getRefused({ overload, listRefused, reply }));
   const ofProject = { overload, readProject, reply };
   app.get('/keys', mayRead, getKeys(ofProject));
@@ -111,6 +114,7 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   app.get('/docs', docs).get('/docs/:file', docs);
   app.all('/entry', methodNotAllowed('POST'));
   app.all('/entries', methodNotAllowed('POST'));
+  app.all('/entries/receipts', methodNotAllowed('POST'));
   app.all('/entry/:customerId', methodNotAllowed('GET, HEAD, DELETE'));
   app.all('/entry/:customerId/receipts/:receipt', methodNotAllowed('GET, HEAD'));
   for (const path of ['/entries/refused', '/ping', '/keys', '/usage', '/openapi.json', '/docs', '/docs/:file'])
@@ -144,7 +148,8 @@ function answerFault(deps: Pick<IngressDeps, 'logger' | 'rateLimiter'> & { reply
       logger.error({ requestId: requestIdOf(response), err: fault.cause }, 'request failed');
     }
     const context = contextOf(response);
-    const isCharged = QUEUEING.has(request.method) && REFUSALS.has(FAULTS[fault.code].statusCode);
+    const mayQueue = QUEUEING.has(request.method) && !context.isCounted;
+    const isCharged = mayQueue && REFUSALS.has(FAULTS[fault.code].statusCode);
     const charged = isCharged
       ? rateLimiter.charge(context, toTokens(refusedBytes(request, context.bodyBytes)))
       : undefined;

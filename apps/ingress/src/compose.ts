@@ -14,8 +14,8 @@ import { createFindExisting } from './ingest/find-existing.js';
 import { createAcceptKeyed, createRecordLimit } from './ingest/idempotency.js';
 import { createChunkPartitions, createPartitions } from './ingest/partitions.js';
 import { createIngressMetrics } from './metrics.js';
-import { createFindCustomer, createFindQueued, createListRefused } from './routes/get-entry.js';
-import { createReadProject } from './routes/get-project.js';
+import { createFindCustomer, createFindQueued } from './routes/get-entry.js';
+import { createListRefused, createReadProject } from './routes/get-project.js';
 
 /** Creates every object of the ingress and passes each its dependencies. */
 export async function compose(context: ProcessContext<IngressConfig>): Promise<void> {

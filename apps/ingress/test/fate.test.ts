@@ -1,4 +1,6 @@
+import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { LIMITS } from '@opm/contract';
 import { type CustomerEntry, toReceipt } from '@opm/core';
 import { replay } from '@opm/operations/actions';
 import { createEntryQueue, type EntryQueue, shardOf } from '@opm/queue';
@@ -64,6 +66,19 @@ describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, cr
     expect(status).toBe(200);
     return body as { statusCode: 200; state: string; refused?: Refused };
   };
+  const askAll = async (body: BodyInit, headers: Record<string, string> = {}, apiKey = project.apiKey) => {
+    const given = { 'x-api-key': apiKey, 'content-type': 'application/json', ...headers };
+    return fetch(`${ingress.url}/entries/receipts`, { method: 'POST', headers: given, body });
+  };
+  /** Expects a question for all receipts, many times each, to get the answers of the questions for one. */
+  async function expectSameTogether(asked: [string, string][]): Promise<void> {
+    const many = Array.from({ length: LIMITS.batchEntries }, (_, i) => asked[i % asked.length] as [string, string]);
+    const body = JSON.stringify(many.map(([customerId, receipt]) => ({ customerId, receipt })));
+    const fates = await Promise.all(asked.map(([customerId, receipt]) => fateOf(customerId, receipt)));
+    const response = await askAll(new Uint8Array(gzipSync(body)), { 'content-encoding': 'gzip' });
+    const results = many.map((_, i) => fates[i % asked.length]);
+    expect([response.status, await response.json()]).toEqual([200, { statusCode: 200, results }]);
+  }
   const stateOf = async (customerId: string, receipt: string) => (await fateOf(customerId, receipt)).state;
   const untilState = (customerId: string, receipt: string, state: string) =>
     waitFor(async () => (await stateOf(customerId, receipt)) === state, {
@@ -127,6 +142,7 @@ describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, cr
     for (const [id, receipt] of all) {
       expect([id, await fateOf(id, receipt)]).toEqual([id, { statusCode: 200, state: 'pending' }]);
     }
+    await expectSameTogether(all);
     await whileWorking(async () => {
       for (const [id, receipt] of all) {
         const isRefused = ['phone', 'email', 'ip'].includes(id);
@@ -141,6 +157,7 @@ describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, cr
     expect(await fateOf('phone', phone)).toEqual(refused('phone', phone, { ...INVALID, field: 'customerPhone' }));
     expect(await fateOf('ip', ip)).toEqual(refused('ip', ip, { ...TOO_LONG, field: 'customerIP' }));
     expect(await fateOf('email', email)).toEqual(refused('email', email, INVALID));
+    await expectSameTogether(all);
   });
 
   test('an entry that is replayed is pending, then stored, or refused again; a discarded one stays refused', async () => {
@@ -163,6 +180,11 @@ describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, cr
     for (const id of ['fixed', 'again']) expect(await replayAll(id)).toEqual({ replayed: 1, skipped: 0 });
     expect(await fateOf('dropped', dropped)).toMatchObject({ state: 'refused', refused: { state: 'discarded' } });
     expect([await stateOf('fixed', fixed), await stateOf('again', again)]).toEqual(['pending', 'pending']);
+    await expectSameTogether([
+      ['dropped', dropped],
+      ['fixed', fixed],
+      ['again', again],
+    ]);
     for (const [id, state] of [
       ['dropped', 'discarded'],
       ['fixed', 'replayed'],
@@ -204,6 +226,7 @@ describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, cr
   test('a receipt of no entry that we know is unknown; one of another customer is a 400', async () => {
     const receipt = toReceipt({ customerId: 'nobody', version: (Date.now() - 60_000) * 1_000, fields: { email: 'a' } });
     expect(await fateOf('nobody', receipt)).toEqual({ statusCode: 200, state: 'unknown' });
+    await expectSameTogether([['nobody', receipt]]);
     const error = { statusCode: 400, error: 'Bad Request', message: 'path/receipt must be a receipt of this customer' };
     for (const path of [
       `/entry/another/receipts/${receipt}`,
@@ -220,6 +243,44 @@ describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, cr
       200,
       { statusCode: 200, state: 'unknown' },
     ]);
+  });
+
+  const known = {
+    customerId: 7519,
+    receipt: toReceipt({ customerId: '7519', version: 10 ** 15, fields: { email: 'a' } }),
+  };
+  test.each<[string, number, string, string]>([
+    ['no array', 400, JSON.stringify(known), 'body must be array'],
+    ['no JSON', 400, '[{]', 'body must be valid JSON'],
+    ['nothing', 400, '[]', 'body must have at least one entry'],
+    ['no object', 400, JSON.stringify([known, 1]), 'body/1 must be object'],
+    ['no receipt', 400, '[{"customerId":7519}]', "body/0 must have required property 'receipt'"],
+    ['no text', 400, JSON.stringify([{ ...known, receipt: 1 }]), 'body/0/receipt must be string'],
+    ['no id', 400, JSON.stringify([{ ...known, customerId: null }]), 'body/0/customerId must be string,integer'],
+    [
+      'a receipt of another customer',
+      400,
+      JSON.stringify([known, known, { ...known, customerId: '07519' }]),
+      'body/2/receipt must be a receipt of this customer',
+    ],
+    ['an element that is too large', 400, JSON.stringify([known, 'x'.repeat(17_000)]), 'body/1 is too large'],
+    ['too many', 413, JSON.stringify(Array(1_001).fill(known)), 'body must not have more than 1000 entries'],
+    ['too much', 413, JSON.stringify(['x'.repeat(2 ** 20)]), 'body must not be larger than 1 MiB'],
+  ])('a question for many receipts with %s is a %d that names it', async (_, status, body, message) => {
+    const response = await askAll(body);
+    expect([response.status, await response.json()]).toMatchObject([status, { statusCode: status, message }]);
+  });
+
+  test('questions for many receipts, right or wrong, take nothing from the rate limit', async () => {
+    const limited = await store.projects.create('limited');
+    await store.projects.setLimit(limited.projectId, { rate: 1, burst: 1 });
+    for (const body of [JSON.stringify([known]), '[1]', 'x'.repeat(20_000)]) {
+      const { status, headers } = await askAll(body, {}, limited.apiKey);
+      expect([status, headers.get('ratelimit')]).toEqual([body.startsWith('[{') ? 200 : 400, null]);
+    }
+    const entry = { customerId: 1, customerPhone: '+1' };
+    const sent = await call('/entry', { method: 'POST', body: JSON.stringify(entry) }, limited.apiKey);
+    expect(sent.status).toBe(201);
   });
 
   test('a customer shows its refused entries until something newer covers them, also in a 404', async () => {
@@ -314,7 +375,7 @@ describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, cr
     expect(await read(`/entries/refused?${query}`)).toEqual([400, { statusCode: 400, error: 'Bad Request', message }]);
   });
 
-  test('both routes answer HEAD, refuse other methods, and are never cached', async () => {
+  test('routes with GET answer HEAD, refuse other methods, and are never cached', async () => {
     const receipt = toReceipt({ customerId: '1', version: Date.now() * 1_000, fields: { email: 'a' } });
     for (const path of [`/entry/1/receipts/${receipt}`, '/entries/refused']) {
       const head = await call(path, { method: 'HEAD' });
@@ -325,6 +386,8 @@ describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, cr
       }
       expect((await call(path, {}, 'wrong')).status).toBe(401);
     }
+    const response = await call('/entries/receipts');
+    expect([response.status, response.headers.get('allow')]).toEqual([405, 'POST']);
   });
 });
 
@@ -335,8 +398,9 @@ test('while PostgreSQL or the queue is down, receipts are a 503; afterwards they
   const store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
   const { apiKey } = await store.projects.create('acme').finally(store.close);
   const ingress = await startApp('ingress', { ...backend.env, DATABASE_URL: postgres.url });
-  const statusOf = async (path: string) => {
-    const response = await fetch(ingress.url + path, { headers: { 'x-api-key': apiKey } });
+  const statusOf = async (path: string, body?: string) => {
+    const init = body === undefined ? {} : { method: 'POST', body };
+    const response = await fetch(ingress.url + path, { ...init, headers: { 'x-api-key': apiKey } });
     const { message } = (await response.json()) as { message?: string };
     return [response.status, response.headers.get('retry-after'), message];
   };
@@ -346,13 +410,15 @@ test('while PostgreSQL or the queue is down, receipts are a 503; afterwards they
   expect(await statusOf(receipts)).toEqual(ok);
 
   const away = [503, '1', 'customer could not be read, try again'];
+  const many = JSON.stringify(Array(100).fill({ customerId: 1, receipt }));
   for (const [place, ofList] of [
-    [postgres, away],
+    [postgres, [503, '1', 'refused entries could not be read, try again']],
     [redis, ok],
   ] as const) {
     await place.cut();
     for (let i = 0; i < 3; i++) {
       expect(await statusOf(receipts)).toEqual(away);
+      expect(await statusOf('/entries/receipts', many)).toEqual(away);
       expect(await statusOf('/entries/refused')).toEqual(ofList);
     }
     await place.restore();

@@ -23,6 +23,7 @@ export type PersistAloneDeps = {
   /** From this attempt of its job on, a failing entry becomes a dead letter, unless its row is locked. */
   maxAttempts: number;
   onPersisted: (entries: ChunkEntry[]) => void;
+  /** Called once per dead letter, also if its job runs twice. */
   onDeadLetter: (entry: FailedEntry) => void;
   logger: Logger;
 };
@@ -139,8 +140,9 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
   }
 
   async function addAsDeadLetters(dead: FailedEntry[]): Promise<void> {
-    await gate.run(() => addDeadLetters(dead.map(toDeadLetter)));
-    for (const entry of dead) onDeadLetter(entry);
+    const letters = dead.map(toDeadLetter);
+    const added = new Set(await gate.run(() => addDeadLetters(letters)));
+    for (const [i, entry] of dead.entries()) if (added.has(letters[i] as DeadLetter)) onDeadLetter(entry);
     for (const { error } of dead) warnDeadLetters(new Error(`reason: ${reasonOf(error)}`));
   }
 

@@ -14,7 +14,7 @@ const start = (deps: Partial<PersistChunkDeps> = {}) =>
     upsert: async () => {},
     upsertEach: async (persisted) => ({ persisted, failed: [], untried: [] }),
     settle: async () => {},
-    addDeadLetters: async () => {},
+    addDeadLetters: async (letters) => letters,
     maxRows: 10,
     maxInFlight: 2,
     maxAttempts: 3,
@@ -78,4 +78,22 @@ test('a repeated job persists its locked entry, even if another of its entries h
   const again = async () => persist(chunk, contextOf(0, 'job', 3)).then(() => true);
   while (!(await again().catch(() => false))) await new Promise((resolve) => setImmediate(resolve));
   expect(stored).toEqual(['free', 'held']);
+});
+
+test('a rejected entry counts as a dead letter if its letter is new, and not again if its job is repeated', async () => {
+  const open = new Set<string | undefined>();
+  const counted: string[] = [];
+  const persist = start({
+    upsertEach: async (entries) => ({
+      ...{ persisted: [], untried: [] },
+      failed: entries.map((entry) => ({ entries: [entry], error: StoreError.of('22021', 'rejected') })),
+    }),
+    addDeadLetters: async (letters) =>
+      letters.filter(({ entry }) => !open.has(entry?.customerId) && open.add(entry?.customerId)),
+    onDeadLetter: ({ entry }) => counted.push(entry.customerId),
+  });
+  for (const [i, chunk] of [chunkOf('a'), chunkOf('a', 'b'), chunkOf('a', 'b')].entries()) {
+    await persist(chunk, contextOf(0, 'job', i + 2));
+  }
+  expect(counted).toEqual(['a', 'b']);
 });

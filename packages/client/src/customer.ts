@@ -1,4 +1,4 @@
-import { type Answer, InvalidEntryError } from './errors.js';
+import { type Answer, InvalidEntryError, toError } from './errors.js';
 
 /** The part of an AbortSignal that the client uses. Its own type, so that yours need neither the DOM nor @types/node. */
 export interface Signal {
@@ -84,6 +84,42 @@ export interface RefusedEntry {
 /** What became of an accepted entry or erasure. `unknown`: nothing is known of it, for example after a loss of our queue. */
 export type ReceiptState = { state: 'stored' | 'pending' | 'unknown' } | { state: 'refused'; refused: RefusedEntry };
 
+/** What became of a project's entries on a day (UTC). Counts are some seconds late, and a crash of ours may lose some. */
+export interface DayUsage {
+  /** Such as 2026-11-24. */
+  day: string;
+  /** `created` and `updated`. */
+  accepted: number;
+  created: number;
+  updated: number;
+  erased: number;
+  /** Not accepted: 400, 413, 415 and 422; 429; 500 and 503. */
+  refused: { invalid: number; limited: number; unavailable: number };
+  /** Accepted, but rejected by our database, even if we stored it later; once more for each time that we tried in vain. */
+  notStored: number;
+}
+
+/** An active key of the project. */
+export interface ProjectKey {
+  /** The first characters of the key. */
+  hint: string;
+  label: string | null;
+  scopes: ('write' | 'read' | 'erase')[];
+  /** IP addresses and CIDR blocks that may use the key; none if all may. */
+  addresses: string[];
+  /** UTC, such as 2026-11-24T17:00:00.000Z. */
+  createdAt: string;
+  expiresAt: string | null;
+  /** Some seconds late. */
+  lastUsedAt: string | null;
+}
+
+/** An entry or erasure to ask about: its customer, and the receipt of its result. */
+export interface AskedReceipt {
+  customerId: string | number;
+  receipt: string;
+}
+
 const MAX_BYTES = 16 * 1024;
 
 /**
@@ -142,4 +178,63 @@ export function withReceipt(receipt: unknown): { receipt?: string } {
 export function isUnknownCustomer({ statusCode, body }: Answer): boolean {
   const message = (body as { message?: unknown } | null | undefined)?.message;
   return statusCode === 404 && typeof message === 'string' && message.startsWith('customer ');
+}
+
+/** Checks the body too: another server may answer 200 to any request. */
+export function isPong(body: unknown): boolean {
+  return (body as { message?: unknown } | null | undefined)?.message === 'pong';
+}
+
+export function isFound(body: unknown): body is FoundCustomer {
+  const { customer, pending } = (body ?? {}) as Partial<Record<keyof FoundCustomer, unknown>>;
+  return typeof customer === 'object' && customer !== null && typeof pending === 'boolean';
+}
+
+export function isReceiptState(body: unknown): body is ReceiptState {
+  const { state, refused } = (body ?? {}) as { state?: unknown; refused?: unknown };
+  return state === 'refused' ? isObject(refused) : state === 'stored' || state === 'pending' || state === 'unknown';
+}
+
+export function isReceiptStates(body: unknown, count: number): body is { results: ReceiptState[] } {
+  const { results } = (body ?? {}) as { results?: unknown };
+  return Array.isArray(results) && results.length === count && results.every(isReceiptState);
+}
+
+/** The body of an error whose message names an element, such as `body/1/receipt …`, counted from the whole array's first. */
+export function withPlace(body: unknown, first: number): unknown {
+  const { message, ...rest } = (body ?? {}) as { message?: unknown };
+  const toPlace = (_: string, place: string) => `body/${first + Number(place)}`;
+  return { ...rest, message: typeof message === 'string' ? message.replace(/^body\/(\d+)/, toPlace) : message };
+}
+
+/** Without `statusCode`. */
+export const toState = (answer: ReceiptState): ReceiptState =>
+  answer.state === 'refused' ? { state: 'refused', refused: answer.refused } : { state: answer.state };
+
+/** @throws OpmError if the answer does not have a list of objects with this name */
+export function readList<T>(answer: Answer, name: string): T[] {
+  const list = ((answer.body ?? {}) as Record<string, unknown>)[name];
+  if (answer.statusCode === 200 && Array.isArray(list) && list.every(isObject)) return list;
+  throw toError(answer);
+}
+
+export function isRefusedPage(body: unknown): body is { refused: RefusedEntry[]; cursor: string | null } {
+  const { refused, cursor } = (body ?? {}) as { refused?: unknown; cursor?: unknown };
+  return Array.isArray(refused) && refused.every(isObject) && (cursor === null || typeof cursor === 'string');
+}
+
+const isObject = (value: unknown): boolean => typeof value === 'object' && value !== null;
+
+/** @throws TypeError if it is not a time */
+export function toTime(since: Date | string): string {
+  const time = new Date(since);
+  if (Number.isNaN(time.getTime())) throw new TypeError('since must be a Date or an ISO time');
+  return time.toISOString();
+}
+
+/** @throws TypeError if it is a Date without a time; the server checks strings */
+export function toDay(day: Date | string): string {
+  if (typeof day === 'string') return day;
+  if (Number.isNaN(day.getTime())) throw new TypeError('from and to must be days');
+  return day.toISOString().slice(0, 10);
 }

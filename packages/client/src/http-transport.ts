@@ -155,7 +155,7 @@ function parseJson(text: string): unknown {
 }
 
 /** The version in package.json. A test compares them. */
-export const VERSION = '0.2.0';
+export const VERSION = '0.3.0';
 
 /**
  * Parses the header fields RateLimit-Policy, such as `"burst";q=200;w=2;opm-rate=100`, and RateLimit, such as

@@ -1,8 +1,11 @@
 export type {
+  AskedReceipt,
   CallOptions,
   Customer,
+  DayUsage,
   EraseResult,
   FoundCustomer,
+  ProjectKey,
   ReceiptState,
   RefusedEntry,
   SendResult,
@@ -27,4 +30,5 @@ export {
   OpmClient,
   type OpmClientOptions,
   type RefusedOptions,
+  type UsageOptions,
 } from './opm-client.js';

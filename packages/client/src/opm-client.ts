@@ -1,21 +1,34 @@
 import type { Agent } from 'node:http';
 import { MAX_TIMER_MS, OpenCalls } from './call.js';
 import {
+  type AskedReceipt,
   type CallOptions,
   type Customer,
+  type DayUsage,
   type EraseResult,
   type FoundCustomer,
+  isFound,
+  isPong,
+  isReceiptState,
+  isReceiptStates,
+  isRefusedPage,
   isUnknownCustomer,
+  type ProjectKey,
   type ReceiptState,
   type RefusedEntry,
+  readList,
   type SendResult,
+  toDay,
   toEntry,
   toPath,
   toReceiptPath,
+  toState,
+  toTime,
+  withPlace,
 } from './customer.js';
 import { Dispatcher } from './dispatcher.js';
 import { ClosedError, toError } from './errors.js';
-import { createHttpTransport, type Transport } from './http-transport.js';
+import { createHttpTransport, type Request, type Transport } from './http-transport.js';
 import { createReader, type Reader } from './send-entries.js';
 
 /** The part of `http.Agent` and `https.Agent` that tells them from other objects. */
@@ -49,6 +62,13 @@ export interface OpmClientOptions {
 export interface RefusedOptions extends CallOptions {
   /** Leaves out what was refused before. A string is an ISO time, such as 2026-11-24T17:00:00.000Z. */
   since?: Date | string | undefined;
+}
+
+export interface UsageOptions extends CallOptions {
+  /** The first day. A string is a day, such as 2026-11-24; of a Date, its day in UTC counts. */
+  from?: Date | string | undefined;
+  /** The last day. At most 400 days. */
+  to?: Date | string | undefined;
 }
 
 export interface CloseOptions {
@@ -105,7 +125,7 @@ export class OpmClient {
   /** Reads a customer. Resolves to undefined if there is none. Rejects with OpmError, or with the signal's reason. */
   async get(customerId: string | number, options?: CallOptions): Promise<FoundCustomer | undefined> {
     this.#assertOpen();
-    const answer = await this.#read(toPath(customerId), options);
+    const answer = await this.#read(get(toPath(customerId)), options);
     if (isUnknownCustomer(answer)) return undefined;
     if (answer.statusCode !== 200 || !isFound(answer.body)) throw toError(answer);
     const { customer, pending, refused } = answer.body;
@@ -118,11 +138,28 @@ export class OpmClient {
    */
   async receiptState(customerId: string | number, receipt: string, options?: CallOptions): Promise<ReceiptState> {
     this.#assertOpen();
-    const answer = await this.#read(toReceiptPath(customerId, receipt), options);
+    const answer = await this.#read(get(toReceiptPath(customerId, receipt)), options);
     if (answer.statusCode !== 200 || !isReceiptState(answer.body)) throw toError(answer);
-    return answer.body.state === 'refused'
-      ? { state: 'refused', refused: answer.body.refused }
-      : { state: answer.body.state };
+    return toState(answer.body);
+  }
+
+  /**
+   * What became of many accepted entries or erasures, in their order: 600 per request, one request after the other.
+   * Rejects with OpmError, for all if one receipt is wrong, or with the signal's reason.
+   */
+  async receiptStates(asked: readonly AskedReceipt[], options?: CallOptions): Promise<ReceiptState[]> {
+    const states: ReceiptState[] = [];
+    for (let first = 0; first < asked.length; first += RECEIPTS_PER_REQUEST) {
+      this.#assertOpen();
+      const page = asked.slice(first, first + RECEIPTS_PER_REQUEST);
+      const body = JSON.stringify(page.map(({ customerId, receipt }) => ({ customerId, receipt })));
+      const answer = await this.#read({ method: 'POST', path: '/entries/receipts', body }, options);
+      if (answer.statusCode !== 200 || !isReceiptStates(answer.body, page.length)) {
+        throw toError(answer, withPlace(answer.body, first));
+      }
+      for (const result of answer.body.results) states.push(toState(result));
+    }
+    return states;
   }
 
   /**
@@ -133,7 +170,7 @@ export class OpmClient {
     const query = new URLSearchParams({ ...(since !== undefined && { since: toTime(since) }), limit: PAGE_LIMIT });
     for (;;) {
       this.#assertOpen();
-      const answer = await this.#read(`/entries/refused?${query}`, { signal });
+      const answer = await this.#read(get(`/entries/refused?${query}`), { signal });
       if (answer.statusCode !== 200 || !isRefusedPage(answer.body)) throw toError(answer);
       const { refused, cursor } = answer.body;
       yield* refused;
@@ -143,10 +180,27 @@ export class OpmClient {
     }
   }
 
+  /**
+   * What became of your entries on each day (UTC), in order; without options, on the last 30. Rejects with OpmError, or with
+   * the signal's reason.
+   */
+  async usage({ from, to, signal }: UsageOptions = {}): Promise<DayUsage[]> {
+    this.#assertOpen();
+    const days = { ...(from !== undefined && { from: toDay(from) }), ...(to !== undefined && { to: toDay(to) }) };
+    const answer = await this.#read(get(`/usage?${new URLSearchParams(days)}`), { signal });
+    return readList<DayUsage>(answer, 'days');
+  }
+
+  /** The active keys of your project, newest first. Rejects with OpmError, or with the signal's reason. */
+  async keys(options?: CallOptions): Promise<ProjectKey[]> {
+    this.#assertOpen();
+    return readList<ProjectKey>(await this.#read(get('/keys'), options), 'keys');
+  }
+
   /** Checks the address and the key. Rejects with OpmError, or with the signal's reason. */
   async ping(options?: CallOptions): Promise<void> {
     this.#assertOpen();
-    const answer = await this.#read('/ping', options);
+    const answer = await this.#read(get('/ping'), options);
     if (answer.statusCode !== 200 || !isPong(answer.body)) throw toError(answer);
   }
 
@@ -184,37 +238,13 @@ export class OpmClient {
   }
 }
 
-/** Checks the body too: another server may answer 200 to any request. */
-function isPong(body: unknown): boolean {
-  return (body as { message?: unknown } | null | undefined)?.message === 'pong';
-}
+const get = (path: string): Request => ({ method: 'GET', path });
 
-function isFound(body: unknown): body is FoundCustomer {
-  const { customer, pending } = (body ?? {}) as Partial<Record<keyof FoundCustomer, unknown>>;
-  return typeof customer === 'object' && customer !== null && typeof pending === 'boolean';
-}
-
-function isReceiptState(body: unknown): body is ReceiptState {
-  const { state, refused } = (body ?? {}) as { state?: unknown; refused?: unknown };
-  return state === 'refused' ? isObject(refused) : state === 'stored' || state === 'pending' || state === 'unknown';
-}
-
-function isRefusedPage(body: unknown): body is { refused: RefusedEntry[]; cursor: string | null } {
-  const { refused, cursor } = (body ?? {}) as { refused?: unknown; cursor?: unknown };
-  return Array.isArray(refused) && refused.every(isObject) && (cursor === null || typeof cursor === 'string');
-}
-
-const isObject = (value: unknown): boolean => typeof value === 'object' && value !== null;
+/** So that a request is below the server's 1 MiB even if each id has 255 characters that JSON escapes. */
+const RECEIPTS_PER_REQUEST = 600;
 
 /** Entries per request of `refused`: the most that the server allows. */
 const PAGE_LIMIT = '1000';
-
-/** @throws TypeError if it is not a time */
-function toTime(since: Date | string): string {
-  const time = new Date(since);
-  if (Number.isNaN(time.getTime())) throw new TypeError('since must be a Date or an ISO time');
-  return time.toISOString();
-}
 
 type Settings = Required<Omit<OpmClientOptions, 'url' | 'agent'>> & { url: URL; agent: Agent | undefined };
 

@@ -112,6 +112,73 @@ describe('receiptState', () => {
   });
 });
 
+describe('receiptStates', () => {
+  const asked = Array.from({ length: 1_201 }, (_, i) => ({ customerId: i, receipt: `r${i}`, more: 'of yours' }));
+  type Asked = { customerId: number; receipt: string };
+
+  test('asks for 600 receipts per request, and tells their states in order', async () => {
+    const { client, server } = await start(({ body }) => {
+      const results = (JSON.parse(body) as Asked[]).map(({ customerId }) =>
+        customerId === 700
+          ? { statusCode: 200, state: 'refused', refused: entry }
+          : { statusCode: 200, state: customerId % 2 ? 'pending' : 'stored' },
+      );
+      return { status: 200, body: { statusCode: 200, results } };
+    });
+    const states = await client.receiptStates(asked);
+    expect(states).toStrictEqual(
+      asked.map(({ customerId }) =>
+        customerId === 700 ? { state: 'refused', refused: entry } : { state: customerId % 2 ? 'pending' : 'stored' },
+      ),
+    );
+    const sent = server.received.map(({ method, path, body }) => [method, path, (JSON.parse(body) as Asked[]).length]);
+    expect(sent).toEqual([600, 600, 1].map((count) => ['POST', '/entries/receipts', count]));
+    expect(JSON.parse(server.received[2]?.body ?? '')).toEqual([{ customerId: 1_200, receipt: 'r1200' }]);
+    expect(await client.receiptStates([])).toEqual([]);
+  });
+
+  test('a wrong receipt is named by its place in the whole array', async () => {
+    const results = Array.from({ length: 600 }, () => ({ state: 'stored' }));
+    const message = 'body/2/receipt must be a receipt of this customer';
+    const { client } = await start((_, count) =>
+      count === 1 ? { status: 200, body: { results } } : { status: 400, body: { statusCode: 400, message } },
+    );
+    await expect(client.receiptStates(asked)).rejects.toMatchObject({
+      ...{ name: 'InvalidEntryError', message: 'body/602/receipt must be a receipt of this customer' },
+    });
+  });
+
+  test.each<[string, Reaction]>([
+    ['of an older server', { status: 405, body: { message: 'method is not allowed' } }],
+    ['of another server', { status: 200, body: '<html>' }],
+    ['with too few results', { status: 200, body: { results: [] } }],
+    ['with an unknown state', { status: 200, body: { results: [{ state: 'lost' }] } }],
+  ])('rejects for an answer %s', async (_, reaction) => {
+    const { client } = await start(() => reaction);
+    await expect(client.receiptStates([{ customerId: 1, receipt: 'r' }])).rejects.toMatchObject({ name: 'OpmError' });
+  });
+});
+
+describe('usage and keys', () => {
+  test('a Date is its day in UTC, a string is sent as it is', async () => {
+    const { client, server } = await start(() => ({ status: 200, body: { days: [] } }));
+    await client.usage({ from: new Date('2026-11-24T00:30:00+01:00'), to: '2026-11-30' });
+    await client.usage();
+    expect(server.received.map(({ path }) => path)).toEqual(['/usage?from=2026-11-23&to=2026-11-30', '/usage?']);
+    await expect(client.usage({ to: new Date('never') })).rejects.toThrow(TypeError);
+  });
+
+  test.each<[string, Reaction]>([
+    ['of an older server', { status: 404, body: { message: 'route does not exist' } }],
+    ['of another server', { status: 200, body: '<html>' }],
+    ['without objects', { status: 200, body: { days: [1], keys: [1] } }],
+  ])('reject for an answer %s', async (_, reaction) => {
+    const { client } = await start(() => reaction);
+    await expect(client.usage()).rejects.toMatchObject({ name: 'OpmError' });
+    await expect(client.keys()).rejects.toMatchObject({ name: 'OpmError' });
+  });
+});
+
 describe('refused', () => {
   const toPage = (refused: unknown, cursor: unknown): Reaction => ({ status: 200, body: { refused, cursor } });
 

@@ -145,10 +145,10 @@ async function tryOnce(transport: Transport, request: Request, signal: AbortSign
   }
 }
 
-/** Sends one GET request, with retries. */
-export type Reader = (path: string, options?: CallOptions) => Promise<Answer>;
+/** Sends one request that changes nothing, with retries. */
+export type Reader = (request: Request, options?: CallOptions) => Promise<Answer>;
 
-type Read = { path: string; call: Call<Answer> };
+type Read = { request: Request; call: Call<Answer> };
 
 /** Creates a reader with at most `maxInFlight` reads in flight, so reads leave connections for entries. */
 export function createReader(deps: { transport: Transport; calls: OpenCalls; maxInFlight: number }): Reader {
@@ -164,10 +164,10 @@ export function createReader(deps: { transport: Transport; calls: OpenCalls; max
     }
   }
 
-  async function run({ path, call }: Read): Promise<void> {
+  async function run({ request, call }: Read): Promise<void> {
     inFlight++;
     const options = { mayWait: call.mayWait.bind(call), signal: abortWhenSettled([call]) };
-    await requestWithRetries(transport, { method: 'GET', path }, options).then(
+    await requestWithRetries(transport, request, options).then(
       (answer) => call.resolve(answer),
       (error) => call.reject(error),
     );
@@ -175,9 +175,9 @@ export function createReader(deps: { transport: Transport; calls: OpenCalls; max
     startNext();
   }
 
-  return (path, { signal } = {}) =>
+  return (request, { signal } = {}) =>
     calls.open(signal, (call: Call<Answer>) => {
-      const read = { path, call };
+      const read = { request, call };
       if (inFlight < maxInFlight) return void run(read);
       waiting.add(read);
       void call.settled.then(() => waiting.delete(read));

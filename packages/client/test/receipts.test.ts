@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
-import { OpmClient, type RefusedEntry } from '@opm/client';
+import { type DayUsage, OpmClient, type ProjectKey, type RefusedEntry } from '@opm/client';
 import { createStore, type Store } from '@opm/store';
 import { type Backend, createBackend, startApp, type TestApp, waitFor } from '@opm/testkit';
 import pg from 'pg';
@@ -59,7 +59,12 @@ test('each entry of a large compressed batch has a receipt of its customer, and 
   const results = await Promise.all(ids.map((customerId) => client.send({ customerId, customerPhone: '+41' })));
   expect(await unsupported()).toBe(before);
   expect(new Set(results.map(({ receipt }) => receipt)).size).toBe(ids.length);
-  await Promise.all(ids.map((id, i) => isState(client, id, results[i]?.receipt, 'stored')));
+  const asked = results.map(({ receipt = '' }, i) => ({ customerId: ids[i] ?? '', receipt }));
+  const areStored = async () => (await client.receiptStates(asked)).every(({ state }) => state === 'stored');
+  await waitFor(areStored, { description: 'all to be stored' });
+  await expect(client.receiptStates([...asked, { customerId: 'x', receipt: 'y' }])).rejects.toMatchObject({
+    message: 'body/500/receipt must be a receipt of this customer',
+  });
   await expect(client.receiptState('batch-1', results[0]?.receipt ?? '')).rejects.toMatchObject({
     name: 'InvalidEntryError',
     message: 'path/receipt must be a receipt of this customer',
@@ -93,6 +98,38 @@ test('an entry that the database refuses is told by its receipt, by its customer
   };
   expect(await list()).toMatchObject([expected]);
   expect(await list(new Date(Date.now() + 60_000))).toEqual([]);
+});
+
+const isoTime = expect.stringMatching(/^\d{4}-\d\d-\d\dT[\d:.]+Z$/);
+/** They fail to compile if the types lack a property, and the test fails if the server has another. */
+const usage: DayUsage = {
+  ...{ day: '', accepted: 0, created: 0, updated: 0, erased: 0 },
+  ...{ refused: { invalid: 0, limited: 0, unavailable: 0 }, notStored: 0 },
+};
+const key: ProjectKey = {
+  ...{ hint: '', label: null, scopes: ['write', 'read', 'erase'], addresses: [] },
+  ...{ createdAt: '', expiresAt: null, lastUsedAt: null },
+};
+
+test('the usage of today counts what was sent, and the keys are those of the project', async () => {
+  const client = await createClient();
+  const day = (await store.now()).toISOString().slice(0, 10);
+  await client.send({ customerId: 'c', customerPhone: '1' });
+  const counted = async () => (await client.usage()).find(({ accepted }) => accepted === 1);
+  const today = await waitFor(counted, { description: 'the count of the entry' });
+  expect(Object.keys(today)).toEqual(Object.keys(usage));
+  expect([day, (await store.now()).toISOString().slice(0, 10)]).toContain(today.day);
+  expect(await client.usage({ from: new Date('2026-02-28T23:00:00Z'), to: '2026-03-01' })).toEqual([
+    { ...usage, day: '2026-02-28' },
+    { ...usage, day: '2026-03-01' },
+  ]);
+  await expect(client.usage({ to: 'today' })).rejects.toMatchObject({
+    ...{ name: 'InvalidEntryError', message: 'query/to must be a day such as 2026-11-30' },
+  });
+  const keys = await client.keys();
+  expect(keys).toEqual([
+    { ...key, hint: expect.stringMatching(/^opm_\w{6}$/), createdAt: isoTime, lastUsedAt: keys[0]?.lastUsedAt },
+  ]);
 });
 
 test('the list goes over all its pages', async () => {

@@ -1,5 +1,5 @@
 import { isUtf8 } from 'node:buffer';
-import { type EntryFields, FIELDS, type Field } from '@opm/core';
+import { type EntryFields, FIELDS, type Field, parseReceipt, type Receipt } from '@opm/core';
 import { Ajv, type ErrorObject } from 'ajv';
 import { Fault } from './faults.js';
 
@@ -42,6 +42,13 @@ export const entrySchema = {
   },
 } as const;
 
+/** An element of the body of POST /entries/receipts. */
+export const askedReceiptSchema = {
+  type: 'object',
+  required: ['customerId', 'receipt'],
+  properties: { customerId: entrySchema.properties.customerId, receipt: { type: 'string' } },
+} as const;
+
 export const NOT_STORABLE = 'must not contain U+0000 or unpaired surrogates';
 
 const ajv = new Ajv({ allowUnionTypes: true });
@@ -54,6 +61,7 @@ ajv.addKeyword({
   error: { message: NOT_STORABLE },
 });
 const isCustomerId = ajv.compile<string>(entrySchema.properties.customerId);
+const isAskedReceipt = ajv.compile<{ customerId: string | number; receipt: string }>(askedReceiptSchema);
 const isEntryBody = ajv.compile<{ customerId: string | number } & Record<string, unknown>>(entrySchema);
 
 /** Validates a parsed JSON body. @throws Fault BODY_INVALID, whose message names the first invalid property */
@@ -76,6 +84,21 @@ export function parseEntry(body: unknown): Entry {
 export function parseCustomerId(customerId: unknown): string {
   if (isCustomerId(customerId)) return customerId;
   throw new Fault('PATH_INVALID', { message: toMessage('path/customerId', isCustomerId.errors?.[0]) });
+}
+
+/**
+ * Validates an element of the body of POST /entries/receipts.
+ * @throws Fault BODY_INVALID, whose message names the element, counted from 0, and its first invalid property
+ */
+export function parseAskedReceipt(element: unknown, place: number): { customerId: string; receipt: Receipt } {
+  const what = `body/${place}`;
+  if (!isAskedReceipt(element)) {
+    throw new Fault('BODY_INVALID', { message: toMessage(what, isAskedReceipt.errors?.[0]) });
+  }
+  const customerId = String(element.customerId);
+  const receipt = parseReceipt(element.receipt, customerId);
+  if (!receipt) throw new Fault('BODY_INVALID', { message: `${what}/receipt must be a receipt of this customer` });
+  return { customerId, receipt };
 }
 
 /** Pairs of a body's property and the customer's field, in the order of the schema. */

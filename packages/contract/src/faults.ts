@@ -82,6 +82,24 @@ export const FAULTS = {
     message: 'customer could not be read, try again',
     retryAfterSeconds: 1,
   },
+  USAGE_UNAVAILABLE: {
+    statusCode: 503,
+    error: 'Service Unavailable',
+    message: 'usage could not be read, try again',
+    retryAfterSeconds: 1,
+  },
+  KEY_LIST_UNAVAILABLE: {
+    statusCode: 503,
+    error: 'Service Unavailable',
+    message: 'API keys could not be read, try again',
+    retryAfterSeconds: 1,
+  },
+  REFUSED_UNAVAILABLE: {
+    statusCode: 503,
+    error: 'Service Unavailable',
+    message: 'refused entries could not be read, try again',
+    retryAfterSeconds: 1,
+  },
   QUEUE_FULL: {
     statusCode: 503,
     error: 'Service Unavailable',

@@ -62,6 +62,9 @@ export type FateAnswer =
   | { statusCode: 200; state: 'stored' | 'pending' | 'unknown' }
   | { statusCode: 200; state: 'refused'; refused: RefusedEntry };
 
+/** The body of POST /entries/receipts: for each receipt, the body that the single call would have had. */
+export type FatesAnswer = { statusCode: 200; results: FateAnswer[] };
+
 /** The body of GET /entries/refused. `cursor` is null on the last page. */
 export type RefusedAnswer = { statusCode: 200; refused: RefusedEntry[]; cursor: string | null };
 

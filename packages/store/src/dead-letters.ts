@@ -88,13 +88,13 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
 
   return {
     /**
-     * Stores dead letters. An entry that has an open one already, because its job ran twice, gets no second one. An
-     * erased entry gets none. If the entry's letter was replayed or discarded, the new letter replaces it.
+     * Stores dead letters, and returns those that are new. An entry that has an open one, because its job ran twice, gets
+     * no second one. An erased entry gets none. If the entry's letter was replayed or discarded, the new one replaces it.
      *
      * Inserts the letters first and then deletes the erased ones. {@link noteErasures} also writes first and then
      * deletes, so a concurrent letter and erasure cannot miss each other.
      */
-    async add(letters: DeadLetter[]): Promise<void> {
+    async add(letters: DeadLetter[]): Promise<DeadLetter[]> {
       const column = (pick: (letter: DeadLetter) => string | number | undefined) => toArrayLiteral(letters, pick);
       const keys = Prisma.sql`
         ${column(({ projectId }) => projectId)}::int[],
@@ -102,9 +102,9 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
         ${column(({ entry }) => entry?.version)}::bigint[]`;
       const versions = letters.flatMap(({ entry }) => entry?.version ?? []);
       const described = letters.map(describeNew);
-      await mark.write(
+      const added = await mark.write(
         versions,
-        () => prisma.$executeRaw`
+        () => prisma.$queryRaw<{ key: string }[]>`
           INSERT INTO dead_letters (project_id, customer_id, version, payload, error, sql_state, receipt, field)
           SELECT * FROM unnest(
             ${keys},
@@ -114,7 +114,7 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
             ${toArrayLiteral(described, (seen) => seen?.receipt)}::text[],
             ${toArrayLiteral(described, (seen) => seen?.field)}::text[]
           )
-          ON CONFLICT DO NOTHING`,
+          ON CONFLICT DO NOTHING RETURNING concat(project_id, ' ', version, ' ', customer_id) AS key`,
       );
       await toStoreError(
         () => prisma.$executeRaw`
@@ -132,6 +132,10 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
                   AND open.version = given.version AND open.resolution IS NULL
               )
             )`,
+      );
+      const isNew = new Set(added.map(({ key }) => key));
+      return letters.filter(({ projectId, entry }) =>
+        isNew.has([projectId, entry?.version, toIndexableId(entry?.customerId)].join(' ')),
       );
     },
 

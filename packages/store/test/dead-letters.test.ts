@@ -116,8 +116,11 @@ test('an entry that is rejected again after its letter was replayed or discarded
     await client.query('TRUNCATE dead_letters RESTART IDENTITY');
     await add('a', { error: 'first' });
     await resolve();
-    await add('a', { error: 'second', sqlState: '23514' });
-    await add('a', { error: 'third' }); // its job ran twice
+    expect(await add('a', { error: 'second', sqlState: '23514' })).toHaveLength(1);
+    const two = [entryOf('b', T0 + 1), entryOf('a', T0)]; // the job of the second one ran twice
+    const letters = two.map((entry) => ({ projectId: 1, entry, payload: entry, error: 'third' }));
+    expect(await store.deadLetters.add(letters)).toEqual([letters[0]]);
+    await client.query("DELETE FROM dead_letters WHERE customer_id = 'b'");
     expect((await client.query('SELECT FROM dead_letters')).rowCount).toBe(1);
     expect(await store.deadLetters.list({}, { limit: 9 })).toMatchObject([{ error: 'second', sqlState: '23514' }]);
     expect(await refusedOf('a', T0)).toMatchObject([{ state: 'refused', sqlState: '23514' }]);
@@ -264,7 +267,7 @@ describe('beside a worker and a CLI of the release before,', () => {
     expect(await refusedOf('a', T0)).toMatchObject([{ state: 'refused' }]);
 
     const [open] = await store.deadLetters.list({}, { limit: 1 });
-    let again: Promise<void> | undefined;
+    let again: Promise<unknown> | undefined;
     await store.deadLetters.take([open?.deadLetterId ?? '0'], async () => {
       again = addAsBefore(entryOf('a', T0), 'third');
       await untilWaiting();
@@ -324,7 +327,7 @@ async function untilWaiting(): Promise<void> {
 
 test('an entry that is rejected again while its letter is being taken becomes a letter again', async () => {
   await add('a', { error: 'first' });
-  let again: Promise<void> | undefined;
+  let again: Promise<unknown> | undefined;
   await store.deadLetters.take(['1'], async () => {
     again = add('a', { error: 'second' });
     await untilWaiting();

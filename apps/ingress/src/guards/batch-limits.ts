@@ -12,6 +12,8 @@ type HeldBody = {
   release(): void;
 };
 
+export type BatchMemory = ReturnType<typeof createBatchMemory>;
+
 /**
  * Limits the memory of batch bodies. Only bytes that have arrived count, so an idle upload uses nothing. If the memory
  * is full, only projects above their equal share are refused.

@@ -22,7 +22,8 @@ const isRefusing = (check: () => void): boolean => {
   }
 };
 const isShedding = ({ check }: ReturnType<typeof createOverload>) => isRefusing(check);
-const isSheddingReads = ({ checkRead }: ReturnType<typeof createOverload>) => isRefusing(checkRead);
+const isSheddingReads = ({ checkRead }: ReturnType<typeof createOverload>) =>
+  isRefusing(() => checkRead('CUSTOMERS_UNAVAILABLE'));
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 /** Blocks the event loop, as many requests would. */
 const blockFor = (ms: number) => {

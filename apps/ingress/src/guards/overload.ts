@@ -8,9 +8,9 @@ export type Overload = {
   check(): void;
   /**
    * Called for each read, which a full queue does not affect.
-   * @throws Fault CUSTOMERS_UNAVAILABLE if the event loop is late
+   * @throws Fault `unavailable` if the event loop is late
    */
-  checkRead(): void;
+  checkRead(unavailable: FaultCode): void;
   /** The load of the queue at the last sample. */
   readonly last: Readonly<QueueLoad>;
   close(): void;
@@ -90,10 +90,10 @@ export function createOverload(deps: OverloadDeps): Overload {
       onShed(reason);
       throw new Fault(FAULT[reason]);
     },
-    checkRead() {
+    checkRead(unavailable) {
       if (reason !== 'event-loop') return;
       onShed(reason);
-      throw new Fault('CUSTOMERS_UNAVAILABLE');
+      throw new Fault(unavailable);
     },
     get last() {
       return last;

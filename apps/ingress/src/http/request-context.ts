@@ -13,7 +13,7 @@ export type RequestContext = Sender & {
   connection: Connection | undefined;
   /** Memory that its connection uses for this request, in bytes. */
   heldBytes: number;
-  /** Whether its refused entries are counted. If not, a fault that answers it counts as one refused entry. */
+  /** Whether its refused entries are counted, or it has none. If not, a fault that answers it is one refused entry. */
   isCounted: boolean;
 };
 

@@ -1,30 +1,33 @@
 import {
   type FateAnswer,
+  type FatesAnswer,
   Fault,
+  parseAskedReceipt,
   parseCustomerId,
   parseReceiptOf,
-  parseRefusedQuery,
-  type RefusedAnswer,
   type RefusedEntry,
-  type RefusedQuery,
-  toCursor,
   toCustomerAnswer,
   toRefusedEntry,
   toUnknownCustomer,
 } from '@opm/contract';
-import { GroupCommit, isStored, type Version, withTimeout } from '@opm/core';
+import { GroupCommit, isStored, type Receipt, type Version, withTimeout } from '@opm/core';
 import type { Claim, EntryQueue, VersionRange } from '@opm/queue';
 import type { Customers, DeadLetters, VersionedCustomer } from '@opm/store';
 import type { RequestHandler } from 'express';
 import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
+import type { BatchMemory, Slices } from '../guards/batch-limits.js';
 import type { Overload } from '../guards/overload.js';
+import type { Inflate } from '../http/read-body.js';
 import type { Reply } from '../http/reply.js';
 import { contextOf } from '../http/request-context.js';
 import type { CircuitBreaker } from '../ingest/circuit-breaker.js';
 import type { Partitions } from '../ingest/partitions.js';
+import { isCovered } from './get-project.js';
+import { readElements } from './read-batch.js';
 
 type GetDeps = { overload: Pick<Overload, 'checkRead'>; findCustomer: FindCustomer; reply: Reply };
+type ReceiptDeps = Omit<GetDeps, 'findCustomer'> & { findFate: FindFate };
 
 /** Whether an unfinished job holds the entry of this version. @throws Fault CUSTOMERS_UNAVAILABLE */
 export type FindQueued = (projectId: number, asked: { customerId: string; version: Version }) => Promise<boolean>;
@@ -37,7 +40,7 @@ export type FindQueued = (projectId: number, asked: { customerId: string; versio
  */
 export function getEntry({ overload, findCustomer, reply }: GetDeps): RequestHandler {
   return async (request, response) => {
-    overload.checkRead();
+    overload.checkRead('CUSTOMERS_UNAVAILABLE');
     const customerId = parseCustomerId(request.params.customerId);
     const { row, claim, refused } = await findCustomer(contextOf(response).projectId, { customerId });
     if (claim?.erased) throw new Fault('CUSTOMER_ERASED'); // the erasure covers what was refused before it
@@ -51,43 +54,72 @@ export function getEntry({ overload, findCustomer, reply }: GetDeps): RequestHan
   };
 }
 
-/**
- * GET /entry/{customerId}/receipts/{receipt}: says what became of an entry.
- * - stored: it took effect, or newer entries cover it.
- * - refused: PostgreSQL refused it.
- * - pending: it, or a newer entry of its customer, is in flight, or it was replayed.
- */
-export function getReceipt(deps: GetDeps & { findQueued: FindQueued }): RequestHandler {
-  const { overload, findCustomer, findQueued, reply } = deps;
+/** GET /entry/{customerId}/receipts/{receipt}: says what became of an entry. */
+export function getReceipt({ overload, findFate, reply }: ReceiptDeps): RequestHandler {
   return async (request, response) => {
-    overload.checkRead();
+    overload.checkRead('CUSTOMERS_UNAVAILABLE');
     const customerId = parseCustomerId(request.params.customerId);
     const receipt = parseReceiptOf(customerId, request.params.receipt);
-    const { version } = receipt;
-    const { projectId } = contextOf(response);
-    const find = async () => toFate(await findCustomer(projectId, { customerId, version }));
-    let fate = await find();
-    // A newer entry of the customer that was persisted first has removed the claim. This one may wait in its job.
-    if (fate.state === 'unknown') {
-      const isQueued = await findQueued(projectId, { customerId, version });
-      fate = isQueued ? { statusCode: 200, state: 'pending' } : await find(); // its job may have just ended
-    }
+    const fate = await findFate(contextOf(response).projectId, { customerId, receipt });
     reply.json(response, 200, JSON.stringify(fate));
+  };
+}
 
-    function toFate({ row, claim, refused: [refused] }: FoundCustomer): FateAnswer {
-      if (row && isStored(receipt, row)) return { statusCode: 200, state: 'stored' };
-      if (refused && refused.state !== 'replayed') return { statusCode: 200, state: 'refused', refused };
-      const isPending = refused !== undefined || (claim !== undefined && claim.version >= version);
-      return { statusCode: 200, state: isPending ? 'pending' : 'unknown' };
+/** POST /entries/receipts: says what became of up to 1,000 entries. It is a read, so it counts no entries. */
+export function postReceipts(
+  deps: ReceiptDeps & { memory: BatchMemory; slices: Pick<Slices, 'next'>; inflate: Inflate },
+): RequestHandler {
+  const { overload, findFate, memory, slices, inflate, reply } = deps;
+  return async (request, response) => {
+    const context = contextOf(response);
+    const { projectId } = context;
+    context.isCounted = true;
+    overload.checkRead('CUSTOMERS_UNAVAILABLE');
+    const held = memory.open(projectId);
+    try {
+      const options = { context, onPart: held.take, inflate, nextSlice: () => slices.next(projectId) };
+      const asked = await readElements(request, options, parseAskedReceipt);
+      context.receivedAt = performance.now(); // the duration of the upload does not count as time to answer
+      const results = await Promise.all(asked.map((one) => findFate(projectId, one)));
+      reply.json(response, 200, JSON.stringify({ statusCode: 200, results } satisfies FatesAnswer));
+    } catch (error) {
+      // OVERLOADED says that an entry was not accepted.
+      const isShed = error instanceof Fault && error.code === 'OVERLOADED';
+      throw isShed ? new Fault('CUSTOMERS_UNAVAILABLE', { cause: error }) : error;
+    } finally {
+      held.release();
     }
   };
 }
 
-const keyOf = ({ customerId, version }: Asked): string => `${version ?? ''}:${customerId}`;
+/** What became of an entry. @throws Fault CUSTOMERS_UNAVAILABLE within `ANSWER_TIMEOUT_MS` */
+type FindFate = (projectId: number, asked: { customerId: string; receipt: Receipt }) => Promise<FateAnswer>;
 
-/** Whether the entry took effect in the end, or newer entries cover it. */
-const isCovered = ({ customerId, receipt }: RefusedEntry, row: VersionedCustomer | undefined): boolean =>
-  row !== undefined && isStored(parseReceiptOf(customerId, receipt), row);
+/**
+ * - stored: it took effect, or newer entries cover it.
+ * - refused: PostgreSQL refused it.
+ * - pending: it, or a newer entry of its customer, is in flight, or it was replayed.
+ */
+export function createFindFate(findCustomer: FindCustomer, findQueued: FindQueued): FindFate {
+  return async (projectId, { customerId, receipt }) => {
+    const { version } = receipt;
+    const find = async () => toFate(receipt, await findCustomer(projectId, { customerId, version }));
+    const fate = await find();
+    if (fate.state !== 'unknown') return fate;
+    // A newer entry of the customer that was persisted first has removed the claim. This one may wait in its job.
+    const isQueued = await findQueued(projectId, { customerId, version });
+    return isQueued ? { statusCode: 200, state: 'pending' } : find(); // its job may have just ended
+  };
+}
+
+function toFate(receipt: Receipt, { row, claim, refused: [refused] }: FoundCustomer): FateAnswer {
+  if (row && isStored(receipt, row)) return { statusCode: 200, state: 'stored' };
+  if (refused && refused.state !== 'replayed') return { statusCode: 200, state: 'refused', refused };
+  const isPending = refused !== undefined || (claim !== undefined && claim.version >= receipt.version);
+  return { statusCode: 200, state: isPending ? 'pending' : 'unknown' };
+}
+
+const keyOf = ({ customerId, version }: Asked): string => `${version ?? ''}:${customerId}`;
 
 /** A customer, or with a version, one of its entries. */
 type Asked = { customerId: string; version?: Version };
@@ -104,8 +136,9 @@ type FoundCustomer = Found & { claim: Claim | undefined };
 /** @throws Fault CUSTOMERS_UNAVAILABLE within `ANSWER_TIMEOUT_MS` */
 export type FindCustomer = (projectId: number, asked: Asked) => Promise<FoundCustomer>;
 
-/** Each may have 20 refused entries. */
-const MAX_CUSTOMERS = 50;
+/** Refused entries that one call reads at most. A customer has up to 20, an entry has one. */
+const MAX_REFUSED = 1_000;
+const refusedOf = ({ version }: Asked): number => (version === undefined ? 20 : 1);
 const MAX_READS_IN_FLIGHT_PER_PARTITION = 4;
 
 /**
@@ -138,7 +171,8 @@ export function createFindCustomer(deps: {
 
   const rows = new GroupCommit<number, Asked, Found>({
     commit: (projectId, asked) => breaker.run(() => withTimeout(readRows(projectId, asked), budget.workMs)),
-    maxBatch: MAX_CUSTOMERS,
+    maxBatch: MAX_REFUSED,
+    sizeOf: refusedOf,
     maxInFlight,
     expiry: { maxWaitMs: budget.workMs, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
   });
@@ -148,7 +182,8 @@ export function createFindCustomer(deps: {
       const { projectId, shard } = partitions.fromPartition(partition);
       return withTimeout(read(shard, projectId, asked), budget.workMs);
     },
-    maxBatch: MAX_CUSTOMERS,
+    maxBatch: MAX_REFUSED,
+    sizeOf: refusedOf,
     ...partitions.toLimits(MAX_READS_IN_FLIGHT_PER_PARTITION),
     expiry: { maxWaitMs: budget.turnMs, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
   });
@@ -201,64 +236,5 @@ export function createFindQueued(deps: {
     const ranges = await list(shard);
     const isRecent = version / 1_000 > Date.now() - 2 * LIST_TTL_MS;
     return isRecent || ranges.some(([first, last]) => first <= version && version <= last);
-  };
-}
-
-/** GET /entries/refused: lists the project's entries that PostgreSQL refused, newest first, a page at a time. */
-export function getRefused(deps: {
-  overload: Pick<Overload, 'checkRead'>;
-  listRefused: ListRefused;
-  reply: Reply;
-}): RequestHandler {
-  const { overload, listRefused, reply } = deps;
-  return async (request, response) => {
-    overload.checkRead();
-    const query = parseRefusedQuery(request.query);
-    const answer = await listRefused(contextOf(response).projectId, query);
-    reply.json(response, 200, JSON.stringify(answer));
-  };
-}
-
-/** @throws Fault CUSTOMERS_UNAVAILABLE within `ANSWER_TIMEOUT_MS` */
-export type ListRefused = (projectId: number, query: RefusedQuery) => Promise<RefusedAnswer>;
-
-/** One page is read at a time, so that the look-ups have connections left. Projects take turns. */
-export function createListRefused(deps: {
-  listRefused: DeadLetters['listRefused'];
-  findVersioned: Customers['findVersioned'];
-  budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
-  breaker: CircuitBreaker;
-}): ListRefused {
-  const { listRefused, findVersioned, budget, breaker } = deps;
-
-  const pages = new GroupCommit<number, RefusedQuery, RefusedAnswer>({
-    async commit(projectId, [query]) {
-      return [await breaker.run(() => withTimeout(readPage(projectId, query as RefusedQuery), budget.workMs))];
-    },
-    maxBatch: 1,
-    maxInFlight: 1,
-    expiry: { maxWaitMs: budget.turnMs, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
-  });
-
-  async function readPage(projectId: number, { limit, ...query }: RefusedQuery): Promise<RefusedAnswer> {
-    const found = await listRefused(projectId, { ...query, limit: limit + 1 });
-    const page = found.slice(0, limit);
-    const last = found.length > limit ? page.at(-1) : undefined;
-    const rows = await findVersioned(projectId, [...new Set(page.map(({ letter }) => letter.customerId))]);
-    return {
-      statusCode: 200,
-      refused: page.map(({ letter }) => {
-        const entry = toRefusedEntry(letter);
-        return isCovered(entry, rows.get(letter.customerId)) ? { ...entry, state: 'stored' } : entry;
-      }),
-      cursor: last ? toCursor(last.place) : null,
-    };
-  }
-
-  return async (projectId, query) => {
-    if (breaker.isOpen) throw new Fault('CUSTOMERS_UNAVAILABLE');
-    return pages.run(projectId, query).catch((cause) => {
-      throw new Fault('CUSTOMERS_UNAVAILABLE', { cause });
-    });
   };
 }

@@ -14,7 +14,7 @@ const toUsage = (created: number): Usage => [
   { ...{ day: '2026-11-30', created, updated: 0, erased: 0, deadLetters: 0 }, ...NONE },
 ];
 const NONE = { refusedInvalid: 0, refusedLimited: 0, refusedUnavailable: 0 };
-const UNAVAILABLE = expect.objectContaining({ code: 'CUSTOMERS_UNAVAILABLE' });
+const UNAVAILABLE = expect.objectContaining({ code: 'USAGE_UNAVAILABLE' });
 
 beforeEach(() => {
   asked = [];

@@ -1,6 +1,18 @@
-import { Fault, parseDays, toUsageAnswer } from '@opm/contract';
-import { GroupCommit, withTimeout } from '@opm/core';
-import type { Activity, ApiKeys } from '@opm/store';
+import {
+  Fault,
+  type FaultCode,
+  parseDays,
+  parseReceiptOf,
+  parseRefusedQuery,
+  type RefusedAnswer,
+  type RefusedEntry,
+  type RefusedQuery,
+  toCursor,
+  toRefusedEntry,
+  toUsageAnswer,
+} from '@opm/contract';
+import { GroupCommit, isStored, withTimeout } from '@opm/core';
+import type { Activity, ApiKeys, Customers, DeadLetters, VersionedCustomer } from '@opm/store';
 import type { RequestHandler } from 'express';
 import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
@@ -14,7 +26,7 @@ type ProjectRouteDeps = { overload: Pick<Overload, 'checkRead'>; readProject: Re
 /** GET /usage: counts a project's entries per day, by what became of them. */
 export function getUsage({ overload, readProject, reply }: ProjectRouteDeps): RequestHandler {
   return async (request, response) => {
-    overload.checkRead();
+    overload.checkRead('USAGE_UNAVAILABLE');
     const days = parseDays(request.query, new Date());
     const counted = await readProject.usage(contextOf(response).projectId);
     reply.json(response, 200, JSON.stringify(toUsageAnswer(days, counted)));
@@ -24,13 +36,16 @@ export function getUsage({ overload, readProject, reply }: ProjectRouteDeps): Re
 /** GET /keys: lists a project's active keys, without what would tell one who reads it a secret. */
 export function getKeys({ overload, readProject, reply }: ProjectRouteDeps): RequestHandler {
   return async (_request, response) => {
-    overload.checkRead();
+    overload.checkRead('KEY_LIST_UNAVAILABLE');
     const keys = await readProject.keys(contextOf(response).projectId);
     reply.json(response, 200, JSON.stringify({ statusCode: 200, keys }));
   };
 }
 
-/** Reads of a project that may be a second old. @throws Fault CUSTOMERS_UNAVAILABLE within `ANSWER_TIMEOUT_MS` */
+/**
+ * Reads of a project that may be a second old.
+ * @throws Fault USAGE_UNAVAILABLE or KEY_LIST_UNAVAILABLE within `ANSWER_TIMEOUT_MS`
+ */
 export type ReadProject = ReturnType<typeof createReadProject>;
 
 /** Projects whose last result is kept. A usage of 400 days takes about 100 KiB. */
@@ -56,10 +71,10 @@ export function createReadProject(deps: {
     },
     maxBatch: Number.MAX_SAFE_INTEGER,
     maxInFlight: 1,
-    expiry: { maxWaitMs: budget.turnMs, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
+    expiry: { maxWaitMs: budget.turnMs, toError: () => new Error('waited too long for its turn') },
   });
 
-  function share<T extends object>(what: string, read: (projectId: number) => Promise<T>) {
+  function share<T extends object>(what: string, unavailable: FaultCode, read: (projectId: number) => Promise<T>) {
     const breaker = createBreaker(what);
     const recent = new LRUCache<number, T>({ max: MAX_PROJECTS, ttl: TTL_MS, ttlResolution: 0, perf: { now } });
 
@@ -71,13 +86,79 @@ export function createReadProject(deps: {
     return async (projectId: number): Promise<T> => {
       const found = recent.get(projectId);
       if (found) return found;
-      if (breaker.isOpen) throw new Fault('CUSTOMERS_UNAVAILABLE');
+      if (breaker.isOpen) throw new Fault(unavailable);
       const call = async () => recent.get(projectId) ?? readOnce(projectId);
       return reads.run(`${what} ${projectId}`, call).catch((cause) => {
-        throw new Fault('CUSTOMERS_UNAVAILABLE', { cause });
+        throw new Fault(unavailable, { cause });
       }) as Promise<T>;
     };
   }
 
-  return { usage: share('usage', usage), keys: share('keys of a project', keys) };
+  return {
+    usage: share('usage', 'USAGE_UNAVAILABLE', usage),
+    keys: share('keys of a project', 'KEY_LIST_UNAVAILABLE', keys),
+  };
 }
+
+/** GET /entries/refused: lists the project's entries that PostgreSQL refused, newest first, a page at a time. */
+export function getRefused(deps: {
+  overload: Pick<Overload, 'checkRead'>;
+  listRefused: ListRefused;
+  reply: Reply;
+}): RequestHandler {
+  const { overload, listRefused, reply } = deps;
+  return async (request, response) => {
+    overload.checkRead('REFUSED_UNAVAILABLE');
+    const query = parseRefusedQuery(request.query);
+    const answer = await listRefused(contextOf(response).projectId, query);
+    reply.json(response, 200, JSON.stringify(answer));
+  };
+}
+
+/** @throws Fault REFUSED_UNAVAILABLE within `ANSWER_TIMEOUT_MS` */
+export type ListRefused = (projectId: number, query: RefusedQuery) => Promise<RefusedAnswer>;
+
+/** One page is read at a time, so that the look-ups have connections left. Projects take turns. */
+export function createListRefused(deps: {
+  listRefused: DeadLetters['listRefused'];
+  findVersioned: Customers['findVersioned'];
+  budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
+  breaker: CircuitBreaker;
+}): ListRefused {
+  const { listRefused, findVersioned, budget, breaker } = deps;
+
+  const pages = new GroupCommit<number, RefusedQuery, RefusedAnswer>({
+    async commit(projectId, [query]) {
+      return [await breaker.run(() => withTimeout(readPage(projectId, query as RefusedQuery), budget.workMs))];
+    },
+    maxBatch: 1,
+    maxInFlight: 1,
+    expiry: { maxWaitMs: budget.turnMs, toError: () => new Fault('REFUSED_UNAVAILABLE') },
+  });
+
+  async function readPage(projectId: number, { limit, ...query }: RefusedQuery): Promise<RefusedAnswer> {
+    const found = await listRefused(projectId, { ...query, limit: limit + 1 });
+    const page = found.slice(0, limit);
+    const last = found.length > limit ? page.at(-1) : undefined;
+    const rows = await findVersioned(projectId, [...new Set(page.map(({ letter }) => letter.customerId))]);
+    return {
+      statusCode: 200,
+      refused: page.map(({ letter }) => {
+        const entry = toRefusedEntry(letter);
+        return isCovered(entry, rows.get(letter.customerId)) ? { ...entry, state: 'stored' } : entry;
+      }),
+      cursor: last ? toCursor(last.place) : null,
+    };
+  }
+
+  return async (projectId, query) => {
+    if (breaker.isOpen) throw new Fault('REFUSED_UNAVAILABLE');
+    return pages.run(projectId, query).catch((cause) => {
+      throw new Fault('REFUSED_UNAVAILABLE', { cause });
+    });
+  };
+}
+
+/** Whether the entry took effect in the end, or newer entries cover it. */
+export const isCovered = ({ customerId, receipt }: RefusedEntry, row: VersionedCustomer | undefined): boolean =>
+  row !== undefined && isStored(parseReceiptOf(customerId, receipt), row);

@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import { type Entry, Fault } from '@opm/contract';
 import type { RequestHandler, Response } from 'express';
-import { createBatchMemory, type Slices } from '../guards/batch-limits.js';
+import type { BatchMemory, Slices } from '../guards/batch-limits.js';
 import type { Overload } from '../guards/overload.js';
 import type { RateLimiter } from '../guards/rate-limiter.js';
 import type { Inflate, OnPart } from '../http/read-body.js';
@@ -28,11 +28,10 @@ export function postEntries(deps: {
   inflate: Inflate;
   /** Maximum entries in one group. */
   groupSize: number;
-  onShed: (reason: 'in-flight') => void;
+  memory: BatchMemory;
   reply: Reply;
 }): RequestHandler {
-  const { overload, rateLimiter, acceptKeyed, slices, inflate, groupSize, onShed, reply } = deps;
-  const memory = createBatchMemory(onShed);
+  const { overload, rateLimiter, acceptKeyed, slices, inflate, groupSize, memory, reply } = deps;
 
   return async (request, response) => {
     overload.check();

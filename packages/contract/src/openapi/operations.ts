@@ -1,8 +1,9 @@
+import { parseAskedReceipt } from '../entry.js';
 import { ANSWERS, type Answer, FAULTS, type FaultCode } from '../faults.js';
 import { LIMITS, toSize } from '../limits.js';
 import { RECEIPT_EXAMPLE } from '../reads.js';
 import type { HeaderName, ParameterName } from './headers.js';
-import { ENTRY_RULES, type Json } from './schemas.js';
+import { ENTRY_RULES, type Json, type Mistakes } from './schemas.js';
 
 /** A route of the API with its request and its possible answers. */
 export type Operation = {
@@ -19,6 +20,8 @@ export type Operation = {
   optionalHeaders?: HeaderName[];
   /** Faults besides those that any request may cause. */
   faults: FaultCode[];
+  /** Mistakes to show as examples of a fault whose message depends on the mistake, by what they are. */
+  mistakes?: Mistakes;
   /** Optional properties of the bodies of faults with this status. */
   faultProperties?: { [statusCode: number]: Json };
   /**
@@ -42,6 +45,18 @@ const QUEUED = {
     'OVERLOADED',
   ],
 } satisfies { headers: HeaderName[]; faults: FaultCode[] };
+
+/** Faults of a body, of one entry or of many. */
+const BODY_FAULTS = [
+  'BODY_MALFORMED',
+  'BODY_INVALID',
+  'MEDIA_TYPE_UNSUPPORTED',
+  'BODY_COMPRESSED',
+  'GZIP_INVALID',
+  'DEFLATE_INVALID',
+  'CHUNKS_TOO_SMALL',
+] satisfies FaultCode[];
+const BATCH_FAULTS = [...BODY_FAULTS, 'BATCH_EMPTY', 'BATCH_TOO_LARGE', 'BATCH_TOO_LONG'] satisfies FaultCode[];
 
 const JANE = { customerId: 7519, customerEmail: 'jane@example.com', customerFirstName: 'Jane' };
 const UPDATE = {
@@ -85,17 +100,7 @@ The body may have up to ${toSize(LIMITS.entryBytes)}. We read it as JSON under a
       headers: ['receipt'],
     },
   ],
-  faults: [
-    'BODY_MALFORMED',
-    'BODY_INVALID',
-    'BODY_TOO_LARGE',
-    'MEDIA_TYPE_UNSUPPORTED',
-    'BODY_COMPRESSED',
-    'GZIP_INVALID',
-    'DEFLATE_INVALID',
-    'CHUNKS_TOO_SMALL',
-    ...QUEUED.faults,
-  ],
+  faults: [...BODY_FAULTS, 'BODY_TOO_LARGE', ...QUEUED.faults],
   replayedFaults: [],
 };
 
@@ -179,20 +184,57 @@ We read an array, or a compressed body, to its end before we accept any entry. W
       optionalHeaders: ['retry-after'],
     },
   ],
-  faults: [
-    'BODY_MALFORMED',
-    'BODY_INVALID',
-    'BATCH_EMPTY',
-    'BATCH_TOO_LARGE',
-    'BATCH_TOO_LONG',
-    'MEDIA_TYPE_UNSUPPORTED',
-    'BODY_COMPRESSED',
-    'GZIP_INVALID',
-    'DEFLATE_INVALID',
-    'CHUNKS_TOO_SMALL',
-    ...QUEUED.faults,
-  ],
+  faults: [...BATCH_FAULTS, ...QUEUED.faults],
   replayedFaults: [],
+};
+
+const ASKED = [
+  { customerId: 7519, receipt: RECEIPT_EXAMPLE },
+  { customerId: '7519', receipt: RECEIPT_EXAMPLE },
+];
+
+export const postReceipts: Operation = {
+  method: 'post',
+  path: '/entries/receipts',
+  operationId: 'postReceipts',
+  tag: 'Entries',
+  summary: `Ask what became of up to ${LIMITS.batchEntries} entries`,
+  description: `Takes up to ${LIMITS.batchEntries} receipts and ${toSize(LIMITS.batchBytes)}, and changes nothing. Needs the scope \`read\`. If one receipt is invalid, the whole answer is a 400 that names it, counted from 0.`,
+  parameters: ['requestId', 'contentEncoding'],
+  requestBody: {
+    required: true,
+    content: {
+      'application/json': {
+        schema: {
+          type: 'array',
+          minItems: 1,
+          maxItems: LIMITS.batchEntries,
+          items: { $ref: '#/components/schemas/AskedReceipt' },
+        },
+        examples: { receipts: { summary: 'Two receipts', value: ASKED } },
+      },
+    },
+  },
+  successes: [
+    {
+      statusCode: 200,
+      description: 'One result per receipt, in order.',
+      schema: { $ref: '#/components/schemas/ReceiptsAnswer' },
+      examples: {
+        stored: {
+          summary: 'Both entries are stored',
+          value: { statusCode: 200, results: ASKED.map(() => ({ statusCode: 200, state: 'stored' })) },
+        },
+      },
+    },
+  ],
+  faults: [...BATCH_FAULTS, 'CUSTOMERS_UNAVAILABLE'],
+  mistakes: {
+    BODY_INVALID: {
+      'a receipt of another customer': () => parseAskedReceipt({ customerId: 7520, receipt: RECEIPT_EXAMPLE }, 1),
+      'no receipt': () => parseAskedReceipt({ customerId: 7520 }, 0),
+    },
+  },
 };
 
 export const deleteEntry: Operation = {

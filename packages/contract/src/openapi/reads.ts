@@ -1,7 +1,9 @@
 import { FIELDS, type Field, SCOPES } from '@opm/core';
-import { FIELD_ENTRIES, FIELD_PROPERTIES, toCustomerAnswer } from '../entry.js';
+import { askedReceiptSchema, FIELD_ENTRIES, FIELD_PROPERTIES, toCustomerAnswer } from '../entry.js';
 import { LIMITS } from '../limits.js';
 import {
+  parseDays,
+  parseRefusedQuery,
   RECEIPT_EXAMPLE,
   RECEIPT_FORM,
   REFUSALS,
@@ -12,7 +14,7 @@ import {
   toUsageAnswer,
 } from '../reads.js';
 import type { Operation, Success } from './operations.js';
-import type { Json } from './schemas.js';
+import { CUSTOMER_ID, type Json } from './schemas.js';
 
 const REFUSED_ENTRY = { $ref: '#/components/schemas/RefusedEntry' };
 const REFUSED_LIST = {
@@ -61,7 +63,14 @@ export const getRefused: Operation = {
   successes: toRead('RefusedAnswer', 'A page of the list.', {
     page: { summary: 'The only page', value: { statusCode: 200, refused: [REFUSED], cursor: null } },
   }),
-  faults: ['QUERY_INVALID', 'CUSTOMERS_UNAVAILABLE'],
+  faults: ['QUERY_INVALID', 'REFUSED_UNAVAILABLE'],
+  mistakes: {
+    QUERY_INVALID: {
+      'a time that is none': () => parseRefusedQuery({ since: 'yesterday' }),
+      'a page that is too long': () => parseRefusedQuery({ limit: '1001' }),
+      'an unknown parameter': () => parseRefusedQuery({ from: '2026-11-30' }),
+    },
+  },
 };
 
 export const getEntry: Operation = {
@@ -102,7 +111,7 @@ export const getKeys: Operation = {
   successes: toRead('KeysAnswer', 'The keys. Only their first 10 characters are known to us.', {
     keys: { summary: 'One key', value: { statusCode: 200, keys: [KEY] } },
   }),
-  faults: ['CUSTOMERS_UNAVAILABLE'],
+  faults: ['KEY_LIST_UNAVAILABLE'],
 };
 
 export const getUsage: Operation = {
@@ -116,7 +125,14 @@ export const getUsage: Operation = {
   successes: toRead('UsageAnswer', 'Every day, in order.', {
     day: { summary: 'One day', value: toUsageAnswer({ from: '2026-11-30', to: '2026-11-30' }, []) },
   }),
-  faults: ['QUERY_INVALID', 'CUSTOMERS_UNAVAILABLE'],
+  faults: ['QUERY_INVALID', 'USAGE_UNAVAILABLE'],
+  mistakes: {
+    QUERY_INVALID: {
+      'no day': () => parseDays({ from: '30.11.2026' }, new Date()),
+      'too many days': () => parseDays({ from: '2020-01-01', to: '2026-11-30' }, new Date()),
+      'an unknown parameter': () => parseDays({ since: '2026-11-30' }, new Date()),
+    },
+  },
 };
 
 function toRead(schema: string, description: string, examples: Json): Success[] {
@@ -133,6 +149,20 @@ export function toReadSchemas(): Json {
         toExactObject({ statusCode: OK, state: { type: 'string', const: 'refused' }, refused: REFUSED_ENTRY }),
       ],
     },
+    AskedReceipt: {
+      type: 'object',
+      required: askedReceiptSchema.required,
+      properties: { customerId: CUSTOMER_ID, receipt: { type: 'string', pattern: RECEIPT_FORM.source } },
+    },
+    ReceiptsAnswer: toExactObject({
+      statusCode: OK,
+      results: {
+        type: 'array',
+        description: 'One per receipt, in order: the body that the single call would have had.',
+        maxItems: LIMITS.batchEntries,
+        items: { $ref: '#/components/schemas/ReceiptAnswer' },
+      },
+    }),
     RefusedAnswer: toExactObject({
       statusCode: OK,
       refused: { ...REFUSED_LIST, description: 'Newest first.', maxItems: REFUSED_PAGE.max },
@@ -221,7 +251,11 @@ function toUsageAnswerSchema(): Json {
       },
       'Entries and erasures that we refused.',
     ),
-    notStored: { ...COUNT, description: 'Accepted entries that our database rejected.' },
+    notStored: {
+      ...COUNT,
+      description:
+        'Accepted entries that our database rejected, even if we stored one later. One that it rejects again when we try again counts again.',
+    },
   });
   const days = { type: 'array', minItems: 1, maxItems: LIMITS.days, items: day };
   return toExactObject({ statusCode: OK, days });

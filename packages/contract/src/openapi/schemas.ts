@@ -1,7 +1,7 @@
 import { entrySchema, FIELD_ENTRIES, FIELD_PROPERTIES, NOT_STORABLE, parseCustomerId, parseEntry } from '../entry.js';
 import { ANSWERS, type Answer, FAULTS, Fault, type FaultCode } from '../faults.js';
 import { LIMITS } from '../limits.js';
-import { parseDays, parseRefusedQuery, RECEIPT_FORM } from '../reads.js';
+import { RECEIPT_FORM } from '../reads.js';
 
 /** Faults that a result of a batch may contain. */
 const RESULT_FAULTS: FaultCode[] = [
@@ -13,7 +13,8 @@ const RESULT_FAULTS: FaultCode[] = [
   'OVERLOADED',
 ];
 
-const CUSTOMER_ID = {
+export const CUSTOMER_ID = {
+  ...toJsonSchema(entrySchema.properties.customerId),
   description: 'Your id of the customer. `7519` and `"7519"` are the same id; case and spaces matter.',
   examples: [7519, '7519'],
 };
@@ -86,15 +87,21 @@ export function toJsonSchema({ nullable, storable: _, type, ...schema }: Json): 
 }
 
 function toProperties(): Record<string, Json> {
-  const { customerId, ...fields } = entrySchema.properties;
+  const { customerId: _, ...fields } = entrySchema.properties;
   const described = FIELD_ENTRIES.map(([property, field]) => {
     const { description, example } = FIELD_PROPERTIES[field];
     return [property, { ...toJsonSchema(fields[property]), description, examples: [example] }];
   });
-  return { customerId: { ...toJsonSchema(customerId), ...CUSTOMER_ID }, ...Object.fromEntries(described) };
+  return { customerId: CUSTOMER_ID, ...Object.fromEntries(described) };
 }
 
-/** Faults whose message depends on the mistake: the pattern of its start, and mistakes to show as examples. */
+/** For each code, mistakes by what they are. Each throws the fault. */
+export type Mistakes = Partial<Record<FaultCode, Record<string, () => unknown>>>;
+
+/**
+ * Faults whose message depends on the mistake: the pattern of its start, and mistakes to show as examples if the operation
+ * has none of its own.
+ */
 const NAMING: Partial<Record<FaultCode, { start: string; mistakes: Record<string, () => unknown> }>> = {
   BODY_INVALID: {
     start: '^body[ /]',
@@ -112,16 +119,7 @@ const NAMING: Partial<Record<FaultCode, { start: string; mistakes: Record<string
       'an id that cannot be stored': () => parseCustomerId('a\0b'),
     },
   },
-  QUERY_INVALID: {
-    start: '^query[ /]',
-    mistakes: {
-      'a time that is none': () => parseRefusedQuery({ since: 'yesterday' }),
-      'a page that is too long': () => parseRefusedQuery({ limit: '1001' }),
-      'an unknown parameter': () => parseRefusedQuery({ from: '2026-11-30' }),
-      'no day': () => parseDays({ from: '30.11.2026' }, new Date()),
-      'too many days': () => parseDays({ from: '2020-01-01', to: '2026-11-30' }, new Date()),
-    },
-  },
+  QUERY_INVALID: { start: '^query[ /]', mistakes: {} },
 };
 
 /** Groups the codes by status, in ascending order of the statuses. */
@@ -155,15 +153,15 @@ function toMessages(codes: readonly FaultCode[]): Json {
 }
 
 /** Example bodies of the faults, by message or mistake. */
-export function toFaultExamples(codes: readonly FaultCode[]): Json {
-  return Object.fromEntries(codes.flatMap(toExamples).map(([name, value]) => [name, { summary: name, value }]));
+export function toFaultExamples(codes: readonly FaultCode[], mistakes: Mistakes = {}): Json {
+  const examples = codes.flatMap((code) => toExamples(code, mistakes[code]));
+  return Object.fromEntries(examples.map(([name, value]) => [name, { summary: name, value }]));
 }
 
-function toExamples(code: FaultCode): [string, Json][] {
+function toExamples(code: FaultCode, mistakes = NAMING[code]?.mistakes): [string, Json][] {
   const { statusCode, error, message } = FAULTS[code];
-  const naming = NAMING[code];
-  if (!naming) return [[message, { statusCode, error, message }]];
-  return Object.entries(naming.mistakes).map(([name, make]) => [name, { statusCode, error, message: messageOf(make) }]);
+  if (!mistakes) return [[message, { statusCode, error, message }]];
+  return Object.entries(mistakes).map(([name, make]) => [name, { statusCode, error, message: messageOf(make) }]);
 }
 
 function messageOf(make: () => unknown): string {

@@ -98,8 +98,19 @@ test('only answers that can be replayed may have the header idempotent-replayed'
   ]);
   expect(Object.fromEntries(replayed)).toEqual({
     ...{ postEntry: ['201', '202'], postEntries: ['207'], deleteEntry: ['202', '404'] },
-    ...{ getEntry: [], getReceipt: [], getRefused: [], getPing: [], getKeys: [], getUsage: [] },
+    ...{ getEntry: [], getReceipt: [], postReceipts: [], getRefused: [], getPing: [], getKeys: [], getUsage: [] },
   });
+});
+
+test.each([
+  ['/usage', /^query\/(from|to|since) /],
+  ['/entries/refused', /^query\/(since|limit|from) /],
+])('the examples of a wrong query of %s are its own', (path, own) => {
+  const { paths } = document as { paths: Record<string, { get: { responses: Record<string, unknown> } }> };
+  const messages = findBodies(paths[path]?.get.responses['400']).map(({ message }) => message);
+  const ofQuery = messages.filter((message) => message.startsWith('query'));
+  expect(ofQuery).toHaveLength(3);
+  for (const message of ofQuery) expect(message).toMatch(own);
 });
 
 test('the example entries are accepted, and the limits are the real ones', () => {

@@ -1,9 +1,25 @@
 import { FAULTS, type FaultCode, retryAfterOf } from '../faults.js';
 import { LIMITS } from '../limits.js';
 import { HEADERS, type HeaderName, PARAMETERS } from './headers.js';
-import { deleteEntry, getPing, type Operation, postEntries, postEntry, type Success } from './operations.js';
+import {
+  deleteEntry,
+  getPing,
+  type Operation,
+  postEntries,
+  postEntry,
+  postReceipts,
+  type Success,
+} from './operations.js';
 import { getEntry, getKeys, getReceipt, getRefused, getUsage, toReadSchemas } from './reads.js';
-import { groupByStatus, type Json, toAnswerSchema, toFaultExamples, toFaultSchema, toSchemas } from './schemas.js';
+import {
+  groupByStatus,
+  type Json,
+  type Mistakes,
+  toAnswerSchema,
+  toFaultExamples,
+  toFaultSchema,
+  toSchemas,
+} from './schemas.js';
 
 const DESCRIPTION = `
 Send us customers, one or many per request. We answer as soon as the entry is stored safely in a queue, usually
@@ -37,7 +53,7 @@ Your API key: \`opm_\` followed by 36 letters and digits. It identifies your pro
 it on your servers, out of web pages, apps and logs, and send it only over HTTPS.`.trim();
 
 const OPERATIONS: Operation[] = [
-  ...[postEntry, postEntries, getReceipt, getRefused, getEntry, deleteEntry, getPing, getKeys, getUsage],
+  ...[postEntry, postEntries, getReceipt, postReceipts, getRefused, getEntry, deleteEntry, getPing, getKeys, getUsage],
 ];
 
 /** Faults that any request with a key may cause. */
@@ -152,16 +168,19 @@ function toCommonResponses(): Json {
 }
 
 function toResponses(
-  operation: Pick<Operation, 'successes' | 'faults' | 'optionalHeaders' | 'replayedFaults' | 'faultProperties'>,
+  operation: Pick<
+    Operation,
+    'successes' | 'faults' | 'optionalHeaders' | 'replayedFaults' | 'faultProperties' | 'mistakes'
+  >,
 ): Json {
-  const { successes, faults, optionalHeaders = [], replayedFaults, faultProperties } = operation;
+  const { successes, faults, optionalHeaders = [], replayedFaults, ...ofFaults } = operation;
   const ofReplayed: HeaderName[] = replayedFaults ? ['idempotent-replayed', ...optionalHeaders] : optionalHeaders;
   return {
     ...Object.fromEntries(successes.map((success) => toSuccess(success, ofReplayed))),
     ...toFaultResponses(
       [...COMMON_FAULTS, ...faults],
       (codes) => (codes.some((code) => replayedFaults?.includes(code)) ? ofReplayed : optionalHeaders),
-      faultProperties,
+      ofFaults,
     ),
   };
 }
@@ -170,7 +189,7 @@ function toResponses(
 function toFaultResponses(
   faults: readonly FaultCode[],
   toOptionalHeaders: (codes: FaultCode[]) => HeaderName[] = () => [],
-  properties: Operation['faultProperties'] = {},
+  { faultProperties = {}, mistakes }: Pick<Operation, 'faultProperties' | 'mistakes'> = {},
 ): Json {
   const common = new Map(groupByStatus(COMMON_FAULTS).map((codes) => [codes.join(), toName(codes)]));
   return Object.fromEntries(
@@ -180,7 +199,7 @@ function toFaultResponses(
         statusOf(codes),
         name
           ? { $ref: `#/components/responses/${name}` }
-          : toFaultResponse(codes, toOptionalHeaders(codes), properties[statusOf(codes)]),
+          : toFaultResponse(codes, toOptionalHeaders(codes), faultProperties[statusOf(codes)], mistakes),
       ];
     }),
   );
@@ -201,14 +220,19 @@ function toSuccess(success: Success, optionalHeaders: HeaderName[]): [number, Js
   return [statusCode, { description, headers: toHeaders(headers, optional), content }];
 }
 
-function toFaultResponse(codes: FaultCode[], optionalHeaders: HeaderName[] = [], properties?: Json): Json {
+function toFaultResponse(
+  codes: FaultCode[],
+  optionalHeaders: HeaderName[] = [],
+  properties?: Json,
+  mistakes?: Mistakes,
+): Json {
   const statusCode = statusOf(codes);
   const headers: HeaderName[] = [
     ...(codes.every((code) => retryAfterOf(code) > 0) ? (['retry-after'] as const) : []),
     ...(codes.includes('METHOD_NOT_ALLOWED') ? (['allow'] as const) : []),
   ];
   const content = {
-    'application/json': { schema: toFaultSchema(codes, properties), examples: toFaultExamples(codes) },
+    'application/json': { schema: toFaultSchema(codes, properties), examples: toFaultExamples(codes, mistakes) },
   };
   const optional: HeaderName[] = codes.includes('BODY_COMPRESSED') ? ['accept-encoding'] : [];
   const description = MEANING[statusCode] ?? FAULTS[codes[0] as FaultCode].error;
