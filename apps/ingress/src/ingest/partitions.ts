@@ -1,8 +1,8 @@
 import { shardOf, toPriority } from '@opm/queue';
 import { LRUCache } from 'lru-cache';
 
-/** How long a project keeps the priority of its last known backlog. */
-const PRIORITY_TTL_MS = 1_000;
+/** How long a project keeps the priority of its last known backlog. Only every 16th of its entries tells its backlog. */
+const PRIORITY_TTL_MS = 30_000;
 const MAX_PRIORITIES = 10_000;
 /**
  * For this time after an erasure, entries of its customer are enqueued only after their look-up. Otherwise a worker
