@@ -2,6 +2,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/g
 import { hashApiKey } from '@opm/core';
 import { createStore, ROLES, type Role, type Store } from '@opm/store';
 import { BACKENDS, type Backend, query, startApp, type TestApp, waitFor } from '@opm/testkit';
+import pg from 'pg';
 import { PASSWORD } from './open-dashboard.js';
 
 const PHONE = '+41 44 668 18 00';
@@ -23,8 +24,9 @@ async function logIn(url: string, name: string, password = OWN) {
   return {
     get,
     /** Opens the page as a stream of its updates. */
-    async stream(path: string) {
-      const answer = await fetch(url + path, { headers: { cookie, accept: 'text/event-stream' } });
+    async stream(path: string, signal?: AbortSignal) {
+      const headers = { cookie, accept: 'text/event-stream' };
+      const answer = await fetch(url + path, { headers, ...(signal && { signal }) });
       const chunks: string[] = [];
       const read = async () => {
         for await (const chunk of answer.body ?? []) chunks.push(Buffer.from(chunk).toString());
@@ -454,25 +456,52 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
 
   if (queue === 'Redis') return; // the streams are the same
 
-  test('an open page gets its updates until the session or the console ends, and at most a hundred pages do', async () => {
+  test('an open page gets its updates until the session or the console ends, at most 10 of a session and 100 in all', async () => {
     const own = await startApp('console', { ...backend.env, CONSOLE_PASSWORD: PASSWORD });
     await store.operators.add({ name: 'max', role: 'viewer', mayReveal: false, password: OWN });
-    const [max, viewer] = [await logIn(own.url, 'max'), await logIn(own.url, 'ada-viewer')];
-    const [ending, ...staying] = await Promise.all([
-      max.stream(`/partners/${projectId}`),
-      ...Array.from({ length: 99 }, () => viewer.stream(`/partners/${projectId}`)),
-    ]);
-    expect((await viewer.stream('/')).status).toBe(503);
-    expect((await viewer.get('/')).status).toBe(200);
+    const max = await logIn(own.url, 'max');
+    const viewers = await Promise.all(Array.from({ length: 10 }, () => logIn(own.url, 'ada-viewer')));
+    const last = viewers.pop() as Session;
+    const openTen = (session: Session) =>
+      Promise.all(Array.from({ length: 10 }, () => session.stream(`/partners/${projectId}`)));
+    const ending = await openTen(max);
+    expect((await max.stream('/')).status).toBe(503);
+    const staying = (await Promise.all(viewers.map(openTen))).flat();
+    expect((await last.stream('/')).status).toBe(503);
+    expect((await last.get('/')).status).toBe(200);
     await store.projects.setPaused(projectId, true);
     await store.operators.remove('max');
     const areUpdated = async () => staying.every(({ text }) => text().includes('paused: its requests get 403'));
     await waitFor(areUpdated, { description: 'the updates' });
-    await ending?.ended;
+    await Promise.all(ending.map(({ ended }) => ended));
     expect((await max.stream('/')).status).toBe(401);
-    expect((await viewer.stream('/')).status).toBe(200);
+    expect((await last.stream('/')).status).toBe(200);
     await own.stop();
     await Promise.all(staying.map(({ ended }) => ended));
     await store.projects.setPaused(projectId, false);
+  });
+
+  test('pages that close while their session is read leave no stream behind', async () => {
+    const own = await startApp('console', { ...backend.env, CONSOLE_PASSWORD: PASSWORD });
+    const viewer = await logIn(own.url, 'ada-viewer');
+    const locker = new pg.Client({ connectionString: backend.databaseUrl });
+    await locker.connect();
+    const waiting = "SELECT FROM pg_locks WHERE relation = 'operator_sessions'::regclass AND NOT granted";
+    await locker.query('BEGIN; LOCK TABLE operator_sessions IN ACCESS EXCLUSIVE MODE');
+    const leaving = new AbortController();
+    const opened: Promise<unknown>[] = [];
+    const isRead = async () => {
+      opened.push(viewer.stream('/', leaving.signal).catch(() => {})); // the session is cached at first
+      return (await query(backend.databaseUrl, waiting)).length > 0;
+    };
+    await waitFor(isRead, { description: 'a session that is being read' });
+    leaving.abort();
+    await Promise.all(opened);
+    await locker.query('ROLLBACK');
+    await locker.end();
+    await waitFor(async () => (await viewer.get('/')).status === 200, { description: 'an answer of PostgreSQL' });
+    const streams = await Promise.all(Array.from({ length: 10 }, () => viewer.stream('/')));
+    expect(streams.map(({ status }) => status)).toEqual(Array(10).fill(200));
+    await own.stop();
   });
 });

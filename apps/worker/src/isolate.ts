@@ -23,7 +23,7 @@ export type PersistAloneDeps = {
   /** From this attempt of its job on, a failing entry becomes a dead letter, unless its row is locked. */
   maxAttempts: number;
   onPersisted: (entries: ChunkEntry[]) => void;
-  /** Called once per dead letter, also if its job runs twice. */
+  /** Called when a dead letter is stored, and not again if its job runs twice. */
   onDeadLetter: (entry: FailedEntry) => void;
   logger: Logger;
 };

@@ -171,8 +171,9 @@ export class GroupCommit<Partition, Item, Result> {
 
   /** Counts the item as pending. */
   #enter(item: Item): Source {
+    const source = this.#sources.enter(this.#sourceOf(item));
     this.#pending++;
-    return this.#sources.enter(this.#sourceOf(item));
+    return source;
   }
 
   #leave({ source }: Waiting<Partition, Item, Result>): void {

@@ -3,7 +3,7 @@ import { type Store, StoreError } from '@opm/store';
 import { type ErrorRequestHandler, type Request, type RequestHandler, type Response, Router } from 'express';
 import type { Reads } from '../reads.js';
 import type { Replays } from '../replays.js';
-import { createNotices, createReveals, isOpenOf, isStream, requireRole } from '../session.js';
+import { createNotices, createReveals, isOpenOf, isStream, operatorOf, requireRole } from '../session.js';
 import { createHandleChange } from './change.js';
 import { sendPage } from './components.js';
 import { changeDeadLetters, getDeadLetter, getDeadLetters } from './dead-letters.js';
@@ -60,6 +60,7 @@ export function createPages({ store, queue, shards, reads, replays, showData }: 
 
 const UPDATE_MS = 5_000;
 const MAX_STREAMS = 100;
+const MAX_STREAMS_PER_SESSION = 10;
 
 /**
  * Creates what lets a page update itself: to `console.js`, its URL is a stream of server-sent events that have the page
@@ -67,16 +68,20 @@ const MAX_STREAMS = 100;
  * stream ends with its session.
  */
 function createLive() {
-  const updates = new Set<() => Promise<void>>();
+  /** The form token of each stream's session. */
+  const updates = new Map<() => Promise<void>, string>();
   let timer: NodeJS.Timeout | undefined;
   const updateAll = () => {
-    for (const update of updates) void update();
+    for (const update of updates.keys()) void update();
   };
 
   return <Params,>(show: RequestHandler<Params>): RequestHandler<Params> =>
     (request, response, next) => {
       if (!isStream(request as Request)) return show(request, response, next);
-      if (updates.size >= MAX_STREAMS) return void response.status(503).end();
+      if (response.destroyed) return; // the browser left while its session was read
+      const { csrfToken } = operatorOf(response);
+      const own = [...updates.values()].filter((token) => token === csrfToken).length;
+      if (updates.size >= MAX_STREAMS || own >= MAX_STREAMS_PER_SESSION) return void response.status(503).end();
       response.set({ 'content-type': 'text/event-stream', 'cache-control': 'no-store', 'x-accel-buffering': 'no' });
       response.write(`retry: ${UPDATE_MS}\n\n`);
       let [isBusy, last] = [false, ''];
@@ -86,11 +91,12 @@ function createLive() {
       };
 
       async function update(): Promise<void> {
-        if (isBusy || response.writableNeedDrain || response.writableEnded) return; // PostgreSQL or the browser is slow
+        if (isBusy) return; // PostgreSQL is slow
         isBusy = true;
         try {
-          if (await isOpenOf(response)()) await show(request, response, () => response.end());
-          else response.end();
+          // `end` would wait for a browser that does not read.
+          if (!(await isOpenOf(response)())) response.destroy();
+          else if (!response.writableNeedDrain) await show(request, response, () => response.destroy());
         } catch {
           // The page says how old it is. If PostgreSQL answers again, so does the next update.
         } finally {
@@ -103,7 +109,7 @@ function createLive() {
         clearInterval(timer);
         timer = undefined;
       });
-      updates.add(update);
+      updates.set(update, csrfToken);
       timer ??= setInterval(updateAll, UPDATE_MS);
       void update();
     };

@@ -72,6 +72,23 @@ test('an answered request whose answer was read no longer counts', async () => {
   expect(ended()).toBe(0);
 });
 
+test('an answer to a client that has left does not count', async () => {
+  const { waiting, dial, ended } = await serve({ maxHeldBytes: 600 * KB });
+  for (let i = 0; i < 10; i++) {
+    const leaving = dial(1);
+    await until(() => waiting.length === 1);
+    const [response] = waiting.splice(0) as [Response];
+    const left = once(response, 'close');
+    leaving.destroy();
+    await left;
+    contextOf(response).connection?.hold(contextOf(response), 200 * KB);
+    response.end();
+  }
+  dial(5);
+  await until(() => waiting.length === 5);
+  expect(ended()).toBe(0);
+});
+
 test('if all connections together use too much memory, the largest are closed and the others served', async () => {
   const { waiting, dial, ended } = await serve({ maxHeldBytes: 600 * KB });
   const partners = Array.from({ length: 20 }, () => dial(1));

@@ -30,7 +30,7 @@ type State = Connection & {
   newest: ServerResponse<IncomingMessage> | undefined;
   /** Whether an answer with `connection: close` has been prepared: it is the last one. */
   isEnding: boolean;
-  /** Whether it was closed because it used too much memory. Its memory counts until its socket has emitted `close`. */
+  /** Whether it has closed, or is being closed because it used too much memory, which counts until `close`. */
   isEnded: boolean;
   seen: { since: number; moved: number; taken: number; isUnread: boolean };
 };
@@ -100,6 +100,7 @@ export function watchConnections(
       connections.delete(socket);
       if (connection.isEnded) endedBytes -= connection.heldBytes;
       else heldBytes -= connection.heldBytes;
+      connection.isEnded = true; // its requests may still be answered; nothing would free what they hold
     });
   });
 

@@ -1,7 +1,8 @@
 import { expect, test } from '@jest/globals';
+import fc from 'fast-check';
 import { CircuitBreaker } from '../ingest/circuit-breaker.js';
 import { createPartitions } from '../ingest/partitions.js';
-import { createFindCustomer } from './get-entry.js';
+import { createFindCustomer, createFindQueued } from './get-entry.js';
 
 const ids = Array.from({ length: 1_000 }, (_, i) => `c${i}`);
 
@@ -32,4 +33,21 @@ test.each([
   const found = await Promise.all(asked.map((one) => findCustomer(1, one)));
   expect(found).toEqual(ids.map(() => ({ row: undefined, refused: [], claim: undefined })));
   expect(calls).toEqual({ claims: expected, refused: expected, rows: expected });
+});
+
+test('an entry is queued if the versions of a job include its version, whatever the order and overlaps of the jobs', async () => {
+  const range = fc.tuple(fc.integer({ min: 1, max: 100 }), fc.nat(20)).map(([first, more]): [number, number] => {
+    return [first, first + more];
+  });
+  await fc.assert(
+    fc.asyncProperty(fc.array(range), async (ranges) => {
+      const findQueued = createFindQueued({
+        listVersions: async () => ranges.map(([first, last]): [number, number] => [first, last]),
+        ...{ partitions: createPartitions(1), budget: { workMs: 60_000 } },
+      });
+      const versions = Array.from({ length: 122 }, (_, version) => version);
+      const found = await Promise.all(versions.map((version) => findQueued(1, { customerId: 'a', version })));
+      expect(found).toEqual(versions.map((v) => ranges.some(([first, last]) => first <= v && v <= last)));
+    }),
+  );
 });

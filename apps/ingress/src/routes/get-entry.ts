@@ -222,7 +222,7 @@ export function createFindQueued(deps: {
   async function list(shard: number): Promise<VersionRange[]> {
     let listed = lists.get(shard);
     if (!listed) {
-      listed = withTimeout(listVersions(shard), budget.workMs);
+      listed = withTimeout(listVersions(shard), budget.workMs).then(toDisjoint);
       lists.set(shard, listed);
     }
     return listed.catch((cause) => {
@@ -235,6 +235,29 @@ export function createFindQueued(deps: {
     const { shard } = partitions.fromPartition(partitions.toPartition(projectId, customerId));
     const ranges = await list(shard);
     const isRecent = version / 1_000 > Date.now() - 2 * LIST_TTL_MS;
-    return isRecent || ranges.some(([first, last]) => first <= version && version <= last);
+    return isRecent || isWithin(ranges, version);
   };
+}
+
+/** Sorts the ranges and joins those that overlap. */
+function toDisjoint(ranges: VersionRange[]): VersionRange[] {
+  const disjoint: VersionRange[] = [];
+  for (const [first, last] of ranges.sort(([a], [b]) => a - b)) {
+    const before = disjoint.at(-1);
+    if (before && first <= before[1]) before[1] = Math.max(before[1], last);
+    else disjoint.push([first, last]);
+  }
+  return disjoint;
+}
+
+/** A binary search: a thousand receipts may be looked for among 100,000 jobs. @param ranges as `toDisjoint` returns them */
+function isWithin(ranges: VersionRange[], version: Version): boolean {
+  let [low, high] = [0, ranges.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((ranges[middle] as VersionRange)[1] < version) low = middle + 1;
+    else high = middle;
+  }
+  const range = ranges[low];
+  return range !== undefined && range[0] <= version;
 }
