@@ -123,7 +123,7 @@ const MAX_IDLE_SOURCES = 10_000;
 
 /**
  * Counts the pending calls of each source. Idle sources stay until there are 10,000: adding and removing them all the
- * time resizes the Map, and V8 moves its outgrown tables into the old generation, which costs 1/15 of an entry.
+ * time resizes the Map, and V8 moves its outgrown tables, each of which points to the next, into the old generation.
  */
 export class Sources {
   readonly #sources = new Map<unknown, Source>();

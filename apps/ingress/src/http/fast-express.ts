@@ -231,7 +231,7 @@ export function withFastPath(app: Express, { method, path, handlers, onError }: 
 
 /**
  * Ends a response. An ASCII body joins the text of the headers, so that one string is written. Node would validate and
- * join each header, and write an empty string behind the body: 1/10 of the total cost of an entry. Node still makes the
+ * join each header, and write an empty string behind the body: 1/15 of the total cost of an entry. Node still makes the
  * rest of the headers if others have been set or the connection closes.
  * @param headers one line each, all but `content-length`
  * @returns bytes of the body
