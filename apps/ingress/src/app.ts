@@ -24,7 +24,7 @@ import { toTokens } from './guards/token-reservation.js';
 import { withFastPath } from './http/fast-express.js';
 import { ClientDisconnected, createInflater } from './http/read-body.js';
 import { createReply, type Reply, requestIdOf } from './http/reply.js';
-import { contextOf } from './http/request-context.js';
+import { contextOf, refusesEntry } from './http/request-context.js';
 import { findHeaderFault } from './http/server.js';
 import { isChunked, refusedBytes } from './http/unread-body.js';
 import type { AcceptKeyed } from './ingest/idempotency.js';
@@ -148,8 +148,7 @@ function answerFault(deps: Pick<IngressDeps, 'logger' | 'rateLimiter'> & { reply
       logger.error({ requestId: requestIdOf(response), err: fault.cause }, 'request failed');
     }
     const context = contextOf(response);
-    const mayQueue = QUEUEING.has(request.method) && !context.isCounted;
-    const isCharged = mayQueue && REFUSALS.has(FAULTS[fault.code].statusCode);
+    const isCharged = refusesEntry(response) && REFUSALS.has(FAULTS[fault.code].statusCode);
     const charged = isCharged
       ? rateLimiter.charge(context, toTokens(refusedBytes(request, context.bodyBytes)))
       : undefined;
@@ -166,10 +165,7 @@ function answerFault(deps: Pick<IngressDeps, 'logger' | 'rateLimiter'> & { reply
   };
 }
 
-/**
- * A refused request counts against the project's rate limit if it has one of these methods and one of these statuses.
- */
-const QUEUEING = new Set(['POST', 'DELETE']);
+/** A refused entry counts against the project's rate limit if the answer has one of these statuses. */
 const REFUSALS = new Set<number>([400, 413, 415]);
 
 /** GET /ping: tells a partner that its API key is valid. */

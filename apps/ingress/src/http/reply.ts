@@ -9,7 +9,7 @@ import type { TokenReservation } from '../guards/token-reservation.js';
 import type { EntryInput, Verdict } from '../ingest/call.js';
 import type { IngressMetrics } from '../metrics.js';
 import { answerWith } from './fast-express.js';
-import { contextOf } from './request-context.js';
+import { contextOf, refusesEntry } from './request-context.js';
 
 export type Reply = ReturnType<typeof createReply>;
 
@@ -167,7 +167,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
       if (fault.code === 'BODY_COMPRESSED') response.setHeader('accept-encoding', 'gzip, deflate');
       send(response, statusOf(fault), toBody(fault), fault.retryAfterSeconds);
       if (KEY_REFUSALS.has(fault.code)) logRefusal(response, fault);
-      if (SENDS_ENTRIES.has(response.req.method) && !contextOf(response).isCounted) count(response, fault);
+      if (refusesEntry(response)) count(response, fault);
     },
   };
 }
@@ -180,7 +180,6 @@ function toAnswered(status: number): keyof Counts {
 
 /** Logged also for requests without entries: the operator has restricted the key. */
 const KEY_REFUSALS = new Set<FaultCode>(['KEY_SCOPE', 'KEY_ADDRESS']);
-const SENDS_ENTRIES = new Set(['POST', 'DELETE']);
 
 /**
  * @returns undefined for an erasure of an unknown customer, which is queued, a wrong path or method, a paused project or a

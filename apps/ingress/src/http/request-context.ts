@@ -19,6 +19,12 @@ export type RequestContext = Sender & {
 
 export const contextOf = (response: ServerResponse) => (response as ExpressResponse).locals as RequestContext;
 
+const SENDS_ENTRIES = new Set<string | undefined>(['POST', 'DELETE']);
+
+/** Whether a fault that answers the request refuses an entry that is not counted yet. */
+export const refusesEntry = (response: ServerResponse): boolean =>
+  SENDS_ENTRIES.has(response.req.method) && !contextOf(response).isCounted;
+
 /** A partner's connection. It limits the memory that its requests use. */
 export type Connection = {
   readonly socket: Socket;

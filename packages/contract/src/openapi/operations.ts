@@ -58,6 +58,13 @@ const BODY_FAULTS = [
 ] satisfies FaultCode[];
 const BATCH_FAULTS = [...BODY_FAULTS, 'BATCH_EMPTY', 'BATCH_TOO_LARGE', 'BATCH_TOO_LONG'] satisfies FaultCode[];
 
+const toBatch = (schema: string): Json => ({
+  type: 'array',
+  minItems: 1,
+  maxItems: LIMITS.batchEntries,
+  items: { $ref: `#/components/schemas/${schema}` },
+});
+
 const JANE = { customerId: 7519, customerEmail: 'jane@example.com', customerFirstName: 'Jane' };
 const UPDATE = {
   customerId: '7519',
@@ -133,12 +140,7 @@ We read an array, or a compressed body, to its end before we accept any entry. W
     required: true,
     content: {
       'application/json': {
-        schema: {
-          type: 'array',
-          minItems: 1,
-          maxItems: LIMITS.batchEntries,
-          items: { $ref: '#/components/schemas/Entry' },
-        },
+        schema: toBatch('Entry'),
         examples: { entries: { summary: 'Three entries', value: BATCH } },
       },
       'application/x-ndjson': {
@@ -205,12 +207,7 @@ export const postReceipts: Operation = {
     required: true,
     content: {
       'application/json': {
-        schema: {
-          type: 'array',
-          minItems: 1,
-          maxItems: LIMITS.batchEntries,
-          items: { $ref: '#/components/schemas/AskedReceipt' },
-        },
+        schema: toBatch('AskedReceipt'),
         examples: { receipts: { summary: 'Two receipts', value: ASKED } },
       },
     },
