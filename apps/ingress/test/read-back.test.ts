@@ -61,7 +61,16 @@ describe.each(BACKENDS)('reading a customer back, with the queue on %s:', (_, cr
   const isoTime = expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
 
   test('every acknowledged entry can be read at once, from any ingress', async () => {
-    const seen = new Set<string>();
+    await worker.stop();
+    expect(await client.post({ customerId: 60, customerEmail: 'jane@example.com' })).toBe(201);
+    for (const { get } of [client, other]) {
+      expect(await get(60)).toMatchObject([
+        200,
+        { customer: { customerId: '60', customerEmail: null }, pending: true },
+      ]);
+    }
+    worker = await startApp('worker', { ...backend.env, QUEUE_SHARDS: '2' });
+
     for (let i = 0; i < 60; i++) {
       expect(await client.post({ customerId: i, customerEmail: 'jane@example.com' })).toBe(201);
       // Reads several times, because the answer comes first from the claim and later from the row.
@@ -69,10 +78,8 @@ describe.each(BACKENDS)('reading a customer back, with the queue on %s:', (_, cr
         const [status, body] = (await get(i)) as [number, { customer: { customerEmail: string }; pending: boolean }];
         expect(status).toBe(200);
         if (!body.pending) expect(body.customer.customerEmail).toBe('jane@example.com');
-        seen.add(`${body.customer.customerEmail} ${body.pending}`);
       }
     }
-    expect(seen).toContain('null true');
   });
 
   test('stored fields are returned as they were sent, missing ones as null', async () => {

@@ -107,10 +107,16 @@ test('an unknown name takes as long as a wrong password', async () => {
     await logIn(name, 'a wrong password');
     return process.cpuUsage().user - user;
   };
-  await measure('ada');
-  const [known, unknown] = [await measure('ada'), await measure('nobody')];
-  expect(unknown / known).toBeGreaterThan(0.5);
-  expect(unknown / known).toBeLessThan(2);
+  const known: number[] = [];
+  const unknown: number[] = [];
+  for (let i = 0; i < 4; i++) {
+    known.push(await measure('ada'));
+    unknown.push(await measure('nobody'));
+  }
+  // The least, because a measure includes whatever else this process does.
+  const ratio = Math.min(...unknown) / Math.min(...known);
+  expect(ratio).toBeGreaterThan(0.5);
+  expect(ratio).toBeLessThan(2);
 });
 
 describe('a session', () => {
