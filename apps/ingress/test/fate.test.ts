@@ -24,7 +24,7 @@ const TOO_LONG = { code: 'VALUE_TOO_LONG', message: 'a value is too long for our
 const INVALID = { code: 'VALUE_INVALID', message: 'our database does not accept a value, send another one' };
 
 type Fields = { customerEmail?: string; customerPhone?: string; customerIP?: string };
-type Refused = { customerId: string; receipt: string; state: string };
+type Refused = { customerId: string; receipt: string; state: string; idempotencyKey?: string; requestId?: string };
 
 describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, createPlace) => {
   let backend: Backend;
@@ -206,6 +206,59 @@ describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, cr
     expect((await list())[0]).toMatchObject({ customerId: 'again', receipt: again });
     expect((await list()).filter(({ customerId }) => customerId === 'again')).toHaveLength(1);
     expect(await store.deadLetters.count({})).not.toEqual([]);
+  });
+
+  test('a refused entry names its idempotency key and the request id that its partner gave, also after a replay', async () => {
+    const post = async (path: string, body: unknown, headers: Record<string, string>, method = 'POST') => {
+      const given = { 'x-api-key': project.apiKey, 'content-type': 'application/json', ...headers };
+      const response = await fetch(ingress.url + path, { method, headers: given, body: JSON.stringify(body) });
+      expect(response.status).toBeLessThan(300);
+    };
+    const bad = (customerId: string) => ({ customerId, customerEmail: 'bad@example.com' });
+    await post('/entry', bad('request with key'), { 'idempotency-key': 'order-1' });
+    await post('/entry', bad('request with id'), { 'x-request-id': 'import-42' });
+    await post('/entry', bad('request without'), { 'x-request-id': 'not valid' });
+    const both = { idempotencyKey: 'nightly', requestId: 'import-43' };
+    const ids = Array.from({ length: 5 }, (_, i) => `request in batch ${i}`);
+    await post('/entries', [...ids.map(bad), { customerId: 'good', customerEmail: 'a@example.com' }], {
+      ...{ 'idempotency-key': both.idempotencyKey, 'x-request-id': both.requestId },
+    });
+    const expected: Record<string, object> = {
+      'request with key': { idempotencyKey: 'order-1' },
+      'request with id': { requestId: 'import-42' },
+      'request without': {},
+      ...Object.fromEntries(ids.map((id) => [id, both])),
+    };
+    const listed = async () => {
+      const [, body] = await read('/entries/refused?limit=1000');
+      const { refused } = body as { refused: Refused[] };
+      return refused.filter(({ customerId }) => customerId.startsWith('request '));
+    };
+    const namesOf = ({ idempotencyKey, requestId }: Refused) =>
+      JSON.parse(JSON.stringify({ idempotencyKey, requestId })) as object;
+    const expectNames = async (state: string) =>
+      expect(
+        Object.fromEntries(
+          (await listed()).filter((one) => one.state === state).map((one) => [one.customerId, namesOf(one)]),
+        ),
+      ).toEqual(expected);
+    const areRefused = async () => (await listed()).filter(({ state }) => state === 'refused').length === 8;
+    await whileWorking(() => waitFor(areRefused, { description: 'all entries to be refused' }));
+    await expectNames('refused');
+    for (const id of Object.keys(expected)) expect(await replayAll(id)).toEqual({ replayed: 1, skipped: 0 });
+    await expectNames('replayed');
+    await whileWorking(() => waitFor(areRefused, { description: 'all entries to be refused again' }));
+    await expectNames('refused');
+    expect(
+      (
+        await fateOf(
+          'request with key',
+          (await listed()).find(({ customerId }) => customerId === 'request with key')?.receipt ?? '',
+        )
+      ).refused,
+    ).toMatchObject({ idempotencyKey: 'order-1' });
+    for (const id of Object.keys(expected)) expect(await store.deadLetters.discard({ customerId: id })).toBe(1);
+    await expectNames('discarded');
   });
 
   test('an entry whose claim a newer entry took along is pending while its job waits', async () => {

@@ -75,6 +75,10 @@ export interface RefusedEntry {
   message: string;
   /** The property that caused it, such as customerEmail, if it is known. */
   field?: string;
+  /** The idempotency key of its request, if there was one. The client makes one for each batch. */
+  idempotencyKey?: string;
+  /** The x-request-id that its request was given, if any. */
+  requestId?: string;
   /** UTC, such as 2026-11-24T17:00:00.000Z. */
   refusedAt: string;
   /** `replayed`: we try to store it again. `discarded`: we do not. `stored`: it is stored by now, or newer ones cover it. */

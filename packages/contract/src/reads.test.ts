@@ -15,7 +15,7 @@ const messageOf = (query: Record<string, unknown>) => {
 describe('a refused entry', () => {
   const letter = {
     ...{ customerId: '7519', receipt: 'r', state: 'refused' as const, refusedAt: new Date(0), isReadable: true },
-    ...{ sqlState: '22001' as string | null, field: undefined },
+    ...{ sqlState: '22001' as string | null, field: undefined, requestIds: null },
   };
 
   test.each([
@@ -41,6 +41,7 @@ describe('a refused entry', () => {
   test('that cannot be read has a code of its own; a field has the name that partners know', () => {
     expect(toRefusedEntry({ ...letter, isReadable: false }).code).toBe('ENTRY_UNREADABLE');
     expect(toRefusedEntry({ ...letter, field: 'ip' }).field).toBe('customerIP');
+    expect(toRefusedEntry({ ...letter, requestIds: { requestId: 'r-1' } })).toMatchObject({ requestId: 'r-1' });
   });
 });
 

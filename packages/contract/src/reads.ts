@@ -1,4 +1,4 @@
-import { type Field, parseReceipt, type Receipt, toReceipt } from '@opm/core';
+import { type Field, parseReceipt, type Receipt, type RequestIds, toReceipt } from '@opm/core';
 import { FIELD_PROPERTIES } from './entry.js';
 import { FAULTS, Fault } from './faults.js';
 import { LIMITS } from './limits.js';
@@ -21,7 +21,7 @@ export type RefusalCode = keyof typeof REFUSALS;
 export const REFUSED_STATES = ['refused', 'replayed', 'discarded', 'stored'] as const;
 
 /** An accepted entry that our database refused, as partners see it. */
-export type RefusedEntry = {
+export type RefusedEntry = RequestIds & {
   customerId: string;
   receipt: string;
   code: RefusalCode;
@@ -38,12 +38,13 @@ export function toRefusedEntry(
     sqlState: string | null;
     isReadable: boolean;
     field: Field | undefined;
+    requestIds: RequestIds | null;
   },
 ): RefusedEntry {
-  const { customerId, receipt, sqlState, isReadable, field, refusedAt, state } = letter;
+  const { customerId, receipt, sqlState, isReadable, field, requestIds, refusedAt, state } = letter;
   const code = isReadable ? toRefusalCode(sqlState ?? '') : 'ENTRY_UNREADABLE';
   const named = field && { field: FIELD_PROPERTIES[field].property };
-  return { customerId, receipt, code, message: REFUSALS[code], ...named, refusedAt, state };
+  return { customerId, receipt, code, message: REFUSALS[code], ...named, ...requestIds, refusedAt, state };
 }
 
 /** SQLSTATEs and classes (https://www.postgresql.org/docs/current/errcodes-appendix.html). First match applies. */

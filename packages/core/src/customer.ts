@@ -23,6 +23,9 @@ export type CustomerEntry = {
   erase?: true;
 };
 
+/** What the partner called the request that brought an entry, so that it knows the request again if the entry is refused. */
+export type RequestIds = { idempotencyKey?: string | undefined; requestId?: string | undefined };
+
 /**
  * A customer as a join-semilattice: a last-writer-wins register per field, and a maximum for the erasure.
  * - `versions`: the version that wrote each field; 0 if the field is absent.

@@ -21,6 +21,7 @@ export {
   foldEntries,
   isLive,
   mergeCustomer,
+  type RequestIds,
   toHint,
   toState,
   type Version,

@@ -22,7 +22,17 @@ const readmitted = fc
   .map(([given, first]) =>
     given.map((one, i) => ({ ...one, ...(first - i > 0 && first - i !== one.version && { claim: first - i }) })),
   );
-const chunk: fc.Arbitrary<Chunk> = fc.record({ entries: fc.oneof(entries, consecutive, readmitted) });
+const id = fc.string({ minLength: 1 });
+const requestIds = fc.oneof(fc.record({ idempotencyKey: id }), fc.record({ requestId: id, idempotencyKey: id }));
+const ofRequests = fc
+  .tuple(entries, fc.array(requestIds, { minLength: 1, maxLength: 3 }), fc.infiniteStream(fc.nat(3)))
+  .map(([given, requests, places]) =>
+    given.map((one) => {
+      const ids = requests[places.next().value];
+      return { ...one, ...(ids && { requestIds: ids }) };
+    }),
+  );
+const chunk: fc.Arbitrary<Chunk> = fc.record({ entries: fc.oneof(entries, consecutive, readmitted, ofRequests) });
 
 test('any chunk survives the conversion to job data and back', () => {
   fc.assert(
@@ -46,6 +56,19 @@ test('consecutive versions and columns without a value take no space', () => {
     customerIds: ['c7', 'c8', 'c9'],
     ip: ['::1', '::1', '::1'],
   });
+});
+
+test('the ids of a request are in job data once, however many entries it has', () => {
+  const [one, other] = [{ idempotencyKey: 'k' }, { idempotencyKey: 'k', requestId: 'r' }];
+  const entries = [one, one, undefined, other, one].map((ids, i) => ({
+    ...{ projectId: 1, customerId: `c${i}`, version: i + 1, fields: { ip: '::1' } },
+    ...(ids && { requestIds: ids }),
+  }));
+  const data = toChunkData({ entries });
+  expect([data.requestIds, data.requestOf]).toEqual([
+    [one, other],
+    [0, 0, -1, 1, 0],
+  ]);
 });
 
 test('job data of the last release, with one project, is parsed too', () => {
@@ -80,6 +103,9 @@ describe('invalid data is rejected with the reason:', () => {
     [{ ...data, projectIds: [1, 0] }, 'data/projectIds/1 must be >= 1'],
     [{ ...data, claims: [0] }, 'data/claims must have 2 items'],
     [{ ...data, claims: [0, -9] }, 'data/claims/1 must lead to a version'],
+    [{ ...data, requestOf: [0, -1] }, 'data/requestOf/0 must be an index of data/requestIds'],
+    [{ ...data, requestIds: [{}], requestOf: [0] }, 'data/requestOf must have 2 items'],
+    [{ ...data, requestIds: [{ requestId: 1 }] }, 'data/requestIds/0/requestId must be string'],
     [{ ...data, other: [] }, 'data must NOT have additional properties'],
     [{ ...data, customerIds: [] }, 'data/customerIds must NOT have fewer than 1 items'],
     [{ ...data, customerIds: ['a', ''] }, 'data/customerIds/1 must NOT have fewer than 1 characters'],

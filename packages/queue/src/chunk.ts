@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { type CustomerEntry, type EntryFields, FIELDS, type Field, type Version } from '@opm/core';
+import { type CustomerEntry, type EntryFields, FIELDS, type Field, type RequestIds, type Version } from '@opm/core';
 import { Ajv } from 'ajv';
 
 /** Maximum entries in one job. */
@@ -10,6 +10,8 @@ export type ChunkEntry = CustomerEntry & {
   projectId: number;
   /** The version of its claim, if it differs from `version`: the entry was admitted again but keeps its version. */
   claim?: Version;
+  /** Entries of one request share the object. */
+  requestIds?: RequestIds;
 };
 
 /** The entries of one job: one shard, any projects, in version order, except replayed dead letters and repeated requests. */
@@ -21,9 +23,10 @@ export type Chunk = { entries: ChunkEntry[] };
  * - `version`: version of the first entry. The others follow one by one, unless `steps` gives their distances from it.
  * - `claims`: distance of each claim from its entry's version.
  * - `erased`: indexes of the erasures.
+ * - `requestIds`: of each request once; `requestOf`: for each entry the index of its request, -1 if it has none.
  * - A column without any value is absent.
  *
- * Format 2 (older releases) has one `projectId` for all entries, and no `claims`.
+ * Format 2 (older releases) has one `projectId` for all entries, no `claims` and no `requestIds`.
  */
 type ChunkData = {
   v: 2 | 3;
@@ -34,6 +37,8 @@ type ChunkData = {
   claims?: number[];
   customerIds: string[];
   erased?: number[];
+  requestIds?: RequestIds[];
+  requestOf?: number[];
 } & { [F in Field]?: (string | null)[] };
 
 const project = { type: 'integer', minimum: 1, maximum: 2 ** 31 - 1 };
@@ -45,6 +50,12 @@ const columns = {
   ...Object.fromEntries(
     FIELDS.map((field) => [field, { type: 'array', items: { type: 'string', nullable: true, minLength: 1 } }]),
   ),
+};
+
+const requestIds = {
+  type: 'object',
+  properties: { idempotencyKey: { type: 'string' }, requestId: { type: 'string' } },
+  additionalProperties: false,
 };
 
 const ajv = new Ajv();
@@ -65,6 +76,8 @@ const isChunkData = ajv.compile<ChunkData>({
       v: true,
       projectIds: { type: 'array', items: project },
       claims: { type: 'array', items: { type: 'integer' } },
+      requestIds: { type: 'array', items: requestIds },
+      requestOf: { type: 'array', items: { type: 'integer', minimum: -1 } },
       ...columns,
     },
     additionalProperties: false,
@@ -85,6 +98,7 @@ export function toChunkData({ entries }: Chunk): ChunkData {
   if (entries.some(({ claim }) => claim !== undefined)) {
     data.claims = entries.map((entry) => (entry.claim ?? entry.version) - entry.version);
   }
+  if (entries.some((entry) => entry.requestIds)) Object.assign(data, toRequestColumns(entries));
   if (entries.some(({ erase }) => erase)) data.erased = entries.flatMap(({ erase }, i) => (erase ? i : []));
   for (const field of FIELDS) {
     const column = entries.map(({ fields }) => fields?.[field] ?? null);
@@ -93,14 +107,25 @@ export function toChunkData({ entries }: Chunk): ChunkData {
   return data;
 }
 
+function toRequestColumns(entries: ChunkEntry[]): Pick<ChunkData, 'requestIds' | 'requestOf'> {
+  const places = new Map<RequestIds, number>();
+  const requestOf = entries.map(({ requestIds }) => {
+    if (!requestIds) return -1;
+    const place = places.get(requestIds) ?? places.size;
+    places.set(requestIds, place);
+    return place;
+  });
+  return { requestIds: [...places.keys()], requestOf };
+}
+
 /**
  * Parses job data. The queue is a boundary: a new worker may read a job of an older release.
  * @throws Error that names the first invalid property
  */
 export function parseChunk(data: unknown): Chunk {
   if (!isChunkData(data)) throw toError(ajv.errorsText(isChunkData.errors, { dataVar: 'data' }));
-  const { version, steps, claims, customerIds, erased, projectId = 0, projectIds } = data;
-  const mismatch = Object.entries({ projectIds, steps, claims, ...toColumns(data) }).find(
+  const { version, steps, claims, customerIds, erased, projectId = 0, projectIds, requestIds, requestOf } = data;
+  const mismatch = Object.entries({ projectIds, steps, claims, requestOf, ...toColumns(data) }).find(
     ([, column]) => column && column.length !== customerIds.length,
   );
   if (mismatch) throw toError(`data/${mismatch[0]} must have ${customerIds.length} items`);
@@ -112,6 +137,12 @@ export function parseChunk(data: unknown): Chunk {
     const step = claims?.[i] ?? 0;
     if (!isVersion(own + step)) throw toError(`data/claims/${i} must lead to a version`);
     if (step !== 0) entry.claim = own + step;
+    const request = requestOf?.[i] ?? -1;
+    if (request >= 0) {
+      const ids = requestIds?.[request];
+      if (!ids) throw toError(`data/requestOf/${i} must be an index of data/requestIds`);
+      entry.requestIds = ids;
+    }
     const fields = readFields(data, i);
     if (erasures.has(i) === (fields !== undefined)) throw toError(`entry ${i} must give fields or be erased`);
     if (fields) entry.fields = fields;

@@ -1,4 +1,4 @@
-import type { CustomerEntry } from '@opm/core';
+import type { CustomerEntry, RequestIds } from '@opm/core';
 import { Prisma, type PrismaClient } from './generated/client.js';
 import type { HighWaterMark } from './high-water-mark.js';
 import { addReceipts, createRefusedLetters, describeLetter } from './refused-letters.js';
@@ -8,7 +8,7 @@ import { toArrayLiteral } from './upsert-customers.js';
 /** An entry that could not be persisted or, without `entry`, job data that is not a chunk. */
 export type DeadLetter = {
   projectId?: number;
-  entry?: CustomerEntry;
+  entry?: CustomerEntry & { requestIds?: RequestIds };
   /** Stored unchanged. */
   payload: unknown;
   error: string;
@@ -89,7 +89,7 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
   return {
     /**
      * Stores dead letters, and returns those that are new. An entry that has an open one, because its job ran twice, gets
-     * no second one. An erased entry gets none. If the entry's letter was replayed or discarded, the new one replaces it.
+     * no other. An erased entry gets none. If the entry's letter was replayed or discarded, the new one replaces it.
      *
      * Inserts the letters first and then deletes the erased ones. {@link noteErasures} also writes first and then
      * deletes, so a concurrent letter and erasure cannot miss each other.
@@ -105,14 +105,15 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
       const added = await mark.write(
         versions,
         () => prisma.$queryRaw<{ key: string }[]>`
-          INSERT INTO dead_letters (project_id, customer_id, version, payload, error, sql_state, receipt, field)
+          INSERT INTO dead_letters (project_id, customer_id, version, payload, error, sql_state, receipt, field, request_ids)
           SELECT * FROM unnest(
             ${keys},
             ${column(({ payload }) => JSON.stringify(payload) ?? 'null')}::json[],
             ${column(({ error }) => error)}::text[],
             ${column(({ sqlState }) => sqlState)}::text[],
             ${toArrayLiteral(described, (seen) => seen?.receipt)}::text[],
-            ${toArrayLiteral(described, (seen) => seen?.field)}::text[]
+            ${toArrayLiteral(described, (seen) => seen?.field)}::text[],
+            ${column(({ entry }) => entry?.requestIds && JSON.stringify(entry.requestIds))}::jsonb[]
           )
           ON CONFLICT DO NOTHING RETURNING concat(project_id, ' ', version, ' ', customer_id) AS key`,
       );
@@ -190,8 +191,7 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
     },
 
     /**
-     * Marks the letters as replayed and passes the ids of those that were open to `deliver`. If `deliver` throws, they
-     * stay open.
+     * Marks letters as replayed and passes the ids of those that were open to `deliver`. If it throws, they stay open.
      *
      * The transaction marks the letters, calls `deliver` and commits. If the database rejects a letter's entry again
      * meanwhile, `add` waits for the commit and then stores the entry, instead of dropping it as a duplicate.

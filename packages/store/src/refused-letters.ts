@@ -1,4 +1,12 @@
-import { type CustomerEntry, type EntryFields, FIELDS, type Field, toReceipt, type Version } from '@opm/core';
+import {
+  type CustomerEntry,
+  type EntryFields,
+  FIELDS,
+  type Field,
+  type RequestIds,
+  toReceipt,
+  type Version,
+} from '@opm/core';
 import { Prisma, type PrismaClient } from './generated/client.js';
 import { toStoreError } from './store-error.js';
 import { toArrayLiteral, toColumn, toTime } from './upsert-customers.js';
@@ -10,6 +18,7 @@ export type RefusedLetter = {
   sqlState: string | null;
   field: Field | undefined;
   isReadable: boolean;
+  requestIds: RequestIds | null;
   refusedAt: Date;
   state: 'refused' | 'replayed' | 'discarded';
 };
@@ -26,7 +35,7 @@ const MAX_OF_CUSTOMER = 20;
  */
 const REFUSED = Prisma.raw(`
   id, customer_id AS "customerId", version, receipt, field, sql_state AS "sqlState", created_at AS "createdAt",
-  resolution, CASE WHEN receipt IS NULL THEN payload END AS payload, CASE WHEN receipt IS NULL THEN error END AS error,
+  request_ids AS "requestIds", resolution, CASE WHEN receipt IS NULL THEN payload END AS payload, CASE WHEN receipt IS NULL THEN error END AS error,
   (extract(epoch FROM created_at) * 1000000)::bigint AS micros`);
 
 /** Reads what partners see of dead letters. Letters without a project, or without one customer, are not among them. */
@@ -92,6 +101,7 @@ type RefusedRow = {
   field: string | null;
   sqlState: string | null;
   createdAt: Date;
+  requestIds: RequestIds | null;
   resolution: 'replayed' | 'discarded' | null;
   payload: unknown;
   error: string | null;
@@ -99,10 +109,11 @@ type RefusedRow = {
 };
 
 function toRefused({ receipt, field, createdAt, resolution, ...row }: RefusedRow): RefusedLetter {
-  const { customerId, version, sqlState } = row;
+  const { customerId, version, sqlState, requestIds } = row;
   const described = receipt === null ? describeLetter(row) : { receipt, field: FIELDS.find((name) => name === field) };
   return {
-    ...{ customerId, sqlState, refusedAt: createdAt, state: resolution ?? 'refused', isReadable: Boolean(described) },
+    ...{ customerId, sqlState, requestIds, refusedAt: createdAt, state: resolution ?? 'refused' },
+    isReadable: Boolean(described),
     receipt: described?.receipt ?? toReceipt({ customerId, version: Number(version) }),
     field: described?.field,
   };

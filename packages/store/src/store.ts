@@ -113,7 +113,7 @@ export function createStore(options: StoreOptions): Store {
       toStoreError(() =>
         prisma.$queryRaw`
           SELECT (NULL::projects).paused_at, (NULL::api_keys).scopes, (NULL::access_revision).revision::text,
-            (NULL::erasures).version, dead_letters.receipt, 'try_each(text, text[])'::regprocedure::text
+            (NULL::erasures).version, dead_letters.request_ids, 'try_each(text, text[])'::regprocedure::text
           FROM projects, customers, dead_letters, high_water_mark LIMIT 0
         `.then(() => undefined),
       ),

@@ -85,13 +85,17 @@ test('any number of letters is discarded, but none that comes meanwhile', async 
 const refusedOf = async (customerId: string, version?: number) =>
   (await store.deadLetters.findRefused(1, [{ customerId, version }]))[0];
 
-test('a letter that was replayed or discarded keeps neither payload nor error, and shows its receipt and field', async () => {
+test('a letter that was replayed or discarded keeps neither payload nor error, but receipt, field and request ids', async () => {
+  const requestIds = { idempotencyKey: 'order-1', requestId: 'import-42' };
   const entry: CustomerEntry = { customerId: 'a', version: T0, fields: { email: 'jane@example.com', ip: 'secret' } };
   const error = 'value "secret" in column "ip"';
-  await store.deadLetters.add([{ projectId: 1, entry, payload: entry, error, sqlState: '22001' }]);
+  await store.deadLetters.add([
+    { projectId: 1, entry: { ...entry, requestIds }, payload: entry, error, sqlState: '22001' },
+  ]);
   await add('b');
   const letter = {
     ...{ customerId: 'a', receipt: toReceipt(entry), sqlState: '22001', field: 'ip', isReadable: true },
+    requestIds,
     refusedAt: expect.any(Date),
   };
   expect(await refusedOf('a')).toEqual([{ ...letter, state: 'refused' }]);

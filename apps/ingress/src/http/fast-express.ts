@@ -159,6 +159,7 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
       startedAt: performance.now(),
       receivedAt: performance.now(),
       bodyBytes: 0,
+      requestIds: undefined,
       socket: this.req.socket,
       projectId: 0,
       limit: undefined,

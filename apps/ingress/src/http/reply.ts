@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { ANSWERS, type Answer, FAULTS, Fault, type FaultCode, REQUEST_ID } from '@opm/contract';
+import { ANSWERS, type Answer, FAULTS, Fault, type FaultCode } from '@opm/contract';
 import { toReceipt } from '@opm/core';
 import type { Logger } from '@opm/runtime';
 import type { ActivityReporter, Counts } from '@opm/store';
@@ -9,7 +9,7 @@ import type { TokenReservation } from '../guards/token-reservation.js';
 import type { EntryInput, Verdict } from '../ingest/call.js';
 import type { IngressMetrics } from '../metrics.js';
 import { answerWith } from './fast-express.js';
-import { contextOf, refusesEntry } from './request-context.js';
+import { contextOf, findOwnRequestId, refusesEntry } from './request-context.js';
 
 export type Reply = ReturnType<typeof createReply>;
 
@@ -216,13 +216,8 @@ function toBody(result: Answer | Fault): string {
  */
 export function requestIdOf(response: Response): string {
   const context = contextOf(response);
-  context.requestId ??= newRequestId(response.req.headers['x-request-id']);
+  context.requestId ??= findOwnRequestId(response.req) ?? PROCESS_ID + (++requests).toString(16).padStart(12, '0');
   return context.requestId;
-}
-
-function newRequestId(given: string | string[] | undefined): string {
-  if (typeof given === 'string' && REQUEST_ID.test(given)) return given;
-  return PROCESS_ID + (++requests).toString(16).padStart(12, '0');
 }
 
 /** All but the last 12 digits of a UUID. They count this process's requests, because a `randomUUID` each is slower. */

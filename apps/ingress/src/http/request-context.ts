@@ -1,6 +1,7 @@
-import type { ServerResponse } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
-import type { RateLimit } from '@opm/core';
+import { REQUEST_ID } from '@opm/contract';
+import type { RateLimit, RequestIds } from '@opm/core';
 import type { Response as ExpressResponse } from 'express';
 import type { TokenReservation } from '../guards/token-reservation.js';
 
@@ -18,6 +19,12 @@ export type RequestContext = Sender & {
 };
 
 export const contextOf = (response: ServerResponse) => (response as ExpressResponse).locals as RequestContext;
+
+/** The request id that the partner gave, if it is valid. */
+export function findOwnRequestId({ headers }: IncomingMessage): string | undefined {
+  const given = headers['x-request-id'];
+  return typeof given === 'string' && REQUEST_ID.test(given) ? given : undefined;
+}
 
 const SENDS_ENTRIES = new Set<string | undefined>(['POST', 'DELETE']);
 
@@ -40,6 +47,8 @@ export type Requester = {
   startedAt: number;
   /** Bytes of the request's body that have been read. */
   bodyBytes: number;
+  /** What the partner called the request, if anything. Set before its entries are accepted. */
+  requestIds?: RequestIds | undefined;
   socket: { readonly destroyed: boolean };
 };
 

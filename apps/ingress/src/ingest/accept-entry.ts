@@ -15,6 +15,7 @@ import {
   toBytes,
   toCall,
   toKeyedParts,
+  toRequestBytes,
   type Verdict,
 } from './call.js';
 import type { FindExisting } from './find-existing.js';
@@ -175,7 +176,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   const acceptEntry: AcceptEntry = (requester, entry) => {
     checkPending(requester.projectId, 1);
     // The size of the body is an upper bound, and faster than counting the bytes of each value.
-    const bytes = requester.bodyBytes || toBytes(entry);
+    const bytes = (requester.bodyBytes || toBytes(entry)) + toRequestBytes(requester);
     const partition = chunkPartitions.toPartition(requester.projectId, entry);
     return chunks.run(partition, toCall(requester, entry, bytes)) as Promise<Verdict>; // only parts can be undefined
   };
@@ -183,9 +184,10 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   const acceptEntries: AcceptEntries = async (requester, entries) => {
     checkPending(requester.projectId, entries.length);
     // `runAll` keeps the calls of one partition in one chunk: two concurrent admissions could be decided in either order.
+    const more = entries.length === 1 ? toRequestBytes(requester) : 0; // several entries must fit into one chunk
     const calls = entries.map((entry) => ({
       partition: chunkPartitions.toPartition(requester.projectId, entry),
-      item: toCall(requester, entry, toBytes(entry)),
+      item: toCall(requester, entry, toBytes(entry) + more),
     }));
     return (await chunks.runAll(calls)).map(toResult) as (Verdict | Fault)[];
   };
@@ -194,7 +196,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     checkPending(requester.projectId, entries.length);
     const [single] = entries;
     if (single && entries.length === 1) {
-      const call = toCall(requester, single, toBytes(single), part);
+      const call = toCall(requester, single, toBytes(single) + toRequestBytes(requester), part);
       return [await chunks.run(chunkPartitions.toPartition(requester.projectId, single), call)];
     }
     // The partition whose chunks wait for a look-up has the highest number, see `createChunkPartitions`.
@@ -217,13 +219,14 @@ const toResult = <T>(outcome: Outcome<T>): T | Fault =>
 
 /** Combines the entries with the versions that admission gave them. */
 function toEntries(calls: Call[], admitted: (Admitted & { claim?: Version })[]): ChunkEntry[] {
-  return calls.map(({ projectId, entry: input }, i) => {
+  return calls.map(({ projectId, entry: input, requester: { requestIds } }, i) => {
     const { version, claim } = admitted[i] ?? {};
     if (version === undefined) throw new Error('admission returned fewer results than entries');
     const entry: ChunkEntry = { projectId, customerId: input.customerId, version };
     if (claim !== undefined) entry.claim = claim;
     if (input.fields) entry.fields = input.fields;
     if (input.erase) entry.erase = true;
+    if (requestIds) entry.requestIds = requestIds;
     return entry;
   });
 }

@@ -63,6 +63,9 @@ export const MAX_CHUNK_BYTES = 64 * 1024;
 /** Bytes of an entry's project id and separators. */
 const ENTRY_OVERHEAD = 32;
 
+/** Bytes of the property names of a request's ids. */
+const REQUEST_OVERHEAD = 40;
+
 export function toCall(requester: Requester, entry: EntryInput, bytes: number, part?: Call['part']): Call {
   const call: Call = { projectId: requester.projectId, customerId: entry.customerId, requester, entry, bytes };
   if (entry.erase) call.erase = true;
@@ -75,6 +78,12 @@ export function toBytes({ customerId, fields }: EntryInput): number {
   let bytes = ENTRY_OVERHEAD + Buffer.byteLength(customerId);
   if (fields) for (const field of FIELDS) bytes += fields[field] ? Buffer.byteLength(fields[field]) : 0;
   return bytes;
+}
+
+/** Approximate size of a request's ids in a job's data, in bytes. */
+export function toRequestBytes({ requestIds }: Requester): number {
+  if (!requestIds) return 0;
+  return REQUEST_OVERHEAD + (requestIds.idempotencyKey?.length ?? 0) + (requestIds.requestId?.length ?? 0);
 }
 
 /** The keyed parts among the calls. The calls of a part follow one another. */

@@ -1,12 +1,12 @@
 import { hash } from 'node:crypto';
 import { Fault, parseIdempotencyKey } from '@opm/contract';
-import { FIELDS, GroupCommit, withTimeout } from '@opm/core';
+import { FIELDS, GroupCommit, type RequestIds, withTimeout } from '@opm/core';
 import { type EntryQueue, type KeyedRequest, type PartRecord, parsePart, shardOf } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import type { Request } from 'express';
 import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
-import type { Sender } from '../http/request-context.js';
+import { findOwnRequestId, type Sender } from '../http/request-context.js';
 import { type AcceptPart, createToFault, type EntryInput, type PartInput, type Results } from './call.js';
 
 /** What a key stands for. `isSingle`: the request has one entry, and so one part, which has the id of the request. */
@@ -266,8 +266,14 @@ export const BATCH = 'POST /entries';
 /** Hashed, because a key may be long and contain data that no log or dashboard may show. */
 const toId = (text: string) => hash('sha256', text, 'base64url').slice(0, 16);
 
-/** Returns the idempotency key, if any. @throws Fault IDEMPOTENCY_KEY_INVALID or IDEMPOTENCY_KEY_REPEATED */
-export function findIdempotencyKey(request: Request): string | undefined {
+/** Returns what the partner called the request. @throws Fault IDEMPOTENCY_KEY_INVALID or IDEMPOTENCY_KEY_REPEATED */
+export function findRequestIds(request: Request): RequestIds | undefined {
+  const idempotencyKey = findIdempotencyKey(request);
+  const requestId = findOwnRequestId(request);
+  return idempotencyKey === undefined && requestId === undefined ? undefined : { idempotencyKey, requestId };
+}
+
+function findIdempotencyKey(request: Request): string | undefined {
   const value = request.headers['idempotency-key'] as string | undefined;
   if (value === undefined) return undefined;
   // `headers` joins repeated headers with a comma and a space. `headersDistinct` takes time for all headers.

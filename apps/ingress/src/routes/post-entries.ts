@@ -8,7 +8,7 @@ import type { Inflate, OnPart } from '../http/read-body.js';
 import { type Reply, type Result, toAccepted } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
 import { MAX_CHUNK_BYTES, type Results, toBytes } from '../ingest/call.js';
-import { type AcceptKeyed, BATCH, findIdempotencyKey, toKeyed, toText } from '../ingest/idempotency.js';
+import { type AcceptKeyed, BATCH, findRequestIds, toKeyed, toText } from '../ingest/idempotency.js';
 import { type BatchItem, readBatch, readWhole } from './read-batch.js';
 
 /** Accepts a group's entries; `first` is the place of the first of them among the batch's valid entries. */
@@ -37,7 +37,8 @@ export function postEntries(deps: {
     overload.check();
     const context = contextOf(response);
     rateLimiter.check(context);
-    const key = findIdempotencyKey(request);
+    context.requestIds = findRequestIds(request);
+    const key = context.requestIds?.idempotencyKey;
     const held = memory.open(context.projectId);
     try {
       const results =

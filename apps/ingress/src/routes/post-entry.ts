@@ -7,7 +7,7 @@ import { ENTRY_LIMIT, type Inflate, readBody } from '../http/read-body.js';
 import { type Reply, toAccepted } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
 import type { EntryInput, Verdict } from '../ingest/call.js';
-import { type AcceptKeyed, findIdempotencyKey, toKeyed, toText } from '../ingest/idempotency.js';
+import { type AcceptKeyed, findRequestIds, toKeyed, toText } from '../ingest/idempotency.js';
 
 /** Dependencies of the handlers that enqueue an entry or an erasure. */
 type EntryDeps = {
@@ -33,7 +33,8 @@ export function postEntry(deps: EntryDeps & { slices: Pick<Slices, 'next'>; infl
     overload.check();
     const context = contextOf(response);
     rateLimiter.check(context);
-    const key = findIdempotencyKey(request);
+    context.requestIds = findRequestIds(request);
+    const key = context.requestIds?.idempotencyKey;
     readBody(request, context, take, next, reading);
 
     function take(body: Buffer): void {
@@ -64,7 +65,8 @@ export function deleteEntry(deps: EntryDeps): RequestHandler {
     overload.check();
     const context = contextOf(response);
     rateLimiter.check(context);
-    const key = findIdempotencyKey(request);
+    context.requestIds = findRequestIds(request);
+    const key = context.requestIds?.idempotencyKey;
     const entry: EntryInput = { customerId: parseCustomerId(request.params.customerId), erase: true };
     const accepting =
       key === undefined ? rateLimiter.acceptEntry(context, entry) : acceptOnce(context, key, entry, response);

@@ -32,7 +32,7 @@ const STORED = {
 
 const REFUSED: RefusedEntry = toRefusedEntry({
   ...{ customerId: '7519', receipt: RECEIPT_EXAMPLE, state: 'refused', sqlState: '22001', isReadable: true },
-  ...{ field: 'phone', refusedAt: new Date('2026-11-30T12:00:01Z') },
+  ...{ field: 'phone', requestIds: { requestId: 'import-42' }, refusedAt: new Date('2026-11-30T12:00:01Z') },
 });
 const REASONS = Object.entries(REFUSALS).map(([code, message]) => `- \`${code}\`: ${message}`);
 
@@ -177,6 +177,8 @@ export function toReadSchemas(): Json {
         code: { enum: Object.keys(REFUSALS) },
         message: { enum: Object.values(REFUSALS) },
         field: { enum: FIELD_ENTRIES.map(([name]) => name), description: 'The refused property, if we know it.' },
+        idempotencyKey: { type: 'string', description: 'The key of its request, if there was one.' },
+        requestId: { type: 'string', description: 'The `x-request-id` that you gave its request, if any.' },
         refusedAt: TIME,
         state: {
           enum: REFUSED_STATES,
