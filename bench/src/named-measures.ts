@@ -1,4 +1,10 @@
-import { measureAcks, measureAppendfsync, measureBatches, measureLatency } from './measures/acks.js';
+import {
+  measureAcks,
+  measureAppendfsync,
+  measureBatches,
+  measureCompression,
+  measureLatency,
+} from './measures/acks.js';
 import { measureChunks, measureDequeue } from './measures/chunks.js';
 import { measureDrain } from './measures/drain.js';
 import { measureFairness } from './measures/fairness.js';
@@ -82,9 +88,9 @@ export const NAMED_MEASURES: NamedMeasure[] = [
   }),
   define({
     name: 'batches',
-    description: 'Entries acknowledged per second if they are sent in batches.',
+    description: 'Entries acknowledged per second if they are sent in batches, and in compressed ones.',
     settings: { seconds: SECONDS, rounds: ROUNDS },
-    measures: [measureBatches],
+    measures: [measureBatches, measureCompression],
   }),
   define({
     name: 'chunks',

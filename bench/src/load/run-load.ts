@@ -16,7 +16,7 @@ import {
 
 export const CONNECTIONS = 100;
 /** Batches need few connections, and all their entries in flight must fit into PENDING_MAX_ENTRIES. */
-const BATCH_CONNECTIONS = 10;
+export const BATCH_CONNECTIONS = 10;
 const WARM_UP_SECONDS = 15;
 
 let runs = 0;

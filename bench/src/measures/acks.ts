@@ -1,10 +1,30 @@
+import { deflateSync, gzipSync } from 'node:zlib';
 import { median, toTable, toWhole, withRedis } from '@opm/testkit';
+import autocannon from 'autocannon';
 import type { Redis } from 'ioredis';
-import { bare, type Contender, fastify, fillCustomers, project, synchronous, textbook } from '../contenders.js';
+import {
+  bare,
+  type Contender,
+  fastify,
+  fillCustomers,
+  project,
+  startProject,
+  synchronous,
+  textbook,
+} from '../contenders.js';
 import type { LoadResult } from '../load/generators.js';
-import { runCounted, runLoad, warmUp } from '../load/run-load.js';
-import { medianRatio, type Report, type Result, runsOf, toRateTable, type Verdict, withRounds } from '../report.js';
-import type { Servers } from '../servers.js';
+import { BATCH_CONNECTIONS, runCounted, runLoad, warmUp } from '../load/run-load.js';
+import {
+  medianRatio,
+  mediansOf,
+  type Report,
+  type Result,
+  runsOf,
+  toRateTable,
+  type Verdict,
+  withRounds,
+} from '../report.js';
+import type { Place, Servers } from '../servers.js';
 
 export type AcksOptions = { seconds: number; rounds: number; known: number };
 
@@ -84,6 +104,82 @@ export async function measureBatches(servers: Servers, { seconds, rounds }: Batc
     })),
   };
 }
+
+const CODINGS: { name: string; encode: (json: string) => Buffer }[] = [
+  { name: 'plain', encode: Buffer.from },
+  { name: 'gzip', encode: gzipSync },
+  { name: 'deflate', encode: deflateSync },
+];
+const BATCH = 1_000;
+/** Batches that are compressed once and then sent in turn: to compress new ones would take the load's processor. */
+const BATCHES = 50;
+
+/** What batches of one coding cost: CPU in µs of the ingress and bytes sent, both per entry. */
+type CodingCost = { perSecond: number; ingressUs: number; bytes: number };
+
+/** Measures what compression of batches saves on the wire, and what it costs the ingress. No worker runs. */
+export async function measureCompression(servers: Servers, { seconds, rounds }: BatchesOptions): Promise<Report> {
+  const runs = CODINGS.map((coding) => ({ ...coding, costs: [] as CodingCost[] }));
+  for (let round = 1; round <= rounds; round++) {
+    for (const { name, encode, costs } of runs) {
+      const cost = await servers.inFreshPlace((place) => sendEncoded(place, name, encode, seconds));
+      costs.push(cost);
+      console.log(`round ${round}: ${name}: ${toWhole(cost.perSecond)} entries/s, ${cost.ingressUs.toFixed(1)} µs`);
+    }
+  }
+  const rows = runs.map(({ name, costs }) => {
+    const { perSecond, ingressUs, bytes } = mediansOf(costs);
+    return [name, toWhole(perSecond), ingressUs.toFixed(1), toWhole(bytes)];
+  });
+  const table = toTable(['coding', '#entries/s', '#ingress µs per entry', '#bytes per entry'], rows);
+  return { name: 'compression', tables: withRounds(table, rounds), verdicts: [] };
+}
+
+async function sendEncoded(
+  place: Place,
+  coding: string,
+  encode: (json: string) => Buffer,
+  seconds: number,
+): Promise<CodingCost> {
+  const target = await startProject(place);
+  await warmUp(target, { batch: BATCH });
+  const headers = {
+    'x-api-key': target.apiKey,
+    'content-type': 'application/json',
+    ...(coding !== 'plain' && { 'content-encoding': coding }),
+  };
+  const bodies = Array.from({ length: BATCHES }, (_, i) => encode(toBatch(i)));
+  const readSeconds = () => target.readMetric('process_cpu_seconds_total');
+  const before = await readSeconds();
+  const { requests, duration, non2xx, errors } = await autocannon({
+    url: `${target.url}/entries`,
+    connections: BATCH_CONNECTIONS,
+    duration: seconds,
+    requests: bodies.map((body) => ({ method: 'POST', headers, body })),
+  });
+  if (non2xx > 0 || errors > 0) throw new Error(`${coding}: ${non2xx} batches refused, ${errors} failed`);
+  const entries = requests.total * BATCH;
+  return {
+    perSecond: entries / duration,
+    ingressUs: ((await readSeconds()) - before) * (1e6 / entries),
+    bytes: bodies.reduce((sum, { length }) => sum + length, 0) / (BATCHES * BATCH),
+  };
+}
+
+const toBatch = (batch: number): string =>
+  JSON.stringify(
+    Array.from({ length: BATCH }, (_, i) => {
+      const n = batch * BATCH + i;
+      return {
+        customerId: `customer-${n}`,
+        customerEmail: `customer.${n}@example.com`,
+        customerPhone: `+49 30 ${n}`,
+        customerFirstName: `First ${n}`,
+        customerLastName: `Last ${n}`,
+        customerIP: `10.${(n >> 16) & 255}.${(n >> 8) & 255}.${n & 255}`,
+      };
+    }),
+  );
 
 export type AppendfsyncOptions = { seconds: number; rounds: number };
 
