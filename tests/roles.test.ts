@@ -41,15 +41,17 @@ const envOf = (user: (typeof APPS)[number]) => ({
 const readPrivileges = (databaseUrl: string) =>
   query(
     databaseUrl,
-    `SELECT 'role' AS kind, rolname AS name, to_jsonb(r)::text AS state FROM pg_roles r WHERE rolname LIKE 'opm\\_%'
+    `SELECT 'role' AS kind, rolname AS name, to_jsonb(r)::text AS state FROM pg_roles r WHERE rolname = ANY($1)
      UNION ALL SELECT 'member', roleid::regrole::text, member::regrole::text FROM pg_auth_members
      UNION ALL SELECT 'database', datname, concat(datdba::regrole, datacl) FROM pg_database
+       WHERE datname IN (current_database(), 'postgres', 'template1')
      UNION ALL SELECT 'schema', nspname, concat(nspowner::regrole, nspacl) FROM pg_namespace
      UNION ALL SELECT 'table', oid::regclass::text, concat(relowner::regrole, relacl) FROM pg_class
      UNION ALL SELECT 'column', concat(attrelid::regclass, '.', attname), attacl::text FROM pg_attribute WHERE attacl <> '{}'
      UNION ALL SELECT 'routine', oid::regprocedure::text, concat(proowner::regrole, proacl) FROM pg_proc
      UNION ALL SELECT 'default', defaclnamespace::regnamespace::text, defaclacl::text FROM pg_default_acl
      ORDER BY 1, 2, 3`,
+    [ALL_ROLES],
   );
 
 beforeAll(async () => {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { hashApiKey } from '@opm/core';
 import { createStore, ROLES, type Role, type Store } from '@opm/store';
-import { BACKENDS, type Backend, query, startApp, type TestApp, waitFor } from '@opm/testkit';
+import { BACKENDS, type Backend, isAwaited, query, startApp, type TestApp, waitFor } from '@opm/testkit';
 import pg from 'pg';
 import { PASSWORD } from './open-dashboard.js';
 
@@ -486,13 +486,12 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     const viewer = await logIn(own.url, 'ada-viewer');
     const locker = new pg.Client({ connectionString: backend.databaseUrl });
     await locker.connect();
-    const waiting = "SELECT FROM pg_locks WHERE relation = 'operator_sessions'::regclass AND NOT granted";
     await locker.query('BEGIN; LOCK TABLE operator_sessions IN ACCESS EXCLUSIVE MODE');
     const leaving = new AbortController();
     const opened: Promise<unknown>[] = [];
     const isRead = async () => {
       opened.push(viewer.stream('/', leaving.signal).catch(() => {})); // the session is cached at first
-      return (await query(backend.databaseUrl, waiting)).length > 0;
+      return isAwaited(locker);
     };
     await waitFor(isRead, { description: 'a session that is being read' });
     leaving.abort();

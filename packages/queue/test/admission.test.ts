@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { Version } from '@opm/core';
-import { BACKENDS, type Backend, createBackend, query, waitFor, withRedis } from '@opm/testkit';
+import { BACKENDS, type Backend, createBackend, isAwaited, query, waitFor, withRedis } from '@opm/testkit';
 import pg from 'pg';
 import type { Admitted } from '../src/admission.js';
 import { connectQueueBackend } from '../src/queue-backend.js';
@@ -347,9 +347,7 @@ test('on PostgreSQL correcting backlogs and settling do not deadlock', async () 
       [2, -16],
     ]),
   });
-  const isWaiting = async () =>
-    (await settling.query('SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))')).rowCount;
-  await waitFor(isWaiting, { description: 'the correction to wait' });
+  await waitFor(() => isAwaited(settling), { description: 'the correction to wait' });
   await settling.query("SELECT admission.add_to_backlog(0, 0, '{1}', '{-16}')");
   await settling.query('COMMIT');
   await correcting;

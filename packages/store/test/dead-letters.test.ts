@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { type CustomerEntry, foldEntries, toReceipt } from '@opm/core';
-import { createTestDatabase, type TestDatabase, waitFor } from '@opm/testkit';
+import { createTestDatabase, isAwaited, type TestDatabase, waitFor } from '@opm/testkit';
 import pg from 'pg';
 import { createStore, type LetterPlace, type Store } from '../src/index.js';
 
@@ -324,7 +324,7 @@ test('letters stay if their delivery fails', async () => {
 async function untilWaiting(): Promise<void> {
   const other = new pg.Client({ connectionString: database.url }); // the test's own may be the one that waits
   await other.connect();
-  const waiting = `SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'`;
+  const waiting = `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`;
   while ((await other.query(waiting)).rowCount === 0);
   await other.end();
 }
@@ -374,12 +374,7 @@ test('an entry that is rejected after its customer was erased gets no letter, a 
 });
 
 /** Resolves when a statement waits for a lock of the test's own session. */
-const untilBlocked = () =>
-  waitFor(
-    async () =>
-      (await client.query('SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))')).rowCount,
-    { description: 'a statement that waits' },
-  );
+const untilBlocked = () => waitFor(() => isAwaited(client), { description: 'a statement that waits' });
 
 test('a letter that is stored while its customer is being erased is deleted', async () => {
   await upsert({ customerId: 'a', version: T0, erase: true });

@@ -37,6 +37,7 @@ export { startProxy, type TcpProxy } from './start-proxy.js';
 export {
   createDatabase,
   createTestDatabase,
+  isAwaited,
   query,
   type TestDatabase,
   testPrefix,
