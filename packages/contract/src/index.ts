@@ -27,6 +27,7 @@ export {
   type RefusedEntry,
   type RefusedQuery,
   toCursor,
+  toRefusalCode,
   toRefusedEntry,
   toUnknownCustomer,
   toUsageAnswer,

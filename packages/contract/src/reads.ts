@@ -42,7 +42,7 @@ export function toRefusedEntry(
   },
 ): RefusedEntry {
   const { customerId, receipt, sqlState, isReadable, field, requestIds, refusedAt, state } = letter;
-  const code = isReadable ? toRefusalCode(sqlState ?? '') : 'ENTRY_UNREADABLE';
+  const code = isReadable ? toRefusalCode(sqlState) : 'ENTRY_UNREADABLE';
   const named = field && { field: FIELD_PROPERTIES[field].property };
   return { customerId, receipt, code, message: REFUSALS[code], ...named, ...requestIds, refusedAt, state };
 }
@@ -54,8 +54,9 @@ const BY_SQL_STATE: [RegExp, RefusalCode][] = [
   [/^(22|23|P0001)/, 'VALUE_INVALID'], // data exception, other constraint, error of a trigger
 ];
 
-function toRefusalCode(sqlState: string): RefusalCode {
-  return BY_SQL_STATE.find(([pattern]) => pattern.test(sqlState))?.[1] ?? 'STORE_ERROR';
+/** What the error of PostgreSQL is for the partner. @param sqlState null if the error was not PostgreSQL's */
+export function toRefusalCode(sqlState: string | null): RefusalCode {
+  return BY_SQL_STATE.find(([pattern]) => pattern.test(sqlState ?? ''))?.[1] ?? 'STORE_ERROR';
 }
 
 /** The body of GET /entry/{customerId}/receipts/{receipt}. `unknown`: we know no such entry, or no longer. */

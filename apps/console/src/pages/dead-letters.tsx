@@ -1,3 +1,4 @@
+import { toRefusalCode } from '@opm/contract';
 import { countAll, isSqlState, toCount, toNumber } from '@opm/operations';
 import { toChunkData } from '@opm/queue';
 import type { DeadLetterCount, DeadLetterFilter, Store, StoredDeadLetter, WholeDeadLetter } from '@opm/store';
@@ -8,16 +9,10 @@ import type { Replay, Replays } from '../replays.js';
 import { type CurrentOperator, mayChange, operatorOf, type Reveals } from '../session.js';
 import { assertConfirmed, fieldOf, type HandleChange, Problem } from './change.js';
 import { Confirm, Facts, Form, Live, sendPage, Table, Time, textOf, toUrl } from './components.js';
+import { type Names, PartnerLink } from './partners.js';
 import { type RecordView, RevealForm } from './reveal.js';
 
-type Names = Map<number, string>;
-
 const BIG_ID = /^\d{1,18}$/;
-
-function PartnerLink({ nameOf, projectId }: { nameOf: Names; projectId: number | null }) {
-  if (projectId === null) return <>unknown</>;
-  return <a href={`/partners/${projectId}`}>{nameOf.get(projectId) ?? `project ${projectId}`}</a>;
-}
 
 /** GET /dead-letters: counts by partner and SQLSTATE, and the newest letters, filtered by the parameters of the URL. */
 export function getDeadLetters(
@@ -88,7 +83,7 @@ function Letters({ groups, letters, nameOf, isFull, shown, operator, replays, sh
     <>
       <Live id="dead-letter-groups">
         <LastReplay replay={replays.last()} />
-        <Groups groups={groups} nameOf={nameOf} total={total} />
+        <DeadLetterGroups groups={groups} nameOf={nameOf} />
       </Live>
       {total > 0 && mayChange(operator, 'operator') && !replays.isRunning() && (
         <Form action="/dead-letters/replay" operator={operator}>
@@ -160,10 +155,10 @@ function LastReplay({ replay }: { replay: Replay | undefined }) {
   );
 }
 
-function Groups({ groups, nameOf, total }: { groups: DeadLetterCount[]; nameOf: Names; total: number }) {
+export function DeadLetterGroups({ groups, nameOf }: { groups: DeadLetterCount[]; nameOf: Names }) {
   return (
     <Table
-      caption={`${toCount(total, 'dead letter')}, by partner and SQLSTATE`}
+      caption={`${toCount(countAll(groups), 'dead letter')}, by partner and SQLSTATE`}
       rows={groups.slice(0, MAX_GROUPS)}
       empty="There is no such dead letter."
       columns={[
@@ -175,6 +170,7 @@ function Groups({ groups, nameOf, total }: { groups: DeadLetterCount[]; nameOf: 
             return <a href={toUrl('/dead-letters', { partner, state: sqlState ?? undefined })}>{sqlState ?? 'none'}</a>;
           },
         },
+        { title: 'Partner sees', cell: ({ projectId, sqlState }) => (projectId ? toRefusalCode(sqlState) : '–') },
         { title: 'Dead letters', isNumber: true, cell: ({ count }) => toNumber(count) },
       ]}
     />

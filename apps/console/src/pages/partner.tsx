@@ -1,18 +1,13 @@
 import { isKeyLabel, SCOPES, toRuleTexts } from '@opm/core';
 import { toNumber } from '@opm/operations';
-import {
-  assertProjectName,
-  type DeadLetterCount,
-  type MinuteActivity,
-  type Store,
-  type StoredApiKey,
-} from '@opm/store';
+import { assertProjectName, type MinuteActivity, type Store, type StoredApiKey } from '@opm/store';
 import { type Request, type RequestHandler, Router } from 'express';
 import type { ComponentChildren } from 'preact';
 import type { Partner, Reads } from '../reads.js';
 import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
 import { assertConfirmed, countOf, fieldOf, type HandleChange, MAX_RULES, Problem, rulesOf } from './change.js';
 import { Confirm, Facts, Form, Live, Secret, sendPage, Table, Time, toAge, toMs, toRate, toUrl } from './components.js';
+import { DeadLetterGroups } from './dead-letters.js';
 import { EntriesChart, Problems } from './overview.js';
 import { acceptedOf, sentPerSecond } from './partners.js';
 
@@ -44,7 +39,7 @@ export function getPartner(
             <EntriesChart {...chart} />
           </Live>
           <Keys keys={keys} partner={partner} operator={operator} />
-          <DeadLetterGroups name={name} groups={groups} />
+          <DeadLetterGroups groups={groups} nameOf={new Map([[projectId, name]])} />
           <p>
             <a href={toUrl('/find', { project: name })}>Find a customer of this partner</a>
           </p>
@@ -171,25 +166,6 @@ function Settings({ partner: { projectId, pausedAt, rate, burst }, operator }: S
         <button type="submit">Set the limit; empty for none</button>
       </Form>
     </section>
-  );
-}
-
-function DeadLetterGroups({ name, groups }: { name: string; groups: DeadLetterCount[] }) {
-  return (
-    <Table
-      caption="Dead letters by SQLSTATE"
-      rows={groups}
-      empty="This partner has no dead letter."
-      columns={[
-        {
-          title: 'SQLSTATE',
-          cell: ({ sqlState }) => (
-            <a href={toUrl('/dead-letters', { partner: name, state: sqlState ?? undefined })}>{sqlState ?? 'none'}</a>
-          ),
-        },
-        { title: 'Dead letters', isNumber: true, cell: ({ count }) => toNumber(count) },
-      ]}
-    />
   );
 }
 

@@ -7,6 +7,14 @@ import { type Column, Form, Live, sendPage, Table, Time, textOf, toAge, toRate, 
 
 const PAGE_ROWS = 100;
 
+/** Names of partners, by project id. */
+export type Names = Map<number, string>;
+
+export function PartnerLink({ nameOf, projectId }: { nameOf: Names; projectId: number | null }) {
+  if (projectId === null) return <>unknown</>;
+  return <a href={`/partners/${projectId}`}>{nameOf.get(projectId) ?? `project ${projectId}`}</a>;
+}
+
 type Sortable = { id: string; title: string; isNumber?: boolean; sortBy: (partner: Partner) => number | string } & {
   cell?: (partner: Partner) => ComponentChildren;
 };
