@@ -63,7 +63,7 @@ const MAX_SHORT_SHARE = 0.25;
 const MAX_LINES = 300;
 const MAX_JOURNEY_FILES = 12;
 const MAX_INGRESS_DEPTH = 9;
-const MAX_VARIABLES = 32;
+const MAX_VARIABLES = 30;
 
 const problems = [];
 const expect = (holds, problem) => holds || problems.push(problem);

@@ -17,6 +17,9 @@ import { createIngressMetrics } from './metrics.js';
 import { createFindCustomer, createFindQueued } from './routes/get-entry.js';
 import { createListRefused, createReadProject } from './routes/get-project.js';
 
+/** Connections for look-ups. A look-up asks about a whole chunk, so a few of them keep PostgreSQL busy. */
+const LOOK_UPS = 4;
+
 /** Creates every object of the ingress and passes each its dependencies. */
 export async function compose(context: ProcessContext<IngressConfig>): Promise<void> {
   const { config, logger, health, signal, onClose } = context;
@@ -24,7 +27,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
 
   const store = createStore({
     databaseUrl: config.DATABASE_URL,
-    poolSize: config.DATABASE_POOL_SIZE,
+    poolSize: LOOK_UPS,
     connectTimeoutMs: budget.statementMs,
     statementTimeoutMs: budget.statementMs,
     byIndexOnly: true,
@@ -79,7 +82,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
   const partitions = createPartitions(config.QUEUE_SHARDS);
   const findExisting = createFindExisting({
     findExisting: store.customers.findExisting,
-    maxInFlight: config.DATABASE_POOL_SIZE,
+    maxInFlight: LOOK_UPS,
     timeoutMs: budget.lookUpMs,
     breaker: createBreaker('customers'),
     onUnknown: metrics.onExistenceUnknown,
@@ -131,7 +134,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     findRefused: store.deadLetters.findRefused,
     partitions,
     budget,
-    maxInFlight: Math.ceil(config.DATABASE_POOL_SIZE / 2),
+    maxInFlight: LOOK_UPS / 2,
     breaker: createBreaker('reading customers'),
   });
   const findQueued = createFindQueued({ listVersions: queue.listVersions, partitions, budget });

@@ -41,7 +41,6 @@ export const INGRESS_ENV = {
     default: 0,
     desc: 'number of proxies in front, 0 to 10, that set X-Forwarded-For',
   }),
-  DATABASE_POOL_SIZE: count({ default: 4, desc: 'connections to PostgreSQL for look-ups' }),
 };
 
 export type IngressConfig = Env<typeof INGRESS_ENV>;

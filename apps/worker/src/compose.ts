@@ -16,6 +16,12 @@ const STORE_OPTIONS = {
   applicationName: 'opm-worker',
 };
 
+/**
+ * Statements at the same time: so many for short backlogs, and so many for long ones. The worker prepares one while
+ * PostgreSQL executes the other; more would wait for the same rows.
+ */
+const STATEMENTS_IN_FLIGHT = 2;
+
 /** Creates the worker's objects and connects them by hand. */
 export async function compose(context: ProcessContext<WorkerConfig>): Promise<void> {
   const { config, logger, health, signal, onClose } = context;
@@ -23,7 +29,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
   const store = createStore({
     databaseUrl: config.DATABASE_URL,
     // Statements of short and of long backlogs, one probe, one maintenance task, one report.
-    poolSize: 2 * config.STATEMENTS_IN_FLIGHT + 3,
+    poolSize: 2 * STATEMENTS_IN_FLIGHT + 3,
     lockTimeoutMs: 2_000,
     ...STORE_OPTIONS,
   });
@@ -95,7 +101,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     addDeadLetters: store.deadLetters.add,
     settle: worker.settle,
     maxRows: config.STATEMENT_MAX_ROWS,
-    maxInFlight: config.STATEMENTS_IN_FLIGHT,
+    maxInFlight: STATEMENTS_IN_FLIGHT,
     maxAttempts: config.JOB_MAX_ATTEMPTS,
     onPersisted: metrics.onPersisted,
     onDeadLetter: metrics.onDeadLetter,
@@ -148,7 +154,6 @@ export const WORKER_ENV = {
     default: 1_000,
     desc: 'maximum entries per upsert statement, 1 to 50000; a larger chunk gets its own statement',
   }),
-  STATEMENTS_IN_FLIGHT: countBetween(1, 100)({ default: 2, desc: 'upsert statements in flight, 1 to 100' }),
   JOB_LOCK_MS: countBetween(
     1_000,
     HOUR_MS,

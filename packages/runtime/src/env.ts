@@ -183,4 +183,10 @@ export function parseEnv<Spec extends EnvSpec>(env: NodeJS.ProcessEnv, spec: Spe
   }) as Env<Spec>;
 }
 
+/** Variables of earlier releases. Constants have replaced them. */
+const REMOVED = ['DATABASE_POOL_SIZE', 'LOOKUP_TIMEOUT_MS', 'STATEMENTS_IN_FLIGHT'];
+
+/** The variables that are set and have no effect any more. */
+export const findRemoved = (env: NodeJS.ProcessEnv): string[] => REMOVED.filter((name) => env[name]);
+
 export { bool, str };

@@ -1,7 +1,7 @@
 import { setFlagsFromString } from 'node:v8';
 import closeWithGrace from 'close-with-grace';
 import pg from 'pg';
-import { ConfigError, type Env, type EnvSpec, parseEnv, readSecretFiles } from './env.js';
+import { ConfigError, type Env, type EnvSpec, findRemoved, parseEnv, readSecretFiles } from './env.js';
 import { type Health, type InternalServer, serveInternal } from './internal-server.js';
 import { createLogger, type Logger } from './logger.js';
 import { createMetrics, type Metrics } from './metrics.js';
@@ -44,6 +44,9 @@ export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonE
   ignoreUnheardPgErrors();
   const common = config as unknown as CommonEnv;
   const logger = createLogger({ name, level: common.LOG_LEVEL });
+  const removed = findRemoved(env);
+  if (removed.length > 0)
+    logger.warn({ variables: removed }, 'these variables have no effect any more, see CHANGELOG.md');
   const metrics = createMetrics({ process: name });
   const health: Health = {};
   const abort = new AbortController();

@@ -76,3 +76,14 @@ test('a process told to stop after its start failed closes all once, in reverse 
   const closed = child.output().match(/closed the \w+/g);
   expect(closed).toEqual(['closed the third', 'closed the second', 'closed the first']);
 });
+
+test('a variable that has been removed and is still set is named in a warning, without its value', async () => {
+  const child = await run('', /started/, { STATEMENTS_IN_FLIGHT: 'a secret', DATABASE_POOL_SIZE: '' });
+  expect(await child.stop()).toEqual({ code: 0, signal: null });
+  const warnings = child
+    .output()
+    .split('\n')
+    .filter((line) => line.includes('"level":"warn"'));
+  expect(warnings).toEqual([expect.stringMatching(/"variables":\["STATEMENTS_IN_FLIGHT"\].*no effect any more/)]);
+  expect(warnings.join()).not.toContain('a secret');
+});
