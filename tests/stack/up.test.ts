@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
+import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
@@ -16,15 +17,29 @@ let cwd: string;
 let port: number;
 let consolePort: number;
 let stack: TestProcess | undefined;
+/**
+ * Hold the usual internal ports, so that a stack draws others: the tests of another checkout may start a stack at the same
+ * moment, and both would find the usual ones free.
+ */
+let holders: Server[];
 
 beforeAll(async () => {
+  holders = await Promise.all([9400, 9401, 9402].map(hold));
   cwd = await mkdtemp(join(tmpdir(), 'opm-up-'));
   await drawPorts();
 });
 afterAll(async () => {
   await stack?.stop();
+  for (const holder of holders) if (holder.listening) holder.close();
   await rm(cwd, { recursive: true, force: true });
 });
+
+/** Listens on the port, unless another program does. */
+async function hold(usual: number): Promise<Server> {
+  const server = createServer();
+  await Promise.race([once(server.listen(usual, '127.0.0.1'), 'listening'), once(server, 'error')]).catch(() => {});
+  return server;
+}
 
 /** Draws new ports for each test: a port that was free at the start of the file may be in use by now. */
 const drawPorts = async () => {
