@@ -159,11 +159,12 @@ export async function openHarness(backend: Backend, shards: number) {
         read: (...call) => step('read', () => queue.idempotency.read(...call)),
         close: (shard, parts) =>
           step('close', async () => {
-            await queue.idempotency.close(shard, parts);
+            const kept = await queue.idempotency.close(shard, parts);
             await onClosed(
               shard,
               parts.map(({ id }) => id),
             );
+            return kept;
           }),
       },
     };
