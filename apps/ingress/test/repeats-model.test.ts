@@ -177,12 +177,6 @@ const EXAMPLES: [name: string, request: Request, actions: Action[], answers: str
   ['while another ingress has not admitted it yet', POST, [send(during('admit', elsewhere))], ['201', '201*']],
   ['while another ingress has admitted it', POST, [send(during('lookUp', elsewhere))], ['201', '201']],
   [
-    'while another ingress has admitted it, whose look-up then fails',
-    POST,
-    [send(fails('lookUp'), during('close', elsewhere)), elsewhere],
-    ['201', '201*', '201*'],
-  ],
-  [
     'while another ingress repeats it',
     POST,
     [send(dies('admit')), send(during('admitAgain', elsewhere))],

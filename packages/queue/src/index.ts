@@ -33,7 +33,6 @@ export {
   type OpenPart,
   type PartRecord,
   type PartState,
-  parseClosedState,
   parseOpen,
   parsePart,
   toClosedState,

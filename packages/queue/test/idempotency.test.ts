@@ -201,7 +201,7 @@ describe.each(BACKENDS)('idempotency on %s:', (_, createBackend) => {
       expect(known.every(Boolean)).toBe(true);
     });
 
-    test('only an open part with that version is closed; the first to close it wins, and others are told', async () => {
+    test('only an open part with that version is closed, and the first to close it wins', async () => {
       const projectId = freshProject();
       const { part, versions } = await admitPart(projectId, ...named('a', 'b', 'c', 'd', 'e'));
       const { part: untouched } = await admitPart(projectId, ...named('f'));
@@ -216,11 +216,10 @@ describe.each(BACKENDS)('idempotency on %s:', (_, createBackend) => {
           { id: freshId(), version: of, state: toClosedState(existed) },
         ]);
       const existed = [true, false, true, true, false];
-      expect(await close(existed, version + 1)).toEqual(new Map());
+      await close(existed, version + 1);
       expect((await readOne(part.id))?.state).toBe(':5:');
-      expect(await close(existed)).toEqual(new Map());
-      expect(await close(existed)).toEqual(new Map());
-      expect(await close(existed.map((it) => !it))).toEqual(new Map([[0, toClosedState(existed)]]));
+      await close(existed);
+      await close(existed.map((it) => !it));
       expect(await readOne(part.id)).toMatchObject({ version, fingerprint: FINGERPRINT });
       expect(await readState(part.id)).toEqual({ size: 5, existed });
       expect((await readOne(request.id))?.state).toBe('');

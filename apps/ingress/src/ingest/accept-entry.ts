@@ -1,13 +1,6 @@
 import { Fault } from '@opm/contract';
 import { GroupCommit, type Outcome, type Version, withTimeout } from '@opm/core';
-import {
-  type Admitted,
-  type ChunkEntry,
-  type EntryQueue,
-  type KeyedPart,
-  parseClosedState,
-  toClosedState,
-} from '@opm/queue';
+import { type Admitted, type ChunkEntry, type EntryQueue, type KeyedPart, toClosedState } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import type { TimeBudget } from '../config.js';
 import { createAcceptRepeats } from './accept-repeats.js';
@@ -123,7 +116,8 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       const verdicts = admitted.map(({ previous, version }): Verdict => {
         return { existed: previous ? !previous.erased : (existing?.has(place++) ?? true), version };
       });
-      return parts.length > 0 ? await closeParts(shard, parts, admitted, verdicts, deadline) : verdicts;
+      if (parts.length > 0) await closeParts(shard, parts, admitted, verdicts, deadline);
+      return verdicts;
     } catch (error) {
       await release(shard, admitted);
       throw error;
@@ -139,9 +133,8 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   }
 
   /**
-   * Stores the verdicts before the answers, because a repeat may come as soon as its partner has the answer. Returns those of
-   * a concurrent attempt where it was first. If the store fails or is slow, the partners get their answers all the same; a
-   * repeat is then queued again, in its old place.
+   * Stores the verdicts before the answers, because a repeat may come as soon as its partner has the answer. If the store
+   * fails or is slow, the partners get their answers all the same; a repeat is then queued again, in its old place.
    */
   async function closeParts(
     shard: number,
@@ -149,14 +142,13 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     admitted: Admitted[],
     verdicts: Verdict[],
     deadline: number,
-  ): Promise<Verdict[]> {
+  ): Promise<void> {
     const existed = verdicts.map((verdict) => verdict.existed);
     const closed = parts.map(({ id, first, size }) => {
       return { id, version: admitted[first]?.version ?? 0, state: toClosedState(existed, first, size) };
     });
     const timeoutMs = Math.max(1, deadline - budget.replyMs - performance.now());
-    const kept = await withTimeout(queue.idempotency.close(shard, closed), timeoutMs).catch(warnNotClosed);
-    return kept && kept.size > 0 ? withKept(verdicts, parts, kept) : verdicts;
+    await withTimeout(queue.idempotency.close(shard, closed), timeoutMs).catch(warnNotClosed);
   }
 
   /** Checked again, because the call may have got its partition before the erasure and be admitted after it. */
@@ -220,20 +212,6 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     pending: () => chunks.pending,
     chunksInFlight: () => chunks.inFlight,
   };
-}
-
-/** Replaces the verdicts of the parts that have other ones in the store. `kept`: their states, by index of the part. */
-function withKept(verdicts: Verdict[], parts: KeyedPart[], kept: Map<number, string>): Verdict[] {
-  const all = [...verdicts];
-  for (const [i, state] of kept) {
-    const { first, size } = parts[i] as KeyedPart;
-    const existed = parseClosedState(state);
-    for (let j = 0; j < size; j++) {
-      const { version } = verdicts[first + j] as Verdict;
-      all[first + j] = { existed: existed[j] ?? true, version, isReplayed: true };
-    }
-  }
-  return all;
 }
 
 const toResult = <T>(outcome: Outcome<T>): T | Fault =>

@@ -6,7 +6,7 @@ type Script<Answer> = (keyCount: number, ...keysAndArguments: (string | number |
 type Scripts = {
   opmRemember: Script<(string | null)[]>;
   opmReadRecords: Script<(string | null)[]>;
-  opmCloseRecords: Script<[index: number, state: string][]>;
+  opmCloseRecords: Script<void>;
   opmReadRecordBytes: Script<number>;
   opmSweepRecords: Script<number>;
 };
@@ -44,8 +44,12 @@ export function createRedisIdempotency(redis: RedisClient, { keyspaces, maxBytes
 
     async close(shard, parts) {
       const values = parts.map(({ version, state }) => toDigits(version) + state);
-      const keys = toRecordKeys(keyspaces[shard] as string).slice(0, 3);
-      return new Map(await scripts.opmCloseRecords(3, ...keys, parts.map(toId), values));
+      await scripts.opmCloseRecords(
+        3,
+        ...toRecordKeys(keyspaces[shard] as string).slice(0, 3),
+        parts.map(toId),
+        values,
+      );
     },
 
     readBytes: (shard, projectId) => scripts.opmReadRecordBytes(7, ...keysOf(shard), projectId),
@@ -190,11 +194,11 @@ return found`;
 
 /**
  * KEYS: the three hashes of records. ARGV: the ids; then per part its version (16 digits) and its new state in one text, in
- * order of the versions. Returns the index and the state of each part that has another one already. It also runs while memory is full, because the entries are queued. Without RECORDS: to define
+ * order of the versions. It also runs while memory is full, because the entries are queued. Without RECORDS: to define
  * functions takes longer than to close a part.
  */
 const CLOSE = `#!lua flags=allow-oom
-local parts, first, kept = #ARGV / 2, 1, {}
+local parts, first = #ARGV / 2, 1
 local function periodOf(place) return math.floor(ARGV[parts + place]:sub(1, 16) / 43200000000) end
 while first <= parts do
   local last, period = math.min(first + ${SLICE - 1}, parts), periodOf(first)
@@ -202,21 +206,16 @@ while first <= parts do
   local records, closed = KEYS[1 + period % 3], {}
   for i, value in ipairs(redis.call('HMGET', records, unpack(ARGV, first, last))) do
     local part = ARGV[parts + first + i - 1]
-    if value and value:sub(9, 24) == part:sub(1, 16) then
-      if value:byte(25) == 58 then
-        closed[#closed + 1] = ARGV[first + i - 1]
-        closed[#closed + 1] = value:sub(1, 24) .. part:sub(17)
-      elseif value:byte(25) == 61 and value:sub(25) ~= part:sub(17) then
-        kept[#kept + 1] = { first + i - 2, value:sub(25) }
-      end
+    if value and value:byte(25) == 58 and value:sub(9, 24) == part:sub(1, 16) then
+      closed[#closed + 1] = ARGV[first + i - 1]
+      closed[#closed + 1] = value:sub(1, 24) .. part:sub(17)
     end
   end
   for i = 1, #closed, ${SLICE} do
     redis.call('HSET', records, unpack(closed, i, math.min(i + ${SLICE - 1}, #closed)))
   end
   first = last + 1
-end
-return kept`;
+end`;
 
 /** ARGV: the project. */
 const READ_BYTES = `${RECORDS}
