@@ -16,6 +16,9 @@ done
 docker compose up roles migrate grants
 [ "$(docker wait "$(docker compose ps --all --quiet grants)")" = 0 ]
 
+# Workers first: a new worker can read the jobs of an old ingress, but not the other way round.
+docker compose up --wait worker
+
 ports=$(docker compose config ingress | sed -n '/target: 3000$/{n;s/.*published: "\{0,1\}\([0-9-]*\).*/\1/p;}')
 old=$(docker compose ps --quiet ingress)
 count=$(echo "$old" | grep -c . || true)
@@ -25,8 +28,6 @@ if [ "$count" = 0 ] || [ $((${ports#*-} - ${ports%-*} + 1)) -lt $((count * 2)) ]
   exit
 fi
 
-# Workers first: a new worker can read the jobs of an old ingress, but not the other way round.
-docker compose up --wait worker
 if ! docker compose up --wait --no-recreate --scale "ingress=$((count * 2))" ingress; then
   docker compose ps --all --quiet ingress | grep -vF "$old" | xargs docker rm --force
   echo 'the new ingresses did not become healthy and were removed; the old ones still answer' >&2

@@ -179,8 +179,8 @@ export type FailedEntry = { entry: ChunkEntry; error: Error };
 /** Whether the database rejected the data. */
 const isRejected = (error: unknown): boolean => failureKindOf(error) === 'refusal';
 
-function toDeadLetter({ entry: { projectId, claim: _, ...entry }, error }: FailedEntry): DeadLetter {
-  return { projectId, entry, payload: entry, error: error.message, sqlState: sqlStateOf(error) };
+function toDeadLetter({ entry: { projectId, claim: _, requestIds, ...entry }, error }: FailedEntry): DeadLetter {
+  return { projectId, entry, requestIds, payload: entry, error: error.message, sqlState: sqlStateOf(error) };
 }
 
 /** The SQLSTATE, or `unknown`. Use it in metrics and logs instead of the message, which may quote a partner's data. */

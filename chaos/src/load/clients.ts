@@ -126,7 +126,7 @@ export function startClients(options: ClientsOptions): Clients {
     const { answer, open } = await sendUntilDecided(
       async () => {
         const own = await request(entries, call, { key, pool });
-        if (forgotten) isUndecidedSince ||= !own || mustRetry(own);
+        if (forgotten) isUndecidedSince ||= mayHaveActed(own);
         if (forgotten || !own || !isAccepted(own) || !random.chance(PERCENT_FORGOTTEN)) return own;
         forgotten = own;
         for (const entry of entries) entry.knownAt = performance.now();

@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util';
-import type { CustomerEntry } from '@opm/core';
+import type { CustomerEntry, RequestIds } from '@opm/core';
 import {
   type Chunk,
   type ChunkEntry,
@@ -82,11 +82,12 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
  * cannot read in full may be readable by a newer version.
  * @returns undefined if the letter has to be skipped
  */
-function toReadable({ deadLetterId, projectId, payload }: WholeDeadLetter) {
+function toReadable({ deadLetterId, projectId, payload, requestIds }: WholeDeadLetter) {
   try {
     if (projectId === null) return { deadLetterId, chunk: parseChunk(payload) };
     if ('projectId' in (payload as object)) return undefined;
-    const whole = { ...(payload as CustomerEntry), projectId };
+    const whole: ChunkEntry = { ...(payload as CustomerEntry), projectId };
+    if (requestIds !== null) whole.requestIds = requestIds as RequestIds;
     const chunk = parseChunk(toChunkData({ entries: [whole] }));
     return isDeepStrictEqual(chunk.entries, [whole]) ? { deadLetterId, chunk } : undefined;
   } catch {

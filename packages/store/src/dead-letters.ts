@@ -8,7 +8,8 @@ import { toArrayLiteral } from './upsert-customers.js';
 /** An entry that could not be persisted or, without `entry`, job data that is not a chunk. */
 export type DeadLetter = {
   projectId?: number;
-  entry?: CustomerEntry & { requestIds?: RequestIds };
+  entry?: CustomerEntry;
+  requestIds?: RequestIds | undefined;
   /** Stored unchanged. */
   payload: unknown;
   error: string;
@@ -25,7 +26,7 @@ export type StoredDeadLetter = {
   createdAt: Date;
 };
 
-export type WholeDeadLetter = StoredDeadLetter & { payload: unknown };
+export type WholeDeadLetter = StoredDeadLetter & { payload: unknown; requestIds: unknown };
 
 /** Selects the open dead letters that match all given properties. */
 export type DeadLetterFilter = {
@@ -49,7 +50,6 @@ export type DeadLetters = ReturnType<typeof createDeadLetters>;
 const TAKE_TIMEOUT_MS = 30_000;
 /** Letters that one statement discards or purges. */
 const BATCH = 1_000;
-/** Columns that operators see. */
 const SHOWN = {
   id: true,
   projectId: true,
@@ -59,6 +59,7 @@ const SHOWN = {
   sqlState: true,
   createdAt: true,
 };
+const WHOLE = { ...SHOWN, payload: true, requestIds: true };
 
 /**
  * A letter is open until it is replayed or discarded. Then it stays for 30 days without its payload and its error, for
@@ -113,7 +114,7 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
             ${column(({ sqlState }) => sqlState)}::text[],
             ${toArrayLiteral(described, (seen) => seen?.receipt)}::text[],
             ${toArrayLiteral(described, (seen) => seen?.field)}::text[],
-            ${column(({ entry }) => entry?.requestIds && JSON.stringify(entry.requestIds))}::jsonb[]
+            ${column(({ requestIds }) => requestIds && JSON.stringify(requestIds))}::jsonb[]
           )
           ON CONFLICT DO NOTHING RETURNING concat(project_id, ' ', version, ' ', customer_id) AS key`,
       );
@@ -157,10 +158,10 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
       return rows.map(toStored);
     },
 
-    /** Finds one letter, with its payload. */
+    /** Finds one letter, whole. */
     async find(deadLetterId: string): Promise<WholeDeadLetter | undefined> {
       const where = toWhere({ deadLetterId });
-      const row = await toStoreError(() => prisma.deadLetter.findFirst({ where, select: { ...SHOWN, payload: true } }));
+      const row = await toStoreError(() => prisma.deadLetter.findFirst({ where, select: WHOLE }));
       return row ? toStored(row) : undefined;
     },
 
@@ -182,7 +183,7 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
       const rows = await toStoreError(() =>
         prisma.deadLetter.findMany({
           where: { AND: [toWhere(filter), { id: { gt: BigInt(afterId), lte: BigInt(throughId) } }] },
-          select: { ...SHOWN, payload: true },
+          select: WHOLE,
           orderBy: { id: 'asc' },
           take: limit,
         }),
@@ -194,8 +195,7 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
      * Marks letters as replayed and passes the ids of those that were open to `deliver`. If it throws, they stay open.
      *
      * The transaction marks the letters, calls `deliver` and commits. If the database rejects a letter's entry again
-     * meanwhile, `add` waits for the commit and then stores the entry, instead of dropping it as a duplicate.
-     * @returns the number of letters delivered
+     * meanwhile, `add` waits for the commit and then stores the entry. @returns the number of letters delivered
      */
     take(deadLetterIds: string[], deliver: (taken: Set<string>) => Promise<void>): Promise<number> {
       const ids = deadLetterIds.map(BigInt);

@@ -89,9 +89,7 @@ test('a letter that was replayed or discarded keeps neither payload nor error, b
   const requestIds = { idempotencyKey: 'order-1', requestId: 'import-42' };
   const entry: CustomerEntry = { customerId: 'a', version: T0, fields: { email: 'jane@example.com', ip: 'secret' } };
   const error = 'value "secret" in column "ip"';
-  await store.deadLetters.add([
-    { projectId: 1, entry: { ...entry, requestIds }, payload: entry, error, sqlState: '22001' },
-  ]);
+  await store.deadLetters.add([{ projectId: 1, entry, requestIds, payload: entry, error, sqlState: '22001' }]);
   await add('b');
   const letter = {
     ...{ customerId: 'a', receipt: toReceipt(entry), sqlState: '22001', field: 'ip', isReadable: true },

@@ -41,7 +41,7 @@ function showCommand(env: NodeJS.ProcessEnv): Command {
       if (!letter) throw new UserError(`there is no dead letter ${id}: see \`opm dead-letters list\``, 'not-found');
       const rows = Object.entries(letter).map(([column, value]) => ({
         column,
-        value: column === 'payload' ? JSON.stringify(value) : value,
+        value: column === 'payload' || column === 'requestIds' ? JSON.stringify(value) : value,
       }));
       print(options, letter, toTable(rows));
     });

@@ -210,7 +210,7 @@ export function getDeadLetter(
     const { deadLetterId } = request.params;
     const letter = BIG_ID.test(deadLetterId) ? await reads.deadLetter(deadLetterId) : undefined;
     if (!letter) return next();
-    const { projectId, customerId, version, sqlState, error, createdAt } = letter;
+    const { projectId, customerId, version, sqlState, error, createdAt, requestIds } = letter;
     const showData = reveals.isOn(response);
     await recordView(request, response, `dead letter ${deadLetterId}`);
     const payload = showData ? letter.payload : maskPayload(letter);
@@ -226,6 +226,7 @@ export function getDeadLetter(
               ['Dead letter since', <Time key="since" at={createdAt} />],
               ['SQLSTATE', sqlState ?? 'none'],
               ['Error', showData ? error : maskErrorMessage(error)],
+              ['Ids of its request', requestIds === null ? '–' : showData ? JSON.stringify(requestIds) : MASK],
             ]}
           />
           <RevealForm reveals={reveals} response={response} back={request.originalUrl} />

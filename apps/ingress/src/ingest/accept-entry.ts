@@ -11,6 +11,7 @@ import {
   type Call,
   createToFault,
   MAX_CHUNK_BYTES,
+  MAX_REQUEST_BYTES,
   type Results,
   toBytes,
   toCall,
@@ -68,7 +69,8 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     },
     sourceOf: ({ projectId }) => projectId,
     maxBatch: maxEntries,
-    bytes: { of: ({ bytes }) => bytes, max: MAX_CHUNK_BYTES },
+    // A group of a batch has at most MAX_CHUNK_BYTES without the ids of its request, and must not be divided.
+    bytes: { of: ({ bytes }) => bytes, max: MAX_CHUNK_BYTES + MAX_REQUEST_BYTES },
     ...chunkPartitions.toLimits(maxInFlight),
     expiry: { maxWaitMs: budget.turnMs, toError: turnAway },
     refuse: refuseAbandoned,
@@ -184,11 +186,13 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   const acceptEntries: AcceptEntries = async (requester, entries) => {
     checkPending(requester.projectId, entries.length);
     // `runAll` keeps the calls of one partition in one chunk: two concurrent admissions could be decided in either order.
-    const more = entries.length === 1 ? toRequestBytes(requester) : 0; // several entries must fit into one chunk
-    const calls = entries.map((entry) => ({
-      partition: chunkPartitions.toPartition(requester.projectId, entry),
-      item: toCall(requester, entry, toBytes(entry) + more),
-    }));
+    const counted = new Set<number>(); // partitions with an entry that brings the request's ids
+    const calls = entries.map((entry) => {
+      const partition = chunkPartitions.toPartition(requester.projectId, entry);
+      const more = counted.has(partition) ? 0 : toRequestBytes(requester);
+      counted.add(partition);
+      return { partition, item: toCall(requester, entry, toBytes(entry) + more) };
+    });
     return (await chunks.runAll(calls)).map(toResult) as (Verdict | Fault)[];
   };
 
@@ -201,7 +205,10 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     }
     // The partition whose chunks wait for a look-up has the highest number, see `createChunkPartitions`.
     const partition = Math.max(...entries.map((entry) => chunkPartitions.toPartition(requester.projectId, entry)));
-    const calls = entries.map((entry) => ({ partition, item: toCall(requester, entry, toBytes(entry), part) }));
+    const calls = entries.map((entry, i) => {
+      const bytes = toBytes(entry) + (i === 0 ? toRequestBytes(requester) : 0);
+      return { partition, item: toCall(requester, entry, bytes, part) };
+    });
     return (await chunks.runAll(calls)).map(toResult);
   };
 

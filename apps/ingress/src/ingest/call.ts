@@ -63,8 +63,8 @@ export const MAX_CHUNK_BYTES = 64 * 1024;
 /** Bytes of an entry's project id and separators. */
 const ENTRY_OVERHEAD = 32;
 
-/** Bytes of the property names of a request's ids. */
-const REQUEST_OVERHEAD = 40;
+/** The most that `toRequestBytes` returns: 255 and 128 characters, the former twice as long if all are escaped. */
+export const MAX_REQUEST_BYTES = 700;
 
 export function toCall(requester: Requester, entry: EntryInput, bytes: number, part?: Call['part']): Call {
   const call: Call = { projectId: requester.projectId, customerId: entry.customerId, requester, entry, bytes };
@@ -80,11 +80,9 @@ export function toBytes({ customerId, fields }: EntryInput): number {
   return bytes;
 }
 
-/** Approximate size of a request's ids in a job's data, in bytes. */
-export function toRequestBytes({ requestIds }: Requester): number {
-  if (!requestIds) return 0;
-  return REQUEST_OVERHEAD + (requestIds.idempotencyKey?.length ?? 0) + (requestIds.requestId?.length ?? 0);
-}
+/** Size of a request's ids, which a job's data has once, in bytes. */
+export const toRequestBytes = ({ requestIds }: Requester): number =>
+  requestIds ? JSON.stringify(requestIds).length : 0;
 
 /** The keyed parts among the calls. The calls of a part follow one another. */
 export function toKeyedParts(calls: Call[]): KeyedPart[] {
