@@ -177,6 +177,18 @@ const EXAMPLES: [name: string, request: Request, actions: Action[], answers: str
   ['while another ingress has not admitted it yet', POST, [send(during('admit', elsewhere))], ['201', '201*']],
   ['while another ingress has admitted it', POST, [send(during('lookUp', elsewhere))], ['201', '201']],
   [
+    'while another ingress has admitted it, whose look-up then fails',
+    POST,
+    [send(fails('lookUp'), during('close', elsewhere)), elsewhere],
+    ['201', '201*', '201*'],
+  ],
+  [
+    'while another ingress, whose look-up fails, answers first',
+    POST,
+    [send(during('close', { ...elsewhere, troubles: [fails('lookUp')] })), elsewhere],
+    ['202', '201', '201*'],
+  ],
+  [
     'while another ingress repeats it',
     POST,
     [send(dies('admit')), send(during('admitAgain', elsewhere))],

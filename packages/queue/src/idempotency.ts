@@ -44,8 +44,12 @@ export type Idempotency = {
   remember(shard: number, requests: KeyedRequest[]): Promise<(PartRecord | undefined)[]>;
   /** @returns the records, in order */
   read(shard: number, ids: string[]): Promise<(PartRecord | undefined)[]>;
-  /** Sets the state of each part whose record is open and has this version. */
-  close(shard: number, parts: ClosedPart[]): Promise<void>;
+  /**
+   * Sets the state of each part whose record has this version. If a concurrent attempt has closed the part before, an entry
+   * remains one whose customer existed only if both say so: an attempt that does not know says that it existed.
+   * @returns the states that differ from the given ones now, by index of the part
+   */
+  close(shard: number, parts: ClosedPart[]): Promise<Map<number, string>>;
   /** Approximate bytes of a project's records in the shard, or in the whole store if it does not separate shards. */
   readBytes(shard: number, projectId: number): Promise<number>;
   /** The limit for `readBytes`. */
@@ -86,13 +90,18 @@ export function parsePart({ state, version }: PartRecord): PartState | undefined
   if (state === '') return undefined;
   const [, size = '', previous = '', claim] = OPEN.exec(state) ?? [];
   if (size) return { size: Number(size), previous, claim: Number(claim ?? version) };
+  const existed = parseClosedState(state);
+  return { size: existed.length, existed };
+}
+
+/** The inverse of `toClosedState`. @throws Error if the state has another form */
+export function parseClosedState(state: string): boolean[] {
   const [, entries = '', bits = ''] = CLOSED.exec(state) ?? [];
   if (!entries) throw new Error(`a record of an idempotency key has the unknown state ${state}`);
-  const existed = Array.from({ length: Number(entries) }, (_, i) => {
+  return Array.from({ length: Number(entries) }, (_, i) => {
     const digit = Number.parseInt(bits[i >> 2] ?? '0', 16);
     return ((digit >> (i & 3)) & 1) === 1;
   });
-  return { size: existed.length, existed };
 }
 
 /** Parses the state of an open part. @throws Error if it is closed */

@@ -33,6 +33,7 @@ export {
   type OpenPart,
   type PartRecord,
   type PartState,
+  parseClosedState,
   parseOpen,
   parsePart,
   toClosedState,

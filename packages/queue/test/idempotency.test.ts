@@ -201,7 +201,7 @@ describe.each(BACKENDS)('idempotency on %s:', (_, createBackend) => {
       expect(known.every(Boolean)).toBe(true);
     });
 
-    test('only an open part with that version is closed, and the first to close it wins', async () => {
+    test('only a part with that version is closed, and concurrent verdicts are merged', async () => {
       const projectId = freshProject();
       const { part, versions } = await admitPart(projectId, ...named('a', 'b', 'c', 'd', 'e'));
       const { part: untouched } = await admitPart(projectId, ...named('f'));
@@ -215,13 +215,19 @@ describe.each(BACKENDS)('idempotency on %s:', (_, createBackend) => {
           { id: request.id, version: remembered, state: toClosedState(existed) },
           { id: freshId(), version: of, state: toClosedState(existed) },
         ]);
-      const existed = [true, false, true, true, false];
-      await close(existed, version + 1);
+      const existed = [true, false, true, true, true];
+      const other = [false, true, true, true, true];
+      const both = [false, false, true, true, true];
+      expect(await close(existed, version + 1)).toEqual(new Map());
       expect((await readOne(part.id))?.state).toBe(':5:');
-      await close(existed);
-      await close(existed.map((it) => !it));
+      for (let n = 0; n < 2; n++) expect(await close(existed)).toEqual(new Map());
       expect(await readOne(part.id)).toMatchObject({ version, fingerprint: FINGERPRINT });
       expect(await readState(part.id)).toEqual({ size: 5, existed });
+      expect(await close(other)).toEqual(new Map([[0, toClosedState(both)]]));
+      expect(await close(both)).toEqual(new Map());
+      expect(await close(existed)).toEqual(new Map([[0, toClosedState(both)]]));
+      expect(await readState(part.id)).toEqual({ size: 5, existed: both });
+      expect(await readOne(part.id)).toMatchObject({ version, fingerprint: FINGERPRINT });
       expect((await readOne(request.id))?.state).toBe('');
       expect((await readOne(untouched.id))?.state).toBe(':1:');
     });

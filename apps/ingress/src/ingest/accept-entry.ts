@@ -1,6 +1,13 @@
 import { Fault } from '@opm/contract';
 import { GroupCommit, type Outcome, type Version, withTimeout } from '@opm/core';
-import { type Admitted, type ChunkEntry, type EntryQueue, type KeyedPart, toClosedState } from '@opm/queue';
+import {
+  type Admitted,
+  type ChunkEntry,
+  type EntryQueue,
+  type KeyedPart,
+  parseClosedState,
+  toClosedState,
+} from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import type { TimeBudget } from '../config.js';
 import { createAcceptRepeats } from './accept-repeats.js';
@@ -118,8 +125,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       const verdicts = admitted.map(({ previous, version }): Verdict => {
         return { existed: previous ? !previous.erased : (existing?.has(place++) ?? true), version };
       });
-      if (parts.length > 0) await closeParts(shard, parts, admitted, verdicts, deadline);
-      return verdicts;
+      return parts.length > 0 ? await closeParts(shard, parts, admitted, verdicts, deadline) : verdicts;
     } catch (error) {
       await release(shard, admitted);
       throw error;
@@ -137,6 +143,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   /**
    * Stores the verdicts before the answers, because a repeat may come as soon as its partner has the answer. If the store
    * fails or is slow, the partners get their answers all the same; a repeat is then queued again, in its old place.
+   * @returns the verdicts, merged with those of concurrent attempts
    */
   async function closeParts(
     shard: number,
@@ -144,13 +151,17 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     admitted: Admitted[],
     verdicts: Verdict[],
     deadline: number,
-  ): Promise<void> {
+  ): Promise<Verdict[]> {
     const existed = verdicts.map((verdict) => verdict.existed);
     const closed = parts.map(({ id, first, size }) => {
       return { id, version: admitted[first]?.version ?? 0, state: toClosedState(existed, first, size) };
     });
     const timeoutMs = Math.max(1, deadline - budget.replyMs - performance.now());
-    await withTimeout(queue.idempotency.close(shard, closed), timeoutMs).catch(warnNotClosed);
+    const closing = queue.idempotency.close(shard, closed).then((merged) => withMerged(verdicts, parts, merged));
+    return withTimeout(closing, timeoutMs).catch((error) => {
+      warnNotClosed(error);
+      return verdicts;
+    });
   }
 
   /** Checked again, because the call may have got its partition before the erasure and be admitted after it. */
@@ -219,6 +230,20 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     pending: () => chunks.pending,
     chunksInFlight: () => chunks.inFlight,
   };
+}
+
+/** `merged`: the states of the parts that a concurrent attempt has closed with other verdicts, by index of the part. */
+function withMerged(verdicts: Verdict[], parts: KeyedPart[], merged: Map<number, string>): Verdict[] {
+  if (merged.size === 0) return verdicts;
+  const all = [...verdicts];
+  for (const [n, state] of merged) {
+    const { first } = parts[n] as KeyedPart;
+    for (const [i, existed] of parseClosedState(state).entries()) {
+      const verdict = verdicts[first + i] as Verdict;
+      if (verdict.existed !== existed) all[first + i] = { ...verdict, existed, isReplayed: true };
+    }
+  }
+  return all;
 }
 
 const toResult = <T>(outcome: Outcome<T>): T | Fault =>

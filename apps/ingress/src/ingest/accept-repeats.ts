@@ -26,7 +26,7 @@ type AcceptRepeatsDeps = {
     admitted: AdmittedAgain[],
     verdicts: Verdict[],
     deadline: number,
-  ) => Promise<void>;
+  ) => Promise<Verdict[]>;
   release: (shard: number, admitted: AdmittedAgain[]) => Promise<void>;
   toFault: (error: Error) => Fault;
 };
@@ -92,8 +92,7 @@ export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
     try {
       const verdicts = await judge(parts, admitted, deadline); // before the enqueue, which may change the rows
       await enqueue(partition, calls, admitted, deadline);
-      await closeParts(partition.shard, parts, admitted, verdicts, deadline);
-      return verdicts;
+      return await closeParts(partition.shard, parts, admitted, verdicts, deadline);
     } catch (error) {
       await release(partition.shard, admitted);
       throw error;

@@ -48,15 +48,18 @@ export function createPostgresIdempotency(pool: pg.Pool): Idempotency {
     },
 
     async close(shard, parts) {
+      const merged = new Map<number, string>();
       // A page of the table has room for few new states, until those that they replace are committed.
       for (let i = 0; i < parts.length; i += CLOSED_PARTS) {
         const some = parts.slice(i, i + CLOSED_PARTS);
-        await pool.query({
-          name: 'close-records',
-          text: 'SELECT admission.close_records($1, $2, $3, $4)',
+        const { rows } = await pool.query<{ n: number; state: string }>({
+          name: 'close-parts',
+          text: 'SELECT * FROM admission.close_parts($1, $2, $3, $4)',
           values: [shard, toIds(some), some.map(({ version }) => version), some.map(({ state }) => state)],
         });
+        for (const { n, state } of rows) merged.set(i + n - 1, state);
       }
+      return merged;
     },
 
     async readBytes(shard, projectId) {

@@ -6,7 +6,7 @@ type Script<Answer> = (keyCount: number, ...keysAndArguments: (string | number |
 type Scripts = {
   opmRemember: Script<(string | null)[]>;
   opmReadRecords: Script<(string | null)[]>;
-  opmCloseRecords: Script<void>;
+  opmCloseRecords: Script<[index: number, state: string][]>;
   opmReadRecordBytes: Script<number>;
   opmSweepRecords: Script<number>;
 };
@@ -44,12 +44,8 @@ export function createRedisIdempotency(redis: RedisClient, { keyspaces, maxBytes
 
     async close(shard, parts) {
       const values = parts.map(({ version, state }) => toDigits(version) + state);
-      await scripts.opmCloseRecords(
-        3,
-        ...toRecordKeys(keyspaces[shard] as string).slice(0, 3),
-        parts.map(toId),
-        values,
-      );
+      const keys = toRecordKeys(keyspaces[shard] as string).slice(0, 3);
+      return new Map(await scripts.opmCloseRecords(3, ...keys, parts.map(toId), values));
     },
 
     readBytes: (shard, projectId) => scripts.opmReadRecordBytes(7, ...keysOf(shard), projectId),
@@ -194,28 +190,44 @@ return found`;
 
 /**
  * KEYS: the three hashes of records. ARGV: the ids; then per part its version (16 digits) and its new state in one text, in
- * order of the versions. It also runs while memory is full, because the entries are queued. Without RECORDS: to define
- * functions takes longer than to close a part.
+ * order of the versions. Returns the index and the state of each part whose state differs from the given one. It also runs
+ * while memory is full, because the entries are queued. Without RECORDS: to define functions takes longer than to close a
+ * part.
  */
 const CLOSE = `#!lua flags=allow-oom
-local parts, first = #ARGV / 2, 1
+local parts, first, merged = #ARGV / 2, 1, {}
 local function periodOf(place) return math.floor(ARGV[parts + place]:sub(1, 16) / 43200000000) end
+local function merge(a, b)
+  local digits = { a:match('^=%d+:') }
+  for i = #digits[1] + 1, #a do
+    digits[#digits + 1] = string.format('%x', bit.band(tonumber(a:sub(i, i), 16), tonumber(b:sub(i, i), 16)))
+  end
+  return table.concat(digits)
+end
 while first <= parts do
   local last, period = math.min(first + ${SLICE - 1}, parts), periodOf(first)
   if periodOf(last) ~= period then last = first end
   local records, closed = KEYS[1 + period % 3], {}
   for i, value in ipairs(redis.call('HMGET', records, unpack(ARGV, first, last))) do
     local part = ARGV[parts + first + i - 1]
-    if value and value:byte(25) == 58 and value:sub(9, 24) == part:sub(1, 16) then
+    local kind = value and value:sub(9, 24) == part:sub(1, 16) and value:byte(25)
+    local state = part:sub(17)
+    if kind == 61 and value:sub(25) ~= state then
+      local given = state
+      state = merge(value:sub(25), given)
+      if state ~= given then merged[#merged + 1] = { first + i - 2, state } end
+    end
+    if kind == 58 or kind == 61 then
       closed[#closed + 1] = ARGV[first + i - 1]
-      closed[#closed + 1] = value:sub(1, 24) .. part:sub(17)
+      closed[#closed + 1] = value:sub(1, 24) .. state
     end
   end
   for i = 1, #closed, ${SLICE} do
     redis.call('HSET', records, unpack(closed, i, math.min(i + ${SLICE - 1}, #closed)))
   end
   first = last + 1
-end`;
+end
+return merged`;
 
 /** ARGV: the project. */
 const READ_BYTES = `${RECORDS}
