@@ -150,7 +150,8 @@ async function sendEncoded(
   };
   const bodies = Array.from({ length: BATCHES }, (_, i) => encode(toBatch(i)));
   const readSeconds = () => target.readMetric('process_cpu_seconds_total');
-  const before = await readSeconds();
+  const countQueued = () => project.countAccepted.updates?.(place) ?? 0;
+  const [before, queued] = [await readSeconds(), await countQueued()];
   const { requests, duration, non2xx, errors } = await autocannon({
     url: `${target.url}/entries`,
     connections: BATCH_CONNECTIONS,
@@ -159,9 +160,12 @@ async function sendEncoded(
   });
   if (non2xx > 0 || errors > 0) throw new Error(`${coding}: ${non2xx} batches refused, ${errors} failed`);
   const entries = requests.total * BATCH;
+  const cpuSeconds = (await readSeconds()) - before;
+  // A 207 can refuse entries.
+  if ((await countQueued()) - queued < entries) throw new Error(`${coding}: fewer entries were queued than sent`);
   return {
     perSecond: entries / duration,
-    ingressUs: ((await readSeconds()) - before) * (1e6 / entries),
+    ingressUs: cpuSeconds * (1e6 / entries),
     bytes: bodies.reduce((sum, { length }) => sum + length, 0) / (BATCHES * BATCH),
   };
 }
