@@ -155,6 +155,8 @@ function LastReplay({ replay }: { replay: Replay | undefined }) {
   );
 }
 
+const toSeen = (sqlState: string | null) => (sqlState ? toRefusalCode(sqlState) : 'STORE_ERROR or ENTRY_UNREADABLE');
+
 export function DeadLetterGroups({ groups, nameOf }: { groups: DeadLetterCount[]; nameOf: Names }) {
   return (
     <Table
@@ -170,7 +172,7 @@ export function DeadLetterGroups({ groups, nameOf }: { groups: DeadLetterCount[]
             return <a href={toUrl('/dead-letters', { partner, state: sqlState ?? undefined })}>{sqlState ?? 'none'}</a>;
           },
         },
-        { title: 'Partner sees', cell: ({ projectId, sqlState }) => (projectId ? toRefusalCode(sqlState) : '–') },
+        { title: 'Partner sees', cell: ({ projectId, sqlState }) => (projectId ? toSeen(sqlState) : '–') },
         { title: 'Dead letters', isNumber: true, cell: ({ count }) => toNumber(count) },
       ]}
     />
