@@ -6,7 +6,10 @@ import type { OutageGate } from './outage-gate.js';
 import type { Quarantine } from './quarantine.js';
 import type { UpsertEach } from './upsert-entries.js';
 
-/** Entries that are neither persisted nor dead letters. `error` is undefined if they only wait for a row or another try. */
+/**
+ * Entries that are neither persisted nor dead letters. `error`: `Postponed` during an outage; undefined if they only wait
+ * for a row or another try.
+ */
 export type Unfinished = { entries: ChunkEntry[]; error: Error | undefined };
 
 /** Persists or dead-letters a job's entries in isolation. Resolves to the entries that remain unfinished. */
@@ -40,6 +43,7 @@ type Partition = 'quarantined' | 'others';
 type FailedGroup = { entries: ChunkEntry[]; error: Error };
 
 const isBlocked = (error: unknown) => failureKindOf(error) === 'blocked';
+const isPostponed = (error: unknown): error is Postponed => error instanceof Postponed;
 
 /**
  * Isolates entries: persists each customer's entries separately, so a failure does not affect other customers. At most
@@ -72,10 +76,12 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
     quarantine.onTry(due);
     const failures = await persistEach(due, performance.now() + MAX_SEARCH_MS);
     const failed = new Map(failures.map(({ entry, error }) => [entry, error]));
-    // Throws if PostgreSQL is down by now: then the entries are not the cause.
-    if ([...failed.values()].some((error) => failureKindOf(error) === 'outage')) await gate.check();
+    const suspects = failures.filter(({ error }) => failureKindOf(error) === 'outage');
+    // If PostgreSQL is down by now, the entries are not the cause.
+    const outage = suspects.length > 0 ? await gate.check().catch(toError) : undefined;
+    if (outage) for (const { entry } of suspects) failed.set(entry, outage);
     const dead = some.flatMap(({ entries, attempt }) => entries.flatMap((entry) => toDead(entry, attempt, failed)));
-    const error = dead.length > 0 ? await addAsDeadLetters(dead).catch(toFailure) : undefined;
+    const error = dead.length > 0 ? await addAsDeadLetters(dead).catch(toError) : undefined;
     for (const { entry } of dead) {
       if (error) failed.set(entry, error);
       else failed.delete(entry);
@@ -84,21 +90,22 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
       const errors = entries.flatMap((entry) => failed.get(entry) ?? []);
       return {
         entries: entries.filter((entry) => waiting.has(entry) || failed.has(entry)),
-        error: errors.find((error) => !isBlocked(error)),
+        error: errors.find(isPostponed) ?? errors.find((error) => !isBlocked(error)),
       };
     });
   }
 
   function toDead(entry: ChunkEntry, attempt: number, failed: Map<ChunkEntry, Error>): FailedEntry[] {
     const error = failed.get(entry);
-    const isDead = error && (isRejected(error) || (attempt >= maxAttempts && !isBlocked(error)));
+    const isDead = error && (isRejected(error) || (attempt >= maxAttempts && !isBlocked(error) && !isPostponed(error)));
     return isDead ? [{ entry, error }] : [];
   }
 
   /** @returns the entries that were not persisted, with the error of each */
   async function persistEach(entries: ChunkEntry[], searchUntil: number): Promise<FailedEntry[]> {
     if (entries.length === 0) return [];
-    const tried = await gate.run(() => upsertEach(entries)).catch(toFailure);
+    const tried = await gate.run(() => upsertEach(entries)).catch(toError);
+    if (isPostponed(tried)) return toFailedEntries({ entries, error: tried });
     if (tried instanceof Error) return bisect([{ entries, error: tried }], searchUntil);
     const { persisted, failed, untried } = tried;
     quarantine.onPersisted(persisted);
@@ -167,11 +174,7 @@ const toFailedEntries = ({ entries, error }: FailedGroup): FailedEntry[] => entr
 const isOneCustomer = ([first, ...others]: ChunkEntry[]) =>
   others.every((other) => other.projectId === first?.projectId && other.customerId === first.customerId);
 
-/** Returns the error, or throws it if it is `Postponed`: during an outage the entries are not the cause. */
-function toFailure(error: Error): Error {
-  if (error instanceof Postponed) throw error;
-  return error;
-}
+const toError = (error: Error): Error => error;
 
 /** An entry that was not persisted, with the reason. */
 export type FailedEntry = { entry: ChunkEntry; error: Error };

@@ -97,3 +97,65 @@ test('a rejected entry counts as a dead letter if its letter is new, and not aga
   }
   expect(counted).toEqual(['a', 'b']);
 });
+
+test('an entry that was persisted before an outage is not persisted again', async () => {
+  const isFailing = new Set(['failing']);
+  const counted: string[] = [];
+  let mayWrite = Number.POSITIVE_INFINITY;
+  const persist = start({
+    gate: {
+      run: async (call) => {
+        if (mayWrite-- <= 0) throw new Postponed('down');
+        return call();
+      },
+      check: async () => {},
+    },
+    upsert: async () => {
+      throw new Error('some entry fails');
+    },
+    upsertEach: async (entries) => {
+      const persisted = entries.filter(({ customerId }) => !isFailing.has(customerId));
+      const others = entries.filter((entry) => !persisted.includes(entry));
+      const failed = others.length > 0 ? [{ entries: others, error: new Error('unclassified') }] : [];
+      return { persisted, failed, untried: [] };
+    },
+    onPersisted: (entries) => counted.push(...entries.map(({ customerId }) => customerId)),
+    maxAttempts: 1,
+    addDeadLetters: () => Promise.reject(new Error('must not be called')),
+  });
+  const before = chunkOf('a', 'failing', 'failing 2');
+  isFailing.add('failing 2');
+  mayWrite = 2; // the statement, and the first one of the isolation
+  await expect(persist(before, contextOf(0, 'before'))).rejects.toThrow(Postponed);
+  expect(counted).toEqual(['a']);
+  isFailing.clear();
+  mayWrite = Number.POSITIVE_INFINITY;
+  await persist(before, contextOf(0, 'before', 2));
+  expect(counted.sort()).toEqual(['a', 'failing', 'failing 2']);
+});
+
+test('an entry in isolation whose neighbors meet an outage is not persisted again', async () => {
+  let isRejected = true;
+  let isDown = false;
+  const counted: number[] = [];
+  const persist = start({
+    upsert: async () => {
+      if (isRejected) throw StoreError.of('22021', 'rejected');
+      if (isDown) throw new Postponed('down');
+    },
+    upsertEach: async (entries) => {
+      if (!isRejected) return { persisted: entries, failed: [], untried: [] };
+      return { persisted: [], failed: [{ entries, error: StoreError.of('22021', 'rejected') }], untried: [] };
+    },
+    onPersisted: (entries) => counted.push(...entries.map(({ projectId }) => projectId)),
+  });
+  await persist(chunkOf('a'), contextOf(0, 'rejected')); // quarantines project 1
+  [isRejected, isDown] = [false, true];
+  const [own] = chunkOf('b').entries;
+  const chunk = { entries: [own, { ...own, projectId: 2 }] } as Chunk;
+  await expect(persist(chunk, contextOf(0, 'job'))).rejects.toThrow(Postponed);
+  expect(counted).toEqual([1]);
+  isDown = false;
+  await persist(chunk, contextOf(0, 'job', 2));
+  expect(counted).toEqual([1, 2]);
+});

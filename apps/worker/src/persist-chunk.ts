@@ -103,7 +103,9 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     if (priority === 0) shortBacklogAt = performance.now();
     // Erasures cost more statements. The ingress puts them into separate chunks; a negative partition separates them here.
     const partition = entries.some(({ erase }) => erase) ? -1 - shard : shard;
-    const left = await statements[priority > 0 ? 'ofLongBacklogs' : 'ofShortBacklogs'].run(partition, entries);
+    const committed = statements[priority > 0 ? 'ofLongBacklogs' : 'ofShortBacklogs'].run(partition, entries);
+    const left = await committed.catch((error: Error) => error);
+    if (left instanceof Error) return { entries, error: left };
     const persisted = left.length > 0 ? entries.filter((entry) => !left.includes(entry)) : entries;
     if (persisted.length > 0) await settlements.run(shard, persisted);
     return persistIsolated(left, context);
@@ -135,9 +137,11 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
       return;
     }
     unfinishedOf.set(key, new Set(left.map(keyOf)));
-    const error = both.find((unfinished) => unfinished.error)?.error;
+    const errors = both.flatMap(({ error }) => error ?? []);
     throw (
-      error ?? new Postponed('another session has locked rows', { delayMs: retryDelayMs(start), reason: 'blocked' })
+      errors.find((error) => error instanceof Postponed) ??
+      errors[0] ??
+      new Postponed('another session has locked rows', { delayMs: retryDelayMs(start), reason: 'blocked' })
     );
   };
 }
