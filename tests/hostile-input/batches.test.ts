@@ -5,7 +5,7 @@ import pMap from 'p-map';
 import type { Answer } from './answers.js';
 import { body, NAUGHTY_STRINGS, pad } from './bodies.js';
 import { toRequest } from './requests.js';
-import { RUNS, SOME_AT_ONCE } from './runs.js';
+import { explore, SOME_AT_ONCE } from './runs.js';
 import { type Project, Stack } from './stack.js';
 import { closing, dial } from './talk.js';
 import { PROPERTIES, parse, type Row, toRow, valueToRow } from './to-row.js';
@@ -54,7 +54,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
       const rows = lines.filter((line) => !isBlank(line)).map(toRow);
       await expectResults(partner, await postBatch(sent, NDJSON, partner), rows);
     });
-    await fc.assert(property, RUNS);
+    await explore(property);
   });
 
   test('values of an array are each refused or stored byte for byte', async () => {
@@ -69,7 +69,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
         values.map((bytes) => toRow(trim(bytes))),
       );
     });
-    await fc.assert(property, RUNS);
+    await explore(property);
   });
 
   test('whatever is posted, the answer is documented', async () => {
@@ -77,7 +77,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
     const property = fc.asyncProperty(fc.array(fc.tuple(body, type), { maxLength: 40 }), async (posts) => {
       await Promise.all(posts.map(([bytes, contentType]) => postBatch(bytes, { 'content-type': contentType })));
     });
-    await fc.assert(property, RUNS);
+    await explore(property);
   });
 
   const entry = '{"customerId":"a","customerEmail":"b"}';
@@ -144,7 +144,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
       const rows = lines.filter((line) => !isBlank(line)).map(toRow);
       await expectResults(partner, answer as Answer, rows);
     });
-    await fc.assert(property, RUNS);
+    await explore(property);
   });
 
   test('a batch that breaks off anywhere stores nothing that was not in it', async () => {

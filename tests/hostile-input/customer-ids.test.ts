@@ -3,7 +3,7 @@ import { BACKENDS } from '@opm/testkit';
 import fc from 'fast-check';
 import { NAUGHTY_STRINGS, text } from './bodies.js';
 import { toRequest } from './requests.js';
-import { RUNS } from './runs.js';
+import { explore } from './runs.js';
 import { type Project, Stack } from './stack.js';
 import { valueToRow } from './to-row.js';
 
@@ -56,7 +56,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
   });
 
   test('a customer with any id is read and erased, and no other customer', async () => {
-    await fc.assert(fc.asyncProperty(fc.array(text, { maxLength: 40 }), expectLives), RUNS);
+    await explore(fc.asyncProperty(fc.array(text, { maxLength: 40 }), expectLives));
   });
 
   const piece = fc.oneof(
@@ -80,6 +80,6 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
       }
       expect(await stack.readRows(project)).toEqual(new Map());
     });
-    await fc.assert(property, RUNS);
+    await explore(property);
   });
 });

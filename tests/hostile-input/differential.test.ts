@@ -5,7 +5,7 @@ import { type Answer, checkDocumented, parseAnswers } from './answers.js';
 import { Connections } from './connections.js';
 import { askInTurn } from './in-turn.js';
 import { DESCRIPTION, type Input, input, toSubjects, toWire } from './inputs.js';
-import { isFuzzing, RUNS } from './runs.js';
+import { explore, isFuzzing } from './runs.js';
 import { type Project, Stack } from './stack.js';
 
 /*
@@ -68,8 +68,7 @@ test('the fast path and the router give identical answers on both queue stores',
       expectAlike(request, ofSides, mayDiffer);
     }
   });
-  // Without a time limit, which a slow machine would reach.
-  await fc.assert(property, isFuzzing ? RUNS : { numRuns: 10 });
+  await explore(property);
   const { inputs, answers, overloads } = counts;
   if (isFuzzing) console.log(`${inputs} inputs, ${answers} answers, ${overloads} overloads, 0 differences`);
   expect(overloads).toBeLessThanOrEqual(answers * MAX_OVERLOADED_SHARE);

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import pMap from 'p-map';
 import { isAccepted } from './answers.js';
 import { toEntryRequest, toRequest } from './requests.js';
-import { RUNS, SOME_AT_ONCE } from './runs.js';
+import { explore, SOME_AT_ONCE } from './runs.js';
 import { Stack } from './stack.js';
 import { closing, dial } from './talk.js';
 
@@ -28,7 +28,7 @@ test('pipelined entries are answered in order, however the bytes are split', asy
     expect(answers.map(({ status }) => status)).toEqual(ids.map(() => 201));
     expect([...(await stack.readRows(project)).keys()].sort()).toEqual(ids);
   });
-  await fc.assert(property, RUNS);
+  await explore(property);
 });
 
 test('a request that ends after any of its bytes is not accepted', async () => {
@@ -64,7 +64,7 @@ test('a request that asks for another protocol, and those after it, are answered
     const answers = await stack.talk(pieces, end ? { end } : { answers: ids.length });
     expect(answers.map(isAccepted)).toEqual(ids.map(() => true));
   });
-  await fc.assert(property, RUNS);
+  await explore(property);
   expect([...(await stack.readRows(project)).keys()].sort()).toEqual(ids);
 });
 
@@ -91,7 +91,7 @@ test('whatever bytes of requests change, there are no more rows than requests, a
     if (accepted.length > 0) expect(rows.size).toBeGreaterThan(0);
     expect(rows.size).toBeLessThanOrEqual(2 * streams.length);
   });
-  await fc.assert(property, RUNS);
+  await explore(property);
 });
 
 test('a client that floods and never reads is disconnected, and others are still served', async () => {

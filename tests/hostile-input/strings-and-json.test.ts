@@ -3,7 +3,7 @@ import { BACKENDS } from '@opm/testkit';
 import fc from 'fast-check';
 import { isAccepted } from './answers.js';
 import { body, NAUGHTY_STRINGS, pad } from './bodies.js';
-import { RUNS } from './runs.js';
+import { explore } from './runs.js';
 import { Stack } from './stack.js';
 import { LIMITS, PROPERTIES, type Row, toRow } from './to-row.js';
 
@@ -97,7 +97,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
   });
 
   test('whatever is posted is refused or stored byte for byte', async () => {
-    await fc.assert(fc.asyncProperty(fc.array(body, { maxLength: 40 }), expectStored), RUNS);
+    await explore(fc.asyncProperty(fc.array(body, { maxLength: 40 }), expectStored));
     await stack.expectUnharmed();
   });
 });
