@@ -279,6 +279,6 @@ describe.each(BACKENDS)('two workers with the queue on %s:', (_, createBackend) 
     const property = fc.asyncProperty(commands, (drawn) =>
       check((real, model) => fc.asyncModelRun(() => ({ model, real }), drawn)),
     );
-    await search(property, { min: 2, max: 8, ms: 20_000 }, { endOnFailure: true });
+    await search(property, { min: 2, max: 8, ms: 20_000 });
   });
 });

@@ -4,10 +4,11 @@ import fc from 'fast-check';
 export async function search<Drawn>(
   property: fc.IAsyncProperty<Drawn>,
   { min, max, ms }: { min: number; max: number; ms: number },
-  parameters?: fc.Parameters<Drawn>,
 ): Promise<void> {
   const end = performance.now() + ms;
-  for (let run = 0; run < min || (run < max && performance.now() < end); run++) {
-    await fc.assert(property, { ...parameters, numRuns: 1 });
+  // Without shrinking, which may take longer than a test may.
+  await fc.assert(property, { numRuns: min, endOnFailure: true });
+  for (let run = min; run < max && performance.now() < end; run++) {
+    await fc.assert(property, { numRuns: 1, endOnFailure: true });
   }
 }

@@ -46,19 +46,23 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
   });
 
   test('lines of any bytes are each refused or stored byte for byte', async () => {
-    const property = fc.asyncProperty(fc.array(body, { maxLength: 40 }), fc.boolean(), async (drawn, isEnded) => {
-      const partner = await stack.createProject();
-      const lines = toLines(drawn);
-      const ends = lines.map((line) => Buffer.concat([line, Buffer.from('\n')]));
-      const sent = isEnded ? Buffer.concat(ends) : Buffer.concat(ends).subarray(0, -1);
-      const rows = lines.filter((line) => !isBlank(line)).map(toRow);
-      await expectResults(partner, await postBatch(sent, NDJSON, partner), rows);
-    });
+    const property = fc.asyncProperty(
+      fc.array(body, { minLength: 10, maxLength: 40 }),
+      fc.boolean(),
+      async (drawn, isEnded) => {
+        const partner = await stack.createProject();
+        const lines = toLines(drawn);
+        const ends = lines.map((line) => Buffer.concat([line, Buffer.from('\n')]));
+        const sent = isEnded ? Buffer.concat(ends) : Buffer.concat(ends).subarray(0, -1);
+        const rows = lines.filter((line) => !isBlank(line)).map(toRow);
+        await expectResults(partner, await postBatch(sent, NDJSON, partner), rows);
+      },
+    );
     await explore(property);
   });
 
   test('values of an array are each refused or stored byte for byte', async () => {
-    const property = fc.asyncProperty(fc.array(body, { maxLength: 40 }), async (drawn) => {
+    const property = fc.asyncProperty(fc.array(body, { minLength: 10, maxLength: 40 }), async (drawn) => {
       const partner = await stack.createProject();
       const values = withoutRepeats(drawn.filter((bytes) => parse(bytes) !== undefined));
       const array = Buffer.from(`[${values.map((bytes) => bytes.toString()).join()}]`);
@@ -74,9 +78,12 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
 
   test('whatever is posted, the answer is documented', async () => {
     const type = fc.constantFrom('application/json', 'application/x-ndjson', 'text/plain', 'x', 'application/ndjson;;');
-    const property = fc.asyncProperty(fc.array(fc.tuple(body, type), { maxLength: 40 }), async (posts) => {
-      await Promise.all(posts.map(([bytes, contentType]) => postBatch(bytes, { 'content-type': contentType })));
-    });
+    const property = fc.asyncProperty(
+      fc.array(fc.tuple(body, type), { minLength: 10, maxLength: 40 }),
+      async (posts) => {
+        await Promise.all(posts.map(([bytes, contentType]) => postBatch(bytes, { 'content-type': contentType })));
+      },
+    );
     await explore(property);
   });
 

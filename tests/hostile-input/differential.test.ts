@@ -68,7 +68,7 @@ test('the fast path and the router give identical answers on both queue stores',
       expectAlike(request, ofSides, mayDiffer);
     }
   });
-  await explore(property);
+  await explore(property, 10);
   const { inputs, answers, overloads } = counts;
   if (isFuzzing) console.log(`${inputs} inputs, ${answers} answers, ${overloads} overloads, 0 differences`);
   expect(overloads).toBeLessThanOrEqual(answers * MAX_OVERLOADED_SHARE);

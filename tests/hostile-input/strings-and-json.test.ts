@@ -97,7 +97,7 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
   });
 
   test('whatever is posted is refused or stored byte for byte', async () => {
-    await explore(fc.asyncProperty(fc.array(body, { maxLength: 40 }), expectStored));
+    await explore(fc.asyncProperty(fc.array(body, { minLength: 10, maxLength: 40 }), expectStored));
     await stack.expectUnharmed();
   });
 });

@@ -7,8 +7,8 @@ import type { Quarantine } from './quarantine.js';
 import type { UpsertEach } from './upsert-entries.js';
 
 /**
- * Entries that are neither persisted nor dead letters. `error`: `Postponed` during an outage; undefined if they only wait
- * for a row or another try.
+ * Entries that are neither persisted nor dead letters. `error`: `Postponed` during an outage, or the error of one of them;
+ * undefined if they only wait for a row or another try.
  */
 export type Unfinished = { entries: ChunkEntry[]; error: Error | undefined };
 
@@ -44,6 +44,10 @@ type FailedGroup = { entries: ChunkEntry[]; error: Error };
 
 const isBlocked = (error: unknown) => failureKindOf(error) === 'blocked';
 const isPostponed = (error: unknown): error is Postponed => error instanceof Postponed;
+
+/** `Postponed` if there is one: an attempt that meets an outage does not count. */
+export const mostTemporary = (errors: (Error | undefined)[]): Error | undefined =>
+  errors.find(isPostponed) ?? errors.find(Boolean);
 
 /**
  * Isolates entries: persists each customer's entries separately, so a failure does not affect other customers. At most
@@ -90,7 +94,7 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
       const errors = entries.flatMap((entry) => failed.get(entry) ?? []);
       return {
         entries: entries.filter((entry) => waiting.has(entry) || failed.has(entry)),
-        error: errors.find(isPostponed) ?? errors.find((error) => !isBlocked(error)),
+        error: mostTemporary(errors.filter((error) => !isBlocked(error))),
       };
     });
   }
@@ -161,10 +165,10 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
     const others = due.filter((entry) => !quarantined.includes(entry));
     const run = async (partition: Partition, some: ChunkEntry[]): Promise<Unfinished> =>
       some.length > 0 ? jobs.run(partition, { entries: some, attempt }) : { entries: [], error: undefined };
-    const [ofQuarantined, ofOthers] = await Promise.all([run('quarantined', quarantined), run('others', others)]);
+    const both = await Promise.all([run('quarantined', quarantined), run('others', others)]);
     return {
-      entries: [...waiting, ...ofQuarantined.entries, ...ofOthers.entries],
-      error: ofOthers.error ?? ofQuarantined.error,
+      entries: [...waiting, ...both.flatMap((unfinished) => unfinished.entries)],
+      error: mostTemporary(both.map(({ error }) => error)),
     };
   };
 }

@@ -159,3 +159,16 @@ test('an entry in isolation whose neighbors meet an outage is not persisted agai
   await persist(chunk, contextOf(0, 'job', 2));
   expect(counted).toEqual([1, 2]);
 });
+
+test('a job of which one entry fails and one meets an outage is postponed, which uses up no attempt', async () => {
+  let isDown = false;
+  const persist = start({
+    upsertEach: async (entries) => {
+      if (isDown && entries.some(({ customerId }) => customerId === 'failed before')) throw new Postponed('down');
+      return { persisted: [], failed: [{ entries, error: new Error('unclassified') }], untried: [] };
+    },
+  });
+  await expect(persist(chunkOf('failed before'), contextOf(0, 'first', 2))).rejects.toThrow('unclassified');
+  isDown = true;
+  await expect(persist(chunkOf('failed before', 'other'), contextOf(0, 'second', 2))).rejects.toThrow(Postponed);
+});

@@ -1,7 +1,7 @@
 import { GroupCommit, withTimeout } from '@opm/core';
 import { type Chunk, type ChunkEntry, type EntryWorker, type JobContext, Postponed, retryDelayMs } from '@opm/queue';
 import { LRUCache } from 'lru-cache';
-import { createPersistAlone, type PersistAloneDeps, type Unfinished } from './isolate.js';
+import { createPersistAlone, mostTemporary, type PersistAloneDeps, type Unfinished } from './isolate.js';
 import { createQuarantine } from './quarantine.js';
 import type { UpsertEntries } from './upsert-entries.js';
 
@@ -137,10 +137,8 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
       return;
     }
     unfinishedOf.set(key, new Set(left.map(keyOf)));
-    const errors = both.flatMap(({ error }) => error ?? []);
     throw (
-      errors.find((error) => error instanceof Postponed) ??
-      errors[0] ??
+      mostTemporary(both.map(({ error }) => error)) ??
       new Postponed('another session has locked rows', { delayMs: retryDelayMs(start), reason: 'blocked' })
     );
   };

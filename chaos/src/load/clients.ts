@@ -9,11 +9,12 @@ import {
   FIELD_SETS,
   hasValueOf,
   isAccepted,
+  isReplayOf,
   type Ledger,
   mayHaveActed,
-  mustRetry,
   parseCustomer,
   type SentEntry,
+  sendUntilDecided,
   toAnswers,
   toBatch,
   toCustomer,
@@ -146,13 +147,14 @@ export function startClients(options: ClientsOptions): Clients {
       if (open > 0 && ledger.hasLost(losses)) entry.repeats = open;
     }
     record(entries, answer ?? forgotten);
-    if (forgotten) compare(entries, forgotten, answer, isUndecidedSince);
+    const isOpen = open > (forgotten ? 1 : 0);
+    if (forgotten) compare(entries, forgotten, answer, isOpen, isUndecidedSince);
     if (!answer || !isAccepted(answer) || !random.chance(PERCENT_REPEATED)) return;
     const again = await request(entries, call, { key, pool: random.pick(pools) });
     if (ledger.hasLost(losses) && !again?.isReplayed) {
       for (const entry of entries) entry.repeats = (entry.repeats ?? 0) + 1;
     }
-    compare(entries, answer, again);
+    compare(entries, answer, again, isOpen);
   }
 
   /** Sends a newer entry about the customer. If the row has a value of the older one, that has its version. */
@@ -165,15 +167,19 @@ export function startClients(options: ClientsOptions): Clients {
   }
 
   /**
-   * Compares two answers to a request that was accepted. The second one should be a replay. If an ingress could not store
-   * the verdicts, the repeat is judged again: a 201 may become a 202. If a repeat between the two had no answer, the second
-   * answer may be the replay of its verdict.
+   * Compares two answers to an accepted request. The second one should be a replay. If an ingress could not store the
+   * verdicts, the repeat is judged again: a 201 may become a 202. `isOpen`: another attempt had no answer; `isUndecided`:
+   * one between the two, so the second answer may be the replay of its verdict.
    */
-  function compare(entries: SentEntry[], first: Answer, again: Answer | undefined, isUndecided = false): void {
-    // The texts of the results, because receipts differ if the store was emptied; `checkReceipts` compares them.
-    const toText = (answer: Answer) => String(toAnswers(answer, 1).map(({ text }) => text));
-    const isSame = again?.status === first.status && toText(again) === toText(first);
-    if (again?.isReplayed && !isSame && !isUndecided)
+  type Compared = [
+    entries: SentEntry[],
+    first: Answer,
+    again: Answer | undefined,
+    isOpen: boolean,
+    isUndecided?: boolean,
+  ];
+  function compare(...[entries, first, again, isOpen, isUndecided]: Compared): void {
+    if (again?.isReplayed && !isUndecided && !isReplayOf(first, again, isOpen))
       onUnexpected(`${entries[0]?.id} was answered ${first.status}, its repeat ${again.status}`);
     for (const [i, entry] of entries.entries()) {
       if (again?.isReplayed) entry.isReplayed = true;
@@ -243,33 +249,7 @@ export function startClients(options: ClientsOptions): Clients {
 /** The pool of an ingress, and the idempotency key, if any. */
 type Way = { pool: Pool; key?: string };
 
-type DecidedRequest = {
-  /** Undefined if the outcome is unknown. */
-  answer: Answer | undefined;
-  /** How many attempts before the answered one may have been accepted. */
-  open: number;
-};
-
-const MAX_ATTEMPTS = 8;
 const PAUSE_MS = 1_000;
-
-/**
- * Sends a request with the same idempotency key until it is decided, as a partner does, at most eight times.
- * @param pause is called between two attempts, and with true if the answer of the last one was lost
- */
-export async function sendUntilDecided(
-  send: () => Promise<Answer | undefined>,
-  pause: (isLost: boolean) => Promise<void>,
-): Promise<DecidedRequest> {
-  let open = 0;
-  for (let attempt = 1; ; attempt++) {
-    const answer = await send();
-    if (answer && !mustRetry(answer)) return { answer, open };
-    if (mayHaveActed(answer)) open++;
-    if (attempt === MAX_ATTEMPTS) return { answer: open > 0 ? undefined : answer, open };
-    await pause(answer === undefined);
-  }
-}
 
 type Options = {
   clients: Clients;

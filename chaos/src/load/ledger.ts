@@ -162,6 +162,19 @@ function parseBatch(text: string): { results: { statusCode: number }[]; receipts
   }
 }
 
+/**
+ * Whether the answer to a repeat has the results of the first answer. If another attempt was `isOpen`, a 202 may have become a
+ * 201 or 404, because that attempt knew that the customer was new. Receipts differ if the store was emptied.
+ */
+export function isReplayOf(first: Answer, again: Answer, isOpen: boolean): boolean {
+  const [before, after] = [toAnswers(first, 1), toAnswers(again, 1)];
+  const wasUnsure = (i: number) => isOpen && before[i]?.status === 202;
+  return (
+    before.length === after.length &&
+    after.every(({ status, text }, i) => text === before[i]?.text || (wasUnsure(i) && [201, 404].includes(status)))
+  );
+}
+
 const isUndecided = ({ text }: Answer) => text.includes(UNDECIDED);
 
 export const isAccepted = (answer: Answer) => answer.status < 300 && !mustRetry(answer);
@@ -175,6 +188,32 @@ export function mayHaveActed(answer: Answer | undefined): boolean {
 export function mustRetry(answer: Answer): boolean {
   if (answer.status === 207) return toAnswers(answer, 0).some(({ status }) => status === 503);
   return answer.status === 503;
+}
+
+type DecidedRequest = {
+  /** Undefined if the outcome is unknown. */
+  answer: Answer | undefined;
+  /** How many attempts before the answered one may have been accepted. */
+  open: number;
+};
+
+const MAX_ATTEMPTS = 8;
+/**
+ * Sends a request with the same idempotency key until it is decided, as a partner does, at most eight times.
+ * @param pause is called between two attempts, and with true if the answer of the last one was lost
+ */
+export async function sendUntilDecided(
+  send: () => Promise<Answer | undefined>,
+  pause: (isLost: boolean) => Promise<void>,
+): Promise<DecidedRequest> {
+  let open = 0;
+  for (let attempt = 1; ; attempt++) {
+    const answer = await send();
+    if (answer && !mustRetry(answer)) return { answer, open };
+    if (mayHaveActed(answer)) open++;
+    if (attempt === MAX_ATTEMPTS) return { answer: open > 0 ? undefined : answer, open };
+    await pause(answer === undefined);
+  }
 }
 
 /** This 503 leaves open whether the queue has the entry. Every other 503 promises that the entry was not accepted. */

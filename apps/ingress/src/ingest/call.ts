@@ -63,7 +63,7 @@ export const MAX_CHUNK_BYTES = 64 * 1024;
 /** Bytes of an entry's project id and separators. */
 const ENTRY_OVERHEAD = 32;
 
-/** The most that `toRequestBytes` returns: 255 and 128 characters, the former twice as long if all are escaped. */
+/** At least what `toRequestBytes` returns: 255 and 128 characters, the former twice as long if all are escaped. */
 export const MAX_REQUEST_BYTES = 700;
 
 export function toCall(requester: Requester, entry: EntryInput, bytes: number, part?: Call['part']): Call {

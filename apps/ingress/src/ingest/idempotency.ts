@@ -263,7 +263,7 @@ export const toOwnId = (id: string, shards: number) => id.slice(0, -2) + shards.
 
 export const BATCH = 'POST /entries';
 
-/** Hashed, because a key may be long and contain data that no log or dashboard may show. */
+/** Hashed, because a key may be long and contain data that a record should not hold. */
 const toId = (text: string) => hash('sha256', text, 'base64url').slice(0, 16);
 
 /** Returns what the partner called the request. @throws Fault IDEMPOTENCY_KEY_INVALID or IDEMPOTENCY_KEY_REPEATED */

@@ -114,7 +114,7 @@ export const HEADERS = {
     schema: { type: 'string', const: 'nosniff' },
   },
   'idempotent-replayed': {
-    description: 'This is the first answer for the idempotency key again; nothing was done.',
+    description: 'An earlier attempt with this idempotency key got this answer.',
     required: true,
     schema: { type: 'string', const: 'true' },
   },

@@ -1,6 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import { sendUntilDecided } from './clients.js';
-import { type Answer, addReceipts, type SentEntry, toAnswers } from './ledger.js';
+import { type Answer, addReceipts, isReplayOf, type SentEntry, sendUntilDecided, toAnswers } from './ledger.js';
 
 const answer = (status: number, text = '{}'): Answer => ({ status, text, isReplayed: false });
 const replay = { ...answer(201), isReplayed: true };
@@ -26,6 +25,18 @@ test('each accepted entry gets the different receipts of its answers', () => {
   const single = [{ id: 4 }] as SentEntry[];
   addReceipts(single, toAnswers({ ...answer(201), receipt: 'd' }, 1));
   expect(single).toEqual([{ id: 4, receipts: ['d'] }]);
+});
+
+test.each<[string, [number, number], boolean, boolean]>([
+  ['the same status is a replay', [202, 202], false, true],
+  ['a 202 is no replay of a 201', [201, 202], true, false],
+  ['a 201 is no replay of a 202', [202, 201], false, false],
+  ['a 201 is one if another attempt had no answer', [202, 201], true, true],
+])('%s', (_, [first, again], isOpen, isReplay) => {
+  const toBatch = (status: number) => answer(207, `{"results":[{"statusCode":400},{"statusCode":${status}}]}`);
+  for (const to of [(status: number) => answer(status, String(status)), toBatch]) {
+    expect(isReplayOf(to(first), to(again), isOpen)).toBe(isReplay);
+  }
 });
 
 describe('a keyed request that is sent until it is decided', () => {
