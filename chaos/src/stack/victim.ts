@@ -68,6 +68,8 @@ export async function createHostShims(directory: string): Promise<CreateShim> {
 }
 
 export type AppVictim = Host & {
+  /** @param settings variables that differ until it ends */
+  start(settings?: NodeJS.ProcessEnv): Promise<void>;
   /** Whether `/readyz` says so. */
   isReady(): Promise<boolean>;
   /** 0 if the process does not answer. */
@@ -95,9 +97,9 @@ const READY_TIMEOUT_MS = 10_000;
 export function createAppVictim({ name, kind, env, shim, onBadExit, onOutput }: AppOptions): AppVictim {
   let app: TestApp | undefined;
 
-  async function start(): Promise<void> {
+  async function start(settings?: NodeJS.ProcessEnv): Promise<void> {
     if (app) return;
-    const started = await startApp(kind, { ...env, ...shim.env }, { timeoutMs: START_TIMEOUT_MS, detached: true });
+    const started = await startApp(kind, { ...env, ...settings, ...shim.env }, { timeoutMs: START_TIMEOUT_MS, detached: true });
     app = started;
     void started.exited.then(({ code, signal }) => {
       onOutput(name, started.output());
