@@ -99,7 +99,11 @@ export function createAppVictim({ name, kind, env, shim, onBadExit, onOutput }: 
 
   async function start(settings?: NodeJS.ProcessEnv): Promise<void> {
     if (app) return;
-    const started = await startApp(kind, { ...env, ...settings, ...shim.env }, { timeoutMs: START_TIMEOUT_MS, detached: true });
+    const started = await startApp(
+      kind,
+      { ...env, ...settings, ...shim.env },
+      { timeoutMs: START_TIMEOUT_MS, detached: true },
+    );
     app = started;
     void started.exited.then(({ code, signal }) => {
       onOutput(name, started.output());
