@@ -141,24 +141,28 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
             `^The worker with pid ${frozen.pid} on .* has not reported since \\d\\d:\\d\\d UTC \\(\\d\\d s\\):`,
           ),
         ),
+        advice: 'Restart it on its host, unless another one has replaced it. No accepted entry is lost.',
         help: 'docs/status.md#a-process-does-not-report',
       },
       {
         what: expect.stringMatching(
-          /^over its limit: \d+ of \d+ entries refused with 429 since \d\d:\d\d UTC \(.*\), limit 1\/s\.$/,
+          /^over its limit: \d+ of \d+ entries refused with 429 (at|since) \d\d:\d\d UTC.*\. It sends \d+\/s, and its limit is 1\/s now\.$/,
         ),
+        advice: expect.stringMatching(/^(Raise the limit, or|If you have raised the limit)/),
         help: "opm projects stats 'over its limit' (docs/status.md#a-partner-is-over-its-limit)",
-        projectId: limited.projectId,
+        ...{ projectId: limited.projectId, name: 'over its limit', kind: 'over its limit' },
       },
       {
-        what: expect.stringMatching(/^poison: 1 of 1 entries became dead letters since \d\d:\d\d UTC \(.*\)\.$/),
+        what: expect.stringMatching(/^poison: 1 of 1 entry became dead letters at \d\d:\d\d UTC\.$/),
+        advice: expect.stringMatching(/ replay them\.$/),
         help: 'opm dead-letters list --limit 5 --project=poison (docs/status.md#a-partners-entries-become-dead-letters)',
-        projectId: poison.projectId,
+        ...{ projectId: poison.projectId, name: 'poison', kind: 'dead letters', page: 'dead letters' },
       },
       {
         what: expect.stringMatching(/^silent: sent entries steadily, and none since \d\d:\d\d UTC \(6\d min\)\.$/),
+        advice: 'Ask the partner, and check that its keys are valid.',
         help: 'opm keys list silent (docs/status.md#a-partner-fell-silent)',
-        projectId: silent.projectId,
+        ...{ projectId: silent.projectId, name: 'silent', kind: 'silent' },
       },
     ]);
   });

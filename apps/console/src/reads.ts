@@ -1,4 +1,12 @@
-import { type ProjectStats, readProjectStats, readQueueStatus, readStoreStatus, toStatus } from '@opm/operations';
+import {
+  findPartnerProblems,
+  type Problem,
+  type ProjectStats,
+  readQueueStatus,
+  readStoreStatus,
+  toProjectStats,
+  toStatus,
+} from '@opm/operations';
 import { type EntryQueue, shardOf } from '@opm/queue';
 import type { DeadLetterFilter, MinuteActivity, Store } from '@opm/store';
 import { LRUCache } from 'lru-cache';
@@ -7,7 +15,6 @@ import { LRUCache } from 'lru-cache';
 const SHARED_MS = 2_000;
 const MAX_SHARED = 100;
 const CHART_MS = 3 * 3_600_000;
-const HOUR_MS = 3_600_000;
 /** A report may be committed after its minute. */
 const SETTLED_MS = 60_000;
 const FILTERED_LETTERS = 100;
@@ -53,21 +60,33 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
 
   const readBacklogs = () => queue.readProjectBacklogs().catch(() => undefined);
 
-  /** All projects, with the counts of those that were active within the last hour. */
+  const storeStatus = () => share('store', () => readStoreStatus(store));
+
+  /**
+   * All projects, with their problems and the counts of those that were active within the last hour. `lastSeen`: the minute
+   * of its last counts of this hour, or the last use of a key.
+   */
   const partners = () =>
     share('partners', async () => {
-      const now = await store.now();
-      const [projects, backlogs] = await Promise.all([store.projects.list(), readBacklogs()]);
-      const stats = await readProjectStats(store, new Date(now.getTime() - HOUR_MS), { projects, backlogs });
+      const [known, backlogs, usedAt] = await Promise.all([storeStatus(), readBacklogs(), store.apiKeys.lastUses()]);
+      const stats = toProjectStats(known.lastHour, { ...known, backlogs });
       const byId = new Map(stats.map((own): [number, ProjectStats] => [own.projectId, own]));
-      return projects.map((project) => ({ ...project, stats: byId.get(project.projectId) }));
+      const problems = new Map<number | undefined, Problem[]>();
+      for (const problem of findPartnerProblems(known)) {
+        problems.set(problem.projectId, [...(problems.get(problem.projectId) ?? []), problem]);
+      }
+      return known.projects.map((project) => {
+        const own = byId.get(project.projectId);
+        const lastSeen = usedAt.get(project.projectId) ?? own?.lastSeen;
+        return { ...project, stats: own, lastSeen, problems: problems.get(project.projectId) ?? [] };
+      });
     });
 
   return {
     status: () =>
       share('status', async () => {
         const [ofStore, ofQueue] = await Promise.all([
-          readStoreStatus(store).catch((error: Error) => error),
+          storeStatus().catch((error: Error) => error),
           readQueueStatus(queue).catch((error: Error) => (error.cause as Error | undefined) ?? error),
         ]);
         return toStatus(ofStore, ofQueue);

@@ -97,16 +97,16 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
     await backend.drop();
   });
 
-  test('the overview says first what is wrong, since when and what helps, as `opm status` does', async () => {
+  test('the overview says first what is wrong, since when and what to do, as `opm status` does', async () => {
     const withoutAges = (given: string) => given.replaceAll(/\d+ (s|min)\b/g, 'some time');
-    type Problem = { what: string; help: string };
+    type Problem = { what: string; advice: string };
     // Read again if a process reported between the two, or was late.
     const [problems, text] = await waitFor(
       async () => {
         const { stdout } = await runOpm(['status', '--json'], backend.env);
         const shown = withoutAges(await read('/'));
         const { problems: named } = JSON.parse(stdout) as { problems: Problem[] };
-        const parts = named.flatMap(({ what, help }) => [what, help].map(withoutAges));
+        const parts = named.flatMap(({ what, advice }) => [what, advice].map(withoutAges));
         return parts.every((part) => shown.includes(part)) && ([named, shown] as const);
       },
       { description: 'the page to show the problems of `opm status`' },
@@ -115,6 +115,8 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
     expect(text.indexOf(problems[0]?.what ?? '')).toBeLessThan(text.indexOf('Accepted'));
     expect(text).toMatch(/Waiting 1 entry in 1 job/);
     expect(text).toMatch(/worker host 7 1\.0\.0/);
+    expect(text).not.toMatch(/\bopm |docs\//); // commands and files are for a terminal
+    expect(await (await get('/')).text()).toContain('<a href="/dead-letters">101</a>');
   });
 
   test('partners are listed with their counts of the last hour, sorted by any column, and found by a part of the name', async () => {
@@ -123,17 +125,49 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
     expect(await rowsOf('/partners?sort=accepted&order=ascending')).toEqual(['"><img', 'counted']);
     expect(await rowsOf('/partners?sort=limited')).toEqual(['"><img', 'counted']);
     expect(await read('/partners?search=OUNTE')).toMatch(/ 1 partner, .* counted .* 1,400 30 0 0 1,300 /);
-    expect(await read('/partners?search=nobody')).toContain('No partner has such a name.');
+    expect(await read('/partners?search=nobody')).toContain('No partner matches.');
+  });
+
+  test('partners with a problem lead the list and are marked, paused ones come next and are found, and all show when they were last seen', async () => {
+    const [ailing, paused] = [await store.projects.create('zz-ailing'), await store.projects.create('zz-paused')];
+    await query(
+      backend.databaseUrl,
+      `INSERT INTO project_minutes (minute, project_id, created)
+       SELECT date_trunc('minute', now()) - n * interval '1 min', $1, 1 FROM generate_series(70, 110) AS n`,
+      [ailing.projectId],
+    );
+    await store.projects.setPaused(paused.projectId, true);
+    await query(
+      backend.databaseUrl,
+      "INSERT INTO key_uses (key_id, used_at) SELECT id, '2026-10-02T10:12:33Z' FROM api_keys WHERE project_id = $1",
+      [paused.projectId],
+    );
+    const isShown = async () => {
+      const text = await read('/partners');
+      return /zz-ailing silent .*zz-paused paused .*counted ok /.test(text) && text;
+    };
+    const text = await waitFor(isShown, { description: 'the list to show the problems' });
+    expect(text).toMatch(/zz-paused paused 0 – (0 )+– 2026-10-02 10:12Z/);
+    expect(await read('/partners?state=paused')).toMatch(/ 1 partner, .* zz-paused /);
+    expect(await read('/partners?state=problem')).not.toMatch(/zz-paused|counted/);
+    const isLinked = async () =>
+      (await (await get('/')).text()).includes(`<a href="/partners/${paused.projectId}">zz-paused</a>`);
+    await waitFor(isLinked, { description: 'the overview to name the paused partner' });
+    await store.projects.setPaused(paused.projectId, false);
   });
 
   test("a partner's page shows its limit, pause, keys without their secrets, and dead letters by SQLSTATE", async () => {
-    await store.projects.setLimit(acme.projectId, { rate: 50, burst: 100 });
+    await store.projects.setLimit(acme.projectId, { rate: 1, burst: 100 });
     await store.projects.setPaused(acme.projectId, true);
-    const isShown = async () => (await read(`/partners/${acme.projectId}`)).includes('50 entries/s, burst 100');
-    await waitFor(isShown, { description: 'the page to show the limit' });
-    const text = await read(`/partners/${acme.projectId}`);
+    const isShown = async () => {
+      const text = await read(`/partners/${acme.projectId}`);
+      return /1 entry\/s, burst 100 .* Within the last hour Accepted \d/.test(text) && text;
+    };
+    const text = await waitFor(isShown, { description: 'the page to show the limit and the counts of the ingress' });
     await store.projects.setPaused(acme.projectId, false);
-    expect(text).toContain('paused: its requests get 403');
+    expect(text).toMatch(/ acme Paused since \d{4}-.* paused: its requests get 403/);
+    expect(text).not.toContain('Nothing is wrong');
+    expect(text).toMatch(/Last entry \d{4}-\d\d-\d\d \d\d:\d\dZ /);
     expect(text).toContain(`${acme.apiKey.slice(0, 10)}…`);
     expect(text).not.toContain(acme.apiKey.slice(0, 12));
     expect(text).toMatch(/acme 22P02 VALUE_INVALID 100 acme 22021 VALUE_INVALID 1 /);
@@ -179,7 +213,7 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
     expect(await read(older ?? '')).toContain(' 22021 ');
     expect(await read('/dead-letters?state=22021')).toMatch(/ 1 dead letter, /);
     expect(await read('/dead-letters?partner=acme&state=22')).toMatch(/ 101 dead letters, /);
-    expect(await read('/dead-letters?partner=counted')).toContain('There is no such dead letter.');
+    expect(await read('/dead-letters?partner=counted')).toContain('No dead letter.');
     const [letter] = await store.deadLetters.list({}, { limit: 1 });
     const whole = await read(`/dead-letters/${letter?.deadLetterId}`);
     expect(whole).toContain('"phone": "•••"');
@@ -208,7 +242,7 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
     expect(text).not.toMatch(/\d dead letter/);
   });
 
-  test('a partner that fell silent shows when its last entry came, and its problem stands on its page', async () => {
+  test('a partner that fell silent shows when its last entry came, and its problem stands on its page, without a link to it', async () => {
     const { projectId } = await store.projects.create('silent');
     await query(
       backend.databaseUrl,
@@ -218,11 +252,14 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
     );
     const isShown = async () => (await read('/')).includes('silent: sent entries steadily');
     await waitFor(isShown, { description: 'the overview to read it' });
-    const text = await read(`/partners/${projectId}`);
-    expect(text).toMatch(
-      /1 problem silent: sent entries steadily, and none since .* Last entry, of three hours \d{4}-/,
+    const overview = await (await get('/')).text();
+    expect(overview).toContain(`<a href="/partners/${projectId}">Page of silent</a>`);
+    const isOnPage = async () => (await read(`/partners/${projectId}`)).includes('1 problem silent: sent');
+    await waitFor(isOnPage, { description: "the partner's page to read it" });
+    expect(await read(`/partners/${projectId}`)).toMatch(
+      /none since .* Ask the partner, .* Last entry \d{4}-\d\d-\d\d \d\d:\d\dZ Last request none /,
     );
-    expect(await (await get('/')).text()).toContain(`href="/partners/${projectId}"`);
+    expect(await (await get(`/partners/${projectId}`)).text()).not.toContain('Page of silent');
   });
 
   test('a paused queue is a problem, and its jobs are listed', async () => {

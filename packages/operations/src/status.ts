@@ -1,8 +1,9 @@
 import type { EntryQueue, ProjectBacklog } from '@opm/queue';
 import type { ListedProject, ProjectActivity, SeenProcess, Store } from '@opm/store';
-import { findProblems, type QueueStatus, SILENT_SECONDS, type StoreStatus } from './find-problems.js';
+import { findProblems, type QueueStatus, SILENT_SECONDS, type StoreStatus, toCount } from './find-problems.js';
 
 export {
+  findPartnerProblems,
   type Problem,
   type QueueStatus,
   SILENT_SECONDS,
@@ -114,8 +115,14 @@ export function toStatus(store: StoreStatus | Error, queue: QueueStatus | Error)
     rates: known && toRates(known),
     queue: queue instanceof Error ? undefined : queue,
     deadLetters: known?.deadLetters,
-    paused: known?.projects.flatMap(({ name, pausedAt }) => (pausedAt ? name : [])) ?? [],
+    paused: known?.projects.flatMap(({ projectId, name, pausedAt }) => (pausedAt ? { projectId, name } : [])) ?? [],
   };
+}
+
+/** Such as `41 entries in 3 jobs`. An entry is counted before its job is stored, and until after it is removed. */
+export function toWaiting({ entries, jobs }: Pick<QueueStatus, 'entries' | 'jobs'>): string {
+  if (entries > 0 && jobs === 0) return `${toCount(entries, 'entry')}, about to enter a job or just stored`;
+  return `${toCount(entries, 'entry')} in ${toCount(jobs, 'job')}`;
 }
 
 /** Entries per second of all projects. */
@@ -160,6 +167,14 @@ export async function readProjectStats(
   { projects, backlogs }: { projects: ListedProject[]; backlogs: Map<number, ProjectBacklog> | undefined },
 ): Promise<ProjectStats[]> {
   const [active, processes] = await Promise.all([activity.projects(since), activity.processes()]);
+  return toProjectStats(active, { projects, processes, backlogs });
+}
+
+export function toProjectStats(
+  active: ProjectActivity[],
+  known: Pick<StoreStatus, 'projects' | 'processes'> & { backlogs: Map<number, ProjectBacklog> | undefined },
+): ProjectStats[] {
+  const { projects, processes, backlogs } = known;
   const limits = new Map(projects.map(({ projectId, rate }) => [projectId, rate]));
   return active.map((own) => ({
     ...own,

@@ -52,21 +52,17 @@ export type SeenProcess = Pick<Report, 'id' | 'name' | 'host' | 'pid' | 'version
 
 /**
  * A project with counts. `lastSeen`: the minute of its last counts, or their day if that is longer ago. `…Since` and
- * `…Until`: the minutes of the first and last entries refused with 429 or 503, or of the first dead letter. The rates are those since the
- * beginning of the minute before this one.
+ * `…Until`: the minutes of the first and last refused entries and dead letters. The rates are those since the beginning of
+ * the minute before this one.
  */
 export type ProjectActivity = Counts & {
   projectId: number;
   name: string | null;
   lastSeen: Date;
-  limitedSince: Date | null;
-  limitedUntil: Date | null;
-  unavailableUntil: Date | null;
-  deadLettersSince: Date | null;
   acceptedPerSecond: number;
   refusedPerSecond: number;
   persistedPerSecond: number;
-};
+} & { [Time in `${(typeof PROBLEMS)[number]}${'Since' | 'Until'}`]: Date | null };
 
 /** Entries of one minute, by what became of them. */
 export type MinuteActivity = {
@@ -89,6 +85,14 @@ const ADD = (to: string) => list((column) => `${column} = ${to}.${column} + excl
 const toSums = (counters: readonly (keyof Counts)[]) =>
   Prisma.raw(counters.map((counter) => `sum(${toColumn(counter)})::float8 AS "${counter}"`).join(', '));
 const SUMS = toSums(COUNTERS);
+/** Counters of which the first and last minutes are read. */
+const PROBLEMS = ['refusedInvalid', 'refusedLimited', 'refusedUnavailable', 'deadLetters'] as const;
+const TIMES = Prisma.raw(
+  PROBLEMS.flatMap((counter) => [
+    `min(at) FILTER (WHERE ${toColumn(counter)} > 0) AS "${counter}Since"`,
+    `max(at) FILTER (WHERE ${toColumn(counter)} > 0) AS "${counter}Until"`,
+  ]).join(', '),
+);
 const USAGE = [
   ...(['created', 'updated', 'erased', 'deadLetters'] as const),
   ...(['refusedInvalid', 'refusedLimited', 'refusedUnavailable'] as const),
@@ -214,10 +218,7 @@ export function createActivity(prisma: PrismaClient) {
       return toStoreError(
         () => prisma.$queryRaw<ProjectActivity[]>`
           SELECT project_id AS "projectId", name, max(at) AS "lastSeen",
-            min(at) FILTER (WHERE refused_limited > 0) AS "limitedSince",
-            max(at) FILTER (WHERE refused_limited > 0) AS "limitedUntil",
-            max(at) FILTER (WHERE refused_unavailable > 0) AS "unavailableUntil",
-            min(at) FILTER (WHERE dead_letters > 0) AS "deadLettersSince",
+            ${TIMES},
             ${perSecond('created + updated + erased', 'acceptedPerSecond')},
             ${perSecond('refused_invalid + refused_limited + refused_unavailable', 'refusedPerSecond')},
             ${perSecond('persisted', 'persistedPerSecond')},

@@ -120,6 +120,16 @@ export function createApiKeys(prisma: PrismaClient) {
       );
     },
 
+    /** When each project last used a key, as far as an ingress reported it, by project id. */
+    async lastUses(): Promise<Map<number, Date>> {
+      const uses = await toStoreError(
+        () => prisma.$queryRaw<{ projectId: number; usedAt: Date }[]>`
+          SELECT project_id AS "projectId", max(used_at) AS "usedAt"
+          FROM key_uses JOIN api_keys ON id = key_id GROUP BY project_id`,
+      );
+      return new Map(uses.map(({ projectId, usedAt }) => [projectId, usedAt]));
+    },
+
     /** Lists the keys of a project that are neither revoked nor expired, the newest 100 of them, newest first. */
     async listActive(projectId: number): Promise<Omit<StoredApiKey, 'keyId' | 'status' | 'revokedAt'>[]> {
       return toStoreError(

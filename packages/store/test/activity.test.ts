@@ -116,9 +116,9 @@ describe('counts per project', () => {
     expect(busiest?.acceptedPerSecond).toBeGreaterThanOrEqual(5); // in 60 to 120 s
     expect(busiest?.acceptedPerSecond).toBeLessThanOrEqual(10);
     expect(busiest?.refusedPerSecond).toBe(0);
-    expect(busiest?.limitedUntil).toEqual(busiest?.limitedSince);
-    expect(busiest?.unavailableUntil).toBeNull();
-    const sinceLimited = (busiest?.lastSeen.getTime() ?? 0) - (busiest?.limitedSince?.getTime() ?? 0);
+    expect(busiest?.refusedLimitedUntil).toEqual(busiest?.refusedLimitedSince);
+    expect(busiest?.refusedUnavailableUntil).toBeNull();
+    const sinceLimited = (busiest?.lastSeen.getTime() ?? 0) - (busiest?.refusedLimitedSince?.getTime() ?? 0);
     expect(Math.round(sinceLimited / 60_000)).toBeGreaterThanOrEqual(30);
   });
 

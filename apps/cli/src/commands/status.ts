@@ -12,6 +12,7 @@ import {
   toNumber,
   toP99Ms,
   toStatus,
+  toWaiting,
 } from '@opm/operations';
 import { Command } from 'commander';
 import { type Moment, parseMoment } from '../parse.js';
@@ -138,7 +139,7 @@ function toLines({ problems, processes, rates, queue, deadLetters, paused }: Sta
   const toMs = (ms: number | undefined) => (ms === undefined ? '-' : `${toNumber(Math.ceil(ms))} ms`);
   return [
     problems.length === 0 ? 'Nothing is wrong.' : `${toCount(problems.length, 'problem')}:`,
-    ...problems.flatMap(({ what, help }) => [`  ${what}`, `    -> ${help}`]),
+    ...problems.flatMap(({ what, advice, help }) => [`  ${what}`, `    ${advice}`, `    -> ${help}`]),
     '',
     ...(rates
       ? [
@@ -149,12 +150,12 @@ function toLines({ problems, processes, rates, queue, deadLetters, paused }: Sta
       : []),
     ...(queue
       ? [
-          `waiting: ${toCount(queue.entries, 'entry')} in ${toCount(queue.jobs, 'job')}, the oldest for ` +
-            `${toDuration(queue.oldestSeconds)}; memory of the queue ${Math.round(100 * queue.memory)} %`,
+          `waiting: ${toWaiting(queue)}, the oldest for ${toDuration(queue.oldestSeconds)}; ` +
+            `memory of the queue ${Math.round(100 * queue.memory)} %`,
         ]
       : []),
     ...(deadLetters === undefined ? [] : [toCount(deadLetters, 'dead letter')]),
-    ...(paused.length > 0 ? [`paused: ${paused.join(', ')}`] : []),
+    ...(paused.length > 0 ? [`paused: ${paused.map(({ name }) => name).join(', ')}`] : []),
     '',
     ...toTable(
       processes.map(({ name, host, pid, version, uptimeSeconds, silentSeconds, state }) => ({

@@ -162,7 +162,7 @@ export function DeadLetterGroups({ groups, nameOf }: { groups: DeadLetterCount[]
     <Table
       caption={`${toCount(countAll(groups), 'dead letter')}, by partner and SQLSTATE`}
       rows={groups.slice(0, MAX_GROUPS)}
-      empty="There is no such dead letter."
+      empty="No dead letter."
       columns={[
         { title: 'Partner', cell: ({ projectId }) => <PartnerLink nameOf={nameOf} projectId={projectId} /> },
         {

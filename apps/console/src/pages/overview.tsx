@@ -1,8 +1,18 @@
-import { SILENT_SECONDS, type Status, toCount, toDuration, toNumber, toP99Ms } from '@opm/operations';
+import {
+  type Problem,
+  SILENT_SECONDS,
+  type Status,
+  toCount,
+  toDuration,
+  toNumber,
+  toP99Ms,
+  toWaiting,
+} from '@opm/operations';
 import type { MinuteActivity } from '@opm/store';
 import type { RequestHandler } from 'express';
+import type { ComponentChildren } from 'preact';
 import type { Reads } from '../reads.js';
-import { Facts, Live, sendPage, Table, toMs, toRate } from './components.js';
+import { Facts, Live, sendPage, Table, toMs, toRate, toUrl } from './components.js';
 
 /** GET /: what is wrong first, then how busy everything is. */
 export function getOverview(reads: Pick<Reads, 'status' | 'allMinutes'>): RequestHandler {
@@ -46,16 +56,24 @@ export const EntriesChart = (chart: { now: Date; minutes: MinuteActivity[] }) =>
   />
 );
 
-/** Nothing is wrong, or what is. */
-export function Problems({ problems }: Pick<Status, 'problems'>) {
+/** Nothing is wrong, or what is, and what to do. On the page of a partner, `projectId`, nothing leads to this page. */
+export function Problems({ problems, projectId }: Pick<Status, 'problems'> & { projectId?: number }) {
   if (problems.length === 0) return <p class="good">Nothing is wrong.</p>;
   return (
     <section class="problems" aria-labelledby="problems">
       <h2 id="problems">{toCount(problems.length, 'problem')}</h2>
       <ol>
-        {problems.map(({ what, help, projectId }) => (
-          <li key={what}>
-            {what} {projectId !== undefined && <a href={`/partners/${projectId}`}>Its page</a>} <code>{help}</code>
+        {problems.map((problem) => (
+          <li key={problem.what}>
+            {`${problem.what} ${problem.advice}`}
+            {toLinks(problem)
+              .filter(([href]) => href !== `/partners/${projectId}`)
+              .map(([href, text]) => (
+                <>
+                  {' '}
+                  <a href={href}>{text}</a>
+                </>
+              ))}
           </li>
         ))}
       </ol>
@@ -63,21 +81,62 @@ export function Problems({ problems }: Pick<Status, 'problems'>) {
   );
 }
 
-function toFacts({ rates, queue, deadLetters, paused, processes }: Status): [string, string][] {
+/** Where a problem is seen and solved. */
+function toLinks({ projectId, name, page }: Problem): [href: string, text: string][] {
+  const links: [string, string][] = projectId === undefined ? [] : [[`/partners/${projectId}`, `Page of ${name}`]];
+  if (page === 'partners') links.push(['/partners', 'Partners']);
+  if (page === 'unavailable') links.push(['/partners?sort=unavailable', 'Partners by refusals']);
+  if (page === 'queues') links.push(['/queues', 'Queues']);
+  if (page === 'dead letters') {
+    links.push([
+      toUrl('/dead-letters', { partner: name }),
+      name === undefined ? 'Dead letters' : `Dead letters of ${name}`,
+    ]);
+  }
+  return links;
+}
+
+function toFacts({ rates, queue, deadLetters, paused, processes }: Status): [string, ComponentChildren][] {
   const p99Ms = toP99Ms(processes);
-  const facts: [string, string | undefined][] = [
+  const facts: [string, ComponentChildren][] = [
     ['Accepted', rates && `${toRate(rates.accepted)}/s`],
     ['Refused', rates && `${toRate(rates.refused)}/s`],
     ['Persisted', rates && `${toRate(rates.persisted)}/s`],
     ['p99 to the acknowledgement', toMs(p99Ms.ingress)],
     ['p99 to the row', toMs(p99Ms.worker)],
-    ['Waiting', queue && `${toCount(queue.entries, 'entry')} in ${toCount(queue.jobs, 'job')}`],
+    ['Waiting', queue && toWaiting(queue)],
     ['Oldest entry', queue && (queue.entries === 0 ? 'none' : toDuration(queue.oldestSeconds))],
     ["Memory of the queue's store", queue && `${Math.round(100 * queue.memory)} %`],
-    ['Dead letters', deadLetters === undefined ? undefined : toNumber(deadLetters)],
-    ['Paused', paused.length > 0 ? toCount(paused.length, 'partner') : undefined],
+    [
+      'Dead letters',
+      deadLetters && (
+        <a key="letters" href="/dead-letters">
+          {toNumber(deadLetters)}
+        </a>
+      ),
+    ],
+    ['Paused', paused.length > 0 && <Paused key="paused" partners={paused} />],
   ];
-  return facts.filter((fact): fact is [string, string] => fact[1] !== undefined);
+  return facts.filter(([, value]) => value !== undefined && value !== false);
+}
+
+const MAX_PAUSED = 5;
+
+/** The first paused partners, and how many there are. */
+function Paused({ partners }: { partners: Status['paused'] }) {
+  return (
+    <>
+      <a href="/partners?state=paused">{toCount(partners.length, 'partner')}</a>
+      {': '}
+      {partners.slice(0, MAX_PAUSED).map(({ projectId, name }, i) => (
+        <>
+          {i > 0 && ', '}
+          <a href={`/partners/${projectId}`}>{name}</a>
+        </>
+      ))}
+      {partners.length > MAX_PAUSED && ', …'}
+    </>
+  );
 }
 
 function Processes({ processes }: Pick<Status, 'processes'>) {
@@ -142,7 +201,7 @@ function Chart({
   const toPoint = (rate: number, i: number) =>
     `${((i / (CHART_MINUTES - 1)) * WIDTH).toFixed(1)},${(HEIGHT - (rate / top) * HEIGHT).toFixed(1)}`;
   const summary = drawn.map(
-    ({ name, rates, highest }) => `${name}: ${toRate(rates.at(-1) ?? 0)}/${unit}, at most ${toRate(highest)}/${unit}`,
+    ({ name, rates, highest }) => `${name}: ${toRate(rates.at(-1) ?? 0)}/${unit}, peak ${toRate(highest)}/${unit}`,
   );
   return (
     <figure class="chart">

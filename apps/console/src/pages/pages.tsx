@@ -123,9 +123,7 @@ const showOutage: ErrorRequestHandler = (error, request, response, next) => {
 /** The answer while PostgreSQL is down. It needs no operator, because sessions cannot be read then. */
 export function sendOutage(request: Request, response: Response): void {
   const children = (
-    <p>
-      PostgreSQL does not answer. <code>docs/runbook.md#postgresql-is-down-or-slow</code>
-    </p>
+    <p>PostgreSQL does not answer. Start it, or find out why it cannot be reached; then reload this page.</p>
   );
   sendPage(request, response, { title: 'Not available', children }, 503);
 }

@@ -1,30 +1,27 @@
 import { isKeyLabel, SCOPES, toRuleTexts } from '@opm/core';
-import { toNumber } from '@opm/operations';
-import { assertProjectName, type MinuteActivity, type Store, type StoredApiKey } from '@opm/store';
+import { assertProjectName, type Store, type StoredApiKey } from '@opm/store';
 import { type Request, type RequestHandler, Router } from 'express';
-import type { ComponentChildren } from 'preact';
 import type { Partner, Reads } from '../reads.js';
 import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
 import { assertConfirmed, countOf, fieldOf, type HandleChange, MAX_RULES, Problem, rulesOf } from './change.js';
-import { Confirm, Facts, Form, Live, Secret, sendPage, Table, Time, toAge, toMs, toRate, toUrl } from './components.js';
+import { Confirm, Form, Live, Secret, sendPage, Table, Time, toUrl } from './components.js';
 import { DeadLetterGroups } from './dead-letters.js';
 import { EntriesChart, Problems } from './overview.js';
-import { acceptedOf, sentPerSecond } from './partners.js';
+import { PartnerFacts } from './partners.js';
 
 const PROJECT_ID = /^[1-9]\d{0,8}$/;
 
 /** GET /partners/{projectId}: one partner, its chart, its keys and its dead letters. */
 export function getPartner(
-  reads: Pick<Reads, 'status' | 'partner' | 'minutesOf' | 'keys' | 'deadLetters'>,
+  reads: Pick<Reads, 'partner' | 'minutesOf' | 'keys' | 'deadLetters'>,
 ): RequestHandler<{ projectId: string }> {
   return async (request, response, next) => {
     const { projectId: given } = request.params;
     const partner = PROJECT_ID.test(given) ? await reads.partner(Number(given)) : undefined;
     if (!partner) return next();
-    const { projectId, name } = partner;
+    const { projectId, name, problems, pausedAt } = partner;
     const operator = operatorOf(response);
-    const [{ problems }, chart, keys, { groups }] = await Promise.all([
-      reads.status(),
+    const [chart, keys, { groups }] = await Promise.all([
       reads.minutesOf(projectId),
       reads.keys(projectId),
       reads.deadLetters({ projectId }, undefined),
@@ -34,8 +31,15 @@ export function getPartner(
       children: (
         <>
           <Live id="partner">
-            <Problems problems={problems.filter((problem) => problem.projectId === projectId)} />
-            <Facts facts={toFacts(partner, chart.minutes)} />
+            {pausedAt && (
+              <p>
+                <strong>
+                  Paused since <Time at={pausedAt} />.
+                </strong>
+              </p>
+            )}
+            {(problems.length > 0 || !pausedAt) && <Problems problems={problems} projectId={projectId} />}
+            <PartnerFacts partner={partner} minutes={chart.minutes} />
             <EntriesChart {...chart} />
           </Live>
           <Keys keys={keys} partner={partner} operator={operator} />
@@ -48,36 +52,6 @@ export function getPartner(
       ),
     });
   };
-}
-
-function toFacts(
-  { projectId, rate, burst, pausedAt, stats }: Partner,
-  minutes: MinuteActivity[],
-): [string, ComponentChildren][] {
-  const lastSeen = minutes.findLast(({ accepted, refused }) => accepted + refused > 0)?.minute;
-  return [
-    ['Project id', projectId],
-    ['State', pausedAt ? <strong key="state">paused: its requests get 403</strong> : 'accepts entries'],
-    ['Limit', rate ? `${toNumber(rate)} entries/s, burst ${toNumber(burst ?? 0)}` : 'none'],
-    ['Sent', stats ? `${toRate(sentPerSecond(stats))}/s` : 'nothing within the last hour'],
-    ...(stats
-      ? ([
-          ['Accepted within the last hour', toNumber(acceptedOf(stats))],
-          ['Refused as invalid', toNumber(stats.refusedInvalid)],
-          ['Refused by its limit (429)', toNumber(stats.refusedLimited)],
-          ['Refused as unavailable (503)', toNumber(stats.refusedUnavailable)],
-          ['Persisted', toNumber(stats.persisted)],
-          [
-            'Waiting (sampled)',
-            stats.backlog ? `about ${toNumber(stats.backlog.entries)}` : 'the queue does not answer',
-          ],
-          ['Oldest entry', toAge(stats.backlog?.oldestMs)],
-          ['p99 to the acknowledgement', toMs(stats.p99Ms.ingress)],
-          ['p99 to the row', toMs(stats.p99Ms.worker)],
-        ] satisfies [string, ComponentChildren][])
-      : []),
-    ['Last entry, of three hours', <Time key="seen" at={lastSeen} />],
-  ];
 }
 
 type Shown = { partner: Partner; operator: CurrentOperator };

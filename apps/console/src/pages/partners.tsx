@@ -1,9 +1,10 @@
 import { type ProjectStats, toCount, toNumber } from '@opm/operations';
+import type { MinuteActivity } from '@opm/store';
 import type { RequestHandler } from 'express';
 import type { ComponentChildren } from 'preact';
 import type { Partner, Reads } from '../reads.js';
 import { mayChange, operatorOf } from '../session.js';
-import { type Column, Form, Live, sendPage, Table, Time, textOf, toAge, toRate, toUrl } from './components.js';
+import { type Column, Facts, Form, Live, sendPage, Table, textOf, toAge, toMs, toRate, toUrl } from './components.js';
 
 const PAGE_ROWS = 100;
 
@@ -23,27 +24,48 @@ const stat = (id: string, title: string, of: (stats: ProjectStats) => number): S
   ...{ id, title, isNumber: true },
   sortBy: ({ stats }) => (stats ? of(stats) : 0),
 });
-export const sentPerSecond = (stats: ProjectStats) => stats.acceptedPerSecond + stats.refusedPerSecond;
-export const acceptedOf = ({ created, updated, erased }: ProjectStats) => created + updated + erased;
+const sentPerSecond = (stats: ProjectStats) => stats.acceptedPerSecond + stats.refusedPerSecond;
+const acceptedOf = ({ created, updated, erased }: ProjectStats) => created + updated + erased;
 const shareOf = (stats: ProjectStats) => (stats.limit ? sentPerSecond(stats) / stats.limit : 0);
+
+/** Such as `over its limit, paused`; undefined if neither is so. */
+function toMarks({ problems, pausedAt }: Partner): string | undefined {
+  return [...problems.map(({ kind }) => kind), ...(pausedAt ? ['paused'] : [])].join(', ') || undefined;
+}
+
+/** Such as `2026-11-30 10:12Z`: what is counted has no seconds. `–` for none. */
+function Minute({ at }: { at: Date | undefined }) {
+  if (!at) return <>–</>;
+  const minute = at.toISOString().slice(0, 16);
+  return <time dateTime={`${minute}Z`}>{`${minute.replace('T', ' ')}Z`}</time>;
+}
+
+/** Partners with most problems first, then paused ones. */
+const STATE: Sortable = {
+  ...{ id: 'state', title: 'State' },
+  sortBy: ({ problems, pausedAt }) => 2 * problems.length + (pausedAt ? 1 : 0),
+  cell: (partner) => {
+    const marks = toMarks(partner);
+    return marks === undefined ? 'ok' : <strong>{marks}</strong>;
+  },
+};
+const SENT: Sortable = {
+  ...stat('sent', 'Sent/s', sentPerSecond),
+  cell: ({ stats }) => toRate(stats ? sentPerSecond(stats) : 0),
+};
 
 /** `cell` shows the sorted value if it is left out. */
 const COLUMNS: Sortable[] = [
   {
-    id: 'name',
-    title: 'Partner',
+    ...{ id: 'name', title: 'Partner' },
     sortBy: ({ name }) => name,
-    cell: ({ projectId, name, pausedAt }) => (
-      <>
-        <a href={`/partners/${projectId}`}>{name}</a>
-        {pausedAt && <strong> (paused)</strong>}
-      </>
-    ),
+    cell: ({ projectId, name }) => <a href={`/partners/${projectId}`}>{name}</a>,
   },
-  { ...stat('sent', 'Sent/s', sentPerSecond), cell: ({ stats }) => toRate(stats ? sentPerSecond(stats) : 0) },
+  STATE,
+  SENT,
   {
     ...stat('share', 'Of limit', shareOf),
-    cell: ({ stats, rate }) => (rate ? `${Math.round(100 * (stats ? shareOf(stats) : 0))} %` : '–'),
+    cell: ({ stats, rate }) => (rate ? `${toNumber(100 * (stats ? shareOf(stats) : 0))} %` : '–'),
   },
   stat('accepted', 'Accepted', acceptedOf),
   stat('invalid', 'Invalid', ({ refusedInvalid }) => refusedInvalid),
@@ -57,25 +79,45 @@ const COLUMNS: Sortable[] = [
     cell: ({ stats }) => toAge(stats?.backlog?.oldestMs),
   },
   {
-    ...stat('seen', 'Last seen', ({ lastSeen }) => lastSeen.getTime()),
-    cell: ({ stats }) => <Time at={stats?.lastSeen} />,
+    ...{ id: 'seen', title: 'Last seen', isNumber: true },
+    sortBy: ({ lastSeen }) => lastSeen?.getTime() ?? 0,
+    cell: ({ lastSeen }) => <Minute at={lastSeen} />,
   },
 ];
 
-/** GET /partners: all partners with their counts of the last hour, sorted by a column, a hundred per page. */
+/** Partners that are shown if `state` is this. */
+const STATES: [state: string, title: string, isShown: (partner: Partner) => boolean][] = [
+  ['', 'any', () => true],
+  ['problem', 'with a problem', ({ problems }) => problems.length > 0],
+  ['paused', 'paused', ({ pausedAt }) => pausedAt !== null],
+];
+
+/** GET /partners: all partners with their counts of the last hour, those with problems first, a hundred per page. */
 export function getPartners(reads: Pick<Reads, 'partners'>): RequestHandler {
   return async (request, response) => {
     const operator = operatorOf(response);
     const search = textOf(request, 'search');
-    const sorted = COLUMNS.find(({ id }) => id === textOf(request, 'sort')) ?? (COLUMNS[1] as Sortable);
+    const sorted = COLUMNS.find(({ id }) => id === textOf(request, 'sort')) ?? STATE;
     const isAscending = textOf(request, 'order') === 'ascending';
     const wanted = search?.toLowerCase() ?? '';
-    const found = (await reads.partners()).filter(({ name }) => name.toLowerCase().includes(wanted));
-    const rows = found.toSorted((a, b) => (isAscending ? compare(sorted, a, b) : compare(sorted, b, a)));
+    const [state, , isShown] =
+      STATES.find(([id]) => id === textOf(request, 'state')) ?? (STATES[0] as (typeof STATES)[0]);
+    const found = (await reads.partners()).filter(
+      (partner) => partner.name.toLowerCase().includes(wanted) && isShown(partner),
+    );
+    const rows = found.toSorted(
+      (a, b) => (isAscending ? compare(sorted, a, b) : compare(sorted, b, a)) || compare(SENT, b, a),
+    );
     const pages = Math.max(1, Math.ceil(rows.length / PAGE_ROWS));
     const page = Math.min(Math.max(1, Math.trunc(Number(textOf(request, 'page'))) || 1), pages);
     const linkTo = (changes: { sort?: string; order?: string | undefined; page?: number }) =>
-      toUrl('/partners', { search, sort: sorted.id, order: isAscending ? 'ascending' : undefined, ...changes });
+      toUrl('/partners', {
+        search,
+        state: state || undefined,
+        sort: sorted.id,
+        order: isAscending ? 'ascending' : undefined,
+        ...changes,
+      });
 
     const columns = COLUMNS.map((column): Column<Partner> => {
       const isSorted = column === sorted;
@@ -97,6 +139,16 @@ export function getPartners(reads: Pick<Reads, 'partners'>): RequestHandler {
             <label>
               Name contains <input name="search" value={search ?? ''} />
             </label>
+            <label>
+              State
+              <select name="state">
+                {STATES.map(([id, title]) => (
+                  <option key={id} value={id} selected={id === state}>
+                    {title}
+                  </option>
+                ))}
+              </select>
+            </label>
             <button type="submit">Search</button>
           </form>
           <Live id="partners">
@@ -104,7 +156,7 @@ export function getPartners(reads: Pick<Reads, 'partners'>): RequestHandler {
               caption={`${toCount(found.length, 'partner')}, counts of the last hour`}
               columns={columns}
               rows={rows.slice((page - 1) * PAGE_ROWS, page * PAGE_ROWS)}
-              empty="No partner has such a name."
+              empty="No partner matches."
             />
           </Live>
           {pages > 1 && (
@@ -129,6 +181,66 @@ export function getPartners(reads: Pick<Reads, 'partners'>): RequestHandler {
       ),
     });
   };
+}
+
+/** What a partner sends. `minutes`: those of three hours. */
+export function PartnerFacts({ partner, minutes }: { partner: Partner; minutes: MinuteActivity[] }) {
+  return (
+    <>
+      <Facts facts={toFacts(partner, minutes)} />
+      <h2>Within the last hour</h2>
+      <LastHour stats={partner.stats} />
+    </>
+  );
+}
+
+function toFacts(
+  { projectId, rate, burst, pausedAt, stats, lastSeen }: Partner,
+  minutes: MinuteActivity[],
+): [string, ComponentChildren][] {
+  const lastEntry = minutes.findLast(({ accepted, refused }) => accepted + refused > 0)?.minute;
+  return [
+    ['Project id', projectId],
+    ['State', pausedAt ? <strong key="state">paused: its requests get 403</strong> : 'accepts entries'],
+    ['Limit', rate ? `${toEntries(rate)}, burst ${toNumber(burst ?? 0)}` : 'none'],
+    ['Sends', toEntries(stats ? sentPerSecond(stats) : 0)],
+    ['Last entry', lastEntry ? <Minute key="entry" at={lastEntry} /> : 'none within three hours'],
+    ['Last request', lastSeen ? <Minute key="seen" at={lastSeen} /> : 'none'],
+    ...(stats
+      ? ([
+          [
+            'Waiting (sampled)',
+            stats.backlog ? `about ${toNumber(stats.backlog.entries)}` : 'the queue does not answer',
+          ],
+          ['Oldest entry', stats.backlog?.oldestMs ? toAge(stats.backlog.oldestMs) : 'none'],
+          ['p99 to the acknowledgement', toLatency(stats.p99Ms.ingress)],
+          ['p99 to the row', toLatency(stats.p99Ms.worker)],
+        ] satisfies [string, ComponentChildren][])
+      : []),
+  ];
+}
+
+/** Such as `1 entry/s`. */
+const toEntries = (rate: number) => `${toRate(rate)} ${toRate(rate) === '1' ? 'entry' : 'entries'}/s`;
+
+/** Processes measure the latencies of their busiest partners, and report those of the last seconds. */
+const toLatency = (ms: number | undefined) =>
+  ms === undefined ? 'no entry just now, or 20 others are busier' : toMs(ms);
+
+function LastHour({ stats }: Pick<Partner, 'stats'>) {
+  if (!stats) return <p class="empty">No entry.</p>;
+  return (
+    <Facts
+      facts={[
+        ['Accepted', toNumber(acceptedOf(stats))],
+        ['Refused as invalid', toNumber(stats.refusedInvalid)],
+        ['Refused by its limit (429)', toNumber(stats.refusedLimited)],
+        ['Refused as unavailable (503)', toNumber(stats.refusedUnavailable)],
+        ['Persisted', toNumber(stats.persisted)],
+        ['Became dead letters', toNumber(stats.deadLetters)],
+      ]}
+    />
+  );
 }
 
 function compare({ sortBy }: Sortable, a: Partner, b: Partner): number {
