@@ -165,7 +165,7 @@ describe('processes, each with its own role and its own user of Redis,', () => {
 
     const letter = await bury('replayed-in-console');
     expect((await send('GET', `/dead-letters/${letter}`)).status).toBe(200);
-    expect(await submit('/dead-letters/replay')).toBe(303);
+    expect(await submit('/dead-letters/replay', { confirmed: 'on' })).toBe(303);
     await waitForCustomer('replayed-in-console', { customerPhone: '+1' });
   });
 

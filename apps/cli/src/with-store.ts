@@ -50,6 +50,10 @@ export async function withStore<T>(
   try {
     return await use(store);
   } catch (error) {
+    const change = recorded.get(store);
+    // Without a cause, the error is the store's own: the input is not valid.
+    const outcome = error instanceof StoreError && error.cause === undefined ? 'not done' : 'failed';
+    if (change) await store.audit.recordOutcome(change.id, outcome, change.row).catch(() => {});
     if (!(error instanceof StoreError)) throw error;
     if (error.sqlState === UNDEFINED_TABLE) throw new UserError(`${error.message}: run \`opm migrate\``);
     throw new UserError(error.message, error.kind === 'outage' ? 'unavailable' : 'failed');
@@ -58,12 +62,19 @@ export async function withStore<T>(
   }
 }
 
+/** What a command told a store's audit log, until its `withStore` ends. */
+const recorded = new WeakMap<Store, { id: string; row: AuditRecord }>();
+
 /**
  * Writes the audit row of a command. Call it after the checks and before the change: if it throws, nothing has changed.
- * So a row says what somebody told `opm` to do, even if the change then failed.
+ * If the change fails, `withStore` adds that to the log.
  */
-export function recordChange(store: Store, change: Pick<AuditRecord, 'action' | 'target' | 'details'>): Promise<void> {
-  return store.audit.record({ ...change, actor: readUserName(), source: 'cli', address: hostname() });
+export async function recordChange(
+  store: Store,
+  change: Pick<AuditRecord, 'action' | 'target' | 'details'>,
+): Promise<void> {
+  const { details: _, ...row }: AuditRecord = { ...change, actor: readUserName(), source: 'cli', address: hostname() };
+  recorded.set(store, { id: await store.audit.record({ ...row, details: change.details }), row });
 }
 
 function readUserName(): string {

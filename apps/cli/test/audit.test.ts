@@ -107,6 +107,7 @@ test('each command that changes something writes one row, without personal data'
       action: actionOf(command),
       target,
       details,
+      outcome: null,
     })),
   );
   expect(JSON.stringify(rows)).not.toMatch(/jane|ufer|opm_|\+1/i);
@@ -155,15 +156,24 @@ test('`opm audit` lists the newest rows first, and filters them by actor and tim
       action: 'login',
       target: null,
       details: null,
+      outcome: null,
     },
   ]);
   const actions = async (...args: string[]) => (await list(...args)).map(({ action }: { action: string }) => action);
   expect(await actions('--actor', 'ada', '--since', '26h')).toEqual(['login', 'logout']);
   expect(await actions('--limit', '2')).toEqual(['login', 'operators remove']);
   const { stdout } = await opm('audit --since 3d');
-  expect(stdout).toMatch(/^at +actor +source +address +action +target +details\n/);
-  expect(stdout).toMatch(/ projects limits +acme +\{"rate":5,"burst":10\}\n/);
+  expect(stdout).toMatch(/^at +actor +source +address +action +target +outcome +details\n/);
+  expect(stdout).toMatch(/ projects limits +acme +- +\{"rate":5,"burst":10\}\n/);
   expect(stdout).not.toContain('\x1b');
+});
+
+test('a command that fails after its row was written has the outcome in the log', async () => {
+  await store.projects.create('taken');
+  await opm('projects create taken');
+  expect((await readAll()).slice(-1)).toMatchObject([
+    { action: 'projects create', target: 'taken', outcome: 'not done' },
+  ]);
 });
 
 describe('if the row cannot be written,', () => {

@@ -2,7 +2,8 @@ import type { AppJob, AppJobScheduler, FlowNode } from '@bull-board/api/typings/
 import type { ResponseSchemas } from '@bull-board/api/typings/responses';
 import { toHint, withTimeout } from '@opm/core';
 import { toCount } from '@opm/operations';
-import { type Chunk, type ChunkEntry, JOB_OPTIONS, parseChunk } from '@opm/queue';
+import { type Chunk, type ChunkEntry, JOB_OPTIONS, parseChunk, toChunkData } from '@opm/queue';
+import type { WholeDeadLetter } from '@opm/store';
 
 type ShowJobs = (jobs: AppJob[]) => Promise<AppJob[]>;
 
@@ -209,6 +210,18 @@ export const MASK = '•••';
 export function maskJobData(data: unknown): unknown {
   const chunk = readChunk(data);
   return chunk ? { entries: chunk.entries.map(maskEntry) } : MASK;
+}
+
+/** A letter with a project holds one entry, without its project; one without a project, the data of a job. */
+export function maskLetterData({ projectId, payload }: Pick<WholeDeadLetter, 'projectId' | 'payload'>): unknown {
+  if (projectId === null) return maskJobData(payload);
+  try {
+    return maskJobData(
+      toChunkData({ entries: [{ ...(payload as { customerId: string; version: number }), projectId }] }),
+    );
+  } catch {
+    return MASK;
+  }
 }
 
 function maskEntry({ projectId, customerId, version, fields, erase }: ChunkEntry) {

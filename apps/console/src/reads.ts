@@ -1,3 +1,4 @@
+import { toRefusedEntry } from '@opm/contract';
 import {
   findPartnerProblems,
   type Problem,
@@ -131,7 +132,18 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
     deadLetters: (filter: DeadLetterFilter, beforeId?: string) =>
       share(`dead letters ${JSON.stringify([filter, beforeId])}`, () => readDeadLetters(filter, beforeId)),
 
-    deadLetter: store.deadLetters.find,
+    /** A dead letter, the name of its partner, and what that partner sees of it. */
+    async deadLetter(deadLetterId: string) {
+      const letter = await store.deadLetters.find(deadLetterId);
+      if (!letter) return undefined;
+      const { projectId, customerId, version } = letter;
+      const nameOf = await store.projects.names(projectId === null ? [] : [projectId]);
+      if (projectId === null || customerId === null || version === null) return { letter, nameOf, seen: undefined };
+      const asked = { customerId, version: Number(version) };
+      const [[refused] = []] = await store.deadLetters.findRefused(projectId, [asked]);
+      return { letter, nameOf, seen: refused && toRefusedEntry(refused) };
+    },
+
     audit: store.audit.list,
     operators: store.operators.list,
     /** Makes the next reads see a change. */

@@ -49,8 +49,8 @@ export function requireRole(role: Role): RequestHandler {
 /** `actor` is the name of the operator. `action` has the words of the same command of `opm`. */
 export type ConsoleAuditRecord = Omit<AuditRecord, 'source' | 'address'>;
 
-/** Writes an audit row about a request. @throws StoreError */
-export const recordRequest = (audit: Audit, request: Request, row: ConsoleAuditRecord): Promise<void> =>
+/** Writes an audit row about a request. @returns its id @throws StoreError */
+export const recordRequest = (audit: Audit, request: Request, row: ConsoleAuditRecord): Promise<string> =>
   audit.record({ ...row, source: 'console', address: request.ip });
 
 const REVEAL_MS = 10 * 60 * 1_000;
@@ -62,6 +62,7 @@ export type Reveals = ReturnType<typeof createReveals>;
 export function createReveals(always: boolean) {
   const sessions = new LRUCache<string, true>({ max: MAX_REVEALS, ttl: REVEAL_MS });
   return {
+    isAlways: always,
     isOn: (response: Response): boolean => always || sessions.has(operatorOf(response).csrfToken),
     /** For ten minutes, or until this process ends. The caller checks that the operator may. */
     start: (response: Response): void => void sessions.set(operatorOf(response).csrfToken, true),

@@ -72,11 +72,9 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
   beforeEach(() => query(backend.databaseUrl, 'TRUNCATE audit_log'));
 
   const readAudit = async () =>
-    (await store.audit.list({}, { limit: 10 })).map(({ actor, action, target, details }) => ({
-      actor,
-      action,
-      target,
-      details,
+    (await store.audit.list({}, { limit: 10 })).map(({ actor, action, target, details, outcome }) => ({
+      ...{ actor, action, target, details },
+      ...(outcome && { outcome }),
     }));
   const find = async () => (await store.projects.list()).find((project) => project.projectId === projectId);
   const addLetters = (ids: string[], sqlState: string) =>
@@ -97,7 +95,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     ['/partners/ID/keys', 'admin'],
     ['/partners/ID/keys/KEY/revoke', 'admin', { confirmed: 'on' }],
     ['/find/erase', 'admin', { project: 'acme', customer: 'jane', confirmed: 'on' }],
-    ['/dead-letters/replay', 'operator'],
+    ['/dead-letters/replay', 'operator', { confirmed: 'on' }],
     ['/dead-letters/discard', 'admin', { confirmed: 'on' }],
     ['/operators', 'admin', { name: 'eve', role: 'admin' }],
     ['/operators/ada-viewer/role', 'admin', { role: 'admin' }],
@@ -193,13 +191,13 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
   });
 
   test.each([
-    ['/partners/ID/limit', { rate: '5' }, 'give both a rate and a burst, or neither'],
-    ['/partners/ID/limit', { rate: '-1', burst: '5' }, 'rate must be a whole number'],
-    ['/partners/ID/limit', { rate: '9999999', burst: '5' }, 'rate and burst must be whole numbers from 1 to 1000000'],
+    ['/partners/ID/limit', { rate: '5' }, 'give both entries per second and burst, or neither'],
+    ['/partners/ID/limit', { rate: '-1', burst: '5' }, 'entries per second must be a whole number from 1 to 1,000,000'],
+    ['/partners/ID/limit', { rate: '9999999', burst: '5' }, 'nothing of the partner acme was changed'],
     ['/partners/999999/pause', {}, 'there is no such partner'],
     ['/partners/x/pause', {}, 'there is no such partner'],
-    ['/partners', { name: 'acme' }, 'already exists'],
-    ['/partners', { name: '' }, 'a project name must have 1 to 100 characters'],
+    ['/partners', { name: 'acme' }, 'a partner named &quot;acme&quot; already exists'],
+    ['/partners', { name: '' }, 'a partner name must have 1 to 100 characters'],
     ['/partners', { name: 'a\u0000b' }, 'name must be a text'],
     ['/partners/ID/keys/KEY/revoke', {}, 'tick the box to confirm'],
     ['/partners/ID/keys/999999/revoke', { confirmed: 'on' }, 'has no such active key'],
@@ -215,7 +213,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     ['/operators/ada-viewer/role', { role: 'viewer', reveal: 'on' }, 'this needs the right to see what partners sent'],
     ['/operators/ada-admin/role', { role: 'operator' }, 'ada-admin is the last admin'],
     ['/operators/ada-admin/remove', { confirmed: 'on' }, 'ada-admin is the last admin'],
-    ['/partners/ID/keys', { grace: '999999999' }, 'grace must be one of the choices'],
+    ['/partners/ID/keys', { grace: '999999' }, 'grace must be one of the choices'],
     ['/partners/ID/keys', { label: 'x'.repeat(101) }, 'a label must have at most 100 characters'],
     ['/partners/ID/keys', { scopes: 'read all' }, 'a key may write, read, erase, and nothing else'],
     ['/partners/ID/keys', { addresses: 'any ::1' }, 'addresses must be any, or at most 50 IP addresses and blocks'],
@@ -226,6 +224,9 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     ['/dead-letters/discard', { state: '2250', confirmed: 'on' }, 'the SQLSTATE must have 5 characters'],
     ['/dead-letters/discard', { error: 'jane', confirmed: 'on' }, 'you may not search the text of errors'],
     ['/dead-letters/replay', { partner: 'nobody' }, 'there is no partner'],
+    ['/dead-letters/replay', {}, 'tick the box to confirm'],
+    ['/dead-letters/replay', { letter: 'x', confirmed: 'on' }, 'letter must be the id of a dead letter'],
+    ['/dead-letters/replay', { partner: 'acme', through: '0', confirmed: 'on' }, 'there is no dead letter of acme'],
     ['/operators', { name: 'bob', role: 'viewer', reveal: 'on' }, 'this needs the right to see what partners sent'],
     ['/reveal', {}, 'you may not see what partners sent'],
   ])('what cannot be done says why, and does nothing: %s %o', async (path, fields, why) => {
@@ -316,37 +317,114 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     expect([action, details]).toEqual(['keys revoke', { keyId: last }]);
   });
 
-  test('an erasure is queued, and the audit log does not name the customer', async () => {
+  test('an erasure is queued, the page says so once, and the audit log does not name the customer', async () => {
     const sent = await sessions.admin.post('/find/erase', { project: 'acme', customer: 'jane-doe-1', confirmed: 'on' });
     expect(sent.status).toBe(303);
-    expect((await sessions.viewer.get(sent.location ?? '')).text).toContain('an erasure of ');
+    const { text } = await sessions.admin.get(sent.location ?? '');
+    expect(text.match(/being erased|is queued/g)).toEqual(['being erased']);
+    expect(text).toContain('an erasure of ');
+    expect(text).not.toContain('action="/find/erase"');
     expect(await readAudit()).toEqual([
       { actor: 'ada-admin', action: 'customers erase', target: 'acme/ja…', details: null },
     ]);
   });
+
+  test('a change that was refused does not look done in the audit log', async () => {
+    const { admin } = sessions;
+    await store.apiKeys.issue(projectId, { scopes: ['read'] });
+    expect((await admin.post(`/partners/${projectId}/keys`, { grace: '1' })).status).toBe(400);
+    await admin.post(`/partners/${projectId}/limit`, { rate: '20', burst: '40' });
+    await admin.post(`/partners/${projectId}/limit`, { rate: '', burst: '' });
+    expect(await readAudit()).toMatchObject([
+      { action: 'projects limits', details: { none: true } },
+      { action: 'projects limits', details: { rate: 20, burst: 40 } },
+      { action: 'keys rotate', outcome: 'not done' },
+    ]);
+    const { text } = await admin.get('/audit?target=acme');
+    const plain = text.replace(/<[^>]+>/g, ' ').replace(/\s+/g, ' ');
+    expect(plain).toMatch(
+      / partners limits acme – no limit .* partners limits acme – 20 entries\/s, burst 40 .* keys rotate acme not done other keys end in 1 h /,
+    );
+    expect((await admin.get('/audit?target=other')).text).toContain('Nothing is recorded.');
+  });
+
+  test.each([
+    ['viewer', '/operators', 'This needs the role admin. You are ada-viewer, with the role viewer.'],
+    ['viewer', '/audit', 'This needs the role operator.'],
+    ['operator', '/operators', 'This needs the role admin.'],
+  ] as const)(
+    'what the role of a %s does not allow is refused on a page with the navigation: %s',
+    async (role, path, why) => {
+      const { status, text } = await sessions[role].get(path);
+      expect([status, text]).toEqual([403, expect.stringContaining(why)]);
+      expect(text).toContain('<a href="/partners">');
+    },
+  );
 
   test('dead letters of one SQLSTATE are replayed with progress and become rows; others are discarded', async () => {
     const ids = Array.from({ length: 120 }, (_id, i) => `letter-${i}`);
     await addLetters(ids, '22021');
     await addLetters(['other'], '23514');
     const { operator, admin } = sessions;
-    expect((await operator.get('/dead-letters?state=22021')).text).toContain('Replay 120 dead letters');
-    const { status, location } = await operator.post('/dead-letters/replay', { state: '22021' });
+    const page = (await operator.get('/dead-letters?state=22021')).text;
+    expect(page).toContain('Queue 120 dead letters of all partners with SQLSTATE 22021 again.');
+    const [, through = ''] = /name="through" value="(\d+)"/.exec(page) ?? [];
+    await addLetters(['later'], '22021');
+    const fields = { state: '22021', through, confirmed: 'on' };
+    const { status, location } = await operator.post('/dead-letters/replay', fields);
     expect([status, location]).toEqual([303, '/dead-letters?state=22021']);
-    const isDone = async () =>
-      /Last replay, by ada-operator: 120 dead letters queued\./.test((await operator.get('/dead-letters')).text);
-    await waitFor(isDone, { description: 'the replay to end' });
+    const says = async (again: string, path = location ?? '') =>
+      new RegExp(`, by ada-operator: 120 dead letters queued; ${again} dead letters? again so far\\.`).test(
+        (await operator.get(path)).text,
+      );
+    await waitFor(() => says('none of them are'), { description: 'the replay to end' });
+    expect([
+      await says('none of them are', '/dead-letters'),
+      await says('none of them are', '/dead-letters?state=23'),
+    ]).toEqual([...[false, false]]);
+    await addLetters(['letter-0'], '23514'); // its entry is refused again
+    await waitFor(() => says('1 of them is a'), { description: 'the page to say so' });
     const worker = await startApp('worker', backend.env);
     const areStored = async () => (await store.customers.findMany(projectId, ids)).size === ids.length;
     await waitFor(areStored, { description: 'the entries to be stored' });
     await worker.stop();
-    expect(await countLetters()).toBe(1);
+    expect(await countLetters()).toBe(3);
     await admin.post('/dead-letters/discard', { state: '23514', confirmed: 'on' });
+    await admin.post('/dead-letters/discard', { state: '22021', confirmed: 'on' });
     expect(await countLetters()).toBe(0);
     expect((await readAudit()).map(({ action, details }) => [action, details])).toEqual([
-      ['dead-letters discard', { sqlState: '23514', byError: false }],
-      ['dead-letters replay', { sqlState: '22021', byError: false }],
+      ['dead-letters discard', { letters: 1, sqlState: '22021' }],
+      ['dead-letters discard', { letters: 2, sqlState: '23514' }],
+      ['dead-letters replay', { letters: 120, sqlState: '22021' }],
     ]);
+  });
+
+  test('the page of a dead letter says what is wrong with it, and replays or discards this one', async () => {
+    const { admin } = sessions;
+    await addLetters(['single-1', 'single-2', 'single-3'], '23514');
+    const [third, second] = await store.deadLetters.list({ projectId }, { limit: 2 });
+    const path = `/dead-letters/${second?.deadLetterId}`;
+    const { text } = await admin.get(path);
+    for (const part of [
+      ...[`<a href="/partners/${projectId}">acme</a>`, '23514 check_violation'],
+      'VALUE_INVALID: our database does not accept a value, send another one',
+      ...['•••: what partners sent is hidden.', 'href="/dead-letters?partner=acme"'],
+    ]) {
+      expect(text).toContain(part);
+    }
+    const fields = { partner: 'acme', letter: second?.deadLetterId ?? '', confirmed: 'on' };
+    expect((await admin.post('/dead-letters/discard', fields)).location).toBe('/dead-letters?partner=acme');
+    expect((await admin.get(path)).status).toBe(404);
+    await admin.post('/dead-letters/replay', { ...fields, letter: third?.deadLetterId ?? '' });
+    const isDone = async () =>
+      (await admin.get('/dead-letters?partner=acme')).text.includes('1 dead letter queued; none of them');
+    await waitFor(isDone, { description: 'the replay to end' });
+    expect(await countLetters()).toBe(1);
+    expect(await readAudit()).toMatchObject([
+      { action: 'dead-letters replay', target: 'acme', details: { id: third?.deadLetterId } },
+      { action: 'dead-letters discard', target: 'acme', details: { id: second?.deadLetterId } },
+    ]);
+    await store.deadLetters.discard({});
   });
 
   test('what partners sent is shown only to who may see it, in the session that asked, and each view is in the audit log', async () => {
@@ -375,7 +453,9 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
       Array.from({ length: 250 }, (_id, i) => `twice-${i}`),
       '22021',
     );
-    const sent = await Promise.all(Array.from({ length: 6 }, () => sessions.operator.post('/dead-letters/replay')));
+    const sent = await Promise.all(
+      Array.from({ length: 6 }, () => sessions.operator.post('/dead-letters/replay', { confirmed: 'on' })),
+    );
     expect(sent.map(({ status }) => status).sort()).toEqual([303, 400, 400, 400, 400, 400]);
     const isDone = async () => (await sessions.operator.get('/dead-letters')).text.includes('Last replay');
     await waitFor(isDone, { description: 'the replay to end' });

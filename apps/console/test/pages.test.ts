@@ -170,7 +170,7 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
     expect(text).toMatch(/Last entry \d{4}-\d\d-\d\d \d\d:\d\dZ /);
     expect(text).toContain(`${acme.apiKey.slice(0, 10)}…`);
     expect(text).not.toContain(acme.apiKey.slice(0, 12));
-    expect(text).toMatch(/acme 22P02 VALUE_INVALID 100 acme 22021 VALUE_INVALID 1 /);
+    expect(text).toMatch(/acme 22P02 VALUE_INVALID 100 \d{4}-\S+ \S+Z .* acme 22021 VALUE_INVALID 1 /);
   });
 
   test('a customer is found with the time of each field, what is in flight, and its dead letters, masked', async () => {
@@ -179,13 +179,19 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
       /In flight nothing.* Stored yes .* phone ••• \d{4}-.*Z firstName ••• \d{4}-.*Z lastName – –/,
     );
     expect(stored).not.toContain(PHONE);
-    expect(await read(customer('acme', 'waiting-1'))).toMatch(/In flight an entry of \d{4}-.*Z Stored no: nothing/);
-    expect(await read(customer('acme', 'dead-7'))).toMatch(/Stored no: nothing .* Newest dead letters .* 22P02/);
-    expect(await read(customer('acme', 'nobody'))).toMatch(/In flight nothing.* Stored no: nothing .* No dead letter/);
+    expect(await read(customer('acme', 'waiting-1'))).toMatch(/In flight an entry of \d{4}-.*Z Stored no /);
+    const dead = await read(customer('acme', 'dead-7'));
+    expect(dead).toMatch(
+      /In flight nothing; the entries below are dead letters Stored no .* Newest dead letters .* 22P02/,
+    );
+    expect(dead).not.toContain('all accepted entries are stored');
+    const unknown = await read(customer('acme', 'nobody'));
+    expect(unknown).toContain('There is no customer nobody of acme');
+    expect(unknown).not.toMatch(/In flight|Stored|Erase/);
     expect(await read(customer('nobody', 'stored-1'))).toContain('There is no partner "nobody".');
   });
 
-  test('an erased customer is shown as erased, with the time', async () => {
+  test('an erased customer is shown as erased, with the time, in one sentence', async () => {
     const version = Date.now() * 1_000;
     const noVersions = { email: 0, phone: 0, firstName: 0, lastName: 0, ip: 0 };
     const state = {
@@ -197,13 +203,15 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
     };
     await store.customers.upsert([{ projectId: acme.projectId, customerId: 'erased-1', state }]);
     const at = new Date(version / 1_000).toISOString().slice(0, 19).replace('T', ' ');
-    expect(await read(customer('acme', 'erased-1'))).toContain(`Erased ${at}Z`);
+    const text = await read(customer('acme', 'erased-1'));
+    expect(text).toContain(`Customer erased-1 of acme was erased at ${at}Z : nothing of it is stored.`);
+    expect(text).not.toMatch(/In flight|Stored/);
   });
 
   test('dead letters are counted by partner and SQLSTATE, filtered, and listed a hundred at a time, masked', async () => {
     const first = await read('/dead-letters');
     expect(first).toMatch(
-      /101 dead letters, by partner and SQLSTATE .* acme 22P02 VALUE_INVALID 100 acme 22021 VALUE_INVALID 1 /,
+      /101 dead letters, by partner and SQLSTATE .* acme 22P02 VALUE_INVALID 100 2025-11-24 16:00:00Z 2025-11-24 16:00:00Z acme 22021 VALUE_INVALID 1 /,
     );
     expect(first).toContain('invalid input syntax for type inet •••');
     expect(first).toContain('de•••');
@@ -231,10 +239,10 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
   });
 
   test.each([
-    ['/dead-letters?partner=nobody', 'there is no partner "nobody"'],
-    ['/dead-letters?state=2250', 'the SQLSTATE must have 5 characters'],
-    ['/dead-letters?state=%20%20x', 'the SQLSTATE must have 5 characters'],
-    ['/dead-letters?error=jane', 'you may not search the text of errors'], // counts would tell what is masked
+    ['/dead-letters?partner=nobody', 'There is no partner "nobody".'],
+    ['/dead-letters?state=2250', 'The SQLSTATE must have 5 characters'],
+    ['/dead-letters?state=%20%20x', 'The SQLSTATE must have 5 characters'],
+    ['/dead-letters?error=jane', 'You may not search the text of errors'], // counts would tell what is masked
   ])('a filter that cannot be used is not left out: %s', async (path, why) => {
     expect((await get(path)).status).toBe(400);
     const text = await read(path);
@@ -338,7 +346,7 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
 
     const paths = () => [
       ...['/', '/partners', `/partners/${attacker.projectId}`, '/dead-letters', '/audit', '/operators', '/login'],
-      ...[customer(ATTACK, ATTACK), customer('acme', 'dead-7')],
+      ...[customer(ATTACK, ATTACK), customer('acme', 'dead-7'), customer('acme', 'erased-1'), '/dead-letters/1'],
     ];
 
     /** @returns what the browser reported as errors while `use` ran */

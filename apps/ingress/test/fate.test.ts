@@ -177,7 +177,7 @@ describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, cr
     });
     expect(await store.deadLetters.discard({ customerId: 'dropped' })).toBe(1);
     await database.query(ALLOW_PHONES);
-    for (const id of ['fixed', 'again']) expect(await replayAll(id)).toEqual({ replayed: 1, skipped: 0 });
+    for (const id of ['fixed', 'again']) expect(await replayAll(id)).toEqual({ replayed: 1, skipped: 0, traced: 1 });
     expect(await fateOf('dropped', dropped)).toMatchObject({ state: 'refused', refused: { state: 'discarded' } });
     expect([await stateOf('fixed', fixed), await stateOf('again', again)]).toEqual(['pending', 'pending']);
     await expectSameTogether([
@@ -245,7 +245,7 @@ describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, cr
     const areRefused = async () => (await listed()).filter(({ state }) => state === 'refused').length === 8;
     await whileWorking(() => waitFor(areRefused, { description: 'all entries to be refused' }));
     await expectNames('refused');
-    for (const id of Object.keys(expected)) expect(await replayAll(id)).toEqual({ replayed: 1, skipped: 0 });
+    for (const id of Object.keys(expected)) expect(await replayAll(id)).toEqual({ replayed: 1, skipped: 0, traced: 1 });
     await expectNames('replayed');
     await whileWorking(() => waitFor(areRefused, { description: 'all entries to be refused again' }));
     await expectNames('refused');

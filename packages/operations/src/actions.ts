@@ -25,8 +25,11 @@ type ReplayOptions = {
   signal: AbortSignal;
 };
 
-/** `skipped` dead letters cannot be read as entries by this version and are kept. */
-export type Replayed = { replayed: number; skipped: number };
+/**
+ * `skipped` dead letters cannot be read as entries by this version and are kept. `traced` of the replayed ones stay, as
+ * replayed, until their entry is refused again; the others held a whole job, or an id that no column can hold.
+ */
+export type Replayed = { replayed: number; skipped: number; traced: number };
 
 /** A store failed during the replay. Letters that are not counted in `done` are still dead letters. */
 export class ReplayInterrupted extends Error {
@@ -51,18 +54,22 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
   const limit = Math.min(rate, MAX_PAGE);
   const throttle = pThrottle({ limit: 1, interval: (limit / rate) * 1_000 });
   const throughId = (await deadLetters.list(filter, { limit: 1 }))[0]?.deadLetterId ?? '0';
-  const total: Replayed = { replayed: 0, skipped: 0 };
+  const total: Replayed = { replayed: 0, skipped: 0, traced: 0 };
   let afterId = '0';
 
   const replayPage = throttle(async (): Promise<boolean> => {
     const page = await deadLetters.page(filter, { afterId, throughId, limit });
     const readable = page.flatMap((letter) => toReadable(letter) ?? []);
     const ids = readable.map(({ deadLetterId }) => deadLetterId);
+    let traced = 0;
     total.replayed += await deadLetters.take(ids, async (taken) => {
-      const chunks = readable.filter(({ deadLetterId }) => taken.has(deadLetterId)).map(({ chunk }) => chunk);
+      const ofTaken = readable.filter(({ deadLetterId }) => taken.has(deadLetterId));
+      traced = ofTaken.filter(({ isTraced }) => isTraced).length;
+      const chunks = ofTaken.map(({ chunk }) => chunk);
       const left = await withoutErased(chunks, findErased);
       for (const { shard, chunk } of toChunks(left, shards)) await queue.requeue(shard, chunk);
     });
+    total.traced += traced;
     total.skipped += page.length - readable.length;
     afterId = page.at(-1)?.deadLetterId ?? afterId;
     onProgress(page.length);
@@ -82,14 +89,15 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
  * cannot read in full may be readable by a newer version.
  * @returns undefined if the letter has to be skipped
  */
-function toReadable({ deadLetterId, projectId, payload, requestIds }: WholeDeadLetter) {
+function toReadable({ deadLetterId, projectId, customerId, version, payload, requestIds }: WholeDeadLetter) {
   try {
-    if (projectId === null) return { deadLetterId, chunk: parseChunk(payload) };
+    if (projectId === null) return { deadLetterId, chunk: parseChunk(payload), isTraced: false };
     if ('projectId' in (payload as object)) return undefined;
     const whole: ChunkEntry = { ...(payload as CustomerEntry), projectId };
     if (requestIds !== null) whole.requestIds = requestIds as RequestIds;
     const chunk = parseChunk(toChunkData({ entries: [whole] }));
-    return isDeepStrictEqual(chunk.entries, [whole]) ? { deadLetterId, chunk } : undefined;
+    const isTraced = customerId !== null && version !== null;
+    return isDeepStrictEqual(chunk.entries, [whole]) ? { deadLetterId, chunk, isTraced } : undefined;
   } catch {
     return undefined;
   }

@@ -1,6 +1,6 @@
 import { toHint } from '@opm/core';
 import type { Prisma, PrismaClient } from './generated/client.js';
-import { toStoreError } from './store-error.js';
+import { escapeLike, toStoreError } from './store-error.js';
 
 /** One thing that an operator did. It holds no personal data of customers beyond what names the target. */
 export type AuditRecord = {
@@ -16,6 +16,10 @@ export type AuditRecord = {
   details?: Record<string, string | number | boolean | null> | undefined;
 };
 
+/** `not done`: it was refused, and changed nothing. `failed`: it may have been done, in part or as a whole. */
+export type AuditOutcome = 'not done' | 'failed';
+
+/** `outcome`: null if nothing is known to have gone wrong. */
 export type StoredAuditRecord = {
   auditId: string;
   at: Date;
@@ -25,30 +29,59 @@ export type StoredAuditRecord = {
   action: string;
   target: string | null;
   details: unknown;
+  outcome: AuditOutcome | null;
 };
 
-export type AuditFilter = { actor?: string | undefined; since?: Date | undefined };
+/** `target`: a partner, with its customers and keys, or another target by its whole name. */
+export type AuditFilter = { actor?: string | undefined; target?: string | undefined; since?: Date | undefined };
 
 export type Audit = ReturnType<typeof createAudit>;
 
+/** A second row of the same change has these details, because rows never change. */
+type Outcome = { attempt: string; outcome: AuditOutcome };
+
 /** The audit log. Rows are never changed or deleted: deploy/postgres/grants.sql gives no role the right to. */
 export function createAudit(prisma: PrismaClient) {
+  async function add({ details, ...row }: AuditRecord): Promise<string> {
+    const data: Prisma.AuditEntryCreateInput = { ...row, ...(details && { details }) };
+    const { id } = await toStoreError(() => prisma.auditEntry.create({ data, select: { id: true } }));
+    return String(id);
+  }
+
   return {
-    /** Adds a row. Write it before the change, so that no change lacks its row. */
-    async record({ details, ...row }: AuditRecord): Promise<void> {
-      const data: Prisma.AuditEntryCreateManyInput = { ...row, ...(details && { details }) };
-      await toStoreError(() => prisma.auditEntry.createMany({ data }));
+    /** Adds a row. Write it before the change, so that no change lacks its row. @returns its id */
+    record: add,
+
+    /** Adds that a recorded change was not done. @param attempt the id of its row */
+    async recordOutcome(attempt: string, outcome: AuditOutcome, row: Omit<AuditRecord, 'details'>): Promise<void> {
+      await add({ ...row, details: { attempt, outcome } satisfies Outcome });
     },
 
-    /** Lists the newest rows first. */
-    async list({ actor, since }: AuditFilter, { limit }: { limit: number }): Promise<StoredAuditRecord[]> {
-      const where = { ...(actor !== undefined && { actor }), ...(since && { at: { gte: since } }) };
+    /** Lists the newest rows first, each with its outcome. */
+    async list({ actor, target, since }: AuditFilter, { limit }: { limit: number }): Promise<StoredAuditRecord[]> {
+      const where = {
+        ...(actor !== undefined && { actor }),
+        ...(target !== undefined && { OR: [{ target }, { target: { startsWith: `${escapeLike(target)}/` } }] }),
+        ...(since && { at: { gte: since } }),
+      };
       const rows = await toStoreError(() =>
         prisma.auditEntry.findMany({ where, orderBy: [{ at: 'desc' }, { id: 'desc' }], take: limit }),
       );
-      return rows.map(({ id, ...row }) => ({ auditId: String(id), ...row }));
+      const outcomes = new Map(rows.map(({ details }) => [toOutcome(details)?.attempt, toOutcome(details)?.outcome]));
+      const listed = new Set(rows.map(({ id }) => String(id)));
+      return rows
+        .filter(({ details }) => !listed.has(toOutcome(details)?.attempt ?? ''))
+        .map(({ id, ...row }) => {
+          const outcome = toOutcome(row.details)?.outcome ?? outcomes.get(String(id)) ?? null;
+          return { auditId: String(id), ...row, outcome };
+        });
     },
   };
+}
+
+function toOutcome(details: unknown): Outcome | undefined {
+  const { attempt, outcome } = (details ?? {}) as Partial<Outcome>;
+  return attempt !== undefined && outcome !== undefined ? { attempt, outcome } : undefined;
 }
 
 /** Names a customer in the audit log. */

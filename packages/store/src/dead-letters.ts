@@ -1,8 +1,8 @@
 import type { CustomerEntry, RequestIds } from '@opm/core';
 import { Prisma, type PrismaClient } from './generated/client.js';
 import type { HighWaterMark } from './high-water-mark.js';
-import { addReceipts, createRefusedLetters, describeLetter } from './refused-letters.js';
-import { toStoreError } from './store-error.js';
+import { addReceipts, createRefusedLetters, describeNew, toIndexableId } from './refused-letters.js';
+import { escapeLike, toStoreError } from './store-error.js';
 import { toArrayLiteral } from './upsert-customers.js';
 
 /** An entry that could not be persisted or, without `entry`, job data that is not a chunk. */
@@ -41,9 +41,17 @@ export type DeadLetterFilter = {
   error?: string | undefined;
   /** A SQLSTATE, or its first characters, such as the class. */
   sqlState?: string | undefined;
+  /** No letter that is newer than this one. */
+  throughId?: string | undefined;
 };
 
-export type DeadLetterCount = { projectId: number | null; sqlState: string | null; count: number };
+/** `first` and `last`: when the entries were received, which a replay does not change; of whole jobs, when they failed. */
+export type DeadLetterCount = Pick<StoredDeadLetter, 'projectId' | 'sqlState'> & {
+  count: number;
+  first: Date;
+  last: Date;
+  newestId: string;
+};
 
 export type DeadLetters = ReturnType<typeof createDeadLetters>;
 
@@ -51,13 +59,8 @@ const TAKE_TIMEOUT_MS = 30_000;
 /** Letters that one statement discards or purges. */
 const BATCH = 1_000;
 const SHOWN = {
-  id: true,
-  projectId: true,
-  customerId: true,
-  version: true,
-  error: true,
-  sqlState: true,
-  createdAt: true,
+  ...{ id: true, projectId: true, customerId: true, version: true },
+  ...{ error: true, sqlState: true, createdAt: true },
 };
 const WHOLE = { ...SHOWN, payload: true, requestIds: true };
 
@@ -89,8 +92,8 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
 
   return {
     /**
-     * Stores dead letters, and returns those that are new. An entry that has an open one, because its job ran twice, gets
-     * no other. An erased entry gets none. If the entry's letter was replayed or discarded, the new one replaces it.
+     * Stores dead letters, and returns those of entries that had none. An entry that has an open one, because its job ran
+     * twice, gets no other. An erased entry gets none. If its letter was replayed or discarded, the new one replaces it.
      *
      * Inserts the letters first and then deletes the erased ones. {@link noteErasures} also writes first and then
      * deletes, so a concurrent letter and erasure cannot miss each other.
@@ -118,8 +121,8 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
           )
           ON CONFLICT DO NOTHING RETURNING concat(project_id, ' ', version, ' ', customer_id) AS key`,
       );
-      await toStoreError(
-        () => prisma.$executeRaw`
+      const gone = await toStoreError(
+        () => prisma.$queryRaw<{ resolution: string | null; key: string }[]>`
           WITH given AS (SELECT * FROM unnest(${keys}) AS given (project_id, customer_id, version))
           DELETE FROM dead_letters AS letter USING given
           WHERE letter.project_id = given.project_id AND letter.customer_id = given.customer_id
@@ -133,9 +136,11 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
                 WHERE open.project_id = given.project_id AND open.customer_id = given.customer_id
                   AND open.version = given.version AND open.resolution IS NULL
               )
-            )`,
+            )
+          RETURNING resolution, concat(letter.project_id, ' ', letter.version, ' ', letter.customer_id) AS key`,
       );
       const isNew = new Set(added.map(({ key }) => key));
+      for (const { resolution, key } of gone) if (resolution) isNew.delete(key);
       return letters.filter(({ projectId, entry }) =>
         isNew.has([projectId, entry?.version, toIndexableId(entry?.customerId)].join(' ')),
       );
@@ -167,12 +172,23 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
 
     /** Counts the letters by project and SQLSTATE, the largest count first. */
     async count(filter: DeadLetterFilter): Promise<DeadLetterCount[]> {
+      const [where, edges] = [toWhere(filter), { createdAt: true, version: true, id: true } as const];
       const groups = await toStoreError(() =>
-        prisma.deadLetter.groupBy({ by: ['projectId', 'sqlState'], where: toWhere(filter), _count: { id: true } }),
+        prisma.deadLetter.groupBy({
+          by: ['projectId', 'sqlState'],
+          where,
+          _count: { id: true },
+          _min: edges,
+          _max: edges,
+        }),
       );
-      return groups
-        .map(({ projectId, sqlState, _count }) => ({ projectId, sqlState, count: _count.id }))
-        .toSorted((a, b) => b.count - a.count);
+      return groups.map(toGroup).toSorted((a, b) => b.count - a.count);
+    },
+
+    /** Counts the letters that were replayed since then, and that no letter of the same entry has replaced. */
+    countReplayed({ error: _, ...filter }: DeadLetterFilter, since: Date): Promise<number> {
+      const where = { ...toWhere(filter), resolution: 'replayed', resolvedAt: { gte: since } };
+      return toStoreError(() => prisma.deadLetter.count({ where }));
     },
 
     /** Returns the oldest letters after `afterId` and up to `throughId`, with payloads. */
@@ -255,25 +271,12 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
   };
 }
 
-/** What partners see of a new letter; nothing if it holds the data of a whole job, or an id that no column can hold. */
-function describeNew({ projectId, entry, error }: DeadLetter) {
-  const customerId = toIndexableId(entry?.customerId);
-  if (projectId === undefined || !entry || customerId === undefined) return undefined;
-  return describeLetter({ customerId, version: BigInt(entry.version), payload: entry, error });
-}
-
-function toWhere({
-  deadLetterId,
-  projectId,
-  customerId,
-  since,
-  until,
-  error,
-  sqlState,
-}: DeadLetterFilter): Prisma.DeadLetterWhereInput {
+function toWhere(filter: DeadLetterFilter): Prisma.DeadLetterWhereInput {
+  const { deadLetterId, projectId, customerId, since, until, error, sqlState, throughId } = filter;
   return {
     resolution: null,
     ...(deadLetterId === undefined ? {} : { id: BigInt(deadLetterId) }),
+    ...(throughId === undefined ? {} : { AND: { id: { lte: BigInt(throughId) } } }),
     ...(projectId === undefined ? {} : { projectId }),
     ...(customerId === undefined ? {} : { customerId }),
     ...(since || until ? { createdAt: { ...(since && { gte: since }), ...(until && { lt: until }) } } : {}),
@@ -282,19 +285,16 @@ function toWhere({
   };
 }
 
-// Prisma's `contains` and `startsWith` become LIKE and do not escape its wildcards.
-const escapeLike = (text: string) => text.replace(/[\\%_]/g, '\\$&');
-
 function toStored<Row extends { id: bigint; version: bigint | null }>({ id, version, ...row }: Row) {
   return { deadLetterId: String(id), ...row, version: version === null ? null : String(version) };
 }
 
-/** In code points, as in the contract. */
-const MAX_INDEXED_LENGTH = 255;
+type Group = Pick<DeadLetterCount, 'projectId' | 'sqlState'> & { _count: { id: number }; _min: Edge; _max: Edge };
+type Edge = { createdAt: Date | null; version: bigint | null; id: bigint | null };
 
-/** Returns the id, or undefined if the column or its index cannot hold it. Such an id is only in the payload. */
-function toIndexableId(customerId = ''): string | undefined {
-  const isShort = customerId.length <= MAX_INDEXED_LENGTH || [...customerId].length <= MAX_INDEXED_LENGTH;
-  const isStorable = isShort && customerId.isWellFormed() && !customerId.includes('\0');
-  return customerId !== '' && isStorable ? customerId : undefined;
+function toGroup({ projectId, sqlState, _count, _min, _max }: Group): DeadLetterCount {
+  const toTime = ({ version, createdAt }: Edge) =>
+    version === null ? (createdAt as Date) : new Date(Number(version) / 1_000);
+  const newestId = String(_max.id);
+  return { projectId, sqlState, count: _count.id, first: toTime(_min), last: toTime(_max), newestId };
 }

@@ -11,7 +11,14 @@ export {
 } from './activity.js';
 export { type ActivityReporter, createActivityReporter, type Outcomes } from './activity-reporter.js';
 export type { ApiKeys, KeyOwner, NewKey, StoredApiKey } from './api-keys.js';
-export { type Audit, type AuditFilter, type AuditRecord, type StoredAuditRecord, toCustomerTarget } from './audit.js';
+export {
+  type Audit,
+  type AuditFilter,
+  type AuditOutcome,
+  type AuditRecord,
+  type StoredAuditRecord,
+  toCustomerTarget,
+} from './audit.js';
 export type { CustomerHistory, Customers, ExistenceQuery, StoredCustomer, VersionedCustomer } from './customers.js';
 export type {
   DeadLetter,

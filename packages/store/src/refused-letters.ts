@@ -139,6 +139,23 @@ export async function addReceipts(prisma: PrismaClient, ids: bigint[]): Promise<
     WHERE letter.id = given.id`;
 }
 
+/** In code points, as in the contract. */
+const MAX_INDEXED_LENGTH = 255;
+
+/** Returns the id, or undefined if the column or its index cannot hold it. Such an id is only in the payload. */
+export function toIndexableId(customerId = ''): string | undefined {
+  const isShort = customerId.length <= MAX_INDEXED_LENGTH || [...customerId].length <= MAX_INDEXED_LENGTH;
+  const isStorable = isShort && customerId.isWellFormed() && !customerId.includes('\0');
+  return customerId !== '' && isStorable ? customerId : undefined;
+}
+
+/** What partners see of a new letter; nothing if it holds the data of a whole job, or an id that no column can hold. */
+export function describeNew({ projectId, entry, error }: { projectId?: number; entry?: CustomerEntry; error: string }) {
+  const customerId = toIndexableId(entry?.customerId);
+  if (projectId === undefined || !entry || customerId === undefined) return undefined;
+  return describeLetter({ customerId, version: BigInt(entry.version), payload: entry, error });
+}
+
 type Description = { receipt: string; field: Field | undefined };
 
 /** What a letter tells its partner. @returns undefined if it is not one entry that can be read */

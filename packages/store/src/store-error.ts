@@ -48,6 +48,9 @@ export async function toStoreError<T>(call: () => Promise<T>): Promise<T> {
   }
 }
 
+/** Prisma's `contains` and `startsWith` become LIKE and do not escape its wildcards. */
+export const escapeLike = (text: string): string => text.replace(/[\\%_]/g, '\\$&');
+
 const PRISMA_CODE = /^P\d{4}$/;
 
 type PrismaError = {

@@ -20,7 +20,7 @@ test('the newest rows come first, and can be chosen by actor and time', async ()
   const details = { rate: 5, isStrict: true, note: null };
   await store.audit.record({ actor: 'bob', source: 'console', address: '::1', action: 'projects limits', details });
   const rows = await store.audit.list({}, { limit: 10 });
-  const none = { address: null, target: null, details: null };
+  const none = { address: null, target: null, details: null, outcome: null };
   expect(rows).toEqual([
     {
       ...none,
@@ -39,6 +39,29 @@ test('the newest rows come first, and can be chosen by actor and time', async ()
   expect(await read({ actor: 'ada' }, { limit: 10 })).toEqual(['1']);
   expect(await read({ since: rows[0]?.at }, { limit: 10 })).toEqual(['2']);
   expect(await read({}, { limit: 1 })).toEqual(['2']);
+});
+
+test('a change that was refused or failed is listed once, with its outcome, also alone', async () => {
+  const row = { actor: 'eve', source: 'console', action: 'keys rotate', target: 'acme' } as const;
+  const refused = await store.audit.record({ ...row, details: { label: 'x' } });
+  await store.audit.record(row);
+  await store.audit.recordOutcome(refused, 'not done', row);
+  await store.audit.recordOutcome(await store.audit.record(row), 'failed', row);
+  const list = async (limit: number) =>
+    (await store.audit.list({ actor: 'eve' }, { limit })).map(({ details, outcome }) => [details, outcome]);
+  expect(await list(10)).toEqual([
+    [null, 'failed'],
+    [null, null],
+    [{ label: 'x' }, 'not done'],
+  ]);
+  expect((await list(1)).map(([, outcome]) => outcome)).toEqual(['failed']);
+});
+
+test("the rows of a partner, its customers and its keys can be chosen, and no other's", async () => {
+  const targets = ['a_b', toCustomerTarget('a_b', 'käufer-4711'), 'a_b/7', 'a_bc', 'axb', 'axb/7', undefined];
+  for (const target of targets) await store.audit.record({ actor: 'max', source: 'cli', action: 'x', target });
+  const found = await store.audit.list({ actor: 'max', target: 'a_b' }, { limit: 10 });
+  expect(found.map(({ target }) => target)).toEqual(['a_b/7', 'a_b/kä…', 'a_b']);
 });
 
 test.each([

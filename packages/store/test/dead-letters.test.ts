@@ -53,11 +53,27 @@ test('letters are found by id, project, time, error text, SQLSTATE, and combinat
   expect(await listed({ sqlState: '22021' })).toEqual(['a']);
   expect(await listed({ error: '%' })).toEqual([]);
   expect(await listed({ deadLetterId: '1' })).toEqual(['a']);
+  expect(await listed({ throughId: '2' })).toEqual(['b', 'a']);
+  expect(await listed({ deadLetterId: '3', throughId: '2' })).toEqual([]);
   expect(await listed({ deadLetterId: '1', projectId: 2 })).toEqual([]);
   expect(await store.deadLetters.count({ sqlState: '22' })).toEqual(
     expect.arrayContaining([
-      { projectId: 1, sqlState: '22021', count: 1 },
-      { projectId: 2, sqlState: '22001', count: 1 },
+      {
+        projectId: 1,
+        sqlState: '22021',
+        count: 1,
+        first: new Date(T0 / 1_000),
+        last: new Date(T0 / 1_000),
+        newestId: '1',
+      },
+      {
+        projectId: 2,
+        sqlState: '22001',
+        count: 1,
+        first: new Date(T0 / 1_000),
+        last: new Date(T0 / 1_000),
+        newestId: '2',
+      },
     ]),
   );
 });
@@ -113,12 +129,12 @@ test('a letter that was replayed or discarded keeps neither payload nor error, b
   expect(await store.deadLetters.page({}, { afterId: '0', throughId: '9', limit: 9 })).toEqual([]);
 });
 
-test('an entry that is rejected again after its letter was replayed or discarded has one letter, an open one', async () => {
+test('an entry that is rejected again after its letter was replayed or discarded has one letter, an open one, and is not new', async () => {
   for (const resolve of [() => store.deadLetters.take(['1'], async () => {}), () => store.deadLetters.discard({})]) {
     await client.query('TRUNCATE dead_letters RESTART IDENTITY');
     await add('a', { error: 'first' });
     await resolve();
-    expect(await add('a', { error: 'second', sqlState: '23514' })).toHaveLength(1);
+    expect(await add('a', { error: 'second', sqlState: '23514' })).toEqual([]);
     const two = [entryOf('b', T0 + 1), entryOf('a', T0)]; // the job of the second one ran twice
     const letters = two.map((entry) => ({ projectId: 1, entry, payload: entry, error: 'third' }));
     expect(await store.deadLetters.add(letters)).toEqual([letters[0]]);
@@ -127,6 +143,32 @@ test('an entry that is rejected again after its letter was replayed or discarded
     expect(await store.deadLetters.list({}, { limit: 9 })).toMatchObject([{ error: 'second', sqlState: '23514' }]);
     expect(await refusedOf('a', T0)).toMatchObject([{ state: 'refused', sqlState: '23514' }]);
   }
+});
+
+test('a group has the times at which its first and last entry were received, also after a replay that failed', async () => {
+  await add('a', { version: T0 + 3_000_000 });
+  await add('b', { version: T0 });
+  const timesOf = async () => (await store.deadLetters.count({})).map(({ first, last }) => [first, last]);
+  const times = [[new Date(T0 / 1_000), new Date(T0 / 1_000 + 3_000)]];
+  expect(await timesOf()).toEqual(times);
+  await store.deadLetters.take(['1', '2'], async () => {});
+  await add('a', { version: T0 + 3_000_000 });
+  await add('b', { version: T0 });
+  expect(await timesOf()).toEqual(times);
+});
+
+test('replayed letters count as such until their entries are rejected again', async () => {
+  for (const customerId of ['a', 'b', 'c', 'earlier']) await add(customerId);
+  await add('other', { projectId: 2 });
+  await store.deadLetters.take(['4'], async () => {});
+  const since = await store.now();
+  await store.deadLetters.take(['1', '2', '3', '5'], async () => {});
+  const countReplayed = () =>
+    store.deadLetters.countReplayed({ projectId: 1, error: 'refused', throughId: '3' }, since);
+  expect(await countReplayed()).toBe(3);
+  await add('b');
+  await add('new');
+  expect(await countReplayed()).toBe(2);
 });
 
 test('letters that hold a whole job, or an id that no column can hold, are deleted, and no partner sees them', async () => {

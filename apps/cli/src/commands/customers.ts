@@ -62,8 +62,10 @@ function eraseCommand(env: NodeJS.ProcessEnv): Command {
       ]);
       const target = toCustomerTarget(projectName, customerId);
       await withQueue(env, options, async (queue, shards) => {
-        await withStore(env, (store) => recordChange(store, { action: 'customers erase', target }));
-        await eraseCustomer(queue, shards, { projectId, customerId });
+        await withStore(env, async (store) => {
+          await recordChange(store, { action: 'customers erase', target });
+          await eraseCustomer(queue, shards, { projectId, customerId });
+        });
       });
       print(options, { projectId, customerId }, [`Queued the erasure of customer ${customerId}.`]);
     });

@@ -153,7 +153,8 @@ function discardCommand(env: NodeJS.ProcessEnv): Command {
 }
 
 async function countLetters(env: NodeJS.ProcessEnv, options: FilterOptions) {
-  const groups = await withStore(env, async (store) => store.deadLetters.count(await toFilter(store, options)));
+  const found = await withStore(env, async (store) => store.deadLetters.count(await toFilter(store, options)));
+  const groups = found.map(({ projectId, sqlState, count }) => ({ projectId, sqlState, count }));
   return { count: countAll(groups), groups };
 }
 

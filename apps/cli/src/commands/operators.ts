@@ -192,7 +192,7 @@ export function auditCommand(env: NodeJS.ProcessEnv): Command {
     .option('--limit <n>', 'maximum number of rows', parsePositive, 100)
     .option('--json', 'print JSON')
     .description('List what operators did in the console and with this command, newest first.')
-    .addHelpText('after', '\nA row is written before the change, so the change itself may have failed.')
+    .addHelpText('after', '\nThe outcome says if a change was not done, or failed and may have been done in part.')
     .action(async ({ since, actor, limit, ...options }: PrintOptions & AuditFlags) => {
       const rows = await withStore(env, async (store) =>
         store.audit.list({ actor, since: since(await store.now()) }, { limit }),

@@ -1,17 +1,18 @@
 import { Fault } from '@opm/contract';
 import { isAddressRule, type KeyRules, MAX_KEY_ADDRESSES, SCOPES } from '@opm/core';
-import { type AuditRecord, type Role, type Store, StoreError } from '@opm/store';
+import { toNumber } from '@opm/operations';
+import { type AuditOutcome, type AuditRecord, type Role, type Store, StoreError } from '@opm/store';
 import type { Request, RequestHandler, Response } from 'express';
 import type { ComponentChildren } from 'preact';
-import { type Notices, operatorOf, recordRequest, requireRole } from '../session.js';
+import { hasRole, type Notices, operatorOf, recordRequest } from '../session.js';
 import { Back, sendPage } from './components.js';
 
-/** What the operator gave cannot be done. The message is shown. */
+/** What the operator gave cannot be done. The message is shown, see {@link toSentence}. */
 export class Problem extends Error {
   override readonly name = 'Problem';
 }
 
-/** A change whose input is valid. `run` returns a page, or what the page `back` says once. */
+/** A change whose input is valid. `run` returns a page, or what the page `back` says once, which may be nothing. */
 export type Change = Pick<AuditRecord, 'target' | 'details'> & {
   /** Instead of the handler's. */
   action?: string;
@@ -19,13 +20,24 @@ export type Change = Pick<AuditRecord, 'target' | 'details'> & {
   run(): Promise<{ title: string; children: ComponentChildren } | string>;
 };
 
+/** Shows operators without this role or a higher one a page with 403. */
+export function requirePageRole(role: Role): RequestHandler {
+  return (request, response, next) => {
+    const operator = operatorOf(response);
+    if (hasRole(operator, role)) return next();
+    const needs = `This needs the role ${role}. You are ${operator.name}, with the role ${operator.role}.`;
+    const children = <p role="alert">{`${needs} An admin can give you another role on the page Operators.`}</p>;
+    sendPage(request, response, { title: 'Not allowed', children }, 403);
+  };
+}
+
 const READ_ONLY = 'this console is read-only; CONSOLE_READ_ONLY=false allows changes';
 
 export type HandleChange = ReturnType<typeof createHandleChange>;
 
 /**
  * Creates handlers of forms. A handler checks the role and the input, writes the audit log, and only then makes the
- * change. With `isReading`, a read-only console allows it.
+ * change. If that fails, the audit log gets the outcome. With `isReading`, a read-only console allows it.
  * @param prepare throws Problem if the input is not valid
  */
 export function createHandleChange({
@@ -39,41 +51,61 @@ export function createHandleChange({
     prepare: (request: Request, response: Response) => Promise<Change>,
     { isReading = false } = {},
   ): RequestHandler[] => [
-    requireRole(role),
+    requirePageRole(role),
     async (request, response) => {
       try {
         if (!isReading && operatorOf(response).isReadOnly) throw new Problem(READ_ONLY);
         const { back, run, ...record } = await prepare(request, response);
-        const { name: actor } = operatorOf(response);
-        await recordRequest(audit, request, { action, ...record, actor });
-        const shown = await run().finally(onChanged);
+        const { details, ...row } = { action, ...record, actor: operatorOf(response).name };
+        const attempt = await recordRequest(audit, request, { ...row, details });
+        const shown = await run()
+          .finally(onChanged)
+          .catch(async (error) => {
+            const by = { ...row, source: 'console', address: request.ip } as const;
+            await audit.recordOutcome(attempt, toOutcome(error), by).catch(() => {}); // the answer says it, too
+            throw error;
+          });
         if (typeof shown !== 'string') return sendPage(request, response, shown);
         notices.add(response, shown);
         response.redirect(303, back);
       } catch (error) {
         const [status, text] = toProblem(error);
-        sendPage(request, response, { title: 'Not done', children: <Refused text={text} request={request} /> }, status);
+        const children = <Refused {...{ text, request, partner: response.locals.partner }} />;
+        sendPage(request, response, { title: 'Not done', children }, status);
       }
     },
   ];
 }
 
-function Refused({ text, request }: { text: string; request: Request }) {
+/** Names the partner on the page that says that a change of it was not done. */
+export const notePartner = (request: Request, name: string): void => {
+  if (request.res) request.res.locals.partner = name;
+};
+
+/** `rate must be 1` → `Rate must be 1.` */
+export const toSentence = (text: string): string => `${text.slice(0, 1).toUpperCase()}${text.slice(1)}.`;
+
+function Refused({ text, request, partner }: { text: string; request: Request; partner: string | undefined }) {
   const from = request.get('referer') ?? '';
   const { pathname, search, host } = URL.canParse(from) ? new URL(from) : {};
   return (
     <>
-      <p role="alert">{`${text.slice(0, 1).toUpperCase()}${text.slice(1)}.`}</p>
+      <p role="alert">{toSentence(text)}</p>
+      {partner !== undefined && <p>{`Nothing of the partner ${partner} was changed.`}</p>}
       {host === request.get('host') && <Back to={`${pathname}${search}`} />}
     </>
   );
 }
 
+/** Without a cause, an error of the store is its own: the input is not valid. PostgreSQL's messages may quote values. */
+const isRefusal = (error: unknown): error is Error =>
+  error instanceof Problem || (error instanceof StoreError && error.cause === undefined);
+
+const toOutcome = (error: unknown): AuditOutcome => (isRefusal(error) ? 'not done' : 'failed');
+
 function toProblem(error: unknown): [status: number, text: string] {
-  if (error instanceof Problem) return [400, error.message];
+  if (isRefusal(error)) return [400, error.message.replace(/^((?:an? |the )?)project\b/i, '$1partner')];
   if (error instanceof Fault) return [503, 'the queue does not answer'];
-  // Without a cause, it is the store's own: the input is not valid. PostgreSQL's messages may quote values.
-  if (error instanceof StoreError && error.cause === undefined) return [400, error.message];
   throw error;
 }
 
@@ -81,20 +113,31 @@ const MAX_FIELD = 300;
 /** Room for the addresses of a key. */
 export const MAX_RULES = 50 * MAX_KEY_ADDRESSES;
 
+/** Names of fields as their labels say them, if these differ. */
+const LABELS: Record<string, string> = {
+  ...{ rate: 'entries per second', customer: 'customer id', project: 'partner', state: 'SQLSTATE' },
+  ...{ error: '“Error contains”', grace: '“The other keys”', addresses: '“From”', scopes: '“May”' },
+};
+const labelOf = (name: string): string => LABELS[name] ?? name;
+
 /** A field of the form without white space around it; empty if it is missing. @throws Problem */
 export function fieldOf(request: Request, name: string, maxLength = MAX_FIELD): string {
   const value: unknown = request.body?.[name] ?? '';
   if (typeof value !== 'string' || value.length > maxLength || value.includes('\0')) {
-    throw new Problem(`${name} must be a text of at most ${maxLength} characters`);
+    throw new Problem(`${labelOf(name)} must be a text of at most ${maxLength} characters`);
   }
   return value.trim();
 }
 
-/** A whole number of 1 or more; undefined if the field is empty. @throws Problem */
+const MAX_COUNT = 1_000_000;
+
+/** A whole number from 1 to a million; undefined if the field is empty. @throws Problem */
 export function countOf(request: Request, name: string): number | undefined {
   const text = fieldOf(request, name);
   if (text === '') return undefined;
-  if (!/^[1-9]\d{0,8}$/.test(text)) throw new Problem(`${name} must be a whole number`);
+  if (!/^[1-9]\d{0,6}$/.test(text) || Number(text) > MAX_COUNT) {
+    throw new Problem(`${labelOf(name)} must be a whole number from 1 to ${toNumber(MAX_COUNT)}`);
+  }
   return Number(text);
 }
 

@@ -1,18 +1,14 @@
 import { toRefusalCode } from '@opm/contract';
 import { countAll, isSqlState, toCount, toNumber } from '@opm/operations';
-import { toChunkData } from '@opm/queue';
-import type { DeadLetterCount, DeadLetterFilter, Store, StoredDeadLetter, WholeDeadLetter } from '@opm/store';
+import type { DeadLetterCount, DeadLetterFilter, Store } from '@opm/store';
 import { type Request, type RequestHandler, type Response, Router } from 'express';
-import { MASK, maskCustomerId, maskErrorMessage, maskJobData } from '../mask.js';
 import { MAX_GROUPS, type Reads } from '../reads.js';
 import type { Replay, Replays } from '../replays.js';
-import { type CurrentOperator, mayChange, operatorOf, type Reveals } from '../session.js';
-import { assertConfirmed, fieldOf, type HandleChange, Problem } from './change.js';
-import { Confirm, Facts, Form, Live, sendPage, Table, Time, textOf, toUrl } from './components.js';
+import { operatorOf, type Reveals } from '../session.js';
+import { assertConfirmed, fieldOf, type HandleChange, Problem, toSentence } from './change.js';
+import { Live, sendPage, Table, Time, textOf, toUrl } from './components.js';
 import { type Names, PartnerLink } from './partners.js';
-import { type RecordView, RevealForm } from './reveal.js';
-
-const BIG_ID = /^\d{1,18}$/;
+import { BIG_ID, LetterForms, LetterTable, MaskNote } from './reveal.js';
 
 /** GET /dead-letters: counts by partner and SQLSTATE, and the newest letters, filtered by the parameters of the URL. */
 export function getDeadLetters(
@@ -21,7 +17,6 @@ export function getDeadLetters(
   reveals: Reveals,
 ): RequestHandler {
   return async (request, response) => {
-    const operator = operatorOf(response);
     const mayReadErrors = reveals.isOn(response);
     const shown = readShown((name) => textOf(request, name));
     const filter = await toFilter(shown, { findProject: reads.findProject, mayReadErrors }).catch(keepProblem);
@@ -48,16 +43,15 @@ export function getDeadLetters(
           <button type="submit">Filter</button>
         </form>
         {filter instanceof Problem ? (
-          <p role="alert">{filter.message}</p>
+          <p role="alert">{toSentence(filter.message)}</p>
         ) : (
           <Letters
             {...(await reads.deadLetters(filter, beforeId))}
-            shown={shown}
-            operator={operator}
-            replays={replays}
-            showData={mayReadErrors}
+            {...{ shown, response, replays, showData: mayReadErrors }}
+            replay={await replays.read(toUrl('/dead-letters', shown))}
           />
         )}
+        <MaskNote {...{ reveals, response }} />
       </>
     );
     sendPage(request, response, { title: 'Dead letters', children }, filter instanceof Problem ? 400 : 200);
@@ -71,32 +65,28 @@ function keepProblem(error: unknown): Problem {
 
 type Found = Awaited<ReturnType<Reads['deadLetters']>> & {
   shown: ShownFilter;
-  operator: CurrentOperator;
+  response: Response;
   replays: Replays;
+  replay: Awaited<ReturnType<Replays['read']>>;
   showData: boolean;
 };
 
-function Letters({ groups, letters, nameOf, isFull, shown, operator, replays, showData }: Found) {
+function Letters({ groups, letters, nameOf, isFull, shown, response, replays, replay, showData }: Found) {
   const total = countAll(groups);
-  const what = `${toCount(total, 'dead letter')}${shown.partner === undefined ? ' of all partners' : ` of ${shown.partner}`}`;
+  const newest = groups.reduce((id, { newestId }) => (BigInt(newestId) > id ? BigInt(newestId) : id), 0n);
   return (
     <>
       <Live id="dead-letter-groups">
-        <LastReplay replay={replays.last()} />
+        {replay && <LastReplay {...replay} />}
         <DeadLetterGroups groups={groups} nameOf={nameOf} />
       </Live>
-      {total > 0 && mayChange(operator, 'operator') && !replays.isRunning() && (
-        <Form action="/dead-letters/replay" operator={operator}>
-          <Filter shown={shown} />
-          <button type="submit">{`Replay ${what}`}</button>
-        </Form>
-      )}
-      {total > 0 && mayChange(operator, 'admin') && (
-        <Form action="/dead-letters/discard" operator={operator}>
-          <Filter shown={shown} />
-          <Confirm>{`Delete ${what} for good.`}</Confirm>
-          <button type="submit">Discard</button>
-        </Form>
+      {total > 0 && (
+        <LetterForms
+          fields={{ ...shown, through: String(newest) }}
+          what={`${toCount(total, 'dead letter')} ${toWhose(shown)}`}
+          response={response}
+          isReplaying={replays.isRunning()}
+        />
       )}
       {letters.length > 0 && <LetterTable letters={letters} nameOf={nameOf} showData={showData} />}
       {isFull && (
@@ -131,26 +121,25 @@ async function toFilter(
   return { projectId: project?.projectId, sqlState: state?.toUpperCase(), error };
 }
 
-/** The filter of the page, as hidden fields of a form. */
-function Filter({ shown }: { shown: ShownFilter }) {
-  return (
-    <>
-      {Object.entries(shown).map(([name, value]) => (
-        <input key={name} type="hidden" name={name} value={value ?? ''} />
-      ))}
-    </>
-  );
-}
+/** Without the text of an error: others read it, too. */
+const toWhose = ({ partner, state, error }: ShownFilter): string =>
+  [
+    `of ${partner ?? 'all partners'}`,
+    ...(state === undefined ? [] : [`with SQLSTATE ${state}`]),
+    ...(error === undefined ? [] : ['whose error has the text']),
+  ].join(' ');
 
-function LastReplay({ replay }: { replay: Replay | undefined }) {
-  if (!replay) return null;
-  const { by, total, handled, done, isInterrupted } = replay;
-  if (!done) return <p>{`${by} replays dead letters: ${toNumber(handled)} of ${toNumber(total)}.`}</p>;
+function LastReplay({ by, what, since, total, handled, done, again, isInterrupted }: Replay & { again: number }) {
+  const letters = toCount(total, 'dead letter');
+  if (!done) return <p>{`${by} replays ${letters} ${what}: ${toNumber(handled)} handled so far.`}</p>;
   const skipped = done.skipped > 0 ? `, ${toNumber(done.skipped)} cannot be read as entries` : '';
+  const became = again === 1 ? 'is a dead letter again' : 'are dead letters again';
   return (
     <p>
       {isInterrupted && <strong>The replay stopped because a store did not answer. </strong>}
-      {`Last replay, by ${by}: ${toCount(done.replayed, 'dead letter')} queued${skipped}.`}
+      {'Last replay, at '}
+      <Time at={since} />
+      {`, by ${by}: ${toCount(done.replayed, 'dead letter')} queued${skipped}; ${again > 0 ? toNumber(again) : 'none'} of them ${became} so far.`}
     </p>
   );
 }
@@ -174,115 +163,50 @@ export function DeadLetterGroups({ groups, nameOf }: { groups: DeadLetterCount[]
         },
         { title: 'Partner sees', cell: ({ projectId, sqlState }) => (projectId ? toSeen(sqlState) : '–') },
         { title: 'Dead letters', isNumber: true, cell: ({ count }) => toNumber(count) },
+        { title: 'First received', cell: ({ first }) => <Time at={first} /> },
+        { title: 'Last received', cell: ({ last }) => <Time at={last} /> },
       ]}
     />
   );
 }
 
-/** Letters without their payloads. Errors and ids are masked unless `showData`. */
-export function LetterTable(props: { letters: StoredDeadLetter[]; nameOf: Names; showData: boolean }) {
-  const { letters, nameOf, showData } = props;
-  return (
-    <Table
-      caption="Newest dead letters"
-      rows={letters}
-      empty="No dead letter."
-      columns={[
-        { title: 'Id', cell: ({ deadLetterId: id }) => <a href={`/dead-letters/${id}`}>{id}</a> },
-        { title: 'Since', cell: ({ createdAt }) => <Time at={createdAt} /> },
-        { title: 'Partner', cell: ({ projectId }) => <PartnerLink nameOf={nameOf} projectId={projectId} /> },
-        {
-          title: 'Customer',
-          cell: ({ customerId }) => (showData ? customerId : customerId && maskCustomerId(customerId)) ?? '–',
-        },
-        { title: 'SQLSTATE', cell: ({ sqlState }) => sqlState ?? 'none' },
-        { title: 'Error', cell: ({ error }) => (showData ? error : maskErrorMessage(error)) },
-      ]}
-    />
-  );
-}
-
-/** GET /dead-letters/{deadLetterId}: one letter, masked unless revealed. */
-export function getDeadLetter(
-  reads: Pick<Reads, 'deadLetter'>,
-  reveals: Reveals,
-  recordView: RecordView,
-): RequestHandler<{ deadLetterId: string }> {
-  return async (request, response, next) => {
-    const { deadLetterId } = request.params;
-    const letter = BIG_ID.test(deadLetterId) ? await reads.deadLetter(deadLetterId) : undefined;
-    if (!letter) return next();
-    const { projectId, customerId, version, sqlState, error, createdAt, requestIds } = letter;
-    const showData = reveals.isOn(response);
-    await recordView(request, response, `dead letter ${deadLetterId}`);
-    const payload = showData ? letter.payload : maskPayload(letter);
-    sendPage(request, response, {
-      title: `Dead letter ${deadLetterId}`,
-      children: (
-        <>
-          <Facts
-            facts={[
-              ['Project id', projectId ?? 'unknown'],
-              ['Customer', customerId === null ? '–' : showData ? customerId : maskCustomerId(customerId)],
-              ['Received', <Time key="received" at={version === null ? null : new Date(Number(version) / 1_000)} />],
-              ['Dead letter since', <Time key="since" at={createdAt} />],
-              ['SQLSTATE', sqlState ?? 'none'],
-              ['Error', showData ? error : maskErrorMessage(error)],
-              ['Ids of its request', requestIds === null ? '–' : showData ? JSON.stringify(requestIds) : MASK],
-            ]}
-          />
-          <RevealForm reveals={reveals} response={response} back={request.originalUrl} />
-          <h2>Data</h2>
-          <pre>{JSON.stringify(payload, null, 2)}</pre>
-        </>
-      ),
-    });
-  };
-}
-
-/** A letter with a project holds one entry, without its project; one without a project, the data of a job. */
-function maskPayload({ projectId, payload }: WholeDeadLetter): unknown {
-  if (projectId === null) return maskJobData(payload);
-  try {
-    return maskJobData(
-      toChunkData({ entries: [{ ...(payload as { customerId: string; version: number }), projectId }] }),
-    );
-  } catch {
-    return MASK;
-  }
-}
-
-type ChangeDeps = Pick<Store, 'deadLetters' | 'projects'> & { replays: Replays; reveals: Reveals };
+type ChangeDeps = Pick<Store, 'deadLetters' | 'projects' | 'now'> & { replays: Replays; reveals: Reveals };
 
 /** The forms of the page: replay and discard what the filter selects. */
 export function changeDeadLetters(deps: ChangeDeps, handle: HandleChange): Router {
-  const { deadLetters, projects, replays, reveals } = deps;
+  const { deadLetters, projects, now, replays, reveals } = deps;
 
   async function readForm(request: Request, response: Response) {
-    const mayReadErrors = reveals.isOn(response);
     const shown = readShown((name) => fieldOf(request, name) || undefined);
-    const filter = await toFilter(shown, { findProject: projects.find, mayReadErrors });
-    const { partner: target, state } = shown;
-    // The text of an error may quote a value.
-    const details = { sqlState: state ?? null, byError: shown.error !== undefined };
-    return {
-      filter,
-      change: { ...(target !== undefined && { target }), details, back: toUrl('/dead-letters', shown) },
+    const [letter, through] = [idOf(request, 'letter'), idOf(request, 'through')];
+    const found = await toFilter(shown, { findProject: projects.find, mayReadErrors: reveals.isOn(response) });
+    const filter = { ...found, deadLetterId: letter, throughId: through };
+    const letters = countAll(await deadLetters.count(filter));
+    const details = {
+      ...(letter === undefined ? { letters } : { id: letter }),
+      ...(shown.state !== undefined && { sqlState: shown.state }),
+      ...(shown.error !== undefined && { byError: true }), // its text may quote a value
     };
+    const what = letter === undefined ? toWhose(shown) : `with the id ${letter}`;
+    const back = toUrl('/dead-letters', shown);
+    return { filter, letters, what, change: { target: shown.partner, details, back } };
   }
   const router = Router();
   router.post(
     '/dead-letters/replay',
     handle('operator', 'dead-letters replay', async (request, response) => {
-      const { filter, change } = await readForm(request, response);
+      const { filter, letters: total, what, change } = await readForm(request, response);
+      assertConfirmed(request);
       if (replays.isRunning()) throw new Problem('another replay is running');
-      const total = countAll(await deadLetters.count(filter));
+      if (total === 0) throw new Problem(`there is no dead letter ${what}`);
+      const since = await now();
       return {
         ...change,
         async run() {
+          const start = { by: operatorOf(response).name, what, page: change.back, since, total };
           // Two requests may have come this far.
-          if (!replays.start(filter, total, operatorOf(response).name)) throw new Problem('another replay is running');
-          return `The replay of ${toCount(total, 'dead letter')} has started.`;
+          if (!replays.start(filter, start)) throw new Problem('another replay is running');
+          return `The replay of ${toCount(total, 'dead letter')} ${what} has started.`;
         },
       };
     }),
@@ -290,10 +214,20 @@ export function changeDeadLetters(deps: ChangeDeps, handle: HandleChange): Route
   router.post(
     '/dead-letters/discard',
     handle('admin', 'dead-letters discard', async (request, response) => {
-      const { filter, change } = await readForm(request, response);
+      const { filter, what, change } = await readForm(request, response);
       assertConfirmed(request);
-      return { ...change, run: async () => `Discarded ${toCount(await deadLetters.discard(filter), 'dead letter')}.` };
+      return {
+        ...change,
+        run: async () => `Discarded ${toCount(await deadLetters.discard(filter), 'dead letter')} ${what}.`,
+      };
     }),
   );
   return router;
+}
+
+/** @throws Problem if the field is given and no id */
+function idOf(request: Request, name: string): string | undefined {
+  const id = fieldOf(request, name) || undefined;
+  if (id !== undefined && !BIG_ID.test(id)) throw new Problem(`${name} must be the id of a dead letter`);
+  return id;
 }

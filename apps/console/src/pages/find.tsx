@@ -4,13 +4,13 @@ import { eraseCustomer } from '@opm/operations/actions';
 import type { Claim, EntryQueue } from '@opm/queue';
 import { type CustomerHistory, type Store, toCustomerTarget } from '@opm/store';
 import { type RequestHandler, Router } from 'express';
+import type { ComponentChildren } from 'preact';
 import { MASK } from '../mask.js';
 import type { Reads } from '../reads.js';
-import { mayChange, operatorOf, type Reveals } from '../session.js';
-import { assertConfirmed, fieldOf, type HandleChange, Problem } from './change.js';
+import { type CurrentOperator, mayChange, operatorOf, type Reveals } from '../session.js';
+import { assertConfirmed, fieldOf, type HandleChange, Problem, toSentence } from './change.js';
 import { Confirm, Facts, Form, sendPage, Table, Time, textOf, toUrl } from './components.js';
-import { LetterTable } from './dead-letters.js';
-import { type RecordView, RevealForm } from './reveal.js';
+import { LetterTable, type RecordView, RevealForm } from './reveal.js';
 
 /** GET /find: a customer by project and id, with the time of each field, what is in flight and its dead letters. */
 export function getFind(
@@ -40,25 +40,10 @@ export function getFind(
             <button type="submit">Find</button>
           </form>
           {isUnknown && <p class="empty">{`There is no partner "${projectName}".`}</p>}
-          {found && project && (
-            <>
-              <Facts facts={[['In flight', toInFlight(found.claim)], ...toRow(found.history)]} />
-              {found.history?.createdAt && <Fields history={found.history} showData={showData} />}
+          {found && project && customerId !== undefined && (
+            <Found {...{ ...found, project, customerId, showData, operator }}>
               <RevealForm reveals={reveals} response={response} back={request.originalUrl} />
-              <LetterTable
-                letters={found.letters}
-                nameOf={new Map([[project.projectId, project.name]])}
-                showData={showData}
-              />
-              {mayChange(operator, 'admin') && (
-                <Form action="/find/erase" operator={operator}>
-                  <input type="hidden" name="project" value={project.name} />
-                  <input type="hidden" name="customer" value={customerId} />
-                  <Confirm>{`Erase customer ${customerId} of ${project.name}.`}</Confirm>
-                  <button type="submit">Erase</button>
-                </Form>
-              )}
-            </>
+            </Found>
           )}
         </>
       ),
@@ -66,9 +51,50 @@ export function getFind(
   };
 }
 
-function toInFlight(claim: Claim | undefined | Error) {
+type FoundProps = Awaited<ReturnType<Reads['customer']>> & {
+  project: { projectId: number; name: string };
+  customerId: string;
+  showData: boolean;
+  operator: CurrentOperator;
+  children: ComponentChildren;
+};
+
+function Found({ history, claim, letters, project, customerId, showData, operator, children }: FoundProps) {
+  const customer = `customer ${customerId} of ${project.name}`;
+  if (!history && !claim && letters.length === 0)
+    return <p class="empty">{`There is no ${customer}: nothing was accepted, or it was erased some weeks ago.`}</p>;
+  const isErasing = claim !== undefined && !(claim instanceof Error) && claim.erased;
+  const erasedAt = history && !history.createdAt ? history.erasedAt : null;
+  if (erasedAt && !claim && letters.length === 0)
+    return (
+      <p class="good">
+        {`C${customer.slice(1)} was erased at `}
+        <Time at={erasedAt} />: nothing of it is stored.
+      </p>
+    );
+  return (
+    <>
+      {isErasing && <p class="good">{toSentence(`${customer} is being erased`)}</p>}
+      <Facts facts={[['In flight', toInFlight(claim, letters.length > 0)], ...toRow(history)]} />
+      {history?.createdAt && <Fields history={history} showData={showData} />}
+      {children}
+      <LetterTable letters={letters} nameOf={new Map([[project.projectId, project.name]])} showData={showData} />
+      {mayChange(operator, 'admin') && !isErasing && (
+        <Form action="/find/erase" operator={operator}>
+          <input type="hidden" name="project" value={project.name} />
+          <input type="hidden" name="customer" value={customerId} />
+          <Confirm>{`Erase ${customer}.`}</Confirm>
+          <button type="submit">Erase</button>
+        </Form>
+      )}
+    </>
+  );
+}
+
+function toInFlight(claim: Claim | undefined | Error, hasLetters: boolean) {
   if (claim instanceof Error) return 'unknown: the queue does not answer';
-  if (!claim) return 'nothing: all accepted entries are stored';
+  if (!claim)
+    return hasLetters ? 'nothing; the entries below are dead letters' : 'nothing: all accepted entries are stored';
   return (
     <>
       {claim.erased ? 'an erasure of ' : 'an entry of '}
@@ -78,7 +104,7 @@ function toInFlight(claim: Claim | undefined | Error) {
 }
 
 function toRow(history: CustomerHistory | undefined): [string, string | preact.JSX.Element][] {
-  if (!history) return [['Stored', 'no: nothing of this customer is in PostgreSQL']];
+  if (!history) return [['Stored', 'no']];
   const { createdAt, updatedAt, erasedAt } = history;
   return [
     ['Stored', createdAt ? 'yes' : 'no: erased'],
@@ -120,7 +146,7 @@ export function changeCustomers(
         back: toUrl('/find', { project, customer: customerId }),
         async run() {
           await eraseCustomer(queue, shards, { projectId: found.projectId, customerId });
-          return `The erasure of customer ${customerId} of ${project} is queued.`;
+          return ''; // the page says how far it is
         },
       };
     }),

@@ -3,16 +3,16 @@ import { type Store, StoreError } from '@opm/store';
 import { type ErrorRequestHandler, type Request, type RequestHandler, type Response, Router } from 'express';
 import type { Reads } from '../reads.js';
 import type { Replays } from '../replays.js';
-import { createNotices, createReveals, isOpenOf, isStream, operatorOf, requireRole } from '../session.js';
-import { createHandleChange } from './change.js';
+import { createNotices, createReveals, isOpenOf, isStream, operatorOf } from '../session.js';
+import { createHandleChange, requirePageRole } from './change.js';
 import { sendPage } from './components.js';
-import { changeDeadLetters, getDeadLetter, getDeadLetters } from './dead-letters.js';
+import { changeDeadLetters, getDeadLetters } from './dead-letters.js';
 import { changeCustomers, getFind } from './find.js';
 import { getOverview } from './overview.js';
 import { changePartners, getPartner } from './partner.js';
 import { getPartners } from './partners.js';
 import { changeOperators, getAudit, getOperators } from './people.js';
-import { changeReveals, createRecordView } from './reveal.js';
+import { changeReveals, createRecordView, getDeadLetter } from './reveal.js';
 
 type PagesDeps = {
   store: Store;
@@ -41,8 +41,8 @@ export function createPages({ store, queue, shards, reads, replays, showData }: 
   pages.get('/find', getFind(reads, reveals, recordView));
   pages.get('/dead-letters', live(getDeadLetters(reads, replays, reveals)));
   pages.get('/dead-letters/:deadLetterId', getDeadLetter(reads, reveals, recordView));
-  pages.get('/audit', requireRole('operator'), getAudit(reads));
-  pages.get('/operators', requireRole('admin'), getOperators(reads));
+  pages.get('/audit', requirePageRole('operator'), getAudit(reads));
+  pages.get('/operators', requirePageRole('admin'), getOperators(reads));
 
   const handle = createHandleChange({ audit: store.audit, notices, onChanged: reads.onChanged });
   pages.use(changePartners(store, handle));

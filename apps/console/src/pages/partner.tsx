@@ -3,7 +3,16 @@ import { assertProjectName, type Store, type StoredApiKey } from '@opm/store';
 import { type Request, type RequestHandler, Router } from 'express';
 import type { Partner, Reads } from '../reads.js';
 import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
-import { assertConfirmed, countOf, fieldOf, type HandleChange, MAX_RULES, Problem, rulesOf } from './change.js';
+import {
+  assertConfirmed,
+  countOf,
+  fieldOf,
+  type HandleChange,
+  MAX_RULES,
+  notePartner,
+  Problem,
+  rulesOf,
+} from './change.js';
 import { Confirm, Form, Live, Secret, sendPage, Table, Time, toUrl } from './components.js';
 import { DeadLetterGroups } from './dead-letters.js';
 import { EntriesChart, Problems } from './overview.js';
@@ -155,6 +164,7 @@ export function changePartners(
     const projectId = Number(given);
     const target = PROJECT_ID.test(String(given)) ? (await projects.names([projectId])).get(projectId) : undefined;
     if (target === undefined) throw new Problem('there is no such partner');
+    notePartner(request, target);
     return { projectId, target, back: `/partners/${projectId}` };
   }
   const setPaused = (isPaused: boolean) => async (request: Request) => {
@@ -191,7 +201,8 @@ export function changePartners(
     handle('operator', 'projects limits', async (request) => {
       const { projectId, ...found } = await find(request);
       const [rate, burst] = [countOf(request, 'rate'), countOf(request, 'burst')];
-      if ((rate === undefined) !== (burst === undefined)) throw new Problem('give both a rate and a burst, or neither');
+      if ((rate === undefined) !== (burst === undefined))
+        throw new Problem('give both entries per second and burst, or neither');
       const limit = rate === undefined || burst === undefined ? undefined : { rate, burst };
       return {
         ...{ ...found, details: limit ?? { none: true } },

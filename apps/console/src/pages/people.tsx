@@ -1,5 +1,14 @@
 import { randomBytes } from 'node:crypto';
-import { assertOperatorName, type Operator, ROLES, type Role, type Store, type StoredOperator } from '@opm/store';
+import { toCount, toNumber } from '@opm/operations';
+import {
+  type AuditOutcome,
+  assertOperatorName,
+  type Operator,
+  ROLES,
+  type Role,
+  type Store,
+  type StoredOperator,
+} from '@opm/store';
 import { type Request, type RequestHandler, type Response, Router } from 'express';
 import type { Reads } from '../reads.js';
 import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
@@ -8,11 +17,11 @@ import { Confirm, Form, Secret, sendPage, Table, Time, textOf } from './componen
 
 const MAX_AUDIT_ROWS = 200;
 
-/** GET /audit: the newest rows of the audit log, of all actors or one. */
+/** GET /audit: the newest rows of the audit log, of all actors or one, and of everything or one partner. */
 export function getAudit(reads: Pick<Reads, 'audit'>): RequestHandler {
   return async (request, response) => {
-    const actor = textOf(request, 'actor');
-    const rows = await reads.audit({ actor }, { limit: MAX_AUDIT_ROWS });
+    const [actor, target] = [textOf(request, 'actor'), textOf(request, 'target')];
+    const rows = await reads.audit({ actor, target }, { limit: MAX_AUDIT_ROWS });
     sendPage(request, response, {
       title: 'Audit',
       children: (
@@ -20,6 +29,9 @@ export function getAudit(reads: Pick<Reads, 'audit'>): RequestHandler {
           <form method="get" action="/audit">
             <label>
               Who <input name="actor" value={actor ?? ''} />
+            </label>
+            <label>
+              Partner or operator <input name="target" value={target ?? ''} />
             </label>
             <button type="submit">Filter</button>
           </form>
@@ -30,9 +42,10 @@ export function getAudit(reads: Pick<Reads, 'audit'>): RequestHandler {
             columns={[
               { title: 'When', cell: ({ at }) => <Time at={at} /> },
               { title: 'Who', cell: ({ actor: who }) => who },
-              { title: 'What', cell: ({ action }) => action },
-              { title: 'Of what', cell: ({ target }) => target ?? '–' },
-              { title: 'Details', cell: ({ details }) => (details ? <code>{JSON.stringify(details)}</code> : '–') },
+              { title: 'What', cell: ({ action }) => action.replace(/^projects\b/, 'partners') },
+              { title: 'Of what', cell: ({ target: what }) => what ?? '–' },
+              { title: 'Outcome', cell: ({ outcome }) => (outcome ? <strong>{OUTCOMES[outcome]}</strong> : '–') },
+              { title: 'Details', cell: ({ details }) => toDetails(details) || '–' },
               { title: 'From', cell: ({ source, address }) => `${source}${address ? `, ${address}` : ''}` },
             ]}
           />
@@ -40,6 +53,39 @@ export function getAudit(reads: Pick<Reads, 'audit'>): RequestHandler {
       ),
     });
   };
+}
+
+const OUTCOMES: Record<AuditOutcome, string> = { 'not done': 'not done', failed: 'failed; maybe done in part' };
+
+type Detail = string | number | boolean;
+
+/** Words for details; nothing for an empty text. */
+const DETAILS = new Map<string, (value: Detail) => string>([
+  ['keyId', (id) => `key ${id}`],
+  ['label', (label) => `label “${label}”`],
+  ['graceHours', (hours) => `other keys end in ${hours} h`],
+  ['scopes', (scopes) => `may ${scopes}`],
+  ['addresses', (addresses) => `from ${addresses}`],
+  ['rate', (rate) => `${toNumber(Number(rate))} entries/s`],
+  ['burst', (burst) => `burst ${toNumber(Number(burst))}`],
+  ['none', () => 'no limit'],
+  ['letters', (count) => toCount(Number(count), 'dead letter')],
+  ['id', (id) => `dead letter ${id}`],
+  ['sqlState', (state) => `SQLSTATE ${state}`],
+  ['byError', (isGiven) => (isGiven ? 'chosen by the text of the error' : '')],
+  ['mayReveal', (may) => `${may ? 'may' : 'may not'} see what partners sent`],
+  ['newName', (name) => `new name “${name}”`],
+  ['bytes', (bytes) => `${toNumber(Number(bytes))} bytes`],
+]);
+
+/** `{ rate: 20, burst: 40, note: null }` → `20 entries/s, burst 40`. */
+function toDetails(details: unknown): string {
+  const given = Object.entries((details ?? {}) as Record<string, Detail | null>);
+  const texts = given.map(([name, value]) => {
+    if (value === null) return '';
+    return DETAILS.get(name)?.(value) ?? `${name} ${value}`;
+  });
+  return texts.filter((text) => text !== '').join(', ');
 }
 
 /** GET /operators: who may log in. */
