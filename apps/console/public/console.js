@@ -1,6 +1,11 @@
 // Keeps the live parts of a visible page up to date. Without this script, a reload does the same.
 const RETRY_MS = 5_000;
 const SILENT_MS = 15_000;
+
+// The Bull dashboard preloads scripts that most of its pages do not use, and browsers warn of each.
+document.head.appendChild = (node) =>
+  node.rel === 'preload' && node.as === 'script' ? node : Node.prototype.appendChild.call(document.head, node);
+
 let [updatedAt, latest] = [new Date(), undefined];
 let source;
 let timer;

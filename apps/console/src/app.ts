@@ -7,7 +7,7 @@ import helmet from 'helmet';
 import { type BoardOptions, createBoard } from './board.js';
 import { type Access, type ConsoleLogger, createAccess, refuseCrossSite, requireOperator } from './guard.js';
 import { createFormRoutes, createLoginRoutes } from './login.js';
-import { operatorOf, requireRole } from './session.js';
+import { mayChange, operatorOf, requireRole } from './session.js';
 
 export interface ConsoleAppOptions {
   queues: BoardOptions['queues'];
@@ -50,7 +50,14 @@ export function createConsoleApp(options: ConsoleAppOptions): Express {
       next();
     });
   }
-  app.use('/queues', createBoard({ queues, showData, readOnly, logger, projectNamesOf }));
+  const board = { queues, showData, logger, projectNamesOf };
+  const ofOperators = express
+    .Router()
+    .use(
+      (_request, response, next) => next(mayChange(operatorOf(response), 'operator') ? undefined : 'router'),
+      createBoard({ ...board, readOnly }),
+    );
+  app.use('/queues', ofOperators, createBoard({ ...board, readOnly: true }));
   app.use(createFormRoutes(access));
   if (pages) app.use(pages);
   app.get('/', (_request, response) => response.redirect('/queues'));

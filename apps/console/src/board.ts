@@ -6,6 +6,8 @@ import { countWaiting } from '@opm/queue';
 import type { Express } from 'express';
 import type { ConsoleLogger } from './guard.js';
 import { createShowJobs, JOB_ANSWERS, type JobViewOptions, MASKED_ANSWERS } from './mask.js';
+import { renderNavigation } from './pages/components.js';
+import { operatorOf } from './session.js';
 
 type Queue = ConstructorParameters<typeof BullMQAdapter>[0];
 
@@ -30,6 +32,7 @@ export function createBoard({ queues, ...options }: BoardOptions): Express {
         boardTitle: 'OPM Partners API',
         hideDocsLink: true,
         hideRedisDetails: !queues.some((queue) => 'client' in queue.getBackend()),
+        dateFormats: { short: UTC, common: UTC, full: UTC },
       },
       handlerHooks: guardBoard(options),
     },
@@ -41,6 +44,9 @@ export function createBoard({ queues, ...options }: BoardOptions): Express {
   });
   return (board.getRouter() as Express).disable('x-powered-by');
 }
+
+/** Such as `Dec 1, 2026, 03:20:00 UTC`. */
+const UTC = { dateStyle: 'medium', timeStyle: 'long', timeZone: 'UTC', hourCycle: 'h23' } as const;
 
 /** Jobs are removed when they complete, and none has children. */
 const STATUSES: JobStatus[] = ['active', 'waiting', 'prioritized', 'failed', 'delayed'];
@@ -85,14 +91,45 @@ const HIDDEN_TABS = ['waiting-children', 'completed', 'paused'].map(
   (status) => `li:has(a[href="/queues/?status=${status}"])`,
 );
 
-/** Serves the dashboard's page without its web font and without tabs of states that jobs here never have. */
+/** The buttons of {@link OPERATIONS}, by their icons. bull-board has no option that hides the others. */
+const SHOWN_BUTTONS = ':has(.lucide-pause, .lucide-play, .lucide-refresh-cw, .lucide-corner-up-left)';
+const HIDDEN_BUTTONS = [
+  `[role="menu"]:has([class*="danger-"]) [role="menuitem"]:not(${SHOWN_BUTTONS})`, // of a queue
+  `:is([class*="queueActions-"], [class*="jobActions-"]) li:not(${SHOWN_BUTTONS})`,
+  ...['[class*="actionsCell-"] button', '[class*="editButton-"]', '[class*="badgeWrap-"]'], // schedulers, limits
+];
+
+/** Leaves room for the console's navigation above the header, as bull-board does for its badge. */
+const STYLE = `<style>
+${[...HIDDEN_TABS, ...HIDDEN_BUTTONS]} { display: none !important; }
+body, body.dark-mode { --navigation-height: 2.5rem; --header-offset: calc(var(--header-height) + var(--navigation-height)); }
+header[class*="header-"] { padding-top: var(--navigation-height); }
+header > [class*="logo-"] { height: auto; }
+nav[aria-label="Pages"] { position: fixed; z-index: 100; inset: 0 0 auto; height: var(--navigation-height); display: flex;
+  flex-wrap: wrap; place-content: center start; gap: 0.25rem 1rem; padding: 0 1rem; font-size: 0.9rem;
+  background: var(--sidebar); border-bottom: 1px solid var(--border); }
+@media (max-width: 32rem) { body, body.dark-mode { --navigation-height: 4rem; } }
+nav[aria-label="Pages"] a { color: var(--foreground); }
+nav[aria-label="Pages"] a[aria-current] { font-weight: 600; }
+noscript { display: block; padding: 4rem 1rem; color: var(--foreground); }
+</style><noscript><style>#root { display: none; }</style></noscript>
+<script defer src="/assets/console.js"></script>`;
+
+const NO_SCRIPT =
+  '<noscript>Queues is the Bull dashboard, which needs JavaScript. <a href="/">Back to the overview</a></noscript>';
+
+/**
+ * Serves the dashboard's page below the console's navigation, without its web font, without tabs of states that jobs
+ * here never have, and without buttons for what {@link guardBoard} refuses to everybody.
+ */
 class PageAdapter extends ExpressAdapter {
   override setEntryRoute({ method, route, handler }: AppViewRoute): this {
     this.app[method](route, (_request, response, next) => {
       const { name, params } = handler({ basePath: this.basePath, uiConfig: this.uiConfig });
       response.render(name, params, (error, page) => {
         if (error) return next(error);
-        response.send(page.replace(WEB_FONT, `<style>${HIDDEN_TABS}{display:none!important}</style>`));
+        const top = `${renderNavigation('/queues', operatorOf(response))}${NO_SCRIPT}`;
+        response.send(page.replace(WEB_FONT, STYLE).replace(/<body[^>]*>/, `$&${top}`));
       });
     });
     return this;
@@ -123,14 +160,14 @@ function guardBoard({ readOnly, logger, ...view }: Omit<BoardOptions, 'queues'>)
   const showJobs = createShowJobs(view);
   return {
     before: ({ method, route, request }) => {
-      if (method === 'get' && !isServed(route)) return refuse('this dashboard does not serve this page');
+      if (method === 'get' && !isServed(route)) return refuse('The console does not serve this page.');
       // Reading all jobs of a long backlog at once would overload the queue store and fill the console's memory.
       if (!(Number(request.query.jobsPerPage ?? 0) <= MAX_JOBS_PER_PAGE))
-        return refuse(`a page may have at most ${MAX_JOBS_PER_PAGE} jobs`);
+        return refuse(`A page may have at most ${MAX_JOBS_PER_PAGE} jobs.`);
       if (method === 'get') return undefined;
-      if (readOnly) return refuse('this dashboard is read-only');
+      if (readOnly) return refuse('The console is read-only.');
       if (!OPERATIONS.has(`${method} ${route}`))
-        return refuse('this operation is disabled because it could lose or damage entries');
+        return refuse('Nobody may do this here, because it could lose or damage entries.');
       logger?.info({ operation: route, ...request.params }, 'an operator changed the queue');
     },
     after: async ({ method, route }, answer) => {

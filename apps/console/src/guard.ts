@@ -15,6 +15,7 @@ import {
   isEqual,
   isStream,
   recordRequest,
+  refuse,
   type Sessions,
   toCsrfToken,
   watchBuiltInOperator,
@@ -113,9 +114,10 @@ export function requireOperator({
     const mayAsk = isAccepted && (!sessions.has(request) || request.path.startsWith('/queues'));
     if (isPage(request) && isAnswering) response.redirect(303, toLoginPath(request));
     else if (isPage(request) && !mayAsk) sendOutage(request, response);
-    else if (given !== undefined) refuse(response, 'CONSOLE_PASSWORD is not accepted any more: log in at /login');
+    else if (given !== undefined)
+      refuse(request, response, 401, 'CONSOLE_PASSWORD is not accepted any more: log in at /login');
     else if (isScript(request) || isPage(request)) askForPassword(response, 'password required');
-    else refuse(response, isAnswering ? 'log in at /login' : 'PostgreSQL does not answer');
+    else refuse(request, response, 401, isAnswering ? 'log in at /login' : 'PostgreSQL does not answer');
 
     function enter(operator: CurrentOperator, isOpen: IsOpen): void {
       Object.assign(response.locals, { operator, isOpen });
@@ -133,10 +135,6 @@ function toLoginPath(request: Request): string {
   return request.method === 'GET' && request.originalUrl !== '/'
     ? `/login?next=${encodeURIComponent(request.originalUrl)}`
     : '/login';
-}
-
-function refuse(response: Response, why: string): void {
-  response.status(401).type('text').send(`${why}\n`);
 }
 
 function askForPassword(response: Response, why: string): void {

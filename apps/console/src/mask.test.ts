@@ -123,4 +123,14 @@ describe('createShowJobs', () => {
     const [shown] = await createShowJobs({ showData })([job]);
     expect(shown).toMatchObject(showData ? job : { name: MASK, data: MASK });
   });
+
+  test('says what a maintenance task does, and that it has no data', async () => {
+    const [shown] = await createShowJobs({ showData: false })([
+      { ...toJob([7]), name: 'purge-dead-letters', data: {} },
+    ]);
+    expect(shown).toMatchObject({
+      name: 'purge-dead-letters: deletes old dead letters that were replayed or discarded',
+      data: {},
+    });
+  });
 });

@@ -2,7 +2,7 @@ import type { AppJob, AppJobScheduler, FlowNode } from '@bull-board/api/typings/
 import type { ResponseSchemas } from '@bull-board/api/typings/responses';
 import { toHint, withTimeout } from '@opm/core';
 import { toCount } from '@opm/operations';
-import { type Chunk, type ChunkEntry, JOB_OPTIONS, parseChunk, toChunkData } from '@opm/queue';
+import { type Chunk, type ChunkEntry, JOB_OPTIONS, MAINTENANCE_TASKS, parseChunk, toChunkData } from '@opm/queue';
 import type { WholeDeadLetter } from '@opm/store';
 
 type ShowJobs = (jobs: AppJob[]) => Promise<AppJob[]>;
@@ -128,7 +128,7 @@ function maskJob(job: AppJob): AppJob {
     failedReason: job.failedReason && maskErrorMessage(job.failedReason),
     deferredFailure: job.deferredFailure && maskErrorMessage(job.deferredFailure),
     stacktrace: job.stacktrace.map(maskStackTrace),
-    data: MASK,
+    data: isEmpty(job.data) ? job.data : MASK,
     returnValue: job.returnValue == null ? job.returnValue : MASK,
     opts: maskJobOptions(job.opts),
   };
@@ -168,8 +168,9 @@ function maskScheduler(scheduler: AppJobScheduler): AppJobScheduler {
   };
 }
 
-/** Keeps `chunk`, the name of all jobs with entries. Any other name may hold personal data. */
+/** Keeps `chunk`, the name of all jobs with entries, and says what a task does. Any other name may hold personal data. */
 function maskJobName(name: string): string {
+  if (Object.hasOwn(MAINTENANCE_TASKS, name)) return `${name}: ${MAINTENANCE_TASKS[name]}`;
   return name === 'chunk' ? name : MASK;
 }
 
@@ -209,7 +210,8 @@ export const MASK = '•••';
  */
 export function maskJobData(data: unknown): unknown {
   const chunk = readChunk(data);
-  return chunk ? { entries: chunk.entries.map(maskEntry) } : MASK;
+  if (chunk) return { entries: chunk.entries.map(maskEntry) };
+  return isEmpty(data) ? data : MASK;
 }
 
 /** A letter with a project holds one entry, without its project; one without a project, the data of a job. */
@@ -223,6 +225,9 @@ export function maskLetterData({ projectId, payload }: Pick<WholeDeadLetter, 'pr
     return MASK;
   }
 }
+
+/** Whether a job has no data. */
+const isEmpty = (data: unknown): boolean => data === undefined || JSON.stringify(data) === '{}';
 
 function maskEntry({ projectId, customerId, version, fields, erase }: ChunkEntry) {
   return {

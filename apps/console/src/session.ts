@@ -40,10 +40,17 @@ export const mayChange = (operator: CurrentOperator, role: Role): boolean =>
 
 /** Answers 403 to operators without this role or a higher one. */
 export function requireRole(role: Role): RequestHandler {
-  return (_request, response, next) => {
+  return (request, response, next) => {
     if (hasRole(operatorOf(response), role)) next();
-    else response.status(403).type('text').send(`this needs the role ${role}\n`);
+    else refuse(request, response, 403, `this needs the role ${role}`);
   };
+}
+
+/** Says why. The Bull dashboard shows what it gets as JSON, and no other text. */
+export function refuse(request: Request, response: Response, status: 401 | 403, why: string): void {
+  response.status(status);
+  if (request.originalUrl.startsWith('/queues/api/')) response.json({ error: 'Not done', message: why });
+  else response.type('text').send(`${why}\n`);
 }
 
 /** `actor` is the name of the operator. `action` has the words of the same command of `opm`. */

@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { toChunkData } from '@opm/queue';
 import { findChromium } from '@opm/testkit';
-import { type Queue, Worker, type WorkerOptions } from 'bullmq';
+import { type Queue, UnrecoverableError, Worker, type WorkerOptions } from 'bullmq';
 import express from 'express';
-import { type Browser, chromium } from 'playwright-core';
+import { type Browser, chromium, type Page } from 'playwright-core';
 import { serveConsole } from '../src/app.js';
 import { createBoard } from '../src/board.js';
 import { BACKENDS, type Backend, isOnRedis } from './backends.js';
@@ -32,7 +32,7 @@ describe.each(Object.entries(BACKENDS))('the jobs of a queue on %s', (_, openBac
     backend = await openBackend();
     queue = backend.queue;
     await queue.waitUntilReady();
-    for (const id of ['active-1', 'active-2', ...toIds('waiting', 7)]) {
+    for (const id of ['failed-1', 'active-1', 'active-2', ...toIds('waiting', 7)]) {
       await queue.add('chunk', toData([7, 8, 7]), { ...UNLIMITED, jobId: id });
     }
     const prioritized = { 'prioritized-3': 2, 'prioritized-1': 1, 'prioritized-2': 1, 'prioritized-4': 2 };
@@ -43,6 +43,8 @@ describe.each(Object.entries(BACKENDS))('the jobs of a queue on %s', (_, openBac
       await queue.add('chunk', toData([9]), { attempts: 3, jobId, delay });
     }
     worker = new Worker(queue.name, null, queue.opts as WorkerOptions, backend.factory as undefined);
+    const failed = await worker.getNextJob('zeroth');
+    await failed.moveToFailed(new UnrecoverableError('refused for the test'), 'zeroth', false);
     for (const token of ['first', 'second']) await worker.getNextJob(token);
   }, 600_000);
   afterAll(async () => {
@@ -61,6 +63,7 @@ describe.each(Object.entries(BACKENDS))('the jobs of a queue on %s', (_, openBac
     ['prioritized', 4],
     ['delayed', 2],
     ['active', 2],
+    ['failed', 1],
   ])('are listed in the order in which they run, on every page: %s', async (status, count) => {
     const dashboard = await openDashboard({ queues: [queue] });
     for (const jobsPerPage of [1, 3, 10]) {
@@ -128,7 +131,8 @@ describe.each(Object.entries(BACKENDS))('the jobs of a queue on %s', (_, openBac
     const url = `http://127.0.0.1:${dashboard.port}`;
     const backgrounds = new Set<unknown>();
     for (const colorScheme of ['light', 'dark'] as const) {
-      const page = await browser.newPage({ colorScheme, extraHTTPHeaders: { authorization: basic(PASSWORD) } });
+      const extraHTTPHeaders = { authorization: basic(PASSWORD) };
+      const page = await browser.newPage({ colorScheme, extraHTTPHeaders, timezoneId: 'America/New_York' });
       page.setDefaultTimeout(60_000);
       const [wrong, origins]: [string[], Set<string>] = [[], new Set()];
       page.on('console', (message) => {
@@ -159,6 +163,13 @@ describe.each(Object.entries(BACKENDS))('the jobs of a queue on %s', (_, openBac
       await page.goto(`${url}/queues/queue/entries-0/waiting-1`);
       await summary.waitFor();
       await page.getByText('entriesByProject').waitFor();
+      await page
+        .getByText(/^[A-Z][a-z]+ \d+, \d{4}, \d\d:\d\d:\d\d UTC$/)
+        .first()
+        .waitFor();
+      // Browsers warn of these some seconds later.
+      expect(await page.locator('link[rel="preload"][as="script"]').count()).toBe(0);
+      await page.getByRole('navigation', { name: 'Pages' }).getByRole('link', { name: 'Overview' }).waitFor();
       await page.getByRole('tab', { name: 'Options' }).click();
       await page.getByText('unlimited, until stored').waitFor();
 
@@ -167,6 +178,53 @@ describe.each(Object.entries(BACKENDS))('the jobs of a queue on %s', (_, openBac
       expect([...origins].filter((origin) => origin !== 'null')).toEqual([url]);
     }
     expect(backgrounds.size).toBe(2);
+  });
+
+  /** The names of all visible buttons and items of menus below the header; of a button without a name, its icon. */
+  const readButtons = async (page: Page): Promise<string[]> =>
+    page.evaluate(`[...new Set([...document.querySelectorAll('main button, [role="menuitem"]')]
+      .filter((button) => button.checkVisibility())
+      .map((button) => button.ariaLabel || button.textContent.trim() || [...button.querySelector('svg').classList].at(-1))
+    )].sort()`);
+
+  const HARMLESS = ['Data', 'Error', 'Logs', 'Nothing is consuming this queue', 'Options', 'Progress', 'lucide-copy'];
+  test.each([
+    [true, { waiting: [], failed: [], delayed: [] }],
+    [
+      false,
+      {
+        waiting: ['Pause', 'Retry all 1 failed jobs'],
+        failed: ['Pause', 'Retry all', 'Retry all 1 failed jobs', 'lucide-refresh-cw'],
+        delayed: ['Pause', 'Promote all', 'Retry all 1 failed jobs', 'lucide-corner-up-left'],
+      },
+    ],
+  ])('have exactly the buttons that do something (read-only: %s)', async (readOnly, buttons) => {
+    const dashboard = await openDashboard({ queues: [queue], readOnly });
+    const url = `http://127.0.0.1:${dashboard.port}`;
+    const page = await browser.newPage({ extraHTTPHeaders: { authorization: basic(PASSWORD) } });
+    page.setDefaultTimeout(60_000);
+    for (const [status, own] of Object.entries(buttons)) {
+      await page.goto(`${url}/queues/queue/entries-0?status=${status}`);
+      await page.getByText('chunk: ').first().waitFor();
+      await page.getByText('jobData').or(page.getByText('refused for the test')).first().waitFor();
+      const menu = page.locator('main button:has(.lucide-ellipsis-vertical)');
+      if (own.length > 0) await menu.click();
+      if (own.length > 0) await page.getByRole('menuitem', { name: 'Pause' }).waitFor();
+      const shown = (await readButtons(page)).filter(
+        (name) => ![...HARMLESS, 'lucide-ellipsis-vertical'].includes(name),
+      );
+      expect({ status, shown, menus: await menu.count() }).toEqual({
+        status,
+        shown: own,
+        menus: Math.min(1, own.length),
+      });
+    }
+    await queue.upsertJobScheduler('nightly', { pattern: '0 0 1 1 *' }, { name: 'clear-leftovers' });
+    await page.goto(`${url}/queues/job-schedulers`);
+    await page.getByText('clear-leftovers: corrects the backlog counts').waitFor();
+    expect(await readButtons(page)).toEqual(['Filter by queue']);
+    await queue.removeJobScheduler('nightly');
+    await page.close();
   });
 });
 

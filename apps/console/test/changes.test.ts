@@ -7,6 +7,8 @@ import { PASSWORD } from './open-dashboard.js';
 
 const PHONE = '+41 44 668 18 00';
 const OWN = 'a password for tests';
+/** The boxes of a key that may do everything. */
+const EVERYTHING = { write: 'on', read: 'on', erase: 'on' };
 
 type Session = Awaited<ReturnType<typeof logIn>>;
 
@@ -22,6 +24,7 @@ async function logIn(url: string, name: string, password = OWN) {
   };
   const [, csrf = ''] = /name="csrf" value="([^"]+)"/.exec((await get('/')).text) ?? [];
   return {
+    cookie,
     get,
     /** Opens the page as a stream of its updates. */
     async stream(path: string, signal?: AbortSignal) {
@@ -92,7 +95,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     ['/partners/ID/resume', 'operator'],
     ['/partners/ID/limit', 'operator', { rate: '5', burst: '5' }],
     ['/partners', 'admin', { name: 'new' }],
-    ['/partners/ID/keys', 'admin'],
+    ['/partners/ID/keys', 'admin', EVERYTHING],
     ['/partners/ID/keys/KEY/revoke', 'admin', { confirmed: 'on' }],
     ['/find/erase', 'admin', { project: 'acme', customer: 'jane', confirmed: 'on' }],
     ['/dead-letters/replay', 'operator', { confirmed: 'on' }],
@@ -215,9 +218,13 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     ['/operators/ada-admin/remove', { confirmed: 'on' }, 'ada-admin is the last admin'],
     ['/partners/ID/keys', { grace: '999999' }, 'grace must be one of the choices'],
     ['/partners/ID/keys', { label: 'x'.repeat(101) }, 'a label must have at most 100 characters'],
-    ['/partners/ID/keys', { scopes: 'read all' }, 'a key may write, read, erase, and nothing else'],
-    ['/partners/ID/keys', { addresses: 'any ::1' }, 'addresses must be any, or at most 50 IP addresses and blocks'],
-    ['/partners/ID/keys', { addresses: '203.0.113.0/33', grace: '24' }, 'addresses must be any, or at most 50'],
+    ['/partners/ID/keys', {}, 'tick what the key may do: write, read, erase'],
+    [
+      '/partners/ID/keys',
+      { ...EVERYTHING, addresses: 'any' },
+      '“from” must be empty, or at most 50 IP addresses and blocks',
+    ],
+    ['/partners/ID/keys', { ...EVERYTHING, addresses: '203.0.113.0/33', grace: '24' }, 'or at most 50 IP addresses'],
     ['/partners/9007199254740991/pause', {}, 'there is no such partner'],
     ['/partners/1.0/pause', {}, 'there is no such partner'],
     ['/dead-letters/discard', { partner: 'nobody', confirmed: 'on' }, 'there is no partner &quot;nobody&quot;'],
@@ -246,8 +253,8 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     const { projectId: made } = (await store.projects.find('made here')) ?? {};
     expect((await store.apiKeys.findOwners([hashApiKey(key)])).get(hashApiKey(key))?.projectId).toBe(made);
     const path = `/partners/${made}`;
-    const second = keyIn((await admin.post(`${path}/keys`, { label: 'their new system' })).text);
-    const third = keyIn((await admin.post(`${path}/keys`, { grace: '24' })).text);
+    const second = keyIn((await admin.post(`${path}/keys`, { ...EVERYTHING, label: 'their new system' })).text);
+    const third = keyIn((await admin.post(`${path}/keys`, { ...EVERYTHING, grace: '24' })).text);
     const page = (await admin.get(path)).text;
     for (const secret of [key, second, third]) expect(page).not.toContain(secret);
     const keys = await store.apiKeys.list(made ?? 0);
@@ -261,45 +268,39 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     expect(rows.map(({ action }) => action)).toEqual(['keys rotate', 'keys create', 'projects create']);
   });
 
-  test('a new key gets the scopes and addresses of the form, or those of the keys that end if these are alike', async () => {
+  test('a new key gets what the form says, which starts with what the newest key may do', async () => {
     const { admin } = sessions;
     const path = `/partners/${projectId}`;
     const create = (fields: Record<string, string>) => admin.post(`${path}/keys`, fields);
-    const rules = { scopes: 'read, write', addresses: '203.0.113.0/24 2001:DB8::1' };
-    await create(rules);
-    expect((await admin.get(path)).text).toMatch(/write, read<.*>203\.0\.113\.0\/24, 2001:db8::1</);
-    const refused = await create({ grace: '1' });
-    expect([refused.status, refused.text]).toEqual([
-      400,
-      expect.stringContaining('keys differ in scopes or addresses'),
-    ]);
-    await create({ grace: '1', ...rules });
-    await create({ grace: '1' });
-    await create({ grace: '1', scopes: 'erase', addresses: 'any' });
-    await create({});
-    const keys = (await store.apiKeys.list(projectId)).slice(-5);
+    const ticked = (text: string) => [...text.matchAll(/name="(write|read|erase)" checked/g)].map(([, name]) => name);
+    expect(ticked((await admin.get(path)).text)).toEqual(['write', 'read', 'erase']);
+    const rules = { write: 'on', read: 'on', addresses: '203.0.113.0/24 2001:DB8::1' };
+    await create({ ...rules, label: 'ci' });
+    const { text } = await admin.get(path);
+    expect(text).toMatch(/write, read<.*>203\.0\.113\.0\/24, 2001:db8::1</);
+    expect(ticked(text)).toEqual(['write', 'read']);
+    expect(text).toContain('name="addresses" maxLength="2500" value="203.0.113.0/24, 2001:db8::1"');
+    expect(text).toMatch(/Revoke “ci”, opm_\w+…, of acme now/);
+    await create({ grace: '1', ...rules }); // although the keys differ
+    await create({ grace: '1', erase: 'on' });
+    const keys = (await store.apiKeys.list(projectId)).slice(-3);
     const restricted = [
       ['write', 'read'],
       ['203.0.113.0/24', '2001:db8::1'],
     ];
     expect(keys.map(({ scopes, addresses }) => [scopes, addresses])).toEqual([
-      ...[restricted, restricted, restricted],
+      ...[restricted, restricted],
       [['erase'], []],
-      [['write', 'read', 'erase'], []],
     ]);
     const texts = { scopes: 'write, read', addresses: '203.0.113.0/24, 2001:DB8::1' };
     expect((await readAudit()).map(({ action, details }) => [action, details])).toEqual([
-      ['keys create', { label: null, graceHours: null }],
       ['keys rotate', { label: null, graceHours: 1, scopes: 'erase', addresses: 'any' }],
-      ['keys rotate', { label: null, graceHours: 1 }],
       ['keys rotate', { label: null, graceHours: 1, ...texts }],
-      ['keys rotate', { label: null, graceHours: 1 }], // refused
-      ['keys create', { label: null, graceHours: null, ...texts }],
+      ['keys create', { label: 'ci', graceHours: null, ...texts }],
     ]);
     const many = Array.from({ length: 50 }, (__, i) => `2001:db8:aaaa:bbbb:cccc:dddd:eeee:${1_000 + i}/128`).join('\n');
-    const scopes = 'read';
-    expect((await create({ scopes, addresses: `${many}\n::1` })).status).toBe(400);
-    expect((await create({ scopes, addresses: many })).status).toBe(200);
+    expect((await create({ read: 'on', addresses: `${many}\n::1` })).status).toBe(400);
+    expect((await create({ read: 'on', addresses: many })).status).toBe(200);
   });
 
   test('a revoked key is no longer valid, and the next page says once that it was revoked', async () => {
@@ -488,8 +489,26 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     expect((await viewer.get('/')).status).toBe(200);
   });
 
+  test('the Bull dashboard is read-only for a viewer, and says why it refuses a change', async () => {
+    const { viewer, operator } = sessions;
+    const areReadOnly = async ({ get }: Session) => {
+      const { queues } = JSON.parse((await get('/queues/api/queues')).text) as { queues: { readOnlyMode: boolean }[] };
+      return [...new Set(queues.map(({ readOnlyMode }) => readOnlyMode))];
+    };
+    expect([await areReadOnly(viewer), await areReadOnly(operator)]).toEqual([[true], [false]]);
+    for (const queueName of ['entries-0', 'maintenance']) {
+      const answer = await fetch(`${app.url}/queues/api/queues/${queueName}/pause`, {
+        method: 'PUT',
+        headers: { cookie: viewer.cookie },
+      });
+      const body = { error: 'Not done', message: 'this needs the role operator' };
+      expect([answer.status, await answer.json()]).toEqual([403, body]);
+    }
+  });
+
   test('an operator is added with a password that is shown once, and removed with the sessions', async () => {
     const added = await sessions.admin.post('/operators', { name: 'grace', role: 'operator' });
+    expect(added.text).toContain('<h1>Added grace (operator)</h1>');
     const [, password = ''] = /<code data-copy[^>]*>([^<]+)<\/code>/.exec(added.text) ?? [];
     const grace = await logIn(app.url, 'grace', password);
     expect((await grace.get('/audit')).status).toBe(200);

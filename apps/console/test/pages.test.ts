@@ -391,6 +391,9 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
             violations: [],
           });
           expect([path, await page.evaluate('document.documentElement.scrollWidth')]).toEqual([path, screen.width]);
+          const cutOff =
+            '[...document.querySelectorAll(".scroll")].filter((part) => part.scrollWidth > part.clientWidth).length';
+          if (screen.width === 390) expect([path, await page.evaluate(cutOff)]).toEqual([path, 0]);
         }
       });
       expect(errors).toEqual([]);
@@ -489,7 +492,33 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
         await page.getByLabel('Customer id').fill('waiting-1');
         await page.getByRole('button', { name: 'Find' }).click();
         await page.getByText('an entry of').waitFor();
+        await page.getByRole('link', { name: 'Queues' }).click();
+        await page.getByText('Queues is the Bull dashboard, which needs JavaScript.').waitFor();
+        await page.getByRole('link', { name: 'Back to the overview' }).click();
+        await page.getByRole('heading', { name: 'Overview' }).waitFor();
       });
+    });
+
+    test('the Bull dashboard shows why a change was refused', async () => {
+      const page = await browser.newPage();
+      page.setDefaultTimeout(60_000);
+      await page.goto(`${showing.url}/queues`);
+      await page.getByLabel('Name').fill('ada');
+      await page.getByLabel('Password').fill(PASSWORD);
+      // As in the page of an operator who is made a viewer meanwhile.
+      await page.route('**/queues/api/queues?*', async (route) => {
+        const answer = await route.fetch();
+        await route.fulfill({
+          response: answer,
+          body: (await answer.text()).replaceAll('"readOnlyMode":true', '"readOnlyMode":false'),
+        });
+      });
+      await page.getByRole('button', { name: 'Log in' }).click();
+      await page.locator('[class*="headerContext-"] button:has(.lucide-ellipsis-vertical)').first().click();
+      await page.getByRole('menuitem', { name: 'Pause' }).click();
+      await page.getByRole('button', { name: 'Confirm' }).click();
+      await page.getByText('this needs the role operator').waitFor();
+      await page.close();
     });
 
     test('an open page shows changes by itself', async () => {

@@ -38,7 +38,7 @@ export {
   parsePart,
   toClosedState,
 } from './idempotency.js';
-export { startMaintenance } from './maintenance.js';
+export { MAINTENANCE_TASKS, startMaintenance } from './maintenance.js';
 export { isPooled, migrateQueue } from './postgres/postgres-queue-backend.js';
 export { type QueueConfig, toQueueConfig } from './queue-backend.js';
 export { toHashTag } from './redis/redis-queue-backend.js';

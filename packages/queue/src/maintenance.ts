@@ -27,6 +27,14 @@ export type MaintenanceOptions = QueueConfig & {
 };
 
 export const MAINTENANCE = { name: 'maintenance' };
+/** What each task does, for those who see its jobs. */
+export const MAINTENANCE_TASKS: Record<string, string> = {
+  'purge-tombstones': 'deletes what is left of customers that were erased long ago',
+  'purge-dead-letters': 'deletes old dead letters that were replayed or discarded',
+  'roll-up-activity': 'adds counts of minutes up to hours and days, and deletes old ones',
+  'clear-leftovers': 'corrects the backlog counts and deletes old claims',
+  'sweep-idempotency-keys': 'deletes expired idempotency keys',
+};
 const HOUR_MS = 60 * 60 * 1_000;
 const CLEAR_INTERVAL_MS = 30 * 1_000;
 /** For a sweep, which reads all idempotency keys. */

@@ -142,23 +142,19 @@ export function countOf(request: Request, name: string): number | undefined {
 }
 
 /**
- * The rules of a new key. The fields hold words with spaces or commas between them; an empty one is left out, and the
- * address `any` stands for no restriction. @throws Problem
+ * The rules of a new key: a box for each scope, and addresses with spaces or commas between them. Without addresses,
+ * requests may come from anywhere. @throws Problem
  */
-export function rulesOf(request: Request): Partial<KeyRules> {
-  const wordsOf = (name: string): string[] => fieldOf(request, name, MAX_RULES).match(/[^\s,]+/g) ?? [];
-  const [names, addresses] = [wordsOf('scopes'), wordsOf('addresses')];
-  const scopes = SCOPES.filter((scope) => names.includes(scope));
-  if (names.some((name) => !scopes.some((scope) => scope === name))) {
-    throw new Problem(`a key may ${SCOPES.join(', ')}, and nothing else`);
-  }
-  const isAny = addresses.join() === 'any';
-  if (addresses.length > MAX_KEY_ADDRESSES || !(isAny || addresses.every(isAddressRule))) {
+export function rulesOf(request: Request): KeyRules {
+  const scopes = SCOPES.filter((scope) => fieldOf(request, scope) !== '');
+  if (scopes.length === 0) throw new Problem(`tick what the key may do: ${SCOPES.join(', ')}`);
+  const addresses = fieldOf(request, 'addresses', MAX_RULES).match(/[^\s,]+/g) ?? [];
+  if (addresses.length > MAX_KEY_ADDRESSES || !addresses.every(isAddressRule)) {
     throw new Problem(
-      `addresses must be any, or at most ${MAX_KEY_ADDRESSES} IP addresses and blocks such as 203.0.113.0/24`,
+      `“From” must be empty, or at most ${MAX_KEY_ADDRESSES} IP addresses and blocks such as 203.0.113.0/24`,
     );
   }
-  return { ...(scopes.length > 0 && { scopes }), ...(addresses.length > 0 && { addresses: isAny ? [] : addresses }) };
+  return { scopes, addresses };
 }
 
 /** @throws Problem unless the box of `Confirm` was ticked */

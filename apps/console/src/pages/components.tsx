@@ -1,7 +1,7 @@
 import { toDuration, toNumber } from '@opm/operations';
 import type { Role } from '@opm/store';
 import type { Request, Response } from 'express';
-import type { ComponentChildren } from 'preact';
+import { type ComponentChildren, isValidElement } from 'preact';
 import { renderToString } from 'preact-render-to-string';
 import { CSRF_FIELD, type CurrentOperator, hasRole, noticeOf, operatorOf } from '../session.js';
 
@@ -33,9 +33,7 @@ export function Page({
   notice,
   title,
   children,
-}: PageProps & { path: string; operator: CurrentOperator | undefined; notice: string | undefined }) {
-  const pages = operator ? NAVIGATION.filter(([, , role]) => hasRole(operator, role)) : [];
-  const current = pages.findLast(([start]) => path === start || path.startsWith(`${start}/`))?.[0];
+}: PageProps & NavigationProps & { notice: string | undefined }) {
   return (
     <html lang="en">
       <head>
@@ -52,13 +50,7 @@ export function Page({
           Skip to the content
         </a>
         <header>
-          <nav aria-label="Pages">
-            {pages.map(([href, name]) => (
-              <a key={href} href={href} aria-current={href === current ? 'page' : undefined}>
-                {name}
-              </a>
-            ))}
-          </nav>
+          <Navigation path={path} operator={operator} />
           {operator && (
             <Form action="/logout" operator={operator}>
               <span>{`${operator.name} (${operator.role}${operator.isReadOnly ? ', read-only' : ''})`}</span>
@@ -81,6 +73,26 @@ export function Page({
   );
 }
 
+type NavigationProps = { path: string; operator: CurrentOperator | undefined };
+
+function Navigation({ path, operator }: NavigationProps) {
+  const pages = operator ? NAVIGATION.filter(([, , role]) => hasRole(operator, role)) : [];
+  const current = pages.findLast(([start]) => path === start || path.startsWith(`${start}/`))?.[0];
+  return (
+    <nav aria-label="Pages">
+      {pages.map(([href, name]) => (
+        <a key={href} href={href} aria-current={href === current ? 'page' : undefined}>
+          {name}
+        </a>
+      ))}
+    </nav>
+  );
+}
+
+/** For the page of the Bull dashboard, which is not ours. */
+export const renderNavigation = (path: string, operator: CurrentOperator | undefined): string =>
+  renderToString(<Navigation path={path} operator={operator} />);
+
 /** A form that changes something. It carries the token of the operator's session. */
 export function Form(props: { action: string; operator: CurrentOperator; children: ComponentChildren }) {
   const { action, operator, children } = props;
@@ -100,6 +112,11 @@ export function Confirm({ children }: { children: ComponentChildren }) {
       {children}
     </label>
   );
+}
+
+/** What a form does not say by itself, below its fields. */
+export function Hint({ children }: { children: ComponentChildren }) {
+  return <p class="hint">{children}</p>;
 }
 
 /** A secret that is shown once. `console.js` adds the button that copies it. */
@@ -142,7 +159,14 @@ export type Column<Row> = {
   cell: (row: Row) => ComponentChildren;
 };
 
-/** A table that scrolls within the page if the screen is narrow. The first column names the row. */
+/** The text of a title, which may be a link. */
+function toText(title: ComponentChildren): string {
+  if (Array.isArray(title)) return title.map(toText).join('');
+  if (isValidElement(title)) return toText(title.props.children as ComponentChildren);
+  return typeof title === 'string' ? title : '';
+}
+
+/** A table. On a narrow screen, each row is a list of its cells. The first column names the row. */
 export function Table<Row>({
   caption,
   columns,
@@ -172,10 +196,15 @@ export function Table<Row>({
         <tbody>
           {rows.map((row, i) => (
             <tr key={i}>
-              {columns.map(({ isNumber, cell }, j) => {
+              {columns.map(({ title, isNumber, cell }, j) => {
                 const Cell = j === 0 ? 'th' : 'td';
                 return (
-                  <Cell key={j} scope={j === 0 ? 'row' : undefined} class={isNumber ? 'number' : undefined}>
+                  <Cell
+                    key={j}
+                    scope={j === 0 ? 'row' : undefined}
+                    class={isNumber ? 'number' : undefined}
+                    data-title={j === 0 ? undefined : toText(title)}
+                  >
                     {cell(row)}
                   </Cell>
                 );

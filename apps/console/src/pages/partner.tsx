@@ -13,7 +13,7 @@ import {
   Problem,
   rulesOf,
 } from './change.js';
-import { Confirm, Form, Live, Secret, sendPage, Table, Time, toUrl } from './components.js';
+import { Confirm, Form, Hint, Live, Secret, sendPage, Table, Time, toUrl } from './components.js';
 import { DeadLetterGroups } from './dead-letters.js';
 import { EntriesChart, Problems } from './overview.js';
 import { PartnerFacts } from './partners.js';
@@ -68,6 +68,7 @@ type Shown = { partner: Partner; operator: CurrentOperator };
 function Keys({ keys, partner: { projectId, name }, operator }: Shown & { keys: StoredApiKey[] }) {
   const path = `/partners/${projectId}/keys`;
   const active = keys.filter(({ status }) => status === 'active');
+  const newest = active.at(-1);
   return (
     <>
       <Table
@@ -93,13 +94,18 @@ function Keys({ keys, partner: { projectId, name }, operator }: Shown & { keys: 
             <label>
               Label <input name="label" maxLength={100} />
             </label>
+            <fieldset>
+              <legend>May</legend>
+              {SCOPES.map((scope) => (
+                <label key={scope} class="confirm">
+                  <input type="checkbox" name={scope} checked={newest?.scopes.includes(scope) ?? true} />
+                  {scope}
+                </label>
+              ))}
+            </fieldset>
             <label>
-              May: some of {SCOPES.join(', ')} <input name="scopes" maxLength={100} />
+              From <input name="addresses" maxLength={MAX_RULES} value={newest?.addresses.join(', ')} />
             </label>
-            <label>
-              From: addresses, blocks, or any <input name="addresses" maxLength={MAX_RULES} />
-            </label>
-            <p>Empty: everything and any, or as the keys that end, if others do.</p>
             <label>
               The other keys
               <select name="grace">
@@ -110,11 +116,16 @@ function Keys({ keys, partner: { projectId, name }, operator }: Shown & { keys: 
                 ))}
               </select>
             </label>
-            <button type="submit">Create a key</button>
+            <button type="submit">Create key</button>
+            <Hint>
+              “From” takes IP addresses and blocks such as 203.0.113.0/24. If it is empty, the key works from anywhere.
+            </Hint>
           </Form>
-          {active.map(({ keyId, hint }) => (
+          {active.map(({ keyId, hint, label }) => (
             <Form key={keyId} action={`${path}/${keyId}/revoke`} operator={operator}>
-              <Confirm>{`Revoke ${hint}… of ${name} now. Requests with it get 401.`}</Confirm>
+              <Confirm>
+                {`Revoke ${label === null ? '' : `“${label}”, `}${hint}…, of ${name} now. Requests with it get 401.`}
+              </Confirm>
               <button type="submit">Revoke</button>
             </Form>
           ))}
@@ -146,7 +157,8 @@ function Settings({ partner: { projectId, pausedAt, rate, burst }, operator }: S
         <label>
           Burst <input name="burst" inputMode="numeric" value={burst ?? ''} />
         </label>
-        <button type="submit">Set the limit; empty for none</button>
+        <button type="submit">Set limit</button>
+        <Hint>Leave both fields empty for no limit.</Hint>
       </Form>
     </section>
   );
@@ -217,14 +229,11 @@ export function changePartners(
     '/partners/:projectId/keys',
     handle('admin', 'keys rotate', async (request) => {
       const { projectId, ...found } = await find(request);
-      const [label, grace, rules] = [
-        fieldOf(request, 'label') || undefined,
-        countOf(request, 'grace'),
-        rulesOf(request),
-      ];
+      const [label, grace] = [fieldOf(request, 'label') || undefined, countOf(request, 'grace')];
       if (!GRACES.some(([hours]) => hours === String(grace ?? '')))
         throw new Problem('grace must be one of the choices');
       if (label !== undefined && !isKeyLabel(label)) throw new Problem('a label must have at most 100 characters');
+      const rules = rulesOf(request);
       return {
         ...{ ...found, details: { label: label ?? null, graceHours: grace ?? null, ...toRuleTexts(rules) } },
         ...(grace === undefined && { action: 'keys create' }),

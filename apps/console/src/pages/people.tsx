@@ -98,7 +98,7 @@ export function getOperators(reads: Pick<Reads, 'operators'>): RequestHandler {
       children: (
         <>
           <Table
-            caption="Operators"
+            caption={toCount(operators.length, 'operator')}
             rows={operators}
             empty="Nobody yet."
             columns={[
@@ -108,7 +108,17 @@ export function getOperators(reads: Pick<Reads, 'operators'>): RequestHandler {
               { title: 'Since', cell: ({ createdAt }) => <Time at={createdAt} /> },
             ]}
           />
-          <p>CONSOLE_PASSWORD opens the console as admin until an operator here is an admin.</p>
+          <p>
+            {operators.some(({ role }) => role === 'admin')
+              ? 'CONSOLE_PASSWORD is not accepted, because an operator is an admin.'
+              : 'Whoever has CONSOLE_PASSWORD can log in as admin, as long as no operator is an admin.'}
+          </p>
+          {!operator.mayReveal && (
+            <p>
+              You may not see what partners sent, so you cannot allow it to others. On the host of the console,{' '}
+              <code>opm operators role NAME ROLE --reveal</code> allows it.
+            </p>
+          )}
           {mayChange(operator, 'admin') && <OperatorForms operators={operators} operator={operator} />}
         </>
       ),
@@ -166,14 +176,14 @@ function ChangeForms({ changed, operator }: { changed: StoredOperator; operator:
       <p>Each change ends the sessions of {name}.</p>
       <Form action={`/operators/${name}/role`} operator={operator}>
         <RoleFields changed={changed} operator={operator} />
-        <button type="submit">Set the role</button>
+        <button type="submit">Set role</button>
       </Form>
       <Form action={`/operators/${name}/password`} operator={operator}>
-        <Confirm>{`Replace the password of ${name} by a new one.`}</Confirm>
+        <Confirm>{`Give ${name} a new password. The old one is no longer accepted.`}</Confirm>
         <button type="submit">New password</button>
       </Form>
       <Form action={`/operators/${name}/remove`} operator={operator}>
-        <Confirm>{`Remove ${name}.`}</Confirm>
+        <Confirm>{`Remove ${name}, who can then no longer log in.`}</Confirm>
         <button type="submit">Remove</button>
       </Form>
     </details>
@@ -210,7 +220,7 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
         ...{ target: name, details: { role, mayReveal }, back: '/operators' },
         async run() {
           await operators.add({ name, role, mayReveal, password });
-          return toPage(`Added ${name}`, name, password);
+          return toPage(`Added ${name} (${role})`, name, password);
         },
       };
     }),
