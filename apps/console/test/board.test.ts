@@ -222,7 +222,7 @@ describe.each(Object.entries(BACKENDS))('the jobs of a queue on %s', (_, openBac
     await queue.upsertJobScheduler('nightly', { pattern: '0 0 1 1 *' }, { name: 'clear-leftovers' });
     await page.goto(`${url}/queues/job-schedulers`);
     await page.getByText('clear-leftovers: corrects the backlog counts').waitFor();
-    expect(await readButtons(page)).toEqual(['Filter by queue']);
+    expect((await readButtons(page)).filter((name) => name !== 'Job template')).toEqual(['Filter by queue']);
     await queue.removeJobScheduler('nightly');
     await page.close();
   });
