@@ -164,7 +164,10 @@ function maskScheduler(scheduler: AppJobScheduler): AppJobScheduler {
     lastRun: scheduler.lastRun,
     lastRunJobId: scheduler.lastRunJobId,
     iterationCount: scheduler.iterationCount,
-    template: template && { data: maskJobData(template.data), opts: maskJobOptions(template.opts) },
+    template: template && {
+      data: isEmpty(template.data) ? template.data : maskJobData(template.data),
+      opts: maskJobOptions(template.opts),
+    },
   };
 }
 
@@ -210,8 +213,7 @@ export const MASK = '•••';
  */
 export function maskJobData(data: unknown): unknown {
   const chunk = readChunk(data);
-  if (chunk) return { entries: chunk.entries.map(maskEntry) };
-  return isEmpty(data) ? data : MASK;
+  return chunk ? { entries: chunk.entries.map(maskEntry) } : MASK;
 }
 
 /** A letter with a project holds one entry, without its project; one without a project, the data of a job. */
@@ -226,7 +228,7 @@ export function maskLetterData({ projectId, payload }: Pick<WholeDeadLetter, 'pr
   }
 }
 
-/** Whether a job has no data. */
+/** Whether a job has no data, as those of maintenance tasks. */
 const isEmpty = (data: unknown): boolean => data === undefined || JSON.stringify(data) === '{}';
 
 function maskEntry({ projectId, customerId, version, fields, erase }: ChunkEntry) {

@@ -279,8 +279,8 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     const { text } = await admin.get(path);
     expect(text).toMatch(/write, read<.*>203\.0\.113\.0\/24, 2001:db8::1</);
     expect(ticked(text)).toEqual(['write', 'read']);
-    expect(text).toContain('name="addresses" maxLength="2500" value="203.0.113.0/24, 2001:db8::1"');
-    expect(text).toMatch(/Revoke “ci”, opm_\w+…, of acme now/);
+    expect(text).toContain('value="203.0.113.0/24, 2001:db8::1"');
+    expect(text).toMatch(/Revoke “ci”, opm_[\w-]+…, of acme now/);
     await create({ grace: '1', ...rules }); // although the keys differ
     await create({ grace: '1', erase: 'on' });
     const keys = (await store.apiKeys.list(projectId)).slice(-3);
