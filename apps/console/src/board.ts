@@ -116,7 +116,7 @@ noscript { display: block; padding: 4rem 1rem; color: var(--foreground); }
 <script defer src="/assets/console.js"></script>`;
 
 const NO_SCRIPT =
-  '<noscript>Queues is the Bull dashboard, which needs JavaScript. <a href="/">Back to the overview</a></noscript>';
+  '<noscript><p>Queues is the Bull dashboard, which needs JavaScript. <a href="/">Back to the overview</a></p></noscript>';
 
 /**
  * Serves the dashboard's page below the console's navigation, without its web font, without tabs of states that jobs

@@ -518,6 +518,7 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
       await page.getByRole('menuitem', { name: 'Pause' }).click();
       await page.getByRole('button', { name: 'Confirm' }).click();
       await page.getByText('this needs the role operator').waitFor();
+      await page.unrouteAll({ behavior: 'ignoreErrors' });
       await page.close();
     });
 
