@@ -492,11 +492,10 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
         await page.getByLabel('Customer id').fill('waiting-1');
         await page.getByRole('button', { name: 'Find' }).click();
         await page.getByText('an entry of').waitFor();
-        await page.getByRole('link', { name: 'Queues' }).click();
-        await page.getByText('Queues is the Bull dashboard, which needs JavaScript.').waitFor();
-        await page.getByRole('link', { name: 'Back to the overview' }).click();
-        await page.getByRole('heading', { name: 'Overview' }).waitFor();
       });
+      // Chromium without scripts, as this test drives it, still hides what is in <noscript>.
+      const needs = '<noscript><p>Queues is the Bull dashboard, which needs JavaScript. <a href="/">';
+      expect(await (await get('/queues')).text()).toContain(needs);
     });
 
     test('the Bull dashboard shows why a change was refused', async () => {
