@@ -66,7 +66,7 @@ const DETAILS = new Map<string, (value: Detail) => string>([
   ['graceHours', (hours) => `other keys end in ${hours} h`],
   ['scopes', (scopes) => `may ${scopes}`],
   ['addresses', (addresses) => `from ${addresses}`],
-  ['rate', (rate) => `${toNumber(Number(rate))} entries/s`],
+  ['rate', (rate) => `${toCount(Number(rate), 'entry')}/s`],
   ['burst', (burst) => `burst ${toNumber(Number(burst))}`],
   ['none', () => 'no limit'],
   ['letters', (count) => toCount(Number(count), 'dead letter')],
