@@ -187,7 +187,7 @@ describe('processes, each with its own role and its own user of Redis,', () => {
     expect(await submit(`${partner}/pause`)).toBe(303);
     expect(await submit(`${partner}/resume`)).toBe(303);
     expect(await submit(`${partner}/limit`, { rate: '900', burst: '900' })).toBe(303);
-    expect(await submit(`${partner}/keys`, { label: 'their CRM' })).toBe(200);
+    expect(await submit(`${partner}/keys`, { label: 'their CRM', write: 'on' })).toBe(200);
     const keys: { keyId: number }[] = await opm('keys', 'list', 'acme');
     expect(await submit(`${partner}/keys/${keys.at(-1)?.keyId}/revoke`, { confirmed: 'on' })).toBe(303);
     expect(await submit('/find/erase', { project: 'acme', customer: 'once', confirmed: 'on' })).toBe(303);

@@ -332,19 +332,18 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
 
   test('a change that was refused does not look done in the audit log', async () => {
     const { admin } = sessions;
-    await store.apiKeys.issue(projectId, { scopes: ['read'] });
-    expect((await admin.post(`/partners/${projectId}/keys`, { grace: '1' })).status).toBe(400);
+    expect((await admin.post('/partners', { name: 'acme' })).status).toBe(400);
     await admin.post(`/partners/${projectId}/limit`, { rate: '20', burst: '40' });
     await admin.post(`/partners/${projectId}/limit`, { rate: '', burst: '' });
     expect(await readAudit()).toMatchObject([
       { action: 'projects limits', details: { none: true } },
       { action: 'projects limits', details: { rate: 20, burst: 40 } },
-      { action: 'keys rotate', outcome: 'not done' },
+      { action: 'projects create', outcome: 'not done' },
     ]);
     const { text } = await admin.get('/audit?target=acme');
     const plain = text.replace(/<[^>]+>/g, ' ').replace(/\s+/g, ' ');
     expect(plain).toMatch(
-      / partners limits acme – no limit .* partners limits acme – 20 entries\/s, burst 40 .* keys rotate acme not done other keys end in 1 h /,
+      / partners limits acme – no limit .* partners limits acme – 20 entries\/s, burst 40 .* partners create acme not done /,
     );
     expect((await admin.get('/audit?target=other')).text).toContain('Nothing is recorded.');
   });
