@@ -21,7 +21,7 @@ export default async function globalSetup({ testPathPatterns }) {
     await findChromium();
     await findPrometheus('prometheus');
   }
-  setUpEnvironment();
+  setUpEnvironment({ areShort: true });
   testRunId(); // Must run before Jest's workers start, because they may start containers too.
   const provisioning = provisionServers();
   stopOnSignal(() => provisioning.then(({ stop }) => stop()).finally(removeLeftContainers));
