@@ -51,8 +51,7 @@ export async function withStore<T>(
     return await use(store);
   } catch (error) {
     const change = recorded.get(store);
-    // Without a cause, the error is the store's own: the input is not valid.
-    const outcome = error instanceof StoreError && error.cause === undefined ? 'not done' : 'failed';
+    const outcome = error instanceof StoreError && error.isOwn ? 'not done' : 'failed';
     if (change) await store.audit.recordOutcome(change.id, outcome, change.row).catch(() => {});
     if (!(error instanceof StoreError)) throw error;
     if (error.sqlState === UNDEFINED_TABLE) throw new UserError(`${error.message}: run \`opm migrate\``);

@@ -211,4 +211,4 @@ function toVersioned(row: StoredCustomer & { [F in Field | 'erased' as `${F}Vers
 }
 
 /** A version is in microseconds since 1970. */
-const timeOf = (version: bigint) => new Date(Number(version) / 1_000);
+export const timeOf = (version: bigint) => new Date(Number(version) / 1_000);

@@ -15,6 +15,11 @@ export class StoreError extends Error {
     this.prismaCode = prismaCode;
   }
 
+  /** Whether the store itself refused the input. Its message quotes no data; one of PostgreSQL may. */
+  get isOwn(): boolean {
+    return this.cause === undefined;
+  }
+
   /** Creates an error from the SQLSTATE and message that an SQL function of ours caught. */
   static of(sqlState: string, message: string): StoreError {
     const kind = toFailureKind({ sqlState, driverKind: undefined, codes: [], message });

@@ -97,9 +97,9 @@ function Refused({ text, request, partner }: { text: string; request: Request; p
   );
 }
 
-/** Without a cause, an error of the store is its own: the input is not valid. PostgreSQL's messages may quote values. */
+/** Whether the input cannot be used. The message may be shown. */
 const isRefusal = (error: unknown): error is Error =>
-  error instanceof Problem || (error instanceof StoreError && error.cause === undefined);
+  error instanceof Problem || (error instanceof StoreError && error.isOwn);
 
 const toOutcome = (error: unknown): AuditOutcome => (isRefusal(error) ? 'not done' : 'failed');
 
