@@ -104,41 +104,25 @@ const STEP_BYTES = 64 * 1024;
  * @throws Fault BODY_MALFORMED if the structure is invalid, or BODY_INVALID if the body is not an array
  */
 export function* splitArray(body: Buffer, maxBytes: number): Generator<Values | undefined> {
-  let at = skipBlank(body, 0);
-  if (body[at] !== OPEN_ARRAY) throw toNoArray(body, maxBytes);
-  let depth = 1;
-  let isInText = false;
-  /** Index of the current value's first byte, or -1, and the index after its last byte that is not blank. */
-  let start = -1;
-  let end = -1;
+  const first = skipBlank(body, 0);
+  if (body[first] !== OPEN_ARRAY) throw toNoArray(body, maxBytes);
+  const value: Scan = { at: first + 1, depth: 1, isInText: false, start: -1, end: -1 };
   let mayEnd = true; // false after a comma
   let groupStart = 0;
   let groupEnd = 0;
   let sizes: number[] = [];
-  let nextStep = at + STEP_BYTES;
+  let nextStep = value.at + STEP_BYTES;
 
-  for (at++; at < body.length; at++) {
-    if (at >= nextStep) {
-      nextStep = at + STEP_BYTES;
+  for (; ; value.at++) {
+    scan(body, value, Math.min(nextStep, body.length));
+    while (value.at >= nextStep && value.at < body.length) {
+      nextStep = value.at + STEP_BYTES;
       yield undefined;
+      scan(body, value, Math.min(nextStep, body.length));
     }
-    const byte = body[at] as number;
-    if (isInText) {
-      if (byte === BACKSLASH) at++;
-      else if (byte === QUOTE) isInText = false;
-      end = at + 1;
-      continue;
-    }
-    if (isBlankByte(byte)) continue;
-    const isOver = depth === 1 && (byte === COMMA || byte === CLOSE_ARRAY);
-    if (!isOver) {
-      if (start < 0) start = at;
-      end = at + 1;
-      if (byte === QUOTE) isInText = true;
-      else if (byte === OPEN_ARRAY || byte === OPEN_OBJECT) depth++;
-      else if ((byte === CLOSE_ARRAY || byte === CLOSE_OBJECT) && --depth === 0) break;
-      continue;
-    }
+    if (value.at >= body.length || value.depth === 0) break;
+    const isLast = body[value.at] === CLOSE_ARRAY;
+    const { start, end } = value;
     if (start >= 0) {
       const size = end - start;
       if (sizes.length > 0 && (size > maxBytes || end - groupStart > maxBytes)) {
@@ -151,15 +135,52 @@ export function* splitArray(body: Buffer, maxBytes: number): Generator<Values | 
         groupEnd = end;
         sizes.push(size);
       }
-      start = -1;
-    } else if (byte === COMMA || !mayEnd) break;
-    mayEnd = byte === CLOSE_ARRAY;
-    if (byte === COMMA) continue;
+      value.start = -1;
+    } else if (!isLast || !mayEnd) break;
+    mayEnd = isLast;
+    if (!isLast) continue;
     if (sizes.length > 0) yield { bytes: body.subarray(groupStart, groupEnd), sizes };
-    if (skipBlank(body, at + 1) < body.length) break;
+    if (skipBlank(body, value.at + 1) < body.length) break;
     return;
   }
   throw new Fault('BODY_MALFORMED');
+}
+
+/**
+ * How far the values of an array have been read: the next byte, the number of open brackets, and the index of the
+ * current value's first byte, or -1, and that after its last byte that is not blank.
+ */
+type Scan = { at: number; depth: number; isInText: boolean; start: number; end: number };
+
+/**
+ * Moves to the comma or bracket that ends the current value, to a bracket that closes the array too early, or to `until`.
+ * V8 takes more than twice as long for the same loop within a generator.
+ */
+function scan(body: Buffer, value: Scan, until: number): void {
+  let { at, depth, isInText, start, end } = value;
+  for (; at < until; at++) {
+    if (!isInText) {
+      const byte = body[at] as number;
+      if (isBlankByte(byte)) continue;
+      if (depth === 1 && (byte === COMMA || byte === CLOSE_ARRAY)) break;
+      if (start < 0) start = at;
+      end = at + 1;
+      if (byte === OPEN_ARRAY || byte === OPEN_OBJECT) depth++;
+      else if ((byte === CLOSE_ARRAY || byte === CLOSE_OBJECT) && --depth === 0) break;
+      if (byte !== QUOTE) continue;
+      isInText = true;
+      at++;
+    }
+    while (at < until && body[at] !== QUOTE) at += body[at] === BACKSLASH ? 2 : 1;
+    if (at >= until) break;
+    isInText = false;
+    end = at + 1;
+  }
+  value.at = at; // one by one: `Object.assign` takes a sixth of the time of all this
+  value.depth = depth;
+  value.isInText = isInText;
+  value.start = start;
+  value.end = end;
 }
 
 /** Distinguishes malformed JSON from another JSON value, but does not parse a large body for that. */

@@ -28,7 +28,8 @@ export function toReceipt({
 }: Pick<CustomerEntry, 'version' | 'customerId' | 'fields'>): string {
   const high = Math.floor(version / LOW);
   let bits = 0;
-  if (fields) for (const [i, field] of FIELDS.entries()) if (fields[field] !== undefined) bits |= 1 << i;
+  let place = 0; // `entries()` is slower, and this runs for every entry
+  if (fields) for (const field of FIELDS) bits |= (fields[field] === undefined ? 0 : 1) << place++;
   const check = toCheck(customerId).toString(BASE).padStart(2, '0');
   return (
     high.toString(BASE) + (version - high * LOW).toString(BASE).padStart(LOW_DIGITS, '0') + bits.toString(BASE) + check
