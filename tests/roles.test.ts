@@ -184,7 +184,7 @@ describe('processes, each with its own role and its own user of Redis,', () => {
     }
     const partner = `/partners/${projectId}`;
     expect(await submit('/partners', { name: 'other' })).toBe(200);
-    expect(await submit(`${partner}/pause`)).toBe(303);
+    expect(await submit(`${partner}/pause`, { confirmed: 'on' })).toBe(303);
     expect(await submit(`${partner}/resume`)).toBe(303);
     expect(await submit(`${partner}/limit`, { rate: '900', burst: '900' })).toBe(303);
     expect(await submit(`${partner}/keys`, { label: 'their CRM', write: 'on' })).toBe(200);

@@ -91,7 +91,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
 
   /** Every form with the lowest role that may send it. */
   const FORMS: [path: string, role: Role, fields?: Record<string, string>][] = [
-    ['/partners/ID/pause', 'operator'],
+    ['/partners/ID/pause', 'operator', { confirmed: 'on' }],
     ['/partners/ID/resume', 'operator'],
     ['/partners/ID/limit', 'operator', { rate: '5', burst: '5' }],
     ['/partners', 'admin', { name: 'new' }],
@@ -176,7 +176,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
   test('an operator pauses, resumes and limits a partner, and the next page shows it', async () => {
     const { operator } = sessions;
     const path = `/partners/${projectId}`;
-    expect(await operator.post(`${path}/pause`)).toMatchObject({ status: 303, location: path });
+    expect(await operator.post(`${path}/pause`, { confirmed: 'on' })).toMatchObject({ status: 303, location: path });
     expect((await operator.get(path)).text).toContain('paused: its requests get 403');
     await operator.post(`${path}/resume`);
     expect((await operator.get(path)).text).toContain('accepts entries');
@@ -197,6 +197,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     ['/partners/ID/limit', { rate: '5' }, 'give both entries per second and burst, or neither'],
     ['/partners/ID/limit', { rate: '-1', burst: '5' }, 'entries per second must be a whole number from 1 to 1,000,000'],
     ['/partners/ID/limit', { rate: '9999999', burst: '5' }, 'nothing of the partner acme was changed'],
+    ['/partners/ID/pause', {}, 'tick the box to confirm'],
     ['/partners/999999/pause', {}, 'there is no such partner'],
     ['/partners/x/pause', {}, 'there is no such partner'],
     ['/partners', { name: 'acme' }, 'a partner named &quot;acme&quot; already exists'],
@@ -266,6 +267,20 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     const rows = await readAudit();
     expect(JSON.stringify(rows)).not.toContain(second);
     expect(rows.map(({ action }) => action)).toEqual(['keys rotate', 'keys create', 'projects create']);
+  });
+
+  test('the page of a partner warns before its last key ends, and when none is valid', async () => {
+    const { admin } = sessions;
+    const { projectId: id } = await store.projects.create('rotated');
+    const revoke = (keyId = 0) => admin.post(`/partners/${id}/keys/${keyId}/revoke`, { confirmed: 'on' });
+    const read = async () => (await admin.get(`/partners/${id}`)).text;
+    await admin.post(`/partners/${id}/keys`, { ...EVERYTHING, grace: '1' });
+    expect(await read()).not.toContain('No key is valid');
+    const [older, newer] = await store.apiKeys.list(id);
+    await revoke(newer?.keyId);
+    expect(await read()).toMatch(/No key is valid after <time[^>]+>[^<]+<\/time>: all requests get 401 then/);
+    await revoke(older?.keyId);
+    expect(await read()).toContain('No key is valid: all requests get 401');
   });
 
   test('a new key gets what the form says, which starts with what the newest key may do', async () => {

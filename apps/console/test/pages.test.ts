@@ -307,6 +307,12 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
     expect((await get(path)).status).toBe(404);
   });
 
+  test('the page of a dead letter that is gone says what may have become of it, and a masked id that it is masked', async () => {
+    const { status } = await get('/dead-letters/999999');
+    expect([status, await read('/dead-letters/999999')]).toEqual([404, expect.stringContaining('It was replayed')]);
+    expect(await read(customer('acme', 'dead-•••'))).toContain('this id is masked, give the whole one');
+  });
+
   test.each<[string, string?]>([
     ['page=0'],
     ['page=-1'],
@@ -471,7 +477,8 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
         await page.getByLabel('Password').fill(PASSWORD);
         await page.getByRole('button', { name: 'Log in' }).click();
         await page.getByRole('heading', { name: 'acme' }).waitFor();
-        await page.getByRole('button', { name: /^Pause/ }).click();
+        await page.getByLabel('Pause acme').check();
+        await page.getByRole('button', { name: 'Pause' }).click();
         await page.getByText('paused: its requests get 403').waitFor();
         await page.getByRole('button', { name: 'Resume' }).click();
         await page.getByText('accepts entries').waitFor();

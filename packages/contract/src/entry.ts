@@ -51,7 +51,8 @@ export const askedReceiptSchema = {
 
 export const NOT_STORABLE = 'must not contain U+0000 or unpaired surrogates';
 
-const ajv = new Ajv({ allowUnionTypes: true });
+// Without JSON Schema's own schema, which takes Ajv 50 ms to compile. Ajv still throws for keywords that it does not know.
+const ajv = new Ajv({ allowUnionTypes: true, meta: false, validateSchema: false });
 ajv.addKeyword({
   keyword: 'storable',
   type: 'string',

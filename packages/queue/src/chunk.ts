@@ -58,7 +58,7 @@ const requestIds = {
   additionalProperties: false,
 };
 
-const ajv = new Ajv();
+const ajv = new Ajv({ meta: false, validateSchema: false }); // as in packages/contract/src/entry.ts
 const isChunkData = ajv.compile<ChunkData>({
   type: 'object',
   required: ['v', 'version', 'customerIds'],

@@ -69,8 +69,16 @@ function Keys({ keys, partner: { projectId, name }, operator }: Shown & { keys: 
   const path = `/partners/${projectId}/keys`;
   const active = keys.filter(({ status }) => status === 'active');
   const newest = active.at(-1);
+  const ends = active.map(({ expiresAt }) => expiresAt?.getTime() ?? Number.POSITIVE_INFINITY);
+  const lastEnd = Math.max(...ends); // -Infinity without a key
   return (
     <>
+      {active.length === 0 && <p role="alert">No key is valid: all requests get 401. Create a key.</p>}
+      {active.length > 0 && lastEnd < Number.POSITIVE_INFINITY && (
+        <p role="alert">
+          No key is valid after <Time at={new Date(lastEnd)} />: all requests get 401 then. Create a key.
+        </p>
+      )}
       <Table
         caption="API keys"
         rows={keys}
@@ -142,13 +150,14 @@ const GRACES = [
   ['168', 'end in a week'],
 ] as const;
 
-function Settings({ partner: { projectId, pausedAt, rate, burst }, operator }: Shown) {
+function Settings({ partner: { projectId, name, pausedAt, rate, burst }, operator }: Shown) {
   const path = `/partners/${projectId}`;
   return (
     <section aria-labelledby="settings">
       <h2 id="settings">Change</h2>
       <Form action={`${path}/${pausedAt ? 'resume' : 'pause'}`} operator={operator}>
-        <button type="submit">{pausedAt ? 'Resume' : 'Pause: answer its requests with 403'}</button>
+        {!pausedAt && <Confirm>{`Pause ${name}. All its requests get 403 until it is resumed.`}</Confirm>}
+        <button type="submit">{pausedAt ? 'Resume' : 'Pause'}</button>
       </Form>
       <Form action={`${path}/limit`} operator={operator}>
         <label>
@@ -181,6 +190,7 @@ export function changePartners(
   }
   const setPaused = (isPaused: boolean) => async (request: Request) => {
     const { projectId, ...found } = await find(request);
+    if (isPaused) assertConfirmed(request);
     return {
       ...found,
       async run() {

@@ -5,7 +5,7 @@ import { MASK, maskCustomerId, maskErrorMessage, maskLetterData } from '../mask.
 import type { Reads } from '../reads.js';
 import { mayChange, operatorOf, type Reveals, recordRequest } from '../session.js';
 import { fieldOf, type HandleChange, Problem } from './change.js';
-import { Confirm, Facts, Form, sendPage, Table, Time, toUrl } from './components.js';
+import { Back, Confirm, Facts, Form, sendPage, Table, Time, toUrl } from './components.js';
 import { type Names, PartnerLink } from './partners.js';
 
 /** Records that an operator saw what a partner sent; does nothing if it was masked. */
@@ -84,7 +84,7 @@ export function getDeadLetter(
   return async (request, response, next) => {
     const { deadLetterId } = request.params;
     const found = BIG_ID.test(deadLetterId) ? await reads.deadLetter(deadLetterId) : undefined;
-    if (!found) return next();
+    if (!found) return BIG_ID.test(deadLetterId) ? sendNoLetter(request, response) : next();
     const { letter, nameOf, seen } = found;
     const { projectId, customerId, version, sqlState, error, createdAt, requestIds } = letter;
     const partner = projectId === null ? undefined : nameOf.get(projectId);
@@ -124,6 +124,17 @@ export function getDeadLetter(
       ),
     });
   };
+}
+
+function sendNoLetter(request: Request<{ deadLetterId: string }>, response: Response): void {
+  const title = `No dead letter ${request.params.deadLetterId}`;
+  const children = (
+    <>
+      <p>It was replayed, discarded or erased. If a replayed entry fails again, it gets another number.</p>
+      <Back to="/dead-letters" />
+    </>
+  );
+  sendPage(request, response, { title, children }, 404);
 }
 
 /** Names of the SQLSTATEs that refuse entries: https://www.postgresql.org/docs/current/errcodes-appendix.html */

@@ -157,7 +157,7 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
   class Response<R extends IncomingMessage> extends ServerResponse<R> {
     locals: RequestContext = {
       startedAt: performance.now(),
-      receivedAt: performance.now(),
+      receivedAt: 0,
       bodyBytes: 0,
       requestIds: undefined,
       socket: this.req.socket,
@@ -173,6 +173,7 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
 
     constructor(...args: ConstructorParameters<typeof ServerResponse<R>>) {
       super(...args);
+      this.locals.receivedAt = this.locals.startedAt;
       (this.req as IncomingMessage as ServedRequest).res = this;
     }
 
