@@ -216,7 +216,7 @@ function toBody(result: Answer | Fault): string {
  */
 export function requestIdOf(response: Response): string {
   const context = contextOf(response);
-  context.requestId ??= findOwnRequestId(response.req) ?? PROCESS_ID + String(++requests).padStart(12, '0');
+  context.requestId ??= findOwnRequestId(response.req) ?? PROCESS_ID + (++requests).toString(16).padStart(12, '0');
   return context.requestId;
 }
 
