@@ -9,12 +9,6 @@ export type Measure<Item> = { sizeOf: (item: Item) => number; bytesOf: (item: It
 /** The limits of a batch. */
 type Room = { size: number; bytes: number };
 
-type Queued<Item> = {
-  item: Item;
-  /** Goes into the same batch as the call before it, if both fit. */
-  isJoined: boolean;
-};
-
 /** A first-in, first-out queue. An array's `shift` is slow if the array is long. */
 class Fifo<T> {
   #items: (T | undefined)[];
@@ -28,17 +22,17 @@ class Fifo<T> {
     return this.#items.length - this.#head;
   }
 
-  at(i: number): T | undefined {
-    return this.#items[this.#head + i];
+  get first(): T | undefined {
+    return this.#items[this.#head];
   }
 
   push(item: T): void {
     this.#items.push(item);
   }
 
-  /** Removes the first `count` items. */
-  drop(count: number): void {
-    for (const end = this.#head + count; this.#head < end; this.#head++) this.#items[this.#head] = undefined;
+  /** Removes the first item. */
+  drop(): void {
+    this.#items[this.#head++] = undefined;
     if (2 * this.#head < this.#items.length || this.#head < MIN_DROPPED) return;
     this.#items = this.#items.slice(this.#head);
     this.#head = 0;
@@ -53,7 +47,7 @@ class Fifo<T> {
  * Varghese, SIGCOMM 1995) in one point: an item that exceeds the source's credit is taken, and the credit becomes
  * negative.
  */
-export class FairQueue<Source, Item, Call extends Queued<Item>> {
+export class FairQueue<Source, Item, Call extends { item: Item }> {
   /** The calls of each source, in the order of the sources' turns. */
   readonly #turns = new Map<Source, { calls: Fifo<Call>; credit: number }>();
 
@@ -71,22 +65,23 @@ export class FairQueue<Source, Item, Call extends Queued<Item>> {
   /** Removes the oldest call of a source. */
   dropOldest(source: Source): void {
     const calls = this.#turns.get(source)?.calls;
-    calls?.drop(1);
+    calls?.drop();
     if (calls?.length === 0) this.#turns.delete(source);
   }
 
   /** Removes and returns the calls of the next batch. A call that exceeds the limits becomes a batch alone. */
-  take(batch: Room, measure: Measure<Item>): Call[] {
+  take(batch: Room, { sizeOf, bytesOf }: Measure<Item>): Call[] {
     const left = { ...batch };
     const taken: Call[] = [];
     for (const [source, turn] of this.#turns) {
       // A Map's iterator visits a key again if the loop deletes it and sets it anew.
       while (turn.credit > 0 && turn.calls.length > 0) {
-        const { count, size, bytes } = measureNext(turn.calls, batch, measure);
+        const call = turn.calls.first as Call;
+        const [size, bytes] = [sizeOf(call.item), bytesOf(call.item)];
         const isFitting = size <= left.size && bytes <= left.bytes;
         if (!isFitting && taken.length > 0) return taken; // the next batch starts with it
-        for (let i = 0; i < count; i++) taken.push(turn.calls.at(i) as Call);
-        turn.calls.drop(count);
+        taken.push(call);
+        turn.calls.drop();
         left.size -= size;
         left.bytes -= bytes;
         turn.credit -= Math.max(size / batch.size, bytes / batch.bytes);
@@ -100,36 +95,20 @@ export class FairQueue<Source, Item, Call extends Queued<Item>> {
   }
 }
 
-/** Measures the next call and the calls joined to it, as many as fit into an empty batch. */
-function measureNext<Item>(calls: Fifo<Queued<Item>>, batch: Room, { sizeOf, bytesOf }: Measure<Item>) {
-  let count = 0;
-  let size = 0;
-  let bytes = 0;
-  for (let call = calls.at(0); call && (count === 0 || call.isJoined); call = calls.at(count)) {
-    const nextSize = size + sizeOf(call.item);
-    const nextBytes = bytes + bytesOf(call.item);
-    if (count > 0 && (nextSize > batch.size || nextBytes > batch.bytes)) break;
-    count++;
-    size = nextSize;
-    bytes = nextBytes;
-  }
-  return { count, size, bytes };
-}
-
-/** `pending`: number of the source's calls that wait or are in flight. */
+/** `pending`: size of the source's items that wait or are in flight. */
 export type Source = { pending: number };
 
 const MAX_IDLE_SOURCES = 10_000;
 
 /**
- * Counts the pending calls of each source. Idle sources stay until there are 10,000: adding and removing them all the
+ * Counts the pending items of each source. Idle sources stay until there are 10,000: adding and removing them all the
  * time resizes the Map, and V8 moves its outgrown tables, each of which points to the next, into the old generation.
  */
 export class Sources {
   readonly #sources = new Map<unknown, Source>();
   #idle = 0;
 
-  /** Number of sources with pending calls. */
+  /** Number of sources with pending items. */
   get active(): number {
     return this.#sources.size - this.#idle;
   }
@@ -138,19 +117,20 @@ export class Sources {
     return this.#sources.get(key)?.pending ?? 0;
   }
 
-  /** Counts a call of a source as pending. */
-  enter(key: unknown): Source {
+  /** Counts an item of a source as pending. */
+  enter(key: unknown, size: number): Source {
     let source = this.#sources.get(key);
     if (!source) {
       source = { pending: 0 };
       this.#sources.set(key, source);
     } else if (source.pending === 0) this.#idle--;
-    source.pending++;
+    source.pending += size;
     return source;
   }
 
-  leave(source: Source): void {
-    if (--source.pending > 0 || ++this.#idle <= MAX_IDLE_SOURCES) return;
+  leave(source: Source, size: number): void {
+    source.pending -= size;
+    if (source.pending > 0 || ++this.#idle <= MAX_IDLE_SOURCES) return;
     for (const [key, { pending }] of this.#sources) if (pending === 0) this.#sources.delete(key);
     this.#idle = 0;
   }

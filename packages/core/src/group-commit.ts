@@ -6,8 +6,6 @@ type Waiting<Partition, Item, Result> = {
   item: Item;
   source: Source;
   since: number;
-  /** Shares a bulk call with the call before it, if both fit. */
-  isJoined: boolean;
   /** False once the call is in a bulk call or has expired. */
   isWaiting: boolean;
   resolve: (result: Result) => void;
@@ -26,9 +24,6 @@ type Queued<Partition, Item, Result> = {
 
 /** A partition's turn is one bulk call per source, up to this number. */
 const MAX_TURNS = 8;
-
-/** Result or error of one call. */
-export type Outcome<Result> = { result: Result; error?: undefined } | { error: unknown };
 
 type Groups<Partition> = { of: (partition: Partition) => unknown; maxInFlight: number };
 type Bytes<Item> = { of: (item: Item) => number; max: number };
@@ -114,12 +109,12 @@ export class GroupCommit<Partition, Item, Result> {
     this.#refuse = options.refuse;
   }
 
-  /** Number of items that wait or are in flight. */
+  /** Size of the items that wait or are in flight. */
   get pending(): number {
     return this.#pending;
   }
 
-  /** Number of one source's items that wait or are in flight. */
+  /** Size of one source's items that wait or are in flight. */
   pendingOf(source: unknown): number {
     return this.#sources.pendingOf(source);
   }
@@ -139,46 +134,22 @@ export class GroupCommit<Partition, Item, Result> {
     const since = performance.now();
     return new Promise((resolve, reject) => {
       const source = this.#enter(item);
-      this.#add({ partition, item, source, since, isJoined: false, isWaiting: true, resolve, reject, next: undefined });
-    });
-  }
-
-  /**
-   * Runs several calls and resolves with their outcomes, in order. It never rejects. Calls of one partition must have one
-   * source; they share one bulk call, in order, if they fit.
-   */
-  runAll(calls: { partition: Partition; item: Item }[]): Promise<Outcome<Result>[]> {
-    const since = performance.now();
-    const partitions = new Set<Partition>();
-    const outcomes = new Array<Outcome<Result>>(calls.length);
-    let open = calls.length;
-    return new Promise((done) => {
-      for (const [i, { partition, item }] of calls.entries()) {
-        const settle = (outcome: Outcome<Result>) => {
-          outcomes[i] = outcome;
-          if (--open === 0) done(outcomes);
-        };
-        const resolve = (result: Result) => settle({ result });
-        const reject = (error: unknown) => settle({ error });
-        const source = this.#enter(item);
-        const isJoined = partitions.has(partition);
-        this.#add({ partition, item, source, since, isJoined, isWaiting: true, resolve, reject, next: undefined });
-        partitions.add(partition);
-      }
-      if (open === 0) done(outcomes);
+      this.#add({ partition, item, source, since, isWaiting: true, resolve, reject, next: undefined });
     });
   }
 
   /** Counts the item as pending. */
   #enter(item: Item): Source {
-    const source = this.#sources.enter(this.#sourceOf(item));
-    this.#pending++;
+    const size = this.#measure.sizeOf(item);
+    const source = this.#sources.enter(this.#sourceOf(item), size);
+    this.#pending += size;
     return source;
   }
 
-  #leave({ source }: Waiting<Partition, Item, Result>): void {
-    this.#pending--;
-    this.#sources.leave(source);
+  #leave({ item, source }: Waiting<Partition, Item, Result>): void {
+    const size = this.#measure.sizeOf(item);
+    this.#pending -= size;
+    this.#sources.leave(source, size);
   }
 
   #add(call: Waiting<Partition, Item, Result>): void {

@@ -27,6 +27,6 @@ export {
   type Version,
 } from './customer.js';
 export { FLUSH_COMMITS } from './flush-commits.js';
-export { GroupCommit, type Outcome } from './group-commit.js';
+export { GroupCommit } from './group-commit.js';
 export { isStored, parseReceipt, type Receipt, toReceipt } from './receipt.js';
 export { withTimeout } from './with-timeout.js';

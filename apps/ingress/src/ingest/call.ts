@@ -45,9 +45,11 @@ export type PartInput = { id: string; fingerprint: string; entries: EntryInput[]
 export type Call = AdmitRequest & {
   requester: Requester;
   entry: EntryInput;
-  bytes: number;
   part?: Pick<KeyedPart, 'id' | 'fingerprint'>;
 };
+
+/** Calls of one request that share a chunk, in this order. `bytes`: their approximate size in a job's data. */
+export type CallGroup = { requester: Requester; calls: Call[]; bytes: number };
 
 /** Logs why the queue's store failed, and converts the error. What is not a Fault may have taken effect. */
 export const createToFault =
@@ -66,8 +68,8 @@ const ENTRY_OVERHEAD = 32;
 /** At least what `toRequestBytes` returns: 255 and 128 characters, the former twice as long if all are escaped. */
 export const MAX_REQUEST_BYTES = 700;
 
-export function toCall(requester: Requester, entry: EntryInput, bytes: number, part?: Call['part']): Call {
-  const call: Call = { projectId: requester.projectId, customerId: entry.customerId, requester, entry, bytes };
+export function toCall(requester: Requester, entry: EntryInput, part?: Call['part']): Call {
+  const call: Call = { projectId: requester.projectId, customerId: entry.customerId, requester, entry };
   if (entry.erase) call.erase = true;
   if (part) call.part = part;
   return call;
