@@ -3,11 +3,8 @@ const QUANTUM = 1 / 8;
 /** Number of removed items at which a `Fifo` may copy its array to free memory. */
 const MIN_DROPPED = 64;
 
-/** How much of a batch an item fills: its size, as a count, and its bytes. */
-export type Measure<Item> = { sizeOf: (item: Item) => number; bytesOf: (item: Item) => number };
-
-/** The limits of a batch. */
-type Room = { size: number; bytes: number };
+/** How much of a batch a call fills: its size, as a count, and its bytes. Also the limits of a batch. */
+export type Room = { size: number; bytes: number };
 
 /** A first-in, first-out queue. An array's `shift` is slow if the array is long. */
 class Fifo<T> {
@@ -47,7 +44,7 @@ class Fifo<T> {
  * Varghese, SIGCOMM 1995) in one point: an item that exceeds the source's credit is taken, and the credit becomes
  * negative.
  */
-export class FairQueue<Source, Item, Call extends { item: Item }> {
+export class FairQueue<Source, Call extends Room> {
   /** The calls of each source, in the order of the sources' turns. */
   readonly #turns = new Map<Source, { calls: Fifo<Call>; credit: number }>();
 
@@ -70,14 +67,14 @@ export class FairQueue<Source, Item, Call extends { item: Item }> {
   }
 
   /** Removes and returns the calls of the next batch. A call that exceeds the limits becomes a batch alone. */
-  take(batch: Room, { sizeOf, bytesOf }: Measure<Item>): Call[] {
+  take(batch: Room): Call[] {
     const left = { ...batch };
     const taken: Call[] = [];
     for (const [source, turn] of this.#turns) {
       // A Map's iterator visits a key again if the loop deletes it and sets it anew.
       while (turn.credit > 0 && turn.calls.length > 0) {
         const call = turn.calls.first as Call;
-        const [size, bytes] = [sizeOf(call.item), bytesOf(call.item)];
+        const { size, bytes } = call;
         const isFitting = size <= left.size && bytes <= left.bytes;
         if (!isFitting && taken.length > 0) return taken; // the next batch starts with it
         taken.push(call);

@@ -1,7 +1,7 @@
-import { FairQueue, type Measure, type Source, Sources } from './fair-queue.js';
+import { FairQueue, type Room, type Source, Sources } from './fair-queue.js';
 
 /** A call, from its arrival to its result. */
-type Waiting<Partition, Item, Result> = {
+type Waiting<Partition, Item, Result> = Room & {
   partition: Partition;
   item: Item;
   source: Source;
@@ -18,7 +18,7 @@ type Batch<Partition, Item, Result> = { partition: Partition; waiting: Waiting<P
 
 /** `turns`: number of bulk calls before the next partition's turn. */
 type Queued<Partition, Item, Result> = {
-  line: FairQueue<Source, Item, Waiting<Partition, Item, Result>>;
+  line: FairQueue<Source, Waiting<Partition, Item, Result>>;
   turns: number;
 };
 
@@ -65,7 +65,8 @@ export class GroupCommit<Partition, Item, Result> {
   readonly #commit: (partition: Partition, items: Item[]) => Promise<(Result | Error)[]>;
   readonly #maxBatch: () => number;
   readonly #maxBytes: number;
-  readonly #measure: Measure<Item>;
+  readonly #sizeOf: (item: Item) => number;
+  readonly #bytesOf: (item: Item) => number;
   readonly #sourceOf: (item: Item) => unknown;
   readonly #maxInFlight: number;
   readonly #maxInFlightPerPartition: number;
@@ -103,7 +104,8 @@ export class GroupCommit<Partition, Item, Result> {
     this.#groups = options.groups ?? { of: () => undefined, maxInFlight: options.maxInFlight };
     const { sizeOf = () => 1, bytes = { of: () => 0, max: Number.POSITIVE_INFINITY } } = options;
     this.#maxBytes = bytes.max;
-    this.#measure = { sizeOf, bytesOf: bytes.of };
+    this.#sizeOf = sizeOf;
+    this.#bytesOf = bytes.of;
     this.#sourceOf = options.sourceOf ?? (() => undefined);
     this.#expiry = options.expiry;
     this.#refuse = options.refuse;
@@ -131,23 +133,15 @@ export class GroupCommit<Partition, Item, Result> {
 
   /** Resolves with the item's own result. Rejects with its own error, or with the error that the bulk call threw. */
   run(partition: Partition, item: Item): Promise<Result> {
-    const since = performance.now();
+    const [since, size, bytes] = [performance.now(), this.#sizeOf(item), this.#bytesOf(item)];
+    const source = this.#sources.enter(this.#sourceOf(item), size);
+    this.#pending += size;
     return new Promise((resolve, reject) => {
-      const source = this.#enter(item);
-      this.#add({ partition, item, source, since, isWaiting: true, resolve, reject, next: undefined });
+      this.#add({ partition, item, size, bytes, source, since, isWaiting: true, resolve, reject, next: undefined });
     });
   }
 
-  /** Counts the item as pending. */
-  #enter(item: Item): Source {
-    const size = this.#measure.sizeOf(item);
-    const source = this.#sources.enter(this.#sourceOf(item), size);
-    this.#pending += size;
-    return source;
-  }
-
-  #leave({ item, source }: Waiting<Partition, Item, Result>): void {
-    const size = this.#measure.sizeOf(item);
+  #leave({ size, source }: Waiting<Partition, Item, Result>): void {
     this.#pending -= size;
     this.#sources.leave(source, size);
   }
@@ -240,7 +234,7 @@ export class GroupCommit<Partition, Item, Result> {
       if (this.#inFlightOfPartition.of(partition) >= this.#maxInFlightPerPartition) continue;
       if (this.#inFlightOfGroup.of(this.#groups.of(partition)) >= this.#groups.maxInFlight) continue;
       const { line } = queued;
-      const waiting = line.take({ size: this.#maxBatch(), bytes: this.#maxBytes }, this.#measure);
+      const waiting = line.take({ size: this.#maxBatch(), bytes: this.#maxBytes });
       for (const call of waiting) call.isWaiting = false;
       queued.turns--;
       if (line.sources === 0 || queued.turns === 0) this.#partitions.delete(partition);

@@ -48,8 +48,11 @@ export type Call = AdmitRequest & {
   part?: Pick<KeyedPart, 'id' | 'fingerprint'>;
 };
 
-/** Calls of one request that share a chunk, in this order. `bytes`: their approximate size in a job's data. */
-export type CallGroup = { requester: Requester; calls: Call[]; bytes: number };
+/**
+ * Calls of one request that share a chunk, in this order. `bytes`: their approximate size in a job's data. `isSingle`: the
+ * result is that of the only call, which spares a promise for every entry; else an array.
+ */
+export type CallGroup = { requester: Requester; calls: Call[]; bytes: number; isSingle: boolean };
 
 /** Logs why the queue's store failed, and converts the error. What is not a Fault may have taken effect. */
 export const createToFault =
