@@ -50,7 +50,7 @@ class Tally<Key> {
  * `commit` with at most `maxBatch` items. There is no timer, so a lone call is not delayed.
  *
  * - `commit` returns one result per item, in order, or throws for all items. An Error as a result rejects its item.
- * - An item counts as one, or as `sizeOf` says. An item larger than `maxBatch` goes alone. If `maxBatch` is a
+ * - An item counts as one, or as `sizeOf` says, at least 1. An item larger than `maxBatch` goes alone. If `maxBatch` is a
  *   function, each bulk call reads it. `bytes` sets a second limit of the same kind.
  * - Partitions take turns. With `sourceOf`, the sources of a partition share its bulk calls fairly (`FairQueue`), and a
  *   partition gets one bulk call per source and turn, at most 8.

@@ -210,11 +210,11 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     checkPending(requester.projectId, entries.length);
     // A group per partition, or two concurrent admissions of a customer's entries could be decided in either order.
     const groups = new Map<number, CallGroup & { places: number[] }>();
+    const requestBytes = toRequestBytes(requester);
     let place = 0; // `entries()` is slower, and this runs for every entry
     for (const entry of entries) {
       const partition = chunkPartitions.toPartition(requester.projectId, entry);
-      const bytes = toRequestBytes(requester);
-      const group = groups.get(partition) ?? { requester, calls: [], bytes, isSingle: false, places: [] };
+      const group = groups.get(partition) ?? { requester, calls: [], bytes: requestBytes, isSingle: false, places: [] };
       groups.set(partition, group);
       group.calls.push(toCall(requester, entry));
       group.bytes += toBytes(entry);
