@@ -134,6 +134,23 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     expect(verdicts.map(({ existed }) => existed)).toEqual([false, true, false]);
   });
 
+  test('a batch whose entries go into two chunks gets its verdicts in order', async () => {
+    const { accept, acceptAll } = createIngress();
+    const [projectId] = newProjects(1) as [number];
+    for (const customerId of ['known', 'erased']) await accept(projectId, { customerId, fields: PHONE });
+    await accept(projectId, { customerId: 'erased', erase: true }); // its next entries go into chunks of their own
+    const ids = ['new', 'erased', 'known', 'erased', 'new', 'other'];
+    const verdicts = await acceptAll(
+      projectId,
+      ids.map((customerId) => ({ customerId, fields: PHONE })),
+    );
+    expect(verdicts.map((verdict) => 'existed' in verdict && verdict.existed)).toEqual([
+      ...[false, false, true, true, true, false],
+    ]);
+    const chunks = (await readChunks()).map((entries) => entries.map(({ customerId }) => customerId).join());
+    expect(chunks).toEqual(expect.arrayContaining(['new,known,new,other', 'erased,erased']));
+  });
+
   test('a busy project leaves most of a chunk to others, and its batch stays together', async () => {
     const { accept, acceptAll } = createIngress();
     const [busy, ...quiet] = newProjects(51) as [number, ...number[]];

@@ -309,8 +309,11 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
 
   test('the page of a dead letter that is gone says what may have become of it, and a masked id that it is masked', async () => {
     const { status } = await get('/dead-letters/999999');
-    expect([status, await read('/dead-letters/999999')]).toEqual([404, expect.stringContaining('It was replayed')]);
-    expect(await read(customer('acme', 'dead-•••'))).toContain('this id is masked, give the whole one');
+    expect([status, await read('/dead-letters/999999')]).toEqual([
+      404,
+      expect.stringContaining('It was replayed, discarded or erased'),
+    ]);
+    expect(await read(customer('acme', 'dead-•••'))).toContain('This id is masked. Give the whole one.');
   });
 
   test.each<[string, string?]>([

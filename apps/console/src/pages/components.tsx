@@ -104,7 +104,7 @@ export function Form(props: { action: string; operator: CurrentOperator; childre
   );
 }
 
-/** A box that must be ticked before a change that cannot be undone. */
+/** A box that must be ticked before a change that harms, or that cannot be undone. */
 export function Confirm({ children }: { children: ComponentChildren }) {
   return (
     <label class="confirm">

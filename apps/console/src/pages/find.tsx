@@ -61,12 +61,10 @@ type FoundProps = Awaited<ReturnType<Reads['customer']>> & {
 
 function Found({ history, claim, letters, project, customerId, showData, operator, children }: FoundProps) {
   const customer = `customer ${customerId} of ${project.name}`;
-  if (!history && !claim && letters.length === 0) {
-    const why = customerId.includes(MASK)
-      ? 'this id is masked, give the whole one'
-      : 'nothing was accepted, or it was erased some weeks ago';
-    return <p class="empty">{`There is no ${customer}: ${why}.`}</p>;
-  }
+  if (!history && letters.length === 0 && customerId.endsWith(MASK))
+    return <p class="empty">{`There is no ${customer}. This id is masked. Give the whole one.`}</p>;
+  if (!history && !claim && letters.length === 0)
+    return <p class="empty">{`There is no ${customer}: nothing was accepted, or it was erased some weeks ago.`}</p>;
   const isErasing = claim !== undefined && !(claim instanceof Error) && claim.erased;
   const erasedAt = history && !history.createdAt ? history.erasedAt : null;
   if (erasedAt && !claim && letters.length === 0)

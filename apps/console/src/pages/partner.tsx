@@ -48,6 +48,7 @@ export function getPartner(
               </p>
             )}
             {(problems.length > 0 || !pausedAt) && <Problems problems={problems} projectId={projectId} />}
+            <KeyWarning keys={keys} />
             <PartnerFacts partner={partner} minutes={chart.minutes} />
             <EntriesChart {...chart} />
           </Live>
@@ -63,22 +64,27 @@ export function getPartner(
   };
 }
 
+/** Says that no key is valid, or when the last one ends. */
+function KeyWarning({ keys }: { keys: StoredApiKey[] }) {
+  const active = keys.filter(({ status }) => status === 'active');
+  if (active.length === 0) return <p role="alert">No key is valid: all requests get 401. An admin can create one.</p>;
+  const lastEnd = Math.max(...active.map(({ expiresAt }) => expiresAt?.getTime() ?? Number.POSITIVE_INFINITY));
+  if (lastEnd === Number.POSITIVE_INFINITY) return null;
+  return (
+    <p role="alert">
+      No key is valid after <Time at={new Date(lastEnd)} />: all requests get 401 then. An admin can create one.
+    </p>
+  );
+}
+
 type Shown = { partner: Partner; operator: CurrentOperator };
 
 function Keys({ keys, partner: { projectId, name }, operator }: Shown & { keys: StoredApiKey[] }) {
   const path = `/partners/${projectId}/keys`;
   const active = keys.filter(({ status }) => status === 'active');
   const newest = active.at(-1);
-  const ends = active.map(({ expiresAt }) => expiresAt?.getTime() ?? Number.POSITIVE_INFINITY);
-  const lastEnd = Math.max(...ends); // -Infinity without a key
   return (
     <>
-      {active.length === 0 && <p role="alert">No key is valid: all requests get 401. Create a key.</p>}
-      {active.length > 0 && lastEnd < Number.POSITIVE_INFINITY && (
-        <p role="alert">
-          No key is valid after <Time at={new Date(lastEnd)} />: all requests get 401 then. Create a key.
-        </p>
-      )}
       <Table
         caption="API keys"
         rows={keys}

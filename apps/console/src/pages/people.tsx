@@ -44,10 +44,7 @@ export function getAudit(reads: Pick<Reads, 'audit'>): RequestHandler {
               { title: 'Who', cell: ({ actor: who }) => who },
               { title: 'What', cell: ({ action }) => action.replace(/^projects\b/, 'partners') },
               { title: 'Of what', cell: ({ target: what }) => what ?? '–' },
-              {
-                title: 'Outcome',
-                cell: ({ outcome }) => (outcome ? <strong>{OUTCOMES[outcome]}</strong> : 'no error'),
-              },
+              { title: 'Outcome', cell: ({ outcome }) => (outcome ? <strong>{OUTCOMES[outcome]}</strong> : '–') },
               { title: 'Details', cell: ({ details }) => toDetails(details) || '–' },
               { title: 'From', cell: ({ source, address }) => `${source}${address ? `, ${address}` : ''}` },
             ]}

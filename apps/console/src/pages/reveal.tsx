@@ -130,7 +130,9 @@ function sendNoLetter(request: Request<{ deadLetterId: string }>, response: Resp
   const title = `No dead letter ${request.params.deadLetterId}`;
   const children = (
     <>
-      <p>It was replayed, discarded or erased. If a replayed entry fails again, it gets another number.</p>
+      <p>
+        It was replayed, discarded or erased, or never existed. If a replayed entry fails again, it gets another number.
+      </p>
       <Back to="/dead-letters" />
     </>
   );

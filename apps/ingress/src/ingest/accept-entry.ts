@@ -19,7 +19,6 @@ import {
   type CallGroup,
   createToFault,
   MAX_CHUNK_BYTES,
-  MAX_REQUEST_BYTES,
   type Results,
   toBytes,
   toCall,
@@ -76,6 +75,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       const results = await withTimeout(accepted, budget.workMs).catch((error) => {
         throw toFault(error);
       });
+      if (results.length !== calls.length) throw new Error('a chunk must have one result per entry');
       let end = 0;
       return groups.map(({ calls: { length }, isSingle }) => {
         end += length;
@@ -85,8 +85,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     sourceOf: ({ requester }) => requester.projectId,
     sizeOf: ({ calls }) => calls.length,
     maxBatch: maxEntries,
-    // A group of a batch has at most MAX_CHUNK_BYTES without the ids of its request, and must not be divided.
-    bytes: { of: ({ bytes }) => bytes, max: MAX_CHUNK_BYTES + MAX_REQUEST_BYTES },
+    bytes: { of: ({ bytes }) => bytes, max: MAX_CHUNK_BYTES },
     ...chunkPartitions.toLimits(maxInFlight),
     expiry: { maxWaitMs: budget.turnMs, toError: turnAway },
     refuse: refuseAbandoned,

@@ -33,6 +33,7 @@ export type AcceptEntries = (requester: Requester, entries: EntryInput[]) => Pro
 /**
  * The same for a part of a request with an idempotency key, whose entries have one shard. Undefined for the entries that
  * the record of an earlier attempt's part with the same id does not cover.
+ * @throws Fault OVERLOADED or QUEUE_UNAVAILABLE, as `AcceptEntry`
  */
 export type AcceptPart = (requester: Requester, part: PartInput) => Promise<Results>;
 
@@ -67,9 +68,6 @@ export const MAX_CHUNK_BYTES = 64 * 1024;
 
 /** Bytes of an entry's project id and separators. */
 const ENTRY_OVERHEAD = 32;
-
-/** At least what `toRequestBytes` returns: 255 and 128 characters, the former twice as long if all are escaped. */
-export const MAX_REQUEST_BYTES = 700;
 
 export function toCall(requester: Requester, entry: EntryInput, part?: Call['part']): Call {
   const call: Call = { projectId: requester.projectId, customerId: entry.customerId, requester, entry };
