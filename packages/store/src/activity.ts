@@ -102,10 +102,13 @@ const USAGE_COLUMNS = Prisma.raw(USAGE.map(toColumn).join(', '));
 /** Counts of a day (UTC), such as `2026-11-30`. */
 export type CountedDay = { day: string } & Pick<Counts, (typeof USAGE)[number]>;
 
-/** The entries per second in these columns since the beginning of the minute before this one. */
+/**
+ * The entries per second in these columns since the beginning of the minute before this one. The subquery is evaluated
+ * once, not for every row.
+ */
 const perSecond = (columns: string, property: string) =>
   Prisma.raw(`
-    coalesce(sum(${columns}) FILTER (WHERE at >= date_trunc('minute', now() - interval '1 min')), 0)::float8
+    coalesce(sum(${columns}) FILTER (WHERE at >= (SELECT date_trunc('minute', now() - interval '1 min'))), 0)::float8
       / extract(epoch FROM now() - date_trunc('minute', now() - interval '1 min'))::float8 AS "${property}"`);
 
 /** A project's counts by column, without zeros. There may be 10,000 projects in a report. */
@@ -217,21 +220,22 @@ export function createActivity(prisma: PrismaClient) {
     projects(since: Date): Promise<ProjectActivity[]> {
       return toStoreError(
         () => prisma.$queryRaw<ProjectActivity[]>`
-          SELECT project_id AS "projectId", name, max(at) AS "lastSeen",
-            ${TIMES},
-            ${perSecond('created + updated + erased', 'acceptedPerSecond')},
-            ${perSecond('refused_invalid + refused_limited + refused_unavailable', 'refusedPerSecond')},
-            ${perSecond('persisted', 'persistedPerSecond')},
-            ${SUMS}
-          FROM (
+          WITH counts AS (
             SELECT minute AS at, project_id, ${INTO} FROM project_minutes WHERE minute >= ${since}
             UNION ALL
             SELECT day AT TIME ZONE 'UTC', project_id, ${INTO} FROM project_days
             WHERE day >= (${since}::timestamptz AT TIME ZONE 'UTC')::date AND ${since} < ${KEPT_FROM}
-          ) AS counts
-          LEFT JOIN projects ON projects.id = project_id
-          GROUP BY project_id, name
-          ORDER BY sum(answered2xx + answered4xx + answered429 + answered5xx) DESC, project_id`,
+          ), active AS (
+            SELECT project_id AS "projectId", max(at) AS "lastSeen",
+              ${TIMES},
+              ${perSecond('created + updated + erased', 'acceptedPerSecond')},
+              ${perSecond('refused_invalid + refused_limited + refused_unavailable', 'refusedPerSecond')},
+              ${perSecond('persisted', 'persistedPerSecond')},
+              ${SUMS}
+            FROM counts GROUP BY project_id
+          )
+          SELECT active.*, name FROM active LEFT JOIN projects ON projects.id = "projectId"
+          ORDER BY answered2xx + answered4xx + answered429 + answered5xx DESC, "projectId"`,
       );
     },
 
@@ -285,14 +289,18 @@ export function createActivity(prisma: PrismaClient) {
     silentProjects(): Promise<SilentProject[]> {
       return toStoreError(
         () => prisma.$queryRaw<SilentProject[]>`
-          WITH active AS (
-            SELECT project_id, minute, max(minute) OVER (PARTITION BY project_id) AS last
+          WITH silent AS (
+            SELECT project_id, max(minute) AS last
             FROM project_minutes WHERE created + updated + erased > 0 AND minute >= ${KEPT_FROM}
+            GROUP BY project_id HAVING max(minute) < now() - ${SILENT_MINUTES} * interval '1 min'
           )
           SELECT project_id AS "projectId", name, last AS "lastEntry"
-          FROM active JOIN projects ON projects.id = project_id
-          WHERE paused_at IS NULL AND last < now() - ${SILENT_MINUTES} * interval '1 min' AND minute > last - interval '1 h'
-          GROUP BY project_id, name, last HAVING count(*) >= 30
+          FROM silent JOIN projects ON projects.id = project_id
+          WHERE paused_at IS NULL AND 30 <= (
+            SELECT count(*) FROM generate_series(last - interval '59 min', last, interval '1 min') AS minutes (at)
+            JOIN project_minutes AS sent ON sent.minute = at AND sent.project_id = silent.project_id
+            WHERE created + updated + erased > 0
+          )
           ORDER BY last, project_id`,
       );
     },
