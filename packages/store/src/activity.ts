@@ -65,13 +65,7 @@ export type ProjectActivity = Counts & {
 } & { [Time in `${(typeof PROBLEMS)[number]}${'Since' | 'Until'}`]: Date | null };
 
 /** Entries of one minute, by what became of them. */
-export type MinuteActivity = {
-  minute: Date;
-  accepted: number;
-  refused: number;
-  persisted: number;
-  deadLetters: number;
-};
+export type MinuteActivity = { minute: Date } & Record<'accepted' | 'refused' | 'persisted' | 'deadLetters', number>;
 
 /** A project that sent entries in at least half of the minutes of an hour, and none since `lastEntry`. */
 export type SilentProject = { projectId: number; name: string; lastEntry: Date };
@@ -102,10 +96,7 @@ const USAGE_COLUMNS = Prisma.raw(USAGE.map(toColumn).join(', '));
 /** Counts of a day (UTC), such as `2026-11-30`. */
 export type CountedDay = { day: string } & Pick<Counts, (typeof USAGE)[number]>;
 
-/**
- * The entries per second in these columns since the beginning of the minute before this one. The subquery is evaluated
- * once, not for every row.
- */
+/** The entries per second in these columns since the minute before this one. The subquery is evaluated once. */
 const perSecond = (columns: string, property: string) =>
   Prisma.raw(`
     coalesce(sum(${columns}) FILTER (WHERE at >= (SELECT date_trunc('minute', now() - interval '1 min'))), 0)::float8
@@ -226,12 +217,10 @@ export function createActivity(prisma: PrismaClient) {
             SELECT day AT TIME ZONE 'UTC', project_id, ${INTO} FROM project_days
             WHERE day >= (${since}::timestamptz AT TIME ZONE 'UTC')::date AND ${since} < ${KEPT_FROM}
           ), active AS (
-            SELECT project_id AS "projectId", max(at) AS "lastSeen",
-              ${TIMES},
+            SELECT project_id AS "projectId", max(at) AS "lastSeen", ${TIMES}, ${SUMS},
               ${perSecond('created + updated + erased', 'acceptedPerSecond')},
               ${perSecond('refused_invalid + refused_limited + refused_unavailable', 'refusedPerSecond')},
-              ${perSecond('persisted', 'persistedPerSecond')},
-              ${SUMS}
+              ${perSecond('persisted', 'persistedPerSecond')}
             FROM counts GROUP BY project_id
           )
           SELECT active.*, name FROM active LEFT JOIN projects ON projects.id = "projectId"
@@ -290,8 +279,8 @@ export function createActivity(prisma: PrismaClient) {
       return toStoreError(
         () => prisma.$queryRaw<SilentProject[]>`
           WITH silent AS (
-            SELECT project_id, max(minute) AS last
-            FROM project_minutes WHERE created + updated + erased > 0 AND minute >= ${KEPT_FROM}
+            SELECT project_id, max(minute) AS last FROM project_minutes
+            WHERE created + updated + erased > 0 AND minute >= ${KEPT_FROM}
             GROUP BY project_id HAVING max(minute) < now() - ${SILENT_MINUTES} * interval '1 min'
           )
           SELECT project_id AS "projectId", name, last AS "lastEntry"
