@@ -10,7 +10,7 @@ export const isFuzzing = FUZZ_RUNS !== undefined;
 export const explore = <Drawn>(property: fc.IAsyncProperty<Drawn>, min = 2): Promise<void> =>
   isFuzzing
     ? fc.assert(property, { numRuns: Number(FUZZ_RUNS), ...(FUZZ_SEED && { seed: Number(FUZZ_SEED) }) })
-    : search(property, { min, max: 10, ms: 5_000 });
+    : search(property, { min, max: 10, ms: 15_000 });
 
 /** For p-map: few enough not to overload a slow machine. */
 export const SOME_AT_ONCE = { concurrency: 20 };

@@ -113,14 +113,14 @@ export function* splitArray(body: Buffer, maxBytes: number): Generator<Values | 
   let sizes: number[] = [];
   let nextStep = value.at + STEP_BYTES;
 
-  for (; ; value.at++) {
+  for (;;) {
     scan(body, value, Math.min(nextStep, body.length));
-    while (value.at >= nextStep && value.at < body.length) {
+    if (value.at >= body.length || value.depth === 0) break;
+    if (value.at >= nextStep) {
       nextStep = value.at + STEP_BYTES;
       yield undefined;
-      scan(body, value, Math.min(nextStep, body.length));
+      continue;
     }
-    if (value.at >= body.length || value.depth === 0) break;
     const isLast = body[value.at] === CLOSE_ARRAY;
     const { start, end } = value;
     if (start >= 0) {
@@ -138,9 +138,10 @@ export function* splitArray(body: Buffer, maxBytes: number): Generator<Values | 
       value.start = -1;
     } else if (!isLast || !mayEnd) break;
     mayEnd = isLast;
+    value.at++;
     if (!isLast) continue;
     if (sizes.length > 0) yield { bytes: body.subarray(groupStart, groupEnd), sizes };
-    if (skipBlank(body, value.at + 1) < body.length) break;
+    if (skipBlank(body, value.at) < body.length) break;
     return;
   }
   throw new Fault('BODY_MALFORMED');

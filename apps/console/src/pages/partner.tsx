@@ -64,9 +64,11 @@ export function getPartner(
   };
 }
 
+const activeOf = (keys: StoredApiKey[]) => keys.filter(({ status }) => status === 'active');
+
 /** Says that no key is valid, or when the last one ends. */
 function KeyWarning({ keys }: { keys: StoredApiKey[] }) {
-  const active = keys.filter(({ status }) => status === 'active');
+  const active = activeOf(keys);
   if (active.length === 0) return <p role="alert">No key is valid: all requests get 401. An admin can create one.</p>;
   const lastEnd = Math.max(...active.map(({ expiresAt }) => expiresAt?.getTime() ?? Number.POSITIVE_INFINITY));
   if (lastEnd === Number.POSITIVE_INFINITY) return null;
@@ -81,7 +83,7 @@ type Shown = { partner: Partner; operator: CurrentOperator };
 
 function Keys({ keys, partner: { projectId, name }, operator }: Shown & { keys: StoredApiKey[] }) {
   const path = `/partners/${projectId}/keys`;
-  const active = keys.filter(({ status }) => status === 'active');
+  const active = activeOf(keys);
   const newest = active.at(-1);
   return (
     <>
