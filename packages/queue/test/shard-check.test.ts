@@ -97,27 +97,23 @@ describe.each(BACKENDS)('the number of shards, with the queue on %s,', (_, creat
   test('can be changed by an ingress and a worker that start together, whichever of them is first', async () => {
     await openQueue(2);
     const ofIngress = keep(await connectQueueBackend({ ...backend, shards: 1 }, 'producer', toOptions(1)));
-    const setShards = ofIngress.admission.setShards.bind(ofIngress.admission);
-    let isFirst = true;
-    Object.assign(ofIngress.admission, {
-      // Between the ingress's two steps, the worker changes the number and starts.
-      async setShards(...numbers: Parameters<typeof setShards>) {
-        const stored = await setShards(...numbers);
-        if (isFirst) {
-          isFirst = false;
-          (await openWorker(1)).start();
-          const queue = await openQueue(1);
-          await waitFor(async () => (await queue.findIdle()).length === 0, { description: 'the worker to be seen' });
-        }
-        return stored;
-      },
+    const { admission } = ofIngress;
+    const found = await admission.setShards(1); // the ingress's first step
+    // Between the ingress's two steps, the worker changes the number and starts.
+    (await openWorker(1)).start();
+    const queue = await openQueue(1);
+    await waitFor(async () => (await queue.findIdle()).length === 0, { description: 'the worker to be seen' });
+    const { setShards } = admission;
+    const answers = [found];
+    Object.assign(admission, {
+      setShards: async (...numbers: Parameters<typeof setShards>) => answers.shift() ?? setShards(...numbers),
     });
     const check = await createShardCheck(ofIngress, 1, {
       onError: (error) => {
         throw error;
       },
     });
-    expect([isFirst, check.differs()]).toEqual([false, false]);
+    expect([found, answers, check.differs()]).toEqual([2, [], false]);
   });
 
   test('is checked repeatedly: an ingress with another number becomes unready and rejects entries', async () => {
