@@ -69,7 +69,7 @@ const PREFIX = 'opm';
 const APP_ENV = {
   REDIS_PREFIX: PREFIX,
   // Short, so that another worker soon takes a killed worker's jobs, and a frozen worker outlives its locks.
-  JOB_LOCK_MS: '3000',
+  JOB_LOCK_MS: process.env.JOB_LOCK_MS ?? '3000',
   // Longer than every timeout of the apps: a process that uses all of it waits for something that never comes.
   SHUTDOWN_TIMEOUT_MS: '40000',
 };

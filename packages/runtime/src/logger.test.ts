@@ -60,11 +60,13 @@ test('the same error is logged once per interval, with the number of repeats lef
   expect(lines).toEqual([{ err: error }, { err: error, leftOut: 3 }, { err: error, leftOut: 3 }]);
 });
 
-test('errors that differ only in the number of their job are the same', () => {
+test('errors that differ only in the id of their job are the same', () => {
   const { lines, warn } = createRecorder();
   for (let i = 0; i < 10; i++) {
-    warn(new Error(`could not renew lock for job ${i}`));
-    warn(new Error(`Job ${i} is not in the active state. moveToFinished`));
+    for (const id of [i, `1764000000000000-200-7x${i}-1f3a9c2e`, `repeat:purge-tombstones:${i}`]) {
+      warn(new Error(`could not renew lock for job ${id}`));
+      warn(new Error(`Job ${id} is not in the active state. moveToFinished`));
+    }
   }
   expect(lines).toHaveLength(2);
 });

@@ -49,16 +49,16 @@ const MAX_KNOWN = 100;
 /**
  * Logs a repeated error once per interval; `leftOut` counts the repeats that it did not log. Use it for errors that
  * every connection and every attempt reports until they resolve themselves, such as a lost server. Errors are equal
- * if their messages differ only in a job's number.
+ * if their messages differ only in a job's id.
  */
 export function createThrottledWarning(
   logger: Pick<Logger, 'warn'>,
   message: string,
-  { intervalMs = 60_000, now = Date.now }: { intervalMs?: number; now?: () => number } = {},
+  { intervalMs = 60_000, now = () => performance.now() }: { intervalMs?: number; now?: () => number } = {},
 ): (error: Error) => void {
   const known = new Map<string, { loggedAt: number; leftOut: number }>();
   return (error) => {
-    const kind = error.message.replace(/\bjob \d+/gi, 'job #');
+    const kind = error.message.replace(/\bjob \S+/gi, 'job #');
     const last = known.get(kind);
     if (last && now() - last.loggedAt < intervalMs) {
       last.leftOut++;
