@@ -44,12 +44,12 @@ export function connectRedis(connection: RedisConnection): RedisClient {
   const { redisUrl, role, minReplicas, answerTimeoutMs, onError } = connection;
   const urls = redisUrl.split(',');
   const options = OPTIONS[role](answerTimeoutMs);
-  const prepare = (node: Redis) =>
-    confirmWrites(joinWrites(node), role === 'producer' ? minReplicas : 0, Math.ceil(answerTimeoutMs / 2));
+  const confirm = (node: Redis) =>
+    confirmWrites(node, role === 'producer' ? minReplicas : 0, Math.ceil(answerTimeoutMs / 2));
   const redis =
     urls.length > 1
-      ? connectCluster(urls, role, options).on('+node', prepare).on('node error', onError)
-      : prepare(new Redis(redisUrl, { ...options, retryStrategy: toRetryDelay }));
+      ? connectCluster(urls, role, options).on('+node', confirm).on('node error', onError)
+      : confirm(new Redis(redisUrl, { ...options, retryStrategy: toRetryDelay }));
   return applyIoredisWorkarounds(redis).on('error', onError);
 }
 
@@ -86,29 +86,6 @@ export async function waitUntilReady(redis: RedisClient): Promise<void> {
   await once(redis, 'ready', { signal }).catch((cause) => {
     throw signal.aborted ? new Error(`Redis is not ready after ${READY_TIMEOUT_MS} ms`, { cause }) : cause;
   });
-}
-
-/**
- * Sends the first command of a turn of the event loop at once, and all others of that turn with one system call, which
- * costs as much as all else about a small command.
- */
-function joinWrites(redis: Redis): Redis {
-  const sendCommand = redis.sendCommand.bind(redis);
-  let isFirst = true;
-  redis.sendCommand = (command, stream) => {
-    const socket = redis.stream;
-    if (isFirst) {
-      isFirst = false;
-      process.nextTick(() => {
-        isFirst = true;
-      });
-    } else if (socket?.writableCorked === 0) {
-      socket.cork();
-      process.nextTick(() => socket.uncork());
-    }
-    return sendCommand(command, stream);
-  };
-  return redis;
 }
 
 const SCRIPTS = new Set(['eval', 'evalsha']);
