@@ -13,7 +13,8 @@ const NEVER = new AbortController().signal;
 
 // Below the request timeout of the chaos clients, 4 s, but long enough for a slow machine.
 process.env.ANSWER_TIMEOUT_MS = '3000';
-// On a slow machine, a worker may need seconds to renew its locks. Jobs with lost locks are done twice, which makes it slower.
+// On a slow machine, a worker may need seconds to renew its locks. If it loses them, the jobs run twice, and the machine
+// has even more to do.
 process.env.JOB_LOCK_MS = '15000';
 // A machine that stores fewer than RATE entries per second can still store this backlog within `maxRecoveryMs`.
 process.env.BACKLOG_MAX_ENTRIES = '1000';
