@@ -93,15 +93,15 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
 
     async admit(shard, entries, parts = []) {
       const keys = admitKeysOf(shard);
-      const fields = entries.map(toField);
+      const fields = toFields(entries);
       const ids = parts.map(({ id }) => id);
       const partArguments = parts.map(
         ({ fingerprint, first, size }) => fingerprint + String(first).padStart(5, '0') + toOpenState(size, ''),
       );
       const admitAbove = (version: Version, isAboveRows: boolean) => {
-        const values = [toErasures(entries), version, isAboveRows ? 1 : 0, parts.length];
-        if (parts.length === 0) return scripts.opmAdmit(5, keys, values, fields);
-        return scripts.opmAdmitKeyed(11, keys, recordKeysOf(shard), values, ids, partArguments, fields);
+        const values = [fields, toErasures(entries), version, isAboveRows ? 1 : 0];
+        if (parts.length === 0) return scripts.opmAdmit(5, keys, values);
+        return scripts.opmAdmitKeyed(11, keys, recordKeysOf(shard), values, ids, partArguments);
       };
       // Start from the high-water mark: the shard's version is old if the number of shards or the store changed
       // meanwhile.
@@ -131,9 +131,9 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
         const { claim, previous } = parseOpen(record);
         return [id, formatRecord(record), first, size, claim, toOpenState(size, previous)];
       });
-      const values = [toErasures(entries), newest.get(shard) ?? 0, parts.length];
+      const values = [toFields(entries), toErasures(entries), newest.get(shard) ?? 0];
       const keys = [admitKeysOf(shard), recordKeysOf(shard)];
-      const answer = await scripts.opmAdmitAgain(11, ...keys, values, partArguments, entries.map(toField));
+      const answer = await scripts.opmAdmitAgain(11, ...keys, values, partArguments);
       if (!answer) return undefined;
       const [base, marks, found] = answer;
       onVersions(shard, base, entries);
@@ -180,7 +180,7 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
     async settle(shard, persisted) {
       const runs = toRuns(persisted);
       const heads = runs.flatMap(({ entries, newest }) => [entries, newest]);
-      await scripts.opmSettle(4, keysOf(shard), toCounts(persisted), runs.length, heads, persisted.map(toField));
+      await scripts.opmSettle(4, keysOf(shard), toFields(persisted), toCounts(persisted), heads);
     },
 
     countBacklog: async (shard) => Number(await redis.get(waitingKey(shard))),
@@ -211,6 +211,9 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
 }
 
 const toField = ({ projectId, customerId }: { projectId: number; customerId: string }) => `${projectId}:${customerId}`;
+
+/** The fields of entries as one argument. */
+const toFields = (entries: { projectId: number; customerId: string }[]) => JSON.stringify(entries.map(toField));
 
 /** A string with `1` for each erasure and `0` for each other entry; empty if there is no erasure. */
 const toErasures = (entries: AdmitRequest[]): string =>
