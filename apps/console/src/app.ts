@@ -20,6 +20,8 @@ export interface ConsoleAppOptions {
   logger?: ConsoleLogger;
   /** Number of proxies in front whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted. Default 0. */
   trustedProxies?: number;
+  /** The time in which wrong passwords are counted. Default a minute. */
+  attemptsWindowMs?: number;
   projectNamesOf?: BoardOptions['projectNamesOf'];
   /** The pages for operators. Without them, `/` leads to the Bull dashboard. */
   pages?: RequestHandler;

@@ -44,10 +44,13 @@ export type Access = {
 
 const ATTEMPTS_OF_ADDRESS = 20;
 const ATTEMPTS_OF_NAME = 10;
+const ATTEMPTS_WINDOW_MS = 60_000;
 
 /** @throws TypeError if the password is empty */
-export function createAccess(options: Pick<Access, 'password' | 'store' | 'logger'>): Access {
-  const { password, store, logger } = options;
+export function createAccess(
+  options: Pick<Access, 'password' | 'store' | 'logger'> & { attemptsWindowMs?: number },
+): Access {
+  const { password, store, logger, attemptsWindowMs: windowMs = ATTEMPTS_WINDOW_MS } = options;
   if (!password) throw new TypeError('the console needs a password');
   return {
     ...{ password, store, logger },
@@ -55,8 +58,8 @@ export function createAccess(options: Pick<Access, 'password' | 'store' | 'logge
     readBuiltIn: watchBuiltInOperator(store.operators, (error) =>
       logger?.warn({ err: error }, 'PostgreSQL does not answer: nobody can log in by name until it does'),
     ),
-    byAddress: createAttempts(ATTEMPTS_OF_ADDRESS),
-    byName: createAttempts(ATTEMPTS_OF_NAME),
+    byAddress: createAttempts(ATTEMPTS_OF_ADDRESS, { windowMs }),
+    byName: createAttempts(ATTEMPTS_OF_NAME, { windowMs }),
     async record(request, row, { isRequired } = { isRequired: true }) {
       await recordRequest(store.audit, request, row).catch((error) => {
         if (isRequired) throw error;
@@ -159,16 +162,18 @@ export function addressOf(request: Request): string {
   return ipKeyGenerator(request.ip ?? '');
 }
 
-const WINDOW_MS = 60_000;
 /** To push a key out, an attacker needs 500 addresses, each with all its attempts of a minute. */
 const MAX_KEYS = 10_000;
 
 export type Attempts = ReturnType<typeof createAttempts>;
 
-/** Counts wrong passwords per key in windows of a minute. If there are too many keys, it forgets the oldest. */
-export function createAttempts(limit: number, maxKeys = MAX_KEYS) {
+/** Counts wrong passwords per key in windows of time. If there are too many keys, it forgets the oldest. */
+export function createAttempts(
+  limit: number,
+  { windowMs, maxKeys = MAX_KEYS }: { windowMs: number; maxKeys?: number },
+) {
   // Only with `peek`, so that the least recently used window is the oldest one.
-  const windows = new LRUCache<string, { count: number }>({ max: maxKeys, ttl: WINDOW_MS });
+  const windows = new LRUCache<string, { count: number }>({ max: maxKeys, ttl: windowMs });
   return {
     /** @returns the seconds until the key may try again; 0 if it may now */
     secondsLeft(key: string): number {

@@ -100,9 +100,10 @@ describe.each(BACKENDS)('abandoned requests, with the queue on %s:', (_, createB
 
     const worker = await startApp('worker', backend.env);
     const states = ['waiting', 'active', 'delayed', 'prioritized'];
-    const count = async (state: string) => worker.readMetric(`opm_queue_jobs{state="${state}"}`);
+    const unfinished = states.map((state) => `opm_queue_jobs{state="${state}"}`);
     const isDone = async () =>
-      (await store.customers.find(projectId, 'last')) && (await Promise.all(states.map(count))).every((n) => n === 0);
+      (await store.customers.find(projectId, 'last')) &&
+      (await worker.readMetrics(unfinished)).every((jobs) => jobs === 0);
     await waitFor(isDone, { description: 'an empty queue' });
     const rows = await store.customers.findMany(
       projectId,

@@ -28,7 +28,7 @@ const GROUP = 100;
 const MAX_TRIES = 1_000;
 const MAX_INTERRUPTIONS = 50;
 const OLD = 'old@example.com';
-const STATES = ['waiting', 'active', 'delayed', 'prioritized'];
+const UNFINISHED = ['waiting', 'active', 'delayed', 'prioritized'].map((state) => `opm_queue_jobs{state="${state}"}`);
 
 /** Sends requests with so many entries, kills the ingress, and returns the answers; undefined if there was none. */
 type Way = (requests: Sent[], entries: number) => Promise<(Answer | undefined)[]>;
@@ -97,8 +97,7 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
   /** Runs a worker until no job is left. */
   async function drain(): Promise<void> {
     const worker = await startApp('worker', { ...backend.env, QUEUE_SHARDS: String(SHARDS) });
-    const count = (state: string) => worker.readMetric(`opm_queue_jobs{state="${state}"}`);
-    const isDone = async () => (await Promise.all(STATES.map(count))).every((jobs) => jobs === 0);
+    const isDone = async () => (await worker.readMetrics(UNFINISHED)).every((jobs) => jobs === 0);
     await waitFor(isDone, { description: 'an empty queue' });
     await worker.stop();
   }

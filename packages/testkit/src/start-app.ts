@@ -8,8 +8,13 @@ import { PATIENCE_MS } from './wait-for.js';
 export interface TestApp extends TestProcess {
   /** The app's URL, such as http://127.0.0.1:12345; empty for the worker, which has none. */
   url: string;
-  /** Reads a metric by its name and labels as rendered, without the label `process`; 0 if it does not exist. */
+  /**
+   * Reads a metric by its name and labels as rendered, without the label `process`. A counter that does not exist is 0.
+   * @throws Error for a gauge that is left out, because its value could not be read in time
+   */
   readMetric(name: string): Promise<number>;
+  /** The same for several metrics at one moment. */
+  readMetrics(names: string[]): Promise<number[]>;
 }
 
 type StartOptions = Pick<ProcessOptions, 'timeoutMs' | 'detached'>;
@@ -50,21 +55,24 @@ export async function startApp(name: AppName, env: NodeJS.ProcessEnv, options?: 
   const port = /"port":(\d+)/.exec(app.output())?.[1];
   const url = port ? `http://127.0.0.1:${port}` : '';
   if (name === 'ingress') ingressOrigins.add(url);
-  return {
-    ...app,
-    url,
-    async readMetric(metric) {
-      const signal = AbortSignal.timeout(PATIENCE_MS);
-      const response = await fetch(`http://127.0.0.1:${internalPort}/metrics`, { signal });
-      const lines = (await response.text())
-        .replaceAll(/,?process="\w+"/g, '')
-        .replaceAll('{}', '')
-        .split('\n');
-      const line = lines.find((text) => text.startsWith(`${metric} `));
-      return Number(line?.slice(metric.length + 1) ?? 0);
-    },
-  };
+  async function readMetrics(names: string[]): Promise<number[]> {
+    const signal = AbortSignal.timeout(PATIENCE_MS);
+    const response = await fetch(`http://127.0.0.1:${internalPort}/metrics`, { signal });
+    const lines = (await response.text())
+      .replaceAll(/,?process="\w+"/g, '')
+      .replaceAll('{}', '')
+      .split('\n');
+    return names.map((name) => {
+      const line = lines.find((text) => text.startsWith(`${name} `));
+      if (line === undefined && !COUNTER.test(name)) throw new Error(`${name} is left out`);
+      return Number(line?.slice(name.length + 1) ?? 0);
+    });
+  }
+  return { ...app, url, readMetrics, readMetric: async (name) => (await readMetrics([name]))[0] as number };
 }
+
+/** The name of a counter, or of a series of a histogram. */
+const COUNTER = /_(total|sum|count|bucket)({|$)/;
 
 type CommandResult = { code: number; stdout: string; stderr: string };
 
