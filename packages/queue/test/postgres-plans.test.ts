@@ -1,5 +1,6 @@
-import { expect, test } from '@jest/globals';
-import { BACKENDS, query } from '@opm/testkit';
+import { expect, jest, test } from '@jest/globals';
+import { BACKENDS, type Backend, query } from '@opm/testkit';
+import pg from 'pg';
 import type { AdmitRequest } from '../src/admission.js';
 import type { KeyedPart, PartRecord } from '../src/idempotency.js';
 import { connectQueueBackend } from '../src/queue-backend.js';
@@ -29,10 +30,30 @@ const toParts = (name: string, given: AdmitRequest[]): KeyedPart[] =>
 
 const createPostgres = BACKENDS.find(([name]) => name === 'PostgreSQL')?.[1];
 
-test('admitting, admitting again and settling a chunk read only its own rows, whatever the backlog, also with plans from an empty queue', async () => {
+async function createBackend(): Promise<Backend> {
   const backend = await createPostgres?.();
   if (!backend) throw new Error('there must be a queue on PostgreSQL');
-  const options = { signal: new AbortController().signal, onError: () => {} };
+  return backend;
+}
+
+const options = { signal: new AbortController().signal, onError: () => {} };
+
+test('chunks of one entry and of many share a plan', async () => {
+  const backend = await createBackend();
+  const queries = jest.spyOn(pg.Client.prototype, 'query');
+  const queue = await connectQueueBackend({ ...backend, shards: 1 }, 'producer', options);
+  await queue.admission.admit(0, entries('one', 1));
+  const isAdmission = ([text]: unknown[]) => (text as { name?: string }).name === 'admit';
+  const session = queries.mock.contexts[queries.mock.calls.findIndex(isAdmission)] as pg.Client;
+  // `pg_prepared_statements` does not count the plans of the statements in a function.
+  expect((await session.query('SHOW plan_cache_mode')).rows).toEqual([{ plan_cache_mode: 'force_generic_plan' }]);
+  queries.mockRestore();
+  await queue.close();
+  await backend.drop();
+});
+
+test('admitting, admitting again and settling a chunk read only its own rows, whatever the backlog, also with plans from an empty queue', async () => {
+  const backend = await createBackend();
   /** A session reports what it has read when it ends. */
   const during = async (run: (queue: QueueBackend) => Promise<void>) => {
     const queue = await connectQueueBackend({ ...backend, shards: 1 }, 'worker', options);

@@ -1,5 +1,6 @@
-import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { afterEach, beforeEach, expect, jest, test } from '@jest/globals';
 import { createTestDatabase, query, type TestDatabase } from '@opm/testkit';
+import pg from 'pg';
 import { createStore, type Store } from '../src/index.js';
 
 const VERSION = 1_764_000_000_000_000;
@@ -51,3 +52,12 @@ test.each([
     expect(await countRowsRead()).toBeLessThan(20 * asked.length);
   },
 );
+
+test('look-ups of one customer and of many share a plan', async () => {
+  const queries = jest.spyOn(pg.Client.prototype, 'query');
+  for (let i = 0; i < 10; i++) await store.customers.findExisting(asked.slice(0, i % 2 ? 1 : 100));
+  const [session] = new Set(queries.mock.contexts as pg.Client[]);
+  const plans = 'SELECT generic_plans, custom_plans FROM pg_prepared_statements';
+  expect((await session?.query(plans))?.rows).toEqual([{ generic_plans: '10', custom_plans: '0' }]);
+  queries.mockRestore();
+});
