@@ -60,6 +60,14 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     expect(next?.version).toBeGreaterThan(Math.max(...versions));
   });
 
+  test('an id with an unpaired surrogate, which a foreign job may have, is claimed and settled as its UTF-8 form', async () => {
+    const [admitted] = await admit(61, '\ud83d');
+    const find = () => one.admission.readClaims(0, 61, [{ customerId: '\ufffd' }]);
+    expect(await find()).toEqual([present(admitted?.version ?? 0)]);
+    await other.admission.settle(0, [admitted as Admitted]);
+    expect(await find()).toEqual([undefined]);
+  });
+
   test('versions start above the high-water mark if the shard has none, or if a process admits to it for the first time', async () => {
     const [before] = await admit(1, 'before');
     const mark = (before?.version ?? 0) + 3_600_000_000;

@@ -212,8 +212,9 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
 
 const toField = ({ projectId, customerId }: { projectId: number; customerId: string }) => `${projectId}:${customerId}`;
 
-/** The fields of entries as one argument. */
-const toFields = (entries: { projectId: number; customerId: string }[]) => JSON.stringify(entries.map(toField));
+/** The fields of entries as one argument. Redis cannot decode unpaired surrogates; as arguments, ioredis replaces them. */
+const toFields = (entries: { projectId: number; customerId: string }[]) =>
+  JSON.stringify(entries.map((entry) => toField(entry).toWellFormed()));
 
 /** A string with `1` for each erasure and `0` for each other entry; empty if there is no erasure. */
 const toErasures = (entries: AdmitRequest[]): string =>
