@@ -59,10 +59,9 @@ export type Store = {
 
 /**
  * Also turns JIT off. Up to PostgreSQL 17, a disabled scan that cannot be avoided, as in `ping`, has such a high cost
- * that PostgreSQL would compile the statement first, which takes longer than a look-up may. One plan serves all sizes of
- * arrays: below ten elements PostgreSQL would plan each look-up anew, which takes ten times as long as the look-up.
+ * that PostgreSQL would compile the statement first, which takes longer than a look-up may.
  */
-const BY_INDEX_ONLY = ' -c enable_seqscan=off -c jit=off -c plan_cache_mode=force_generic_plan';
+const BY_INDEX_ONLY = ' -c enable_seqscan=off -c jit=off';
 
 /** `close` does not wait longer for a statement in flight. The exit of the process cuts it off. */
 const CLOSE_TIMEOUT_MS = 3_000;

@@ -34,12 +34,6 @@ const CONNECTION = {
   dashboard: () => ({ max: 2, connectionTimeoutMillis: 5_000 }),
 } satisfies Record<Role, (answerTimeoutMs: number) => pg.PoolConfig>;
 
-/**
- * The enqueue that follows flushes what admission wrote: see the migration that defines admission. One plan serves all sizes
- * of chunks: below ten entries PostgreSQL would plan each admission anew, which takes longer than the admission.
- */
-const ADMISSION_SESSION = '-c synchronous_commit=off -c plan_cache_mode=force_generic_plan';
-
 const NOT_DIRECT =
   'the queue in PostgreSQL needs direct connections, without a pooler such as PgBouncer: ' +
   'set REDIS_URL, or point DATABASE_URL at PostgreSQL itself';
@@ -54,7 +48,8 @@ export function createPostgresQueueBackend(options: {
 }): QueueStore {
   const { databaseUrl, shards, role, answerTimeoutMs, onError } = options;
   const connection = { ...CONNECTION[role](answerTimeoutMs), connectionString: databaseUrl, keepAlive: true };
-  const pool = new pg.Pool({ ...connection, options: ADMISSION_SESSION });
+  // The enqueue that follows flushes what admission wrote: see the migration that defines admission.
+  const pool = new pg.Pool({ ...connection, options: '-c synchronous_commit=off' });
   pool.on('error', onError);
 
   /** BullMQ's sessions flush each commit: an entry is acknowledged when its job is committed. */
