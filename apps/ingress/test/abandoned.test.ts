@@ -3,7 +3,16 @@ import { readFile } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { createStore, type Store } from '@opm/store';
-import { BACKENDS, type Backend, startApp, startProxy, type TcpProxy, type TestApp, waitFor } from '@opm/testkit';
+import {
+  BACKENDS,
+  type Backend,
+  hasNoJobs,
+  startApp,
+  startProxy,
+  type TcpProxy,
+  type TestApp,
+  waitFor,
+} from '@opm/testkit';
 
 /** Longer than `ANSWER_TIMEOUT_MS`. */
 const FROZEN_MS = 1_500;
@@ -99,11 +108,7 @@ describe.each(BACKENDS)('abandoned requests, with the queue on %s:', (_, createB
     for (const { socket } of clients) socket.destroy();
 
     const worker = await startApp('worker', backend.env);
-    const states = ['waiting', 'active', 'delayed', 'prioritized'];
-    const unfinished = states.map((state) => `opm_queue_jobs{state="${state}"}`);
-    const isDone = async () =>
-      (await store.customers.find(projectId, 'last')) &&
-      (await worker.readMetrics(unfinished)).every((jobs) => jobs === 0);
+    const isDone = async () => (await store.customers.find(projectId, 'last')) && (await hasNoJobs(worker));
     await waitFor(isDone, { description: 'an empty queue' });
     const rows = await store.customers.findMany(
       projectId,

@@ -4,7 +4,16 @@ import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { createEntryQueue, type EntryQueue, shardOf } from '@opm/queue';
 import { createStore, type Store } from '@opm/store';
-import { BACKENDS, type Backend, startApp, startProxy, type TcpProxy, type TestApp, waitFor } from '@opm/testkit';
+import {
+  BACKENDS,
+  type Backend,
+  hasNoJobs,
+  startApp,
+  startProxy,
+  type TcpProxy,
+  type TestApp,
+  waitFor,
+} from '@opm/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
 import { fillShare } from '../../../packages/queue/test/idempotency-share.js';
@@ -28,7 +37,6 @@ const GROUP = 100;
 const MAX_TRIES = 1_000;
 const MAX_INTERRUPTIONS = 50;
 const OLD = 'old@example.com';
-const UNFINISHED = ['waiting', 'active', 'delayed', 'prioritized'].map((state) => `opm_queue_jobs{state="${state}"}`);
 
 /** Sends requests with so many entries, kills the ingress, and returns the answers; undefined if there was none. */
 type Way = (requests: Sent[], entries: number) => Promise<(Answer | undefined)[]>;
@@ -97,8 +105,7 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
   /** Runs a worker until no job is left. */
   async function drain(): Promise<void> {
     const worker = await startApp('worker', { ...backend.env, QUEUE_SHARDS: String(SHARDS) });
-    const isDone = async () => (await worker.readMetrics(UNFINISHED)).every((jobs) => jobs === 0);
-    await waitFor(isDone, { description: 'an empty queue' });
+    await waitFor(() => hasNoJobs(worker), { description: 'an empty queue' });
     await worker.stop();
   }
 

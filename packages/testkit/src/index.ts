@@ -22,7 +22,15 @@ export {
 } from './provision-servers.js';
 export { type ClusterNode, type RedisCluster, startRedisCluster } from './redis-cluster.js';
 export { describeMachine, median, toTable, toWhole } from './report.js';
-export { ANSWER_TIMEOUT_MS, type AppName, runOpm, startApp, type TestApp, WIDE_LIMITS } from './start-app.js';
+export {
+  ANSWER_TIMEOUT_MS,
+  type AppName,
+  hasNoJobs,
+  runOpm,
+  startApp,
+  type TestApp,
+  WIDE_LIMITS,
+} from './start-app.js';
 export {
   findChildren,
   isRunning,

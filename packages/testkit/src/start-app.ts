@@ -74,6 +74,12 @@ export async function startApp(name: AppName, env: NodeJS.ProcessEnv, options?: 
 /** The name of a counter, or of a series of a histogram. */
 const COUNTER = /_(total|sum|count|bucket)({|$)/;
 
+const UNFINISHED = ['waiting', 'active', 'delayed', 'prioritized'].map((state) => `opm_queue_jobs{state="${state}"}`);
+
+/** Whether the queues have no unfinished job, in any state at one moment, as a worker reports it. */
+export const hasNoJobs = async (worker: TestApp): Promise<boolean> =>
+  (await worker.readMetrics(UNFINISHED)).every((jobs) => jobs === 0);
+
 type CommandResult = { code: number; stdout: string; stderr: string };
 
 const OPM = fileURLToPath(new URL('../../../apps/cli/bin/opm.js', import.meta.url));
