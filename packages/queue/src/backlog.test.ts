@@ -1,6 +1,6 @@
 import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { toPriority } from './backlog.js';
+import { MIN_SHORT_BACKLOG, PRIORITIES, toPriority, toShortBacklog } from './backlog.js';
 import { countSampled, SAMPLE } from './chunk.js';
 
 const entries = fc.array(
@@ -31,16 +31,39 @@ test('consecutive versions of up to 200 entries change at most 13 counts, and th
 });
 
 test('a short backlog has priority 0, and each factor of 16 adds 1', () => {
-  expect([0, 1, 128, 129, 2_048, 2_049, 32_768, 1_000_000].map(toPriority)).toEqual([0, 0, 0, 1, 1, 2, 2, 4]);
+  expect([0, 1, 128, 129, 2_048, 2_049, 32_768, 1_000_000].map((n) => toPriority(n))).toEqual([0, 0, 0, 1, 1, 2, 2, 4]);
 });
 
+const backlog = fc.maxSafeInteger().map(Math.abs);
+
 test('a longer backlog never has a lower number, and all numbers are small enough for BullMQ', () => {
-  const backlog = fc.maxSafeInteger().map(Math.abs);
   fc.assert(
-    fc.property(backlog, backlog, (one, other) => {
-      const [less, more] = [Math.min(one, other), Math.max(one, other)].map(toPriority);
-      expect(less).toBeLessThanOrEqual(more ?? 0);
+    fc.property(backlog, backlog, backlog, (one, other, typical) => {
+      const short = toShortBacklog(typical);
+      const [less, more] = [Math.min(one, other), Math.max(one, other)].map((n) => toPriority(n, short)) as [0, 0];
+      expect(less).toBeLessThanOrEqual(more);
+      expect([0, ...PRIORITIES]).toContain(more);
       expect(more).toBeLessThan(64);
+    }),
+  );
+});
+
+test('backlogs of 3.9 times less to 3.9 times more than is typical share a priority', () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 1e9 }), (typical) => {
+      const short = toShortBacklog(typical);
+      const priorities = [1 / 3.9, 1, 3.9].map((factor) => toPriority(typical * factor, short));
+      expect(priorities).toEqual(Array(3).fill(priorities[0]));
+    }),
+  );
+});
+
+test('whatever is typical, up to 32 entries have priority 0, and more than 512 never have', () => {
+  expect(MIN_SHORT_BACKLOG).toBe(32);
+  fc.assert(
+    fc.property(backlog, (typical) => {
+      const short = toShortBacklog(typical);
+      expect([32, 513].map((n) => toPriority(n, short) === 0)).toEqual([true, false]);
     }),
   );
 });

@@ -137,18 +137,33 @@ export async function readBacklog(
 }
 
 /** Up to this many entries, a project delays others only briefly: a small installation persists them in a second. */
-const FAIR_BACKLOG = 128;
-/** Large, so that there are few classes: the ingress does not mix classes in a chunk. */
+const SHORT_BACKLOG = 128;
+/** Large, so that there are few priorities: the ingress does not mix priorities in a chunk. */
 const STEP = 16;
+/** The least that `toShortBacklog` returns. */
+export const MIN_SHORT_BACKLOG = SHORT_BACKLOG / Math.sqrt(STEP);
+
+/**
+ * The longest backlog with priority 0, 32 to 512 entries, if projects typically have this many entries waiting. It puts
+ * the typical backlog in the middle of a priority, so that projects with up to 4 times more or less share jobs.
+ * With a fixed limit, equal projects whose backlogs pass it together would be on both sides of it.
+ */
+export function toShortBacklog(typical: number): number {
+  const steps = Math.log(Math.max(typical, MIN_SHORT_BACKLOG) / SHORT_BACKLOG) / Math.log(STEP);
+  return MIN_SHORT_BACKLOG * STEP ** (steps - Math.floor(steps));
+}
 
 /**
  * The BullMQ priority of a job whose projects have this many entries waiting in the shard. 0, which BullMQ takes
- * first, for up to 128 entries; plus 1 for each factor of 16. Jobs of a project may overtake each other, because
+ * first, up to `short` entries; plus 1 for each factor of 16. Jobs of a project may overtake each other, because
  * entries merge in any order.
  */
-export function toPriority(backlog: number): number {
-  return backlog <= FAIR_BACKLOG ? 0 : Math.ceil(Math.log(backlog / FAIR_BACKLOG) / Math.log(STEP));
+export function toPriority(backlog: number, short = SHORT_BACKLOG): number {
+  return backlog <= short ? 0 : Math.ceil(Math.log(backlog / short) / Math.log(STEP));
 }
 
 /** All priorities that `toPriority` returns, except 0. */
-export const PRIORITIES = Array.from({ length: toPriority(Number.MAX_SAFE_INTEGER) }, (_, i) => i + 1);
+export const PRIORITIES = Array.from(
+  { length: toPriority(Number.MAX_SAFE_INTEGER, MIN_SHORT_BACKLOG) },
+  (_, i) => i + 1,
+);

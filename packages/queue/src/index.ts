@@ -9,7 +9,15 @@ export {
   shardOf,
   type Waiting,
 } from './admission.js';
-export { type Backlog, countWaiting, type ProjectBacklog, toPriority, type VersionRange } from './backlog.js';
+export {
+  type Backlog,
+  countWaiting,
+  MIN_SHORT_BACKLOG,
+  type ProjectBacklog,
+  toPriority,
+  toShortBacklog,
+  type VersionRange,
+} from './backlog.js';
 export { type Chunk, type ChunkEntry, MAX_CHUNK_ENTRIES, parseChunk, toChunkData } from './chunk.js';
 export {
   createEntryQueue,

@@ -27,6 +27,45 @@ test('a partition has the shard of the customer and the priority of its projectâ
   );
 });
 
+test('equal projects whose backlogs grow together share nearly all chunks, in each priority', () => {
+  const [projects, perChunk] = [250, 32];
+  const partitions = createChunkPartitions(1);
+  const backlogs = new Map<number, number>();
+  const priorities = new Set<number>();
+  let seed = 1;
+  const toRandomId = () => {
+    seed = (seed * 48_271) % 2_147_483_647; // the minimal standard generator of Park and Miller
+    return 1 + (seed % projects);
+  };
+  let [turns, chunks] = [0, 0];
+  for (; turns * perChunk < 3_000 * projects; turns++) {
+    const ids = Array.from({ length: perChunk }, toRandomId);
+    const used = new Set(ids.map((id) => partitions.toPartition(id, { customerId: 'c' })));
+    for (const partition of used) priorities.add(partitions.fromPartition(partition).priority);
+    chunks += used.size;
+    for (const id of ids.slice(0, perChunk / 16)) {
+      backlogs.set(id, (backlogs.get(id) ?? 0) + 16); // as the stores count
+      partitions.onBacklogs(0, new Map([[id, backlogs.get(id) ?? 0]]));
+    }
+  }
+  expect([...priorities].sort()).toEqual([0, 1, 2]);
+  expect(chunks / turns).toBeLessThan(1.05);
+});
+
+test('beside projects with long backlogs, one with 32 waiting entries, or with none known, comes first', () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 1e9 }), fc.integer({ min: 1, max: 1_000 }), (typical, samples) => {
+      const partitions = createChunkPartitions(1);
+      for (let i = 0; i < samples; i++) partitions.onBacklogs(0, new Map([[1, typical]]));
+      partitions.onBacklogs(0, new Map([[2, 32]]));
+      const priorityOf = (id: number) =>
+        partitions.fromPartition(partitions.toPartition(id, { customerId: 'c' })).priority;
+      expect([priorityOf(2), priorityOf(3)]).toEqual([0, 0]);
+      if (typical > 512) expect(priorityOf(1)).toBeGreaterThan(0);
+    }),
+  );
+});
+
 test('an erasure, and later entries of its customer, have partitions of their own', () => {
   const partitions = createChunkPartitions(3);
   const waits = (projectId: number, customerId: string, erase?: true) =>

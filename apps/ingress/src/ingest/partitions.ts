@@ -1,9 +1,11 @@
-import { shardOf, toPriority } from '@opm/queue';
+import { MIN_SHORT_BACKLOG, shardOf, toPriority, toShortBacklog } from '@opm/queue';
 import { LRUCache } from 'lru-cache';
 
-/** How long a project keeps the priority of its last known backlog. Only every 16th of its entries tells its backlog. */
-const PRIORITY_TTL_MS = 30_000;
-const MAX_PRIORITIES = 10_000;
+/** How long a project's last known backlog counts. Only every 16th of its entries tells its backlog. */
+const BACKLOG_TTL_MS = 30_000;
+const MAX_BACKLOGS = 10_000;
+/** The weight of the newest backlog in the moving average that is a shard's typical backlog. */
+const NEWEST_WEIGHT = 1 / 128;
 /**
  * For this time after an erasure, entries of its customer are enqueued only after their look-up. Otherwise a worker
  * could change the row before the look-up reads it.
@@ -18,8 +20,12 @@ export type ChunkPartition = { shard: number; priority: number; waitsForLookUp: 
 
 /** Encodes a `ChunkPartition` as a number, as a partition of `GroupCommit`. */
 export function createChunkPartitions(shards: number) {
-  /** Priorities by project and shard. Priority 0 is not stored. */
-  const priorities = new LRUCache<number, number>({ max: MAX_PRIORITIES, ttl: PRIORITY_TTL_MS, ttlResolution: 100 });
+  /** Backlogs by project and shard. Backlogs that are short whatever is typical are not stored. */
+  const backlogs = new LRUCache<number, number>({ max: MAX_BACKLOGS, ttl: BACKLOG_TTL_MS, ttlResolution: 100 });
+  /** By shard: the logarithm of the typical backlog. An average of logarithms, so that one long backlog counts little. */
+  const typicalLogs = Array<number>(shards).fill(0);
+  /** By shard: the longest backlog with priority 0. */
+  const shortBacklogs = Array<number>(shards).fill(toShortBacklog(1));
   const placeOf = (projectId: number, shard: number) => projectId * shards + shard;
   /** Customers whose erasure this process received in the last `ERASED_TTL_MS`. */
   const erased = new LRUCache<string, true>({ max: MAX_ERASED, ttl: ERASED_TTL_MS, ttlResolution: 1_000 });
@@ -30,7 +36,7 @@ export function createChunkPartitions(shards: number) {
     /** Returns the partition of an entry, and remembers an erasure. */
     toPartition(projectId: number, { customerId, erase }: { customerId: string; erase?: true }): number {
       const shard = shardOf(projectId, customerId, shards);
-      const priority = priorities.get(placeOf(projectId, shard)) ?? 0;
+      const priority = toPriority(backlogs.get(placeOf(projectId, shard)) ?? 0, shortBacklogs[shard]);
       if (erase) erased.set(`${projectId}:${customerId}`, true);
       const waitsForLookUp = isErased(projectId, customerId) ? 1 : 0;
       return (2 * priority + waitsForLookUp) * shards + shard;
@@ -56,12 +62,15 @@ export function createChunkPartitions(shards: number) {
     isErased,
 
     /** Updates the priorities from the projects' backlogs in a shard. */
-    onBacklogs(shard: number, backlogs: Map<number, number>): void {
-      for (const [projectId, backlog] of backlogs) {
-        const priority = toPriority(backlog);
-        if (priority > 0) priorities.set(placeOf(projectId, shard), priority);
-        else priorities.delete(placeOf(projectId, shard));
+    onBacklogs(shard: number, ofProjects: Map<number, number>): void {
+      let typicalLog = typicalLogs[shard] ?? 0;
+      for (const [projectId, backlog] of ofProjects) {
+        typicalLog += (Math.log(Math.max(backlog, 1)) - typicalLog) * NEWEST_WEIGHT;
+        if (backlog > MIN_SHORT_BACKLOG) backlogs.set(placeOf(projectId, shard), backlog);
+        else backlogs.delete(placeOf(projectId, shard));
       }
+      typicalLogs[shard] = typicalLog;
+      shortBacklogs[shard] = toShortBacklog(Math.exp(typicalLog));
     },
   };
 }
