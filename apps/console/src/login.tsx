@@ -40,9 +40,9 @@ export function createLoginRoutes(access: Access): Router {
         await record(request, { actor: outcome.actor, action: 'login failed' }, { isRequired: false });
         return show(response, 401, { name, next, problem: outcome.problem });
       }
-      takeBack();
       await record(request, { actor: name, action: 'login' });
       await sessions.end(request);
+      takeBack();
       sessions.setCookie(request, response, outcome.token);
       response.redirect(303, toLocalPath(next));
     } catch (error) {

@@ -137,7 +137,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     maxInFlight: LOOK_UPS / 2,
     breaker: createBreaker('reading customers'),
   });
-  const findQueued = createFindQueued({ listVersions: queue.listVersions, partitions, budget });
+  const findQueued = createFindQueued({ listJobs: queue.listJobs, partitions, budget });
   const listRefused = createListRefused({
     listRefused: store.deadLetters.listRefused,
     findVersioned: store.customers.findVersioned,

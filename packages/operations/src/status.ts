@@ -81,24 +81,24 @@ export async function readResendWindow(
   { shards, isQueueRestored }: { shards: number; isQueueRestored: boolean },
 ): Promise<ResendWindow> {
   const ofShards = Array.from({ length: shards }, (_, shard) => shard);
-  const [{ version, finishedBefore }, now, newest, ranges] = await Promise.all([
+  const [{ version, finishedBefore }, now, newest, jobs] = await Promise.all([
     store.mark.read(),
     store.now(),
     Promise.all(ofShards.map(queue.readVersion)),
-    Promise.all(ofShards.map(queue.listVersions)).then((lists) => lists.flat()),
+    Promise.all(ofShards.map(queue.listJobs)).then((lists) => lists.flat()),
   ]);
   const last = newest.reduce((a, b) => (a === undefined || b === undefined ? undefined : Math.max(a, b)));
   // An emptied Redis knows no version, and one that came back with older data an older one than the rows.
   const end = isQueueRestored || last === undefined || last < version - MARK_MARGIN ? undefined : last;
-  const oldest = ranges.reduce((least, [first]) => Math.min(least, first), Number.POSITIVE_INFINITY);
+  const oldest = jobs.reduce((least, { versions: [first] }) => Math.min(least, first), Number.POSITIVE_INFINITY);
   return {
     from: finishedBefore > 0 ? toDate(finishedBefore - CLOCKS_US) : undefined,
     to: end === undefined ? now : toDate(end + CLOCKS_US),
     isEndKnown: end !== undefined,
     isEmpty: end !== undefined && end < finishedBefore,
     waiting: {
-      entries: ranges.reduce((sum, [first, final]) => sum + final - first + 1, 0),
-      oldest: ranges.length > 0 ? toDate(oldest) : undefined,
+      entries: jobs.reduce((sum, { entries }) => sum + entries, 0),
+      oldest: jobs.length > 0 ? toDate(oldest) : undefined,
     },
   };
 }

@@ -1,6 +1,6 @@
 import { expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { MIN_SHORT_BACKLOG, PRIORITIES, toPriority, toShortBacklog } from './backlog.js';
+import { MAX_SHORT_BACKLOG, MIN_SHORT_BACKLOG, PRIORITIES, ShortBacklog, toPriority } from './backlog.js';
 import { countSampled, SAMPLE } from './chunk.js';
 
 const entries = fc.array(
@@ -36,10 +36,17 @@ test('a short backlog has priority 0, and each factor of 16 adds 1', () => {
 
 const backlog = fc.maxSafeInteger().map(Math.abs);
 
+/** Notes these backlogs in turn, `times` times. */
+function toNoted(backlogs: number[], times = 2_000): ShortBacklog {
+  const short = new ShortBacklog();
+  for (let i = 0; i < times; i++) short.note(backlogs[i % backlogs.length] ?? 0);
+  return short;
+}
+
 test('a longer backlog never has a lower number, and all numbers are small enough for BullMQ', () => {
+  const limit = fc.double({ min: MIN_SHORT_BACKLOG, max: MAX_SHORT_BACKLOG, noNaN: true });
   fc.assert(
-    fc.property(backlog, backlog, backlog, (one, other, typical) => {
-      const short = toShortBacklog(typical);
+    fc.property(backlog, backlog, limit, (one, other, short) => {
       const [less, more] = [Math.min(one, other), Math.max(one, other)].map((n) => toPriority(n, short)) as [0, 0];
       expect(less).toBeLessThanOrEqual(more);
       expect([0, ...PRIORITIES]).toContain(more);
@@ -48,22 +55,60 @@ test('a longer backlog never has a lower number, and all numbers are small enoug
   );
 });
 
-test('backlogs of 3.9 times less to 3.9 times more than is typical share a priority', () => {
+test('whatever the backlogs, up to 48 entries have priority 0, and more than 384 never have', () => {
   fc.assert(
-    fc.property(fc.integer({ min: 1, max: 1e9 }), (typical) => {
-      const short = toShortBacklog(typical);
-      const priorities = [1 / 3.9, 1, 3.9].map((factor) => toPriority(typical * factor, short));
-      expect(priorities).toEqual(Array(3).fill(priorities[0]));
+    fc.property(fc.array(backlog, { minLength: 1 }), (backlogs) => {
+      const { longest } = toNoted(backlogs);
+      expect([48, 385].map((n) => toPriority(n, longest) === 0)).toEqual([true, false]);
     }),
   );
 });
 
-test('whatever is typical, up to 32 entries have priority 0, and more than 512 never have', () => {
-  expect(MIN_SHORT_BACKLOG).toBe(32);
+test('backlogs that are alike have one priority', () => {
   fc.assert(
-    fc.property(backlog, (typical) => {
-      const short = toShortBacklog(typical);
-      expect([32, 513].map((n) => toPriority(n, short) === 0)).toEqual([true, false]);
+    fc.property(fc.integer({ min: 100, max: 1e9 }), (typical) => {
+      const backlogs = [0.6, 1, 1.6].map((factor) => Math.round(factor * typical));
+      const { longest } = toNoted(backlogs);
+      expect(new Set(backlogs.map((n) => toPriority(n, longest))).size).toBe(1);
     }),
   );
+});
+
+test('when equal backlogs have become short, 128 entries have priority 0 again', () => {
+  for (const few of [0, 5, 16]) {
+    const short = toNoted([300]);
+    for (let i = 0; i < 2_000; i++) short.note(few);
+    expect(short.longest).toBe(128);
+  }
+});
+
+test('while backlogs differ, the first 128 entries have priority 0', () => {
+  const alike = Array<number>(19).fill(100);
+  for (const backlogs of [
+    [16, 10_000],
+    [...alike, 1_000_000],
+    [...alike, 3_000],
+    Array.from({ length: 100 }, (_, i) => 100_000 / (i + 1)),
+  ]) {
+    expect([backlogs, toNoted(backlogs).longest]).toEqual([backlogs, 128]);
+  }
+});
+
+test('the limit follows what is usual, not a single backlog', () => {
+  const short = toNoted([100]);
+  const before = short.longest;
+  for (const single of [50, 200, 400]) short.note(single);
+  expect(short.longest).toBe(before);
+});
+
+test('equal backlogs that swing keep one priority after their first swing', () => {
+  for (const middle of [64, 128, 192, 384, 1_024, 2_048, 3_072]) {
+    const short = toNoted([middle]);
+    const priorities = Array.from({ length: 50_000 }, (_, i) => {
+      const swinging = middle * (1 - 0.2 * Math.sin(i / 1_000));
+      short.note(swinging);
+      return toPriority(swinging, short.longest);
+    });
+    expect([middle, new Set(priorities.slice(10_000)).size]).toEqual([middle, 1]);
+  }
 });

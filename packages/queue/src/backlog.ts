@@ -58,20 +58,11 @@ export async function readUnfinished(queue: Queue): Promise<UnfinishedJobs> {
   return unfinished;
 }
 
-/** The versions of the entries that a job holds, from the first to the last. */
-export type VersionRange = [first: Version, last: Version];
-
-/**
- * Lists the versions in a queue's unfinished jobs, from the job ids. Entries of a chunk follow one another, except in a
- * repeat with an idempotency key, whose range is that of its claims, and in replays.
- */
-export async function listVersions(queue: Queue): Promise<VersionRange[]> {
+/** Lists what the ids of a queue's unfinished jobs say. */
+export async function listJobs(queue: Queue): Promise<JobSummary[]> {
   const first = await list(queue, UNFINISHED);
   const last = await list(queue, UNFINISHED); // a job may return to a state that was already read
-  return [...new Set([...first, ...last])].flatMap((id): VersionRange[] => {
-    const summary = parseJobId(id);
-    return summary ? [[summary.oldest, summary.oldest + summary.entries - 1]] : [];
-  });
+  return [...new Set([...first, ...last])].flatMap((id) => parseJobId(id) ?? []);
 }
 
 const toNone = (): Waiting => ({ entries: 0, ofProjects: new Map() });
@@ -140,19 +131,6 @@ export async function readBacklog(
 const SHORT_BACKLOG = 128;
 /** Large, so that there are few priorities: the ingress does not mix priorities in a chunk. */
 const STEP = 16;
-/** The least that `toShortBacklog` returns. */
-export const MIN_SHORT_BACKLOG = SHORT_BACKLOG / Math.sqrt(STEP);
-
-/**
- * The longest backlog with priority 0, 32 to 512 entries, if projects typically have this many entries waiting. It puts
- * the typical backlog in the middle of a priority, so that projects with up to 4 times more or less share jobs.
- * With a fixed limit, equal projects whose backlogs pass it together would be on both sides of it.
- */
-export function toShortBacklog(typical: number): number {
-  const steps = Math.log(Math.max(typical, MIN_SHORT_BACKLOG) / SHORT_BACKLOG) / Math.log(STEP);
-  return MIN_SHORT_BACKLOG * STEP ** (steps - Math.floor(steps));
-}
-
 /**
  * The BullMQ priority of a job whose projects have this many entries waiting in the shard. 0, which BullMQ takes
  * first, up to `short` entries; plus 1 for each factor of 16. Jobs of a project may overtake each other, because
@@ -162,8 +140,50 @@ export function toPriority(backlog: number, short = SHORT_BACKLOG): number {
   return backlog <= short ? 0 : Math.ceil(Math.log(backlog / short) / Math.log(STEP));
 }
 
+/** The range of `ShortBacklog`. */
+export const [MIN_SHORT_BACKLOG, MAX_SHORT_BACKLOG] = [48, 384];
+
 /** All priorities that `toPriority` returns, except 0. */
 export const PRIORITIES = Array.from(
   { length: toPriority(Number.MAX_SAFE_INTEGER, MIN_SHORT_BACKLOG) },
   (_, i) => i + 1,
 );
+
+/** The weight of the newest backlog in the moving averages. */
+const NEWEST_WEIGHT = 1 / 128;
+/** Of logarithms to base 2: the standard deviation is a factor of 2. */
+const MAX_VARIANCE = 1;
+
+/**
+ * The longest backlog with priority 0 in a shard: 128 entries while the backlogs of those who send differ. If most are
+ * alike, within about a factor of 2, it moves between 48 and 384, so that they stay within one priority and share jobs.
+ * A fixed limit would divide equal projects for as long as their backlogs pass it. It moves only if the typical backlog
+ * comes within a factor of 2 of the limit of a priority.
+ */
+export class ShortBacklog {
+  /** Mean and variance of the logarithms to base 2, as exponentially weighted moving averages. */
+  #mean = 0;
+  #variance = 0;
+  #longest = SHORT_BACKLOG;
+
+  get longest(): number {
+    return this.#longest;
+  }
+
+  /** Takes the backlog of a project that has just sent an entry into account. */
+  note(backlog: number): void {
+    const difference = Math.log2(Math.max(backlog, 1)) - this.#mean;
+    this.#mean += NEWEST_WEIGHT * difference;
+    this.#variance = (1 - NEWEST_WEIGHT) * (this.#variance + NEWEST_WEIGHT * difference ** 2);
+    this.#longest = this.#variance > MAX_VARIANCE ? SHORT_BACKLOG : move(this.#longest, 2 ** this.#mean);
+  }
+}
+
+/** Moves the limit so that the typical backlog is in the middle of a priority, unless it is far from both limits of its own. */
+function move(limit: number, typical: number): number {
+  const upper = limit * STEP ** toPriority(typical, limit);
+  if (typical <= upper / 2 && typical >= (2 * upper) / STEP) return limit;
+  let moved = Math.max(typical * Math.sqrt(STEP), SHORT_BACKLOG);
+  while (moved >= 2 * MAX_SHORT_BACKLOG) moved /= STEP;
+  return Math.min(moved, MAX_SHORT_BACKLOG);
+}

@@ -135,6 +135,7 @@ test('a job id contains the oldest claim, the number of entries, and their sampl
   expect(parseJobId(toJobId({ entries: entries.toReversed() }))).toEqual({
     oldest: T0,
     entries: 42,
+    versions: [T0, T0 + 49],
     ofProjects: [
       [9, 16],
       [7, 48],
@@ -144,7 +145,25 @@ test('a job id contains the oldest claim, the number of entries, and their sampl
 
 test('an entry that was admitted again counts by its claim', () => {
   const entries = [{ ...entryOf(T0 - 160), claim: T0 + 17 }];
-  expect(parseJobId(toJobId({ entries }))).toEqual({ oldest: T0 + 17, entries: 1, ofProjects: [] });
+  expect(parseJobId(toJobId({ entries }))).toEqual({
+    ...{ oldest: T0 + 17, entries: 1, ofProjects: [] },
+    versions: [T0 - 160, T0 - 160],
+  });
+});
+
+test('a job id tells the first and the last version, whatever the order, the versions and the claims of the entries', () => {
+  const version = fc.integer({ min: T0, max: T0 + 1_000 });
+  const entry = fc.tuple(version, fc.option(version, { nil: undefined })).map(([own, claim]) => {
+    return { ...entryOf(own), ...(claim !== undefined && { claim }) };
+  });
+  fc.assert(
+    fc.property(fc.array(entry, { minLength: 1 }), (entries) => {
+      const versions = entries.map((one) => one.version).sort((a, b) => a - b);
+      const summary = parseJobId(toJobId({ entries }));
+      expect(summary).toMatchObject({ entries: entries.length, versions: [versions[0], versions.at(-1)] });
+      expect(summary?.oldest).toBe(Math.min(...entries.map((one) => one.claim ?? one.version)));
+    }),
+  );
 });
 
 test('equal chunks get different ids, because BullMQ drops a job whose id exists', () => {
@@ -153,7 +172,10 @@ test('equal chunks get different ids, because BullMQ drops a job whose id exists
 });
 
 test('an id of the last release contains all entries of its project', () => {
-  expect(parseJobId(`${T0}-7x150-1f3a9c2e`)).toEqual({ oldest: T0, entries: 150, ofProjects: [[7, 150]] });
+  expect(parseJobId(`${T0}-7x150-1f3a9c2e`)).toEqual({
+    ...{ oldest: T0, entries: 150, ofProjects: [[7, 150]] },
+    versions: [T0, T0 + 149],
+  });
 });
 
 test.each(['17', 'repeat-x', `${T0}-1f3a9c2e`, `${T0}-7x200`, `${T0}-200`, ''])('the id %s is not parsed', (id) => {

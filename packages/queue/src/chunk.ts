@@ -172,26 +172,39 @@ function toError(reason: string): Error {
   return new Error(`job data is not a chunk: ${reason}`);
 }
 
+/** From the first to the last of them. */
+export type VersionRange = [first: Version, last: Version];
+
 /** The summary of a chunk in its job id. */
 export type JobSummary = {
   /** The oldest version among the claims. */
   oldest: Version;
   entries: number;
+  /** The versions of the entries. In a repeat with an idempotency key they are older than the claims. */
+  versions: VersionRange;
   /** Sampled counts for the projects' backlogs, see `countSampled`. */
   ofProjects: [projectId: number, entries: number][];
 };
 
-const FORM = /^(\d+)(?:-(\d+))?((?:-\d+x\d+)*)-[0-9a-f]{8}$/;
+const FORM = /^(\d+)(?:-(\d+))?(?:-v(\d+)-(\d+))?((?:-\d+x\d+)*)-[0-9a-f]{8}$/;
 
 /**
  * Returns an id such as `1764000000000000-200-7x32-9x16-1f3a9c2e`: oldest claim, entries, sampled count per project,
- * random part. BullMQ lists ids without job data, so backlogs can be counted cheaply. The random part is needed
- * because BullMQ drops a job whose id exists, and replays may have a version in common.
+ * random part. If the entries' versions do not follow one another from the oldest claim on, the first and last version
+ * are added, such as `-v1763999000000000-1763999000000007`. BullMQ lists ids without job data, so backlogs can be
+ * counted and versions found cheaply. The random part is needed because BullMQ drops a job whose id exists, and replays
+ * may have a version in common.
  */
 export function toJobId({ entries }: Chunk): string {
-  const oldest = entries.reduce((least, entry) => Math.min(least, claimOf(entry)), Number.MAX_SAFE_INTEGER);
+  let [oldest, first, last] = [Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER, 0];
+  for (const entry of entries) {
+    oldest = Math.min(oldest, claimOf(entry));
+    first = Math.min(first, entry.version);
+    last = Math.max(last, entry.version);
+  }
+  const versions = first === oldest && last === oldest + entries.length - 1 ? '' : `-v${first}-${last}`;
   const counts = [...countSampled(entries)].map(([projectId, count]) => `-${projectId}x${count}`).join('');
-  return `${oldest}-${entries.length}${counts}-${randomUUID().slice(0, 8)}`;
+  return `${oldest}-${entries.length}${versions}${counts}-${randomUUID().slice(0, 8)}`;
 }
 
 /**
@@ -199,17 +212,16 @@ export function toJobId({ entries }: Chunk): string {
  * `1764000000000000-7x200-1f3a9c2e`, has one project with all entries.
  */
 export function parseJobId(id: string): JobSummary | undefined {
-  const [, oldest, entries, counts = ''] = FORM.exec(id) ?? [];
-  if (!oldest || !(entries || counts)) return undefined;
+  const [, claim, count, first, last, counts = ''] = FORM.exec(id) ?? [];
+  if (!claim || !(count || counts)) return undefined;
   const ofProjects = [...counts.matchAll(/(\d+)x(\d+)/g)].map(([, projectId, count]): [number, number] => [
     Number(projectId),
     Number(count),
   ]);
-  return {
-    oldest: Number(oldest),
-    entries: Number(entries ?? ofProjects.reduce((sum, [, count]) => sum + count, 0)),
-    ofProjects,
-  };
+  const oldest = Number(claim);
+  const entries = Number(count ?? ofProjects.reduce((sum, [, own]) => sum + own, 0));
+  const versions: VersionRange = [Number(first ?? oldest), Number(last ?? oldest + entries - 1)];
+  return { oldest, entries, versions, ofProjects };
 }
 
 /**

@@ -3,14 +3,13 @@ import type { Queue } from 'bullmq';
 import { type Admission, toAddresses } from './admission.js';
 import {
   type Backlog,
-  listVersions,
+  listJobs,
   type ProjectBacklog,
   readBacklog,
   readProjectBacklogs,
   toPriority,
-  type VersionRange,
 } from './backlog.js';
-import { type Chunk, toChunkData, toJobId } from './chunk.js';
+import { type Chunk, type JobSummary, toChunkData, toJobId } from './chunk.js';
 import { toLargestSkew } from './clock.js';
 import type { Idempotency } from './idempotency.js';
 import { MAINTENANCE } from './maintenance.js';
@@ -46,8 +45,8 @@ export type EntryQueue = Pick<Admission, 'admit' | 'admitAgain' | 'release' | 'r
   load(): Promise<QueueLoad>;
   readBacklog(): Promise<Backlog>;
   readProjectBacklogs(): Promise<Map<number, ProjectBacklog>>;
-  /** The versions in the shard's unfinished jobs, see `listVersions`. */
-  listVersions(shard: number): Promise<VersionRange[]>;
+  /** What the ids of the shard's unfinished jobs say. */
+  listJobs(shard: number): Promise<JobSummary[]>;
   readClock: QueueBackend['readClock'];
   /** The names of the queues that have no worker at present. */
   findIdle(): Promise<string[]>;
@@ -134,7 +133,7 @@ export async function createEntryQueue(options: EntryQueueOptions): Promise<Entr
         .readClock()
         .then((now) => readProjectBacklogs(queues, now))
         .catch(throwUnavailable),
-    listVersions: (shard) => listVersions(queueOf(queues, shard)).catch(throwUnavailable),
+    listJobs: (shard) => listJobs(queueOf(queues, shard)).catch(throwUnavailable),
     async findIdle() {
       const counts = await Promise.all(queues.map((queue) => queue.getWorkersCount())).catch(throwUnavailable);
       return queues.filter((_, shard) => counts[shard] === 0).map(({ name }) => name);

@@ -14,11 +14,10 @@ export {
   countWaiting,
   MIN_SHORT_BACKLOG,
   type ProjectBacklog,
+  ShortBacklog,
   toPriority,
-  toShortBacklog,
-  type VersionRange,
 } from './backlog.js';
-export { type Chunk, type ChunkEntry, MAX_CHUNK_ENTRIES, parseChunk, toChunkData } from './chunk.js';
+export { type Chunk, type ChunkEntry, MAX_CHUNK_ENTRIES, parseChunk, toChunkData, type VersionRange } from './chunk.js';
 export {
   createEntryQueue,
   type DashboardQueues,

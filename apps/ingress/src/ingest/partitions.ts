@@ -1,11 +1,9 @@
-import { MIN_SHORT_BACKLOG, shardOf, toPriority, toShortBacklog } from '@opm/queue';
+import { MIN_SHORT_BACKLOG, ShortBacklog, shardOf, toPriority } from '@opm/queue';
 import { LRUCache } from 'lru-cache';
 
 /** How long a project's last known backlog counts. Only every 16th of its entries tells its backlog. */
 const BACKLOG_TTL_MS = 30_000;
-const MAX_BACKLOGS = 10_000;
-/** The weight of the newest backlog in the moving average that is a shard's typical backlog. */
-const NEWEST_WEIGHT = 1 / 128;
+const MAX_BACKLOGS = 30_000;
 /**
  * For this time after an erasure, entries of its customer are enqueued only after their look-up. Otherwise a worker
  * could change the row before the look-up reads it.
@@ -20,12 +18,9 @@ export type ChunkPartition = { shard: number; priority: number; waitsForLookUp: 
 
 /** Encodes a `ChunkPartition` as a number, as a partition of `GroupCommit`. */
 export function createChunkPartitions(shards: number) {
-  /** Backlogs by project and shard. Backlogs that are short whatever is typical are not stored. */
+  /** Backlogs by project and shard. Those that always have priority 0 are not stored. */
   const backlogs = new LRUCache<number, number>({ max: MAX_BACKLOGS, ttl: BACKLOG_TTL_MS, ttlResolution: 100 });
-  /** By shard: the logarithm of the typical backlog. An average of logarithms, so that one long backlog counts little. */
-  const typicalLogs = Array<number>(shards).fill(0);
-  /** By shard: the longest backlog with priority 0. */
-  const shortBacklogs = Array<number>(shards).fill(toShortBacklog(1));
+  const shortBacklogs = Array.from({ length: shards }, () => new ShortBacklog());
   const placeOf = (projectId: number, shard: number) => projectId * shards + shard;
   /** Customers whose erasure this process received in the last `ERASED_TTL_MS`. */
   const erased = new LRUCache<string, true>({ max: MAX_ERASED, ttl: ERASED_TTL_MS, ttlResolution: 1_000 });
@@ -36,7 +31,7 @@ export function createChunkPartitions(shards: number) {
     /** Returns the partition of an entry, and remembers an erasure. */
     toPartition(projectId: number, { customerId, erase }: { customerId: string; erase?: true }): number {
       const shard = shardOf(projectId, customerId, shards);
-      const priority = toPriority(backlogs.get(placeOf(projectId, shard)) ?? 0, shortBacklogs[shard]);
+      const priority = toPriority(backlogs.get(placeOf(projectId, shard)) ?? 0, shortBacklogs[shard]?.longest);
       if (erase) erased.set(`${projectId}:${customerId}`, true);
       const waitsForLookUp = isErased(projectId, customerId) ? 1 : 0;
       return (2 * priority + waitsForLookUp) * shards + shard;
@@ -63,14 +58,11 @@ export function createChunkPartitions(shards: number) {
 
     /** Updates the priorities from the projects' backlogs in a shard. */
     onBacklogs(shard: number, ofProjects: Map<number, number>): void {
-      let typicalLog = typicalLogs[shard] ?? 0;
       for (const [projectId, backlog] of ofProjects) {
-        typicalLog += (Math.log(Math.max(backlog, 1)) - typicalLog) * NEWEST_WEIGHT;
+        shortBacklogs[shard]?.note(backlog);
         if (backlog > MIN_SHORT_BACKLOG) backlogs.set(placeOf(projectId, shard), backlog);
         else backlogs.delete(placeOf(projectId, shard));
       }
-      typicalLogs[shard] = typicalLog;
-      shortBacklogs[shard] = toShortBacklog(Math.exp(typicalLog));
     },
   };
 }

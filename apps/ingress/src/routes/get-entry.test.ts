@@ -42,7 +42,7 @@ test('an entry is queued if the versions of a job include its version, whatever 
   await fc.assert(
     fc.asyncProperty(fc.array(range), async (ranges) => {
       const findQueued = createFindQueued({
-        listVersions: async () => ranges.map(([first, last]): [number, number] => [first, last]),
+        listJobs: async () => ranges.map(([first, last]) => ({ versions: [first, last] as [number, number] })),
         ...{ partitions: createPartitions(1), budget: { workMs: 60_000 } },
       });
       const versions = Array.from({ length: 122 }, (_, version) => version);

@@ -212,17 +212,18 @@ const MAX_LISTS = 1_000;
 
 /** All requests share a list of the jobs of a shard for a second. Entries that may be newer than it count as queued. */
 export function createFindQueued(deps: {
-  listVersions: EntryQueue['listVersions'];
+  listJobs: (shard: number) => Promise<{ versions: VersionRange }[]>;
   partitions: Partitions;
   budget: Pick<TimeBudget, 'workMs'>;
 }): FindQueued {
-  const { listVersions, partitions, budget } = deps;
+  const { listJobs, partitions, budget } = deps;
   const lists = new LRUCache<number, Promise<VersionRange[]>>({ max: MAX_LISTS, ttl: LIST_TTL_MS });
 
   async function list(shard: number): Promise<VersionRange[]> {
     let listed = lists.get(shard);
     if (!listed) {
-      listed = withTimeout(listVersions(shard), budget.workMs).then(toDisjoint);
+      const listing = listJobs(shard).then((jobs) => toDisjoint(jobs.map(({ versions }) => versions)));
+      listed = withTimeout(listing, budget.workMs);
       lists.set(shard, listed);
     }
     return listed.catch((cause) => {
