@@ -41,7 +41,7 @@ test.each([
       const rows = [...foldEntries(entries)].map(([customerId, state]) => ({ projectId: 1, customerId, state }));
       await store.customers.upsert(rows);
     },
-    bury: async () => {},
+    deadLetterInvalid: async () => {},
     onPostponed: () => {},
     onRetry: () => {},
   });

@@ -113,8 +113,8 @@ describe('processes, each with its own role and its own user of Redis,', () => {
     const [, csrf = ''] = /name="csrf" value="([^"]+)"/.exec((await send('GET', '/')).text) ?? [];
     return (await send('POST', path, new URLSearchParams({ csrf, ...fields }))).status;
   };
-  /** Makes a dead letter: the owner forbids the customer until the worker has buried the entry. */
-  async function bury(customerId: string): Promise<string> {
+  /** Makes a dead letter: the owner forbids the customer until the worker has rejected the entry. */
+  async function makeDeadLetter(customerId: string): Promise<string> {
     const count = async () => Number((await opm('dead-letters', 'list')).length);
     await query(urls.owner, `ALTER TABLE customers ADD CONSTRAINT refused CHECK (customer_id <> '${customerId}')`);
     expect((await post(customerId)).status).toBe(201);
@@ -159,11 +159,11 @@ describe('processes, each with its own role and its own user of Redis,', () => {
   });
 
   test('make and replay dead letters, with opm and in the console', async () => {
-    await bury('replayed-by-opm');
+    await makeDeadLetter('replayed-by-opm');
     expect(await opm('dead-letters', 'replay')).toMatchObject({ replayed: 1 });
     await waitForCustomer('replayed-by-opm', { customerPhone: '+1' });
 
-    const letter = await bury('replayed-in-console');
+    const letter = await makeDeadLetter('replayed-in-console');
     expect((await send('GET', `/dead-letters/${letter}`)).status).toBe(200);
     expect(await submit('/dead-letters/replay', { confirmed: 'on' })).toBe(303);
     await waitForCustomer('replayed-in-console', { customerPhone: '+1' });

@@ -153,7 +153,7 @@ describe.each(BACKENDS)('reading a customer back, with the queue on %s:', (_, cr
         }
         throw new Postponed('for the other worker');
       },
-      ...{ bury: async () => {}, onPostponed: () => {}, onRetry: () => {}, onError: () => {} },
+      ...{ deadLetterInvalid: async () => {}, onPostponed: () => {}, onRetry: () => {}, onError: () => {} },
     });
     stalled.start();
     expect((await client.call(`/entry/${path}`, { method: 'DELETE' })).status).toBe(202);

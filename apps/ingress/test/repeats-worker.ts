@@ -29,7 +29,7 @@ export async function openStepwiseWorker(options: EntryQueueOptions, store: Stor
       await persistChunk(chunk, context);
       job.finish();
     },
-    bury: async (_data, error) => Promise.reject(error),
+    deadLetterInvalid: async (_data, error) => Promise.reject(error),
     ...{ onPostponed: ignore, onRetry: ignore },
   });
   const upserts = createUpserts({ customers: store.customers, onStatement: ignore, onConflict: ignore });

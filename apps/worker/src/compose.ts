@@ -1,7 +1,7 @@
 import { createEntryWorker, startMaintenance, toQueueConfig } from '@opm/queue';
 import { countBetween, createThrottledWarning, type Env, type ProcessContext, port, STORE_ENV } from '@opm/runtime';
 import { createActivityReporter, createStore, type Store } from '@opm/store';
-import { MAX_ALONE_IN_FLIGHT } from './isolate.js';
+import { MAX_ISOLATED_IN_FLIGHT } from './isolate.js';
 import { createWorkerMetrics } from './metrics.js';
 import { createOutageGate } from './outage-gate.js';
 import { createPersistChunk } from './persist-chunk.js';
@@ -37,7 +37,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
   // Isolated entries have their own pool with a shorter lock timeout.
   const isolationStore = createStore({
     databaseUrl: config.DATABASE_URL,
-    poolSize: MAX_ALONE_IN_FLIGHT,
+    poolSize: MAX_ISOLATED_IN_FLIGHT,
     lockTimeoutMs: 100, // longer than the worker's own statements hold a row lock
     ...STORE_OPTIONS,
   });
@@ -59,7 +59,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     concurrency: config.WORKER_CONCURRENCY,
     lockMs: config.JOB_LOCK_MS,
     process: (chunk, context) => persistChunk(chunk, context),
-    async bury(data, error, { jobId }) {
+    async deadLetterInvalid(data, error, { jobId }) {
       await gate.run(() => store.deadLetters.add([{ payload: data, error: error.message }]));
       metrics.onInvalidJob();
       warnInvalidJob(error);

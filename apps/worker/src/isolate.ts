@@ -13,9 +13,9 @@ import type { UpsertEach } from './upsert-entries.js';
 export type Unfinished = { entries: ChunkEntry[]; error: Error | undefined };
 
 /** Persists or dead-letters a job's entries in isolation. Resolves to the entries that remain unfinished. */
-type PersistAlone = (entries: ChunkEntry[], context: Pick<JobContext, 'attempt'>) => Promise<Unfinished>;
+type Isolate = (entries: ChunkEntry[], context: Pick<JobContext, 'attempt'>) => Promise<Unfinished>;
 
-export type PersistAloneDeps = {
+export type IsolateDeps = {
   gate: OutageGate;
   quarantine: Quarantine;
   /** Upserts with a short lock timeout (100 ms). */
@@ -32,7 +32,7 @@ export type PersistAloneDeps = {
 };
 
 /** Isolation statements in flight. Each needs a connection. */
-export const MAX_ALONE_IN_FLIGHT = 2;
+export const MAX_ISOLATED_IN_FLIGHT = 2;
 /** How long to bisect for a project's locked rows, in ms. Its entries that are not tried by then are postponed. */
 const MAX_SEARCH_MS = 1_000;
 /** Consecutive tries that find a row locked before the worker logs a warning. */
@@ -54,7 +54,7 @@ export const mostTemporary = (errors: (Error | undefined)[]): Error | undefined 
  * one statement is in flight for quarantined customers, and one for all other entries. Each statement serves all jobs
  * that wait.
  */
-export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
+export function createIsolate(deps: IsolateDeps): Isolate {
   const { gate, quarantine, upsertEach, addDeadLetters, maxRows, maxAttempts, onPersisted, onDeadLetter, logger } =
     deps;
 
@@ -69,7 +69,7 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
     commit: (_, some) => persist(some),
     sizeOf: ({ entries }) => entries.length,
     maxBatch: maxRows,
-    maxInFlight: MAX_ALONE_IN_FLIGHT,
+    maxInFlight: MAX_ISOLATED_IN_FLIGHT,
     maxInFlightPerPartition: 1,
   });
 
@@ -80,10 +80,10 @@ export function createPersistAlone(deps: PersistAloneDeps): PersistAlone {
     quarantine.onTry(due);
     const failures = await persistEach(due, performance.now() + MAX_SEARCH_MS);
     const failed = new Map(failures.map(({ entry, error }) => [entry, error]));
-    const suspects = failures.filter(({ error }) => failureKindOf(error) === 'outage');
+    const outageFailures = failures.filter(({ error }) => failureKindOf(error) === 'outage');
     // If PostgreSQL is down by now, the entries are not the cause.
-    const outage = suspects.length > 0 ? await gate.check().catch(toError) : undefined;
-    if (outage) for (const { entry } of suspects) failed.set(entry, outage);
+    const outage = outageFailures.length > 0 ? await gate.check().catch(toError) : undefined;
+    if (outage) for (const { entry } of outageFailures) failed.set(entry, outage);
     const dead = some.flatMap(({ entries, attempt }) => entries.flatMap((entry) => toDead(entry, attempt, failed)));
     const error = dead.length > 0 ? await addAsDeadLetters(dead).catch(toError) : undefined;
     for (const { entry } of dead) {
@@ -184,7 +184,7 @@ const toError = (error: Error): Error => error;
 export type FailedEntry = { entry: ChunkEntry; error: Error };
 
 /** Whether the database rejected the data. */
-const isRejected = (error: unknown): boolean => failureKindOf(error) === 'refusal';
+const isRejected = (error: unknown): boolean => failureKindOf(error) === 'rejected';
 
 function toDeadLetter({ entry: { projectId, claim: _, requestIds, ...entry }, error }: FailedEntry): DeadLetter {
   return { projectId, entry, requestIds, payload: entry, error: error.message, sqlState: sqlStateOf(error) };

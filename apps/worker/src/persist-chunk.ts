@@ -1,7 +1,7 @@
 import { GroupCommit, withTimeout } from '@opm/core';
 import { type Chunk, type ChunkEntry, type EntryWorker, type JobContext, Postponed, retryDelayMs } from '@opm/queue';
 import { LRUCache } from 'lru-cache';
-import { createPersistAlone, mostTemporary, type PersistAloneDeps, type Unfinished } from './isolate.js';
+import { createIsolate, type IsolateDeps, mostTemporary, type Unfinished } from './isolate.js';
 import { createQuarantine } from './quarantine.js';
 import type { UpsertEntries } from './upsert-entries.js';
 
@@ -11,7 +11,7 @@ import type { UpsertEntries } from './upsert-entries.js';
  */
 export type PersistChunk = (chunk: Chunk, context: JobContext) => Promise<void>;
 
-export type PersistChunkDeps = Omit<PersistAloneDeps, 'quarantine'> & {
+export type PersistChunkDeps = Omit<IsolateDeps, 'quarantine'> & {
   upsert: UpsertEntries;
   settle: EntryWorker['settle'];
   /** Maximum statements in flight, separately for short and for long backlogs. */
@@ -36,7 +36,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   const { gate, upsert, settle, maxRows, maxInFlight, onPersisted, logger } = deps;
 
   const quarantine = createQuarantine();
-  const persistAlone = createPersistAlone({ ...deps, quarantine });
+  const isolate = createIsolate({ ...deps, quarantine });
   /** The unfinished entries of each postponed job. All its other entries are done. */
   const unfinishedOf = new LRUCache<string, Set<string>>({
     maxSize: MAX_UNFINISHED,
@@ -62,7 +62,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
           ? entries.filter((one) => !quarantine.isQuarantined(one))
           : entries;
         if (sound.length === 0) return left; // an empty `gate.run` would count as a successful write
-        const isPersisted = await gate.run(() => upsert(sound)).then(() => true, isolate);
+        const isPersisted = await gate.run(() => upsert(sound)).then(() => true, rethrowPostponed);
         if (!isPersisted) return jobs;
         onPersisted(sound);
         return left;
@@ -97,7 +97,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   });
 
   /** @returns the entries that remain unfinished */
-  async function persistWithOthers(entries: ChunkEntry[], context: JobContext): Promise<Unfinished> {
+  async function persistShared(entries: ChunkEntry[], context: JobContext): Promise<Unfinished> {
     if (entries.length === 0) return NOTHING;
     const { shard, priority } = context;
     if (priority === 0) shortBacklogAt = performance.now();
@@ -114,7 +114,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   /** Persists quarantined entries in isolation. @returns the entries that remain unfinished */
   async function persistIsolated(entries: ChunkEntry[], context: JobContext): Promise<Unfinished> {
     if (entries.length === 0) return NOTHING;
-    const unfinished = await persistAlone(entries, context);
+    const unfinished = await isolate(entries, context);
     const waiting = new Set(unfinished.entries);
     const finished = entries.filter((entry) => !waiting.has(entry));
     if (finished.length > 0) await settlements.run(context.shard, finished);
@@ -127,9 +127,9 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     const known = unfinishedOf.get(key);
     const due = known ? entries.filter((entry) => known.has(keyOf(entry))) : entries;
     // A job that was started before runs in isolation: its last start failed, was postponed or stalled.
-    const sound = start === 1 ? due.filter((entry) => !quarantine.isQuarantined(entry)) : [];
-    const others = sound.length === due.length ? [] : start === 1 ? due.filter(quarantine.isQuarantined) : due;
-    const both = await Promise.all([persistWithOthers(sound, context), persistIsolated(others, context)]);
+    const shared = start === 1 ? due.filter((entry) => !quarantine.isQuarantined(entry)) : [];
+    const isolated = shared.length === due.length ? [] : start === 1 ? due.filter(quarantine.isQuarantined) : due;
+    const both = await Promise.all([persistShared(shared, context), persistIsolated(isolated, context)]);
     const left = both.flatMap((unfinished) => unfinished.entries);
     if (left.length === 0) {
       unfinishedOf.delete(key);
@@ -144,8 +144,8 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   };
 }
 
-/** Marks a failed statement for isolation: unless the error is an outage, some of its entries are the cause. */
-function isolate(error: unknown): false {
+/** @returns false for a failed statement: unless the error is an outage, some of its entries are the cause */
+function rethrowPostponed(error: unknown): false {
   if (error instanceof Postponed) throw error;
   return false;
 }

@@ -29,10 +29,10 @@ export type EntryWorkerOptions = QueueConfig & {
   /** Persists a chunk. If it throws, BullMQ retries the job with backoff; {@link Postponed} uses up no attempt. */
   process: (chunk: Chunk, context: JobContext) => Promise<void>;
   /** Dead-letters invalid job data, which no retry can fix. The job is done when it resolves. */
-  bury: (data: unknown, error: Error, context: JobContext) => Promise<void>;
+  deadLetterInvalid: (data: unknown, error: Error, context: JobContext) => Promise<void>;
   /** Called if a job returns to the queue and its entries are not the cause. */
   onPostponed: (reason: Postponed['reason']) => void;
-  /** Called if `process` or `bury` threw another error, so the job is retried. */
+  /** Called if `process` or `deadLetterInvalid` threw another error, so the job is retried. */
   onRetry: (error: Error, context: { jobId: string; attempt: number }) => void;
   signal: AbortSignal;
   onError: (error: Error) => void;
@@ -56,7 +56,7 @@ export type EntryWorker = Pick<Admission, 'settle'> & {
 type PostponedOptions = ErrorOptions & { delayMs?: number; reason?: Postponed['reason'] };
 
 /**
- * Thrown by `process` and `bury` to postpone a job without using up an attempt. The job returns to the queue at once,
+ * Thrown by `process` and `deadLetterInvalid` to postpone a job without using up an attempt. The job returns to the queue at once,
  * or after `delayMs`.
  */
 export class Postponed extends Error {
@@ -77,7 +77,7 @@ export class Postponed extends Error {
  * @throws the reason of the signal's abort, or ShardsError
  */
 export async function createEntryWorker(options: EntryWorkerOptions): Promise<EntryWorker> {
-  const { concurrency, lockMs, process, bury, onPostponed, onRetry, signal, onError, ...config } = options;
+  const { concurrency, lockMs, process, deadLetterInvalid, onPostponed, onRetry, signal, onError, ...config } = options;
   const backend = await connectQueueBackend(config, 'worker', { signal, onError });
   const shardCheck = await createShardCheck(backend, config.shards, { onError });
   const workerOptions = toWorkerOptions({ concurrency, lockMs });
@@ -85,7 +85,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
   const stopFollowing = await followClock(backend, { shards: config.shards, limits, onError });
   const addresses = toAddresses(config.shards);
   const queues = await Promise.all(addresses.map((address) => backend.openQueue(address, { skipMetasUpdate: true })));
-  // The errors of `process` and `bury`. BullMQ also reports a job as failed if the queue's store went down before it
+  // The errors of `process` and `deadLetterInvalid`. BullMQ also reports a job as failed if the queue's store went down before it
   // could report the job as done; that is not the entries' fault.
   const thrown = new WeakSet<Error>();
   const workers = await Promise.all(
@@ -106,7 +106,7 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
       const context = { shard, jobId, attempt: attemptsMade + 1, start, priority };
       const chunk = parseOrError(job.data);
       try {
-        if (chunk instanceof Error) await bury(job.data, chunk, context);
+        if (chunk instanceof Error) await deadLetterInvalid(job.data, chunk, context);
         else await process(chunk, context);
       } catch (error) {
         if (!(error instanceof Postponed)) {

@@ -37,20 +37,20 @@ type Pending = BucketCall & { deadline: number };
 
 /**
  * Combines reservations of many projects into one call of the store.
- * @param options.place group of a project's bucket; buckets of one group share calls
- * @param options.leaseMany returns one result per bucket, in order
+ * @param options.groupOf group of a project's bucket; buckets of one group share calls
+ * @param options.reserveMany returns one result per bucket, in order
  * @param options.maxWaitMs how long the caller of `reserve` waits. No call starts in its second half, because the tokens of a late call
  * are lost
  */
 export function createTokenBuckets(options: {
-  place: (projectId: number) => number;
-  leaseMany: (place: number, calls: BucketCall[]) => Promise<(Reserved | BucketLocked)[]>;
+  groupOf: (projectId: number) => number;
+  reserveMany: (group: number, calls: BucketCall[]) => Promise<(Reserved | BucketLocked)[]>;
   maxWaitMs: number;
 }): TokenBuckets {
-  const { place, leaseMany, maxWaitMs } = options;
+  const { groupOf, reserveMany, maxWaitMs } = options;
   const tooLate = () => new Error('the token buckets did not answer in time');
   const calls = new GroupCommit<number, Pending, Reserved>({
-    commit: leaseMany,
+    commit: reserveMany,
     maxBatch: MAX_CALLS,
     maxInFlight: Number.POSITIVE_INFINITY, // one group may be on a Redis master that hangs
     maxInFlightPerPartition: MAX_IN_FLIGHT,
@@ -62,7 +62,7 @@ export function createTokenBuckets(options: {
       const deadline = performance.now() + maxWaitMs / 2;
       for (;;) {
         try {
-          return await calls.run(place(projectId), { projectId, ...limit, ...call, deadline });
+          return await calls.run(groupOf(projectId), { projectId, ...limit, ...call, deadline });
         } catch (error) {
           if (!(error instanceof BucketLocked) || performance.now() > deadline) throw error;
         }

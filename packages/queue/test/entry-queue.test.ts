@@ -47,7 +47,7 @@ describe.each(BACKENDS)('the entry queue on %s:', (_, createBackend) => {
       process,
       onPostponed: () => void counts.postponed++,
       onRetry: (_error, { attempt }) => retried.push(attempt),
-      bury: async (data, error) => void deadLetters.push([data, error.message]),
+      deadLetterInvalid: async (data, error) => void deadLetters.push([data, error.message]),
     });
     worker.start();
     started.push(worker);

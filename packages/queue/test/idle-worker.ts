@@ -5,7 +5,7 @@ export const IDLE_WORKER = {
   concurrency: 1,
   lockMs: 20_000,
   process: async () => {},
-  bury: async () => {},
+  deadLetterInvalid: async () => {},
   onPostponed: () => {},
   onRetry: () => {},
 } satisfies Partial<EntryWorkerOptions>;

@@ -97,7 +97,7 @@ describe.each(BACKENDS)('token buckets on %s:', (_, createBackend) => {
   test('concurrent reservations of many projects, in any order, each use their own bucket', async () => {
     const projectIds = Array.from({ length: 300 }, () => ++projectId);
     const wanted = 1_000;
-    const leaseAll = (queue: QueueBackend, ids: number[]) =>
+    const reserveAll = (queue: QueueBackend, ids: number[]) =>
       Promise.all(
         ids.map(async (id, i) => {
           const limit = { rate: 1, burst: 1 + (id % 7) };
@@ -105,7 +105,7 @@ describe.each(BACKENDS)('token buckets on %s:', (_, createBackend) => {
         }),
       );
     const [one, other] = ingresses as [QueueBackend, QueueBackend];
-    const granted = await Promise.all([leaseAll(one, projectIds), leaseAll(other, projectIds.toReversed())]);
+    const granted = await Promise.all([reserveAll(one, projectIds), reserveAll(other, projectIds.toReversed())]);
     const sums = new Map(projectIds.map((id) => [id, 0]));
     for (const [id = 0, count = 0] of granted.flat()) sums.set(id, (sums.get(id) ?? 0) + count);
     expect([...sums]).toEqual(projectIds.map((id) => [id, 1 + (id % 7)]));

@@ -21,9 +21,9 @@ test('a defect of ours is of the kind unknown, and a StoreError passes unchanged
 });
 
 test.each([
-  ['22021', 'refusal'], // a character that text cannot hold
-  ['23502', 'refusal'],
-  ['54000', 'refusal'], // an index row that is too large
+  ['22021', 'rejected'], // a character that text cannot hold
+  ['23502', 'rejected'],
+  ['54000', 'rejected'], // an index row that is too large
   ['40001', 'conflict'],
   ['40P01', 'conflict'],
   ['08006', 'outage'],

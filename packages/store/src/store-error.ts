@@ -82,20 +82,20 @@ function lastLine(message: string): string {
 
 /**
  * Why a statement failed, and what a retry can do:
- * - `refusal`: PostgreSQL rejects the data of some rows, and will again.
+ * - `rejected`: PostgreSQL rejects the data of some rows, and will again.
  * - `conflict`: a concurrent transaction interfered. A retry may succeed at once.
  * - `blocked`: these rows are locked, or the statement timed out. A retry may succeed later, and other rows meanwhile.
  * - `outage`: the store as a whole fails, for any data. A retry may succeed later.
  * - `unknown`: unclassified.
  */
-export type FailureKind = 'refusal' | 'conflict' | 'blocked' | 'outage' | 'unknown';
+export type FailureKind = 'rejected' | 'conflict' | 'blocked' | 'outage' | 'unknown';
 
 /** SQLSTATE classes and codes (https://www.postgresql.org/docs/current/errcodes-appendix.html). First match applies. */
 const BY_SQL_STATE: [RegExp, FailureKind][] = [
-  [/^21/, 'refusal'], // cardinality violation
-  [/^22/, 'refusal'], // data exception
-  [/^23/, 'refusal'], // integrity constraint violation
-  [/^54/, 'refusal'], // program limit exceeded, such as the size of an index row
+  [/^21/, 'rejected'], // cardinality violation
+  [/^22/, 'rejected'], // data exception
+  [/^23/, 'rejected'], // integrity constraint violation
+  [/^54/, 'rejected'], // program limit exceeded, such as the size of an index row
   [/^(55P03|57014)/, 'blocked'], // lock not available in time; statement timeout
   [/^40/, 'conflict'], // transaction rollback: serialization failure, deadlock
   [/^08/, 'outage'], // connection exception

@@ -132,8 +132,8 @@ test('upsertEach returns the rejected rows with the reason, and writes all other
   const rows = rowsOf('a', 'b\0', 'c', tooLong, "d'); DROP TABLE customers; --", 'e');
   const { failed, untried } = await store.customers.upsertEach(rows);
   expect(failed.map(({ row, error }) => [row.customerId, error.kind, error.sqlState])).toEqual([
-    ['b\0', 'refusal', '22P05'],
-    [tooLong, 'refusal', '54000'],
+    ['b\0', 'rejected', '22P05'],
+    [tooLong, 'rejected', '54000'],
   ]);
   expect(untried).toEqual([]);
   expect(await readIds()).toEqual(['a', 'c', "d'); DROP TABLE customers; --", 'e']);

@@ -8,8 +8,8 @@ import { hasRole, type Notices, operatorOf, recordRequest } from '../session.js'
 import { Back, sendPage } from './components.js';
 
 /** What the operator gave cannot be done. The message is shown, see {@link toSentence}. */
-export class Problem extends Error {
-  override readonly name = 'Problem';
+export class FormError extends Error {
+  override readonly name = 'FormError';
 }
 
 /** A change whose input is valid. `run` returns a page, or what the page `back` says once, which may be nothing. */
@@ -38,7 +38,7 @@ export type HandleChange = ReturnType<typeof createHandleChange>;
 /**
  * Creates handlers of forms. A handler checks the role and the input, writes the audit log, and only then makes the
  * change. If that fails, the audit log gets the outcome. With `isReading`, a read-only console allows it.
- * @param prepare throws Problem if the input is not valid
+ * @param prepare throws FormError if the input is not valid
  */
 export function createHandleChange({
   audit,
@@ -54,7 +54,7 @@ export function createHandleChange({
     requirePageRole(role),
     async (request, response) => {
       try {
-        if (!isReading && operatorOf(response).isReadOnly) throw new Problem(READ_ONLY);
+        if (!isReading && operatorOf(response).isReadOnly) throw new FormError(READ_ONLY);
         const { back, run, ...record } = await prepare(request, response);
         const { details, ...row } = { action, ...record, actor: operatorOf(response).name };
         const attempt = await recordRequest(audit, request, { ...row, details });
@@ -99,7 +99,7 @@ function Refused({ text, request, partner }: { text: string; request: Request; p
 
 /** Whether the input cannot be used. The message may be shown. */
 const isRefusal = (error: unknown): error is Error =>
-  error instanceof Problem || (error instanceof StoreError && error.isOwn);
+  error instanceof FormError || (error instanceof StoreError && error.isOwn);
 
 const toOutcome = (error: unknown): AuditOutcome => (isRefusal(error) ? 'not done' : 'failed');
 
@@ -120,44 +120,44 @@ const LABELS: Record<string, string> = {
 };
 const labelOf = (name: string): string => LABELS[name] ?? name;
 
-/** A field of the form without white space around it; empty if it is missing. @throws Problem */
+/** A field of the form without white space around it; empty if it is missing. @throws FormError */
 export function fieldOf(request: Request, name: string, maxLength = MAX_FIELD): string {
   const value: unknown = request.body?.[name] ?? '';
   if (typeof value !== 'string' || value.length > maxLength || value.includes('\0')) {
-    throw new Problem(`${labelOf(name)} must be a text of at most ${maxLength} characters`);
+    throw new FormError(`${labelOf(name)} must be a text of at most ${maxLength} characters`);
   }
   return value.trim();
 }
 
 const MAX_COUNT = 1_000_000;
 
-/** A whole number from 1 to a million; undefined if the field is empty. @throws Problem */
+/** A whole number from 1 to a million; undefined if the field is empty. @throws FormError */
 export function countOf(request: Request, name: string): number | undefined {
   const text = fieldOf(request, name);
   if (text === '') return undefined;
   if (!/^[1-9]\d{0,6}$/.test(text) || Number(text) > MAX_COUNT) {
-    throw new Problem(`${labelOf(name)} must be a whole number from 1 to ${toNumber(MAX_COUNT)}`);
+    throw new FormError(`${labelOf(name)} must be a whole number from 1 to ${toNumber(MAX_COUNT)}`);
   }
   return Number(text);
 }
 
 /**
  * The rules of a new key: a box for each scope, and addresses with spaces or commas between them. Without addresses,
- * requests may come from anywhere. @throws Problem
+ * requests may come from anywhere. @throws FormError
  */
 export function rulesOf(request: Request): KeyRules {
   const scopes = SCOPES.filter((scope) => fieldOf(request, scope) !== '');
-  if (scopes.length === 0) throw new Problem(`tick what the key may do: ${SCOPES.join(', ')}`);
+  if (scopes.length === 0) throw new FormError(`tick what the key may do: ${SCOPES.join(', ')}`);
   const addresses = fieldOf(request, 'addresses', MAX_RULES).match(/[^\s,]+/g) ?? [];
   if (addresses.length > MAX_KEY_ADDRESSES || !addresses.every(isAddressRule)) {
-    throw new Problem(
+    throw new FormError(
       `“From” must be empty, or at most ${MAX_KEY_ADDRESSES} IP addresses and blocks such as 203.0.113.0/24`,
     );
   }
   return { scopes, addresses };
 }
 
-/** @throws Problem unless the box of `Confirm` was ticked */
+/** @throws FormError unless the box of `Confirm` was ticked */
 export function assertConfirmed(request: Request): void {
-  if (fieldOf(request, 'confirmed') === '') throw new Problem('tick the box to confirm');
+  if (fieldOf(request, 'confirmed') === '') throw new FormError('tick the box to confirm');
 }

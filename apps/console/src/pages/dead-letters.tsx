@@ -5,7 +5,7 @@ import { type Request, type RequestHandler, type Response, Router } from 'expres
 import { MAX_GROUPS, type Reads } from '../reads.js';
 import type { Replay, Replays } from '../replays.js';
 import { operatorOf, type Reveals } from '../session.js';
-import { assertConfirmed, fieldOf, type HandleChange, Problem, toSentence } from './change.js';
+import { assertConfirmed, FormError, fieldOf, type HandleChange, toSentence } from './change.js';
 import { Live, sendPage, Table, Time, textOf, toUrl } from './components.js';
 import { type Names, PartnerLink } from './partners.js';
 import { BIG_ID, LetterForms, LetterTable, MaskNote } from './reveal.js';
@@ -19,7 +19,7 @@ export function getDeadLetters(
   return async (request, response) => {
     const mayReadErrors = reveals.isOn(response);
     const shown = readShown((name) => textOf(request, name));
-    const filter = await toFilter(shown, { findProject: reads.findProject, mayReadErrors }).catch(keepProblem);
+    const filter = await toFilter(shown, { findProject: reads.findProject, mayReadErrors }).catch(keepFormError);
     const before = textOf(request, 'before');
     const beforeId = before !== undefined && BIG_ID.test(before) ? before : undefined;
     const children = (
@@ -42,7 +42,7 @@ export function getDeadLetters(
           )}
           <button type="submit">Filter</button>
         </form>
-        {filter instanceof Problem ? (
+        {filter instanceof FormError ? (
           <p role="alert">{toSentence(filter.message)}</p>
         ) : (
           <Letters
@@ -54,12 +54,12 @@ export function getDeadLetters(
         <MaskNote {...{ reveals, response }} />
       </>
     );
-    sendPage(request, response, { title: 'Dead letters', children }, filter instanceof Problem ? 400 : 200);
+    sendPage(request, response, { title: 'Dead letters', children }, filter instanceof FormError ? 400 : 200);
   };
 }
 
-function keepProblem(error: unknown): Problem {
-  if (error instanceof Problem) return error;
+function keepFormError(error: unknown): FormError {
+  if (error instanceof FormError) return error;
   throw error;
 }
 
@@ -106,18 +106,18 @@ const readShown = (read: (name: keyof ShownFilter) => string | undefined): Shown
   error: read('error'),
 });
 
-/** @throws Problem if a part of the filter is not valid */
+/** @throws FormError if a part of the filter is not valid */
 async function toFilter(
   { partner, state, error }: ShownFilter,
   { findProject, mayReadErrors }: { findProject: Store['projects']['find']; mayReadErrors: boolean },
 ): Promise<DeadLetterFilter> {
   const project = partner === undefined ? undefined : await findProject(partner);
-  if (partner !== undefined && !project) throw new Problem(`there is no partner "${partner}"`);
+  if (partner !== undefined && !project) throw new FormError(`there is no partner "${partner}"`);
   if (state !== undefined && !isSqlState(state)) {
-    throw new Problem('the SQLSTATE must have 5 characters, such as 22021, or 2 for a class');
+    throw new FormError('the SQLSTATE must have 5 characters, such as 22021, or 2 for a class');
   }
   // A count per searched text would tell what the masked text is.
-  if (error !== undefined && !mayReadErrors) throw new Problem('you may not search the text of errors');
+  if (error !== undefined && !mayReadErrors) throw new FormError('you may not search the text of errors');
   return { projectId: project?.projectId, sqlState: state?.toUpperCase(), error };
 }
 
@@ -197,15 +197,15 @@ export function changeDeadLetters(deps: ChangeDeps, handle: HandleChange): Route
     handle('operator', 'dead-letters replay', async (request, response) => {
       const { filter, letters: total, what, change } = await readForm(request, response);
       assertConfirmed(request);
-      if (replays.isRunning()) throw new Problem('another replay is running');
-      if (total === 0) throw new Problem(`there is no dead letter ${what}`);
+      if (replays.isRunning()) throw new FormError('another replay is running');
+      if (total === 0) throw new FormError(`there is no dead letter ${what}`);
       const since = await now();
       return {
         ...change,
         async run() {
           const start = { by: operatorOf(response).name, what, page: change.back, since, total };
           // Two requests may have come this far.
-          if (!replays.start(filter, start)) throw new Problem('another replay is running');
+          if (!replays.start(filter, start)) throw new FormError('another replay is running');
           return `The replay of ${toCount(total, 'dead letter')} ${what} has started.`;
         },
       };
@@ -225,9 +225,9 @@ export function changeDeadLetters(deps: ChangeDeps, handle: HandleChange): Route
   return router;
 }
 
-/** @throws Problem if the field is given and no id */
+/** @throws FormError if the field is given and no id */
 function idOf(request: Request, name: string): string | undefined {
   const id = fieldOf(request, name) || undefined;
-  if (id !== undefined && !BIG_ID.test(id)) throw new Problem(`${name} must be the id of a dead letter`);
+  if (id !== undefined && !BIG_ID.test(id)) throw new FormError(`${name} must be the id of a dead letter`);
   return id;
 }

@@ -8,7 +8,7 @@ import type { ComponentChildren } from 'preact';
 import { MASK } from '../mask.js';
 import type { Reads } from '../reads.js';
 import { type CurrentOperator, mayChange, operatorOf, type Reveals } from '../session.js';
-import { assertConfirmed, fieldOf, type HandleChange, Problem, toSentence } from './change.js';
+import { assertConfirmed, FormError, fieldOf, type HandleChange, toSentence } from './change.js';
 import { Confirm, Facts, Form, sendPage, Table, Time, textOf, toUrl } from './components.js';
 import { LetterTable, type RecordView, RevealForm } from './reveal.js';
 
@@ -142,7 +142,7 @@ export function changeCustomers(
       const [project, customerId] = [fieldOf(request, 'project'), parseId(request.body?.customer)];
       assertConfirmed(request);
       const found = await projects.find(project);
-      if (!found) throw new Problem('there is no such partner');
+      if (!found) throw new FormError('there is no such partner');
       return {
         target: toCustomerTarget(project, customerId),
         back: toUrl('/find', { project, customer: customerId }),
@@ -155,11 +155,11 @@ export function changeCustomers(
   );
 }
 
-/** Unlike other fields, an id may begin or end with white space. @throws Problem */
+/** Unlike other fields, an id may begin or end with white space. @throws FormError */
 function parseId(given: unknown): string {
   try {
     return parseCustomerId(given);
   } catch (error) {
-    throw error instanceof Fault ? new Problem(error.message.replace('path/customerId', 'the customer id')) : error;
+    throw error instanceof Fault ? new FormError(error.message.replace('path/customerId', 'the customer id')) : error;
   }
 }

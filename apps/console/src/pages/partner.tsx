@@ -6,11 +6,11 @@ import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
 import {
   assertConfirmed,
   countOf,
+  FormError,
   fieldOf,
   type HandleChange,
   MAX_RULES,
   notePartner,
-  Problem,
   rulesOf,
 } from './change.js';
 import { Confirm, Form, Hint, Live, Secret, sendPage, Table, Time, toUrl } from './components.js';
@@ -192,7 +192,7 @@ export function changePartners(
     const { projectId: given = '' } = request.params;
     const projectId = Number(given);
     const target = PROJECT_ID.test(String(given)) ? (await projects.names([projectId])).get(projectId) : undefined;
-    if (target === undefined) throw new Problem('there is no such partner');
+    if (target === undefined) throw new FormError('there is no such partner');
     notePartner(request, target);
     return { projectId, target, back: `/partners/${projectId}` };
   }
@@ -232,7 +232,7 @@ export function changePartners(
       const { projectId, ...found } = await find(request);
       const [rate, burst] = [countOf(request, 'rate'), countOf(request, 'burst')];
       if ((rate === undefined) !== (burst === undefined))
-        throw new Problem('give both entries per second and burst, or neither');
+        throw new FormError('give both entries per second and burst, or neither');
       const limit = rate === undefined || burst === undefined ? undefined : { rate, burst };
       return {
         ...{ ...found, details: limit ?? { none: true } },
@@ -249,8 +249,8 @@ export function changePartners(
       const { projectId, ...found } = await find(request);
       const [label, grace] = [fieldOf(request, 'label') || undefined, countOf(request, 'grace')];
       if (!GRACES.some(([hours]) => hours === String(grace ?? '')))
-        throw new Problem('grace must be one of the choices');
-      if (label !== undefined && !isKeyLabel(label)) throw new Problem('a label must have at most 100 characters');
+        throw new FormError('grace must be one of the choices');
+      if (label !== undefined && !isKeyLabel(label)) throw new FormError('a label must have at most 100 characters');
       const rules = rulesOf(request);
       return {
         ...{ ...found, details: { label: label ?? null, graceHours: grace ?? null, ...toRuleTexts(rules) } },
@@ -274,7 +274,7 @@ export function changePartners(
       assertConfirmed(request);
       const keyId = Number(request.params.keyId);
       const key = (await apiKeys.list(projectId)).find((listed) => listed.keyId === keyId);
-      if (key?.status !== 'active') throw new Problem(`${found.target} has no such active key`);
+      if (key?.status !== 'active') throw new FormError(`${found.target} has no such active key`);
       return {
         ...{ ...found, details: { keyId } },
         async run() {

@@ -12,7 +12,7 @@ import {
 import { type Request, type RequestHandler, type Response, Router } from 'express';
 import type { Reads } from '../reads.js';
 import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
-import { assertConfirmed, fieldOf, type HandleChange, Problem } from './change.js';
+import { assertConfirmed, FormError, fieldOf, type HandleChange } from './change.js';
 import { Confirm, Form, Secret, sendPage, Table, Time, textOf } from './components.js';
 
 const MAX_AUDIT_ROWS = 200;
@@ -195,13 +195,13 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
   async function find(request: Request): Promise<Operator> {
     const { name } = request.params;
     const found = await operators.find(String(name));
-    if (!found) throw new Problem('there is no such operator');
+    if (!found) throw new FormError('there is no such operator');
     return found;
   }
   /** Otherwise admins could give it to themselves by a second name, or by the password of another operator. */
   function assertMayReveal(response: Response): void {
     if (operatorOf(response).mayReveal) return;
-    throw new Problem('this needs the right to see what partners sent; `opm operators` does it too');
+    throw new FormError('this needs the right to see what partners sent; `opm operators` does it too');
   }
   const toPage = (title: string, name: string, password: string) => {
     const children = <Secret name={`Password of ${name}`} value={password} back="/operators" />;
@@ -275,13 +275,13 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
 
 const drawPassword = (): string => randomBytes(15).toString('base64url');
 
-/** Another request may have removed the operator. @throws Problem */
+/** Another request may have removed the operator. @throws FormError */
 function assertFound(isFound: boolean): void {
-  if (!isFound) throw new Problem('there is no such operator');
+  if (!isFound) throw new FormError('there is no such operator');
 }
 
 function roleOf(request: Request): Role {
   const role = ROLES.find((known) => known === fieldOf(request, 'role'));
-  if (!role) throw new Problem(`role must be one of ${ROLES.join(', ')}`);
+  if (!role) throw new FormError(`role must be one of ${ROLES.join(', ')}`);
   return role;
 }

@@ -4,7 +4,7 @@ import type { ComponentChildren } from 'preact';
 import { MASK, maskCustomerId, maskErrorMessage, maskLetterData } from '../mask.js';
 import type { Reads } from '../reads.js';
 import { mayChange, operatorOf, type Reveals, recordRequest } from '../session.js';
-import { fieldOf, type HandleChange, Problem } from './change.js';
+import { FormError, fieldOf, type HandleChange } from './change.js';
 import { Back, Confirm, Facts, Form, sendPage, Table, Time, toUrl } from './components.js';
 import { type Names, PartnerLink } from './partners.js';
 
@@ -58,7 +58,7 @@ export function changeReveals(reveals: Reveals, handle: HandleChange): Router {
       'viewer',
       'reveal',
       async (request, response) => {
-        if (!reveals.mayStart(response)) throw new Problem('you may not see what partners sent');
+        if (!reveals.mayStart(response)) throw new FormError('you may not see what partners sent');
         const back = fieldOf(request, 'back');
         return {
           back: /^\/(find|dead-letters)\b/.test(back) ? back : '/',

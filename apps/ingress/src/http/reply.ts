@@ -30,8 +30,8 @@ const SLOW_LOG_INTERVAL_MS = 100;
 const REFUSAL_LOG_INTERVAL_MS = 60_000;
 const MAX_REFUSALS = 10_000;
 
-/** The answer to an accepted entry or erasure, and its receipt. */
-type Accepted = { answer: Answer; receipt: string };
+/** The answer to an accepted entry or erasure, and its receipt. If it is replayed, the entry has been counted already. */
+type Accepted = { answer: Answer; receipt: string; isReplayed: boolean };
 
 /** The result of one entry. */
 export type Result = Accepted | Fault;
@@ -48,23 +48,15 @@ function toBatchBody(results: Result[]): string {
 /** The bodies that never change, serialized once. */
 const BODIES = new Map<Answer, string>(Object.values(ANSWERS).map((answer) => [answer, JSON.stringify(answer)]));
 
-/** Answers from the record of an idempotency key. They have the same bytes, but the entry has been counted already. */
-const REPLAYED = {
-  created: { ...ANSWERS.created },
-  updateAccepted: { ...ANSWERS.updateAccepted },
-  erasureAccepted: { ...ANSWERS.erasureAccepted },
-};
-
 /** What an entry gets, or an erasure of a customer that existed. */
 export function toAccepted(
   { existed, version, isReplayed }: Verdict,
   { customerId, fields }: EntryInput,
   accepted: 'updateAccepted' | 'erasureAccepted' = 'updateAccepted',
 ): Accepted {
-  const answers = isReplayed ? REPLAYED : ANSWERS;
   // A literal, because `{ ...entry, version }` costs a microsecond.
   const receipt = toReceipt({ version, customerId, fields });
-  return { answer: existed ? answers[accepted] : answers.created, receipt };
+  return { answer: existed ? ANSWERS[accepted] : ANSWERS.created, receipt, isReplayed: isReplayed === true };
 }
 
 const ACCEPTED = new Map<Answer, keyof Counts>([
@@ -72,6 +64,8 @@ const ACCEPTED = new Map<Answer, keyof Counts>([
   [ANSWERS.updateAccepted, 'updated'],
   [ANSWERS.erasureAccepted, 'erased'],
 ]);
+
+const toCounter = ({ answer, isReplayed }: Accepted) => (isReplayed ? undefined : ACCEPTED.get(answer));
 
 type ReplyDeps = {
   activity: Pick<ActivityReporter, 'of' | 'onKeyUse' | 'onLatency'>;
@@ -110,7 +104,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
 
   function count(response: Response, result: Result): void {
     const { projectId } = contextOf(response);
-    const counter = result instanceof Fault ? toRefused(statusOf(result)) : ACCEPTED.get(result.answer);
+    const counter = result instanceof Fault ? toRefused(statusOf(result)) : toCounter(result);
     if (projectId === 0 || !counter) return;
     activity.of(projectId)[counter]++;
     // The cause of a 503 is logged once for all projects.
@@ -159,7 +153,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
       send(response, status, body);
     },
     /** Counts the entries of a batch that one fault answers. */
-    refuse(response: Response, results: Result[]): void {
+    countRefused(response: Response, results: Result[]): void {
       contextOf(response).isCounted = true;
       for (const result of results) count(response, result);
     },

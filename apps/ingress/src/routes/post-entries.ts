@@ -8,7 +8,8 @@ import type { Inflate, OnPart } from '../http/read-body.js';
 import { type Reply, type Result, toAccepted } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
 import { MAX_CHUNK_BYTES, type Results, toBytes } from '../ingest/call.js';
-import { type AcceptKeyed, BATCH, findRequestIds, toKeyed, toText } from '../ingest/idempotency.js';
+import { type AcceptKeyed, BATCH, toKeyed, toText } from '../ingest/idempotency.js';
+import { checkRequest } from './post-entry.js';
 import { type BatchItem, readBatch, readWhole } from './read-batch.js';
 
 /** Accepts a group's entries; `first` is the place of the first of them among the batch's valid entries. */
@@ -34,10 +35,7 @@ export function postEntries(deps: {
   const { overload, rateLimiter, acceptKeyed, slices, inflate, groupSize, memory, reply } = deps;
 
   return async (request, response) => {
-    overload.check();
-    const context = contextOf(response);
-    rateLimiter.check(context);
-    context.requestIds = findRequestIds(request);
+    const context = checkRequest({ overload, rateLimiter }, request, response);
     const key = context.requestIds?.idempotencyKey;
     const held = memory.open(context.projectId);
     try {
@@ -102,15 +100,15 @@ export function postEntries(deps: {
   ): Promise<Result[]> {
     const context = contextOf(response);
     const results: (Result | undefined)[] = []; // undefined: not tried
-    let accepted = 0;
+    let validBefore = 0; // entries of earlier groups
     let refusal: Fault | undefined;
     let isOver = false;
     for await (const group of batch.groups) {
       context.receivedAt = performance.now(); // the duration of the upload does not count as time to answer
       const entries = group.filter((item): item is Entry => !(item instanceof Fault));
       // Entries after a refused one are not tried: a retry would give the refused, earlier entry the higher version.
-      const outcomes = refusal || isOver ? [] : await accept(entries, accepted, acceptGroup);
-      accepted += entries.length;
+      const outcomes = refusal || isOver ? [] : await accept(entries, validBefore, acceptGroup);
+      validBefore += entries.length;
       refusal ??= outcomes.find((outcome) => outcome instanceof Fault);
       isOver ||= entries.some((_, i) => outcomes[i] === undefined);
       let next = 0;
@@ -120,7 +118,7 @@ export function postEntries(deps: {
     if (isOver) refusal ??= rateLimiter.refuse(context, results.filter((result) => !result).length);
     const answers = results.map((result) => result ?? (refusal as Fault));
     if (refusal && answers.every((result) => result instanceof Fault)) {
-      reply.refuse(response, answers);
+      reply.countRefused(response, answers);
       throw toRefusal(refusal, answers);
     }
     return answers;

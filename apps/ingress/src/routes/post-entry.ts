@@ -1,5 +1,5 @@
 import { Fault, parseCustomerId, parseEntry, parseJson } from '@opm/contract';
-import type { RequestHandler, Response } from 'express';
+import type { Request, RequestHandler, Response } from 'express';
 import type { Slices } from '../guards/batch-limits.js';
 import type { Overload } from '../guards/overload.js';
 import type { RateLimiter } from '../guards/rate-limiter.js';
@@ -25,29 +25,25 @@ const SMALL_BYTES = 2 * 1024;
 
 /** POST /entry. The answer promises that the entry is queued durably, not that it is in PostgreSQL yet. */
 export function postEntry(deps: EntryDeps & { slices: Pick<Slices, 'next'>; inflate: Inflate }): RequestHandler {
-  const { overload, rateLimiter, slices, inflate, reply } = deps;
+  const { slices, inflate, reply } = deps;
   const reading = { limit: ENTRY_LIMIT, inflate };
-  const acceptOnce = createAcceptOnce(deps, 'POST /entry');
+  const accept = createAccept(deps, 'POST /entry');
 
   return (request, response, next) => {
-    overload.check();
-    const context = contextOf(response);
-    rateLimiter.check(context);
-    context.requestIds = findRequestIds(request);
-    const key = context.requestIds?.idempotencyKey;
+    const context = checkRequest(deps, request, response);
     readBody(request, context, take, next, reading);
 
     function take(body: Buffer): void {
       context.receivedAt = performance.now();
       const slice = body.length > SMALL_BYTES ? slices.next(context.projectId) : undefined;
-      if (slice) slice.then(() => accept(body)).catch(next);
-      else accept(body);
+      if (slice) slice.then(() => answer(body)).catch(next);
+      else answer(body);
     }
-    function accept(body: Buffer): void {
+    function answer(body: Buffer): void {
       const entry = parseEntry(parseJson(body));
-      const accepting =
-        key === undefined ? rateLimiter.acceptEntry(context, entry) : acceptOnce(context, key, entry, response);
-      accepting.then((verdict) => reply.accepted(response, toAccepted(verdict, entry))).catch(next);
+      accept(context, entry, response)
+        .then((verdict) => reply.accepted(response, toAccepted(verdict, entry)))
+        .catch(next);
     }
   };
 }
@@ -59,30 +55,51 @@ export function postEntry(deps: EntryDeps & { slices: Pick<Slices, 'next'>; infl
  * replaced.
  */
 export function deleteEntry(deps: EntryDeps): RequestHandler {
-  const { overload, rateLimiter, reply } = deps;
-  const acceptOnce = createAcceptOnce(deps, 'DELETE /entry');
+  const accept = createAccept(deps, 'DELETE /entry');
   return async (request, response) => {
-    overload.check();
-    const context = contextOf(response);
-    rateLimiter.check(context);
-    context.requestIds = findRequestIds(request);
-    const key = context.requestIds?.idempotencyKey;
+    const context = checkRequest(deps, request, response);
     const entry: EntryInput = { customerId: parseCustomerId(request.params.customerId), erase: true };
-    const accepting =
-      key === undefined ? rateLimiter.acceptEntry(context, entry) : acceptOnce(context, key, entry, response);
-    const verdict = await accepting;
+    const verdict = await accept(context, entry, response);
     if (!verdict.existed) throw new Fault('CUSTOMER_UNKNOWN');
-    reply.accepted(response, toAccepted(verdict, entry, 'erasureAccepted'));
+    deps.reply.accepted(response, toAccepted(verdict, entry, 'erasureAccepted'));
   };
 }
 
-/** Accepts an entry with an idempotency key, and marks the response if it is a replay. */
-function createAcceptOnce({ rateLimiter, acceptKeyed }: EntryDeps, operation: string) {
-  return async (context: RequestContext, key: string, entry: EntryInput, response: Response): Promise<Verdict> => {
+/**
+ * Refuses the request if this process is overloaded or its project has reached its rate limit, and reads the ids that the
+ * partner gave it.
+ */
+export function checkRequest(
+  { overload, rateLimiter }: { overload: Pick<Overload, 'check'>; rateLimiter: Pick<RateLimiter, 'check'> },
+  request: Request,
+  response: Response,
+): RequestContext {
+  overload.check();
+  const context = contextOf(response);
+  rateLimiter.check(context);
+  context.requestIds = findRequestIds(request);
+  return context;
+}
+
+/** Accepts an entry, with or without an idempotency key. */
+function createAccept({ rateLimiter, acceptKeyed }: EntryDeps, operation: string) {
+  /** Marks the response if it is a replay. */
+  async function acceptOnce(
+    context: RequestContext,
+    key: string,
+    entry: EntryInput,
+    response: Response,
+  ): Promise<Verdict> {
     const keyed = toKeyed(context.projectId, key, operation, [toText(entry)]);
-    const [result = rateLimiter.refuse(context, 1)] = await acceptKeyed(context, keyed, [entry], 0);
+    const [result] = await acceptKeyed(context, keyed, [entry], 0);
+    if (result === undefined) throw rateLimiter.refuse(context, 1);
     if (result instanceof Fault) throw result;
     if (result.isReplayed) response.setHeader('idempotent-replayed', 'true');
     return result;
+  }
+
+  return (context: RequestContext, entry: EntryInput, response: Response): Promise<Verdict> => {
+    const key = context.requestIds?.idempotencyKey;
+    return key === undefined ? rateLimiter.acceptEntry(context, entry) : acceptOnce(context, key, entry, response);
   };
 }

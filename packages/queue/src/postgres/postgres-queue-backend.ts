@@ -109,16 +109,16 @@ const FIND_OLDEST = `
     (SELECT added_at_ms FROM bullmq.job WHERE queue = $1 AND state = 'delayed' ORDER BY process_at_ms LIMIT 1)
   ) AS oldest`;
 
-type LeasedRow = { place: number; granted: string; available: string; clock: string };
+type ReservedRow = { place: number; granted: string; available: string; clock: string };
 
 /** Calls the function that the migration `lease_many` defines. */
 function createPostgresTokenBuckets(pool: pg.Pool, { maxWaitMs }: { maxWaitMs: number }): TokenBuckets {
   return createTokenBuckets({
-    place: () => 0,
-    async leaseMany(_place, calls) {
+    groupOf: () => 0,
+    async reserveMany(_group, calls) {
       const column = (name: keyof BucketCall) => calls.map((call) => call[name]);
-      const { rows } = await pool.query<LeasedRow>({
-        name: 'lease-many',
+      const { rows } = await pool.query<ReservedRow>({
+        name: 'reserve-many',
         text: 'SELECT * FROM admission.lease_many($1, $2, $3, $4, $5)',
         values: (['projectId', 'rate', 'burst', 'wanted', 'returned'] as const).map(column),
       });

@@ -6,7 +6,7 @@ import type { RedisClient } from './ioredis-workarounds.js';
  * Returns the clock in µs, and per bucket the tokens granted and the millionths of tokens left. The key of a bucket
  * expires when the bucket is full again.
  */
-const LEASE = `
+const RESERVE = `
 local parts = ${PARTS_PER_TOKEN}
 local time = redis.call('TIME')
 local clock = time[1] * 1000000 + time[2]
@@ -26,7 +26,7 @@ end
 return { clock, reserved }`;
 
 type Scripts = {
-  opmLease(
+  opmReserve(
     keyCount: number,
     keys: string[],
     limitsAndCalls: number[],
@@ -39,14 +39,14 @@ export function createRedisTokenBuckets(
   options: { shards: number; keyspaceOf: (shard: number) => string; maxWaitMs: number },
 ): TokenBuckets {
   const { shards, keyspaceOf, maxWaitMs } = options;
-  redis.defineCommand('opmLease', { lua: LEASE });
+  redis.defineCommand('opmReserve', { lua: RESERVE });
   const scripts = redis as unknown as Scripts;
   return createTokenBuckets({
-    place: (projectId) => projectId % shards,
-    async leaseMany(shard, calls) {
+    groupOf: (projectId) => projectId % shards,
+    async reserveMany(shard, calls) {
       const keys = calls.map(({ projectId }) => `${keyspaceOf(shard)}:bucket:${projectId}`);
       const args = calls.flatMap(({ rate, burst, wanted, returned }) => [rate, burst, wanted, returned]);
-      const [clock, reserved] = await scripts.opmLease(keys.length, keys, args);
+      const [clock, reserved] = await scripts.opmReserve(keys.length, keys, args);
       return reserved.map(([granted, available]) => ({ granted, available: available / PARTS_PER_TOKEN, clock }));
     },
     maxWaitMs,
