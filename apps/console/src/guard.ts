@@ -90,16 +90,18 @@ export function requireOperator({
   const isScript = (request: Request) =>
     !sessions.has(request) && request.get('sec-fetch-site') === undefined && !isStream(request);
 
+  async function findOperator(request: Request): Promise<CurrentOperator | undefined | 'unreachable'> {
+    return withTimeout(sessions.find(request), ANSWER_MS).catch((error) => {
+      if (error instanceof StoreError && error.kind === 'unknown') throw error;
+      return 'unreachable' as const;
+    });
+  }
+
   return async (request, response, next) => {
     const { isAccepted, isReachable } = await readBuiltIn();
-    let isAnswering = isReachable;
-    const found =
-      isAnswering &&
-      (await withTimeout(sessions.find(request), ANSWER_MS).catch((error) => {
-        if (error instanceof StoreError && error.kind === 'unknown') throw error;
-        isAnswering = false;
-      }));
-    if (found) return enter(found, async () => (await sessions.find(request)) !== undefined);
+    const found = isReachable ? await findOperator(request) : 'unreachable';
+    const isAnswering = found !== 'unreachable';
+    if (found && isAnswering) return enter(found, async () => (await sessions.find(request)) !== undefined);
 
     const given = readPassword(request.get('authorization'));
     if (given !== undefined) {
@@ -114,6 +116,7 @@ export function requireOperator({
       if (isAccepted) return enter({ ...BUILT_IN_OPERATOR, csrfToken }, async () => (await readBuiltIn()).isAccepted);
     }
 
+    // All pages need PostgreSQL. The Bull dashboard may not, so the password helps there, with a session too.
     const mayAsk = isAccepted && (!sessions.has(request) || request.path.startsWith('/queues'));
     if (isPage(request) && isAnswering) response.redirect(303, toLoginPath(request));
     else if (isPage(request) && !mayAsk) sendOutage(request, response);

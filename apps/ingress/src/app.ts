@@ -9,14 +9,7 @@ import express, {
   type Response,
 } from 'express';
 import type { TimeBudget } from './config.js';
-import {
-  type Authenticator,
-  methodNotAllowed,
-  refusePath,
-  refuseWrongKey,
-  requireProject,
-  routeUnknown,
-} from './guards/authenticate.js';
+import { type Authenticator, refusePath, refuseWrongKey, requireProject } from './guards/authenticate.js';
 import { createBatchMemory, Slices } from './guards/batch-limits.js';
 import type { Overload } from './guards/overload.js';
 import type { RateLimiter } from './guards/rate-limiter.js';
@@ -167,6 +160,17 @@ function answerFault(deps: Pick<IngressDeps, 'logger' | 'rateLimiter'> & { reply
 
 /** A refused entry counts against the project's rate limit if the answer has one of these statuses. */
 const REFUSALS = new Set<number>([400, 413, 415]);
+
+function methodNotAllowed(allowed: string): RequestHandler {
+  return (_request, response) => {
+    response.setHeader('allow', allowed);
+    throw new Fault('METHOD_NOT_ALLOWED');
+  };
+}
+
+const routeUnknown: RequestHandler = () => {
+  throw new Fault('ROUTE_UNKNOWN');
+};
 
 /** GET /ping: tells a partner that its API key is valid. */
 function getPing({ reply }: { reply: Reply }): RequestHandler {

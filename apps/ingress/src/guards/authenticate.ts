@@ -252,13 +252,6 @@ export function refuseWrongKey(authenticator: Pick<Authenticator, 'authenticate'
   return (request, response, next) => (request.headers['x-api-key'] ? requireOwner(request, response, next) : next());
 }
 
-export function methodNotAllowed(allowed: string): RequestHandler {
-  return (_request, response) => {
-    response.setHeader('allow', allowed);
-    throw new Fault('METHOD_NOT_ALLOWED');
-  };
-}
-
 /** Answers a path that cannot be decoded. Express decodes it before any handler, so the key is checked here. */
 export function refusePath(authenticated: RequestHandler): ErrorRequestHandler {
   return (error, request, response, next) => {
@@ -266,7 +259,3 @@ export function refusePath(authenticated: RequestHandler): ErrorRequestHandler {
     return authenticated(request, response, (fault) => next(fault ?? new Fault('PATH_MALFORMED')));
   };
 }
-
-export const routeUnknown: RequestHandler = () => {
-  throw new Fault('ROUTE_UNKNOWN');
-};

@@ -116,11 +116,11 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     const parts = toKeyedParts(calls);
     let admitted: Admitted[] = [];
     try {
-      const admittance = await queue.admit(shard, calls, parts);
-      if (admittance.known) return await acceptRepeats(partition, calls, parts, admittance.known, deadline);
-      admitted = admittance.admitted;
-      chunkPartitions.onBacklogs(shard, admittance.backlogs);
-      if (admittance.recordBytes.size > 0) onRecordBytes(admittance.recordBytes);
+      const result = await queue.admit(shard, calls, parts);
+      if (result.known) return await acceptRepeats(partition, calls, parts, result.known, deadline);
+      admitted = result.admitted;
+      chunkPartitions.onBacklogs(shard, result.backlogs);
+      if (result.recordBytes.size > 0) onRecordBytes(result.recordBytes);
       // Starts after the admission, or another ingress could admit and persist an entry in between. It may overlap with
       // the enqueue, because it ignores rows that are not older than these versions.
       const unclaimed = admitted.filter(({ previous }) => !previous);
@@ -198,7 +198,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     checkPending(requester.projectId, 1);
     // The size of the body is an upper bound, and faster than counting the bytes of each value.
     const bytes = (requester.bodyBytes || toBytes(entry)) + toRequestBytes(requester);
-    const partition = chunkPartitions.toPartition(requester.projectId, entry);
+    const partition = chunkPartitions.assign(requester.projectId, entry);
     const group = { requester, calls: [toCall(requester, entry)], bytes, isSingle: true };
     return chunks.run(partition, group) as Promise<Verdict>;
   };
@@ -212,7 +212,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     const requestBytes = toRequestBytes(requester);
     let place = 0; // `entries()` is slower, and this runs for every entry
     for (const entry of entries) {
-      const partition = chunkPartitions.toPartition(requester.projectId, entry);
+      const partition = chunkPartitions.assign(requester.projectId, entry);
       const group = groups.get(partition) ?? { requester, calls: [], bytes: requestBytes, isSingle: false, places: [] };
       groups.set(partition, group);
       group.calls.push(toCall(requester, entry));
@@ -230,8 +230,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
 
   const acceptPart: AcceptPart = async (requester, { entries, ...part }) => {
     checkPending(requester.projectId, entries.length);
-    // The partition whose chunks wait for a look-up has the highest number, see `createChunkPartitions`.
-    const partition = Math.max(...entries.map((entry) => chunkPartitions.toPartition(requester.projectId, entry)));
+    const partition = chunkPartitions.assignTogether(requester.projectId, entries);
     const calls = entries.map((entry) => toCall(requester, entry, part));
     const bytes = entries.reduce((sum, entry) => sum + toBytes(entry), toRequestBytes(requester));
     return runGroup(partition, { requester, calls, bytes, isSingle: false });

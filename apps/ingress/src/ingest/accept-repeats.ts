@@ -40,7 +40,10 @@ export type AcceptRepeats = (
   deadline: number,
 ) => Promise<Results>;
 
-/** Existence at this version: any row that is not erased. At the other: any row that was ever erased. */
+/**
+ * `FindExisting` asks whether a customer existed before a version. Before the highest one existed every customer that is not
+ * erased now; before the lowest one counts as existing who was ever erased.
+ */
 const EXISTS_NOW = Number.MAX_SAFE_INTEGER;
 const WAS_ERASED = 1;
 
@@ -57,14 +60,14 @@ export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
    * any trace of the customer counts: a missing 201 is better than a second one. The claim of an earlier repeat says
    * nothing of the time before that repeat.
    */
-  async function judge(parts: OpenPart[], admitted: AdmittedAgain[], deadline: number): Promise<Verdict[]> {
+  async function decideVerdicts(parts: OpenPart[], admitted: AdmittedAgain[], deadline: number): Promise<Verdict[]> {
     const firsts = parts.flatMap(({ record, size }) => {
       const { previous, claim } = parseOpen(record);
       return [...previous.padEnd(size, '-')].map((found) => ({ found, isClaimOfFirst: claim === record.version }));
     });
     const isFirstStanding = admitted.map(({ found }, i) => found === 'own' && firsts[i]?.isClaimOfFirst === true);
     const verdicts = admitted.map(({ found }, i) => {
-      const foundAtFirst = firsts[i]?.found;
+      const foundAtFirst = firsts[i]?.found; // a letter of `OpenState.previous`
       if (foundAtFirst === 'p' || found === 'other') return true;
       return foundAtFirst === 'e' && isFirstStanding[i] ? false : undefined;
     });
@@ -90,7 +93,7 @@ export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
     const admitted = await queue.admitAgain(partition.shard, calls, parts);
     if (!admitted) return acceptChunk(partition, calls, deadline); // a concurrent attempt has changed a record
     try {
-      const verdicts = await judge(parts, admitted, deadline); // before the enqueue, which may change the rows
+      const verdicts = await decideVerdicts(parts, admitted, deadline); // before the enqueue, which may change the rows
       await enqueue(partition, calls, admitted, deadline);
       return await closeParts(partition.shard, parts, admitted, verdicts, deadline);
     } catch (error) {

@@ -15,14 +15,14 @@ test('a partition has the shard of the customer and the priority of its projectâ
       const shard = shardOf(it.projectId, it.customerId, shards);
       partitions.onBacklogs(shard, new Map([[it.projectId, backlog]]));
       const priority = backlog <= 128 ? 0 : Math.ceil(Math.log(backlog / 128) / Math.log(16));
-      expect(partitions.fromPartition(partitions.toPartition(it.projectId, it))).toEqual({
+      expect(partitions.fromPartition(partitions.assign(it.projectId, it))).toEqual({
         shard,
         priority,
         waitsForLookUp: false,
       });
-      expect(partitions.fromPartition(partitions.toPartition(it.projectId + 1, it)).priority).toBe(0);
+      expect(partitions.fromPartition(partitions.assign(it.projectId + 1, it)).priority).toBe(0);
       partitions.onBacklogs(shard, new Map([[it.projectId, 0]]));
-      expect(partitions.fromPartition(partitions.toPartition(it.projectId, it)).priority).toBe(0);
+      expect(partitions.fromPartition(partitions.assign(it.projectId, it)).priority).toBe(0);
     }),
   );
 });
@@ -40,7 +40,7 @@ test('equal projects whose backlogs grow together share nearly all chunks, in ea
   let [turns, chunks] = [0, 0];
   for (; turns * perChunk < 10_000 * projects; turns++) {
     const ids = Array.from({ length: perChunk }, toRandomId);
-    const used = new Set(ids.map((id) => partitions.toPartition(id, { customerId: 'c' })));
+    const used = new Set(ids.map((id) => partitions.assign(id, { customerId: 'c' })));
     for (const partition of used) priorities.add(partitions.fromPartition(partition).priority);
     chunks += used.size;
     for (const id of ids.slice(0, perChunk / 16)) {
@@ -56,8 +56,7 @@ test('beside projects with long backlogs, one with 48 waiting entries, or with n
   fc.assert(
     fc.property(fc.integer({ min: 385, max: 1e9 }), fc.integer({ min: 1, max: 1_000 }), (long, samples) => {
       const partitions = createChunkPartitions(1);
-      const priorityOf = (id: number) =>
-        partitions.fromPartition(partitions.toPartition(id, { customerId: 'c' })).priority;
+      const priorityOf = (id: number) => partitions.fromPartition(partitions.assign(id, { customerId: 'c' })).priority;
       partitions.onBacklogs(0, new Map([[2, long]]));
       expect(priorityOf(2)).toBeGreaterThan(0);
       for (let i = 0; i < samples; i++) partitions.onBacklogs(0, new Map([[1, long]]));
@@ -70,7 +69,7 @@ test('beside projects with long backlogs, one with 48 waiting entries, or with n
 test('an erasure, and later entries of its customer, have partitions of their own', () => {
   const partitions = createChunkPartitions(3);
   const waits = (projectId: number, customerId: string, erase?: true) =>
-    partitions.fromPartition(partitions.toPartition(projectId, { customerId, ...(erase && { erase }) })).waitsForLookUp;
+    partitions.fromPartition(partitions.assign(projectId, { customerId, ...(erase && { erase }) })).waitsForLookUp;
   expect([waits(1, 'a'), waits(1, 'a', true), waits(1, 'a'), waits(1, 'b'), waits(2, 'a')]).toEqual([
     ...[false, true, true, false, false],
   ]);

@@ -16,26 +16,37 @@ export type ChunkPartitions = ReturnType<typeof createChunkPartitions>;
 /** A chunk has entries of one shard, of projects with the same priority, and either all or none wait for a look-up. */
 export type ChunkPartition = { shard: number; priority: number; waitsForLookUp: boolean };
 
+type Assignable = { customerId: string; erase?: true };
+
 /** Encodes a `ChunkPartition` as a number, as a partition of `GroupCommit`. */
 export function createChunkPartitions(shards: number) {
   /** Backlogs by project and shard. Those that always have priority 0 are not stored. */
   const backlogs = new LRUCache<number, number>({ max: MAX_BACKLOGS, ttl: BACKLOG_TTL_MS, ttlResolution: 100 });
   const shortBacklogs = Array.from({ length: shards }, () => new ShortBacklog());
-  const placeOf = (projectId: number, shard: number) => projectId * shards + shard;
+  const backlogKey = (projectId: number, shard: number) => projectId * shards + shard;
   /** Customers whose erasure this process received in the last `ERASED_TTL_MS`. */
   const erased = new LRUCache<string, true>({ max: MAX_ERASED, ttl: ERASED_TTL_MS, ttlResolution: 1_000 });
   const isErased = (projectId: number, customerId: string) =>
     erased.size > 0 && erased.has(`${projectId}:${customerId}`);
 
+  function assign(projectId: number, { customerId, erase }: Assignable): number {
+    const shard = shardOf(projectId, customerId, shards);
+    const priority = toPriority(backlogs.get(backlogKey(projectId, shard)) ?? 0, shortBacklogs[shard]?.longest);
+    if (erase) erased.set(`${projectId}:${customerId}`, true);
+    const waitsForLookUp = isErased(projectId, customerId) ? 1 : 0;
+    return (2 * priority + waitsForLookUp) * shards + shard;
+  }
+
   return {
-    /** Returns the partition of an entry, and remembers an erasure. */
-    toPartition(projectId: number, { customerId, erase }: { customerId: string; erase?: true }): number {
-      const shard = shardOf(projectId, customerId, shards);
-      const priority = toPriority(backlogs.get(placeOf(projectId, shard)) ?? 0, shortBacklogs[shard]?.longest);
-      if (erase) erased.set(`${projectId}:${customerId}`, true);
-      const waitsForLookUp = isErased(projectId, customerId) ? 1 : 0;
-      return (2 * priority + waitsForLookUp) * shards + shard;
-    },
+    /** Assigns an entry to a partition. Remembers an erasure. */
+    assign,
+
+    /**
+     * Assigns entries of one shard to the partition of one of them. If one waits for a look-up, all do: such partitions
+     * have higher numbers.
+     */
+    assignTogether: (projectId: number, entries: Assignable[]): number =>
+      Math.max(...entries.map((entry) => assign(projectId, entry))),
 
     fromPartition(partition: number): ChunkPartition {
       const rest = Math.floor(partition / shards);
@@ -60,8 +71,8 @@ export function createChunkPartitions(shards: number) {
     onBacklogs(shard: number, ofProjects: Map<number, number>): void {
       for (const [projectId, backlog] of ofProjects) {
         shortBacklogs[shard]?.note(backlog);
-        if (backlog > MIN_SHORT_BACKLOG) backlogs.set(placeOf(projectId, shard), backlog);
-        else backlogs.delete(placeOf(projectId, shard));
+        if (backlog > MIN_SHORT_BACKLOG) backlogs.set(backlogKey(projectId, shard), backlog);
+        else backlogs.delete(backlogKey(projectId, shard));
       }
     },
   };
