@@ -80,7 +80,11 @@ async function chaos({ directory, report: reportFile, ...given }: Options): Prom
   const progress = createProgress(given.faults);
   const options: ChaosOptions = {
     ...given,
-    ...{ seed, directory: place, signal: end.signal, giveUp: giveUp.signal, onProgress: progress.show },
+    seed,
+    directory: place,
+    signal: end.signal,
+    giveUp: giveUp.signal,
+    onProgress: progress.show,
   };
   const result = await runChaos(options)
     .catch(async (error) => {

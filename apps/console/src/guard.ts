@@ -53,7 +53,9 @@ export function createAccess(
   const { password, store, logger, attemptsWindowMs: windowMs = ATTEMPTS_WINDOW_MS } = options;
   if (!password) throw new TypeError('the console needs a password');
   return {
-    ...{ password, store, logger },
+    password,
+    store,
+    logger,
     sessions: createSessions({ operators: store.operators, password }),
     readBuiltIn: watchBuiltInOperator(store.operators, (error) =>
       logger?.warn({ err: error }, 'PostgreSQL does not answer: nobody can log in by name until it does'),

@@ -126,8 +126,11 @@ const REFUSING = ['--min-replicas-to-write', '1'];
 export async function startClusterVictim(directory: string, createShim: CreateShim): Promise<ClusterVictim> {
   const shims = await Promise.all(Array.from({ length: MASTERS }, (_, n) => createShim(`pair ${n + 1}`)));
   const cluster = await startRedisCluster({
-    ...{ directory, masters: MASTERS, replicasPerMaster: 1 },
-    ...{ flags: [...DURABLE, ...REFUSING], detached: true },
+    directory,
+    masters: MASTERS,
+    replicasPerMaster: 1,
+    flags: [...DURABLE, ...REFUSING],
+    detached: true,
     envOf: (n) => shims[n % MASTERS]?.env,
   });
   const { url, nodes, waitUntilWhole } = cluster;

@@ -90,7 +90,10 @@ export function createApiKeys(prisma: PrismaClient) {
         owners.map(({ keyHash, keyId, projectId, isPaused, endsInMs, scopes, addresses, ...row }) => [
           keyHash,
           {
-            ...{ keyId, projectId, limit: toRateLimit(row), isPaused },
+            keyId,
+            projectId,
+            limit: toRateLimit(row),
+            isPaused,
             ...(endsInMs !== null && { endsInMs }),
             ...(!SCOPES.every((scope) => scopes.includes(scope)) && { scopes }),
             ...(addresses.length > 0 && { addresses }),

@@ -112,7 +112,11 @@ function toRefused({ receipt, field, createdAt, resolution, ...row }: RefusedRow
   const { customerId, version, sqlState, requestIds } = row;
   const described = receipt === null ? describeLetter(row) : { receipt, field: FIELDS.find((name) => name === field) };
   return {
-    ...{ customerId, sqlState, requestIds, refusedAt: createdAt, state: resolution ?? 'refused' },
+    customerId,
+    sqlState,
+    requestIds,
+    refusedAt: createdAt,
+    state: resolution ?? 'refused',
     isReadable: Boolean(described),
     receipt: described?.receipt ?? toReceipt({ customerId, version: Number(version) }),
     field: described?.field,

@@ -159,8 +159,12 @@ function toLines({ problems, processes, rates, queue, deadLetters, paused }: Sta
     '',
     ...toTable(
       processes.map(({ name, host, pid, version, uptimeSeconds, silentSeconds, state }) => ({
-        ...{ process: name, host, pid, version },
-        ...{ uptime: toDuration(uptimeSeconds), 'last report': `${toDuration(silentSeconds)} ago` },
+        process: name,
+        host,
+        pid,
+        version,
+        uptime: toDuration(uptimeSeconds),
+        'last report': `${toDuration(silentSeconds)} ago`,
         state: silentSeconds >= SILENT_SECONDS ? 'does not report' : state.isPaused ? 'paused' : 'ok',
       })),
     ),

@@ -60,7 +60,9 @@ async function deploy(databaseUrl: string, detached: boolean): Promise<string> {
       ...process.env,
       // With DATABASE_URL_FILE, the schema engine reads the password itself, and no environment contains it.
       ...(file ? { DATABASE_URL_FILE: resolve(file) } : password && { PGPASSWORD: password }),
-      ...{ DATABASE_URL: url, CHECKPOINT_DISABLE: '1', PRISMA_HIDE_UPDATE_MESSAGE: '1' },
+      DATABASE_URL: url,
+      CHECKPOINT_DISABLE: '1',
+      PRISMA_HIDE_UPDATE_MESSAGE: '1',
     },
     stdio: ['ignore', 'pipe', 'pipe'],
     detached,

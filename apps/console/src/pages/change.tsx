@@ -115,8 +115,14 @@ export const MAX_RULES = 50 * MAX_KEY_ADDRESSES;
 
 /** Names of fields as their labels say them, if these differ. */
 const LABELS: Record<string, string> = {
-  ...{ rate: 'entries per second', customer: 'customer id', project: 'partner', state: 'SQLSTATE' },
-  ...{ error: '“Error contains”', grace: '“The other keys”', addresses: '“From”', scopes: '“May”' },
+  rate: 'entries per second',
+  customer: 'customer id',
+  project: 'partner',
+  state: 'SQLSTATE',
+  error: '“Error contains”',
+  grace: '“The other keys”',
+  addresses: '“From”',
+  scopes: '“May”',
 };
 const labelOf = (name: string): string => LABELS[name] ?? name;
 

@@ -215,7 +215,8 @@ export function changePartners(
       const name = fieldOf(request, 'name');
       assertProjectName(name); // before the audit log names it
       return {
-        ...{ target: name, back: '/partners' },
+        target: name,
+        back: '/partners',
         async run() {
           const { projectId, apiKey } = await projects.create(name);
           const back = `/partners/${projectId}`;
@@ -235,7 +236,8 @@ export function changePartners(
         throw new FormError('give both entries per second and burst, or neither');
       const limit = rate === undefined || burst === undefined ? undefined : { rate, burst };
       return {
-        ...{ ...found, details: limit ?? { none: true } },
+        ...found,
+        details: limit ?? { none: true },
         async run() {
           await projects.setLimit(projectId, limit);
           return limit ? `The limit of ${found.target} was set.` : `${found.target} has no limit any more.`;
@@ -253,7 +255,8 @@ export function changePartners(
       if (label !== undefined && !isKeyLabel(label)) throw new FormError('a label must have at most 100 characters');
       const rules = rulesOf(request);
       return {
-        ...{ ...found, details: { label: label ?? null, graceHours: grace ?? null, ...toRuleTexts(rules) } },
+        ...found,
+        details: { label: label ?? null, graceHours: grace ?? null, ...toRuleTexts(rules) },
         ...(grace === undefined && { action: 'keys create' }),
         async run() {
           const graceMs = grace === undefined ? undefined : grace * HOUR_MS;
@@ -276,7 +279,8 @@ export function changePartners(
       const key = (await apiKeys.list(projectId)).find((listed) => listed.keyId === keyId);
       if (key?.status !== 'active') throw new FormError(`${found.target} has no such active key`);
       return {
-        ...{ ...found, details: { keyId } },
+        ...found,
+        details: { keyId },
         async run() {
           await apiKeys.revoke(projectId, { keyId });
           return `Key “${key.label ?? `${key.hint}…`}” was revoked.`;

@@ -21,7 +21,9 @@ type Sortable = { id: string; title: string; isNumber?: boolean; sortBy: (partne
 };
 
 const stat = (id: string, title: string, of: (stats: ProjectStats) => number): Sortable => ({
-  ...{ id, title, isNumber: true },
+  id,
+  title,
+  isNumber: true,
   sortBy: ({ stats }) => (stats ? of(stats) : 0),
 });
 const sentPerSecond = (stats: ProjectStats) => stats.acceptedPerSecond + stats.refusedPerSecond;
@@ -42,7 +44,8 @@ function Minute({ at }: { at: Date | undefined }) {
 
 /** Partners with most problems first, then paused ones. */
 const STATE: Sortable = {
-  ...{ id: 'state', title: 'State' },
+  id: 'state',
+  title: 'State',
   sortBy: ({ problems, pausedAt }) => 2 * problems.length + (pausedAt ? 1 : 0),
   cell: (partner) => {
     const marks = toMarks(partner);
@@ -57,7 +60,8 @@ const SENT: Sortable = {
 /** `cell` shows the sorted value if it is left out. */
 const COLUMNS: Sortable[] = [
   {
-    ...{ id: 'name', title: 'Partner' },
+    id: 'name',
+    title: 'Partner',
     sortBy: ({ name }) => name,
     cell: ({ projectId, name }) => <a href={`/partners/${projectId}`}>{name}</a>,
   },
@@ -79,7 +83,9 @@ const COLUMNS: Sortable[] = [
     cell: ({ stats }) => toAge(stats?.backlog?.oldestMs),
   },
   {
-    ...{ id: 'seen', title: 'Last seen', isNumber: true },
+    id: 'seen',
+    title: 'Last seen',
+    isNumber: true,
     sortBy: ({ lastSeen }) => lastSeen?.getTime() ?? 0,
     cell: ({ lastSeen }) => <Minute at={lastSeen} />,
   },

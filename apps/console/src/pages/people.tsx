@@ -217,7 +217,9 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
       if (mayReveal) assertMayReveal(response);
       const password = drawPassword();
       return {
-        ...{ target: name, details: { role, mayReveal }, back: '/operators' },
+        target: name,
+        details: { role, mayReveal },
+        back: '/operators',
         async run() {
           await operators.add({ name, role, mayReveal, password });
           return toPage(`Added ${name} (${role})`, name, password);
@@ -232,7 +234,9 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
       const { name } = found;
       if (mayReveal && !found.mayReveal) assertMayReveal(response);
       return {
-        ...{ target: name, details: { role, mayReveal }, back: '/operators' },
+        target: name,
+        details: { role, mayReveal },
+        back: '/operators',
         async run() {
           assertFound(await operators.setRole(name, { role, mayReveal }, { keepsAdmin: true }));
           return `${name} has the role ${role} and ${mayReveal ? 'may' : 'may not'} see what partners sent.`;
@@ -248,7 +252,8 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
       if (mayReveal) assertMayReveal(response);
       const password = drawPassword();
       return {
-        ...{ target: name, back: '/operators' },
+        target: name,
+        back: '/operators',
         async run() {
           assertFound(await operators.setPassword(name, password));
           return toPage(`New password of ${name}`, name, password);
@@ -262,7 +267,8 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
       const { name } = await find(request);
       assertConfirmed(request);
       return {
-        ...{ target: name, back: '/operators' },
+        target: name,
+        back: '/operators',
         async run() {
           assertFound(await operators.remove(name, { keepsAdmin: true }));
           return `${name} was removed.`;

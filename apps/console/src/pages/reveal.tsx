@@ -141,11 +141,20 @@ function sendNoLetter(request: Request<{ deadLetterId: string }>, response: Resp
 
 /** Names of the SQLSTATEs that refuse entries: https://www.postgresql.org/docs/current/errcodes-appendix.html */
 const STATE_NAMES: Record<string, string> = {
-  ...{ 21000: 'cardinality_violation', 22001: 'string_data_right_truncation', 22003: 'numeric_value_out_of_range' },
-  ...{ 22007: 'invalid_datetime_format', 22021: 'character_not_in_repertoire', '22P02': 'invalid_text_representation' },
-  ...{ '22P05': 'untranslatable_character', 23502: 'not_null_violation', 23503: 'foreign_key_violation' },
-  ...{ 23505: 'unique_violation', 23514: 'check_violation', '23P01': 'exclusion_violation' },
-  ...{ 54000: 'program_limit_exceeded', P0001: 'raise_exception' },
+  21000: 'cardinality_violation',
+  22001: 'string_data_right_truncation',
+  22003: 'numeric_value_out_of_range',
+  22007: 'invalid_datetime_format',
+  22021: 'character_not_in_repertoire',
+  '22P02': 'invalid_text_representation',
+  '22P05': 'untranslatable_character',
+  23502: 'not_null_violation',
+  23503: 'foreign_key_violation',
+  23505: 'unique_violation',
+  23514: 'check_violation',
+  '23P01': 'exclusion_violation',
+  54000: 'program_limit_exceeded',
+  P0001: 'raise_exception',
 };
 const toNamedState = (state: string): string => (STATE_NAMES[state] ? `${state} ${STATE_NAMES[state]}` : state);
 

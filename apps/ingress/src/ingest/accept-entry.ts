@@ -92,7 +92,14 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   });
 
   const acceptRepeats = createAcceptRepeats({
-    ...{ queue, findExisting, budget, acceptChunk, enqueue, closeParts, release, toFault },
+    queue,
+    findExisting,
+    budget,
+    acceptChunk,
+    enqueue,
+    closeParts,
+    release,
+    toFault,
   });
 
   /**

@@ -31,8 +31,14 @@ const STORED = {
 };
 
 const REFUSED: RefusedEntry = toRefusedEntry({
-  ...{ customerId: '7519', receipt: RECEIPT_EXAMPLE, state: 'refused', sqlState: '22001', isReadable: true },
-  ...{ field: 'phone', requestIds: { requestId: 'import-42' }, refusedAt: new Date('2026-11-30T12:00:01Z') },
+  customerId: '7519',
+  receipt: RECEIPT_EXAMPLE,
+  state: 'refused',
+  sqlState: '22001',
+  isReadable: true,
+  field: 'phone',
+  requestIds: { requestId: 'import-42' },
+  refusedAt: new Date('2026-11-30T12:00:01Z'),
 });
 const REASONS = Object.entries(REFUSALS).map(([code, message]) => `- \`${code}\`: ${message}`);
 
@@ -96,8 +102,13 @@ export const getEntry: Operation = {
 };
 
 const KEY = {
-  ...{ hint: 'opm_4fTk2a', label: 'billing', scopes: ['write'], addresses: ['203.0.113.0/24'] },
-  ...{ createdAt: '2026-11-24T17:00:00.000Z', expiresAt: null, lastUsedAt: '2026-11-30T08:15:42.000Z' },
+  hint: 'opm_4fTk2a',
+  label: 'billing',
+  scopes: ['write'],
+  addresses: ['203.0.113.0/24'],
+  createdAt: '2026-11-24T17:00:00.000Z',
+  expiresAt: null,
+  lastUsedAt: '2026-11-30T08:15:42.000Z',
 };
 
 export const getKeys: Operation = {

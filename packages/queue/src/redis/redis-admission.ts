@@ -49,11 +49,11 @@ type RedisAdmissionOptions = {
   keyspaceOf: (shard: number) => string;
   /** Key prefix that does not depend on the number of shards, for the shard count itself. */
   common: string;
-  mark: Pick<HighWaterMark, 'atStart' | 'read'>;
+  highWaterMark: Pick<HighWaterMark, 'atStart' | 'read'>;
 };
 
 export function createRedisAdmission(redis: RedisClient, options: RedisAdmissionOptions): Admission {
-  const { keyspaceOf, common, mark: highWaterMark } = options;
+  const { keyspaceOf, common, highWaterMark } = options;
   redis.defineCommand('opmAdmit', { lua: ADMIT });
   redis.defineCommand('opmAdmitKeyed', { lua: ADMIT_KEYED });
   redis.defineCommand('opmAdmitAgain', { lua: ADMIT_AGAIN });
@@ -105,14 +105,14 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
       };
       // Start from the high-water mark: the shard's version is old if the number of shards or the store changed
       // meanwhile.
-      const mark = newest.get(shard) ?? (await highWaterMark.atStart);
+      const known = newest.get(shard) ?? (await highWaterMark.atStart);
       const answer =
-        (mark !== undefined && (await admitAbove(mark, false))) ||
-        (await admitAbove(Math.max(await highWaterMark.read(), mark ?? 0), true));
+        (known !== undefined && (await admitAbove(known, false))) ||
+        (await admitAbove(Math.max(await highWaterMark.read(), known ?? 0), true));
       if (!answer) throw new Error('Redis assigned no versions above the high-water mark');
       if (answer[0] === 0) {
-        const known = (answer[1] as string[]).map(parseRecord);
-        return { admitted: [], backlogs: new Map(), recordBytes: new Map(), known };
+        const records = (answer[1] as string[]).map(parseRecord);
+        return { admitted: [], backlogs: new Map(), recordBytes: new Map(), known: records };
       }
       const [base, counts, replaced, bytes] = answer as Exclude<AdmitAnswer, [0, string[]]>;
       onVersions(shard, base, entries);

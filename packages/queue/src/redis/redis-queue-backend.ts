@@ -20,7 +20,7 @@ type RedisBackendOptions = RedisConnection & { databaseUrl: string; prefix: stri
 export function createRedisQueueBackend(options: RedisBackendOptions): QueueStore {
   const { databaseUrl, prefix, shards, ...connection } = options;
   const redis = connectRedis(connection);
-  const mark = createHighWaterMark({ databaseUrl, ...connection });
+  const highWaterMark = createHighWaterMark({ databaseUrl, ...connection });
   const shortenDeadlines = createShortenDeadlines(redis);
   const { onError } = connection;
   // On Redis Cluster all keys with the same hash tag live on one node.
@@ -33,7 +33,7 @@ export function createRedisQueueBackend(options: RedisBackendOptions): QueueStor
   }
 
   return {
-    admission: createRedisAdmission(redis, { keyspaceOf, common: `{${prefix}-0}`, mark }),
+    admission: createRedisAdmission(redis, { keyspaceOf, common: `{${prefix}-0}`, highWaterMark }),
     idempotency: createRedisIdempotency(redis, {
       keyspaces,
       maxBytes: () => Math.ceil(toMaxBytes(memoryLimit) / shards),
@@ -66,7 +66,7 @@ export function createRedisQueueBackend(options: RedisBackendOptions): QueueStor
     },
     async close() {
       redis.disconnect();
-      await mark.close();
+      await highWaterMark.close();
     },
   };
 }
