@@ -300,12 +300,14 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     });
   });
 
-  test('of a broken-off batch, complete groups of lines are accepted, nothing of an array, and no error is logged', async () => {
+  test('of a broken-off batch, complete groups of lines are accepted and counted, nothing of an array, and no error is logged', async () => {
     const before = ingress.output().length;
+    const own = await store.projects.create(`broken off ${nextId}`);
+    const findOwn = (customerId = '') => store.customers.find(own.projectId, customerId);
     const open = (headers: Record<string, string>) => {
       const outgoing = request(`${ingress.url}/entries`, {
         method: 'POST',
-        headers: { 'x-api-key': apiKey, ...headers },
+        headers: { 'x-api-key': own.apiKey, ...headers },
       });
       return outgoing.on('error', () => {});
     };
@@ -313,16 +315,20 @@ describe.each(BACKENDS)('batches, with the queue on %s:', (_, createPlace) => {
     const cut = fresh();
     const lines = open(NDJSON);
     lines.write([...group, cut].map((entry) => JSON.stringify(entry)).join('\n'));
-    await waitFor(() => find(group[199]?.customerId ?? ''), { description: 'the group' });
+    await waitFor(() => findOwn(group[199]?.customerId), { description: 'the group' });
     lines.destroy();
     const array = open(JSON_TYPE);
     await new Promise((resolve) => array.write(`[${JSON.stringify(cut)}`, resolve));
     array.destroy();
 
     const last = fresh();
-    await sendAll(client.sendArray, [last]);
-    await waitFor(() => find(last.customerId), { description: 'the last entry' });
-    expect(await find(cut.customerId)).toBeUndefined();
+    await sendAll(createClient(ingress, own.apiKey).sendArray, [last]);
+    await waitFor(() => findOwn(last.customerId), { description: 'the last entry' });
+    expect(await findOwn(cut.customerId)).toBeUndefined();
+    const countCreated = async () =>
+      (await store.activity.usage(own.projectId)).reduce((sum, { created }) => sum + created, 0);
+    await waitFor(async () => (await countCreated()) >= 201, { description: 'the counts' });
+    expect(await countCreated()).toBe(201);
     expect(ingress.output().slice(before)).not.toMatch(/request failed/);
   });
 

@@ -152,9 +152,8 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
     json(response: Response, status: number, body: string): void {
       send(response, status, body);
     },
-    /** Counts the entries of a batch that one fault answers. */
-    countRefused(response: Response, results: Result[]): void {
-      contextOf(response).isCounted = true;
+    /** Counts the entries of a batch that gets another answer than {@link batch}. */
+    countResults(response: Response, results: Result[]): void {
       for (const result of results) count(response, result);
     },
     fault(response: Response, fault: Fault): void {

@@ -103,22 +103,32 @@ export function postEntries(deps: {
     let validBefore = 0; // entries of earlier groups
     let refusal: Fault | undefined;
     let isOver = false;
-    for await (const group of batch.groups) {
-      context.receivedAt = performance.now(); // the duration of the upload does not count as time to answer
-      const entries = group.filter((item): item is Entry => !(item instanceof Fault));
-      // Entries after a refused one are not tried: a retry would give the refused, earlier entry the higher version.
-      const outcomes = refusal || isOver ? [] : await accept(entries, validBefore, acceptGroup);
-      validBefore += entries.length;
-      refusal ??= outcomes.find((outcome) => outcome instanceof Fault);
-      isOver ||= entries.some((_, i) => outcomes[i] === undefined);
-      let next = 0;
-      for (const item of group) results.push(item instanceof Fault ? item : outcomes[next++]);
+    try {
+      for await (const group of batch.groups) {
+        context.receivedAt = performance.now(); // the duration of the upload does not count as time to answer
+        const entries = group.filter((item): item is Entry => !(item instanceof Fault));
+        // Entries after a refused one are not tried: a retry would give the refused, earlier entry the higher version.
+        const outcomes = refusal || isOver ? [] : await accept(entries, validBefore, acceptGroup);
+        validBefore += entries.length;
+        refusal ??= outcomes.find((outcome) => outcome instanceof Fault);
+        isOver ||= entries.some((_, i) => outcomes[i] === undefined);
+        let next = 0;
+        for (const item of group) results.push(item instanceof Fault ? item : outcomes[next++]);
+      }
+    } catch (error) {
+      // The upload broke off, or its rest cannot be read. The lines before that are accepted all the same.
+      reply.countResults(
+        response,
+        results.flatMap((result) => result ?? []),
+      );
+      throw error;
     }
     await rateLimiter.charge(context, batch.refusedTokens);
     if (isOver) refusal ??= rateLimiter.refuse(context, results.filter((result) => !result).length);
     const answers = results.map((result) => result ?? (refusal as Fault));
     if (refusal && answers.every((result) => result instanceof Fault)) {
-      reply.countRefused(response, answers);
+      context.isCounted = true;
+      reply.countResults(response, answers);
       throw toRefusal(refusal, answers);
     }
     return answers;
