@@ -46,12 +46,15 @@ export async function findErased(
 }
 
 const PURGE_BATCH = 5_000;
+/** A repeat with an idempotency key may bring an entry back for 24 hours, in its old place in time. In microseconds. */
+const REPEATABLE_US = 86_400_000_000;
 
 /**
  * Deletes the tombstones of erasures before this time, and the customers' dead letters that are older than the
  * erasure. A later replay of those would restore the erased customer. It keeps customers that were re-created.
  *
- * It deletes nothing while a dead letter without a project exists, because that may contain entries of any customer.
+ * Tombstones stay while an older entry may still be queued or repeated, whatever the clocks say. It deletes nothing while
+ * a dead letter without a project exists, because that may contain entries of any customer.
  * @returns the number of customer rows deleted
  */
 export async function purgeTombstones(prisma: PrismaClient, before: Date): Promise<number> {
@@ -63,6 +66,7 @@ export async function purgeTombstones(prisma: PrismaClient, before: Date): Promi
         DELETE FROM erasures WHERE (project_id, customer_id) IN (
           SELECT project_id, customer_id FROM erasures
           WHERE version < ${beforeVersion}::bigint
+            AND version < (SELECT finished_before - ${REPEATABLE_US}::bigint FROM high_water_mark)
             AND NOT EXISTS (SELECT FROM dead_letters WHERE project_id IS NULL)
           ORDER BY version LIMIT ${PURGE_BATCH}
           FOR UPDATE SKIP LOCKED

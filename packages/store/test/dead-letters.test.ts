@@ -439,6 +439,22 @@ test('a letter whose customer is erased while it is being stored is deleted', as
   expect(await listed()).toEqual([]);
 });
 
+const noteFinished = (before = Date.now() * 1_000) => store.mark.noteFinished(before);
+
+test('no tombstone is purged while an older entry may be queued, or be repeated with its idempotency key', async () => {
+  const day = 86_400_000_000;
+  await upsert({ customerId: 'a', version: T0, erase: true });
+  for (const [finishedBefore, purged] of [
+    [0, 0],
+    [T0, 0],
+    [T0 + day, 0],
+    [T0 + day + 1, 1],
+  ] as const) {
+    await noteFinished(finishedBefore);
+    expect([finishedBefore, await store.customers.purgeTombstones(new Date())]).toEqual([finishedBefore, purged]);
+  }
+});
+
 test('no tombstone is purged while there is a letter without a project', async () => {
   const later = new Date((T0 + 5_000) / 1_000);
   await upsert({ customerId: 'a', version: T0 + 1, erase: true });
@@ -452,6 +468,7 @@ test('no tombstone is purged while there is a letter without a project', async (
   ];
   expect(await store.customers.findErased(asked)).toEqual(new Set([0, 3]));
   await store.deadLetters.discard({});
+  await noteFinished();
   expect(await store.customers.purgeTombstones(later)).toBe(1);
 });
 
@@ -470,6 +487,7 @@ test('purging removes old tombstones, and neither recent ones nor customers that
     [T0 - 1],
   );
   await add('back', { version: T0 + 2 });
+  await noteFinished();
 
   expect(await store.customers.purgeTombstones(new Date((T0 + 5_000) / 1_000))).toBe(1);
   const { rows } = await client.query('SELECT customer_id FROM customers ORDER BY customer_id');
@@ -486,6 +504,7 @@ test('purging deletes any number of tombstones', async () => {
     erase: true as const,
   }));
   await upsert(...entries);
+  await noteFinished();
   expect(await store.customers.purgeTombstones(new Date(T0 / 1_000 + 1))).toBe(12_000);
   expect((await client.query('SELECT FROM erasures')).rowCount).toBe(0);
 });
