@@ -40,10 +40,7 @@ export type AcceptRepeats = (
   deadline: number,
 ) => Promise<Results>;
 
-/**
- * `FindExisting` asks whether a customer existed before a version. Before the highest one existed every customer that is not
- * erased now; before the lowest one counts as existing who was ever erased.
- */
+/** For `FindExisting`: at the highest version it says whether a customer exists, at the lowest whether it was ever erased. */
 const EXISTS_NOW = Number.MAX_SAFE_INTEGER;
 const WAS_ERASED = 1;
 
