@@ -138,6 +138,20 @@ test('shells complete commands and options', async () => {
   expect(await opm('complete', 'tcsh')).toMatchObject({ code: 2, stdout: '' });
 });
 
+test.each([
+  ['burst', '--help'],
+  ['projects', 'list'],
+  ['status', '--watch'],
+])('a reader that closes the pipe ends a command silently: opm %s %s', async (...args) => {
+  const opmPath = fileURLToPath(new URL('../bin/opm.js', import.meta.url));
+  const child = spawn(process.execPath, [opmPath, ...args], { env: { ...process.env, ...backend.env } });
+  child.stdout.destroy();
+  const errors: string[] = [];
+  child.stderr.on('data', (data) => errors.push(String(data)));
+  const [code] = await once(child, 'close');
+  expect([code, errors.join('')]).toEqual([0, '']);
+});
+
 test('on a terminal, what destroys something asks first; only `yes` or --yes goes on', async () => {
   const { projectId } = await store.projects.create('asked');
   const revoke = async (answer: string, ...flags: string[]) => {
