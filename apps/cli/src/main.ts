@@ -72,13 +72,14 @@ function report(error: unknown, isJson: boolean): number {
   return EXIT_CODES[kind];
 }
 
-/** Ends the command if the reader of its output, such as `head`, closes the pipe, unless the command handles that itself. */
-function endWithReader(error: NodeJS.ErrnoException): void {
+/** Ends a command if the reader of its output, such as `head`, closes the pipe. Some commands handle errors themselves. */
+function onOutputError(error: NodeJS.ErrnoException): void {
+  if (process.stdout.listenerCount('error') > 1) return;
   if (error.code !== 'EPIPE') throw error;
-  if (process.stdout.listenerCount('error') === 1) process.exit();
+  process.exit();
 }
 
-process.stdout.on('error', endWithReader);
+process.stdout.on('error', onOutputError);
 const isJson = process.argv.includes('--json');
 const program = buildProgram({ ...process.env });
 throwErrors(program, isJson);
