@@ -9,7 +9,7 @@ export interface WaitOptions {
 type Truthy<T> = Exclude<T, undefined | null | false | 0 | ''>;
 
 /** Default timeout, in ms: longer than any step takes on a slow machine. */
-export const PATIENCE_MS = 300_000;
+export const PATIENCE_MS = 600_000;
 
 /**
  * The pause between two polls is a tenth of the time waited so far, because frequent polls slow other processes down.
