@@ -1,11 +1,11 @@
 import { once } from 'node:events';
 import { createServer } from 'node:net';
-import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { createStore, type Store } from '@opm/store';
 import {
   type Backend,
   createBackend,
+  OPM,
   query,
   runOpm,
   startApp,
@@ -15,8 +15,6 @@ import {
   type TestProcess,
   waitFor,
 } from '@opm/testkit';
-
-const OPM = join(import.meta.dirname, '../bin/opm.js');
 
 /** Progress lines, which only a slow run prints. */
 const PROGRESS = /^\[.*\n/gm;

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { createStore, type Store } from '@opm/store';
-import { createTestDatabase, query, runOpm, type TestDatabase } from '@opm/testkit';
+import { createTestDatabase, OPM, query, runOpm, type TestDatabase } from '@opm/testkit';
 
 const PASSWORD = 'a password of Ada';
 
@@ -28,9 +28,8 @@ const canLogIn = async (name: string, password: string, tokenHash = '00') =>
 
 /** Runs the command with this text on its stdin. */
 function opmWithInput(input: string, ...args: string[]) {
-  const file = fileURLToPath(new URL('../bin/opm.js', import.meta.url));
   const env = { ...process.env, DATABASE_URL: database.url };
-  const running = promisify(execFile)(process.execPath, [file, 'operators', ...args], { env });
+  const running = promisify(execFile)(process.execPath, [OPM, 'operators', ...args], { env });
   running.child.stdin?.end(input);
   return running.then(
     ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),

@@ -1,9 +1,8 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { createStore, type Store } from '@opm/store';
-import { type Backend, createBackend, query, runOpm } from '@opm/testkit';
+import { type Backend, createBackend, OPM, query, runOpm } from '@opm/testkit';
 
 /** Moves the cursor and sets the title, with ESC and with C1; deletes; reverses the text direction; ends the line. */
 const HOSTILE = 'a\x1b[2J\x9b2J\x1b]0;t\x07\x7f\b\r\x85\u202eb\u2066c\u200f\u2028d\u061c\ne';
@@ -143,8 +142,7 @@ test.each([
   ['projects', 'list'],
   ['status', '--watch'],
 ])('a reader that closes the pipe ends a command silently: opm %s %s', async (...args) => {
-  const opmPath = fileURLToPath(new URL('../bin/opm.js', import.meta.url));
-  const child = spawn(process.execPath, [opmPath, ...args], { env: { ...process.env, ...backend.env } });
+  const child = spawn(process.execPath, [OPM, ...args], { env: { ...process.env, ...backend.env } });
   child.stdout.destroy();
   const errors: string[] = [];
   child.stderr.on('data', (data) => errors.push(String(data)));
@@ -155,8 +153,7 @@ test.each([
 test('on a terminal, what destroys something asks first; only `yes` or --yes goes on', async () => {
   const { projectId } = await store.projects.create('asked');
   const revoke = async (answer: string, ...flags: string[]) => {
-    const opmPath = fileURLToPath(new URL('../bin/opm.js', import.meta.url));
-    const command = [process.execPath, opmPath, 'keys', 'revoke', 'asked', ...flags].join(' ');
+    const command = [process.execPath, OPM, 'keys', 'revoke', 'asked', ...flags].join(' ');
     const child = spawn('script', ['-qec', command, '/dev/null'], { env: { ...process.env, ...backend.env } });
     const output: string[] = [];
     const hasAsked = () => output.join('').includes('Type yes to go on');

@@ -23,6 +23,12 @@ export type CustomerEntry = {
   erase?: true;
 };
 
+/**
+ * How long the record of an idempotency key counts, in µs of versions. For as long, a repeat of its request may bring an
+ * entry back in its old place in time.
+ */
+export const RECORD_TTL_US = 24 * 60 * 60 * 1_000_000;
+
 /** What the partner called the request that brought an entry, so that it knows the request again if the entry is refused. */
 export type RequestIds = { idempotencyKey?: string | undefined; requestId?: string | undefined };
 

@@ -21,6 +21,7 @@ export {
   foldEntries,
   isLive,
   mergeCustomer,
+  RECORD_TTL_US,
   type RequestIds,
   toHint,
   toState,

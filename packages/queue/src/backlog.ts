@@ -140,8 +140,9 @@ export function toPriority(backlog: number, short = SHORT_BACKLOG): number {
   return backlog <= short ? 0 : Math.ceil(Math.log(backlog / short) / Math.log(STEP));
 }
 
-/** The range of `ShortBacklog`. */
-export const [MIN_SHORT_BACKLOG, MAX_SHORT_BACKLOG] = [48, 384];
+/** The range of `ShortBacklog`: 48 to 384. With twice the maximum, the limit moves to the next priority. */
+export const MAX_SHORT_BACKLOG = 384;
+export const MIN_SHORT_BACKLOG = (2 * MAX_SHORT_BACKLOG) / STEP;
 
 /** All priorities that `toPriority` returns, except 0. */
 export const PRIORITIES = Array.from(
@@ -184,6 +185,6 @@ function move(limit: number, typical: number): number {
   const upper = limit * STEP ** toPriority(typical, limit);
   if (typical <= upper / 2 && typical >= (2 * upper) / STEP) return limit;
   let moved = Math.max(typical * Math.sqrt(STEP), SHORT_BACKLOG);
-  while (moved >= 2 * MAX_SHORT_BACKLOG) moved /= STEP;
+  while (moved >= STEP * MIN_SHORT_BACKLOG) moved /= STEP;
   return Math.min(moved, MAX_SHORT_BACKLOG);
 }

@@ -146,7 +146,9 @@ test('a job id contains the oldest claim, the number of entries, and their sampl
 test('an entry that was admitted again counts by its claim', () => {
   const entries = [{ ...entryOf(T0 - 160), claim: T0 + 17 }];
   expect(parseJobId(toJobId({ entries }))).toEqual({
-    ...{ oldest: T0 + 17, entries: 1, ofProjects: [] },
+    oldest: T0 + 17,
+    entries: 1,
+    ofProjects: [],
     versions: [T0 - 160, T0 - 160],
   });
 });
@@ -173,7 +175,9 @@ test('equal chunks get different ids, because BullMQ drops a job whose id exists
 
 test('an id of the last release contains all entries of its project', () => {
   expect(parseJobId(`${T0}-7x150-1f3a9c2e`)).toEqual({
-    ...{ oldest: T0, entries: 150, ofProjects: [[7, 150]] },
+    oldest: T0,
+    entries: 150,
+    ofProjects: [[7, 150]],
     versions: [T0, T0 + 149],
   });
 });

@@ -9,16 +9,16 @@ afterEach(() => {
 const limits = { lockMs: 30_000, stalledMs: 30_000, delayMs: 30_000 };
 
 test.each([
-  ['no master answers in time', async () => []],
-  ['the measurement fails', () => Promise.reject(new Error('too slow'))],
-])('the deadlines of every shard are shortened even if %s', async (_, readClockSkews) => {
+  ['no master answers in time', async () => [], []],
+  ['the measurement fails', () => Promise.reject('too slow'), ['too slow']],
+])('the deadlines of every shard are shortened even if %s', async (_, readClockSkews, expected) => {
   const shortened: unknown[] = [];
-  const errors: Error[] = [];
+  const errors: unknown[] = [];
   const backend = { readClockSkews, shortenDeadlines: async (address: unknown) => void shortened.push(address) };
   const stop = await followClock(backend, { shards: 2, limits, onError: (error) => errors.push(error) });
   stop();
   expect(shortened).toEqual(toAddresses(2));
-  expect(errors.length).toBeLessThanOrEqual(1);
+  expect(errors).toEqual(expected);
 });
 
 test('a shard whose deadlines cannot be shortened does not keep the process from following the clock', async () => {

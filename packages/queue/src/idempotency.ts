@@ -60,9 +60,6 @@ export type Idempotency = {
   sweep(): Promise<number>;
 };
 
-/** How long a record counts, in µs of versions. */
-export const RECORD_TTL_US = 24 * 60 * 60 * 1_000_000;
-
 /** Limit of one project's records, in bytes; in a store with a memory limit, a tenth of that limit. */
 const MAX_BYTES = 256 * 1024 * 1024;
 const MAX_PART = 0.1;

@@ -1,15 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { Version } from '@opm/core';
+import { RECORD_TTL_US } from '@opm/core';
 import { BACKENDS, type Backend, createBackend, query, waitFor } from '@opm/testkit';
 import type { AdmitRequest, AdmitResult, AdmittedAgain } from '../src/admission.js';
-import {
-  type KeyedPart,
-  type OpenPart,
-  parsePart,
-  RECORD_TTL_US,
-  toClosedState,
-  toRecordBytes,
-} from '../src/idempotency.js';
+import { type KeyedPart, type OpenPart, parsePart, toClosedState, toRecordBytes } from '../src/idempotency.js';
 import { connectQueueBackend } from '../src/queue-backend.js';
 import type { QueueBackend } from '../src/queue-store.js';
 import { changeVersion, fillShare } from './idempotency-share.js';

@@ -2,6 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
+import { RECORD_TTL_US } from '@opm/core';
 import {
   BACKENDS,
   type Backend,
@@ -12,7 +13,6 @@ import {
   waitFor,
   withRedis,
 } from '@opm/testkit';
-import { RECORD_TTL_US } from '../src/idempotency.js';
 import { createEntryWorker, startMaintenance } from '../src/index.js';
 import { connectQueueBackend } from '../src/queue-backend.js';
 import { changeVersion } from './idempotency-share.js';

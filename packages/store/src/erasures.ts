@@ -1,4 +1,4 @@
-import type { Version } from '@opm/core';
+import { RECORD_TTL_US, type Version } from '@opm/core';
 import { Prisma, type PrismaClient } from './generated/client.js';
 import { type CustomerRow, toArrayLiteral } from './upsert-customers.js';
 
@@ -46,8 +46,6 @@ export async function findErased(
 }
 
 const PURGE_BATCH = 5_000;
-/** A repeat with an idempotency key may bring an entry back for 24 hours, in its old place in time. In microseconds. */
-const REPEATABLE_US = 86_400_000_000;
 
 /**
  * Deletes the tombstones of erasures before this time, and the customers' dead letters that are older than the
@@ -66,7 +64,7 @@ export async function purgeTombstones(prisma: PrismaClient, before: Date): Promi
         DELETE FROM erasures WHERE (project_id, customer_id) IN (
           SELECT project_id, customer_id FROM erasures
           WHERE version < ${beforeVersion}::bigint
-            AND version < (SELECT finished_before - ${REPEATABLE_US}::bigint FROM high_water_mark)
+            AND version < (SELECT finished_before - ${RECORD_TTL_US}::bigint FROM high_water_mark)
             AND NOT EXISTS (SELECT FROM dead_letters WHERE project_id IS NULL)
           ORDER BY version LIMIT ${PURGE_BATCH}
           FOR UPDATE SKIP LOCKED

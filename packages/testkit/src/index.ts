@@ -26,6 +26,7 @@ export {
   ANSWER_TIMEOUT_MS,
   type AppName,
   hasNoJobs,
+  OPM,
   runOpm,
   startApp,
   type TestApp,

@@ -82,7 +82,8 @@ export const hasNoJobs = async (worker: TestApp): Promise<boolean> =>
 
 type CommandResult = { code: number; stdout: string; stderr: string };
 
-const OPM = fileURLToPath(new URL('../../../apps/cli/bin/opm.js', import.meta.url));
+/** The path of the built command line. */
+export const OPM = fileURLToPath(new URL('../../../apps/cli/bin/opm.js', import.meta.url));
 
 /** Runs the built command line until it exits. */
 export function runOpm(args: string[], env: NodeJS.ProcessEnv, { cwd = '.' } = {}): Promise<CommandResult> {

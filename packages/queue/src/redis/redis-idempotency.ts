@@ -1,5 +1,6 @@
 import type { Version } from '@opm/core';
-import { type Idempotency, type PartRecord, RECORD_BYTES, RECORD_SAMPLE, RECORD_TTL_US } from '../idempotency.js';
+import { RECORD_TTL_US } from '@opm/core';
+import { type Idempotency, type PartRecord, RECORD_BYTES, RECORD_SAMPLE } from '../idempotency.js';
 import type { RedisClient } from './ioredis-workarounds.js';
 
 type Script<Answer> = (keyCount: number, ...keysAndArguments: (string | number | string[])[]) => Promise<Answer>;
