@@ -1,7 +1,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect } from '@jest/globals';
 import { Fault } from '@opm/contract';
-import { createEntryQueue, type EntryQueue, type PartRecord, parsePart } from '@opm/queue';
+import { createEntryQueue, type EntryQueue, findNew, type PartRecord, parsePart } from '@opm/queue';
 import { createLogger } from '@opm/runtime';
 import { createStore } from '@opm/store';
 import { ANSWER_TIMEOUT_MS, type Backend } from '@opm/testkit';
@@ -76,6 +76,7 @@ export async function openHarness(backend: Backend, shards: number) {
   let facts = new Map<EntryInput, Facts>();
   let partEntries = new Map<string, EntryInput[]>();
   const withFailedRepeats = new Set<string>();
+  const repeatsOf = new Map<string, Set<number>>();
   let now = 0;
 
   const factsOf = (entry: EntryInput) => facts.get(entry) as Facts;
@@ -88,6 +89,7 @@ export async function openHarness(backend: Backend, shards: number) {
     /** Errors of this test's own checks, which the ingress would answer with a 503. */
     const defects: unknown[] = [];
     let isDead = false;
+    let admissions = 0;
 
     async function meet(at: StepName, when: Incident['when']): Promise<void> {
       if (isDead) throw DOWN;
@@ -116,21 +118,26 @@ export async function openHarness(backend: Backend, shards: number) {
       admit: (shard, given, parts = []) =>
         step('admit', async () => {
           const asked = ++now;
+          admissions++;
           const admittance = await queue.admit(shard, given, parts);
-          if (admittance.known) return admittance;
+          const { known = [] } = admittance;
           const entries = (given as Call[]).map(({ entry }) => entry);
-          for (const { id, first, size } of parts)
-            partEntries.set(`${shard} ${id}`, entries.slice(first, first + size));
+          for (const [n, { id, first, size }] of parts.entries()) {
+            if (!known[n]) partEntries.set(`${shard} ${id}`, entries.slice(first, first + size));
+          }
+          const fresh = findNew(entries, parts, known);
+          expect(admittance.admitted).toHaveLength(fresh.length);
           for (const [i, { version }] of admittance.admitted.entries()) {
-            Object.assign(setVersion(entries[i] as EntryInput, version), { asked, admitted: ++now });
+            Object.assign(setVersion(fresh[i] as EntryInput, version), { asked, admitted: ++now });
           }
           return admittance;
         }),
       admitAgain: (shard, given, parts) =>
         step('admitAgain', async () => {
           const admitted = await queue.admitAgain(shard, given, parts);
-          for (const [i, { version }] of admitted?.entries() ?? []) {
+          for (const [i, { version, customerId }] of admitted?.entries() ?? []) {
             setVersion((given[i] as Call).entry, version);
+            repeatsOf.set(customerId, (repeatsOf.get(customerId) ?? new Set()).add(version));
           }
           return admitted;
         }),
@@ -200,6 +207,7 @@ export async function openHarness(backend: Backend, shards: number) {
       throw error;
     };
     return {
+      admissions: () => admissions,
       /** @returns one answer per entry; undefined for those that the partner does not get an answer for */
       async send(keyed: Keyed | undefined, entries: EntryInput[]): Promise<Answer[]> {
         const [first] = entries as [EntryInput];
@@ -248,6 +256,8 @@ export async function openHarness(backend: Backend, shards: number) {
     drain: worker.drain,
     /** The customers of repeats that were released. */
     withFailedRepeats,
+    /** The versions of each customer's entries that were admitted again. */
+    repeatsOf,
     /** Forgets the entries of the history before. */
     begin(): Map<EntryInput, Facts> {
       facts = new Map();

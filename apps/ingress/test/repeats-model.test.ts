@@ -3,7 +3,7 @@ import { BACKENDS, type Backend } from '@opm/testkit';
 import fc from 'fast-check';
 import { search } from '../../../tests/search.js';
 import { type Harness, type Incident, openHarness } from './repeats-harness.js';
-import { type Action, type Request, raceUnderOneKey, runHistory } from './repeats-history.js';
+import { type Action, type Request, raceUnderOneKey, repeatBesideNew, runHistory } from './repeats-history.js';
 
 const RUNS = { min: 20, max: 500, ms: 4_000 };
 const RACES = 20;
@@ -200,6 +200,30 @@ const EXAMPLES: [name: string, request: Request, actions: Action[], answers: str
     ['-', '202', '202', '201'],
   ],
   ['a newer post is stored', POST, [send(dies('enqueue')), post, drainAll, elsewhere], ['-', '202', '202']],
+  [
+    'released, and an older erasure is in flight',
+    POST,
+    [post, drainAll, erase, send(fails('enqueue')), elsewhere, post, drainAll, post],
+    ['201', '202', '503', '201', '202', '202'],
+  ],
+  [
+    'released, and an older post is in flight',
+    POST,
+    [post, send(fails('enqueue')), elsewhere, { do: 'drain', which: 'first' }, post],
+    ['201', '503', '202', '202'],
+  ],
+  [
+    'an erasure that is released, and an older post is in flight',
+    ERASE,
+    [post, send(fails('enqueue')), elsewhere, drainAll, post],
+    ['201', '503', '202', '201'],
+  ],
+  [
+    'an erasure that is released, and an older erasure is in flight',
+    ERASE,
+    [post, drainAll, erase, send(fails('enqueue')), elsewhere, post],
+    ['201', '202', '503', '404', '201'],
+  ],
 ];
 
 /** Any history, or an example with some more actions between its own. */
@@ -242,6 +266,10 @@ describe.each(BACKENDS)('repeats of keyed requests, with the queue on %s:', (_, 
 
     test('of two different requests that use one key at once, one is accepted', async () => {
       for (let n = 0; n < RACES; n++) expect(await raceUnderOneKey(harness)).toEqual(['201', '422']);
+    });
+
+    test('a repeat and a new entry in one chunk are admitted by one call', async () => {
+      expect(await repeatBesideNew(harness)).toEqual({ answers: ['201*', '201'], admissions: 1 });
     });
 
     test('no value goes back, and each life of a customer has one 201', async () => {

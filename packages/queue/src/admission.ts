@@ -13,16 +13,17 @@ export type AdmitRequest = { projectId: number; customerId: string; erase?: true
 export type Admitted = { projectId: number; customerId: string; version: Version; previous: Claim | undefined };
 
 /**
- * An entry that was admitted again: it keeps its `version` and counts by `claim`. `found`: whether the customer had
- * the claim of this entry's last admission (`own`), no claim, or another entry's.
+ * An entry that was admitted again: it keeps its `version` and counts by `claim`. `found`: whether the customer had a claim of
+ * this entry's part (`own`), no claim, that of an entry before the part (`older`), or one that was given since (`newer`).
  */
-export type AdmittedAgain = Admitted & { claim: Version; found: 'own' | 'none' | 'other' };
+export type AdmittedAgain = Admitted & { claim: Version; found: 'own' | 'none' | 'older' | 'newer' };
 
 /**
  * - `backlogs`: approximate entries in the shard, by project id, for some of the projects. Includes the admitted
  *   entries.
  * - `recordBytes`: approximate bytes of a project's records of idempotency keys, by project id, for some of the projects.
- * - `known`: the records of the parts, if a part has one already. Then nothing was admitted.
+ * - `known`: the records of the parts, if a part has one already. The entries of these parts were not admitted, and are not
+ *   among `admitted`.
  */
 export type AdmitResult = {
   admitted: Admitted[];
@@ -49,13 +50,14 @@ export type Admission = {
   /** The stored number of shards; undefined if none is stored. */
   readShards(): Promise<number | undefined>;
   /**
-   * Returns one result per entry, in order. A customer may occur more than once. Writes an open record for each part,
-   * unless a part has a record already: then it changes nothing.
+   * Writes an open record for each part, but leaves out the parts that have one already. Returns one result per admitted entry,
+   * in order. A customer may occur more than once.
    */
   admit(shard: number, entries: AdmitRequest[], parts?: KeyedPart[]): Promise<AdmitResult>;
   /**
-   * Admits the entries of open parts again. They keep the versions of their records, and get claims with new versions:
-   * only where the customer has no claim or this entry's last one, and never one that says erased where there was none.
+   * Admits the entries of open parts again. They keep the versions of their records, and get claims with new versions,
+   * unless the customer has a newer one. Such a claim never says erased if the one before it did not; so an erasure gets none
+   * if there was none.
    * @returns one result per entry, in order; undefined, and nothing is changed, if a record is no longer as given
    */
   admitAgain(shard: number, entries: AdmitRequest[], parts: OpenPart[]): Promise<AdmittedAgain[] | undefined>;
@@ -87,6 +89,15 @@ export type Admission = {
   readVersion(shard: number): Promise<Version | undefined>;
   /** Removes the shard's claims and pending erasures below this version. */
   sweep(shard: number, before: Version): Promise<void>;
+};
+
+/** Converts what `admitAgain` found in the store: `other` is another entry's claim, which is older than the entry or newer. */
+export const toFound = (
+  found: 'own' | 'none' | 'other',
+  { version, previous }: Pick<Admitted, 'version' | 'previous'>,
+): AdmittedAgain['found'] => {
+  if (found !== 'other') return found;
+  return previous && previous.version < version ? 'older' : 'newer';
 };
 
 /** Converts the pending erasure of a customer without a claim: a newer entry is persisted, so the customer exists. */

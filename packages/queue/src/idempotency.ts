@@ -122,5 +122,12 @@ export function toClosedState(existed: boolean[], first = 0, size = existed.leng
   return `=${size}:${bits}`;
 }
 
+/** The entries that belong to no part with a record. `known`: the records of the parts. */
+export function findNew<T>(entries: T[], parts: KeyedPart[], known: (PartRecord | undefined)[]): T[] {
+  const isNew = new Array<boolean>(entries.length).fill(true);
+  for (const [n, { first, size }] of parts.entries()) if (known[n]) isNew.fill(false, first, first + size);
+  return entries.filter((_, place) => isNew[place]);
+}
+
 /** The state of an open part, without the claim that an admission adds. */
 export const toOpenState = (size: number, previous: string): string => `:${size}:${previous}`;

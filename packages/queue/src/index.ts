@@ -34,6 +34,7 @@ export {
   Postponed,
 } from './entry-worker.js';
 export {
+  findNew,
   type Idempotency,
   type KeyedPart,
   type KeyedRequest,

@@ -106,21 +106,40 @@ describe.each(BACKENDS)('idempotency on %s:', (_, createBackend) => {
       expect(await readState(many.id)).toEqual({ size: 3, previous: '', claim: versions[2] });
     });
 
-    test('if a part is known, nothing is admitted, and the known parts are returned in place', async () => {
+    test('parts that are known are left out and returned in place, and the others are admitted', async () => {
       const projectId = freshProject();
       const { part, versions } = await admitPart(projectId, ...named('a', 'b'));
-      const before = await readShard(projectId, 'a', 'b', 'c');
-      const [first, last] = [toPart(projectId, 1), toPart(projectId, 1, 3)];
-      const result = await other.admission.admit(SHARD, of(projectId, ...named('c', 'a', 'b', 'd')), [
+      const before = await readShard(projectId, 'a', 'b');
+      const [first, last] = [toPart(projectId, 1), toPart(projectId, 2, 3)];
+      const customers = [...named('c', 'a', 'b', 'd'), erasing('e'), ...named('f')];
+      const { admitted, known } = await other.admission.admit(SHARD, of(projectId, ...customers), [
         first,
         { ...part, first: 1, fingerprint: 'another.' },
         last,
       ]);
       const record = { fingerprint: FINGERPRINT, version: versions[0], state: ':2:' };
-      const nothing = { admitted: [], backlogs: new Map(), recordBytes: new Map() };
-      expect(result).toEqual({ ...nothing, known: [undefined, record, undefined] });
-      expect(await readShard(projectId, 'a', 'b', 'c')).toEqual(before);
-      expect(await other.idempotency.read(SHARD, [first.id, part.id, last.id])).toEqual([undefined, record, undefined]);
+      expect(known).toEqual([undefined, record, undefined]);
+      expect(admitted.map(({ customerId }) => customerId)).toEqual(['c', 'd', 'e', 'f']);
+      const [c = 0, d = 0, e = 0, f = 0] = admitted.map(({ version }) => version);
+      expect([d, e, f]).toEqual([c + 1, c + 2, c + 3]);
+      const claims = [...before.claims, present(c), present(d), erased(e), present(f)];
+      const after = { version: f, backlog: before.backlog + 4, claims };
+      expect(await readShard(projectId, 'a', 'b', 'c', 'd', 'e', 'f')).toEqual(after);
+      expect(await other.idempotency.read(SHARD, [first.id, part.id, last.id])).toEqual([
+        { fingerprint: FINGERPRINT, version: c, state: ':1:' },
+        record,
+        { fingerprint: FINGERPRINT, version: d, state: ':2:' },
+      ]);
+    });
+
+    test('if all parts are known, nothing changes', async () => {
+      const projectId = freshProject();
+      const { part, versions } = await admitPart(projectId, ...named('a', 'b'));
+      const before = await readShard(projectId, 'a', 'b');
+      const result = await other.admission.admit(SHARD, of(projectId, ...named('a', 'b')), [part]);
+      const known = [{ fingerprint: FINGERPRINT, version: versions[0], state: ':2:' }];
+      expect(result).toEqual({ admitted: [], backlogs: new Map(), recordBytes: new Map(), known });
+      expect(await readShard(projectId, 'a', 'b')).toEqual(before);
     });
 
     test('a record says which customers had a claim, and whether it was an erasure', async () => {
@@ -381,12 +400,12 @@ describe.each(BACKENDS)('idempotency on %s:', (_, createBackend) => {
       expect(await readClaims(projectId, 'a')).toEqual([undefined]);
     });
 
-    test('the claim of another entry stays, whether it is present or erased', async () => {
+    test('a newer claim stays, whether it is present or erased', async () => {
       const projectId = freshProject();
       const { part } = await admitPart(projectId, ...named('newer', 'erased'));
       const [newer = 0, gone = 0] = await admit(projectId, ...named('newer'), erasing('erased'));
       const again = await admitAgain(part, ...named('newer', 'erased'));
-      expect(again.map(({ found }) => found)).toEqual(['other', 'other']);
+      expect(again.map(({ found }) => found)).toEqual(['newer', 'newer']);
       expect(again.map(({ previous }) => previous)).toEqual([present(newer), erased(gone)]);
       expect(await readClaims(projectId, 'newer', 'erased')).toEqual([present(newer), erased(gone)]);
 
@@ -397,12 +416,46 @@ describe.each(BACKENDS)('idempotency on %s:', (_, createBackend) => {
       expect(await readClaims(projectId, 'newer', 'erased')).toEqual([undefined, undefined]);
     });
 
+    test('an older claim is replaced, and says erased only if it did and the entry erases, too', async () => {
+      const projectId = freshProject();
+      const older = [...named('post after post', 'erasure after post'), erasing('post after erasure'), erasing('both')];
+      const newer = [...named('post after post'), erasing('erasure after post'), ...named('post after erasure')];
+      const customers = [...newer, erasing('both')];
+      const names = customers.map(({ customerId }) => customerId);
+      const olderVersions = await admit(projectId, ...older);
+      const { part, admitted } = await admitPart(projectId, ...customers);
+      await one.admission.release(SHARD, admitted);
+      const again = await admitAgain(part, ...customers);
+      expect(again.map(({ found }) => found)).toEqual(['older', 'older', 'older', 'older']);
+      const [a = 0, b = 0, c = 0, d = 0] = olderVersions;
+      expect(again.map(({ previous }) => previous)).toEqual([present(a), present(b), erased(c), erased(d)]);
+      const [e = 0, f = 0, g = 0, h = 0] = again.map(({ claim }) => claim);
+      const claims = [present(e), present(f), present(g), erased(h)];
+      expect(await readClaims(projectId, ...names)).toEqual(claims);
+
+      for (const [i, version] of olderVersions.entries()) await settle(projectId, names[i] ?? '', version);
+      expect(await readClaims(projectId, ...names)).toEqual(claims);
+      for (const { customerId, version, claim } of again) await settle(projectId, customerId, version, claim);
+      expect(await readClaims(projectId, ...names)).toEqual(names.map(() => undefined));
+    });
+
+    test('a post after an erasure of its own part leaves no claim that says erased', async () => {
+      const projectId = freshProject();
+      await admit(projectId, erasing('a'));
+      const customers = [erasing('a'), ...named('a')];
+      const { part, admitted } = await admitPart(projectId, ...customers);
+      await one.admission.release(SHARD, admitted);
+      const again = await admitAgain(part, ...customers);
+      expect(again.map(({ found }) => found)).toEqual(['older', 'own']);
+      expect(await readClaims(projectId, 'a')).toEqual([present(again[1]?.claim ?? 0)]);
+    });
+
     test('an erasure leaves a newer claim and a newer pending erasure as they are', async () => {
       const projectId = freshProject();
       const { part } = await admitPart(projectId, erasing('a'), erasing('b'));
       const [a = 0, b = 0] = await admit(projectId, ...named('a'), erasing('b'));
       const again = await admitAgain(part, erasing('a'), erasing('b'));
-      expect(again.map(({ found }) => found)).toEqual(['other', 'other']);
+      expect(again.map(({ found }) => found)).toEqual(['newer', 'newer']);
       await settle(projectId, 'a', a);
       // The erasure of `a` is pending again.
       expect(await readClaims(projectId, 'a', 'b')).toEqual([present(again[0]?.claim ?? 0), erased(b)]);
@@ -455,7 +508,7 @@ describe.each(BACKENDS)('idempotency on %s:', (_, createBackend) => {
       const parts = [await open(a.part), { ...(await open(b.part)), first: 2 }];
       const again = await one.admission.admitAgain(SHARD, of(projectId, ...named('a', 'c', 'a')), parts);
       expect(again?.map(({ version }) => version)).toEqual([...a.versions, ...b.versions]);
-      expect(again?.map(({ found }) => found)).toEqual(['other', 'own', 'own']);
+      expect(again?.map(({ found }) => found)).toEqual(['newer', 'own', 'own']);
       const claims = again?.map(({ claim }) => claim) ?? [];
       expect(await readClaims(projectId, 'a', 'c')).toEqual([present(claims[2] ?? 0), present(claims[1] ?? 0)]);
       expect(await readState(b.part.id)).toMatchObject({ claim: claims[2] });
@@ -464,14 +517,14 @@ describe.each(BACKENDS)('idempotency on %s:', (_, createBackend) => {
 
     test('releasing restores the claims and the backlog', async () => {
       const projectId = freshProject();
-      const customers = [...named('own', 'none', 'other'), erasing('erased'), ...named('own')];
+      const customers = [...named('own', 'none', 'newer'), erasing('erased'), ...named('own')];
       const { part, versions } = await admitPart(projectId, ...customers);
       await settle(projectId, 'none', versions[1] ?? 0);
-      const [newer = 0] = await admit(projectId, ...named('other'));
-      const { version, ...before } = await readShard(projectId, 'own', 'none', 'other', 'erased');
+      const [newer = 0] = await admit(projectId, ...named('newer'));
+      const { version, ...before } = await readShard(projectId, 'own', 'none', 'newer', 'erased');
       const again = await admitAgain(part, ...customers);
       await one.admission.release(SHARD, again);
-      expect(await readShard(projectId, 'own', 'none', 'other', 'erased')).toMatchObject(before);
+      expect(await readShard(projectId, 'own', 'none', 'newer', 'erased')).toMatchObject(before);
       expect(before.claims).toEqual([present(versions[4] ?? 0), undefined, present(newer), erased(versions[3] ?? 0)]);
       await settle(projectId, 'erased', versions[3] ?? 0);
       expect(await readClaims(projectId, 'erased')).toEqual([undefined]);

@@ -45,7 +45,8 @@ test('each function that handles a chunk uses the plans that it keeps, whatever 
     `SELECT DISTINCT proname AS name FROM pg_proc
      WHERE pronamespace = 'admission'::regnamespace AND 'plan_cache_mode=force_generic_plan' = ANY (proconfig)`,
   );
-  const expected = 'add_to_backlog admit_again admit_entries admit_keyed close_parts read_records remember settle';
+  const expected =
+    'add_to_backlog admit_again admit_entries admit_keyed admit_parts close_parts read_records remember settle';
   expect(functions.map(({ name }) => name).sort()).toEqual(expected.split(' '));
   await backend.drop();
 });

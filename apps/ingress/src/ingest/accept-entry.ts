@@ -1,13 +1,6 @@
 import { Fault } from '@opm/contract';
-import { GroupCommit, type Version, withTimeout } from '@opm/core';
-import {
-  type Admitted,
-  type ChunkEntry,
-  type EntryQueue,
-  type KeyedPart,
-  parseClosedState,
-  toClosedState,
-} from '@opm/queue';
+import { GroupCommit, withTimeout } from '@opm/core';
+import { type Admitted, type EntryQueue, findNew, type KeyedPart, parseClosedState, toClosedState } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import type { TimeBudget } from '../config.js';
 import { createAcceptRepeats } from './accept-repeats.js';
@@ -22,6 +15,7 @@ import {
   type Results,
   toBytes,
   toCall,
+  toEntries,
   toKeyedParts,
   toRequestBytes,
   type Verdict,
@@ -99,7 +93,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     enqueue,
     closeParts,
     release,
-    toFault,
+    toFaults,
   });
 
   /**
@@ -121,13 +115,37 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   async function acceptChunk(partition: ChunkPartition, calls: Call[], deadline: number): Promise<Results> {
     const { shard } = partition;
     const parts = toKeyedParts(calls);
-    let admitted: Admitted[] = [];
+    const { admitted, known, backlogs, recordBytes } = await queue.admit(shard, calls, parts);
+    chunkPartitions.onBacklogs(shard, backlogs);
+    if (recordBytes.size > 0) onRecordBytes(recordBytes);
+    if (!known) return acceptAdmitted(partition, calls, parts, admitted, deadline);
+    const places = findNew([...calls.keys()], parts, known);
+    const fresh = places.map((place) => calls[place] as Call);
+    // A failure of repeats is not one of the others.
+    const [results, own] = await Promise.all([
+      acceptRepeats(partition, calls, parts, known, deadline).catch((error): Results => toFaults(error, calls)),
+      acceptAdmitted(partition, fresh, toKeyedParts(fresh), admitted, deadline).catch((error) =>
+        toFaults(error, fresh),
+      ),
+    ]);
+    for (const [i, place] of places.entries()) results[place] = own[i];
+    return results;
+  }
+
+  function toFaults(error: Error, calls: Call[]): Fault[] {
+    const fault = toFault(error);
+    return calls.map(() => fault);
+  }
+
+  async function acceptAdmitted(
+    partition: ChunkPartition,
+    calls: Call[],
+    parts: KeyedPart[],
+    admitted: Admitted[],
+    deadline: number,
+  ): Promise<Verdict[]> {
+    if (calls.length === 0) return [];
     try {
-      const result = await queue.admit(shard, calls, parts);
-      if (result.known) return await acceptRepeats(partition, calls, parts, result.known, deadline);
-      admitted = result.admitted;
-      chunkPartitions.onBacklogs(shard, result.backlogs);
-      if (result.recordBytes.size > 0) onRecordBytes(result.recordBytes);
       // Starts after the admission, or another ingress could admit and persist an entry in between. It may overlap with
       // the enqueue, because it ignores rows that are not older than these versions.
       const unclaimed = admitted.filter(({ previous }) => !previous);
@@ -140,9 +158,9 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       const verdicts = admitted.map(({ previous, version }): Verdict => {
         return { existed: previous ? !previous.erased : (existing?.has(place++) ?? true), version };
       });
-      return parts.length > 0 ? await closeParts(shard, parts, admitted, verdicts, deadline) : verdicts;
+      return parts.length > 0 ? await closeParts(partition.shard, parts, admitted, verdicts, deadline) : verdicts;
     } catch (error) {
-      await release(shard, admitted);
+      await release(partition.shard, admitted);
       throw error;
     }
   }
@@ -264,18 +282,4 @@ function withMerged(verdicts: Verdict[], parts: KeyedPart[], merged: Map<number,
     }
   }
   return all;
-}
-
-/** Combines the entries with the versions that admission gave them. */
-function toEntries(calls: Call[], admitted: (Admitted & { claim?: Version })[]): ChunkEntry[] {
-  return calls.map(({ projectId, entry: input, requester: { requestIds } }, i) => {
-    const { version, claim } = admitted[i] ?? {};
-    if (version === undefined) throw new Error('admission returned fewer results than entries');
-    const entry: ChunkEntry = { projectId, customerId: input.customerId, version };
-    if (claim !== undefined) entry.claim = claim;
-    if (input.fields) entry.fields = input.fields;
-    if (input.erase) entry.erase = true;
-    if (requestIds) entry.requestIds = requestIds;
-    return entry;
-  });
 }

@@ -28,10 +28,13 @@ type AcceptRepeatsDeps = {
     deadline: number,
   ) => Promise<Verdict[]>;
   release: (shard: number, admitted: AdmittedAgain[]) => Promise<void>;
-  toFault: (error: Error) => Fault;
+  toFaults: (error: Error, calls: Call[]) => Fault[];
 };
 
-/** Accepts a chunk in which some keyed parts have a record of an earlier attempt. `known`: the records, by part. */
+/**
+ * Accepts the keyed parts of a chunk that have a record of an earlier attempt. `known`: the records, by part. Resolves with one
+ * result per call of the chunk; undefined for the calls of other parts.
+ */
 export type AcceptRepeats = (
   partition: ChunkPartition,
   calls: Call[],
@@ -46,14 +49,14 @@ const WAS_ERASED = 1;
 
 /**
  * A part whose record is closed gets its first verdicts. A part whose record is open may have been queued or not: it is
- * queued again, with its first version, so it changes nothing that is newer. All other calls become a chunk of their own.
+ * queued again, with its first version, so it changes nothing that is newer.
  */
 export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
-  const { queue, findExisting, budget, acceptChunk, enqueue, closeParts, release, toFault } = deps;
+  const { queue, findExisting, budget, acceptChunk, enqueue, closeParts, release, toFaults } = deps;
 
   /**
-   * Whether each customer existed before the first attempt. That is certain only if nothing else was admitted since:
-   * the first admission found a claim, or its own claim is still there. Otherwise another entry may have got the 201, so
+   * Whether each customer existed before the first attempt. That is certain only if nothing else was accepted since: the first
+   * admission found a claim, or its own claim or an older entry's is there. Otherwise another entry may have got the 201, so
    * any trace of the customer counts: a missing 201 is better than a second one. The claim of an earlier repeat says
    * nothing of the time before that repeat.
    */
@@ -63,9 +66,10 @@ export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
       return [...previous.padEnd(size, '-')].map((found) => ({ found, isClaimOfFirst: claim === record.version }));
     });
     const isFirstStanding = admitted.map(({ found }, i) => found === 'own' && firsts[i]?.isClaimOfFirst === true);
-    const verdicts = admitted.map(({ found }, i) => {
+    const verdicts = admitted.map(({ found, previous }, i) => {
       const foundAtFirst = firsts[i]?.found; // a letter of `OpenState.previous`
-      if (foundAtFirst === 'p' || found === 'other') return true;
+      if (found === 'older') return previous?.erased !== true;
+      if (foundAtFirst === 'p' || found === 'newer') return true;
       return foundAtFirst === 'e' && isFirstStanding[i] ? false : undefined;
     });
     const asked = admitted.flatMap(({ projectId, customerId, version }, place) => {
@@ -101,38 +105,26 @@ export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
 
   return async (partition, calls, parts, known, deadline) => {
     const results: Results = new Array(calls.length).fill(undefined);
-    const rest = new Set(calls.keys());
     const open: OpenPart[] = [];
     const places: number[] = [];
     for (const [i, part] of parts.entries()) {
       const record = known[i];
       if (!record) continue;
-      const own = Array.from({ length: part.size }, (_, j) => part.first + j);
-      for (const place of own) rest.delete(place);
       const outcome = toOutcome(part, record);
-      if (outcome instanceof Fault) for (const place of own) results[place] = outcome;
+      if (outcome instanceof Fault) results.fill(outcome, part.first, part.first + part.size);
       else if (outcome.existed) {
         for (const [j, existed] of outcome.existed.entries()) {
           results[part.first + j] = { existed, version: record.version + j, isReplayed: true };
         }
       } else {
         open.push({ ...part, first: places.length, size: outcome.size, record });
-        places.push(...own.slice(0, outcome.size));
+        for (let j = 0; j < outcome.size; j++) places.push(part.first + j);
       }
     }
-    const acceptSome = async (some: number[], accepting: (own: Call[]) => Promise<Results>) => {
-      if (some.length === 0) return;
-      // A failure of a repeat is not one of the others.
-      const own = await accepting(some.map((place) => calls[place] as Call)).catch((error) => {
-        const fault = toFault(error);
-        return some.map(() => fault);
-      });
-      for (const [i, place] of some.entries()) results[place] = own[i];
-    };
-    await Promise.all([
-      acceptSome([...rest], (own) => acceptChunk(partition, own, deadline)),
-      acceptSome(places, (own) => acceptAgain(partition, own, open, deadline)),
-    ]);
+    if (open.length === 0) return results;
+    const own = places.map((place) => calls[place] as Call);
+    const accepted = await acceptAgain(partition, own, open, deadline).catch((error): Results => toFaults(error, own));
+    for (const [i, place] of places.entries()) results[place] = accepted[i];
     return results;
   };
 }

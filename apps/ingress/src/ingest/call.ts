@@ -1,6 +1,6 @@
 import { Fault } from '@opm/contract';
 import { type CustomerEntry, FIELDS, type Version } from '@opm/core';
-import type { AdmitRequest, KeyedPart } from '@opm/queue';
+import type { AdmitRequest, Admitted, ChunkEntry, KeyedPart } from '@opm/queue';
 import type { Requester } from '../http/request-context.js';
 
 /** An entry or an erasure as a partner sent it, before admission gives it a version. */
@@ -99,4 +99,18 @@ export function toKeyedParts(calls: Call[]): KeyedPart[] {
     place++;
   }
   return parts;
+}
+
+/** Combines the entries with the versions that admission gave them. */
+export function toEntries(calls: Call[], admitted: (Admitted & { claim?: Version })[]): ChunkEntry[] {
+  return calls.map(({ projectId, entry: input, requester: { requestIds } }, i) => {
+    const { version, claim } = admitted[i] ?? {};
+    if (version === undefined) throw new Error('admission returned fewer results than entries');
+    const entry: ChunkEntry = { projectId, customerId: input.customerId, version };
+    if (claim !== undefined) entry.claim = claim;
+    if (input.fields) entry.fields = input.fields;
+    if (input.erase) entry.erase = true;
+    if (requestIds) entry.requestIds = requestIds;
+    return entry;
+  });
 }

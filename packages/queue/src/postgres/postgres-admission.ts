@@ -7,9 +7,10 @@ import {
   type AdmittedAgain,
   CLAIM_TTL_MS,
   shardOf,
+  toFound,
 } from '../admission.js';
 import { claimOf } from '../chunk.js';
-import { type KeyedPart, type PartRecord, parseOpen, toOpenState, toRecordBytes } from '../idempotency.js';
+import { findNew, type KeyedPart, type PartRecord, parseOpen, toOpenState, toRecordBytes } from '../idempotency.js';
 import { type RecordRow, toIds, toRecord } from './postgres-idempotency.js';
 
 type PreviousRow = { previous_version: string | null; previous_erased: boolean | null };
@@ -22,10 +23,10 @@ type AdmittedRow = PreviousRow & {
   record_bytes?: string | null;
 };
 
-/** The record of a part that is known. `part`: its index; null if nothing is known and the row is an admitted entry. */
+/** The record of a part that is known. `part`: its index; null if the row is an admitted entry. */
 type KnownRow = RecordRow & { part: number };
 
-type AgainRow = PreviousRow & { version: string; claim: string; holder: AdmittedAgain['found'] };
+type AgainRow = PreviousRow & { version: string; claim: string; holder: 'own' | 'none' | 'other' };
 
 type ClaimRow = { customer_id: string; version: string; erased: boolean };
 
@@ -36,7 +37,7 @@ const SWEEP_ROWS = 10_000;
 
 const SERIALIZATION_FAILURE = '40001';
 
-/** Calls the functions that the migrations `admission` to `idempotency_records` define. */
+/** Calls the functions that the migrations `admission` to `parts_beside_known_ones` define. */
 export function createPostgresAdmission(pool: pg.Pool, shards: number): Admission {
   /** The newest version that this process received, by shard. */
   const newest = new Map<number, Version>();
@@ -88,8 +89,9 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
       received(shard, Number(rows.at(-1)?.claim));
       return rows.map((row, i): AdmittedAgain => {
         const { projectId, customerId } = entries[i] as AdmitRequest;
-        const [version, claim] = [Number(row.version), Number(row.claim)];
-        return { projectId, customerId, version, claim, previous: toPrevious(row), found: row.holder };
+        const [version, claim, previous] = [Number(row.version), Number(row.claim), toPrevious(row)];
+        const found = toFound(row.holder, { version, previous });
+        return { projectId, customerId, version, claim, previous, found };
       });
     },
 
@@ -185,8 +187,8 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
   async function admitKeyed(shard: number, entries: AdmitRequest[], parts: KeyedPart[]): Promise<AdmitResult> {
     const query = () =>
       pool.query<(AdmittedRow & { part: null }) | KnownRow>({
-        name: 'admit-keyed',
-        text: 'SELECT * FROM admission.admit_keyed($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)',
+        name: 'admit-parts',
+        text: 'SELECT * FROM admission.admit_parts($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)',
         values: [
           ...toValues(shard, entries),
           toIds(parts),
@@ -208,8 +210,8 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
       if (row.part === null) admitted.push(row);
       else known[row.part] = toRecord(row);
     }
-    if (admitted.length > 0) return toResult(shard, entries, admitted);
-    return { admitted: [], backlogs: new Map(), recordBytes: new Map(), known };
+    if (admitted.length === rows.length) return toResult(shard, entries, admitted);
+    return { ...toResult(shard, findNew(entries, parts, known), admitted), known };
   }
 
   /** The arguments that all admissions have in common. */
@@ -225,10 +227,11 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
   }
 
   function toResult(shard: number, entries: AdmitRequest[], rows: AdmittedRow[]): AdmitResult {
-    received(shard, Number(rows.at(-1)?.version ?? 0));
+    if (rows.length !== entries.length) throw new Error('admission must return a row per entry');
+    if (rows.length > 0) received(shard, Number(rows.at(-1)?.version));
     const result: AdmitResult = { admitted: [], backlogs: new Map(), recordBytes: new Map() };
     for (const [i, { projectId, customerId }] of entries.entries()) {
-      const row = rows[i] ?? { version: '0', previous_version: null, previous_erased: null, backlog: null };
+      const row = rows[i] as AdmittedRow;
       result.admitted.push({ projectId, customerId, version: Number(row.version), previous: toPrevious(row) });
       if (row.backlog !== null) result.backlogs.set(projectId, Number(row.backlog));
       if (typeof row.record_bytes === 'string') result.recordBytes.set(projectId, Number(row.record_bytes));

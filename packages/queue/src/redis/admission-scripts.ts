@@ -36,15 +36,16 @@ local function takeVersions(base, entries)
   return backlogs
 end`;
 
-/** `define`, `check` and `write` handle the keyed parts. */
-const toAdmit = ({ define = '', check = '', write = '' }) => `${define}${TAKE_VERSIONS}
+/** `define`, `leaveOut` and `write` handle the keyed parts. */
+const toAdmit = ({ define = '', leaveOut = '', write = '' }) => `${define}${TAKE_VERSIONS}
 local call, format = redis.call, string.format
-local claims, entries, recordBytes = KEYS[3], #fields, {}
+local claims, erasures, recordBytes, known = KEYS[3], ARGV[2], {}, {}
 local newestVersion = call('GET', KEYS[1])
 if not newestVersion and ARGV[4] == '0' then return nil end
 local time = call('TIME')
 local base = math.max(time[1] * 1000000 + time[2], (tonumber(newestVersion) or 0) + 1, ARGV[3] + 1)
-${check}
+${leaveOut}
+local entries = #fields
 local backlogs = takeVersions(base, entries)
 local replaced, newest = {}, {}
 for first = 1, entries, ${SLICE} do
@@ -52,7 +53,7 @@ for first = 1, entries, ${SLICE} do
   local marks = call('HMGET', claims, unpack(fields, first, last))
   local claimed = {}
   for i = first, last do
-    local field, erases = fields[i], ARGV[2]:byte(i) == 49
+    local field, erases = fields[i], erasures:byte(i) == 49
     local mark = format('%d', 2 * (base + i - 1) + (erases and 1 or 0))
     replaced[i] = newest[field] or marks[i - first + 1]
     newest[field] = mark
@@ -63,7 +64,7 @@ for first = 1, entries, ${SLICE} do
   call('HSET', claims, unpack(claimed))
 end
 ${write}
-return { base, backlogs, replaced, recordBytes }`;
+return { base, backlogs, replaced, recordBytes, known }`;
 
 /**
  * KEYS: 1 the shard's version, 2 the backlogs of its projects, 3 its claims, 4 its pending erasures, 5 its number of
@@ -81,17 +82,39 @@ const RECORDS = defineRecords(6);
 /**
  * ADMIT for chunks with keyed parts. KEYS: 6… the keys of the records. ARGV: 5… the ids of the parts; then per part one
  * text: its fingerprint, the index of its first entry (5 digits), and the state without claims.
- * Returns also projects and the bytes of their records. If a part has a record already, it changes nothing, and returns
- * 0 and the record of each part, or ''.
+ * Returns also projects and the bytes of their records. Leaves out the parts that have a record already: if there are any,
+ * it also returns the record of each part, or ''.
  */
 export const ADMIT_KEYED = toAdmit({
   define: RECORDS,
-  check: `
+  leaveOut: `
 local parts = (#ARGV - 4) / 2
-local known = findRecords(ARGV, 5, 4 + parts, base)
+local firsts, sizes, leftOut = {}, {}, 0
+for i = 1, parts do
+  local part = ARGV[4 + parts + i]
+  firsts[i], sizes[i] = tonumber(part:sub(9, 13)), tonumber(part:sub(15, -2))
+end
+known = findRecords(ARGV, 5, 4 + parts, base)
 if next(known) then
-  for i = 1, parts do known[i] = known[i] or '' end
-  return { 0, known }
+  local isKnown, new, newErasures = {}, {}, {}
+  for i = 1, parts do
+    local first, size = firsts[i], sizes[i]
+    firsts[i] = first - leftOut
+    if known[i] then
+      for place = first + 1, first + size do isKnown[place] = true end
+      leftOut = leftOut + size
+    else
+      known[i] = ''
+    end
+  end
+  for place, field in ipairs(fields) do
+    if not isKnown[place] then
+      new[#new + 1] = field
+      newErasures[#newErasures + 1] = erasures:sub(place, place)
+    end
+  end
+  fields, erasures = new, table.concat(newErasures)
+  if #new == 0 then return { base, {}, {}, {}, known } end
 end`,
   write: `
 local function toFlags(first, size)
@@ -103,12 +126,13 @@ local function toFlags(first, size)
   end
   return hadClaim and table.concat(flags) or ''
 end
-for i = 5, 4 + parts do
-  local part = ARGV[parts + i]
-  local first, size = tonumber(part:sub(9, 13)), part:sub(15, -2)
-  local version = base + first
-  local value = format('%.8s%016d:%s:%s', part, version, size, toFlags(first, size))
-  addRecord(ARGV[i], version, value, size, fields[first + 1])
+for i = 1, parts do
+  if not known[i] or known[i] == '' then
+    local first, size = firsts[i], sizes[i]
+    local version = base + first
+    local value = format('%.8s%016d:%s:%s', ARGV[4 + parts + i], version, size, toFlags(first, size))
+    addRecord(ARGV[4 + i], version, value, size, fields[first + 1])
+  end
 end
 recordBytes = writeRecords(base)`,
 });
@@ -117,8 +141,8 @@ recordBytes = writeRecords(base)`,
  * KEYS: as ADMIT_KEYED.
  * ARGV: 1 and 2 as ADMIT; 3 a version that the claims must be above; then per part its id, its record, index of its first
  * entry, size, the version of its first entry's claim, and its new state without a claim.
- * Returns the first entry's claim (the others follow one by one) and per entry the mark found, or nil, and `own`, `none`
- * or `other`. Returns nil if a record is not as given.
+ * Returns the first entry's claim (the others follow one by one) and per entry the mark found, or nil, and `own`, `none` or
+ * `other`. Returns nil if a record is not as given.
  */
 export const ADMIT_AGAIN = `${RECORDS}${TAKE_VERSIONS}
 local claims, erasures = KEYS[3], KEYS[4]
@@ -133,32 +157,33 @@ takeVersions(base, #fields)
 local marks, found = {}, {}
 for i = 4, #ARGV, 6 do
   local id, record, first, size, own, state = unpack(ARGV, i, i + 5)
-  local claimed = base + first
-  local function isOwn(mark)
-    local version = math.floor(mark / 2)
-    return (version >= tonumber(own) and version < own + size) or (version >= claimed and version < claimed + size)
-  end
+  local version, claimed = tonumber(record:sub(9, 24)), base + first
+  local function isFrom(first, mark) return mark >= 2 * first and mark < 2 * (first + size) end
+  local function wasOwn(mark) return isFrom(own, mark) or isFrom(version, mark) end
+  local function isOwn(mark) return wasOwn(mark) or isFrom(claimed, mark) end
   for j = 1, size do
     local place = first + j
-    local field, erases, version = fields[place], ARGV[2]:byte(place) == 49, base + place - 1
-    local mark = call('HGET', claims, field)
-    marks[place], found[place] = mark, 'other'
+    local field, erases, claim = fields[place], ARGV[2]:byte(place) == 49, base + place - 1
+    local mark = tonumber(call('HGET', claims, field))
     if not mark then
       found[place] = 'none'
-      if not erases then call('HSET', claims, field, format('%d', 2 * version)) end
-    elseif isOwn(mark) then
-      found[place] = 'own'
-      call('HSET', claims, field, format('%d', 2 * version + mark % 2))
+      if not erases then call('HSET', claims, field, format('%d', 2 * claim)) end
+    else
+      found[place] = isOwn(mark) and 'own' or 'other'
+      if isOwn(mark) or mark < 2 * version then
+        local erased = (erases or wasOwn(mark)) and mark % 2 or 0
+        call('HSET', claims, field, format('%d', 2 * claim + erased))
+      end
     end
+    marks[place] = mark and format('%d', mark) or false
     if erases then
-      local erasure = call('HGET', erasures, field)
-      if not erasure or erasure / 2 < record:sub(9, 24) + size or isOwn(erasure) then
-        call('HSET', erasures, field, format('%d', 2 * version + 1))
+      local erasure = tonumber(call('HGET', erasures, field))
+      if not erasure or erasure < 2 * (version + size) or isOwn(erasure) then
+        call('HSET', erasures, field, format('%d', 2 * claim + 1))
       end
     end
   end
-  local key = recordsOf(periodOf(record:sub(9, 24)))
-  call('HSET', key, id, record:sub(1, 24) .. state .. ':' .. format('%d', claimed))
+  call('HSET', recordsOf(periodOf(version)), id, record:sub(1, 24) .. state .. ':' .. format('%d', claimed))
 end
 return { base, marks, found }`;
 

@@ -6,10 +6,11 @@ import {
   type AdmittedAgain,
   type Claim,
   type Persisted,
+  toFound,
   toSupersededErasure,
 } from '../admission.js';
 import { type Countable, claimOf, countSampled, isSampled } from '../chunk.js';
-import { parseOpen, toOpenState } from '../idempotency.js';
+import { findNew, parseOpen, toOpenState } from '../idempotency.js';
 import {
   ADD_TO_BACKLOG,
   ADMIT,
@@ -32,7 +33,7 @@ type Script<Answer> = (
 type Scripts = {
   opmAdmit: Script<AdmitAnswer | null>;
   opmAdmitKeyed: Script<AdmitAnswer | null>;
-  opmAdmitAgain: Script<[base: number, marks: (string | null)[], found: AdmittedAgain['found'][]] | null>;
+  opmAdmitAgain: Script<[base: number, marks: (string | null)[], found: ('own' | 'none' | 'other')[]] | null>;
   opmAddToBacklog: Script<number[]>;
   opmRelease: Script<void>;
   opmSettle: Script<void>;
@@ -40,10 +41,13 @@ type Scripts = {
   opmSetShards: Script<string>;
 };
 
-/** `base` is 0 if a part has a record. */
-type AdmitAnswer =
-  | [base: 0, known: string[]]
-  | [base: number, backlogs: number[], replaced: (string | null)[], recordBytes: (string | number)[]];
+type AdmitAnswer = [
+  base: number,
+  backlogs: number[],
+  replaced: (string | null)[],
+  recordBytes: (string | number)[],
+  known: string[],
+];
 
 type RedisAdmissionOptions = {
   keyspaceOf: (shard: number) => string;
@@ -105,25 +109,23 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
       };
       // Start from the high-water mark: the shard's version is old if the number of shards or the store changed
       // meanwhile.
-      const known = newest.get(shard) ?? (await highWaterMark.atStart);
+      const newestVersion = newest.get(shard) ?? (await highWaterMark.atStart);
       const answer =
-        (known !== undefined && (await admitAbove(known, false))) ||
-        (await admitAbove(Math.max(await highWaterMark.read(), known ?? 0), true));
+        (newestVersion !== undefined && (await admitAbove(newestVersion, false))) ||
+        (await admitAbove(Math.max(await highWaterMark.read(), newestVersion ?? 0), true));
       if (!answer) throw new Error('Redis assigned no versions above the high-water mark');
-      if (answer[0] === 0) {
-        const records = (answer[1] as string[]).map(parseRecord);
-        return { admitted: [], backlogs: new Map(), recordBytes: new Map(), known: records };
-      }
-      const [base, counts, replaced, bytes] = answer as Exclude<AdmitAnswer, [0, string[]]>;
-      onVersions(shard, base, entries);
-      const admitted = entries.map(({ projectId, customerId }, i): Admitted => {
+      const [base, counts, replaced, bytes, records] = answer;
+      const known = records.length > 0 ? records.map(parseRecord) : undefined;
+      const fresh = known ? findNew(entries, parts, known) : entries;
+      onVersions(shard, base, fresh);
+      const admitted = fresh.map(({ projectId, customerId }, i): Admitted => {
         return { projectId, customerId, version: base + i, previous: parseMark(replaced[i] ?? null) };
       });
       const sampled = admitted.filter(isSampled);
       const backlogs = new Map(sampled.map(({ projectId }, i) => [projectId, counts[i] ?? 0]));
       const recordBytes = new Map<number, number>();
       for (let i = 0; i < bytes.length; i += 2) recordBytes.set(Number(bytes[i]), Number(bytes[i + 1]));
-      return { admitted, backlogs, recordBytes };
+      return { admitted, backlogs, recordBytes, known };
     },
 
     async admitAgain(shard, entries, parts) {
@@ -140,8 +142,9 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
       return parts.flatMap(({ record, first, size }) =>
         entries.slice(first, first + size).map(({ projectId, customerId }, j): AdmittedAgain => {
           const place = first + j;
-          const admitted = { projectId, customerId, version: record.version + j, claim: base + place };
-          return { ...admitted, previous: parseMark(marks[place] ?? null), found: found[place] ?? 'other' };
+          const [version, previous] = [record.version + j, parseMark(marks[place] ?? null)];
+          const claimed = toFound(found[place] ?? 'other', { version, previous });
+          return { projectId, customerId, version, claim: base + place, previous, found: claimed };
         }),
       );
     },
