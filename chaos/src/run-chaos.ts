@@ -29,6 +29,8 @@ export type ChaosOptions = {
   /** Number of clients that send idempotency keys. */
   keyed: number;
   queue: QueueStore;
+  /** Settings of the ingresses and workers that differ from those of `stack.ts`. */
+  appEnv?: NodeJS.ProcessEnv;
   /** How long the stack may take to recover from a fault, in ms; three minutes by default. */
   maxRecoveryMs?: number;
   /** An existing, empty directory for the data, the logs and the evidence. */
@@ -73,7 +75,7 @@ const MAX_STEP_MS = 45 * 60_000;
  */
 export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
   const { faults, entries, rate, seed, keyed, queue, directory, onProgress, signal, giveUp } = options;
-  const { maxRecoveryMs = MAX_RECOVERY_MS } = options;
+  const { maxRecoveryMs = MAX_RECOVERY_MS, appEnv = {} } = options;
   const findings: Finding[] = [];
   const onFound = (finding: Finding) => void findings.push(finding);
   const report = (rule: StackRule) => (what: string) => onFound({ rule, at: performance.now(), what });
@@ -98,7 +100,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
   }
 
   tellProgress('starting');
-  const stack = await startStack({ directory, queue, onBadExit: report('process') });
+  const stack = await startStack({ directory, queue, appEnv, onBadExit: report('process') });
   const since = performance.now();
   const watch = watchMemory(stack);
   const { partners } = stack;

@@ -11,13 +11,14 @@ const ENTRIES = 2_000;
 const RATE = 50;
 const NEVER = new AbortController().signal;
 
-// Below the request timeout of the chaos clients, 4 s, but long enough for a slow machine.
-process.env.ANSWER_TIMEOUT_MS = '3000';
-// On a slow machine, a worker may need seconds to renew its locks. If it loses them, the jobs run twice, and the machine
-// has even more to do.
-process.env.JOB_LOCK_MS = '15000';
-// A machine that stores fewer than RATE entries per second can still store this backlog within `maxRecoveryMs`.
-process.env.BACKLOG_MAX_ENTRIES = '1000';
+/** For a slow machine. */
+const APP_ENV = {
+  ANSWER_TIMEOUT_MS: '3000', // less than the chaos clients wait for an answer, 4 s
+  // A worker may need seconds to renew its locks. If it loses them, the jobs run twice, and the machine has even more to do.
+  JOB_LOCK_MS: '15000',
+  // A machine that stores fewer than RATE entries per second can still store this backlog within `maxRecoveryMs`.
+  BACKLOG_MAX_ENTRIES: '1000',
+};
 
 /**
  * Defines the tests of one chaos run. Each queue store has its own file.
@@ -31,7 +32,7 @@ export const describeChaos = (queue: ChaosOptions['queue'], { seed }: { seed: nu
     beforeAll(async () => {
       directory = await mkdtemp(join(tmpdir(), 'opm-chaos-'));
       result = await runChaos({
-        ...{ faults: FAULTS, entries: ENTRIES, rate: RATE, seed, keyed: 4, queue, directory },
+        ...{ faults: FAULTS, entries: ENTRIES, rate: RATE, seed, keyed: 4, queue, directory, appEnv: APP_ENV },
         onProgress: () => {},
         ...{ signal: NEVER, giveUp: NEVER, maxRecoveryMs: 900_000 }, // Slow machines need more time.
       });

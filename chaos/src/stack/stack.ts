@@ -59,6 +59,8 @@ export type StackOptions = {
   /** Created if missing; holds the data and the logs. */
   directory: string;
   queue: QueueStore;
+  /** Settings of the apps that differ from those of this file. */
+  appEnv: NodeJS.ProcessEnv;
   onBadExit: (what: string) => void;
 };
 
@@ -69,13 +71,13 @@ const PREFIX = 'opm';
 const APP_ENV = {
   REDIS_PREFIX: PREFIX,
   // Short, so that another worker soon takes a killed worker's jobs, and a frozen worker outlives its locks.
-  JOB_LOCK_MS: process.env.JOB_LOCK_MS ?? '3000',
+  JOB_LOCK_MS: '3000',
   // Longer than every timeout of the apps: a process that uses all of it waits for something that never comes.
   SHUTDOWN_TIMEOUT_MS: '40000',
 };
 
 /** Starts two ingresses and two workers on their own durable stores. Their loopback ports stay the same. */
-export async function startStack({ directory, queue, onBadExit }: StackOptions): Promise<Stack> {
+export async function startStack({ directory, queue, appEnv, onBadExit }: StackOptions): Promise<Stack> {
   const releases: (() => Promise<unknown>)[] = [];
   const stop = async () => {
     for (const release of releases.splice(0).reverse()) {
@@ -118,6 +120,7 @@ export async function startStack({ directory, queue, onBadExit }: StackOptions):
         const port = await findFreePort();
         const env = {
           ...APP_ENV,
+          ...appEnv,
           QUEUE_SHARDS: String(SHARDS[queue]),
           REDIS_MIN_REPLICAS: cluster ? '1' : '0',
           PORT: String(port),
