@@ -65,7 +65,7 @@ async function send(stream: Stream): Promise<Measured> {
  * Gives the target time to compile its hot code.
  * @param kind as in a load
  */
-export const warmUp = (target: Target, kind: Pick<Load, 'batch' | 'isKeyed'> = {}) =>
+export const warmUp = (target: Target, kind: Pick<Load, 'batch' | 'isKeyed' | 'connections'> = {}) =>
   runLoad({ target, seconds: WARM_UP_SECONDS, customers: 'new', ...kind });
 
 /** The generator's name in the report. */
@@ -83,7 +83,7 @@ const MAX_SECONDS = 900;
 export async function loadUntil(
   target: Target,
   requests: number,
-  kind: Pick<Load, 'batch' | 'isKeyed'> = {},
+  kind: Pick<Load, 'batch' | 'isKeyed' | 'connections'> = {},
 ): Promise<number> {
   let sent = 0;
   let seconds = 0;

@@ -112,7 +112,8 @@ async function measureBytes(servers: Servers, it: Case, keys: number): Promise<B
       const place = toPlace(fresh, it);
       const target = await startProject(place);
       const empty = await readKeyBytes(place);
-      const kind = { isKeyed: true, batch };
+      // Two connections with batches: a slow machine would refuse entries of ten.
+      const kind = { isKeyed: true, batch, connections: batch && 2 };
       const { requests: warmed } = await warmUp(target, kind);
       if (warmed < requests) await loadUntil(target, requests - warmed, kind);
       // All of these have keys, also the last ones, which have no answer.
