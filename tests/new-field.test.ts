@@ -106,13 +106,17 @@ test('a new field needs four files and a migration; then partners can send it, a
 
   const url = `http://127.0.0.1:${/"port":(\d+)/.exec(ingress.output())?.[1]}`;
   const headers = { 'x-api-key': apiKey, 'content-type': 'application/json' };
-  const entry = { customerId: '7519', customerEmail: 'jane@example.com', customerLanguage: 'de-CH' };
+  const name = { customerFirstName: 'Jane', customerLastName: 'Doe' };
+  const entry = { customerId: '7519', customerEmail: 'jane@example.com', ...name, customerLanguage: 'de-CH' };
   const post = (body: object) => fetch(`${url}/entry`, { method: 'POST', headers, body: JSON.stringify(body) });
-  expect((await post(entry)).status).toBe(201);
+  const created = await post(entry);
+  expect(created.status).toBe(201);
   const readRow = async () => (await query(backend.databaseUrl, 'SELECT language, email FROM customers'))[0];
   expect(await waitFor(readRow, { description: 'the row' })).toEqual({ language: 'de-CH', email: 'jane@example.com' });
   const found = await fetch(`${url}/entry/7519`, { headers });
   expect(await found.json()).toMatchObject({ customer: entry });
+  const fate = await fetch(`${url}/entry/7519/receipts/${created.headers.get('receipt')}`, { headers });
+  expect(await fate.json()).toEqual({ statusCode: 200, state: 'stored' });
 
   const tooLong = await post({ ...entry, customerLanguage: 'x'.repeat(36) });
   expect([tooLong.status, await tooLong.json()]).toMatchObject([
