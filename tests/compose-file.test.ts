@@ -14,14 +14,21 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { STORE_ENV } from '@opm/runtime';
+import { PROCESS_ENV } from '@opm/runtime';
 import { findShellCheck } from '@opm/testkit';
 import { parse } from 'yaml';
 import { CONSOLE_ENV } from '../apps/console/src/compose.js';
 import { INGRESS_ENV } from '../apps/ingress/src/config.js';
 import { WORKER_ENV } from '../apps/worker/src/compose.js';
 
-const SPECS = { ingress: INGRESS_ENV, worker: WORKER_ENV, console: CONSOLE_ENV, opm: STORE_ENV, migrate: STORE_ENV };
+/** The services `opm` and `migrate` share the processes' block, and read only what is about the stores. */
+const SPECS = {
+  ingress: INGRESS_ENV,
+  worker: WORKER_ENV,
+  console: CONSOLE_ENV,
+  opm: PROCESS_ENV,
+  migrate: PROCESS_ENV,
+};
 
 /** docker-compose.yml and the image decide where a container listens. */
 const PLACES = ['HOST', 'PORT', 'CONSOLE_HOST', 'CONSOLE_PORT', 'INTERNAL_HOST', 'INTERNAL_PORT'];

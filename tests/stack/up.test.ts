@@ -203,11 +203,14 @@ test('opm up: the printed commands work, a restart keeps everything, and no proc
     code: 1,
     stderr: expect.stringMatching(/^opm: a stack is already running in .* \(process \d+\)/),
   });
+  expect((await opm('operators', 'add', 'ada', '--role', 'admin')).code).toBe(0);
   expect(await stack.stop('SIGINT')).toEqual({ code: 0, signal: null });
   expect(stack.output()).not.toMatch(STACK_TRACE);
 
   const again = await up();
   stack = again;
+  expect(again.output()).toContain('log in as an operator, see: npx opm operators list');
+  expect(again.output()).not.toContain(password);
   expect(again.output()).not.toMatch(STACK_TRACE);
   expect(await sendPrintedEntry(again.output())).toBe(202);
   expect(await opmJson('customers', 'get', 'demo', '7519')).toMatchObject({ createdAt: row.createdAt });

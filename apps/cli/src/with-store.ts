@@ -3,7 +3,8 @@ import type { AuditRecord, Project, Store, StoreOptions } from '@opm/store';
 import { readStackFile } from './stack/stack-file.js';
 import { UserError } from './user-error.js';
 
-const UNDEFINED_TABLE = '42P01';
+/** PostgreSQL knows no such table, column or function: the tables are of an earlier release, or there are none. */
+const NOT_MIGRATED = ['42P01', '42703', '42883'];
 
 /** The data folder of `opm up`. The other commands look for a running stack there. */
 export function dataDirOf(env: NodeJS.ProcessEnv): string {
@@ -51,17 +52,19 @@ export async function withStore<T>(
     return await use(store);
   } catch (error) {
     const change = recorded.get(store);
-    const outcome = error instanceof StoreError && error.isOwn ? 'not done' : 'failed';
+    const isRefused =
+      error instanceof StoreError ? error.isOwn : error instanceof UserError && error.kind === 'not-found';
+    const outcome = isRefused ? 'not done' : 'failed';
     if (change) await store.audit.recordOutcome(change.id, outcome, change.row).catch(() => {});
     if (!(error instanceof StoreError)) throw error;
-    if (error.sqlState === UNDEFINED_TABLE) throw new UserError(`${error.message}: run \`opm migrate\``);
+    if (NOT_MIGRATED.includes(error.sqlState ?? '')) throw new UserError(`${error.message}: run \`opm migrate\``);
     throw new UserError(error.message, error.kind === 'outage' ? 'unavailable' : 'failed');
   } finally {
     await store.close();
   }
 }
 
-/** What a command told a store's audit log, until its `withStore` ends. */
+/** The audit row that a command wrote, by store. `withStore` adds the outcome if the command fails. */
 const recorded = new WeakMap<Store, { id: string; row: AuditRecord }>();
 
 /**

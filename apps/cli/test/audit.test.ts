@@ -170,10 +170,26 @@ test('`opm audit` lists the newest rows first, and filters them by actor and tim
 
 test('a command that fails after its row was written has the outcome in the log', async () => {
   await store.projects.create('taken');
-  await opm('projects create taken');
-  expect((await readAll()).slice(-1)).toMatchObject([
-    { action: 'projects create', target: 'taken', outcome: 'not done' },
-  ]);
+  const entry = { customerId: 'a', version: 1, fields: { email: 'a@example.com' } };
+  await store.deadLetters.add([{ projectId: 1, entry, payload: entry, error: 'x', sqlState: '22021' }]);
+  await query(
+    backend.databaseUrl,
+    `CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE SQLSTATE '53100'; END $$;
+    CREATE TRIGGER fail BEFORE UPDATE ON dead_letters FOR EACH ROW EXECUTE FUNCTION fail()`,
+  );
+  await writeFile(join(directory, 'broken.csv'), 'customerId,customerPhone\n1,"2\n');
+  const failing: [command: string, code: number, target: string | null, outcome: string][] = [
+    ['projects create taken', 1, 'taken', 'not done'],
+    ['keys revoke acme --key 999', 3, 'acme/999', 'not done'],
+    ['keys label acme 999 shop', 3, 'acme/999', 'not done'],
+    [`customers import ${directory}/broken.csv --project acme --force`, 1, 'acme', 'failed'],
+    ['dead-letters replay --force', 4, null, 'failed'],
+  ];
+  for (const [command, code] of failing) expect([command, (await opm(command)).code]).toEqual([command, code]);
+  expect((await readAll()).slice(-failing.length)).toMatchObject(
+    failing.map(([command, _, target, outcome]) => ({ action: actionOf(command), target, outcome })),
+  );
+  await query(backend.databaseUrl, 'DROP FUNCTION fail CASCADE; DELETE FROM dead_letters');
 });
 
 describe('if the row cannot be written,', () => {

@@ -87,6 +87,11 @@ describe.each(BACKENDS)('an operator whose clock is wrong, with the queue on %s:
       expect(await Promise.all([count('--until', '30m'), count('--until', '5m')])).toEqual([0, 1]);
     });
 
+    test('the start of a restore’s window is an age by PostgreSQL’s clock', async () => {
+      const { stdout } = await opm('restored', '--since', '2h', '--dry-run', '--force', '--json');
+      expect((Date.now() - Date.parse(JSON.parse(stdout).from)) / 60_000).toBeCloseTo(120, -1);
+    });
+
     const LINES = 2_000;
     const write = async (changedAt: Date) => {
       const file = join(directory, `${what}.csv`);

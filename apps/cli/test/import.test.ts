@@ -94,6 +94,18 @@ test('an unknown project is named, and the exit code is 3', async () => {
   });
 });
 
+test('variables that are not of the stores are not read, and if the queue is away, the exit code is 4', async () => {
+  const file = join(directory, 'away.ndjson');
+  await writeFile(file, '{"customerId":1,"customerPhone":"+1"}\n');
+  const run = (env: NodeJS.ProcessEnv) =>
+    runOpm(['customers', 'import', file, '--force', '--project', PROJECT], { ...backend.env, ...env });
+  expect(await run({ LOG_LEVEL: 'verbose' })).toMatchObject({ code: 0, stderr: '' });
+  expect(await run({ REDIS_URL: 'redis://127.0.0.1:1' })).toEqual({
+    ...{ code: 4, stdout: '' },
+    stderr: `opm: ${file}: cannot reach the queue: connect ECONNREFUSED 127.0.0.1:1\n`,
+  });
+});
+
 test('rejected lines replace only a file of rejected lines, and only at the end', async () => {
   const file = join(directory, 'rejected.ndjson');
   await writeFile(file, '{"customerId":1}\n');

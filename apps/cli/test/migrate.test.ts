@@ -28,6 +28,14 @@ test('without the tables, a command says to run `opm migrate`, which creates the
   expect(await opm('projects', 'list', '--json')).toMatchObject({ code: 0, stdout: '[]\n' });
 });
 
+test('with the tables of an earlier release, a command says to run `opm migrate`, too', async () => {
+  await query(database.url, 'ALTER TABLE projects RENAME COLUMN paused_at TO elsewhere');
+  const { code, stdout, stderr } = await opm('projects', 'list');
+  await query(database.url, 'ALTER TABLE projects RENAME COLUMN elsewhere TO paused_at');
+  expect([code, stdout]).toEqual([1, '']);
+  expect(stderr).toMatch(/^opm: column .*paused_at.* does not exist: run `opm migrate`\n$/);
+});
+
 /** Writes a schema engine for Prisma that runs `source`. */
 async function writeEngine(name: string, source: string): Promise<{ PRISMA_SCHEMA_ENGINE_BINARY: string }> {
   const engine = join(directory, name);

@@ -107,6 +107,7 @@ test('with --json, an error is a line of JSON with its kind, and the exit code t
     error: 'usage',
     message: expect.stringContaining('lst'),
   });
+  expect(await read('dead-letters', 'list', '--limit', '0')).toMatchObject({ code: 2, error: 'usage' });
   expect(await read('projects', 'create', 'acme')).toMatchObject({ code: 1, error: 'failed' });
   for (const command of [['projects', 'list'], ['migrate']]) {
     const { code, stderr } = await runOpm([...command, '--json'], { ...backend.env, ...unreachable });

@@ -6,7 +6,7 @@ import {
   type Env,
   type ProcessContext,
   port,
-  STORE_ENV,
+  PROCESS_ENV,
   str,
 } from '@opm/runtime';
 import { createStore } from '@opm/store';
@@ -62,7 +62,7 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
 }
 
 export const CONSOLE_ENV = {
-  ...STORE_ENV,
+  ...PROCESS_ENV,
   CONSOLE_HOST: str({ default: undefined, desc: 'address to listen on; all addresses if not set' }),
   CONSOLE_PORT: port({ default: 3001, desc: 'port of the Bull dashboard' }),
   INTERNAL_PORT: port({ default: 9402, desc: 'port of /livez, /readyz and /metrics' }),

@@ -1,8 +1,8 @@
 import { MAX_CHUNK_ENTRIES } from '@opm/queue';
-import { count, countBetween, type Env, port, STORE_ENV, str } from '@opm/runtime';
+import { count, countBetween, type Env, port, PROCESS_ENV, str } from '@opm/runtime';
 
 export const INGRESS_ENV = {
-  ...STORE_ENV,
+  ...PROCESS_ENV,
   HOST: str({ default: undefined, desc: 'address to listen on; default: all addresses' }),
   PORT: port({ default: 3000, desc: 'port for partners, 0 to 65535' }),
   INTERNAL_PORT: port({ default: 9400, desc: 'port of /livez, /readyz and /metrics' }),

@@ -1,5 +1,5 @@
 import { createEntryWorker, startMaintenance, toQueueConfig } from '@opm/queue';
-import { countBetween, createThrottledWarning, type Env, type ProcessContext, port, STORE_ENV } from '@opm/runtime';
+import { countBetween, createThrottledWarning, type Env, type ProcessContext, port, PROCESS_ENV } from '@opm/runtime';
 import { createActivityReporter, createStore, type Store } from '@opm/store';
 import { MAX_ISOLATED_IN_FLIGHT } from './isolate.js';
 import { createWorkerMetrics } from './metrics.js';
@@ -138,7 +138,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
 }
 
 export const WORKER_ENV = {
-  ...STORE_ENV,
+  ...PROCESS_ENV,
   INTERNAL_PORT: port({ default: 9401, desc: 'port of /livez, /readyz and /metrics' }),
   WORKER_CONCURRENCY: countBetween(
     1,

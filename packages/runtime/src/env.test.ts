@@ -2,10 +2,10 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from '@jest/globals';
-import { count, parseEnv, port, readSecretFiles, STORE_ENV } from './env.js';
+import { count, PROCESS_ENV, parseEnv, port, readSecretFiles } from './env.js';
 
 const spec = {
-  ...STORE_ENV,
+  ...PROCESS_ENV,
   PORT: port({ default: 3000, desc: 'port for partners' }),
   LIMIT: count({ desc: 'a limit' }),
 };

@@ -86,7 +86,7 @@ const MAX_SHARDS = 1_000;
 
 const ENCODING = 'percent-encode every character of the user and password except letters and digits, such as @ as %40';
 
-/** Variables that every process reads: the stores, the log level, the internal port and the shutdown. */
+/** Variables that locate and configure the stores. */
 export const STORE_ENV = {
   DATABASE_URL: postgresUrl({
     desc: `URL of PostgreSQL, such as postgresql://user:password@host:5432/opm; it must not set ${OWN_PARAMETERS.join(', ')} or a schema other than ${SCHEMA}; ${ENCODING}`,
@@ -114,6 +114,11 @@ export const STORE_ENV = {
     1,
     MAX_SHARDS,
   )({ default: 1, desc: `number of queues, 1 to ${MAX_SHARDS}, the same for every process` }),
+};
+
+/** Variables that every process reads: the stores, the log level, the internal port and the shutdown. */
+export const PROCESS_ENV = {
+  ...STORE_ENV,
   LOG_LEVEL: str({
     choices: ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],
     default: 'info',

@@ -5,6 +5,7 @@ export {
   countBetween,
   type Env,
   type EnvSpec,
+  PROCESS_ENV,
   parseEnv,
   port,
   readSecretFiles,

@@ -16,8 +16,8 @@ async function run(start: string, readyOutput = /started/, env: NodeJS.ProcessEn
   await writeFile(
     file,
     `import { setTimeout as delay } from 'node:timers/promises';
-    import { port, runProcess, STORE_ENV } from ${JSON.stringify(import.meta.resolve('@opm/runtime'))};
-    const spec = { ...STORE_ENV, INTERNAL_PORT: port({ default: 0 }) };
+    import { port, runProcess, PROCESS_ENV } from ${JSON.stringify(import.meta.resolve('@opm/runtime'))};
+    const spec = { ...PROCESS_ENV, INTERNAL_PORT: port({ default: 0 }) };
     await runProcess({ name: 'test', env: process.env, spec, start: async ({ onClose }) => { ${start} } });
     console.log('started');`,
   );

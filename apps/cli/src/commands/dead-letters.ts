@@ -2,7 +2,7 @@ import { countAll, isSqlState } from '@opm/operations';
 import type { Replayed } from '@opm/operations/actions';
 import type { AuditRecord, DeadLetterFilter, Store } from '@opm/store';
 import { Command, InvalidArgumentError } from 'commander';
-import { type Moment, parseBigId, parseMoment, parsePositive, parseWholeNumber } from '../parse.js';
+import { type Moment, parseBigId, parseMoment, parsePositive } from '../parse.js';
 import { confirm, createBar, type PrintOptions, print, toTable } from '../print.js';
 import { UserError, withInterrupt } from '../user-error.js';
 import type { QueueFlags } from '../with-queue.js';
@@ -20,7 +20,7 @@ export function deadLettersCommand(env: NodeJS.ProcessEnv): Command {
 
 function listCommand(env: NodeJS.ProcessEnv): Command {
   return addFilterOptions(new Command('list'))
-    .option('--limit <n>', 'maximum number of dead letters', parseWholeNumber, 50)
+    .option('--limit <n>', 'maximum number of dead letters', parsePositive, 50)
     .option('--json', 'print JSON')
     .description('List dead letters without their payloads, newest first.')
     .action(async (options: PrintOptions & FilterOptions & { limit: number }) => {
@@ -88,12 +88,13 @@ type ReplayFlags = QueueFlags & FilterOptions & { rate: number; dryRun?: true };
 /** Replays with a progress bar on stderr, until Ctrl-C. @throws UserError */
 async function replayWithBar(env: NodeJS.ProcessEnv, options: ReplayFlags): Promise<Replayed & { isStopped: boolean }> {
   // Imported lazily because the queue package loads slowly.
-  const [{ toOperatorText, withQueue }, { ReplayInterrupted, replay }, { Fault }] = await Promise.all([
-    import('../with-queue.js'),
-    import('@opm/operations/actions'),
-    import('@opm/contract'),
-  ]);
-  const toReason = ({ message, cause }: Error) => (cause instanceof Fault ? toOperatorText(cause) : message);
+  const [{ toOperatorText, withQueue }, { ReplayInterrupted, replay }, { Fault }, { failureKindOf }] =
+    await Promise.all([
+      import('../with-queue.js'),
+      import('@opm/operations/actions'),
+      import('@opm/contract'),
+      import('@opm/store'),
+    ]);
   return withStore(env, async (store) => {
     const filter = await toFilter(store, options);
     const total = countAll(await store.deadLetters.count(filter));
@@ -116,8 +117,11 @@ async function replayWithBar(env: NodeJS.ProcessEnv, options: ReplayFlags): Prom
           return { ...done, isStopped: signal.aborted };
         } catch (error) {
           if (!(error instanceof ReplayInterrupted)) throw error;
+          const reason = error.cause as Error;
+          const fault = reason.cause instanceof Fault ? reason.cause : undefined;
           throw new UserError(
-            `${toReason(error.cause as Error)}; requeued ${toLetters(error.done.replayed)}, the rest are still dead letters`,
+            `${fault ? toOperatorText(fault) : reason.message}; requeued ${toLetters(error.done.replayed)}, the rest are still dead letters`,
+            fault || failureKindOf(reason) === 'outage' ? 'unavailable' : 'failed',
           );
         } finally {
           bar.stop();
@@ -142,7 +146,10 @@ function discardCommand(env: NodeJS.ProcessEnv): Command {
         );
       }
       if (options.dryRun) return dryRun(env, options, (letters) => `Would discard ${letters}.`);
-      await confirm('The dead letters will be deleted. `--dry-run` counts them.', options);
+      await confirm(
+        'The dead letters will be discarded, and their payloads deleted. `--dry-run` counts them.',
+        options,
+      );
       const discarded = await withStore(env, async (store) => {
         const filter = await toFilter(store, options);
         await recordChange(store, { action: 'dead-letters discard', ...toAudited(options, filter) });

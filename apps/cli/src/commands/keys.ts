@@ -82,12 +82,12 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
     .option('--json', 'print JSON')
     .description('Name a key, such as by the system that uses it.')
     .action(async (projectName: string, keyId: number, label: string, options: PrintOptions) => {
-      const isFound = await withStore(env, async (store) => {
+      await withStore(env, async (store) => {
         const { projectId } = await findProject(store, projectName);
         await recordChange(store, { action: 'keys label', target: `${projectName}/${keyId}` });
-        return store.apiKeys.setLabel(projectId, keyId, label);
+        if (await store.apiKeys.setLabel(projectId, keyId, label)) return;
+        throw new UserError(`project "${projectName}" has no key ${keyId}`, 'not-found');
       });
-      if (!isFound) throw new UserError(`project "${projectName}" has no key ${keyId}`, 'not-found');
       print(options, { keyId, label }, [`Key ${keyId} is now called ${label}.`]);
     });
 
@@ -105,13 +105,13 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
         const { projectId } = await findProject(store, projectName);
         const target = options.key === undefined ? projectName : `${projectName}/${options.key}`;
         await recordChange(store, { action: 'keys revoke', target });
-        return store.apiKeys.revoke(projectId, { keyId: options.key });
-      });
-      if (revoked === 0)
+        const count = await store.apiKeys.revoke(projectId, { keyId: options.key });
+        if (count > 0) return count;
         throw new UserError(
           `project "${projectName}" has no such active key: see \`opm keys list ${projectName}\``,
           'not-found',
         );
+      });
       print(options, { revoked }, [`Revoked ${revoked} ${revoked === 1 ? 'key' : 'keys'}.`]);
     });
 

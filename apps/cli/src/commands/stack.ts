@@ -6,7 +6,7 @@ import { dataDirOf, findStores } from '../with-store.js';
 export function upCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('up')
     .option('--port <port>', 'port of the API', parsePort, 3000)
-    .option('--console-port <port>', 'port of the Bull dashboard', parsePort, 3001)
+    .option('--console-port <port>', 'port of the console', parsePort, 3001)
     .option('--host <address>', 'address to listen on', parseHost, '127.0.0.1')
     .option('--data-dir <folder>', 'folder of the embedded database and the demo key', dataDirOf(env))
     .description(

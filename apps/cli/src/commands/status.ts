@@ -61,12 +61,13 @@ export function restoredCommand(env: NodeJS.ProcessEnv): Command {
           if (!options.force && (await queue.findIdle()).length < shards) {
             throw new UserError('workers run: stop ingresses and workers before a restore, or use --force');
           }
-          const found = toGiven(await readResendWindow(store, queue, { shards, isQueueRestored }), options);
+          const known = await readResendWindow(store, queue, { shards, isQueueRestored });
+          const found = toGiven(known, options, await store.now());
           if (!options.dryRun) {
             const { from, to } = found;
             await recordChange(store, { action: 'restored', details: { from: toSeconds(from), to: toSeconds(to) } });
             await queue.idempotency.forget();
-            // None of the restored moment's processes runs.
+            // The restored table lists the processes of the backup's time. None of them runs.
             for (const { id } of await store.activity.processes()) await store.activity.end(id);
           }
           return found;
@@ -78,8 +79,7 @@ export function restoredCommand(env: NodeJS.ProcessEnv): Command {
 
 type RestoredFlags = PrintOptions & { since?: Moment; until?: Moment; dryRun?: true; yes?: true; force?: true };
 
-function toGiven(window: ResendWindow, { since, until }: RestoredFlags): ResendWindow {
-  const now = new Date();
+function toGiven(window: ResendWindow, { since, until }: RestoredFlags, now: Date): ResendWindow {
   return {
     ...window,
     ...(since && { from: since(now), isEmpty: false }),

@@ -134,25 +134,27 @@ export async function importFile(
         // The last line gets the file's time, so no line is newer than what partners send meanwhile.
         const before = Math.max(0, toVersion(asOf, await queue.readClock()) - (await countLines(file)));
         const audited = { action: 'customers import', target: options.project, details: { bytes: size } };
-        await withStore(env, (store) => recordChange(store, audited));
-        bar.start(size, shown);
-        const stream = createReadStream(file);
-        await importCustomers({
-          lines: format === 'csv' ? readCsv(stream, { delimiter, onIgnored }) : readNdjson(stream),
-          projectId,
-          queue,
-          shards,
-          before,
-          onRejected: rejects.add,
-          onProgress(progress) {
-            Object.assign(counts, progress);
-            bar.update(stream.bytesRead, Object.assign(shown, progress));
-          },
-          onWaiting(reason) {
-            shown.waiting = reason ? `, waiting: ${reason}` : '';
-            bar.update(stream.bytesRead, shown);
-          },
-          signal,
+        await withStore(env, async (store) => {
+          await recordChange(store, audited);
+          bar.start(size, shown);
+          const stream = createReadStream(file);
+          await importCustomers({
+            lines: format === 'csv' ? readCsv(stream, { delimiter, onIgnored }) : readNdjson(stream),
+            projectId,
+            queue,
+            shards,
+            before,
+            onRejected: rejects.add,
+            onProgress(progress) {
+              Object.assign(counts, progress);
+              bar.update(stream.bytesRead, Object.assign(shown, progress));
+            },
+            onWaiting(reason) {
+              shown.waiting = reason ? `, waiting: ${reason}` : '';
+              bar.update(stream.bytesRead, shown);
+            },
+            signal,
+          });
         });
         isWhole = !signal.aborted;
         return { ...counts, rejectedFile, isStopped: !isWhole };
@@ -163,7 +165,7 @@ export async function importFile(
     if (!(error instanceof UserError)) throw error;
     const hint =
       counts.imported > 0 ? `; ${counts.imported} lines were queued: run the same import again to continue` : '';
-    throw new UserError(`${file}: ${error.message}${hint}`);
+    throw new UserError(`${file}: ${error.message}${hint}`, error.kind);
   } finally {
     bar.stop();
     rejects.close({ isWhole });

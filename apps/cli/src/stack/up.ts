@@ -49,7 +49,10 @@ async function runStack(
     if (signal.aborted) return;
     say('migrating the database');
     await migrate(databaseUrl, { detached: true });
-    const secrets = await withStore({ DATABASE_URL: databaseUrl }, (store) => prepareDemo(store, dataDir));
+    const { hasAdmin, ...secrets } = await withStore({ DATABASE_URL: databaseUrl }, async (store) => ({
+      ...(await prepareDemo(store, dataDir)),
+      hasAdmin: await store.operators.hasAdmin(),
+    }));
     const consolePassword = env.CONSOLE_PASSWORD || secrets.consolePassword;
     const appEnv = {
       ...env,
@@ -72,7 +75,7 @@ async function runStack(
       releases.push(app.stop);
       apps.push(app);
     }
-    console.log(welcome(options, apps, { ...secrets, consolePassword }));
+    console.log(welcome(options, apps, { ...secrets, consolePassword }, hasAdmin));
     const crash = Promise.race(apps.map(async ({ name, ended }) => `${name} ended with ${await ended}`));
     const crashed = await Promise.race([requested, crash]);
     if (crashed) throw new UserError(`${crashed}, so the whole stack was stopped`);
@@ -144,16 +147,24 @@ function listenForStop(): StopRequest {
   return { requested, signal: controller.signal };
 }
 
-function welcome(options: UpOptions, apps: AppProcess[], { apiKey, consolePassword }: DemoSecrets): string {
+function welcome(
+  options: UpOptions,
+  apps: AppProcess[],
+  { apiKey, consolePassword }: DemoSecrets,
+  hasAdmin: boolean,
+): string {
   const { host, port, consolePort, dataDir } = options;
   const url = toUrl(host, port);
   const metrics = apps.map(({ name, internalPort }) => `${name} http://127.0.0.1:${internalPort}/metrics`);
   const folder = dataDir === dataDirOf({}) ? '' : `OPM_DATA_DIR=${dataDir} `;
+  const login = hasAdmin
+    ? `log in as an operator, see: ${folder}npx opm operators list`
+    : `name admin, password ${consolePassword}`;
   return `
   OPM Partners API is running. Ctrl-C stops it.
 
     API        ${url}
-    Dashboard  ${toUrl(host, consolePort)}   name admin, password ${consolePassword}
+    Dashboard  ${toUrl(host, consolePort)}   ${login}
     Metrics    ${metrics.join('\n               ')}
 
   Send a customer (201 the first time, 202 after that):
