@@ -54,17 +54,21 @@ type OwnerRow = KeyRules & {
   endsInMs: number | null;
 };
 
-/** What `list` shows a project of its own keys. */
+/** The most keys that `listActive` returns. */
 const MAX_ACTIVE_KEYS = 100;
 const HINT_LENGTH = 'opm_'.length + 6;
 
 /** All times are of PostgreSQL's clock, because the clock of the machine that issues or ends keys may differ. */
 export function createApiKeys(prisma: PrismaClient) {
-  /** Otherwise a rotation could give a project only the rules of a key for one purpose. */
+  /**
+   * Whether the project's keys without an end differ in their rules. If so, `rotate` requires rules: the newest key's may
+   * be those of one narrow purpose.
+   */
   async function haveDifferentRules(projectId: number): Promise<boolean> {
     const rules = await toStoreError(
       () => prisma.$queryRaw`
-        SELECT DISTINCT scopes, addresses FROM api_keys
+        SELECT DISTINCT ARRAY(SELECT unnest(scopes) ORDER BY 1), ARRAY(SELECT unnest(addresses) ORDER BY 1)
+        FROM api_keys
         WHERE project_id = ${projectId} AND revoked_at IS NULL AND (expires_at IS NULL OR NOT isfinite(expires_at))`,
     );
     return (rules as unknown[]).length > 1;
@@ -118,7 +122,8 @@ export function createApiKeys(prisma: PrismaClient) {
         () => prisma.$queryRaw<StoredApiKey[]>`
           SELECT id AS "keyId", hint, label, scopes, addresses,
             CASE WHEN revoked_at IS NOT NULL THEN 'revoked' WHEN expires_at <= now() THEN 'expired' ELSE 'active' END AS status,
-            created_at AS "createdAt", expires_at AS "expiresAt", revoked_at AS "revokedAt", used_at AS "lastUsedAt"
+            created_at AS "createdAt", CASE WHEN isfinite(expires_at) THEN expires_at END AS "expiresAt",
+            revoked_at AS "revokedAt", used_at AS "lastUsedAt"
           FROM api_keys LEFT JOIN key_uses ON key_id = id WHERE project_id = ${projectId} ORDER BY id`,
       );
     },
@@ -224,7 +229,7 @@ export function toKeyRow(apiKey: string): { keyHash: string; hint: string } {
   return { keyHash: hashApiKey(apiKey), hint: apiKey.slice(0, HINT_LENGTH) };
 }
 
-/** Returns the rules as they are stored: in a fixed order, without repetitions. @throws StoreError if one is not valid */
+/** Returns the rules as they are stored: scopes in a fixed order, nothing twice. @throws StoreError if one is not valid */
 function checkRules({ scopes, addresses }: Pick<NewKey, 'scopes' | 'addresses'>): Partial<KeyRules> {
   if (scopes && (scopes.length === 0 || !scopes.every((scope) => SCOPES.includes(scope)))) {
     throw new StoreError(`scopes must be one or more of ${SCOPES.join(', ')}`);

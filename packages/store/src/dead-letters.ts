@@ -123,7 +123,7 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
           ON CONFLICT DO NOTHING RETURNING concat(project_id, ' ', version, ' ', customer_id) AS key`,
       );
       const gone = await toStoreError(
-        () => prisma.$queryRaw<{ resolution: string | null; key: string }[]>`
+        () => prisma.$queryRaw<{ key: string }[]>`
           WITH given AS (SELECT * FROM unnest(${keys}) AS given (project_id, customer_id, version))
           DELETE FROM dead_letters AS letter USING given
           WHERE letter.project_id = given.project_id AND letter.customer_id = given.customer_id
@@ -138,10 +138,10 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
                   AND open.version = given.version AND open.resolution IS NULL
               )
             )
-          RETURNING resolution, concat(letter.project_id, ' ', letter.version, ' ', letter.customer_id) AS key`,
+          RETURNING concat(letter.project_id, ' ', letter.version, ' ', letter.customer_id) AS key`,
       );
       const isNew = new Set(added.map(({ key }) => key));
-      for (const { resolution, key } of gone) if (resolution) isNew.delete(key);
+      for (const { key } of gone) isNew.delete(key);
       return letters.filter(({ projectId, entry }) =>
         isNew.has([projectId, entry?.version, toIndexableId(entry?.customerId)].join(' ')),
       );

@@ -41,10 +41,6 @@ export function createOperators(prisma: PrismaClient) {
     where: role === 'admin' ? { OR: [{ operator: { name } }, { operatorId: null }] } : { operator: { name } },
   });
 
-  /** `findSession` refuses them already. Without this, they would be valid again once the admin is removed. */
-  const endBuiltInSessions = () =>
-    toStoreError(() => prisma.operatorSession.deleteMany({ where: { operatorId: null } }));
-
   /** Changes the operator, and ends all sessions that began before. @returns whether there is such an operator */
   async function update(
     name: string,
@@ -85,11 +81,13 @@ export function createOperators(prisma: PrismaClient) {
     async add({ password, ...operator }: Operator & { password: string }): Promise<void> {
       assertOperatorName(operator.name);
       const passwordHash = await hasher.hash(password);
-      const { count } = await toStoreError(() =>
-        prisma.operator.createMany({ data: { ...operator, passwordHash }, skipDuplicates: true }),
-      );
-      if (count === 0) throw new StoreError(`an operator named "${operator.name}" already exists`);
-      if (operator.role === 'admin') await endBuiltInSessions();
+      await transact(async (client) => {
+        const data = { ...operator, passwordHash };
+        const { count } = await client.operator.createMany({ data, skipDuplicates: true });
+        if (count === 0) throw new StoreError(`an operator named "${operator.name}" already exists`);
+        // `findSession` refuses those of CONSOLE_PASSWORD already. They would be valid again once the admin is removed.
+        if (operator.role === 'admin') await client.operatorSession.deleteMany({ where: { operatorId: null } });
+      });
     },
 
     /**

@@ -162,6 +162,15 @@ describe('the rules of a key', () => {
     expect(await rotate({})).toMatchObject({ scopes: ALL, addresses: [] });
   });
 
+  test('keys with the same rules in another order do not differ', async () => {
+    const { projectId } = await store.projects.create('same rules');
+    await store.apiKeys.revoke(projectId);
+    const addresses = ['203.0.113.7', '::1'];
+    for (const given of [addresses, addresses.toReversed()]) await store.apiKeys.issue(projectId, { addresses: given });
+    const rotated = await store.apiKeys.rotate(projectId, { graceMs: 0 });
+    expect(rotated.addresses).toEqual(addresses.toReversed());
+  });
+
   test('an owner has rules only if they restrict the key', async () => {
     const { projectId } = await store.projects.create('owners');
     const rulesOf = async (given: NewKey) => {
@@ -203,6 +212,7 @@ describe('the rules of a key', () => {
       [projectId],
     );
     expect((await store.apiKeys.listActive(projectId))[0]?.expiresAt).toBeNull();
+    expect((await store.apiKeys.list(projectId)).at(-1)?.expiresAt).toBeNull();
     await store.apiKeys.rotate(projectId, { graceMs: 0, label: 'third' });
     expect((await store.apiKeys.listActive(projectId)).map(({ label }) => label)).toEqual(['third']);
     await store.apiKeys.revoke(projectId);

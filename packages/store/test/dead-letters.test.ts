@@ -401,10 +401,10 @@ test('an erasure deletes the dead letters of a customer with the longest possibl
   expect(await listed()).toEqual([]);
 });
 
-test('an entry that is rejected after its customer was erased gets no letter, a newer entry does', async () => {
+test('an entry that is rejected after its customer was erased gets no letter and is not new, a newer entry does', async () => {
   await upsert({ customerId: 'a', version: T0 + 1, erase: true });
-  await add('a', { version: T0 });
-  await add('a', { version: T0 + 2 });
+  expect(await add('a', { version: T0 })).toEqual([]);
+  expect(await add('a', { version: T0 + 2 })).toHaveLength(1);
   await add('a', { version: T0, projectId: 2 });
   const letters = await store.deadLetters.list({}, { limit: 10 });
   expect(letters.map(({ projectId, version }) => [projectId, Number(version)])).toEqual([

@@ -100,6 +100,15 @@ describe('a stored operator', () => {
   });
 });
 
+test('an admin is added together with the end of the sessions of CONSOLE_PASSWORD, or not at all', async () => {
+  await query(database.url, 'ALTER TABLE operator_sessions RENAME TO elsewhere');
+  const added = operators.add({ ...ada, role: 'admin', password: PASSWORD });
+  await expect(
+    added.finally(() => query(database.url, 'ALTER TABLE elsewhere RENAME TO operator_sessions')),
+  ).rejects.toThrow('does not exist');
+  expect(await operators.list()).toEqual([]);
+});
+
 test('an unknown name takes as long as a wrong password', async () => {
   await operators.add({ ...ada, password: PASSWORD });
   const measure = async (name: string) => {
