@@ -62,6 +62,11 @@ describe('a burst reports the outcome of its entries, and they become rows:', ()
     ['single posts', ['--entries', '500'], { sent: 500, rows: 500, statuses: ['201', '202'] }],
     ['batches', ['--entries', '2500', '--batch', '1000'], { sent: 2_500, rows: 2_500, statuses: ['201', '202'] }],
     ['few customers', ['--entries', '300', '--customers', '50'], { sent: 300, rows: 50, statuses: ['201', '202'] }],
+    [
+      'a hundredth as many',
+      ['--entries', '1000', '--customers', '100'],
+      { sent: 1_000, rows: 100, statuses: ['201', '202'] },
+    ],
     ['updates', ['--entries', '300', '--customers', '70', '--updates'], { sent: 300, rows: 70, statuses: ['202'] }],
     ['fewer than connections', ['--entries', '3'], { sent: 3, rows: 3, statuses: ['201', '202'] }],
   ])('%s', async (_, args, { sent, rows, statuses }) => {
@@ -87,6 +92,18 @@ test('without --json, the result is a few lines of text', async () => {
   expect(stdout).toMatch(
     /^Sent 200 entries to http:\S+ in [\d.]+ s; 200 were accepted, \d+ per second\.\nAnswers: \d+ × 20[12].*\nLatency: p50 [\d.]+ ms, p99 [\d.]+ ms, max [\d.]+ ms\nStored: all of a sample of \d+ customers, [\d.]+ s after the last answer\nOne of the customers: burst-\w+-\d+\n$/,
   );
+});
+
+test('a key that must not read is refused before anything is sent, unless nothing is read back', async () => {
+  const key = await store.apiKeys.issue(project.projectId, { scopes: ['write'] });
+  const before = await countRows('%');
+  expect(await opmBurst(['--entries', '5'], envOf({ key }))).toEqual({
+    ...{ code: 2, stdout: '' },
+    stderr:
+      'opm: the API key must not read, so nothing can be read back: use a key with the scope read, or --wait 0s\n',
+  });
+  expect(await countRows('%')).toBe(before);
+  expect(await opmBurst(['--entries', '5', '--wait', '0s'], envOf({ key }))).toMatchObject({ code: 0 });
 });
 
 test('a rate is not exceeded', async () => {

@@ -38,7 +38,10 @@ export type Progress = Pick<BurstResult, 'sent' | 'acceptedPerSecond' | 'p50Ms' 
 const PROGRESS_INTERVAL_MS = 200;
 const PREPARATION = { batch: 500, connections: 4 };
 
-/** Sends a burst and measures it. @param signal ends it early, with the result so far */
+/**
+ * Sends a burst and measures it. @param signal ends it early, with the result so far
+ * @throws UserError if the key must not read, which the check needs
+ */
 export async function burst(
   target: Target,
   { waitMs, updates, ...options }: BurstOptions,
@@ -46,15 +49,16 @@ export async function burst(
 ): Promise<BurstResult> {
   const run = randomBytes(4).toString('hex');
   const entries = createEntries({ run, customers: options.customers });
+  if (waitMs > 0) await assertMayRead(target, entries.idOf(0));
   if (updates) await createCustomers(target, entries, options.customers, signal);
 
   const tally = new Tally();
-  const sample = new Sample(options.total);
+  const sample = new Sample(Math.min(options.total, options.customers));
   const startedAt = performance.now();
   const report = (): Progress => toProgress(tally, performance.now() - startedAt);
   const timer = setInterval(() => onProgress(report()), PROGRESS_INTERVAL_MS);
   try {
-    const onAccepted = (n: number) => sample.add(n);
+    const onAccepted = (n: number) => sample.add(n % options.customers);
     await sendLoad(options, { target, entries, tally, onAccepted, signal });
   } finally {
     clearInterval(timer);
@@ -63,7 +67,7 @@ export async function burst(
   const done = report();
   onProgress(done);
 
-  const sampled = [...new Set(sample.numbers().map(entries.idOf))];
+  const sampled = sample.numbers().map(entries.idOf);
   const checksStored = waitMs > 0 && sampled.length > 0 && !signal.aborted;
   const stored = checksStored ? await waitUntilStored(target, sampled, { timeoutMs: waitMs, signal }) : null;
   const { accepted, refused, unanswered } = tally;
@@ -147,10 +151,22 @@ async function waitUntilStored(
   }
 }
 
+/** @throws UserError if the key has no scope `read` */
+async function assertMayRead(target: Target, customerId: string): Promise<void> {
+  const answer = await read(target, customerId);
+  if (answer?.status !== 403) return;
+  throw new UserError(
+    'the API key must not read, so nothing can be read back: use a key with the scope read, or --wait 0s',
+    'usage',
+  );
+}
+
 /** Returns false without an answer too: the next poll may get one. */
 async function isStored(target: Target, customerId: string): Promise<boolean> {
-  const path = `/entry/${encodeURIComponent(customerId)}`;
-  const answer = await target.request({ method: 'GET', path }).catch(() => undefined);
+  const answer = await read(target, customerId);
   if (answer?.status !== 200) return false;
   return !(JSON.parse(answer.text) as { pending: boolean }).pending;
 }
+
+const read = (target: Target, customerId: string) =>
+  target.request({ method: 'GET', path: `/entry/${encodeURIComponent(customerId)}` }).catch(() => undefined);
