@@ -24,12 +24,15 @@ export type CustomerEntry = {
 };
 
 /**
- * How long the record of an idempotency key counts, in µs of versions. For as long, a repeat of its request may bring an
- * entry back in its old place in time.
+ * How long the record of an idempotency key is kept, in µs. Until then, a repeat of its request may enqueue the entry
+ * again with its original version.
  */
 export const RECORD_TTL_US = 24 * 60 * 60 * 1_000_000;
 
-/** What the partner called the request that brought an entry, so that it knows the request again if the entry is refused. */
+/**
+ * The partner's ids of the request that brought an entry. A rejected entry shows them, so the partner can find the
+ * request.
+ */
 export type RequestIds = { idempotencyKey?: string | undefined; requestId?: string | undefined };
 
 /**

@@ -49,9 +49,9 @@ const OUTCOMES = COUNTERS.filter((counter) => !counter.startsWith('answered'));
 const OUTCOME_NAMES = OUTCOMES.map(toColumn);
 
 /**
- * Counts in memory what each project does, and reports it every five seconds, or up to every half a minute if thousands
- * of projects are active. While PostgreSQL does not answer, the counts stay in memory. A killed process loses those since
- * its last report.
+ * Counts in memory what each project does, and reports it every five seconds, or about every minute if thousands of
+ * projects and keys are active. While PostgreSQL does not answer, the counts stay in memory. A killed process loses those
+ * since its last report.
  */
 export function createActivityReporter(deps: ReporterDeps) {
   const { activity, name, readState = () => ({}), onReported, onFailed } = deps;

@@ -77,7 +77,7 @@ const FIND_EXISTING = `
 
 /**
  * Writes a test row and rolls it back.
- * - It is at least as large as any other row, so a disk with room for it has room for other rows.
+ * - It is larger than any row of ASCII fields, so a full disk rejects it, too.
  * - It has a new id each time, because a trigger may reject certain customers.
  * - It calls `try_each`, because the function that writes isolated rows must exist.
  */

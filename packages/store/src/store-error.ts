@@ -15,7 +15,10 @@ export class StoreError extends Error {
     this.prismaCode = prismaCode;
   }
 
-  /** Whether the store itself refused the input. Its message quotes no data; one of PostgreSQL may. */
+  /**
+   * Whether the store itself refused the input. Its message quotes no data; one of PostgreSQL may.
+   * Not for errors of {@link StoreError.of}.
+   */
   get isOwn(): boolean {
     return this.cause === undefined;
   }
