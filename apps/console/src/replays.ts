@@ -1,4 +1,4 @@
-import { type Replayed, ReplayInterrupted, replay } from '@opm/operations/actions';
+import { type Replayed, type ReplayInterrupted, replay } from '@opm/operations/actions';
 import type { EntryQueue } from '@opm/queue';
 import type { Logger } from '@opm/runtime';
 import type { DeadLetterFilter, Store } from '@opm/store';
@@ -52,7 +52,7 @@ export function createReplays(deps: {
         signal,
       });
     } catch (error) {
-      current.done = error instanceof ReplayInterrupted ? error.done : { replayed: 0, skipped: 0, traced: 0 };
+      current.done = (error as ReplayInterrupted).done; // replay throws nothing else
       current.isInterrupted = true;
       logger.error({ err: error }, 'replaying dead letters was interrupted');
     }

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { hashApiKey } from '@opm/core';
+import { replay } from '@opm/operations/actions';
 import { createStore, ROLES, type Role, type Store } from '@opm/store';
 import { BACKENDS, type Backend, isAwaited, query, startApp, type TestApp, waitFor } from '@opm/testkit';
 import pg from 'pg';
@@ -450,15 +451,21 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     await store.operators.add({ name: 'eve', role: 'viewer', mayReveal: true, password: OWN });
     const [asking, other] = await Promise.all([logIn(app.url, 'eve'), logIn(app.url, 'eve')]);
     expect((await asking.get(path)).text).not.toContain(PHONE);
-    expect(await asking.post('/reveal', { back: path })).toMatchObject({ status: 303, location: path });
+    expect((await asking.get('/dead-letters')).text).not.toMatch(/jane-doe-2|>none<\/a>/); // no filter selects none
+    const longest = `/find?project=acme&customer=${encodeURIComponent('顧'.repeat(255))}`;
+    for (const back of [path, longest])
+      expect(await asking.post('/reveal', { back })).toMatchObject({ status: 303, location: back });
     expect((await asking.get(path)).text).toContain(PHONE);
     expect((await other.get(path)).text).not.toContain(PHONE);
     expect((await sessions.admin.get(path)).text).not.toContain(PHONE);
     expect((await sessions.admin.get(path)).text).not.toContain('action="/reveal"');
+    expect((await asking.get('/dead-letters?partner=acme&error=refused')).text).toContain('jane-doe-2');
+    expect((await asking.get('/dead-letters?partner=nobody')).status).toBe(400);
     const rows = (await readAudit()).filter(({ action }) => action !== 'login');
     expect(rows).toEqual([
+      { actor: 'eve', action: 'view', target: 'dead letters of acme whose error has the text', details: null },
       { actor: 'eve', action: 'view', target: `dead letter ${letter?.deadLetterId}`, details: null },
-      { actor: 'eve', action: 'reveal', target: null, details: null },
+      ...Array(2).fill({ actor: 'eve', action: 'reveal', target: null, details: null }),
     ]);
     await store.deadLetters.discard({});
   });
@@ -567,7 +574,19 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     expect(await store.operators.find('ruth')).toMatchObject({ mayReveal: false });
   });
 
-  if (queue === 'Redis') return; // the streams are the same
+  if (queue === 'Redis') return; // the rest is the same
+
+  test('a replay whose first read fails is interrupted', async () => {
+    const cause = new Error('failed for the test');
+    const deadLetters = { ...store.deadLetters, list: () => Promise.reject(cause) };
+    const { findErased } = store.customers;
+    const { signal } = new AbortController();
+    const options = { filter: {}, shards: 1, rate: 1, onProgress: () => {}, signal };
+    const done = { replayed: 0, skipped: 0, traced: 0 };
+    await expect(replay({ ...options, deadLetters, findErased, queue: undefined as never })).rejects.toMatchObject({
+      ...{ name: 'ReplayInterrupted', done, cause },
+    });
+  });
 
   test('an open page gets its updates until the session or the console ends, at most 10 of a session and 100 in all', async () => {
     const own = await startApp('console', { ...backend.env, CONSOLE_PASSWORD: PASSWORD });

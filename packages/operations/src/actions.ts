@@ -26,8 +26,8 @@ type ReplayOptions = {
 };
 
 /**
- * `skipped` dead letters cannot be read as entries by this version and are kept. `traced` of the replayed ones stay, as
- * replayed, until their entry is refused again; the others held a whole job, or an id that no column can hold.
+ * `skipped` dead letters cannot be read as entries by this version and are kept. `traced`: replayed letters that stay on
+ * record until their entry is rejected again; the others held a whole job, or an id that no column can hold.
  */
 export type Replayed = { replayed: number; skipped: number; traced: number };
 
@@ -53,9 +53,8 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
   const { deadLetters, findErased, queue, shards, filter, rate, onProgress, signal } = options;
   const limit = Math.min(rate, MAX_PAGE);
   const throttle = pThrottle({ limit: 1, interval: (limit / rate) * 1_000 });
-  const throughId = (await deadLetters.list(filter, { limit: 1 }))[0]?.deadLetterId ?? '0';
   const total: Replayed = { replayed: 0, skipped: 0, traced: 0 };
-  let afterId = '0';
+  let [afterId, throughId] = ['0', '0'];
 
   const replayPage = throttle(async (): Promise<boolean> => {
     const page = await deadLetters.page(filter, { afterId, throughId, limit });
@@ -77,6 +76,7 @@ export async function replay(options: ReplayOptions): Promise<Replayed> {
   });
 
   try {
+    throughId = (await deadLetters.list(filter, { limit: 1 }))[0]?.deadLetterId ?? '0';
     while (!signal.aborted && (await replayPage()));
     return total;
   } catch (cause) {

@@ -4,22 +4,25 @@ import type { DeadLetterCount, DeadLetterFilter, Store } from '@opm/store';
 import { type Request, type RequestHandler, type Response, Router } from 'express';
 import { MAX_GROUPS, type Reads } from '../reads.js';
 import type { Replay, Replays } from '../replays.js';
-import { operatorOf, type Reveals } from '../session.js';
+import { isStream, operatorOf, type Reveals } from '../session.js';
 import { assertConfirmed, FormError, fieldOf, type HandleChange, toSentence } from './change.js';
 import { Live, sendPage, Table, Time, textOf, toUrl } from './components.js';
 import { type Names, PartnerLink } from './partners.js';
-import { BIG_ID, LetterForms, LetterTable, MaskNote } from './reveal.js';
+import { BIG_ID, LetterForms, LetterTable, MaskNote, type RecordView } from './reveal.js';
 
 /** GET /dead-letters: counts by partner and SQLSTATE, and the newest letters, filtered by the parameters of the URL. */
 export function getDeadLetters(
   reads: Pick<Reads, 'deadLetters' | 'findProject'>,
   replays: Replays,
   reveals: Reveals,
+  recordView: RecordView,
 ): RequestHandler {
   return async (request, response) => {
     const mayReadErrors = reveals.isOn(response);
-    const shown = readShown((name) => textOf(request, name));
+    const shown = readShown((name) => textOf(request, name)?.trim());
     const filter = await toFilter(shown, { findProject: reads.findProject, mayReadErrors }).catch(keepFormError);
+    if (request.method === 'GET' && !isStream(request) && !(filter instanceof FormError))
+      await recordView(request, response, `dead letters ${toWhose(shown)}`);
     const before = textOf(request, 'before');
     const beforeId = before !== undefined && BIG_ID.test(before) ? before : undefined;
     const children = (
@@ -157,8 +160,9 @@ export function DeadLetterGroups({ groups, nameOf }: { groups: DeadLetterCount[]
         {
           title: 'SQLSTATE',
           cell: ({ projectId, sqlState }) => {
+            if (sqlState === null) return 'none'; // no filter selects these
             const partner = projectId === null ? undefined : nameOf.get(projectId);
-            return <a href={toUrl('/dead-letters', { partner, state: sqlState ?? undefined })}>{sqlState ?? 'none'}</a>;
+            return <a href={toUrl('/dead-letters', { partner, state: sqlState })}>{sqlState}</a>;
           },
         },
         { title: 'Partner sees', cell: ({ projectId, sqlState }) => (projectId ? toSeen(sqlState) : '–') },

@@ -39,7 +39,7 @@ export function createPages({ store, queue, shards, reads, replays, showData }: 
   pages.get('/partners', live(getPartners(reads)));
   pages.get('/partners/:projectId', live(getPartner(reads)));
   pages.get('/find', getFind(reads, reveals, recordView));
-  pages.get('/dead-letters', live(getDeadLetters(reads, replays, reveals)));
+  pages.get('/dead-letters', live(getDeadLetters(reads, replays, reveals, recordView)));
   pages.get('/dead-letters/:deadLetterId', getDeadLetter(reads, reveals, recordView));
   pages.get('/audit', requirePageRole('operator'), getAudit(reads));
   pages.get('/operators', requirePageRole('admin'), getOperators(reads));

@@ -50,6 +50,9 @@ export function RevealForm({ reveals, response, back }: Revealing & { back: stri
   );
 }
 
+/** Room for a partner's name and a customer id: a URL encodes each of their characters as up to 12. */
+const MAX_BACK = 6_000;
+
 /** POST /reveal */
 export function changeReveals(reveals: Reveals, handle: HandleChange): Router {
   return Router().post(
@@ -59,7 +62,7 @@ export function changeReveals(reveals: Reveals, handle: HandleChange): Router {
       'reveal',
       async (request, response) => {
         if (!reveals.mayStart(response)) throw new FormError('you may not see what partners sent');
-        const back = fieldOf(request, 'back');
+        const back = fieldOf(request, 'back', MAX_BACK);
         return {
           back: /^\/(find|dead-letters)\b/.test(back) ? back : '/',
           async run() {
