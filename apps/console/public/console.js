@@ -24,26 +24,29 @@ function connect() {
 
 function update(page) {
   latest = page;
-  for (const part of document.querySelectorAll('[data-live]')) replace(part, page?.getElementById(part.id));
-  updatedAt = new Date();
-  showAge('');
+  const parts = [...document.querySelectorAll('[data-live]')];
+  const areCurrent = parts.map((part) => replace(part, page?.getElementById(part.id))).every(Boolean);
+  if (areCurrent) updatedAt = new Date();
+  showAge(areCurrent ? '' : toAge());
   clearTimeout(timer);
   timer = setTimeout(reconnect, SILENT_MS);
 }
 
+/** @returns whether the part is current */
 function replace(part, now) {
+  if (now?.innerHTML === part.innerHTML) return true;
   // Replacing what the keyboard or a selection points to would take it away from its user.
-  if (part.contains(document.activeElement) || !getSelection().isCollapsed) return;
-  if (!now || now.innerHTML === part.innerHTML) return;
+  if (!now || part.contains(document.activeElement) || !getSelection().isCollapsed) return false;
   const scrolled = [...part.querySelectorAll('.scroll')].map(({ scrollLeft }) => scrollLeft);
   part.replaceWith(document.importNode(now, true));
   for (const [i, table] of document.getElementById(now.id).querySelectorAll('.scroll').entries()) {
     table.scrollLeft = scrolled[i] ?? 0;
   }
+  return true;
 }
 
 async function reconnect() {
-  showAge(`Not updated since ${updatedAt.toISOString().slice(11, 19)}Z.`);
+  showAge(toAge());
   source.close();
   clearTimeout(timer);
   timer = setTimeout(connect, RETRY_MS);
@@ -51,8 +54,11 @@ async function reconnect() {
   if (answer?.redirected) location.reload(); // the session has ended
 }
 
+const toAge = () => `Not updated since ${updatedAt.toISOString().slice(11, 19)}Z.`;
+
 function showAge(text) {
-  document.getElementById('age').textContent = text;
+  const age = document.getElementById('age');
+  if (age.textContent !== text) age.textContent = text; // screen readers say what is set
 }
 
 if (document.querySelector('[data-live]')) {

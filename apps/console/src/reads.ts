@@ -15,7 +15,9 @@ import { LRUCache } from 'lru-cache';
 /** Pages that are open at the same time share what they read for this long. */
 const SHARED_MS = 2_000;
 const MAX_SHARED = 100;
-const CHART_MS = 3 * 3_600_000;
+/** What the charts show. */
+export const CHART_MS = 3 * 3_600_000;
+const MINUTE_MS = 60_000;
 /** A report may be committed after its minute. */
 const SETTLED_MS = 60_000;
 const FILTERED_LETTERS = 100;
@@ -23,6 +25,9 @@ const FILTERED_LETTERS = 100;
 export const MAX_GROUPS = 100;
 
 export type Reads = ReturnType<typeof createReads>;
+
+/** The first minute of the charts. The last one is the last complete minute. */
+const toChartStart = (now: Date): number => Math.floor(now.getTime() / MINUTE_MS) * MINUTE_MS - CHART_MS;
 
 /** What the pages read. Every method rejects with StoreError if PostgreSQL does not answer. */
 export function createReads({ store, queue, shards }: { store: Store; queue: EntryQueue; shards: number }) {
@@ -41,7 +46,7 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
   let known: MinuteActivity[] = [];
   async function readAllMinutes() {
     const now = await store.now();
-    const since = now.getTime() - CHART_MS;
+    const since = toChartStart(now);
     const from = Math.max(since, (known.at(-1)?.minute.getTime() ?? 0) - SETTLED_MS);
     const fresh = await store.activity.minutes(new Date(from));
     const kept = known.filter(({ minute }) => minute.getTime() >= since && minute < (fresh[0]?.minute ?? now));
@@ -64,8 +69,8 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
   const storeStatus = () => share('store', () => readStoreStatus(store));
 
   /**
-   * All projects, with their problems and the counts of those that were active within the last hour. `lastSeen`: the minute
-   * of its last counts of this hour, or the last use of a key.
+   * All projects, with their problems and the counts of those that were active within the last hour. `lastSeen`: the last
+   * use of a key; without one, the minute of the last counts of this hour. `backlog`: undefined if the queue did not answer.
    */
   const partners = () =>
     share('partners', async () => {
@@ -79,7 +84,8 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
       return known.projects.map((project) => {
         const own = byId.get(project.projectId);
         const lastSeen = usedAt.get(project.projectId) ?? own?.lastSeen;
-        return { ...project, stats: own, lastSeen, problems: problems.get(project.projectId) ?? [] };
+        const backlog = backlogs && (backlogs.get(project.projectId) ?? { entries: 0, oldestMs: 0 });
+        return { ...project, stats: own, backlog, lastSeen, problems: problems.get(project.projectId) ?? [] };
       });
     });
 
@@ -98,7 +104,7 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
     minutesOf: (projectId: number) =>
       share(`minutes ${projectId}`, async () => {
         const now = await store.now();
-        return { now, minutes: await store.activity.minutes(new Date(now.getTime() - CHART_MS), projectId) };
+        return { now, minutes: await store.activity.minutes(new Date(toChartStart(now)), projectId) };
       }),
 
     partners,

@@ -3,6 +3,8 @@ import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, findChromium, query, runOpm, startApp, type TestApp, waitFor } from '@opm/testkit';
 import axe from 'axe-core';
 import { type Browser, chromium, type Page } from 'playwright-core';
+import { createConsoleApp, serveConsole } from '../src/app.js';
+import { createPages } from '../src/pages/pages.js';
 import { createReads } from '../src/reads.js';
 import { basic, PASSWORD } from './open-dashboard.js';
 
@@ -28,6 +30,7 @@ const NO_COUNTS = {
   ...{ answered2xx: 0, answered4xx: 0, answered429: 0, answered5xx: 0, created: 0, updated: 0, erased: 0 },
   ...{ refusedInvalid: 0, refusedLimited: 0, refusedUnavailable: 0, persisted: 0, deadLetters: 0 },
 };
+const NO_QUEUE = { queue: undefined as never, replays: undefined as never };
 const PROCESS = { host: 'host', version: '1.0.0', uptimeSeconds: 90, state: { p99Ms: 7 }, usedKeys: [] };
 
 describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queue, createBackend) => {
@@ -220,6 +223,7 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
       ?.replaceAll('&amp;', '&');
     expect(await read(older ?? '')).toContain(' 22021 ');
     expect(await read('/dead-letters?state=22021')).toMatch(/ 1 dead letter, /);
+    expect(await read('/dead-letters?partner=+acme+&state=+22021')).toMatch(/ 1 dead letter, /); // as the forms read it
     expect(await read('/dead-letters?partner=acme&state=22')).toMatch(/ 101 dead letters, /);
     expect(await read('/dead-letters?partner=counted')).toContain('No dead letter.');
     const [letter] = await store.deadLetters.list({}, { limit: 1 });
@@ -341,6 +345,46 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
     const reads = createReads({ store: counting, queue: undefined as never, shards: 1 });
     await Promise.all(Array.from({ length: 100 }, reads.allMinutes));
     expect(asked).toBe(1);
+  });
+
+  test('the charts begin with a whole minute', async () => {
+    const asked: Date[] = [];
+    const minutes = async (since: Date) => {
+      asked.push(since);
+      return [];
+    };
+    const now = async () => new Date('2026-10-02T10:12:33Z');
+    const timed = { ...store, now, activity: { ...store.activity, minutes } };
+    const reads = createReads({ store: timed, queue: undefined as never, shards: 1 });
+    await Promise.all([reads.allMinutes(), reads.minutesOf(1)]);
+    expect(asked).toEqual(Array(2).fill(new Date('2026-10-02T07:12:00Z')));
+  });
+
+  test('a partner shows entries that wait for longer than its counts of an hour, and no number if the queue does not answer', async () => {
+    const { projectId } = await store.projects.create('zz-quiet');
+    const readWith = async (readProjectBacklogs: () => Promise<object>) => {
+      const reads = createReads({ store, queue: { readProjectBacklogs } as never, shards: 1 });
+      const pages = createPages({ ...{ store, reads, shards: 1, showData: false }, ...NO_QUEUE });
+      const app = createConsoleApp({ queues: [], store, password: PASSWORD, pages });
+      const server = await serveConsole({ app, port: 0, host: '127.0.0.1' });
+      const at = { ...opmConsole, url: `http://127.0.0.1:${server.port}` };
+      const texts = [await read('/partners?search=zz-quiet', at), await read(`/partners/${projectId}`, at)];
+      await server.close();
+      return texts;
+    };
+    const waiting = new Map([[projectId, { entries: 1_500, oldestMs: 7_200_000 }]]);
+    expect(await readWith(async () => waiting)).toEqual([
+      expect.stringMatching(/ zz-quiet ok 0 – (0 ){6}1,500 2 h – /),
+      expect.stringMatching(/ Waiting \(sampled\) about 1,500 Oldest entry 2 h /),
+    ]);
+    expect(await readWith(async () => new Map())).toEqual([
+      expect.stringMatching(/ zz-quiet ok 0 – (0 ){7}– – /),
+      expect.stringMatching(/ Waiting \(sampled\) about 0 Oldest entry none /),
+    ]);
+    expect(await readWith(() => Promise.reject(new Error('failed for the test')))).toEqual([
+      expect.stringMatching(/ zz-quiet ok 0 – (0 ){6}– – – /),
+      expect.stringMatching(/ Waiting \(sampled\) the queue does not answer Oldest entry – /),
+    ]);
   });
 
   describe('in a browser,', () => {
@@ -537,6 +581,21 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
         await page.getByText('accepts entries').waitFor();
         await store.projects.setPaused(acme.projectId, true);
         await page.getByText('paused: its requests get 403').waitFor();
+        await store.projects.setPaused(acme.projectId, false);
+      });
+      expect(errors).toEqual([]);
+    });
+
+    test('an open page says since when it was not updated while the keyboard points into what changed', async () => {
+      const errors = await withPage({}, async (page) => {
+        await page.goto(`${opmConsole.url}/partners?search=acme`);
+        const table = page.getByRole('region', { name: /counts of the last hour/ });
+        await table.focus();
+        await store.projects.setPaused(acme.projectId, true);
+        await page.getByText(/^Not updated since \d\d:\d\d:\d\dZ\.$/).waitFor();
+        await table.blur();
+        await table.getByText('paused').waitFor();
+        await page.getByText('Not updated since').waitFor({ state: 'detached' });
         await store.projects.setPaused(acme.projectId, false);
       });
       expect(errors).toEqual([]);

@@ -77,10 +77,19 @@ const COLUMNS: Sortable[] = [
   stat('unavailable', 'Unavailable', ({ refusedUnavailable }) => refusedUnavailable),
   stat('persisted', 'Persisted', ({ persisted }) => persisted),
   stat('dead', 'Dead letters', ({ deadLetters }) => deadLetters),
-  stat('waiting', 'Waiting (about)', ({ backlog }) => backlog?.entries ?? 0),
   {
-    ...stat('oldest', 'Oldest', ({ backlog }) => backlog?.oldestMs ?? 0),
-    cell: ({ stats }) => toAge(stats?.backlog?.oldestMs),
+    id: 'waiting',
+    title: 'Waiting (about)',
+    isNumber: true,
+    sortBy: ({ backlog }) => backlog?.entries ?? 0,
+    cell: ({ backlog }) => (backlog ? toNumber(backlog.entries) : '–'),
+  },
+  {
+    id: 'oldest',
+    title: 'Oldest',
+    isNumber: true,
+    sortBy: ({ backlog }) => backlog?.oldestMs ?? 0,
+    cell: ({ backlog }) => toAge(backlog?.oldestMs),
   },
   {
     id: 'seen',
@@ -201,7 +210,7 @@ export function PartnerFacts({ partner, minutes }: { partner: Partner; minutes: 
 }
 
 function toFacts(
-  { projectId, rate, burst, pausedAt, stats, lastSeen }: Partner,
+  { projectId, rate, burst, pausedAt, stats, backlog, lastSeen }: Partner,
   minutes: MinuteActivity[],
 ): [string, ComponentChildren][] {
   const lastEntry = minutes.findLast(({ accepted, refused }) => accepted + refused > 0)?.minute;
@@ -212,13 +221,10 @@ function toFacts(
     ['Sends', toEntries(stats ? sentPerSecond(stats) : 0)],
     ['Last entry', lastEntry ? <Minute key="entry" at={lastEntry} /> : 'none within three hours'],
     ['Last request', lastSeen ? <Minute key="seen" at={lastSeen} /> : 'none'],
+    ['Waiting (sampled)', backlog ? `about ${toNumber(backlog.entries)}` : 'the queue does not answer'],
+    ['Oldest entry', backlog?.oldestMs === 0 ? 'none' : toAge(backlog?.oldestMs)],
     ...(stats
       ? ([
-          [
-            'Waiting (sampled)',
-            stats.backlog ? `about ${toNumber(stats.backlog.entries)}` : 'the queue does not answer',
-          ],
-          ['Oldest entry', stats.backlog?.oldestMs ? toAge(stats.backlog.oldestMs) : 'none'],
           ['p99 to the acknowledgement', toLatency(stats.p99Ms.ingress)],
           ['p99 to the row', toLatency(stats.p99Ms.worker)],
         ] satisfies [string, ComponentChildren][])
