@@ -48,7 +48,13 @@ export function createConsoleApp(options: ConsoleAppOptions): Express {
     app[change]('/queues/*path', requireRole('operator'), async (request, response, next) => {
       const row = { actor: operatorOf(response).name, action: `queues ${request.method}`, target: request.path };
       // Not required: pausing a queue must be possible while PostgreSQL is down.
-      if (!readOnly) await access.record(request, row, { isRequired: false });
+      const attempt = readOnly ? undefined : await access.record(request, row, { isRequired: false });
+      const by = { ...row, source: 'console', address: request.ip } as const;
+      response.on('finish', () => {
+        if (attempt === undefined || response.statusCode < 400) return;
+        const outcome = response.statusCode < 500 ? 'not done' : 'failed';
+        access.store.audit.recordOutcome(attempt, outcome, by).catch(() => {}); // the answer says it, too
+      });
       next();
     });
   }

@@ -15,8 +15,11 @@ import { createPages } from './pages/pages.js';
 import { createReads } from './reads.js';
 import { createReplays } from './replays.js';
 
-/** A page that needs longer shows an error; its reader tries again. */
-const STORE_OPTIONS = { statementTimeoutMs: 5_000, connectTimeoutMs: 5_000 };
+/**
+ * A page that needs longer shows an error; its reader tries again. PostgreSQL ends a slow statement before it counts as
+ * unreachable.
+ */
+const STORE_OPTIONS = { statementTimeoutMs: 5_000, answerTimeoutMs: 5_500, connectTimeoutMs: 5_000 };
 
 /** Creates the objects of the console and passes each its dependencies. */
 export async function compose(context: ProcessContext<ConsoleConfig>): Promise<void> {

@@ -34,11 +34,14 @@ export type Access = {
   store: Pick<Store, 'operators' | 'audit'>;
   sessions: Sessions;
   readBuiltIn: BuiltInOperator;
-  /** Wrong passwords of an address and of a name. Behind a proxy, all operators share its address. */
+  /** Wrong passwords of an address and of a name. Behind a proxy that `trustedProxies` leaves out, all operators share its address. */
   byAddress: Attempts;
   byName: Attempts;
-  /** Writes an audit row, before the change. `isRequired: false` only logs that it could not. @throws StoreError */
-  record(request: Request, row: ConsoleAuditRecord, options?: { isRequired: boolean }): Promise<void>;
+  /**
+   * Writes an audit row, before the change. `isRequired: false` only logs that it could not, and returns undefined.
+   * @returns the id of the row @throws StoreError
+   */
+  record(request: Request, row: ConsoleAuditRecord, options?: { isRequired: boolean }): Promise<string | undefined>;
   logger?: ConsoleLogger | undefined;
 };
 
@@ -63,9 +66,10 @@ export function createAccess(
     byAddress: createAttempts(ATTEMPTS_OF_ADDRESS, { windowMs }),
     byName: createAttempts(ATTEMPTS_OF_NAME, { windowMs }),
     async record(request, row, { isRequired } = { isRequired: true }) {
-      await recordRequest(store.audit, request, row).catch((error) => {
+      return recordRequest(store.audit, request, row).catch((error) => {
         if (isRequired) throw error;
         logger?.warn({ err: error, action: row.action }, 'the audit log could not be written');
+        return undefined;
       });
     },
   };
@@ -73,8 +77,8 @@ export function createAccess(
 
 /**
  * Lets operators through: browsers with a session, scripts with CONSOLE_PASSWORD as HTTP Basic and any user name. Sets
- * `response.locals.operator`. Redirects a browser's page to /login. If PostgreSQL does not answer, it says so, or asks
- * for CONSOLE_PASSWORD where that may help; other requests get 401. After 20 wrong passwords in a minute, an address
+ * `response.locals.operator`. Redirects a browser's page to /login. If PostgreSQL does not answer, it says so with 503,
+ * or asks for CONSOLE_PASSWORD where that may help; other requests get 401. After 20 wrong passwords in a minute, an address
  * gets 429 until the minute ends, even for the right password: otherwise an attacker could keep guessing. A request
  * without a password does not count.
  */
@@ -125,7 +129,8 @@ export function requireOperator({
     else if (given !== undefined)
       refuse(request, response, 401, 'CONSOLE_PASSWORD is not accepted any more: log in at /login');
     else if (isScript(request) || isPage(request)) askForPassword(response, 'password required');
-    else refuse(request, response, 401, isAnswering ? 'log in at /login' : 'PostgreSQL does not answer');
+    else if (isAnswering) refuse(request, response, 401, 'log in at /login');
+    else refuse(request, response, 503, 'PostgreSQL does not answer');
 
     function enter(operator: CurrentOperator, isOpen: IsOpen): void {
       Object.assign(response.locals, { operator, isOpen });
@@ -162,7 +167,7 @@ function readPassword(authorization: string | undefined): string | undefined {
   return credentials.slice(credentials.indexOf(':') + 1);
 }
 
-/** X-Forwarded-For is ignored because clients can forge it. An IPv6 network counts as one address. */
+/** `request.ip` uses X-Forwarded-For only as far as `trustedProxies` allows. An IPv6 network counts as one address. */
 export function addressOf(request: Request): string {
   return ipKeyGenerator(request.ip ?? '');
 }
@@ -177,7 +182,7 @@ export function createAttempts(
   limit: number,
   { windowMs, maxKeys = MAX_KEYS }: { windowMs: number; maxKeys?: number },
 ) {
-  // Only with `peek`, so that the least recently used window is the oldest one.
+  // `peek` does not refresh an entry, so the cache evicts the oldest window first.
   const windows = new LRUCache<string, { count: number }>({ max: maxKeys, ttl: windowMs });
   return {
     /** @returns the seconds until the key may try again; 0 if it may now */

@@ -47,7 +47,7 @@ export function requireRole(role: Role): RequestHandler {
 }
 
 /** Says why. The Bull dashboard shows what it gets as JSON, and no other text. */
-export function refuse(request: Request, response: Response, status: 401 | 403, why: string): void {
+export function refuse(request: Request, response: Response, status: 401 | 403 | 503, why: string): void {
   response.status(status);
   if (request.originalUrl.startsWith('/queues/api/')) response.json({ error: 'Not done', message: why });
   else response.type('text').send(`${why}\n`);
@@ -112,7 +112,11 @@ export function requireFormToken(request: Request, response: Response, next: () 
   const given: unknown = request.body?.[CSRF_FIELD];
   const isChange = request.method !== 'GET' && request.method !== 'HEAD';
   if (!isChange || (typeof given === 'string' && isEqual(given, operatorOf(response).csrfToken))) next();
-  else response.status(403).type('text').send('the form is not from this session: reload the page\n');
+  else
+    response
+      .status(403)
+      .type('text')
+      .send('the form is from another session: go back, reload that page, and send the form again\n');
 }
 
 /** Compares in a time that depends on neither text. */
@@ -166,7 +170,7 @@ export function createSessions({ operators, password }: { operators: Operators; 
       return { token, tokenHash: hashOf(token) };
     },
 
-    /** The cookie ends with the session. It is `Secure` if the request came by TLS to this process. */
+    /** The cookie ends with the session. It is `Secure` if the request came by TLS, here or at a trusted proxy. */
     setCookie(request: Request, response: Response, token: string): void {
       response.cookie(COOKIE, token, { ...toAttributes(request), maxAge: SESSION_HOURS * 3_600_000 });
     },
@@ -192,7 +196,7 @@ function readToken(request: Request): string | undefined {
 const toAttributes = (request: Request) =>
   ({ httpOnly: true, sameSite: 'strict', path: '/', secure: request.secure }) as const;
 
-/** A query of a page may hold all connections for a moment. */
+/** PostgreSQL counts as unreachable if it does not answer for this long. */
 export const ANSWER_MS = 3_000;
 
 export type BuiltInOperator = ReturnType<typeof watchBuiltInOperator>;

@@ -4,12 +4,14 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import type { Role, Store } from '@opm/store';
+import { type Role, type Store, StoreError } from '@opm/store';
 import { createTestDatabase, query, startProxy, type TestDatabase, waitFor } from '@opm/testkit';
 import { createCertificates } from '../../../tests/create-certificates.js';
 import { createConsoleApp } from '../src/app.js';
 import { createAttempts } from '../src/guard.js';
 import { toLocalPath } from '../src/login.js';
+import { createPages } from '../src/pages/pages.js';
+import { createReads } from '../src/reads.js';
 import { toCsrfToken } from '../src/session.js';
 import { basic, type Dashboard, openDashboard, openStore, PASSWORD } from './open-dashboard.js';
 
@@ -259,7 +261,9 @@ describe('a session', () => {
     for (const csrf of ['', 'x', readCsrf(other.cookie)]) {
       expect((await dashboard.submit('/logout', { csrf }, cookie)).status).toBe(403);
     }
-    expect((await dashboard.submit('/logout', {}, cookie)).status).toBe(403);
+    const refused = await dashboard.submit('/logout', {}, cookie);
+    const why = 'the form is from another session: go back, reload that page, and send the form again\n';
+    expect([refused.status, await refused.text()]).toEqual([403, why]);
     const json = { cookie, authorization: '', 'content-type': 'application/json' };
     expect((await dashboard.send('POST', '/logout', json)).status).toBe(403);
     expect((await dashboard.send('POST', '/logout')).status).toBe(403);
@@ -323,6 +327,7 @@ describe('CONSOLE_PASSWORD', () => {
     const proxy = await startProxy(database.url);
     const dashboard = await openDashboard({ store: openStore(proxy.url) });
     expect((await dashboard.get('/queues')).status).toBe(401);
+    const { cookie } = await logIn(dashboard, 'ada');
     await proxy.cut();
     const isDown = async () => (await dashboard.open('/queues')).status === 503;
     await waitFor(isDown, { description: 'the page that says that PostgreSQL does not answer' });
@@ -330,7 +335,50 @@ describe('CONSOLE_PASSWORD', () => {
     expect(page.headers.get('www-authenticate')).toBeNull(); // no password would help
     expect(await page.text()).toContain('PostgreSQL does not answer');
     expect((await dashboard.get('/queues')).status).toBe(401);
+    // The session of this script may be valid.
+    const script = await dashboard.get('/queues/api/queues', { cookie }, { login: false });
+    expect([script.status, await script.json()]).toEqual([
+      503,
+      { error: 'Not done', message: 'PostgreSQL does not answer' },
+    ]);
   });
+});
+
+test('a change in the Bull dashboard that was refused does not look done in the audit log', async () => {
+  await addOperator('ada');
+  const dashboard = await openDashboard({ store, readOnly: false });
+  const { cookie } = await logIn(dashboard, 'ada');
+  const headers = { cookie, authorization: '' };
+  expect((await dashboard.send('PUT', '/queues/api/queues/pause', headers)).status).toBe(200);
+  expect((await dashboard.send('PUT', '/queues/api/queues/unknown/empty', headers)).status).toBe(403);
+  const changed = { action: 'queues PUT', target: '/queues/api/queues/pause', outcome: null };
+  const refused = { action: 'queues PUT', target: '/queues/api/queues/unknown/empty', outcome: 'not done' };
+  const list = () => store.audit.list({ actor: 'ada' }, { limit: 100 });
+  await waitFor(async () => (await list())[0]?.outcome === 'not done', { description: 'the outcome' });
+  expect(await list()).toMatchObject([refused, changed, { action: 'login' }]);
+});
+
+const DOWN = 'PostgreSQL does not answer. Start it, or find out why it cannot be reached; then';
+const SLOW = 'PostgreSQL needed more than 5 s for this.';
+test.each([
+  ['outage', 'a page', `${DOWN} reload this page.`],
+  ['outage', 'a form', `${DOWN} check whether the change was made before you repeat it.`],
+  ['blocked', 'a page', `${SLOW} Try again, or narrow the filter.`],
+  ['blocked', 'a form', `${SLOW} Check whether the change was made before you repeat it.`],
+] as const)('if PostgreSQL fails (%s), the answer to %s says what to do', async (kind, asked, says) => {
+  const fail = () => Promise.reject(new StoreError('failed for the test', { kind, cause: new Error('of pg') }));
+  const deps = { queue: undefined as never, replays: undefined as never, shards: 1, showData: false };
+  const reads = { ...createReads({ ...deps, store }), partners: fail };
+  const failing = { ...store, projects: { ...store.projects, names: fail } };
+  const pages = createPages({ ...deps, reads, store: failing });
+  await addOperator('ada');
+  const dashboard = await openDashboard({ store, pages, readOnly: false });
+  const { cookie } = await logIn(dashboard, 'ada');
+  const fields = { csrf: readCsrf(cookie), confirmed: 'on' };
+  const answer = await (asked === 'a page'
+    ? dashboard.open('/partners', cookie)
+    : dashboard.submit('/partners/1/pause', fields, cookie));
+  expect([answer.status, await answer.text()]).toEqual([503, expect.stringContaining(`<p>${says}</p>`)]);
 });
 
 test('no password, token or name that was tried is in a log line or an audit row', async () => {

@@ -116,14 +116,26 @@ function createLive() {
 }
 
 const showOutage: ErrorRequestHandler = (error, request, response, next) => {
-  if (error instanceof StoreError && error.kind === 'outage') sendOutage(request, response);
+  if (!(error instanceof StoreError)) next(error);
+  else if (error.kind === 'outage') sendOutage(request, response);
+  else if (error.kind === 'blocked') sendSlow(request, response);
   else next(error);
 };
 
 /** The answer while PostgreSQL is down. It needs no operator, because sessions cannot be read then. */
 export function sendOutage(request: Request, response: Response): void {
-  const children = (
-    <p>PostgreSQL does not answer. Start it, or find out why it cannot be reached; then reload this page.</p>
-  );
-  sendPage(request, response, { title: 'Not available', children }, 503);
+  const then =
+    request.method === 'GET' ? 'reload this page.' : 'check whether the change was made before you repeat it.';
+  const text = `PostgreSQL does not answer. Start it, or find out why it cannot be reached; then ${then}`;
+  sendPage(request, response, { title: 'Not available', children: <p>{text}</p> }, 503);
+}
+
+/** The answer if PostgreSQL ended a statement, because it took too long or waited for a lock. */
+function sendSlow(request: Request, response: Response): void {
+  const then =
+    request.method === 'GET'
+      ? 'Try again, or narrow the filter.'
+      : 'Check whether the change was made before you repeat it.';
+  const text = `PostgreSQL needed more than 5 s for this. ${then}`;
+  sendPage(request, response, { title: 'Not available', children: <p>{text}</p> }, 503);
 }
