@@ -45,9 +45,9 @@ export const SILENT_SECONDS = 20;
 const KILLED_SECONDS = 3_600;
 const OLDEST_SECONDS = 60;
 const MEMORY = 0.7;
-/** Refusals and dead letters are over if none came for so long. */
+/** A problem is over if none of its entries came for this long. */
 const RECENT_MS = 5 * 60 * 1_000;
-/** Counts are those of minutes. */
+/** Counts are kept per minute, so `until` may be a minute early. */
 const MINUTE_MS = 60_000;
 /** Fewer invalid entries are a partner's slip. */
 const MIN_INVALID = 20;
@@ -67,8 +67,8 @@ const runbook = (section: string) => `docs/runbook.md#${section}`;
 const SILENT_HELP = 'docs/status.md#a-process-does-not-report';
 
 /**
- * Lists what is wrong: first what stops partners or loses time for all, then what concerns single partners. Of these, it
- * names the first five of each kind, and counts the others.
+ * Lists what is wrong: first what affects all partners, then single ones. Of these, it names the first five of each kind,
+ * and counts the others.
  */
 export function findProblems(store: StoreStatus | Error, queue: QueueStatus | Error): Problem[] {
   return [

@@ -65,7 +65,7 @@ export type ResendWindow = {
   waiting: { entries: number; oldest: Date | undefined };
 };
 
-/** Partners go by their own clocks, and send an entry before it is admitted. */
+/** Margin for partners' clocks, and for the time from sending to admission, in microseconds. */
 const CLOCKS_US = 60_000_000;
 
 /** The newest row may be this much below the high-water mark, in microseconds. */

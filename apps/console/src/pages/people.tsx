@@ -144,7 +144,7 @@ function OperatorForms({ operators, operator }: { operators: StoredOperator[]; o
   );
 }
 
-/** Only who may see what partners sent may allow it. @param changed undefined for a new operator */
+/** Only operators with the reveal right may give it. @param changed undefined for a new operator */
 function RoleFields({ changed, operator }: { changed?: StoredOperator; operator: CurrentOperator }) {
   return (
     <>
