@@ -4,9 +4,9 @@ import {
   countBetween,
   createThrottledWarning,
   type Env,
+  PROCESS_ENV,
   type ProcessContext,
   port,
-  PROCESS_ENV,
   str,
 } from '@opm/runtime';
 import { createStore } from '@opm/store';

@@ -1,5 +1,5 @@
 import { MAX_CHUNK_ENTRIES } from '@opm/queue';
-import { count, countBetween, type Env, port, PROCESS_ENV, str } from '@opm/runtime';
+import { count, countBetween, type Env, PROCESS_ENV, port, str } from '@opm/runtime';
 
 export const INGRESS_ENV = {
   ...PROCESS_ENV,

@@ -1,5 +1,5 @@
 import { createEntryWorker, startMaintenance, toQueueConfig } from '@opm/queue';
-import { countBetween, createThrottledWarning, type Env, type ProcessContext, port, PROCESS_ENV } from '@opm/runtime';
+import { countBetween, createThrottledWarning, type Env, PROCESS_ENV, type ProcessContext, port } from '@opm/runtime';
 import { createActivityReporter, createStore, type Store } from '@opm/store';
 import { MAX_ISOLATED_IN_FLIGHT } from './isolate.js';
 import { createWorkerMetrics } from './metrics.js';
