@@ -590,7 +590,14 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
       const errors = await withPage({}, async (page) => {
         await page.goto(`${opmConsole.url}/partners?search=acme`);
         const table = page.getByRole('region', { name: /counts of the last hour/ });
-        await table.focus();
+        // The test before paused it, and what pages read is shared for two seconds.
+        await table.getByText('paused').waitFor({ state: 'detached' });
+        // An update may replace the table at this moment, and the old one takes the focus away with it.
+        const hasFocus = async () => {
+          await table.focus();
+          return page.evaluate<boolean>("document.activeElement.matches('.scroll')");
+        };
+        await waitFor(hasFocus, { description: 'the focus in the table' });
         await store.projects.setPaused(acme.projectId, true);
         await page.getByText(/^Not updated since \d\d:\d\d:\d\dZ\.$/).waitFor();
         await table.blur();
