@@ -7,7 +7,7 @@ import helmet from 'helmet';
 import { type BoardOptions, createBoard } from './board.js';
 import { type Access, type ConsoleLogger, createAccess, refuseCrossSite, requireOperator } from './guard.js';
 import { createFormRoutes, createLoginRoutes } from './login.js';
-import { mayChange, operatorOf, requireRole } from './session.js';
+import { mayChange, operatorOf, recordOutcome, requireRole } from './session.js';
 
 export interface ConsoleAppOptions {
   queues: BoardOptions['queues'];
@@ -49,11 +49,10 @@ export function createConsoleApp(options: ConsoleAppOptions): Express {
       const row = { actor: operatorOf(response).name, action: `queues ${request.method}`, target: request.path };
       // Not required: pausing a queue must be possible while PostgreSQL is down.
       const attempt = readOnly ? undefined : await access.record(request, row, { isRequired: false });
-      const by = { ...row, source: 'console', address: request.ip } as const;
       response.on('finish', () => {
         if (attempt === undefined || response.statusCode < 400) return;
         const outcome = response.statusCode < 500 ? 'not done' : 'failed';
-        access.store.audit.recordOutcome(attempt, outcome, by).catch(() => {}); // the answer says it, too
+        void recordOutcome(access.store.audit, request, { row, attempt, outcome });
       });
       next();
     });

@@ -34,7 +34,10 @@ export type Access = {
   store: Pick<Store, 'operators' | 'audit'>;
   sessions: Sessions;
   readBuiltIn: BuiltInOperator;
-  /** Wrong passwords of an address and of a name. Behind a proxy that `trustedProxies` leaves out, all operators share its address. */
+  /**
+   * Wrong passwords of an address and of a name. Behind a proxy that `trustedProxies` leaves out, all operators share its
+   * address.
+   */
   byAddress: Attempts;
   byName: Attempts;
   /**

@@ -17,7 +17,7 @@ const SHARED_MS = 2_000;
 const MAX_SHARED = 100;
 /** What the charts show. */
 export const CHART_MS = 3 * 3_600_000;
-const MINUTE_MS = 60_000;
+export const MINUTE_MS = 60_000;
 /** A report may be committed after its minute. */
 const SETTLED_MS = 60_000;
 const FILTERED_LETTERS = 100;

@@ -2,6 +2,7 @@ import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypt
 import { withTimeout } from '@opm/core';
 import {
   type Audit,
+  type AuditOutcome,
   type AuditRecord,
   type Operator,
   type Operators,
@@ -56,9 +57,19 @@ export function refuse(request: Request, response: Response, status: 401 | 403 |
 /** `actor` is the name of the operator. `action` has the words of the same command of `opm`. */
 export type ConsoleAuditRecord = Omit<AuditRecord, 'source' | 'address'>;
 
+const toAuditRecord = (request: Request, row: ConsoleAuditRecord) =>
+  ({ ...row, source: 'console', address: request.ip }) as const;
+
 /** Writes an audit row about a request. @returns its id @throws StoreError */
 export const recordRequest = (audit: Audit, request: Request, row: ConsoleAuditRecord): Promise<string> =>
-  audit.record({ ...row, source: 'console', address: request.ip });
+  audit.record(toAuditRecord(request, row));
+
+/** Writes how the request of the row `attempt` ended. Never rejects: the answer says it, too. */
+export const recordOutcome = (
+  audit: Audit,
+  request: Request,
+  { row, attempt, outcome }: { row: Omit<ConsoleAuditRecord, 'details'>; attempt: string; outcome: AuditOutcome },
+): Promise<void> => audit.recordOutcome(attempt, outcome, toAuditRecord(request, row)).catch(() => {});
 
 const REVEAL_MS = 10 * 60 * 1_000;
 const MAX_REVEALS = 1_000;

@@ -19,6 +19,8 @@ export const CONNECTIONS = 100;
 export const BATCH_CONNECTIONS = 10;
 const WARM_UP_SECONDS = 15;
 
+type Kind = Pick<Load, 'batch' | 'isKeyed' | 'connections'>;
+
 let runs = 0;
 
 /**
@@ -65,7 +67,7 @@ async function send(stream: Stream): Promise<Measured> {
  * Gives the target time to compile its hot code.
  * @param kind as in a load
  */
-export const warmUp = (target: Target, kind: Pick<Load, 'batch' | 'isKeyed' | 'connections'> = {}) =>
+export const warmUp = (target: Target, kind: Kind = {}) =>
   runLoad({ target, seconds: WARM_UP_SECONDS, customers: 'new', ...kind });
 
 /** The generator's name in the report. */
@@ -80,11 +82,7 @@ const MAX_SECONDS = 900;
  * @returns how many were sent
  * @throws Error if that takes more than 15 minutes
  */
-export async function loadUntil(
-  target: Target,
-  requests: number,
-  kind: Pick<Load, 'batch' | 'isKeyed' | 'connections'> = {},
-): Promise<number> {
+export async function loadUntil(target: Target, requests: number, kind: Kind = {}): Promise<number> {
   let sent = 0;
   let seconds = 0;
   while (sent < requests) {

@@ -91,9 +91,12 @@ export type Admission = {
   sweep(shard: number, before: Version): Promise<void>;
 };
 
-/** Converts what `admitAgain` found in the store: `other` is another entry's claim, which is older than the entry or newer. */
+/** Whose claim `admitAgain` found in the store: `other` is another entry's, which is older than the entry or newer. */
+export type ClaimHolder = 'own' | 'none' | 'other';
+
+/** Tells an older claim from a newer one. */
 export const toFound = (
-  found: 'own' | 'none' | 'other',
+  found: ClaimHolder,
   { version, previous }: Pick<Admitted, 'version' | 'previous'>,
 ): AdmittedAgain['found'] => {
   if (found !== 'other') return found;

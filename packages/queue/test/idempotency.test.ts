@@ -1,6 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import type { Version } from '@opm/core';
-import { RECORD_TTL_US } from '@opm/core';
+import { RECORD_TTL_US, type Version } from '@opm/core';
 import { BACKENDS, type Backend, createBackend, query, waitFor } from '@opm/testkit';
 import type { AdmitRequest, AdmitResult, AdmittedAgain } from '../src/admission.js';
 import { type KeyedPart, type OpenPart, parsePart, toClosedState, toRecordBytes } from '../src/idempotency.js';

@@ -4,7 +4,7 @@ import { toNumber } from '@opm/operations';
 import { type AuditOutcome, type AuditRecord, type Role, type Store, StoreError } from '@opm/store';
 import type { Request, RequestHandler, Response } from 'express';
 import type { ComponentChildren } from 'preact';
-import { hasRole, type Notices, operatorOf, recordRequest } from '../session.js';
+import { hasRole, type Notices, operatorOf, recordOutcome, recordRequest } from '../session.js';
 import { Back, sendPage } from './components.js';
 
 /** What the operator gave cannot be done. The message is shown, see {@link toSentence}. */
@@ -61,8 +61,7 @@ export function createHandleChange({
         const shown = await run()
           .finally(onChanged)
           .catch(async (error) => {
-            const by = { ...row, source: 'console', address: request.ip } as const;
-            await audit.recordOutcome(attempt, toOutcome(error), by).catch(() => {}); // the answer says it, too
+            await recordOutcome(audit, request, { row, attempt, outcome: toOutcome(error) });
             throw error;
           });
         if (typeof shown !== 'string') return sendPage(request, response, shown);

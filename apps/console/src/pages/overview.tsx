@@ -11,7 +11,7 @@ import {
 import type { MinuteActivity } from '@opm/store';
 import type { RequestHandler } from 'express';
 import type { ComponentChildren } from 'preact';
-import { CHART_MS, type Reads } from '../reads.js';
+import { CHART_MS, MINUTE_MS, type Reads } from '../reads.js';
 import { Facts, Live, sendPage, Table, toMs, toRate, toUrl } from './components.js';
 
 /** GET /: what is wrong first, then how busy everything is. */
@@ -169,7 +169,6 @@ type Line = { name: string; of: (minute: MinuteActivity) => number };
 
 const WIDTH = 720;
 const HEIGHT = 150;
-const MINUTE_MS = 60_000;
 const CHART_MINUTES = CHART_MS / MINUTE_MS;
 const HOURS = CHART_MINUTES / 60;
 

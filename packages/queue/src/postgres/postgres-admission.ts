@@ -6,6 +6,7 @@ import {
   type AdmitResult,
   type AdmittedAgain,
   CLAIM_TTL_MS,
+  type ClaimHolder,
   shardOf,
   toFound,
 } from '../admission.js';
@@ -26,7 +27,7 @@ type AdmittedRow = PreviousRow & {
 /** The record of a part that is known. `part`: its index; null if the row is an admitted entry. */
 type KnownRow = RecordRow & { part: number };
 
-type AgainRow = PreviousRow & { version: string; claim: string; holder: 'own' | 'none' | 'other' };
+type AgainRow = PreviousRow & { version: string; claim: string; holder: ClaimHolder };
 
 type ClaimRow = { customer_id: string; version: string; erased: boolean };
 

@@ -5,6 +5,7 @@ import {
   type Admitted,
   type AdmittedAgain,
   type Claim,
+  type ClaimHolder,
   type Persisted,
   toFound,
   toSupersededErasure,
@@ -33,7 +34,7 @@ type Script<Answer> = (
 type Scripts = {
   opmAdmit: Script<AdmitAnswer | null>;
   opmAdmitKeyed: Script<AdmitAnswer | null>;
-  opmAdmitAgain: Script<[base: number, marks: (string | null)[], found: ('own' | 'none' | 'other')[]] | null>;
+  opmAdmitAgain: Script<[base: number, marks: (string | null)[], found: ClaimHolder[]] | null>;
   opmAddToBacklog: Script<number[]>;
   opmRelease: Script<void>;
   opmSettle: Script<void>;

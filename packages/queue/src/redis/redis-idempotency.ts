@@ -1,5 +1,4 @@
-import type { Version } from '@opm/core';
-import { RECORD_TTL_US } from '@opm/core';
+import { RECORD_TTL_US, type Version } from '@opm/core';
 import { type Idempotency, type PartRecord, RECORD_BYTES, RECORD_SAMPLE } from '../idempotency.js';
 import type { RedisClient } from './ioredis-workarounds.js';
 
