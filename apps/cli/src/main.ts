@@ -42,8 +42,9 @@ function buildProgram(env: NodeJS.ProcessEnv): Command {
 
 /** Adds the secrets in files to the environment of all commands. Imports lazily: --help needs none of it. */
 async function prepare(env: NodeJS.ProcessEnv): Promise<void> {
-  const { ConfigError, ignoreUnheardPgErrors, readSecretFiles } = await import('@opm/runtime');
-  ignoreUnheardPgErrors();
+  const { ConfigError, readSecretFiles } = await import('@opm/runtime/env');
+  const { ignoreUnheardPgErrors } = await import('@opm/core');
+  ignoreUnheardPgErrors((await import('pg')).default.Client);
   try {
     Object.assign(env, readSecretFiles(env));
   } catch (error) {

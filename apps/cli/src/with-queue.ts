@@ -1,6 +1,6 @@
 import { Fault } from '@opm/contract';
 import { createEntryQueue, type EntryQueue, ShardsError, toQueueConfig } from '@opm/queue';
-import { ConfigError, parseEnv, STORE_ENV } from '@opm/runtime';
+import { ConfigError, parseEnv, STORE_ENV } from '@opm/runtime/env';
 import { assertHasWorkers, UserError } from './user-error.js';
 import { findStores } from './with-store.js';
 

@@ -30,7 +30,7 @@ export async function findStores(env: NodeJS.ProcessEnv): Promise<NodeJS.Process
 
 /** @throws UserError if it is missing or not a PostgreSQL URL */
 export async function readDatabaseUrl(env: NodeJS.ProcessEnv): Promise<string> {
-  const { ConfigError, parseEnv, STORE_ENV } = await import('@opm/runtime');
+  const { ConfigError, parseEnv, STORE_ENV } = await import('@opm/runtime/env');
   try {
     return parseEnv(env, { DATABASE_URL: STORE_ENV.DATABASE_URL }).DATABASE_URL;
   } catch (error) {

@@ -27,7 +27,7 @@ export {
   toState,
   type Version,
 } from './customer.js';
-export { FLUSH_COMMITS } from './flush-commits.js';
 export { GroupCommit } from './group-commit.js';
+export { FLUSH_COMMITS, ignoreUnheardPgErrors } from './postgres-sessions.js';
 export { isStored, parseReceipt, type Receipt, toReceipt } from './receipt.js';
 export { withTimeout } from './with-timeout.js';

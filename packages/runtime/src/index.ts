@@ -15,4 +15,4 @@ export {
 export { checkAll, type Health, type InternalServer, serveInternal } from './internal-server.js';
 export { createLogger, createThrottledWarning, type Logger } from './logger.js';
 export { createMetrics, type Metrics } from './metrics.js';
-export { ignoreUnheardPgErrors, type ProcessContext, runProcess } from './run-process.js';
+export { type ProcessContext, runProcess } from './run-process.js';

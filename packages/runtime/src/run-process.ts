@@ -1,4 +1,5 @@
 import { setFlagsFromString } from 'node:v8';
+import { ignoreUnheardPgErrors } from '@opm/core';
 import closeWithGrace from 'close-with-grace';
 import pg from 'pg';
 import { ConfigError, type Env, type EnvSpec, findRemoved, parseEnv, readSecretFiles } from './env.js';
@@ -41,7 +42,7 @@ export async function runProcess<Spec extends EnvSpec & { [Name in keyof CommonE
   // old generation, too, until the next full garbage collection. Minor collections then take four times as long, and
   // throughput drops by a quarter.
   setFlagsFromString('--no-allocation-site-pretenuring');
-  ignoreUnheardPgErrors();
+  ignoreUnheardPgErrors(pg.Client);
   const common = config as unknown as CommonEnv;
   const logger = createLogger({ name, level: common.LOG_LEVEL });
   const removed = findRemoved(env);
@@ -130,18 +131,4 @@ function toLine(error: unknown, config: object): string {
   if (code === 'EACCES' && variable !== undefined)
     return `permission denied for port ${port}; choose a port above 1023 with ${variable}`;
   return message;
-}
-
-/**
- * Keeps the process alive if PostgreSQL ends a session while the pg client has no `error` listener, which makes pg
- * throw. BullMQ and pg's own pool have none before they are connected and while they close; a PostgreSQL that shuts
- * down ends sessions right after the handshake. This hides no failure, because the client's next query fails. See
- * https://github.com/brianc/node-postgres/issues/2762
- */
-export function ignoreUnheardPgErrors(): void {
-  const { emit } = pg.Client.prototype;
-  pg.Client.prototype.emit = function emitIfListening(this: pg.Client, event: string | symbol, ...args: unknown[]) {
-    if (event === 'error' && this.listenerCount('error') === 0) return false;
-    return emit.call(this, event, ...args);
-  };
 }
