@@ -1,9 +1,9 @@
-import { setTimeout as delay } from 'node:timers/promises';
-
 export interface WaitOptions {
   /** Completes the sentence "Timed out after … ms waiting for". */
   description: string;
   timeoutMs?: number;
+  /** Calls its argument whenever the condition may have begun to hold, for a poll without a pause. */
+  onChange?: (poll: () => void) => void;
 }
 
 type Truthy<T> = Exclude<T, undefined | null | false | 0 | ''>;
@@ -23,9 +23,11 @@ const MAX_POLL_MS = 250;
  */
 export async function waitFor<T>(
   condition: () => T | Promise<T>,
-  { description, timeoutMs = PATIENCE_MS }: WaitOptions,
+  { description, timeoutMs = PATIENCE_MS, onChange }: WaitOptions,
 ): Promise<Truthy<T>> {
   const since = performance.now();
+  let poll = () => {};
+  onChange?.(() => poll());
   for (;;) {
     let cause: unknown;
     try {
@@ -36,6 +38,13 @@ export async function waitFor<T>(
     }
     const waitedMs = performance.now() - since;
     if (waitedMs >= timeoutMs) throw new Error(`Timed out after ${timeoutMs} ms waiting for ${description}`, { cause });
-    await delay(Math.min(Math.max(MIN_POLL_MS, waitedMs / 10), MAX_POLL_MS));
+    const pauseMs = Math.min(Math.max(MIN_POLL_MS, waitedMs / 10), MAX_POLL_MS);
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, pauseMs);
+      poll = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
   }
 }
