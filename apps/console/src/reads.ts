@@ -1,5 +1,6 @@
 import { toRefusedEntry } from '@opm/contract';
 import {
+  backlogOf,
   findPartnerProblems,
   type Problem,
   type ProjectStats,
@@ -84,7 +85,7 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
       return known.projects.map((project) => {
         const own = byId.get(project.projectId);
         const lastSeen = usedAt.get(project.projectId) ?? own?.lastSeen;
-        const backlog = backlogs && (backlogs.get(project.projectId) ?? { entries: 0, oldestMs: 0 });
+        const backlog = backlogOf(backlogs, project.projectId);
         return { ...project, stats: own, backlog, lastSeen, problems: problems.get(project.projectId) ?? [] };
       });
     });

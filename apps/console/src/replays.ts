@@ -1,10 +1,8 @@
+import { REPLAY_RATE } from '@opm/operations';
 import { type Replayed, type ReplayInterrupted, replay } from '@opm/operations/actions';
 import type { EntryQueue } from '@opm/queue';
 import type { Logger } from '@opm/runtime';
 import type { DeadLetterFilter, Store } from '@opm/store';
-
-/** Dead letters per second; the same as `opm dead-letters replay`. */
-const RATE = 200;
 
 /** The replay that runs, or the last one. `handled`: letters that were replayed or skipped so far. */
 export type Replay = {
@@ -45,7 +43,7 @@ export function createReplays(deps: {
         queue,
         shards,
         filter,
-        rate: RATE,
+        rate: REPLAY_RATE,
         onProgress: (handled) => {
           current.handled += handled;
         },

@@ -225,7 +225,8 @@ function ofPartner(
   return { ...told, what, help: see(toCommand(name), section), projectId, name, kind };
 }
 
-const acceptedOf = ({ created, updated, erased }: ProjectActivity) => created + updated + erased;
+/** Entries and erasures that were answered 201 or 202. */
+export const acceptedOf = ({ created, updated, erased }: ProjectActivity): number => created + updated + erased;
 
 type CounterOfPartners = 'refusedLimited' | 'deadLetters' | 'refusedInvalid';
 

@@ -1,8 +1,10 @@
+import type { Version } from '@opm/core';
 import type { EntryQueue, ProjectBacklog } from '@opm/queue';
 import type { ListedProject, ProjectActivity, SeenProcess, Store } from '@opm/store';
 import { findProblems, type QueueStatus, SILENT_SECONDS, type StoreStatus, toCount } from './find-problems.js';
 
 export {
+  acceptedOf,
   findPartnerProblems,
   type Problem,
   type QueueStatus,
@@ -37,6 +39,9 @@ export const countAll = (groups: { count: number }[]): number => groups.reduce((
 /** Whether dead letters can be selected by this text: a SQLSTATE, or its first two characters, the class. */
 export const isSqlState = (text: string): boolean => /^[0-9A-Z]{2}(?:[0-9A-Z]{3})?$/i.test(text);
 
+/** Dead letters per second that a replay queues, unless its caller chooses another rate. */
+export const REPLAY_RATE = 200;
+
 /** Reads what the queue's store knows. @throws Fault QUEUE_UNAVAILABLE */
 export async function readQueueStatus(queue: EntryQueue): Promise<QueueStatus> {
   const [{ entries, memory }, backlog, idle, paused, check] = await Promise.all([
@@ -68,9 +73,6 @@ export type ResendWindow = {
 /** Margin for partners' clocks, and for the time from sending to admission, in microseconds. */
 const CLOCKS_US = 60_000_000;
 
-/** The newest row may be this much below the high-water mark, in microseconds. */
-const MARK_MARGIN = 1_000_000;
-
 /**
  * Call it before workers run again, because they note what is finished from then on.
  * @param isQueueRestored whether the queue is in PostgreSQL @throws StoreError; Fault QUEUE_UNAVAILABLE
@@ -81,7 +83,7 @@ export async function readResendWindow(
   { shards, isQueueRestored }: { shards: number; isQueueRestored: boolean },
 ): Promise<ResendWindow> {
   const ofShards = Array.from({ length: shards }, (_, shard) => shard);
-  const [{ version, finishedBefore }, now, newest, jobs] = await Promise.all([
+  const [{ newestAtLeast, finishedBefore }, now, newest, jobs] = await Promise.all([
     store.mark.read(),
     store.now(),
     Promise.all(ofShards.map(queue.readVersion)),
@@ -89,7 +91,7 @@ export async function readResendWindow(
   ]);
   const last = newest.reduce((a, b) => (a === undefined || b === undefined ? undefined : Math.max(a, b)));
   // An emptied Redis knows no version, and one that came back with older data an older one than the rows.
-  const end = isQueueRestored || last === undefined || last < version - MARK_MARGIN ? undefined : last;
+  const end = isQueueRestored || last === undefined || last < newestAtLeast ? undefined : last;
   const oldest = jobs.reduce((least, { versions: [first] }) => Math.min(least, first), Number.POSITIVE_INFINITY);
   return {
     from: finishedBefore > 0 ? toDate(finishedBefore - CLOCKS_US) : undefined,
@@ -103,8 +105,8 @@ export async function readResendWindow(
   };
 }
 
-/** A version is in microseconds since 1970. */
-const toDate = (version: number) => new Date(version / 1_000);
+/** When the entry or erasure with this version was accepted. A version is in microseconds since 1970. */
+export const toDate = (version: Version): Date => new Date(version / 1_000);
 
 /** @param store an Error if PostgreSQL could not be read @param queue an Error if the queue could not be read */
 export function toStatus(store: StoreStatus | Error, queue: QueueStatus | Error) {
@@ -170,6 +172,10 @@ export async function readProjectStats(
   return toProjectStats(active, { projects, processes, backlogs });
 }
 
+/** What waits of the project; undefined if the queue did not answer. */
+export const backlogOf = (backlogs: Map<number, ProjectBacklog> | undefined, projectId: number) =>
+  backlogs && (backlogs.get(projectId) ?? { entries: 0, oldestMs: 0 });
+
 export function toProjectStats(
   active: ProjectActivity[],
   known: Pick<StoreStatus, 'projects' | 'processes'> & { backlogs: Map<number, ProjectBacklog> | undefined },
@@ -180,6 +186,6 @@ export function toProjectStats(
     ...own,
     limit: limits.get(own.projectId) ?? null,
     p99Ms: toP99Ms(processes, own.projectId),
-    backlog: backlogs && (backlogs.get(own.projectId) ?? { entries: 0, oldestMs: 0 }),
+    backlog: backlogOf(backlogs, own.projectId),
   }));
 }

@@ -54,13 +54,13 @@ export function createMetrics({ process }: { process: string }) {
       new Gauge({ name, help, labelNames, registers, collect });
     },
     /**
-     * Counts entries by project and outcome, for a few projects and `other`. @returns a function that adds counts, by
+     * Counts entries by project and outcome, for the projects that the caller names and `other`. @returns a function that adds counts, by
      * project; projects that are not among them lose their series
      */
     projectCounter(): (outcomesOf: Map<string, Record<string, number>>) => void {
       const entries = new Counter({
         name: 'opm_project_entries_total',
-        help: 'Entries of the 20 busiest projects, and of all others as `other`, by what became of them',
+        help: 'Entries of the busiest projects, and of all others as `other`, by what became of them',
         labelNames: ['project', 'outcome'],
         registers,
       });

@@ -42,7 +42,8 @@ const CLOSE_TIMEOUT_MS = 2_000;
 /** Projects that are counted one by one between two reports. */
 const MAX_PROJECTS = 10_000;
 const MAX_USED_KEYS = 10_000;
-const BUSIEST = 20;
+/** Projects whose latencies and outcomes a process reports one by one. */
+export const BUSIEST_PROJECTS = 20;
 /** The weight of earlier reports. Without it, projects of equal size would take turns among the busiest. */
 const DECAY = 0.9;
 const OUTCOMES = COUNTERS.filter((counter) => !counter.startsWith('answered'));
@@ -86,7 +87,7 @@ export function createActivityReporter(deps: ReporterDeps) {
     for (const [projectId, own] of taken.counts) {
       if (projectId !== OTHER_PROJECTS) totals.set(projectId, (totals.get(projectId) ?? 0) + totalOf(own));
     }
-    scores = new Map([...totals].sort(([, a], [, b]) => b - a).slice(0, BUSIEST));
+    scores = new Map([...totals].sort(([, a], [, b]) => b - a).slice(0, BUSIEST_PROJECTS));
     return taken;
   }
 

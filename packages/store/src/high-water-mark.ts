@@ -13,12 +13,15 @@ export type HighWaterMark = {
   forget(): void;
   /** Notes that each acknowledged entry below this version is a row or a dead letter. @throws StoreError */
   noteFinished(before: Version): Promise<void>;
-  /** The mark, and the version last noted; 0 if there is none. @throws StoreError */
-  read(): Promise<{ version: Version; finishedBefore: Version }>;
+  /**
+   * `newestAtLeast`: the mark less its margin; the newest row may be as old as this. `finishedBefore`: the version last
+   * noted, 0 if there is none. @throws StoreError
+   */
+  read(): Promise<{ newestAtLeast: Version; finishedBefore: Version }>;
 };
 
 /** Microseconds above the version to which the mark is raised, so that a worker raises it about once a second. */
-const MARGIN = 1_000_000;
+const MARGIN_US = 1_000_000;
 
 const RAISE = `
   INSERT INTO high_water_mark AS mark (version) VALUES ($1::bigint + $2)
@@ -30,7 +33,7 @@ export function createHighWaterMark(pool: Pick<pg.Pool, 'query'>): HighWaterMark
   let known = 0;
 
   async function raise(version: Version): Promise<void> {
-    const query = { name: 'raise-mark', text: RAISE, values: [version, MARGIN] };
+    const query = { name: 'raise-mark', text: RAISE, values: [version, MARGIN_US] };
     const { rows } = await pool.query<{ version: string }>(query);
     known = Number(rows[0]?.version);
   }
@@ -59,7 +62,8 @@ export function createHighWaterMark(pool: Pick<pg.Pool, 'query'>): HighWaterMark
       const text = 'SELECT version, finished_before FROM high_water_mark';
       const query = () => pool.query<{ version: string; finished_before: string }>(text);
       const { rows } = await toStoreError(query);
-      return { version: Number(rows[0]?.version ?? 0), finishedBefore: Number(rows[0]?.finished_before ?? 0) };
+      const version = Number(rows[0]?.version ?? 0);
+      return { newestAtLeast: version - MARGIN_US, finishedBefore: Number(rows[0]?.finished_before ?? 0) };
     },
   };
 }

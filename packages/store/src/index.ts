@@ -9,7 +9,7 @@ export {
   type SeenProcess,
   type SilentProject,
 } from './activity.js';
-export { type ActivityReporter, createActivityReporter, type Outcomes } from './activity-reporter.js';
+export { type ActivityReporter, BUSIEST_PROJECTS, createActivityReporter, type Outcomes } from './activity-reporter.js';
 export type { ApiKeys, KeyOwner, NewKey, StoredApiKey } from './api-keys.js';
 export {
   type Audit,

@@ -1,5 +1,5 @@
-import { type ProjectStats, toCount, toNumber } from '@opm/operations';
-import type { MinuteActivity } from '@opm/store';
+import { acceptedOf, type ProjectStats, toCount, toNumber } from '@opm/operations';
+import { BUSIEST_PROJECTS, type MinuteActivity } from '@opm/store';
 import type { RequestHandler } from 'express';
 import type { ComponentChildren } from 'preact';
 import type { Partner, Reads } from '../reads.js';
@@ -27,7 +27,6 @@ const stat = (id: string, title: string, of: (stats: ProjectStats) => number): S
   sortBy: ({ stats }) => (stats ? of(stats) : 0),
 });
 const sentPerSecond = (stats: ProjectStats) => stats.acceptedPerSecond + stats.refusedPerSecond;
-const acceptedOf = ({ created, updated, erased }: ProjectStats) => created + updated + erased;
 const shareOf = (stats: ProjectStats) => (stats.limit ? sentPerSecond(stats) / stats.limit : 0);
 
 /** Such as `over its limit, paused`; undefined if neither is so. */
@@ -237,7 +236,7 @@ const toEntries = (rate: number) => `${toRate(rate)} ${toRate(rate) === '1' ? 'e
 
 /** Processes measure the latencies of their busiest partners, and report those of the last seconds. */
 const toLatency = (ms: number | undefined) =>
-  ms === undefined ? 'no entry just now, or 20 others are busier' : toMs(ms);
+  ms === undefined ? `no entry just now, or ${BUSIEST_PROJECTS} others are busier` : toMs(ms);
 
 function LastHour({ stats }: Pick<Partner, 'stats'>) {
   if (!stats) return <p class="empty">No entry.</p>;
