@@ -1,3 +1,9 @@
+/**
+ * The longest time after which an ingress answers. It enqueues an entry sooner than this after admission, or never, so an
+ * older claim without a job is one of a killed ingress.
+ */
+export const MAX_ANSWER_TIMEOUT_MS = 30_000;
+
 /** Rejects if the promise takes longer than `ms`. It does not cancel the work behind the promise. */
 export async function withTimeout<T>(promise: Promise<T>, ms: number): Promise<T> {
   let timer: NodeJS.Timeout | undefined;

@@ -1,4 +1,4 @@
-import { type Version, withTimeout } from '@opm/core';
+import { MAX_ANSWER_TIMEOUT_MS, type Version, withTimeout } from '@opm/core';
 import type { Queue } from 'bullmq';
 import type { Admission, Waiting } from './admission.js';
 import { readUnfinished } from './backlog.js';
@@ -6,8 +6,6 @@ import { MAX_CHUNK_ENTRIES } from './chunk.js';
 import type { QueueBackend } from './queue-store.js';
 import { awaitAll, singleFlight } from './single-flight.js';
 
-/** An ingress enqueues an entry sooner than this after admission, or never. */
-const ORPHAN_AGE_MS = 30 * 1_000;
 /** Limits the wait for a shard whose Redis master is down: all other maintenance tasks wait behind it. */
 const COUNT_TIMEOUT_MS = 10 * 1_000;
 /** Masters of a cluster may be down. */
@@ -37,7 +35,7 @@ export function createClearLeftovers(
   admission: Pick<Admission, 'correctBacklog' | 'readVersion' | 'readWaiting' | 'sweep'>,
   queues: Queue[],
   readClock: QueueBackend['readClock'],
-  orphanAgeMs = ORPHAN_AGE_MS,
+  orphanAgeMs = MAX_ANSWER_TIMEOUT_MS,
 ): ClearLeftovers {
   const shards = queues.map((queue, shard) => {
     /** Oldest first. All except the first are younger than `orphanAgeMs`. `at` is of `performance.now()`. */

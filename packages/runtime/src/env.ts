@@ -1,4 +1,5 @@
 import { readFileSync, statSync } from 'node:fs';
+import { MAX_ANSWER_TIMEOUT_MS } from '@opm/core';
 import { bool, cleanEnv, EnvMissingError, makeValidator, str, type ValidatorSpec } from 'envalid';
 
 export type EnvSpec = Record<string, ValidatorSpec<unknown>>;
@@ -77,9 +78,6 @@ const redisPrefix = makeValidator((text) => {
   if (/[{}]/.test(text)) throw new Error('has braces');
   return text;
 });
-
-/** Workers treat entries that were admitted longer ago and are in no job as leftovers of a killed process. */
-const MAX_ANSWER_TIMEOUT_MS = 30_000;
 
 /** Each shard needs its own share of a Redis Cluster's 16,384 hash slots. */
 const MAX_SHARDS = 1_000;
