@@ -2,8 +2,14 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { EntryQueue } from '@opm/queue';
 import pRetry from 'p-retry';
 
-/** Kinds of errors, and the exit code of each. 130: the user stopped the command. */
+/** Kinds of errors, and the exit code of each. */
 export const EXIT_CODES = { failed: 1, usage: 2, 'not-found': 3, unavailable: 4 } as const;
+
+/** The exit code of a command that the user stopped, as shells report it for Ctrl-C. */
+export const STOPPED_EXIT_CODE = 130;
+
+/** Signals that ask a command to stop. */
+export const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /** A problem that the user can fix. `opm` prints it as one line, without a stack trace. */
 export class UserError extends Error {
@@ -48,19 +54,17 @@ export async function assertHasWorkers(
   );
 }
 
-const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-
 /** Runs with a signal that the first Ctrl-C or `docker stop` aborts. The second one ends the process. */
 export async function withInterrupt<T>(run: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const stop = new AbortController();
   const unlisten = () => {
-    for (const name of SIGNALS) process.off(name, onInterrupt);
+    for (const name of STOP_SIGNALS) process.off(name, onInterrupt);
   };
   function onInterrupt(): void {
     unlisten();
     stop.abort();
   }
-  for (const name of SIGNALS) process.on(name, onInterrupt);
+  for (const name of STOP_SIGNALS) process.on(name, onInterrupt);
   try {
     return await run(stop.signal);
   } finally {

@@ -4,7 +4,7 @@ import { type BurstResult, burst, type Progress } from '../burst/burst.js';
 import { type Address, findAddress, openTarget } from '../burst/target.js';
 import { parseDuration, parsePositive } from '../parse.js';
 import { createBar, type PrintOptions, print } from '../print.js';
-import { withInterrupt } from '../user-error.js';
+import { STOPPED_EXIT_CODE, withInterrupt } from '../user-error.js';
 
 type BurstFlags = PrintOptions &
   Partial<Address> & {
@@ -55,7 +55,7 @@ export function burstCommand(env: NodeJS.ProcessEnv): Command {
     .action(async (flags: BurstFlags) => {
       const result = await burstWithBar(await findAddress(flags, env), flags);
       print(flags, result, toLines(result));
-      if (result.isStopped) process.exitCode = 130;
+      if (result.isStopped) process.exitCode = STOPPED_EXIT_CODE;
       if (hasFailed(result)) process.exitCode = 1;
     });
 }

@@ -2,7 +2,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import type { ImportFileOptions } from '../customers/import.js';
 import { FORMATS, type Format, parseMoment } from '../parse.js';
 import { confirm, type PrintOptions, print, toTable } from '../print.js';
-import { UserError } from '../user-error.js';
+import { STOPPED_EXIT_CODE, UserError } from '../user-error.js';
 import type { QueueFlags } from '../with-queue.js';
 import { findProject, recordChange, withStore } from '../with-store.js';
 
@@ -97,7 +97,7 @@ function importCommand(env: NodeJS.ProcessEnv): Command {
       if (rejected > 0) lines.push(`${toLines(rejected)} rejected: see ${rejectedFile}.`);
       if (isStopped) lines.push('Stopped before the end of the file. Run the same import again to continue.');
       print(options, { imported, rejected, ...(isStopped && { isStopped }) }, lines);
-      if (isStopped) process.exitCode = 130;
+      if (isStopped) process.exitCode = STOPPED_EXIT_CODE;
       else if (rejected > 0) process.exitCode = 1;
     });
 }

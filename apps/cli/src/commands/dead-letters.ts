@@ -1,10 +1,10 @@
-import { countAll, isSqlState } from '@opm/operations';
+import { countAll, isSqlState, REPLAY_RATE } from '@opm/operations';
 import type { Replayed } from '@opm/operations/actions';
 import type { AuditRecord, DeadLetterFilter, Store } from '@opm/store';
 import { Command, InvalidArgumentError } from 'commander';
 import { type Moment, parseBigId, parseMoment, parsePositive } from '../parse.js';
 import { confirm, createBar, type PrintOptions, print, toTable } from '../print.js';
-import { UserError, withInterrupt } from '../user-error.js';
+import { STOPPED_EXIT_CODE, UserError, withInterrupt } from '../user-error.js';
 import type { QueueFlags } from '../with-queue.js';
 import { findProject, recordChange, withStore } from '../with-store.js';
 
@@ -59,7 +59,7 @@ function countCommand(env: NodeJS.ProcessEnv): Command {
 
 function replayCommand(env: NodeJS.ProcessEnv): Command {
   return addFilterOptions(new Command('replay'))
-    .option('--rate <n>', 'maximum dead letters per second', parsePositive, 200)
+    .option('--rate <n>', 'maximum dead letters per second', parsePositive, REPLAY_RATE)
     .option('--dry-run', 'only count the dead letters')
     .option('--force', 'replay even if no worker takes jobs')
     .option('--json', 'print JSON')
@@ -79,7 +79,7 @@ function replayCommand(env: NodeJS.ProcessEnv): Command {
       if (skipped > 1) lines.push(`Skipped ${skipped} dead letters that cannot be read as entries.`);
       if (isStopped) lines.push('Stopped. The remaining dead letters were not replayed.');
       print(options, { replayed, skipped, ...(isStopped && { isStopped }) }, lines);
-      if (isStopped) process.exitCode = 130;
+      if (isStopped) process.exitCode = STOPPED_EXIT_CODE;
     });
 }
 

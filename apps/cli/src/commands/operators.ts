@@ -8,14 +8,20 @@ import { confirm, type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
 import { recordChange, withStore } from '../with-store.js';
 
-const ROLES = ['viewer', 'operator', 'admin'] as const satisfies readonly Role[];
+/** What each role may do. The compiler compares the roles with those of the store, which loads too slowly for `--help`. */
+const ABILITIES: Record<Role, string> = {
+  viewer: 'reads',
+  operator: 'also changes',
+  admin: 'may do everything',
+};
+const ROLES = Object.keys(ABILITIES);
 
 export function operatorsCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('operators')
     .description('Manage the people who may log in to the console.')
     .addHelpText(
       'after',
-      '\nA viewer reads, an operator also changes, an admin may do everything. While no operator is an admin,' +
+      `\nA viewer ${ABILITIES.viewer}, an operator ${ABILITIES.operator}, an admin ${ABILITIES.admin}. While no operator is an admin,` +
         '\nthe name admin with CONSOLE_PASSWORD opens the console too.',
     )
     .addCommand(addCommand(env))

@@ -6,7 +6,7 @@ import { hashApiKey } from '@opm/core';
 import { startEmbeddedPostgres } from '@opm/embedded';
 import type { Store } from '@opm/store';
 import getPort from 'get-port';
-import { UserError } from '../user-error.js';
+import { STOP_SIGNALS, UserError } from '../user-error.js';
 import { dataDirOf, readDatabaseUrl, withStore } from '../with-store.js';
 import { type AppProcess, startApp } from './app-process.js';
 import { migrate } from './migrate.js';
@@ -131,7 +131,7 @@ async function startDatabase(dataDir: string, releases: (() => Promise<void>)[])
   return postgres.url;
 }
 
-/** `requested` resolves, and `signal` aborts, at SIGINT, SIGTERM, SIGHUP or when stdout is closed. */
+/** `requested` resolves, and `signal` aborts, at one of {@link STOP_SIGNALS} or when stdout is closed. */
 type StopRequest = { requested: Promise<undefined>; signal: AbortSignal };
 
 function listenForStop(): StopRequest {
@@ -141,7 +141,7 @@ function listenForStop(): StopRequest {
       controller.abort();
       resolve(undefined);
     };
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, stop);
+    for (const signal of STOP_SIGNALS) process.on(signal, stop);
     process.stdout.on('error', stop); // the reader of stdout has closed it
   });
   return { requested, signal: controller.signal };
