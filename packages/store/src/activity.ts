@@ -62,7 +62,7 @@ export type ProjectActivity = Counts & {
   acceptedPerSecond: number;
   refusedPerSecond: number;
   persistedPerSecond: number;
-} & { [Time in `${(typeof PROBLEMS)[number]}${'Since' | 'Until'}`]: Date | null };
+} & { [Time in `${(typeof TIMED_COUNTERS)[number]}${'Since' | 'Until'}`]: Date | null };
 
 /** Entries of one minute, by what became of them. */
 export type MinuteActivity = { minute: Date } & Record<'accepted' | 'refused' | 'persisted' | 'deadLetters', number>;
@@ -73,34 +73,35 @@ export type SilentProject = { projectId: number; name: string; lastEntry: Date }
 export type Activity = ReturnType<typeof createActivity>;
 
 const COLUMNS = COUNTERS.map(toColumn);
-const list = (toPart: (column: string) => string) => Prisma.raw(COLUMNS.map(toPart).join(', '));
-const INTO = list((column) => column);
-const ADD = (to: string) => list((column) => `${column} = ${to}.${column} + excluded.${column}`);
-const toSums = (counters: readonly (keyof Counts)[]) =>
+const forEachColumn = (toPart: (column: string) => string) => Prisma.raw(COLUMNS.map(toPart).join(', '));
+const COLUMN_LIST = forEachColumn((column) => column);
+const ADD_TO_STORED = forEachColumn((column) => `${column} = stored.${column} + excluded.${column}`);
+const sumsOf = (counters: readonly (keyof Counts)[]) =>
   Prisma.raw(counters.map((counter) => `sum(${toColumn(counter)})::float8 AS "${counter}"`).join(', '));
-const SUMS = toSums(COUNTERS);
+const ACCEPTED = Prisma.raw('created + updated + erased');
+const REFUSED = Prisma.raw('refused_invalid + refused_limited + refused_unavailable');
 /** Counters of which the first and last minutes are read. */
-const PROBLEMS = ['refusedInvalid', 'refusedLimited', 'refusedUnavailable', 'deadLetters'] as const;
-const TIMES = Prisma.raw(
-  PROBLEMS.flatMap((counter) => [
+const TIMED_COUNTERS = ['refusedInvalid', 'refusedLimited', 'refusedUnavailable', 'deadLetters'] as const;
+const FIRST_AND_LAST_MINUTES = Prisma.raw(
+  TIMED_COUNTERS.flatMap((counter) => [
     `min(at) FILTER (WHERE ${toColumn(counter)} > 0) AS "${counter}Since"`,
     `max(at) FILTER (WHERE ${toColumn(counter)} > 0) AS "${counter}Until"`,
   ]).join(', '),
 );
-const USAGE = [
+const USAGE_COUNTERS = [
   ...(['created', 'updated', 'erased', 'deadLetters'] as const),
   ...(['refusedInvalid', 'refusedLimited', 'refusedUnavailable'] as const),
 ];
-const USAGE_COLUMNS = Prisma.raw(USAGE.map(toColumn).join(', '));
+const USAGE_COLUMNS = Prisma.raw(USAGE_COUNTERS.map(toColumn).join(', '));
 
 /** Counts of a day (UTC), such as `2026-11-30`. */
-export type CountedDay = { day: string } & Pick<Counts, (typeof USAGE)[number]>;
+export type CountedDay = { day: string } & Pick<Counts, (typeof USAGE_COUNTERS)[number]>;
 
-/** The entries per second in these columns since the minute before this one. The subquery is evaluated once. */
-const perSecond = (columns: string, property: string) =>
-  Prisma.raw(`
-    coalesce(sum(${columns}) FILTER (WHERE at >= (SELECT date_trunc('minute', now() - interval '1 min'))), 0)::float8
-      / extract(epoch FROM now() - date_trunc('minute', now() - interval '1 min'))::float8 AS "${property}"`);
+/** The entries per second that `count` counts, since the minute before this one. The subquery is evaluated once. */
+const perSecond = (count: Prisma.Sql, property: string) =>
+  Prisma.sql`
+    coalesce(sum(${count}) FILTER (WHERE at >= (SELECT date_trunc('minute', now() - interval '1 min'))), 0)::float8
+      / extract(epoch FROM now() - date_trunc('minute', now() - interval '1 min'))::float8 AS ${Prisma.raw(`"${property}"`)}`;
 
 /** A project's counts by column, without zeros. There may be 10,000 projects in a report. */
 function toRow([projectId, counts]: [number, Counts]): Record<string, number> {
@@ -124,10 +125,10 @@ export function createActivity(prisma: PrismaClient) {
           WHERE minute < ${KEPT_FROM} AND minute < (SELECT min(minute) FROM project_minutes) + interval '10 min'
           RETURNING *
         ), added AS (
-          INSERT INTO project_days AS stored (day, project_id, ${INTO})
-          SELECT (minute AT TIME ZONE 'UTC')::date AS day, project_id, ${list((column) => `sum(${column})`)}
+          INSERT INTO project_days AS stored (day, project_id, ${COLUMN_LIST})
+          SELECT (minute AT TIME ZONE 'UTC')::date AS day, project_id, ${forEachColumn((column) => `sum(${column})`)}
           FROM old GROUP BY day, project_id ORDER BY day, project_id
-          ON CONFLICT (day, project_id) DO UPDATE SET ${ADD('stored')}
+          ON CONFLICT (day, project_id) DO UPDATE SET ${ADD_TO_STORED}
         ), deleted_days AS (
           DELETE FROM project_days WHERE day < (now() AT TIME ZONE 'UTC')::date - ${KEPT_DAYS}::int
         ), deleted_processes AS (
@@ -162,12 +163,12 @@ export function createActivity(prisma: PrismaClient) {
             DELETE FROM processes
             WHERE ${report}::int = 1 AND name = ${name} AND host = ${host} AND pid = ${pid}::int AND id <> ${id}::uuid
           ), counted AS (
-            INSERT INTO project_minutes AS stored (minute, project_id, ${INTO})
-            SELECT date_trunc('minute', now()), project_id, ${list((column) => `coalesce(${column}, 0)`)}
+            INSERT INTO project_minutes AS stored (minute, project_id, ${COLUMN_LIST})
+            SELECT date_trunc('minute', now()), project_id, ${forEachColumn((column) => `coalesce(${column}, 0)`)}
             FROM reported, jsonb_to_recordset(${JSON.stringify(rows)}::jsonb)
-              AS sent (project_id int, ${list((column) => `${column} int`)})
+              AS sent (project_id int, ${forEachColumn((column) => `${column} int`)})
             ORDER BY project_id
-            ON CONFLICT (minute, project_id) DO UPDATE SET ${ADD('stored')}
+            ON CONFLICT (minute, project_id) DO UPDATE SET ${ADD_TO_STORED}
           ), used AS (
             INSERT INTO key_uses (key_id, used_at) SELECT id, now() FROM unnest(${usedKeys}::int[]) AS id ORDER BY id
             ON CONFLICT (key_id) DO UPDATE SET used_at = now()
@@ -212,15 +213,15 @@ export function createActivity(prisma: PrismaClient) {
       return toStoreError(
         () => prisma.$queryRaw<ProjectActivity[]>`
           WITH counts AS (
-            SELECT minute AS at, project_id, ${INTO} FROM project_minutes WHERE minute >= ${since}
+            SELECT minute AS at, project_id, ${COLUMN_LIST} FROM project_minutes WHERE minute >= ${since}
             UNION ALL
-            SELECT day AT TIME ZONE 'UTC', project_id, ${INTO} FROM project_days
+            SELECT day AT TIME ZONE 'UTC', project_id, ${COLUMN_LIST} FROM project_days
             WHERE day >= (${since}::timestamptz AT TIME ZONE 'UTC')::date AND ${since} < ${KEPT_FROM}
           ), active AS (
-            SELECT project_id AS "projectId", max(at) AS "lastSeen", ${TIMES}, ${SUMS},
-              ${perSecond('created + updated + erased', 'acceptedPerSecond')},
-              ${perSecond('refused_invalid + refused_limited + refused_unavailable', 'refusedPerSecond')},
-              ${perSecond('persisted', 'persistedPerSecond')}
+            SELECT project_id AS "projectId", max(at) AS "lastSeen", ${FIRST_AND_LAST_MINUTES}, ${sumsOf(COUNTERS)},
+              ${perSecond(ACCEPTED, 'acceptedPerSecond')},
+              ${perSecond(REFUSED, 'refusedPerSecond')},
+              ${perSecond(Prisma.raw('persisted'), 'persistedPerSecond')}
             FROM counts GROUP BY project_id
           )
           SELECT active.*, name FROM active LEFT JOIN projects ON projects.id = "projectId"
@@ -242,8 +243,8 @@ export function createActivity(prisma: PrismaClient) {
               JOIN project_minutes ON minute = at AND project_id = ${projectId}`;
       return toStoreError(
         () => prisma.$queryRaw<MinuteActivity[]>`
-          SELECT minute, sum(created + updated + erased)::float8 AS accepted,
-            sum(refused_invalid + refused_limited + refused_unavailable)::float8 AS refused,
+          SELECT minute, sum(${ACCEPTED})::float8 AS accepted,
+            sum(${REFUSED})::float8 AS refused,
             sum(persisted)::float8 AS persisted, sum(dead_letters)::float8 AS "deadLetters"
           FROM ${counts} GROUP BY minute ORDER BY minute`,
       );
@@ -267,7 +268,7 @@ export function createActivity(prisma: PrismaClient) {
             FROM kept, generate_series(date_trunc('minute', first), last, '1 min') AS minutes (at)
             JOIN project_minutes ON minute = at AND project_id = ${projectId}
           )
-          SELECT day::text, ${toSums(USAGE)} FROM counted GROUP BY day`,
+          SELECT day::text, ${sumsOf(USAGE_COUNTERS)} FROM counted GROUP BY day`,
       );
     },
 
@@ -280,7 +281,7 @@ export function createActivity(prisma: PrismaClient) {
         () => prisma.$queryRaw<SilentProject[]>`
           WITH silent AS (
             SELECT project_id, max(minute) AS last FROM project_minutes
-            WHERE created + updated + erased > 0 AND minute >= ${KEPT_FROM}
+            WHERE ${ACCEPTED} > 0 AND minute >= ${KEPT_FROM}
             GROUP BY project_id HAVING max(minute) < now() - ${SILENT_MINUTES} * interval '1 min'
           )
           SELECT project_id AS "projectId", name, last AS "lastEntry"
@@ -288,7 +289,7 @@ export function createActivity(prisma: PrismaClient) {
           WHERE paused_at IS NULL AND 30 <= (
             SELECT count(*) FROM generate_series(last - interval '59 min', last, interval '1 min') AS minutes (at)
             JOIN project_minutes AS sent ON sent.minute = at AND sent.project_id = silent.project_id
-            WHERE created + updated + erased > 0
+            WHERE ${ACCEPTED} > 0
           )
           ORDER BY last, project_id`,
       );
