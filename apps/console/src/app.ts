@@ -7,7 +7,7 @@ import helmet from 'helmet';
 import { type BoardOptions, createBoard } from './board.js';
 import { type Access, type ConsoleLogger, createAccess, refuseCrossSite, requireOperator } from './guard.js';
 import { createFormRoutes, createLoginRoutes } from './login.js';
-import { mayChange, operatorOf, recordOutcome, requireRole } from './session.js';
+import { LEAST_ROLES, mayChange, operatorOf, recordOutcome, requireRole } from './session.js';
 
 export interface ConsoleAppOptions {
   queues: BoardOptions['queues'];
@@ -45,7 +45,7 @@ export function createConsoleApp(options: ConsoleAppOptions): Express {
   });
   app.use('/queues/api', (_request, response, next) => next(void response.set('cache-control', 'no-store')));
   for (const change of ['post', 'put', 'patch', 'delete'] as const) {
-    app[change]('/queues/*path', requireRole('operator'), async (request, response, next) => {
+    app[change]('/queues/*path', requireRole(LEAST_ROLES.queues), async (request, response, next) => {
       const row = { actor: operatorOf(response).name, action: `queues ${request.method}`, target: request.path };
       // Not required: pausing a queue must be possible while PostgreSQL is down.
       const attempt = readOnly ? undefined : await access.record(request, row, { isRequired: false });
@@ -61,7 +61,7 @@ export function createConsoleApp(options: ConsoleAppOptions): Express {
   const ofOperators = express
     .Router()
     .use(
-      (_request, response, next) => next(mayChange(operatorOf(response), 'operator') ? undefined : 'router'),
+      (_request, response, next) => next(mayChange(operatorOf(response), 'queues') ? undefined : 'router'),
       createBoard({ ...board, readOnly }),
     );
   app.use('/queues', ofOperators, createBoard({ ...board, readOnly: true }));

@@ -11,9 +11,9 @@ import {
 } from '@opm/runtime';
 import { createStore } from '@opm/store';
 import { createConsoleApp, serveConsole } from './app.js';
+import { createReplays } from './pages/change-dead-letters.js';
 import { createPages } from './pages/pages.js';
 import { createReads } from './reads.js';
-import { createReplays } from './replays.js';
 
 /**
  * A page that needs longer shows an error; its reader tries again. PostgreSQL ends a slow statement before it counts as

@@ -4,7 +4,7 @@ import { BUILT_IN_OPERATOR, type Store, StoreError } from '@opm/store';
 import type { NextFunction, Request, RequestHandler, Response } from 'express';
 import { ipKeyGenerator } from 'express-rate-limit';
 import { LRUCache } from 'lru-cache';
-import { sendOutage } from './pages/pages.js';
+import { sendOutage } from './pages/components.js';
 import {
   ANSWER_MS,
   type BuiltInOperator,

@@ -35,9 +35,31 @@ export const isStream = (request: Request): boolean =>
 export const hasRole = ({ role }: Pick<Operator, 'role'>, least: Role): boolean =>
   ROLES.indexOf(role) >= ROLES.indexOf(least);
 
-/** Whether to show the operator a form that needs this role. */
-export const mayChange = (operator: CurrentOperator, role: Role): boolean =>
-  operator.isReadOnly !== true && hasRole(operator, role);
+/** The least role that each change needs. `queues`: all changes in the Bull dashboard. `reveal` needs a right of its own. */
+export const LEAST_ROLES = {
+  'projects create': 'admin',
+  'projects pause': 'operator',
+  'projects resume': 'operator',
+  'projects limits': 'operator',
+  'keys rotate': 'admin',
+  'keys revoke': 'admin',
+  'customers erase': 'admin',
+  'dead-letters replay': 'operator',
+  'dead-letters discard': 'admin',
+  'operators add': 'admin',
+  'operators role': 'admin',
+  'operators password': 'admin',
+  'operators remove': 'admin',
+  queues: 'operator',
+  reveal: 'viewer',
+} as const satisfies Record<string, Role>;
+
+/** A change, in the words of the same command of `opm`, and of the audit log. */
+export type ChangeAction = keyof typeof LEAST_ROLES;
+
+/** Whether to show the operator the forms of these changes. */
+export const mayChange = (operator: CurrentOperator, ...actions: ChangeAction[]): boolean =>
+  operator.isReadOnly !== true && actions.every((action) => hasRole(operator, LEAST_ROLES[action]));
 
 /** Answers 403 to operators without this role or a higher one. */
 export function requireRole(role: Role): RequestHandler {
@@ -70,48 +92,6 @@ export const recordOutcome = (
   request: Request,
   { row, attempt, outcome }: { row: Omit<ConsoleAuditRecord, 'details'>; attempt: string; outcome: AuditOutcome },
 ): Promise<void> => audit.recordOutcome(attempt, outcome, toAuditRecord(request, row)).catch(() => {});
-
-const REVEAL_MS = 10 * 60 * 1_000;
-const MAX_REVEALS = 1_000;
-
-export type Reveals = ReturnType<typeof createReveals>;
-
-/** The sessions that see what partners sent. @param always shows it to everybody */
-export function createReveals(always: boolean) {
-  const sessions = new LRUCache<string, true>({ max: MAX_REVEALS, ttl: REVEAL_MS });
-  return {
-    isAlways: always,
-    isOn: (response: Response): boolean => always || sessions.has(operatorOf(response).csrfToken),
-    /** For ten minutes, or until this process ends. The caller checks that the operator may. */
-    start: (response: Response): void => void sessions.set(operatorOf(response).csrfToken, true),
-    mayStart: (response: Response): boolean => !always && operatorOf(response).mayReveal,
-    minutesLeft: (response: Response): number =>
-      Math.ceil(sessions.getRemainingTTL(operatorOf(response).csrfToken) / 60_000),
-  };
-}
-
-const NOTICE_MS = 60_000;
-const MAX_NOTICES = 1_000;
-
-export type Notices = ReturnType<typeof createNotices>;
-
-/** What changes did, for the next page of the same session. A link cannot make a page say anything. */
-export function createNotices() {
-  const sessions = new LRUCache<string, string>({ max: MAX_NOTICES, ttl: NOTICE_MS });
-  return {
-    add: (response: Response, text: string): void => void sessions.set(operatorOf(response).csrfToken, text),
-    /** The next call returns undefined. */
-    take(response: Response): string | undefined {
-      const { csrfToken } = operatorOf(response);
-      const text = sessions.get(csrfToken);
-      sessions.delete(csrfToken);
-      return text;
-    },
-  };
-}
-
-/** @returns what this page says once */
-export const noticeOf = (response: Response): string | undefined => response.locals.notice as string | undefined;
 
 export const CSRF_FIELD = 'csrf';
 

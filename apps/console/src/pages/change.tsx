@@ -3,8 +3,9 @@ import { isAddressRule, type KeyRules, MAX_KEY_ADDRESSES, SCOPES } from '@opm/co
 import { toNumber } from '@opm/operations';
 import { type AuditOutcome, type AuditRecord, type Role, type Store, StoreError } from '@opm/store';
 import type { Request, RequestHandler, Response } from 'express';
+import { LRUCache } from 'lru-cache';
 import type { ComponentChildren } from 'preact';
-import { hasRole, type Notices, operatorOf, recordOutcome, recordRequest } from '../session.js';
+import { type ChangeAction, hasRole, LEAST_ROLES, operatorOf, recordOutcome, recordRequest } from '../session.js';
 import { Back, sendPage } from './components.js';
 
 /** What the operator gave cannot be done. The message is shown, see {@link toSentence}. */
@@ -31,6 +32,26 @@ export function requirePageRole(role: Role): RequestHandler {
   };
 }
 
+const NOTICE_MS = 60_000;
+const MAX_NOTICES = 1_000;
+
+export type Notices = ReturnType<typeof createNotices>;
+
+/** What changes did, for the next page of the same session. A link cannot make a page say anything. */
+export function createNotices() {
+  const sessions = new LRUCache<string, string>({ max: MAX_NOTICES, ttl: NOTICE_MS });
+  return {
+    add: (response: Response, text: string): void => void sessions.set(operatorOf(response).csrfToken, text),
+    /** The next call returns undefined. */
+    take(response: Response): string | undefined {
+      const { csrfToken } = operatorOf(response);
+      const text = sessions.get(csrfToken);
+      sessions.delete(csrfToken);
+      return text;
+    },
+  };
+}
+
 const READ_ONLY = 'this console is read-only; CONSOLE_READ_ONLY=false allows changes';
 
 export type HandleChange = ReturnType<typeof createHandleChange>;
@@ -46,12 +67,11 @@ export function createHandleChange({
   onChanged,
 }: Pick<Store, 'audit'> & { notices: Notices; onChanged: () => void }) {
   return (
-    role: Role,
-    action: string,
+    action: ChangeAction,
     prepare: (request: Request, response: Response) => Promise<Change>,
     { isReading = false } = {},
   ): RequestHandler[] => [
-    requirePageRole(role),
+    requirePageRole(LEAST_ROLES[action]),
     async (request, response) => {
       try {
         if (!isReading && operatorOf(response).isReadOnly) throw new FormError(READ_ONLY);

@@ -3,9 +3,10 @@ import type { Role } from '@opm/store';
 import type { Request, Response } from 'express';
 import { type ComponentChildren, isValidElement } from 'preact';
 import { renderToString } from 'preact-render-to-string';
-import { CSRF_FIELD, type CurrentOperator, hasRole, noticeOf, operatorOf } from '../session.js';
+import { CSRF_FIELD, type CurrentOperator, hasRole, operatorOf } from '../session.js';
 
-const NAVIGATION: [path: string, name: string, role: Role][] = [
+/** The pages, and the least role that may see each. */
+export const NAVIGATION: [path: string, name: string, role: Role][] = [
   ['/', 'Overview', 'viewer'],
   ['/partners', 'Partners', 'viewer'],
   ['/find', 'Find', 'viewer'],
@@ -19,11 +20,29 @@ type PageProps = { title: string; children: ComponentChildren };
 
 /** Sends a page, or an update of an open one. JSX escapes every value, so no page writes HTML as a string. */
 export function sendPage(request: Request, response: Response, props: PageProps, status = 200): void {
-  const [operator, notice] = [operatorOf(response), noticeOf(response)];
+  const operator = operatorOf(response);
+  const { notice, update } = response.locals as { notice?: string; update?: (html: string) => void };
   const html = `<!doctype html>${renderToString(<Page path={request.path} {...{ operator, notice, ...props }} />)}`;
-  const { update } = response.locals as { update?: (html: string) => void };
   if (update) update(html);
   else response.status(status).set('cache-control', 'no-store').type('html').send(html);
+}
+
+/** The answer while PostgreSQL is down. It needs no operator, because sessions cannot be read then. */
+export function sendOutage(request: Request, response: Response): void {
+  const then =
+    request.method === 'GET' ? 'reload this page.' : 'check whether the change was made before you repeat it.';
+  const text = `PostgreSQL does not answer. Start it, or find out why it cannot be reached; then ${then}`;
+  sendPage(request, response, { title: 'Not available', children: <p>{text}</p> }, 503);
+}
+
+/** The answer if PostgreSQL ended a statement, because it took too long or waited for a lock. */
+export function sendSlow(request: Request, response: Response): void {
+  const then =
+    request.method === 'GET'
+      ? 'Try again, or narrow the filter.'
+      : 'Check whether the change was made before you repeat it.';
+  const text = `PostgreSQL needed more than 5 s for this. ${then}`;
+  sendPage(request, response, { title: 'Not available', children: <p>{text}</p> }, 503);
 }
 
 /** `operator` is undefined before the login. */

@@ -1,14 +1,25 @@
 import { toRefusalCode } from '@opm/contract';
-import { countAll, isSqlState, toCount, toNumber } from '@opm/operations';
-import type { DeadLetterCount, DeadLetterFilter, Store } from '@opm/store';
-import { type Request, type RequestHandler, type Response, Router } from 'express';
+import { countAll, toCount, toDate, toNumber } from '@opm/operations';
+import type { DeadLetterCount, StoredDeadLetter } from '@opm/store';
+import type { Request, RequestHandler, Response } from 'express';
+import type { ComponentChildren } from 'preact';
+import { MASK, maskCustomerId, maskErrorMessage, maskLetterData } from '../mask.js';
 import { MAX_GROUPS, type Reads } from '../reads.js';
-import type { Replay, Replays } from '../replays.js';
-import { isStream, operatorOf, type Reveals } from '../session.js';
-import { assertConfirmed, FormError, fieldOf, type HandleChange, toSentence } from './change.js';
-import { Live, sendPage, Table, Time, textOf, toUrl } from './components.js';
+import { isStream } from '../session.js';
+import { FormError, toSentence } from './change.js';
+import {
+  BIG_ID,
+  LastReplay,
+  LetterForms,
+  type Replays,
+  readShown,
+  type ShownFilter,
+  toFilter,
+  toWhose,
+} from './change-dead-letters.js';
+import { Back, Facts, Live, sendPage, Table, Time, textOf, toUrl } from './components.js';
 import { type Names, PartnerLink } from './partners.js';
-import { BIG_ID, LetterForms, LetterTable, MaskNote, type RecordView } from './reveal.js';
+import { MaskNote, type RecordView, RevealForm, type Reveals } from './reveal.js';
 
 /** GET /dead-letters: counts by partner and SQLSTATE, and the newest letters, filtered by the parameters of the URL. */
 export function getDeadLetters(
@@ -101,52 +112,6 @@ function Letters({ groups, letters, nameOf, isFull, shown, response, replays, re
   );
 }
 
-type ShownFilter = Record<'partner' | 'state' | 'error', string | undefined>;
-
-const readShown = (read: (name: keyof ShownFilter) => string | undefined): ShownFilter => ({
-  partner: read('partner'),
-  state: read('state'),
-  error: read('error'),
-});
-
-/** @throws FormError if a part of the filter is not valid */
-async function toFilter(
-  { partner, state, error }: ShownFilter,
-  { findProject, mayReadErrors }: { findProject: Store['projects']['find']; mayReadErrors: boolean },
-): Promise<DeadLetterFilter> {
-  const project = partner === undefined ? undefined : await findProject(partner);
-  if (partner !== undefined && !project) throw new FormError(`there is no partner "${partner}"`);
-  if (state !== undefined && !isSqlState(state)) {
-    throw new FormError('the SQLSTATE must have 5 characters, such as 22021, or 2 for a class');
-  }
-  // A count per searched text would tell what the masked text is.
-  if (error !== undefined && !mayReadErrors) throw new FormError('you may not search the text of errors');
-  return { projectId: project?.projectId, sqlState: state?.toUpperCase(), error };
-}
-
-/** Without the text of an error: others read it, too. */
-const toWhose = ({ partner, state, error }: ShownFilter): string =>
-  [
-    `of ${partner ?? 'all partners'}`,
-    ...(state === undefined ? [] : [`with SQLSTATE ${state}`]),
-    ...(error === undefined ? [] : ['whose error has the text']),
-  ].join(' ');
-
-function LastReplay({ by, what, since, total, handled, done, again, isInterrupted }: Replay & { again: number }) {
-  const letters = toCount(total, 'dead letter');
-  if (!done) return <p>{`${by} replays ${letters} ${what}: ${toNumber(handled)} handled so far.`}</p>;
-  const skipped = done.skipped > 0 ? `, ${toNumber(done.skipped)} cannot be read as entries` : '';
-  const became = again === 1 ? 'is a dead letter again' : 'are dead letters again';
-  return (
-    <p>
-      {isInterrupted && <strong>The replay stopped because a store did not answer. </strong>}
-      {'Last replay, at '}
-      <Time at={since} />
-      {`, by ${by}: ${toCount(done.replayed, 'dead letter')} queued${skipped}; ${again > 0 ? toNumber(again) : 'none'} of them ${became} so far.`}
-    </p>
-  );
-}
-
 const toSeen = (sqlState: string | null) => (sqlState ? toRefusalCode(sqlState) : 'STORE_ERROR or ENTRY_UNREADABLE');
 
 export function DeadLetterGroups({ groups, nameOf }: { groups: DeadLetterCount[]; nameOf: Names }) {
@@ -174,64 +139,111 @@ export function DeadLetterGroups({ groups, nameOf }: { groups: DeadLetterCount[]
   );
 }
 
-type ChangeDeps = Pick<Store, 'deadLetters' | 'projects' | 'now'> & { replays: Replays; reveals: Reveals };
-
-/** The forms of the page: replay and discard what the filter selects. */
-export function changeDeadLetters(deps: ChangeDeps, handle: HandleChange): Router {
-  const { deadLetters, projects, now, replays, reveals } = deps;
-
-  async function readForm(request: Request, response: Response) {
-    const shown = readShown((name) => fieldOf(request, name) || undefined);
-    const [letter, through] = [idOf(request, 'letter'), idOf(request, 'through')];
-    const found = await toFilter(shown, { findProject: projects.find, mayReadErrors: reveals.isOn(response) });
-    const filter = { ...found, deadLetterId: letter, throughId: through };
-    const letters = countAll(await deadLetters.count(filter));
-    const details = {
-      ...(letter === undefined ? { letters } : { id: letter }),
-      ...(shown.state !== undefined && { sqlState: shown.state }),
-      ...(shown.error !== undefined && { byError: true }), // its text may quote a value
-    };
-    const what = letter === undefined ? toWhose(shown) : `with the id ${letter}`;
-    const back = toUrl('/dead-letters', shown);
-    return { filter, letters, what, change: { target: shown.partner, details, back } };
-  }
-  const router = Router();
-  router.post(
-    '/dead-letters/replay',
-    handle('operator', 'dead-letters replay', async (request, response) => {
-      const { filter, letters: total, what, change } = await readForm(request, response);
-      assertConfirmed(request);
-      if (replays.isRunning()) throw new FormError('another replay is running');
-      if (total === 0) throw new FormError(`there is no dead letter ${what}`);
-      const since = await now();
-      return {
-        ...change,
-        async run() {
-          const start = { by: operatorOf(response).name, what, page: change.back, since, total };
-          // Two requests may have come this far.
-          if (!replays.start(filter, start)) throw new FormError('another replay is running');
-          return `The replay of ${toCount(total, 'dead letter')} ${what} has started.`;
-        },
-      };
-    }),
-  );
-  router.post(
-    '/dead-letters/discard',
-    handle('admin', 'dead-letters discard', async (request, response) => {
-      const { filter, what, change } = await readForm(request, response);
-      assertConfirmed(request);
-      return {
-        ...change,
-        run: async () => `Discarded ${toCount(await deadLetters.discard(filter), 'dead letter')} ${what}.`,
-      };
-    }),
-  );
-  return router;
+/** GET /dead-letters/{deadLetterId}: one letter, masked unless revealed. */
+export function getDeadLetter(
+  reads: Pick<Reads, 'deadLetter'>,
+  reveals: Reveals,
+  recordView: RecordView,
+): RequestHandler<{ deadLetterId: string }> {
+  return async (request, response, next) => {
+    const { deadLetterId } = request.params;
+    const found = BIG_ID.test(deadLetterId) ? await reads.deadLetter(deadLetterId) : undefined;
+    if (!found) return BIG_ID.test(deadLetterId) ? sendNoLetter(request, response) : next();
+    const { letter, nameOf, seen } = found;
+    const { projectId, customerId, version, sqlState, error, createdAt, requestIds } = letter;
+    const partner = projectId === null ? undefined : nameOf.get(projectId);
+    const showData = reveals.isOn(response);
+    await recordView(request, response, `dead letter ${deadLetterId}`);
+    const facts: [string, ComponentChildren][] = [
+      ['Partner', <PartnerLink key="partner" {...{ nameOf, projectId }} />],
+      ['Customer', customerId === null ? '–' : showData ? customerId : maskCustomerId(customerId)],
+      ['Received', <Time key="received" at={toReceived(version)} />],
+      ['Dead letter since', <Time key="since" at={createdAt} />],
+      ['SQLSTATE', sqlState === null ? 'none: PostgreSQL did not refuse it' : toNamedState(sqlState)],
+      ['Error', showData ? error : maskErrorMessage(error)],
+      ['Partner sees', seen ? `${seen.code}: ${seen.message}` : 'nothing'],
+      ['Field', seen?.field ?? '–'],
+      ['Ids of its request', requestIds === null ? '–' : showData ? JSON.stringify(requestIds) : MASK],
+    ];
+    const payload = showData ? letter.payload : maskLetterData(letter);
+    sendPage(request, response, {
+      title: `Dead letter ${deadLetterId}`,
+      children: (
+        <>
+          <Facts facts={facts} />
+          <RevealForm {...{ reveals, response }} back={request.originalUrl} />
+          <LetterForms
+            fields={{ partner, letter: deadLetterId }}
+            what={`dead letter ${deadLetterId}${partner === undefined ? '' : ` of ${partner}`}`}
+            response={response}
+          />
+          <p>
+            <a href={toUrl('/dead-letters', { partner })}>
+              {partner === undefined ? 'All dead letters' : `All dead letters of ${partner}`}
+            </a>
+          </p>
+          <h2>Data</h2>
+          <pre>{JSON.stringify(payload, null, 2)}</pre>
+        </>
+      ),
+    });
+  };
 }
 
-/** @throws FormError if the field is given and no id */
-function idOf(request: Request, name: string): string | undefined {
-  const id = fieldOf(request, name) || undefined;
-  if (id !== undefined && !BIG_ID.test(id)) throw new FormError(`${name} must be the id of a dead letter`);
-  return id;
+function sendNoLetter(request: Request<{ deadLetterId: string }>, response: Response): void {
+  const title = `No dead letter ${request.params.deadLetterId}`;
+  const children = (
+    <>
+      <p>
+        It was replayed, discarded or erased, or never existed. If a replayed entry fails again, it gets another number.
+      </p>
+      <Back to="/dead-letters" />
+    </>
+  );
+  sendPage(request, response, { title, children }, 404);
+}
+
+/** Names of the SQLSTATEs that refuse entries: https://www.postgresql.org/docs/current/errcodes-appendix.html */
+const STATE_NAMES: Record<string, string> = {
+  21000: 'cardinality_violation',
+  22001: 'string_data_right_truncation',
+  22003: 'numeric_value_out_of_range',
+  22007: 'invalid_datetime_format',
+  22021: 'character_not_in_repertoire',
+  '22P02': 'invalid_text_representation',
+  '22P05': 'untranslatable_character',
+  23502: 'not_null_violation',
+  23503: 'foreign_key_violation',
+  23505: 'unique_violation',
+  23514: 'check_violation',
+  '23P01': 'exclusion_violation',
+  54000: 'program_limit_exceeded',
+  P0001: 'raise_exception',
+};
+const toNamedState = (state: string): string => (STATE_NAMES[state] ? `${state} ${STATE_NAMES[state]}` : state);
+
+const toReceived = (version: string | null): Date | null => (version === null ? null : toDate(Number(version)));
+
+/** Letters without their payloads. Errors and ids are masked unless `showData`. */
+export function LetterTable(props: { letters: StoredDeadLetter[]; nameOf: Names; showData: boolean }) {
+  const { letters, nameOf, showData } = props;
+  return (
+    <Table
+      caption="Newest dead letters"
+      rows={letters}
+      empty="No dead letter."
+      columns={[
+        { title: 'Id', cell: ({ deadLetterId: id }) => <a href={`/dead-letters/${id}`}>{id}</a> },
+        { title: 'Received', cell: ({ version }) => <Time at={toReceived(version)} /> },
+        { title: 'Dead letter since', cell: ({ createdAt }) => <Time at={createdAt} /> },
+        { title: 'Partner', cell: ({ projectId }) => <PartnerLink nameOf={nameOf} projectId={projectId} /> },
+        {
+          title: 'Customer',
+          cell: ({ customerId }) => (showData ? customerId : customerId && maskCustomerId(customerId)) ?? '–',
+        },
+        { title: 'SQLSTATE', cell: ({ sqlState }) => sqlState ?? 'none' },
+        { title: 'Error', cell: ({ error }) => (showData ? error : maskErrorMessage(error)) },
+      ]}
+    />
+  );
 }

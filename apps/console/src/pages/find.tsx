@@ -1,5 +1,6 @@
 import { Fault, parseCustomerId } from '@opm/contract';
 import { FIELDS } from '@opm/core';
+import { toDate } from '@opm/operations';
 import { eraseCustomer } from '@opm/operations/actions';
 import type { Claim, EntryQueue } from '@opm/queue';
 import { type CustomerHistory, type Store, toCustomerTarget } from '@opm/store';
@@ -7,10 +8,11 @@ import { type RequestHandler, Router } from 'express';
 import type { ComponentChildren } from 'preact';
 import { MASK } from '../mask.js';
 import type { Reads } from '../reads.js';
-import { type CurrentOperator, mayChange, operatorOf, type Reveals } from '../session.js';
+import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
 import { assertConfirmed, FormError, fieldOf, type HandleChange, toSentence } from './change.js';
 import { Confirm, Facts, Form, sendPage, Table, Time, textOf, toUrl } from './components.js';
-import { LetterTable, type RecordView, RevealForm } from './reveal.js';
+import { LetterTable } from './dead-letters.js';
+import { type RecordView, RevealForm, type Reveals } from './reveal.js';
 
 /** GET /find: a customer by project and id, with the time of each field, what is in flight and its dead letters. */
 export function getFind(
@@ -81,7 +83,7 @@ function Found({ history, claim, letters, project, customerId, showData, operato
       {history?.createdAt && <Fields history={history} showData={showData} />}
       {children}
       <LetterTable letters={letters} nameOf={new Map([[project.projectId, project.name]])} showData={showData} />
-      {mayChange(operator, 'admin') && !isErasing && (
+      {mayChange(operator, 'customers erase') && !isErasing && (
         <Form action="/find/erase" operator={operator}>
           <input type="hidden" name="project" value={project.name} />
           <input type="hidden" name="customer" value={customerId} />
@@ -100,7 +102,7 @@ function toInFlight(claim: Claim | undefined | Error, hasLetters: boolean) {
   return (
     <>
       {claim.erased ? 'an erasure of ' : 'an entry of '}
-      <Time at={new Date(claim.version / 1_000)} />
+      <Time at={toDate(claim.version)} />
     </>
   );
 }
@@ -138,7 +140,7 @@ export function changeCustomers(
 ): Router {
   return Router().post(
     '/find/erase',
-    handle('admin', 'customers erase', async (request) => {
+    handle('customers erase', async (request) => {
       const [project, customerId] = [fieldOf(request, 'project'), parseId(request.body?.customer)];
       assertConfirmed(request);
       const found = await projects.find(project);

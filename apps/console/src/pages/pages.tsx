@@ -1,18 +1,18 @@
 import type { EntryQueue } from '@opm/queue';
 import { type Store, StoreError } from '@opm/store';
-import { type ErrorRequestHandler, type Request, type RequestHandler, type Response, Router } from 'express';
+import { type ErrorRequestHandler, type Request, type RequestHandler, Router } from 'express';
 import type { Reads } from '../reads.js';
-import type { Replays } from '../replays.js';
-import { createNotices, createReveals, isOpenOf, isStream, operatorOf } from '../session.js';
-import { createHandleChange, requirePageRole } from './change.js';
-import { sendPage } from './components.js';
-import { changeDeadLetters, getDeadLetters } from './dead-letters.js';
+import { isOpenOf, isStream, operatorOf } from '../session.js';
+import { createHandleChange, createNotices, requirePageRole } from './change.js';
+import { changeDeadLetters, type Replays } from './change-dead-letters.js';
+import { NAVIGATION, sendOutage, sendPage, sendSlow } from './components.js';
+import { getDeadLetter, getDeadLetters } from './dead-letters.js';
 import { changeCustomers, getFind } from './find.js';
 import { getOverview } from './overview.js';
 import { changePartners, getPartner } from './partner.js';
 import { getPartners } from './partners.js';
 import { changeOperators, getAudit, getOperators } from './people.js';
-import { changeReveals, createRecordView, getDeadLetter } from './reveal.js';
+import { changeReveals, createRecordView, createReveals } from './reveal.js';
 
 type PagesDeps = {
   store: Store;
@@ -35,14 +35,17 @@ export function createPages({ store, queue, shards, reads, replays, showData }: 
     if (request.method === 'GET' && !isStream(request)) response.locals.notice = notices.take(response);
     next();
   });
+  for (const [path, , role] of NAVIGATION) {
+    pages.get(path === '/' ? path : [path, `${path}/*below`], requirePageRole(role));
+  }
   pages.get('/', live(getOverview(reads)));
   pages.get('/partners', live(getPartners(reads)));
   pages.get('/partners/:projectId', live(getPartner(reads)));
   pages.get('/find', getFind(reads, reveals, recordView));
   pages.get('/dead-letters', live(getDeadLetters(reads, replays, reveals, recordView)));
   pages.get('/dead-letters/:deadLetterId', getDeadLetter(reads, reveals, recordView));
-  pages.get('/audit', requirePageRole('operator'), getAudit(reads));
-  pages.get('/operators', requirePageRole('admin'), getOperators(reads));
+  pages.get('/audit', getAudit(reads));
+  pages.get('/operators', getOperators(reads));
 
   const handle = createHandleChange({ audit: store.audit, notices, onChanged: reads.onChanged });
   pages.use(changePartners(store, handle));
@@ -121,21 +124,3 @@ const showOutage: ErrorRequestHandler = (error, request, response, next) => {
   else if (error.kind === 'blocked') sendSlow(request, response);
   else next(error);
 };
-
-/** The answer while PostgreSQL is down. It needs no operator, because sessions cannot be read then. */
-export function sendOutage(request: Request, response: Response): void {
-  const then =
-    request.method === 'GET' ? 'reload this page.' : 'check whether the change was made before you repeat it.';
-  const text = `PostgreSQL does not answer. Start it, or find out why it cannot be reached; then ${then}`;
-  sendPage(request, response, { title: 'Not available', children: <p>{text}</p> }, 503);
-}
-
-/** The answer if PostgreSQL ended a statement, because it took too long or waited for a lock. */
-function sendSlow(request: Request, response: Response): void {
-  const then =
-    request.method === 'GET'
-      ? 'Try again, or narrow the filter.'
-      : 'Check whether the change was made before you repeat it.';
-  const text = `PostgreSQL needed more than 5 s for this. ${then}`;
-  sendPage(request, response, { title: 'Not available', children: <p>{text}</p> }, 503);
-}

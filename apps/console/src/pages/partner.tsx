@@ -57,7 +57,9 @@ export function getPartner(
           <p>
             <a href={toUrl('/find', { project: name })}>Find a customer of this partner</a>
           </p>
-          {mayChange(operator, 'operator') && <Settings partner={partner} operator={operator} />}
+          {mayChange(operator, 'projects pause', 'projects resume', 'projects limits') && (
+            <Settings partner={partner} operator={operator} />
+          )}
         </>
       ),
     });
@@ -103,7 +105,7 @@ function Keys({ keys, partner: { projectId, name }, operator }: Shown & { keys: 
           { title: 'Last use', cell: ({ lastUsedAt }) => <Time at={lastUsedAt} /> },
         ]}
       />
-      {mayChange(operator, 'admin') && (
+      {mayChange(operator, 'keys rotate', 'keys revoke') && (
         <details>
           <summary>Create or revoke keys</summary>
           <Form action={path} operator={operator}>
@@ -211,7 +213,7 @@ export function changePartners(
   const router = Router();
   router.post(
     '/partners',
-    handle('admin', 'projects create', async (request) => {
+    handle('projects create', async (request) => {
       const name = fieldOf(request, 'name');
       assertProjectName(name); // before the audit log names it
       return {
@@ -225,11 +227,11 @@ export function changePartners(
       };
     }),
   );
-  router.post('/partners/:projectId/pause', handle('operator', 'projects pause', setPaused(true)));
-  router.post('/partners/:projectId/resume', handle('operator', 'projects resume', setPaused(false)));
+  router.post('/partners/:projectId/pause', handle('projects pause', setPaused(true)));
+  router.post('/partners/:projectId/resume', handle('projects resume', setPaused(false)));
   router.post(
     '/partners/:projectId/limit',
-    handle('operator', 'projects limits', async (request) => {
+    handle('projects limits', async (request) => {
       const { projectId, ...found } = await find(request);
       const [rate, burst] = [countOf(request, 'rate'), countOf(request, 'burst')];
       if ((rate === undefined) !== (burst === undefined))
@@ -247,7 +249,7 @@ export function changePartners(
   );
   router.post(
     '/partners/:projectId/keys',
-    handle('admin', 'keys rotate', async (request) => {
+    handle('keys rotate', async (request) => {
       const { projectId, ...found } = await find(request);
       const [label, grace] = [fieldOf(request, 'label') || undefined, countOf(request, 'grace')];
       if (!GRACES.some(([hours]) => hours === String(grace ?? '')))
@@ -272,7 +274,7 @@ export function changePartners(
   );
   router.post(
     '/partners/:projectId/keys/:keyId/revoke',
-    handle('admin', 'keys revoke', async (request) => {
+    handle('keys revoke', async (request) => {
       const { projectId, ...found } = await find(request);
       assertConfirmed(request);
       const keyId = Number(request.params.keyId);

@@ -180,7 +180,7 @@ export function getPartners(reads: Pick<Reads, 'partners'>): RequestHandler {
               {page < pages && <a href={linkTo({ page: page + 1 })}>Next</a>}
             </nav>
           )}
-          {mayChange(operator, 'admin') && (
+          {mayChange(operator, 'projects create') && (
             <>
               <h2>New partner</h2>
               <Form action="/partners" operator={operator}>

@@ -119,7 +119,9 @@ export function getOperators(reads: Pick<Reads, 'operators'>): RequestHandler {
               <code>opm operators role NAME ROLE --reveal</code> allows it.
             </p>
           )}
-          {mayChange(operator, 'admin') && <OperatorForms operators={operators} operator={operator} />}
+          {mayChange(operator, 'operators add', 'operators role', 'operators password', 'operators remove') && (
+            <OperatorForms operators={operators} operator={operator} />
+          )}
         </>
       ),
     });
@@ -211,7 +213,7 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
   const router = Router();
   router.post(
     '/operators',
-    handle('admin', 'operators add', async (request, response) => {
+    handle('operators add', async (request, response) => {
       const [name, role, mayReveal] = [fieldOf(request, 'name'), roleOf(request), fieldOf(request, 'reveal') !== ''];
       assertOperatorName(name); // before the audit log names it
       if (mayReveal) assertMayReveal(response);
@@ -229,7 +231,7 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
   );
   router.post(
     '/operators/:name/role',
-    handle('admin', 'operators role', async (request, response) => {
+    handle('operators role', async (request, response) => {
       const [found, role, mayReveal] = [await find(request), roleOf(request), fieldOf(request, 'reveal') !== ''];
       const { name } = found;
       if (mayReveal && !found.mayReveal) assertMayReveal(response);
@@ -246,7 +248,7 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
   );
   router.post(
     '/operators/:name/password',
-    handle('admin', 'operators password', async (request, response) => {
+    handle('operators password', async (request, response) => {
       const { name, mayReveal } = await find(request);
       assertConfirmed(request);
       if (mayReveal) assertMayReveal(response);
@@ -263,7 +265,7 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
   );
   router.post(
     '/operators/:name/remove',
-    handle('admin', 'operators remove', async (request) => {
+    handle('operators remove', async (request) => {
       const { name } = await find(request);
       assertConfirmed(request);
       return {
