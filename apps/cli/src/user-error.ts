@@ -1,7 +1,3 @@
-import { setTimeout as delay } from 'node:timers/promises';
-import type { EntryQueue } from '@opm/queue';
-import pRetry from 'p-retry';
-
 /** Kinds of errors, and the exit code of each. */
 export const EXIT_CODES = { failed: 1, usage: 2, 'not-found': 3, unavailable: 4 } as const;
 
@@ -26,32 +22,6 @@ export class UserError extends Error {
 export function toUserError(error: unknown, what: string): unknown {
   const { code, syscall } = error as NodeJS.ErrnoException;
   return syscall === undefined ? error : new UserError(`${what}: ${code}`);
-}
-
-/** Workers that lose their connection reconnect well within this time. */
-const IDLE_TIMEOUT_MS = 5_000;
-const POLL_MS = 250;
-/** Waits up to half a minute in all, so that a command survives a restart or a pause of the queue store. */
-export const QUEUE_RETRIES = { retries: 10, minTimeout: 100, maxTimeout: 5_000 };
-
-/**
- * Checks that workers take jobs from every queue. Without a worker, entries become neither rows nor dead letters.
- * @throws UserError if a queue has no worker for `timeoutMs`; Fault QUEUE_UNAVAILABLE
- */
-export async function assertHasWorkers(
-  queue: Pick<EntryQueue, 'findIdle'>,
-  timeoutMs = IDLE_TIMEOUT_MS,
-): Promise<void> {
-  const findIdle = () => pRetry(() => queue.findIdle(), QUEUE_RETRIES);
-  let idle = await findIdle();
-  for (const startedAt = Date.now(); idle.length > 0 && Date.now() - startedAt < timeoutMs; idle = await findIdle()) {
-    await delay(POLL_MS);
-  }
-  if (idle.length === 0) return;
-  throw new UserError(
-    `no worker takes jobs from ${idle.join(', ')}: start a worker, set REDIS_URL, REDIS_PREFIX and QUEUE_SHARDS ` +
-      "to the workers' values, or use --force",
-  );
 }
 
 /** Runs with a signal that the first Ctrl-C or `docker stop` aborts. The second one ends the process. */

@@ -1,7 +1,9 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { Fault } from '@opm/contract';
 import { createEntryQueue, type EntryQueue, ShardsError, toQueueConfig } from '@opm/queue';
 import { ConfigError, parseEnv, STORE_ENV } from '@opm/runtime/env';
-import { assertHasWorkers, UserError } from './user-error.js';
+import pRetry from 'p-retry';
+import { UserError } from './user-error.js';
 import { findStores } from './with-store.js';
 
 /** How long to retry if the queue store refuses connections. */
@@ -33,6 +35,32 @@ export async function withQueue<T>(
   } finally {
     await queue.close();
   }
+}
+
+/** Workers that lose their connection reconnect well within this time. */
+const IDLE_TIMEOUT_MS = 5_000;
+const POLL_MS = 250;
+/** Waits up to half a minute in all, so that a command survives a restart or a pause of the queue store. */
+export const QUEUE_RETRIES = { retries: 10, minTimeout: 100, maxTimeout: 5_000 };
+
+/**
+ * Checks that workers take jobs from every queue. Without a worker, entries become neither rows nor dead letters.
+ * @throws UserError if a queue has no worker for `timeoutMs`; Fault QUEUE_UNAVAILABLE
+ */
+export async function assertHasWorkers(
+  queue: Pick<EntryQueue, 'findIdle'>,
+  timeoutMs = IDLE_TIMEOUT_MS,
+): Promise<void> {
+  const findIdle = () => pRetry(() => queue.findIdle(), QUEUE_RETRIES);
+  let idle = await findIdle();
+  for (const startedAt = Date.now(); idle.length > 0 && Date.now() - startedAt < timeoutMs; idle = await findIdle()) {
+    await delay(POLL_MS);
+  }
+  if (idle.length === 0) return;
+  throw new UserError(
+    `no worker takes jobs from ${idle.join(', ')}: start a worker, set REDIS_URL, REDIS_PREFIX and QUEUE_SHARDS ` +
+      "to the workers' values, or use --force",
+  );
 }
 
 /** Describes a fault to an operator by its cause. The fault's own message is for partners. */

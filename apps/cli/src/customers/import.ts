@@ -8,8 +8,8 @@ import { type EntryQueue, shardOf } from '@opm/queue';
 import pRetry from 'p-retry';
 import { FORMATS, type Format, type Moment } from '../parse.js';
 import { createBar, escapeControls } from '../print.js';
-import { QUEUE_RETRIES, toUserError, UserError, withInterrupt } from '../user-error.js';
-import { type QueueFlags, withQueue } from '../with-queue.js';
+import { toUserError, UserError, withInterrupt } from '../user-error.js';
+import { QUEUE_RETRIES, type QueueFlags, withQueue } from '../with-queue.js';
 import { findProject, recordChange, withStore } from '../with-store.js';
 import { createRejects, type Line, readCsv, readNdjson } from './lines.js';
 

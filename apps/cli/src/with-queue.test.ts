@@ -1,6 +1,6 @@
 import { expect, test } from '@jest/globals';
 import { Fault } from '@opm/contract';
-import { assertHasWorkers } from './user-error.js';
+import { assertHasWorkers } from './with-queue.js';
 
 test('waits for workers to reconnect, and retries while the queue store fails', async () => {
   const results = [
