@@ -43,11 +43,13 @@ export type QueueStatus = {
 export const SILENT_SECONDS = 20;
 /** A process that was killed and replaced is no problem for longer than this. */
 const KILLED_SECONDS = 3_600;
-const OLDEST_SECONDS = 60;
-const MEMORY = 0.7;
+/** An entry that waits longer is a problem. */
+const MAX_WAIT_SECONDS = 60;
+/** Share of the memory of the queue's store. */
+const MAX_MEMORY_USE = 0.7;
 /** A problem is over if none of its entries came for this long. */
 const RECENT_MS = 5 * 60 * 1_000;
-/** Counts are kept per minute, so `until` may be a minute early. */
+/** Counts are kept per minute, so `…Until` may be a minute early. */
 const MINUTE_MS = 60_000;
 /** Fewer invalid entries are a partner's slip. */
 const MIN_INVALID = 20;
@@ -133,11 +135,11 @@ function findQueueProblems(queue: QueueStatus | Error): Problem[] {
     const what = `No worker takes jobs from ${queue.idle.join(', ')}.`;
     problems.push({ what, advice: 'Start a worker. If one runs, its log says what stops it.', ...backlog });
   }
-  if (queue.oldestSeconds > OLDEST_SECONDS) {
+  if (queue.oldestSeconds > MAX_WAIT_SECONDS) {
     const what = `The oldest entry has waited for ${toDuration(queue.oldestSeconds)}, of ${toCount(queue.entries, 'entry')}.`;
     problems.push({ what, advice: 'Add workers, if no other problem explains it. No entry is lost.', ...backlog });
   }
-  if (queue.memory > MEMORY) {
+  if (queue.memory > MAX_MEMORY_USE) {
     const what = `Redis uses ${Math.round(100 * queue.memory)} % of its memory; from 90 % on, entries are refused.`;
     const advice = 'Give Redis more memory. If entries wait, find out why they are not stored.';
     problems.push({ what, advice, help: runbook('redis-is-full'), page: 'queues' });
