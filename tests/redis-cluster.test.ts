@@ -147,7 +147,7 @@ test('each of three masters has two of six shards, and acknowledged entries beco
   expect(shares.filter((shards) => shards > 0)).toEqual([2, 2, 2]);
 });
 
-test('the command line and the dashboard work on the cluster', async () => {
+test('the command line and the Bull dashboard work on the cluster', async () => {
   const env = { ...backend.env, QUEUE_SHARDS: String(SHARDS) };
   await start();
   const file = join(directory, 'customers.ndjson');

@@ -93,7 +93,7 @@ test.each([
   for (const name of ['ingress', 'worker', 'console']) {
     const file = `apps/${name}/dist/main.js`;
     const app = await startProcess({ file, env: { ...env, PORT: '0', INTERNAL_PORT: '0' }, readyOutput: reason });
-    expect(app.output()).not.toMatch(/"msg":"(accepting entries|taking jobs|dashboard is up)"/);
+    expect(app.output()).not.toMatch(/"msg":"(accepting entries|taking jobs|console is up)"/);
     expect(await app.stop()).toEqual({ code: 0, signal: null });
   }
 });

@@ -14,7 +14,7 @@ type Queue = ConstructorParameters<typeof BullMQAdapter>[0];
 export type BoardOptions = JobViewOptions & {
   /** BullMQ queues, on Redis or PostgreSQL. The caller closes them. */
   queues: Queue[];
-  /** The dashboard cannot change anything. */
+  /** The Bull dashboard cannot change anything. */
   readOnly: boolean;
   logger?: ConsoleLogger | undefined;
 };
@@ -39,7 +39,7 @@ export function createBoard({ queues, ...options }: BoardOptions): Express {
   });
   // The board's own error handler answers with the error message, which may quote customer data.
   board.setErrorHandler((error) => {
-    logger?.error({ err: error }, 'dashboard request failed');
+    logger?.error({ err: error }, 'request of the Bull dashboard failed');
     return { status: 500, body: { error: { key: 'ERRORS.INTERNAL_SERVER_ERROR' } } };
   });
   return (board.getRouter() as Express).disable('x-powered-by');
@@ -119,7 +119,7 @@ const NO_SCRIPT =
   '<noscript><p>Queues is the Bull dashboard, which needs JavaScript. <a href="/">Back to the overview</a></p></noscript>';
 
 /**
- * Serves the dashboard's page below the console's navigation, without its web font, without tabs of states that jobs
+ * Serves the Bull dashboard's page below the console's navigation, without its web font, without tabs of states that jobs
  * here never have, and without buttons for what {@link guardBoard} refuses to everybody.
  */
 class PageAdapter extends ExpressAdapter {

@@ -61,15 +61,15 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
   });
   const server = await serveConsole({ app, host: config.CONSOLE_HOST, port: config.CONSOLE_PORT });
   onClose('server', server.close);
-  logger.info({ port: server.port, readOnly: config.CONSOLE_READ_ONLY }, 'dashboard is up');
+  logger.info({ port: server.port, readOnly: config.CONSOLE_READ_ONLY }, 'console is up');
 }
 
 export const CONSOLE_ENV = {
   ...PROCESS_ENV,
   CONSOLE_HOST: str({ default: undefined, desc: 'address to listen on; all addresses if not set' }),
-  CONSOLE_PORT: port({ default: 3001, desc: 'port of the Bull dashboard' }),
+  CONSOLE_PORT: port({ default: 3001, desc: 'port of the console' }),
   INTERNAL_PORT: port({ default: 9402, desc: 'port of /livez, /readyz and /metrics' }),
-  CONSOLE_PASSWORD: str({ desc: 'password of the dashboard; there is no default' }),
+  CONSOLE_PASSWORD: str({ desc: 'password of the console; there is no default' }),
   CONSOLE_SHOW_DATA: bool({ default: false, desc: 'true shows what partners sent; otherwise it is masked' }),
   CONSOLE_READ_ONLY: bool({
     default: true,

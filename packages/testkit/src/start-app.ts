@@ -22,7 +22,7 @@ type StartOptions = Pick<ProcessOptions, 'timeoutMs' | 'detached'>;
 const READY = {
   ingress: /"msg":"accepting entries"/,
   worker: /"msg":"taking jobs"/,
-  console: /"msg":"dashboard is up"/,
+  console: /"msg":"console is up"/,
 };
 
 export type AppName = keyof typeof READY;

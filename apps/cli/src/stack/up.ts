@@ -164,7 +164,7 @@ function welcome(
   OPM Partners API is running. Ctrl-C stops it.
 
     API        ${url}
-    Dashboard  ${toUrl(host, consolePort)}   ${login}
+    Console    ${toUrl(host, consolePort)}   ${login}
     Metrics    ${metrics.join('\n               ')}
 
   Send a customer (201 the first time, 202 after that):
