@@ -33,6 +33,7 @@ export {
   assertOperatorName,
   assertPassword,
   BUILT_IN_OPERATOR,
+  generatePassword,
   type Operator,
   type Operators,
   ROLES,

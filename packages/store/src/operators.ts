@@ -196,6 +196,9 @@ export function assertOperatorName(name: string): void {
   );
 }
 
+/** A password that an operator gets, of 120 random bits. */
+export const generatePassword = (): string => randomBytes(15).toString('base64url');
+
 /** @throws StoreError if it is too short */
 export function assertPassword(password: string): void {
   if ([...password].length >= MIN_PASSWORD_LENGTH) return;

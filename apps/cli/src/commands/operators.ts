@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import { text } from 'node:stream/consumers';
 import type { Operator, Role, Store } from '@opm/store';
 import { Argument, Command, Option } from 'commander';
@@ -48,10 +47,14 @@ function addCommand(env: NodeJS.ProcessEnv): Command {
         assertPassword(given);
         if (await store.operators.find(name)) throw new UserError(`an operator named "${name}" already exists`);
         const { role, mayReveal } = operator;
-        return changing(store, { action: 'operators add', target: name, details: { role, mayReveal } }, async () => {
-          await store.operators.add({ ...operator, password: given });
-          return given;
-        });
+        return recordAndChange(
+          store,
+          { action: 'operators add', target: name, details: { role, mayReveal } },
+          async () => {
+            await store.operators.add({ ...operator, password: given });
+            return given;
+          },
+        );
       });
       const lines = [`Added ${toText(operator)}.`, ...notes];
       printPassword(options, operator, password, lines);
@@ -80,7 +83,7 @@ function roleCommand(env: NodeJS.ProcessEnv): Command {
       const [operator, notes] = await withStore(env, async (store) => {
         const { mayReveal } = await findOperator(store, name);
         const wanted = { role, mayReveal: options.reveal ?? mayReveal };
-        return changing(store, { action: 'operators role', target: name, details: wanted }, async () => {
+        return recordAndChange(store, { action: 'operators role', target: name, details: wanted }, async () => {
           assertFound(await store.operators.setRole(name, wanted), name);
           return { name, ...wanted };
         });
@@ -119,7 +122,7 @@ function removeCommand(env: NodeJS.ProcessEnv): Command {
       await withStore(env, (store) => findOperator(store, name));
       await confirm(`Operator ${name} will be removed.`, options);
       const [, notes] = await withStore(env, (store) =>
-        changing(store, { action: 'operators remove', target: name }, async () =>
+        recordAndChange(store, { action: 'operators remove', target: name }, async () =>
           assertFound(await store.operators.remove(name), name),
         ),
       );
@@ -128,7 +131,7 @@ function removeCommand(env: NodeJS.ProcessEnv): Command {
 }
 
 /** Records and makes a change. @returns its result, and notes on what it means for CONSOLE_PASSWORD */
-async function changing<T>(
+async function recordAndChange<T>(
   store: Store,
   audited: Parameters<typeof recordChange>[1],
   change: () => Promise<T>,
@@ -163,12 +166,12 @@ const notFound = (name: string) =>
 
 type PasswordFlags = { passwordStdin?: true };
 
-/** 120 random bits. */
-const GENERATED_BYTES = 15;
-
 /** @returns the first line of stdin, or a generated password */
 async function readPassword({ passwordStdin }: PasswordFlags): Promise<string> {
-  if (!passwordStdin) return randomBytes(GENERATED_BYTES).toString('base64url');
+  if (!passwordStdin) {
+    const { generatePassword } = await import('@opm/store');
+    return generatePassword();
+  }
   if (process.stdin.isTTY) throw new UserError('--password-stdin reads from a pipe, not from the terminal', 'usage');
   return (await text(process.stdin)).replace(/\r?\n.*$/s, '');
 }

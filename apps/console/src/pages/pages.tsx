@@ -3,6 +3,7 @@ import { type Store, StoreError } from '@opm/store';
 import { type ErrorRequestHandler, type Request, type RequestHandler, Router } from 'express';
 import type { Reads } from '../reads.js';
 import { isOpenOf, isStream, operatorOf } from '../session.js';
+import { changeOperators, getAudit, getOperators } from './audit-and-operators.js';
 import { createHandleChange, createNotices, requirePageRole } from './change.js';
 import { changeDeadLetters, type Replays } from './change-dead-letters.js';
 import { NAVIGATION, sendOutage, sendPage, sendSlow } from './components.js';
@@ -11,7 +12,6 @@ import { changeCustomers, getFind } from './find.js';
 import { getOverview } from './overview.js';
 import { changePartners, getPartner } from './partner.js';
 import { getPartners } from './partners.js';
-import { changeOperators, getAudit, getOperators } from './people.js';
 import { changeReveals, createRecordView, createReveals } from './reveal.js';
 
 type PagesDeps = {

@@ -1,8 +1,8 @@
-import { randomBytes } from 'node:crypto';
 import { toCount, toNumber } from '@opm/operations';
 import {
   type AuditOutcome,
   assertOperatorName,
+  generatePassword,
   type Operator,
   ROLES,
   type Role,
@@ -217,7 +217,7 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
       const [name, role, mayReveal] = [fieldOf(request, 'name'), roleOf(request), fieldOf(request, 'reveal') !== ''];
       assertOperatorName(name); // before the audit log names it
       if (mayReveal) assertMayReveal(response);
-      const password = drawPassword();
+      const password = generatePassword();
       return {
         target: name,
         details: { role, mayReveal },
@@ -252,7 +252,7 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
       const { name, mayReveal } = await find(request);
       assertConfirmed(request);
       if (mayReveal) assertMayReveal(response);
-      const password = drawPassword();
+      const password = generatePassword();
       return {
         target: name,
         back: '/operators',
@@ -280,8 +280,6 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
   );
   return router;
 }
-
-const drawPassword = (): string => randomBytes(15).toString('base64url');
 
 /** Another request may have removed the operator. @throws FormError */
 function assertFound(isFound: boolean): void {
