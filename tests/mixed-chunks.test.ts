@@ -1,7 +1,10 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
+import { Fault } from '@opm/contract';
+import { toState } from '@opm/core';
 import {
   type ChunkEntry,
   createEntryQueue,
+  createEntryWorker,
   type DashboardQueues,
   type EntryQueue,
   openDashboardQueues,
@@ -12,7 +15,7 @@ import { createStore, type Store } from '@opm/store';
 import { ANSWER_TIMEOUT_MS, BACKENDS, type Backend, query, startApp, type TestApp, waitFor } from '@opm/testkit';
 import { toTimeBudget } from '../apps/ingress/src/config.js';
 import { createAcceptEntry } from '../apps/ingress/src/ingest/accept-entry.js';
-import type { EntryInput } from '../apps/ingress/src/ingest/call.js';
+import type { EntryInput, Verdict } from '../apps/ingress/src/ingest/call.js';
 import { CircuitBreaker } from '../apps/ingress/src/ingest/circuit-breaker.js';
 import { createFindExisting } from '../apps/ingress/src/ingest/find-existing.js';
 import { createChunkPartitions } from '../apps/ingress/src/ingest/partitions.js';
@@ -46,7 +49,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     dashboard = await openDashboardQueues({ ...backend, ...options });
   });
   afterEach(async () => {
-    worker ??= await startApp('worker', backend.env);
+    if (!worker) return settleAll();
     await untilDone();
     expect(await worker.stop()).toEqual({ code: 0, signal: null });
     worker = undefined;
@@ -65,12 +68,43 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     waitFor(async () => (await queue.load()).entries === 0 && (await jobsOf()).length === 0, {
       description: 'an empty queue',
     });
+
+  /** Takes all jobs, and stores nothing. */
+  async function settleAll(): Promise<void> {
+    const settling = await createEntryWorker({
+      ...{ ...backend, ...options, concurrency: 4, lockMs: 30_000 },
+      process: ({ entries }, { shard }) => settling.settle(shard, entries),
+      deadLetterInvalid: async (_data, error) => Promise.reject(error),
+      ...{ onPostponed: ignore, onRetry: ignore },
+    });
+    settling.start();
+    await untilDone();
+    await settling.close();
+  }
+
   const find = async (projectId: number, customerId: string) => store.customers.find(projectId, customerId);
 
-  /** Runs the ingress's code from the entry to the queue. */
-  function createIngress({ maxPending = 10_000 } = {}) {
-    const { acceptEntry, acceptEntries } = createAcceptEntry({
-      queue,
+  type IngressOptions = { maxPending?: number; backlogs?: [projectId: number, entries: number][]; failing?: number };
+
+  /** Runs the ingress's code from the entry to the queue. `failing`: a priority whose jobs are not stored. */
+  function createIngress({ maxPending = 10_000, backlogs = [], failing }: IngressOptions = {}) {
+    const admissions: number[] = [];
+    const jobs: { priority: number; entries: ChunkEntry[] }[] = [];
+    const chunkPartitions = createChunkPartitions(1);
+    chunkPartitions.onBacklogs(0, new Map(backlogs));
+    const { acceptEntry, acceptEntries, acceptPart } = createAcceptEntry({
+      queue: {
+        ...queue,
+        admit(shard, entries, parts) {
+          admissions.push(entries.length);
+          return queue.admit(shard, entries, parts);
+        },
+        async enqueue(shard, chunk, priority = 0) {
+          if (priority === failing) throw new Fault('QUEUE_UNAVAILABLE');
+          jobs.push({ priority, entries: chunk.entries });
+          return queue.enqueue(shard, chunk, priority);
+        },
+      },
       findExisting: createFindExisting({
         findExisting: store.customers.findExisting,
         maxInFlight: 4,
@@ -78,7 +112,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
         breaker: new CircuitBreaker({ onFailure: ignore }),
         onUnknown: ignore,
       }),
-      chunkPartitions: createChunkPartitions(1),
+      chunkPartitions,
       maxInFlight: 4,
       budget,
       maxEntries: 200,
@@ -91,6 +125,10 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
       ...{ projectId, startedAt: performance.now(), bodyBytes: 0, socket: { destroyed: false } },
     });
     return {
+      admissions,
+      jobs,
+      acceptKeyed: (projectId: number, id: string, entries: EntryInput[]) =>
+        acceptPart(toRequester(projectId), { id, fingerprint: 'abcdefgh', entries }),
       accept: (projectId: number, entry: EntryInput) => acceptEntry(toRequester(projectId), entry),
       acceptAll: (projectId: number, entries: EntryInput[]) => acceptEntries(toRequester(projectId), entries),
     };
@@ -132,6 +170,79 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
       ),
     );
     expect(verdicts.map(({ existed }) => existed)).toEqual([false, true, false]);
+  });
+
+  const existedOf = (results: (Verdict | Fault | undefined)[]) =>
+    results.map((result) => (result && 'existed' in result ? result.existed : undefined));
+
+  test('projects with different backlogs are admitted together, and get their own answers and a job per priority', async () => {
+    const [long, short, medium] = newProjects(3) as [number, number, number];
+    for (const [projectId, customerId] of [
+      [long, 'a'],
+      [medium, 'b'],
+    ] as const) {
+      const state = toState({ customerId, version: 1, fields: PHONE });
+      await store.customers.upsert([{ projectId, customerId, state }]);
+    }
+    const backlogs: [number, number][] = [
+      [long, 10_000],
+      [short, 10],
+      [medium, 1_000],
+    ];
+    const { accept, acceptAll, acceptKeyed, admissions, jobs } = createIngress({ backlogs });
+    const toEntry = (customerId: string, phone = '+1') => ({ customerId, fields: { phone } });
+    const singles = [long, short, medium, long, short, medium].flatMap((projectId) =>
+      ['a', 'b'].map((customerId) => accept(projectId, toEntry(customerId))),
+    );
+    const [verdicts, batch, keyed] = await Promise.all([
+      Promise.all(singles),
+      acceptAll(medium, [toEntry('batch', '+2'), toEntry('b'), toEntry('batch', '+3')]),
+      acceptKeyed(long, 'a keyed request1', [toEntry('keyed'), toEntry('a')]),
+    ]);
+    const [first, second] = [existedOf(verdicts.slice(0, 6)), existedOf(verdicts.slice(6))];
+    expect(first).toEqual([...[true, false], ...[false, false], ...[false, true]]); // as in the rows
+    expect(second).toEqual([true, true, true, true, true, true]); // as in the posts before
+    expect([existedOf(batch), existedOf(keyed)]).toEqual([
+      [false, true, true],
+      [false, true],
+    ]);
+
+    expect(admissions).toEqual([singles.length + batch.length + keyed.length]);
+    expect(jobs.map(({ priority }) => priority)).toEqual([0, 1, 2]);
+    for (const [i, projectId] of [short, medium, long].entries()) {
+      const { entries } = jobs[i] as (typeof jobs)[number];
+      expect(new Set(entries.map((entry) => entry.projectId))).toEqual(new Set([projectId]));
+      const [oldest] = entries as [ChunkEntry];
+      expect(entries.map(({ version }) => version - oldest.version)).toEqual(entries.map((_entry, place) => place));
+    }
+    const stored = jobs.flatMap(({ entries }) => entries);
+    for (const [i, { version }] of verdicts.entries()) {
+      const own = stored.find((entry) => entry.version === version);
+      expect([own?.projectId, own?.customerId]).toEqual([[long, short, medium][(i >> 1) % 3], i % 2 ? 'b' : 'a']);
+    }
+    const inOrder = jobs[1]?.entries.filter(({ customerId }) => customerId === 'batch');
+    expect(inOrder?.map(({ fields }) => fields?.phone)).toEqual(['+2', '+3']);
+
+    // A repeat of the keyed request, admitted together with entries of another priority, gets the first answers.
+    const [repeat, other] = await Promise.all([
+      acceptKeyed(long, 'a keyed request1', [toEntry('keyed'), toEntry('a')]),
+      accept(short, toEntry('c')),
+    ]);
+    expect(repeat).toEqual(keyed.map((verdict) => ({ ...verdict, isReplayed: true })));
+    expect(other.existed).toBe(false);
+    expect(admissions).toHaveLength(2);
+  });
+
+  test('if a job of an admission is not stored, all its entries are refused, and a later post of a customer is its first', async () => {
+    const projects = newProjects(2) as [number, number];
+    const backlogs: [number, number][] = [[projects[0], 1_000]];
+    const failing = createIngress({ backlogs, failing: 1 });
+    const post = ({ accept }: ReturnType<typeof createIngress>) =>
+      Promise.allSettled(projects.map((projectId) => accept(projectId, { customerId: 'new', fields: PHONE })));
+    const refused = { status: 'rejected', reason: expect.objectContaining({ code: 'QUEUE_UNAVAILABLE' }) };
+    expect(await post(failing)).toEqual([refused, refused]);
+    const created = { status: 'fulfilled', value: expect.objectContaining({ existed: false }) };
+    expect(await post(createIngress({ backlogs }))).toEqual([created, created]);
   });
 
   test('a batch whose entries go into two chunks gets its verdicts in order', async () => {
@@ -200,7 +311,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     );
     expect(kinds.sort()).toEqual([
       ['a!', 'a'],
-      ['a', 'b', 'other'],
+      ['a', 'other', 'b'],
     ]);
   });
 

@@ -42,9 +42,10 @@ function buildProgram(env: NodeJS.ProcessEnv): Command {
 
 /** Adds the secrets in files to the environment of all commands. Imports lazily: --help needs none of it. */
 async function prepare(env: NodeJS.ProcessEnv): Promise<void> {
-  const { ConfigError, readSecretFiles } = await import('@opm/runtime/env');
+  const { default: pg } = await import('pg');
   const { ignoreUnheardPgErrors } = await import('@opm/core');
-  ignoreUnheardPgErrors((await import('pg')).default.Client);
+  const { ConfigError, readSecretFiles } = await import('@opm/runtime/env');
+  ignoreUnheardPgErrors(pg.Client);
   try {
     Object.assign(env, readSecretFiles(env));
   } catch (error) {

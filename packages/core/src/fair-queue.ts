@@ -1,5 +1,5 @@
-/** The share of a batch that a source may fill per turn. */
-const QUANTUM = 1 / 8;
+/** The largest share of a batch that a source may fill per turn. */
+const MAX_QUANTUM = 1 / 8;
 /** Number of removed items at which a `Fifo` may copy its array to free memory. */
 const MIN_DROPPED = 64;
 
@@ -37,8 +37,8 @@ class Fifo<T> {
 }
 
 /**
- * A queue that several sources share fairly. They take turns to fill a batch, and each source keeps its order of
- * arrival. A source with a long backlog delays the others by an eighth of a batch.
+ * A queue that several sources share fairly. They take turns to fill a batch, and each source keeps its order of arrival. All
+ * turns of a round fill about one batch, or have one call each; a turn fills at most an eighth of a batch.
  *
  * Algorithm: surplus round robin (Adiseshu et al., SIGCOMM 1996). It differs from deficit round robin (Shreedhar and
  * Varghese, SIGCOMM 1995) in one point: an item that exceeds the source's credit is taken, and the credit becomes
@@ -48,15 +48,14 @@ export class FairQueue<Source, Call extends Room> {
   /** The calls of each source, in the order of the sources' turns. */
   readonly #turns = new Map<Source, { calls: Fifo<Call>; credit: number }>();
 
-  /** Number of sources with queued calls. */
-  get sources(): number {
-    return this.#turns.size;
+  get isEmpty(): boolean {
+    return this.#turns.size === 0;
   }
 
   push(source: Source, call: Call): void {
     const turn = this.#turns.get(source);
     if (turn) turn.calls.push(call);
-    else this.#turns.set(source, { calls: new Fifo(call), credit: QUANTUM });
+    else this.#turns.set(source, { calls: new Fifo(call), credit: Number.EPSILON });
   }
 
   /** Removes the oldest call of a source. */
@@ -70,6 +69,7 @@ export class FairQueue<Source, Call extends Room> {
   take(batch: Room): Call[] {
     const left = { ...batch };
     const taken: Call[] = [];
+    const quantum = Math.max(1 / batch.size, Math.min(MAX_QUANTUM, 1 / this.#turns.size));
     for (const [source, turn] of this.#turns) {
       // A Map's iterator visits a key again if the loop deletes it and sets it anew.
       while (turn.credit > 0 && turn.calls.length > 0) {
@@ -85,7 +85,7 @@ export class FairQueue<Source, Call extends Room> {
       }
       this.#turns.delete(source);
       if (turn.calls.length === 0) continue;
-      turn.credit += QUANTUM;
+      turn.credit += quantum;
       this.#turns.set(source, turn);
     }
     return taken;

@@ -135,6 +135,34 @@ test('a partition that has reached its limit of bulk calls does not delay other 
   expect([group.pending, group.inFlight]).toEqual([0, 0]);
 });
 
+test('a bulk call that counts as several takes as many places, and starts while any place is free', async () => {
+  const ends: (() => void)[] = [];
+  const group = new GroupCommit<string, number, number>({
+    commit: (_partition, items) => new Promise((resolve) => ends.push(() => resolve(items))),
+    slotsOf: ([slots = 0]) => slots,
+    maxBatch: 2,
+    maxInFlight: 9,
+    maxInFlightPerPartition: 3,
+  });
+  const results: Promise<number>[] = [];
+  const run = async (...items: number[]) => {
+    results.push(...items.map((item) => group.run('a', item)));
+    await turn();
+    await turn();
+    return [ends.length, group.inFlight];
+  };
+  expect(await run(2)).toEqual([1, 2]);
+  expect(await run(2)).toEqual([2, 4]);
+  expect(await run(5, 5, 5)).toEqual([2, 4]);
+  ends[0]?.();
+  expect(await run()).toEqual([3, 3]); // counts as one, because it is full
+  ends[1]?.();
+  expect(await run()).toEqual([4, 6]);
+  for (const end of ends.slice(2)) end();
+  expect(await run()).toEqual([4, 0]);
+  expect(await Promise.all(results)).toEqual([2, 2, 5, 5, 5]);
+});
+
 test('a bulk call that fails rejects its own items only', async () => {
   const { calls, group } = createRecorder(1, 2);
   const results = Promise.allSettled([group.run('a', 1), group.run('a', 2)]);

@@ -14,16 +14,12 @@ type Waiting<Partition, Item, Result> = Room & {
   next: Waiting<Partition, Item, Result> | undefined;
 };
 
-type Batch<Partition, Item, Result> = { partition: Partition; waiting: Waiting<Partition, Item, Result>[] };
-
-/** `turns`: number of bulk calls before the next partition's turn. */
-type Queued<Partition, Item, Result> = {
-  line: FairQueue<Source, Waiting<Partition, Item, Result>>;
-  turns: number;
+/** `isAll`: no call of the partition is left. */
+type Batch<Partition, Item, Result> = {
+  partition: Partition;
+  waiting: Waiting<Partition, Item, Result>[];
+  isAll: boolean;
 };
-
-/** A partition's turn is one bulk call per source, up to this number. */
-const MAX_TURNS = 8;
 
 type Groups<Partition> = { of: (partition: Partition) => unknown; maxInFlight: number };
 type Bytes<Item> = { of: (item: Item) => number; max: number };
@@ -52,10 +48,10 @@ class Tally<Key> {
  * - `commit` returns one result per item, in order, or throws for all items. An Error as a result rejects its item.
  * - An item counts as one, or as `sizeOf` says, at least 1. An item larger than `maxBatch` goes alone. If `maxBatch` is a
  *   function, each bulk call reads it. `bytes` sets a second limit of the same kind.
- * - Partitions take turns. With `sourceOf`, the sources of a partition share its bulk calls fairly (`FairQueue`), and a
- *   partition gets one bulk call per source and turn, at most 8.
+ * - Partitions take turns. With `sourceOf`, the sources of a partition share its bulk calls fairly (`FairQueue`).
  * - `maxInFlightPerPartition` limits the bulk calls in flight of one partition. `groups` limits those of several partitions
- *   together, such as all partitions that use one store.
+ *   together, such as all partitions that use one store. A bulk call counts as one, or as `slotsOf` says if it took all
+ *   waiting calls of its partition; it starts while any slot is free.
  * - `expiry` bounds the wait behind bulk calls that hang: when one ends, calls that waited longer are rejected.
  * - If `refuse` returns an error for an item at its turn, the item's call is rejected.
  *
@@ -68,11 +64,12 @@ export class GroupCommit<Partition, Item, Result> {
   readonly #sizeOf: (item: Item) => number;
   readonly #bytesOf: (item: Item) => number;
   readonly #sourceOf: (item: Item) => unknown;
+  readonly #slotsOf: (items: Item[]) => number;
   readonly #maxInFlight: number;
   readonly #maxInFlightPerPartition: number;
   readonly #expiry: Expiry<Item> | undefined;
   readonly #refuse: ((item: Item) => Error | undefined) | undefined;
-  readonly #partitions = new Map<Partition, Queued<Partition, Item, Result>>();
+  readonly #partitions = new Map<Partition, FairQueue<Source, Waiting<Partition, Item, Result>>>();
   readonly #groups: Groups<Partition>;
   readonly #inFlightOfPartition = new Tally<Partition>();
   readonly #inFlightOfGroup = new Tally<unknown>();
@@ -93,6 +90,7 @@ export class GroupCommit<Partition, Item, Result> {
     sizeOf?: (item: Item) => number;
     bytes?: Bytes<Item>;
     sourceOf?: (item: Item) => unknown;
+    slotsOf?: (items: Item[]) => number;
     expiry?: Expiry<Item>;
     refuse?: (item: Item) => Error | undefined;
   }) {
@@ -107,6 +105,7 @@ export class GroupCommit<Partition, Item, Result> {
     this.#sizeOf = sizeOf;
     this.#bytesOf = bytes.of;
     this.#sourceOf = options.sourceOf ?? (() => undefined);
+    this.#slotsOf = options.slotsOf ?? (() => 1);
     this.#expiry = options.expiry;
     this.#refuse = options.refuse;
   }
@@ -126,7 +125,7 @@ export class GroupCommit<Partition, Item, Result> {
     return this.#sources.active;
   }
 
-  /** Number of bulk calls in flight. */
+  /** Number of bulk calls in flight, counted by `slotsOf`. */
   get inFlight(): number {
     return this.#inFlight;
   }
@@ -147,12 +146,12 @@ export class GroupCommit<Partition, Item, Result> {
   }
 
   #add(call: Waiting<Partition, Item, Result>): void {
-    let queued = this.#partitions.get(call.partition);
-    if (!queued) {
-      queued = { line: new FairQueue(), turns: 1 };
-      this.#partitions.set(call.partition, queued);
+    let line = this.#partitions.get(call.partition);
+    if (!line) {
+      line = new FairQueue();
+      this.#partitions.set(call.partition, line);
     }
-    queued.line.push(call.source, call);
+    line.push(call.source, call);
     if (this.#expiry) {
       if (this.#newest) this.#newest.next = call;
       this.#oldest ??= call;
@@ -174,30 +173,31 @@ export class GroupCommit<Partition, Item, Result> {
     });
   }
 
-  async #commitBatch({ partition, waiting }: Batch<Partition, Item, Result>): Promise<void> {
-    this.#inFlight++;
-    this.#inFlightOfPartition.add(partition, 1);
-    this.#inFlightOfGroup.add(this.#groups.of(partition), 1);
+  async #commitBatch({ partition, waiting, isAll }: Batch<Partition, Item, Result>): Promise<void> {
     const due = this.#refuse ? waiting.filter((call) => !this.#isRefused(call)) : waiting;
+    const items = due.map(({ item }) => item);
+    const slots = isAll ? this.#slotsOf(items) : 1;
+    this.#count(partition, slots);
     try {
       if (due.length === 0) return;
-      const results = await this.#commit(
-        partition,
-        due.map(({ item }) => item),
-      );
+      const results = await this.#commit(partition, items);
       if (results.length !== due.length) throw new Error('commit must return one result per item');
       let place = 0; // `entries()` is slower, and this loop runs for every item
       for (const call of due) settle(call, results[place++] as Result | Error);
     } catch (error) {
       for (const { reject } of due) reject(error);
     } finally {
-      this.#inFlight--;
-      this.#inFlightOfPartition.add(partition, -1);
-      this.#inFlightOfGroup.add(this.#groups.of(partition), -1);
+      this.#count(partition, -slots);
       for (const call of waiting) this.#leave(call);
       this.#rejectExpired();
       if (this.#partitions.size > 0) this.#schedule();
     }
+  }
+
+  #count(partition: Partition, slots: number): void {
+    this.#inFlight += slots;
+    this.#inFlightOfPartition.add(partition, slots);
+    this.#inFlightOfGroup.add(this.#groups.of(partition), slots);
   }
 
   #isRefused({ item, reject }: Waiting<Partition, Item, Result>): boolean {
@@ -220,29 +220,24 @@ export class GroupCommit<Partition, Item, Result> {
 
   /** The call must be the oldest waiting call, so it is also the first of its source's calls in its partition. */
   #expire(call: Waiting<Partition, Item, Result>, { toError }: Expiry<Item>): void {
-    const line = this.#partitions.get(call.partition)?.line;
+    const line = this.#partitions.get(call.partition);
     line?.dropOldest(call.source);
-    if (line?.sources === 0) this.#partitions.delete(call.partition);
+    if (line?.isEmpty) this.#partitions.delete(call.partition);
     call.isWaiting = false;
     this.#leave(call);
     call.reject(toError(call.item));
   }
 
-  /** Takes a batch from the first partition below its limits. A partition that has used its turns goes to the end. */
+  /** Takes a batch from the first partition below its limits, which then goes to the end. */
   #takeBatch(): Batch<Partition, Item, Result> | undefined {
-    for (const [partition, queued] of this.#partitions) {
+    for (const [partition, line] of this.#partitions) {
       if (this.#inFlightOfPartition.of(partition) >= this.#maxInFlightPerPartition) continue;
       if (this.#inFlightOfGroup.of(this.#groups.of(partition)) >= this.#groups.maxInFlight) continue;
-      const { line } = queued;
       const waiting = line.take({ size: this.#maxBatch(), bytes: this.#maxBytes });
       for (const call of waiting) call.isWaiting = false;
-      queued.turns--;
-      if (line.sources === 0 || queued.turns === 0) this.#partitions.delete(partition);
-      if (line.sources > 0 && queued.turns === 0) {
-        queued.turns = Math.min(line.sources, MAX_TURNS);
-        this.#partitions.set(partition, queued);
-      }
-      return { partition, waiting };
+      this.#partitions.delete(partition);
+      if (!line.isEmpty) this.#partitions.set(partition, line);
+      return { partition, waiting, isAll: line.isEmpty };
     }
     return undefined;
   }

@@ -129,7 +129,7 @@ export async function readBacklog(
 
 /** Up to this many entries, a project delays others only briefly: a small installation persists them in a second. */
 const SHORT_BACKLOG = 128;
-/** Large, so that there are few priorities: the ingress does not mix priorities in a chunk. */
+/** Large, so that there are few priorities: a job has one priority. */
 const STEP = 16;
 /**
  * The BullMQ priority of a job whose projects have this many entries waiting in the shard. 0, which BullMQ takes

@@ -1,24 +1,25 @@
 import { Fault } from '@opm/contract';
 import { GroupCommit, withTimeout } from '@opm/core';
-import { type Admitted, type EntryQueue, findNew, type KeyedPart, parseClosedState, toClosedState } from '@opm/queue';
+import { type Admitted, type EntryQueue, findNew, type KeyedPart, toClosedState } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import type { TimeBudget } from '../config.js';
+import type { Requester } from '../http/request-context.js';
 import { createAcceptRepeats } from './accept-repeats.js';
 import {
   type AcceptEntries,
   type AcceptEntry,
   type AcceptPart,
+  addCall,
   type Call,
   type CallGroup,
   createToFault,
   MAX_CHUNK_BYTES,
   type Results,
-  toBytes,
-  toCall,
-  toEntries,
+  toChunks,
   toKeyedParts,
   toRequestBytes,
   type Verdict,
+  withMerged,
 } from './call.js';
 import type { FindExisting } from './find-existing.js';
 import type { ChunkPartition, ChunkPartitions } from './partitions.js';
@@ -29,7 +30,7 @@ type AcceptEntryDeps = {
   };
   findExisting: FindExisting;
   chunkPartitions: ChunkPartitions;
-  /** Maximum chunks of one shard in flight, and the same number again of chunks that wait for a look-up first. */
+  /** About how many chunks of one shard are in flight, and how many more that wait for a look-up first. */
   maxInFlight: number;
   budget: Pick<TimeBudget, 'turnMs' | 'workMs' | 'replyMs'>;
   maxEntries: number;
@@ -47,7 +48,8 @@ type AcceptEntryDeps = {
 };
 
 /**
- * Collects concurrent entries of one shard into a chunk: one admission, one look-up, one job. Projects share it fairly.
+ * Collects concurrent entries of one shard: one admission, one look-up, and one chunk per priority, usually one. Projects
+ * share them fairly.
  */
 export function createAcceptEntry(deps: AcceptEntryDeps) {
   const { queue, findExisting, chunkPartitions, maxInFlight, budget, maxEntries, maxPending } = deps;
@@ -64,23 +66,29 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     async commit(partition, groups) {
       const deadline = performance.now() + budget.workMs;
       const calls: Call[] = [];
-      for (const group of groups) for (const call of group.calls) calls.push(call); // `flatMap` is slower
-      const accepted = acceptChunk(chunkPartitions.fromPartition(partition), calls, deadline);
+      // By priority, so that each chunk has consecutive versions.
+      for (const group of groups.toSorted((a, b) => a.priority - b.priority)) {
+        group.first = calls.length;
+        for (const call of group.calls) calls.push(call); // `flatMap` is slower
+      }
+      const accepted = acceptTogether(chunkPartitions.fromPartition(partition), calls, deadline);
       const results = await withTimeout(accepted, budget.workMs).catch((error) => {
         throw toFault(error);
       });
-      if (results.length !== calls.length) throw new Error('a chunk must have one result per entry');
-      let end = 0;
-      return groups.map(({ calls: { length }, isSingle }) => {
-        end += length;
-        return isSingle ? results[end - 1] : results.slice(end - length, end);
-      });
+      if (results.length !== calls.length) throw new Error('there must be one result per entry');
+      return groups.map(({ first, calls: { length }, isSingle }) =>
+        isSingle ? results[first] : results.slice(first, first + length),
+      );
     },
     sourceOf: ({ requester }) => requester.projectId,
     sizeOf: ({ calls }) => calls.length,
+    // One per chunk, or chunks would be smaller the more priorities there are.
+    slotsOf: (groups) => new Set(groups.map(({ priority }) => priority)).size,
     maxBatch: maxEntries,
     bytes: { of: ({ bytes }) => bytes, max: MAX_CHUNK_BYTES },
-    ...chunkPartitions.toLimits(maxInFlight),
+    // Each partition has slots of its own, so that a slow PostgreSQL delays only the entries that wait for a look-up.
+    maxInFlight: Number.POSITIVE_INFINITY,
+    maxInFlightPerPartition: maxInFlight,
     expiry: { maxWaitMs: budget.turnMs, toError: turnAway },
     refuse: refuseAbandoned,
   });
@@ -89,7 +97,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     queue,
     findExisting,
     budget,
-    acceptChunk,
+    acceptTogether,
     enqueue,
     closeParts,
     release,
@@ -112,7 +120,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     return new Fault('OVERLOADED');
   }
 
-  async function acceptChunk(partition: ChunkPartition, calls: Call[], deadline: number): Promise<Results> {
+  async function acceptTogether(partition: ChunkPartition, calls: Call[], deadline: number): Promise<Results> {
     const { shard } = partition;
     const parts = toKeyedParts(calls);
     const { admitted, known, backlogs, recordBytes } = await queue.admit(shard, calls, parts);
@@ -166,11 +174,15 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   }
 
   /** @throws Fault QUEUE_UNAVAILABLE after the deadline: the partners already have a 503, and may have sent newer entries */
-  async function enqueue({ shard, priority }: ChunkPartition, calls: Call[], admitted: Admitted[], deadline: number) {
+  async function enqueue({ shard }: ChunkPartition, calls: Call[], admitted: Admitted[], deadline: number) {
     if (performance.now() > deadline) throw new Fault('QUEUE_UNAVAILABLE');
-    const jobId = await queue.enqueue(shard, { entries: toEntries(calls, admitted) }, priority);
-    onChunk(calls.length);
-    logger.debug({ jobId, shard, entries: calls.length }, 'chunk queued');
+    const enqueueing = toChunks(calls, admitted).map(async ({ entries, priority }) => {
+      const jobId = await queue.enqueue(shard, { entries }, priority);
+      onChunk(entries.length);
+      logger.debug({ jobId, shard, entries: entries.length }, 'chunk queued');
+    });
+    const outcomes = await Promise.allSettled(enqueueing); // all have ended before a failure releases the entries
+    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
   }
 
   /**
@@ -219,12 +231,20 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     throw new Fault('OVERLOADED');
   }
 
+  type GroupOptions = Partial<Pick<CallGroup, 'part' | 'isSingle'>>;
+
+  function createGroup(requester: Requester, partition: number, options: GroupOptions = {}): CallGroup {
+    const { part, isSingle = false } = options;
+    const priority = chunkPartitions.priorityOf(requester.projectId, partition);
+    return { requester, part, priority, calls: [], first: 0, bytes: toRequestBytes(requester), isSingle };
+  }
+
   const acceptEntry: AcceptEntry = (requester, entry) => {
     checkPending(requester.projectId, 1);
-    // The size of the body is an upper bound, and faster than counting the bytes of each value.
-    const bytes = (requester.bodyBytes || toBytes(entry)) + toRequestBytes(requester);
     const partition = chunkPartitions.assign(requester.projectId, entry);
-    const group = { requester, calls: [toCall(requester, entry)], bytes, isSingle: true };
+    const group = createGroup(requester, partition, { isSingle: true });
+    // The size of the body is an upper bound, and faster than counting the bytes of each value.
+    addCall(group, entry, requester.bodyBytes || undefined);
     return chunks.run(partition, group) as Promise<Verdict>;
   };
 
@@ -233,21 +253,19 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   const acceptEntries: AcceptEntries = async (requester, entries) => {
     checkPending(requester.projectId, entries.length);
     // A group per partition, or two concurrent admissions of a customer's entries could be decided in either order.
-    const groups = new Map<number, CallGroup & { places: number[] }>();
-    const requestBytes = toRequestBytes(requester);
+    const groups = new Map<number, { group: CallGroup; places: number[] }>();
     let place = 0; // `entries()` is slower, and this runs for every entry
     for (const entry of entries) {
       const partition = chunkPartitions.assign(requester.projectId, entry);
-      const group = groups.get(partition) ?? { requester, calls: [], bytes: requestBytes, isSingle: false, places: [] };
-      groups.set(partition, group);
-      group.calls.push(toCall(requester, entry));
-      group.bytes += toBytes(entry);
-      group.places.push(place++);
+      const own = groups.get(partition) ?? { group: createGroup(requester, partition), places: [] };
+      groups.set(partition, own);
+      addCall(own.group, entry);
+      own.places.push(place++);
     }
     const results = new Array<Verdict | Fault>(entries.length);
-    const accepting = [...groups].map(async ([partition, group]) => {
-      const own = await runGroup(partition, group).catch((fault: Fault) => group.calls.map(() => fault));
-      for (const [i, place] of group.places.entries()) results[place] = own[i] as Verdict | Fault;
+    const accepting = [...groups].map(async ([partition, { group, places }]) => {
+      const own = await runGroup(partition, group).catch((fault: Fault) => places.map(() => fault));
+      for (const [i, place] of places.entries()) results[place] = own[i] as Verdict | Fault;
     });
     await Promise.all(accepting);
     return results;
@@ -256,9 +274,9 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   const acceptPart: AcceptPart = async (requester, { entries, ...part }) => {
     checkPending(requester.projectId, entries.length);
     const partition = chunkPartitions.assignTogether(requester.projectId, entries);
-    const calls = entries.map((entry) => toCall(requester, entry, part));
-    const bytes = entries.reduce((sum, entry) => sum + toBytes(entry), toRequestBytes(requester));
-    return runGroup(partition, { requester, calls, bytes, isSingle: false });
+    const group = createGroup(requester, partition, { part });
+    for (const entry of entries) addCall(group, entry);
+    return runGroup(partition, group);
   };
 
   return {
@@ -268,18 +286,4 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     pending: () => chunks.pending,
     chunksInFlight: () => chunks.inFlight,
   };
-}
-
-/** `merged`: the states of the parts that a concurrent attempt has closed with other verdicts, by index of the part. */
-function withMerged(verdicts: Verdict[], parts: KeyedPart[], merged: Map<number, string>): Verdict[] {
-  if (merged.size === 0) return verdicts;
-  const all = [...verdicts];
-  for (const [n, state] of merged) {
-    const { first } = parts[n] as KeyedPart;
-    for (const [i, existed] of parseClosedState(state).entries()) {
-      const verdict = verdicts[first + i] as Verdict;
-      if (verdict.existed !== existed) all[first + i] = { ...verdict, existed, isReplayed: true };
-    }
-  }
-  return all;
 }

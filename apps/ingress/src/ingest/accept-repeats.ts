@@ -18,7 +18,7 @@ type AcceptRepeatsDeps = {
   queue: Pick<EntryQueue, 'admitAgain'>;
   findExisting: FindExisting;
   budget: Pick<TimeBudget, 'replyMs'>;
-  acceptChunk: (partition: ChunkPartition, calls: Call[], deadline: number) => Promise<Results>;
+  acceptTogether: (partition: ChunkPartition, calls: Call[], deadline: number) => Promise<Results>;
   enqueue: (partition: ChunkPartition, calls: Call[], admitted: AdmittedAgain[], deadline: number) => Promise<void>;
   closeParts: (
     shard: number,
@@ -52,7 +52,7 @@ const WAS_ERASED = 1;
  * queued again, with its first version, so it changes nothing that is newer.
  */
 export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
-  const { queue, findExisting, budget, acceptChunk, enqueue, closeParts, release, toFaults } = deps;
+  const { queue, findExisting, budget, acceptTogether, enqueue, closeParts, release, toFaults } = deps;
 
   /**
    * Whether each customer existed before the first attempt. That is certain only if nothing else was accepted since: the first
@@ -92,7 +92,7 @@ export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
     deadline: number,
   ): Promise<Results> {
     const admitted = await queue.admitAgain(partition.shard, calls, parts);
-    if (!admitted) return acceptChunk(partition, calls, deadline); // a concurrent attempt has changed a record
+    if (!admitted) return acceptTogether(partition, calls, deadline); // a concurrent attempt has changed a record
     try {
       const verdicts = await decideVerdicts(parts, admitted, deadline); // before the enqueue, which may change the rows
       await enqueue(partition, calls, admitted, deadline);

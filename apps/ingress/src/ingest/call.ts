@@ -1,6 +1,13 @@
 import { Fault } from '@opm/contract';
 import { type CustomerEntry, FIELDS, type Version } from '@opm/core';
-import type { AdmitRequest, Admitted, ChunkEntry, KeyedPart } from '@opm/queue';
+import {
+  type AdmitRequest,
+  type Admitted,
+  type Chunk,
+  type ChunkEntry,
+  type KeyedPart,
+  parseClosedState,
+} from '@opm/queue';
 import type { Requester } from '../http/request-context.js';
 
 /** An entry or an erasure as a partner sent it, before admission gives it a version. */
@@ -40,20 +47,26 @@ export type AcceptPart = (requester: Requester, part: PartInput) => Promise<Resu
 export type PartInput = { id: string; fingerprint: string; entries: EntryInput[] };
 
 /**
- * An entry on its way into a chunk. `part`: the part of the keyed request that it belongs to; all entries of a part share
- * the object. `admit` gets the call itself; a copy would cost time for every entry.
+ * An entry on its way into the queue, with what admission must know of it. `admit` gets the call itself; a copy would cost
+ * time for every entry.
  */
-export type Call = AdmitRequest & {
-  requester: Requester;
-  entry: EntryInput;
-  part?: Pick<KeyedPart, 'id' | 'fingerprint'>;
-};
+export type Call = AdmitRequest & { entry: EntryInput; group: CallGroup };
 
-/**
- * Calls of one request that share a chunk, in this order. `bytes`: their approximate size in a job's data. `isSingle`: the
- * result is that of the only call, which spares a promise for every entry; else an array.
- */
-export type CallGroup = { requester: Requester; calls: Call[]; bytes: number; isSingle: boolean };
+/** Calls of one request that are admitted together, in this order. */
+export type CallGroup = {
+  requester: Requester;
+  /** The part of a keyed request that they are. */
+  part: Pick<KeyedPart, 'id' | 'fingerprint'> | undefined;
+  /** That of their job. It depends on project and shard. */
+  priority: number;
+  calls: Call[];
+  /** The place of the first of them among all calls that are admitted together. */
+  first: number;
+  /** Their approximate size in a job's data. */
+  bytes: number;
+  /** The result is that of the only call, which spares a promise for every entry; else an array. */
+  isSingle: boolean;
+};
 
 /** Logs why the queue's store failed, and converts the error. What is not a Fault may have taken effect. */
 export const createToFault =
@@ -69,11 +82,12 @@ export const MAX_CHUNK_BYTES = 64 * 1024;
 /** Bytes of an entry's project id and separators. */
 const ENTRY_OVERHEAD = 32;
 
-export function toCall(requester: Requester, entry: EntryInput, part?: Call['part']): Call {
-  const call: Call = { projectId: requester.projectId, customerId: entry.customerId, requester, entry };
+/** @param bytes approximate size of the entry in a job's data */
+export function addCall(group: CallGroup, entry: EntryInput, bytes = toBytes(entry)): void {
+  const call: Call = { projectId: group.requester.projectId, customerId: entry.customerId, entry, group };
   if (entry.erase) call.erase = true;
-  if (part) call.part = part;
-  return call;
+  group.calls.push(call);
+  group.bytes += bytes;
 }
 
 /** Approximate size of an entry in a job's data, in bytes. */
@@ -90,27 +104,53 @@ export const toRequestBytes = ({ requestIds }: Requester): number =>
 /** The keyed parts among the calls. The calls of a part follow one another. */
 export function toKeyedParts(calls: Call[]): KeyedPart[] {
   const parts: KeyedPart[] = [];
-  let previous: Call['part'];
+  let previous: CallGroup | undefined;
   let place = 0;
-  for (const { part, projectId } of calls) {
-    if (part && part === previous) (parts[parts.length - 1] as KeyedPart).size++;
-    else if (part) parts.push({ id: part.id, fingerprint: part.fingerprint, projectId, first: place, size: 1 });
-    previous = part;
+  for (const { group, projectId } of calls) {
+    const { part } = group;
+    if (part && group === previous) (parts[parts.length - 1] as KeyedPart).size++;
+    else if (part) parts.push({ ...part, projectId, first: place, size: 1 });
+    previous = group;
     place++;
   }
   return parts;
 }
 
-/** Combines the entries with the versions that admission gave them. */
-export function toEntries(calls: Call[], admitted: (Admitted & { claim?: Version })[]): ChunkEntry[] {
-  return calls.map(({ projectId, entry: input, requester: { requestIds } }, i) => {
-    const { version, claim } = admitted[i] ?? {};
+type PrioritizedChunk = Chunk & { priority: number };
+
+/** Combines the calls, which are in order of priority, with the versions that admission gave them: one chunk per priority. */
+export function toChunks(calls: Call[], admitted: (Admitted & { claim?: Version })[]): PrioritizedChunk[] {
+  const chunks: PrioritizedChunk[] = [];
+  let chunk: PrioritizedChunk | undefined;
+  let place = 0; // `entries()` is slower, and this runs for every entry
+  for (const { projectId, entry: input, group } of calls) {
+    const { version, claim } = admitted[place++] ?? {};
     if (version === undefined) throw new Error('admission returned fewer results than entries');
+    const { requestIds } = group.requester;
     const entry: ChunkEntry = { projectId, customerId: input.customerId, version };
     if (claim !== undefined) entry.claim = claim;
     if (input.fields) entry.fields = input.fields;
     if (input.erase) entry.erase = true;
     if (requestIds) entry.requestIds = requestIds;
-    return entry;
-  });
+    if (chunk?.priority !== group.priority) {
+      chunk = { priority: group.priority, entries: [] };
+      chunks.push(chunk);
+    }
+    chunk.entries.push(entry);
+  }
+  return chunks;
+}
+
+/** `merged`: the states of the parts that a concurrent attempt has closed with other verdicts, by index of the part. */
+export function withMerged(verdicts: Verdict[], parts: KeyedPart[], merged: Map<number, string>): Verdict[] {
+  if (merged.size === 0) return verdicts;
+  const all = [...verdicts];
+  for (const [n, state] of merged) {
+    const { first } = parts[n] as KeyedPart;
+    for (const [i, existed] of parseClosedState(state).entries()) {
+      const verdict = verdicts[first + i] as Verdict;
+      if (verdict.existed !== existed) all[first + i] = { ...verdict, existed, isReplayed: true };
+    }
+  }
+  return all;
 }

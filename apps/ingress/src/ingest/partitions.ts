@@ -13,8 +13,8 @@ const MAX_ERASED = 10_000;
 
 export type ChunkPartitions = ReturnType<typeof createChunkPartitions>;
 
-/** A chunk has entries of one shard, of projects with the same priority, and either all or none wait for a look-up. */
-export type ChunkPartition = { shard: number; priority: number; waitsForLookUp: boolean };
+/** Entries that may be admitted together: of one shard, and either all or none wait for a look-up. */
+export type ChunkPartition = { shard: number; waitsForLookUp: boolean };
 
 type Assignable = { customerId: string; erase?: true };
 
@@ -31,10 +31,9 @@ export function createChunkPartitions(shards: number) {
 
   function assign(projectId: number, { customerId, erase }: Assignable): number {
     const shard = shardOf(projectId, customerId, shards);
-    const priority = toPriority(backlogs.get(backlogKey(projectId, shard)) ?? 0, shortBacklogs[shard]?.longest);
     if (erase) erased.set(`${projectId}:${customerId}`, true);
     const waitsForLookUp = isErased(projectId, customerId) ? 1 : 0;
-    return (2 * priority + waitsForLookUp) * shards + shard;
+    return waitsForLookUp * shards + shard;
   }
 
   return {
@@ -49,20 +48,13 @@ export function createChunkPartitions(shards: number) {
       Math.max(...entries.map((entry) => assign(projectId, entry))),
 
     fromPartition(partition: number): ChunkPartition {
-      const rest = Math.floor(partition / shards);
-      return { shard: partition % shards, priority: rest >> 1, waitsForLookUp: rest % 2 === 1 };
+      return { shard: partition % shards, waitsForLookUp: partition >= shards };
     },
 
-    /**
-     * Allows `maxInFlight` chunks per shard for entries that wait for a look-up, and as many for the others, so that a
-     * slow PostgreSQL delays no other entries. Priorities share these places; with places of their own, chunks would be
-     * small.
-     */
-    toLimits(maxInFlight: number) {
-      return {
-        maxInFlight: 2 * shards * maxInFlight,
-        groups: { of: (partition: number) => partition % (2 * shards), maxInFlight },
-      };
+    /** The priority of a project's entries in the partition, see `toPriority`. */
+    priorityOf(projectId: number, partition: number): number {
+      const shard = partition % shards;
+      return toPriority(backlogs.get(backlogKey(projectId, shard)) ?? 0, shortBacklogs[shard]?.longest);
     },
 
     isErased,
