@@ -31,7 +31,7 @@ const post = fc.record({
 });
 /** Each partner waits for the answers to a post before it sends the next one. */
 const partners = fc.array(fc.array(post, { minLength: 1, maxLength: 4 }), { minLength: 1, maxLength: 4 });
-/** The workers that take a chunk: none if its enqueue fails, both if the job runs twice. */
+/** The workers that take the chunks of an admission: none if it is not enqueued, both if its jobs run twice. */
 const takers = fc.infiniteStream(fc.subarray([0, 1]));
 /** Whether the next settle or release call fails. */
 const failures = fc.infiniteStream(fc.constantFrom(false, false, false, true));
@@ -91,7 +91,10 @@ describe.each(BACKENDS)('three ingresses and two workers with the queue on %s:',
     const context = { worker, store, history, step, isNextFailing: () => failing.next().value };
     const workers = [0, 1].map(() => createStepwiseWorker(context));
     const nextTakers = () => workers.filter((_worker, n) => fates.next().value.includes(n));
-    const ingresses = queues.map((queue) => createStepwiseIngress({ ...context, queue, nextTakers, jobs }));
+    const busyProjectId = firstProjectId + PROJECTS - 1;
+    const ingresses = queues.map((queue) =>
+      createStepwiseIngress({ ...context, queue, nextTakers, busyProjectId, jobs }),
+    );
     const sender = { startedAt: performance.now(), bodyBytes: 0, socket: { destroyed: false } };
     let values = 0;
     const partnersDone = drawn.map(async (posts) => {

@@ -1,4 +1,6 @@
+import { expect } from '@jest/globals';
 import { Fault } from '@opm/contract';
+import type { Version } from '@opm/core';
 import type { AdmitRequest, EntryQueue, EntryWorker } from '@opm/queue';
 import { createLogger } from '@opm/runtime';
 import type { Store } from '@opm/store';
@@ -25,8 +27,10 @@ type Context = {
 };
 type IngressContext = Context & {
   queue: EntryQueue;
-  /** The workers that take the next enqueued chunk; if there are none, the enqueue fails. */
+  /** The workers that take the chunks of the next admission; if there are none, its enqueues fail. */
   nextTakers: () => PersistChunk[];
+  /** A project with a long backlog: its entries get jobs of another priority. */
+  busyProjectId: number;
   /** The work of the takers, for the test to wait for. */
   jobs: Promise<void>[];
 };
@@ -34,6 +38,7 @@ type IngressContext = Context & {
 /** The error of failed calls. */
 export const QUEUE_DOWN = new Fault('QUEUE_UNAVAILABLE');
 
+const LONG_BACKLOG = 1_000;
 const logger = createLogger({ name: 'test', level: 'silent' });
 const budget = toTimeBudget(ANSWER_TIMEOUT_MS);
 const ignore = () => {};
@@ -41,7 +46,10 @@ const idsOf = (entries: { projectId: number; customerId: string }[]) => entries.
 
 /** Runs the ingress's code from the entry to the queue, with every store call as a step. */
 export function createStepwiseIngress(context: IngressContext): AcceptEntry {
-  const { queue, store, history, step, isNextFailing, nextTakers, jobs } = context;
+  const { queue, store, history, step, isNextFailing, nextTakers, busyProjectId, jobs } = context;
+  const chunkPartitions = createChunkPartitions(1);
+  chunkPartitions.onBacklogs(0, new Map([[busyProjectId, LONG_BACKLOG]]));
+  const takersOf = new Map<Version, PersistChunk[]>();
   const findExisting = createFindExisting({
     findExisting: store.customers.findExisting,
     maxInFlight: 4,
@@ -56,15 +64,20 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
         step(`admit ${idsOf(given)}`, async () => {
           const admittance = await queue.admit(shard, given);
           history.admit(given as (AdmitRequest & { entry: EntryInput })[], admittance.admitted);
-          return admittance;
-        }),
-      enqueue: (shard, chunk, priority) =>
-        step(`enqueue ${idsOf(chunk.entries)}`, async () => {
           const takers = nextTakers();
+          for (const { version } of admittance.admitted) takersOf.set(version, takers);
+          return { ...admittance, backlogs: new Map() }; // the priorities stay
+        }),
+      enqueue: (shard, chunk, priority = 0) =>
+        step(`enqueue ${idsOf(chunk.entries)}`, async () => {
+          const takers = takersOf.get(chunk.entries[0]?.version ?? 0) ?? [];
           if (takers.length === 0) throw QUEUE_DOWN;
+          expect(new Set(chunk.entries.map(({ projectId }) => projectId === busyProjectId))).toEqual(
+            new Set([priority > 0]),
+          );
           const jobId = await queue.enqueue(shard, chunk, priority);
           history.enqueue(chunk.entries);
-          jobs.push(...takers.map((persist) => persist(chunk, { shard, jobId, attempt: 1, start: 1, priority: 0 })));
+          jobs.push(...takers.map((persist) => persist(chunk, { shard, jobId, attempt: 1, start: 1, priority })));
           return jobId;
         }),
       release: (shard, admitted) =>
@@ -85,8 +98,8 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
         return existing;
       });
     },
-    chunkPartitions: createChunkPartitions(1),
-    maxInFlight: 4,
+    chunkPartitions,
+    maxInFlight: 1, // admissions of the ingresses overlap; here, those that wait collect entries of several projects
     budget,
     maxEntries: 200,
     maxPending: 1_000,
