@@ -4,7 +4,6 @@ import { toState } from '@opm/core';
 import {
   type ChunkEntry,
   createEntryQueue,
-  createEntryWorker,
   type DashboardQueues,
   type EntryQueue,
   openDashboardQueues,
@@ -49,7 +48,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     dashboard = await openDashboardQueues({ ...backend, ...options });
   });
   afterEach(async () => {
-    if (!worker) return settleAll();
+    worker ??= await startApp('worker', backend.env);
     await untilDone();
     expect(await worker.stop()).toEqual({ code: 0, signal: null });
     worker = undefined;
@@ -68,20 +67,6 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
     waitFor(async () => (await queue.load()).entries === 0 && (await jobsOf()).length === 0, {
       description: 'an empty queue',
     });
-
-  /** Takes all jobs, and stores nothing. */
-  async function settleAll(): Promise<void> {
-    const settling = await createEntryWorker({
-      ...{ ...backend, ...options, concurrency: 4, lockMs: 30_000 },
-      process: ({ entries }, { shard }) => settling.settle(shard, entries),
-      deadLetterInvalid: async (_data, error) => Promise.reject(error),
-      ...{ onPostponed: ignore, onRetry: ignore },
-    });
-    settling.start();
-    await untilDone();
-    await settling.close();
-  }
-
   const find = async (projectId: number, customerId: string) => store.customers.find(projectId, customerId);
 
   type IngressOptions = { maxPending?: number; backlogs?: [projectId: number, entries: number][]; failing?: number };

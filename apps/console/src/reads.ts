@@ -15,7 +15,7 @@ import { LRUCache } from 'lru-cache';
 
 /**
  * Pages that are open at the same time share what they read: for 2 s, or for ten times as long as the read took, up to 30 s.
- * So pages that are open all the time take a tenth of one processor of PostgreSQL at most, however many partners there are.
+ * So a read that takes up to 3 s keeps PostgreSQL busy for a tenth of the time at most, however many partners there are.
  */
 const SHARED_MS = { min: 2_000, max: 30_000, perMs: 10 };
 const MAX_SHARED = 100;

@@ -55,7 +55,7 @@ export class FairQueue<Source, Call extends Room> {
   push(source: Source, call: Call): void {
     const turn = this.#turns.get(source);
     if (turn) turn.calls.push(call);
-    else this.#turns.set(source, { calls: new Fifo(call), credit: Number.EPSILON });
+    else this.#turns.set(source, { calls: new Fifo(call), credit: Number.EPSILON }); // for one call
   }
 
   /** Removes the oldest call of a source. */

@@ -135,7 +135,7 @@ test('a partition that has reached its limit of bulk calls does not delay other 
   expect([group.pending, group.inFlight]).toEqual([0, 0]);
 });
 
-test('a bulk call that counts as several takes as many places, and starts while any place is free', async () => {
+test('a bulk call that counts as several takes as many slots, and starts while any slot is free', async () => {
   const ends: (() => void)[] = [];
   const group = new GroupCommit<string, number, number>({
     commit: (_partition, items) => new Promise((resolve) => ends.push(() => resolve(items))),

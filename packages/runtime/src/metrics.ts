@@ -54,8 +54,8 @@ export function createMetrics({ process }: { process: string }) {
       new Gauge({ name, help, labelNames, registers, collect });
     },
     /**
-     * Counts entries by project and outcome, for the projects that the caller names and `other`. @returns a function that adds counts, by
-     * project; projects that are not among them lose their series
+     * Counts entries by project and outcome, for the projects that the caller names and `other`.
+     * @returns a function that adds counts, by project; projects that are not among them lose their series
      */
     projectCounter(): (outcomesOf: Map<string, Record<string, number>>) => void {
       const entries = new Counter({

@@ -71,7 +71,9 @@ export async function startProcess(options: ProcessOptions): Promise<TestProcess
       if (options.readyOutput?.test(output)) return 'ready';
       return hasExited() ? 'exited' : (await isReady(options, output)) && 'ready';
     };
-    const onChange = (poll: () => void) => [child.stdout, child.stderr].map((stream) => stream?.on('data', poll));
+    const onChange = (poll: () => void) => {
+      for (const stream of [child.stdout, child.stderr]) stream?.on('data', poll);
+    };
     const description = `${file} to be ready`;
     const state = await waitFor(findState, { description, onChange, ...(timeoutMs && { timeoutMs }) });
     if (state === 'exited') throw new Error(`${file} exited`);

@@ -231,10 +231,11 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     throw new Fault('OVERLOADED');
   }
 
-  type GroupOptions = Partial<Pick<CallGroup, 'part' | 'isSingle'>>;
-
-  function createGroup(requester: Requester, partition: number, options: GroupOptions = {}): CallGroup {
-    const { part, isSingle = false } = options;
+  function createGroup(
+    requester: Requester,
+    partition: number,
+    { part, isSingle = false }: Partial<Pick<CallGroup, 'part' | 'isSingle'>> = {},
+  ): CallGroup {
     const priority = chunkPartitions.priorityOf(requester.projectId, partition);
     return { requester, part, priority, calls: [], first: 0, bytes: toRequestBytes(requester), isSingle };
   }
