@@ -34,6 +34,8 @@ export class AdmissionHistory {
   /** Whether a call failed that would have reduced the count of waiting entries. */
   failedToCountDown = false;
   readonly #enqueued: ChunkEntry[] = [];
+  /** The priorities of each project's jobs, by project id. */
+  readonly priorities = new Map<number, Set<number>>();
 
   admit(asking: (AdmitRequest & { entry: EntryInput })[], admitted: Admitted[]): void {
     asking.forEach(({ entry, ...customer }, i) => {
@@ -86,8 +88,11 @@ export class AdmissionHistory {
     this.failedToCountDown = true;
   }
 
-  enqueue(entries: ChunkEntry[]): void {
+  enqueue(entries: ChunkEntry[], priority: number): void {
     this.#enqueued.push(...entries);
+    for (const { projectId } of entries) {
+      this.priorities.set(projectId, (this.priorities.get(projectId) ?? new Set()).add(priority));
+    }
   }
 
   upsert(rows: { projectId: number; customerId: string; state: CustomerState }[]): void {

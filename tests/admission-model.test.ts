@@ -18,7 +18,7 @@ const RUNS = { min: 20, max: 1_000, ms: 4_000 };
 /** An entry without names is an erasure. */
 type Post = { ingress: number; project: number; entries: { customerId: string; names: ('email' | 'phone')[] }[] };
 type Answer = PromiseSettledResult<{ existed: boolean }>;
-type Outcome = { history: AdmissionHistory; answers: Map<EntryInput, Answer> };
+type Outcome = { history: AdmissionHistory; answers: Map<EntryInput, Answer>; busyProjectId: number };
 
 const entry = fc.record({
   customerId: fc.constantFrom(...CUSTOMERS),
@@ -112,7 +112,7 @@ describe.each(BACKENDS)('three ingresses and two workers with the queue on %s:',
       }
     });
     await scheduler.waitFor(Promise.all(partnersDone).then(() => Promise.all(jobs)));
-    return { history, answers };
+    return { history, answers, busyProjectId };
   }
 
   /**
@@ -147,6 +147,7 @@ describe.each(BACKENDS)('three ingresses and two workers with the queue on %s:',
       const outcome = await run(...drawn);
       fc.pre(![...outcome.answers.values()].some(isLate));
       checkAnswers(outcome);
+      checkPriorities(outcome);
       await checkStores(outcome.history);
     }
     await search(fc.asyncProperty(fc.scheduler(), partners, takers, failures, check), RUNS);
@@ -170,6 +171,12 @@ function checkAnswers({ history: { known }, answers }: Outcome): void {
       const created = life.filter(({ entry }) => isCreated(answers.get(entry)));
       expect(created).toHaveLength(life.some(({ isUnknown }) => isUnknown) ? Math.min(created.length, 1) : 1);
     }
+  }
+}
+
+function checkPriorities({ history, busyProjectId }: Outcome): void {
+  for (const [projectId, priorities] of history.priorities) {
+    expect([...priorities]).toEqual([projectId === busyProjectId ? 1 : 0]);
   }
 }
 

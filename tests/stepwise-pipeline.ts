@@ -1,4 +1,3 @@
-import { expect } from '@jest/globals';
 import { Fault } from '@opm/contract';
 import type { Version } from '@opm/core';
 import type { AdmitRequest, EntryQueue, EntryWorker } from '@opm/queue';
@@ -72,11 +71,8 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
         step(`enqueue ${idsOf(chunk.entries)}`, async () => {
           const takers = takersOf.get(chunk.entries[0]?.version ?? 0) ?? [];
           if (takers.length === 0) throw QUEUE_DOWN;
-          expect(new Set(chunk.entries.map(({ projectId }) => projectId === busyProjectId))).toEqual(
-            new Set([priority > 0]),
-          );
           const jobId = await queue.enqueue(shard, chunk, priority);
-          history.enqueue(chunk.entries);
+          history.enqueue(chunk.entries, priority);
           jobs.push(...takers.map((persist) => persist(chunk, { shard, jobId, attempt: 1, start: 1, priority })));
           return jobId;
         }),

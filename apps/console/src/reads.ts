@@ -13,11 +13,14 @@ import { type EntryQueue, shardOf } from '@opm/queue';
 import type { DeadLetterFilter, MinuteActivity, Store } from '@opm/store';
 import { LRUCache } from 'lru-cache';
 
+/** Pages that are open at the same time share what they read for this long. */
+const SHARED_MS = 2_000;
 /**
- * Pages that are open at the same time share what they read: for 2 s, or for ten times as long as the read took, up to 30 s.
- * So a read that takes up to 3 s keeps PostgreSQL busy for a tenth of the time at most, however many partners there are.
+ * What PostgreSQL knows of all partners is shared for ten times as long as the read took, up to 30 s. So a read that takes up
+ * to 3 s keeps PostgreSQL busy for a tenth of the time at most, however many partners there are.
  */
-const SHARED_MS = { min: 2_000, max: 30_000, perMs: 10 };
+const SLOW_SHARE = 10;
+const MAX_SHARED_MS = 30_000;
 const MAX_SHARED = 100;
 /** What the charts show. */
 export const CHART_MS = 3 * 3_600_000;
@@ -35,22 +38,21 @@ const toChartStart = (now: Date): number => Math.floor(now.getTime() / MINUTE_MS
 
 /** What the pages read. Every method rejects with StoreError if PostgreSQL does not answer. */
 export function createReads({ store, queue, shards }: { store: Store; queue: EntryQueue; shards: number }) {
-  const shared = new LRUCache<string, object, () => Promise<object>>({
+  const shared = new LRUCache<string, object, { read: () => Promise<object>; perMs: number }>({
     max: MAX_SHARED,
-    ttl: SHARED_MS.min,
-    async fetchMethod(_key, _stale, { context: read, options }) {
+    ttl: SHARED_MS,
+    async fetchMethod(_key, _stale, { context: { read, perMs }, options }) {
       const since = performance.now();
       const result = await read();
-      const sharedMs = SHARED_MS.perMs * (performance.now() - since);
-      options.ttl = Math.min(Math.max(SHARED_MS.min, sharedMs), SHARED_MS.max);
+      options.ttl = Math.min(Math.max(SHARED_MS, perMs * (performance.now() - since)), MAX_SHARED_MS);
       return result;
     },
   });
   /** A change makes later reads independent of earlier ones, also of those that are under way. */
   let changes = 0;
-  /** Concurrent and soon repeated reads of the same thing are one. */
-  const share = <T extends object>(key: string, read: () => Promise<T>) =>
-    shared.forceFetch(`${changes} ${key}`, { context: read }) as Promise<T>;
+  /** Concurrent and soon repeated reads of the same thing are one. @param perMs how long the result is shared per ms of the read */
+  const share = <T extends object>(key: string, read: () => Promise<T>, perMs = 0) =>
+    shared.forceFetch(`${changes} ${key}`, { context: { read, perMs } }) as Promise<T>;
 
   /** The minutes of all projects, oldest first. Past ones do not change, so each is read once. */
   let known: MinuteActivity[] = [];
@@ -76,7 +78,7 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
 
   const readBacklogs = () => queue.readProjectBacklogs().catch(() => undefined);
 
-  const storeStatus = () => share('store', () => readStoreStatus(store));
+  const storeStatus = () => share('store', () => readStoreStatus(store), SLOW_SHARE);
 
   /**
    * All projects, with their problems and the counts of those that were active within the last hour. `lastSeen`: the last

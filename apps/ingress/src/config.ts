@@ -15,7 +15,7 @@ export const INGRESS_ENV = {
   }),
   CHUNKS_IN_FLIGHT: count({
     default: 4,
-    desc: 'jobs of one shard on their way into the queue at once, and as many again that wait for a look-up',
+    desc: 'maximum admissions of one shard at once, and as many again that wait for a look-up',
   }),
   PENDING_MAX_ENTRIES: count({
     default: 5_000,

@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { awaitAll, singleFlight } from './single-flight.js';
+import { singleFlight } from './single-flight.js';
 
 test('a call rejects after the timeout, and a new run starts only after the previous one has ended', async () => {
   const ends: ((value: string) => void)[] = [];
@@ -14,14 +14,4 @@ test('a call rejects after the timeout, and a new run starts only after the prev
   expect(ends).toHaveLength(2);
   ends[1]?.('in time');
   expect(await again).toBe('in time');
-});
-
-test('a promise that rejects at once does not cut the others short, and its error is thrown', async () => {
-  const done: string[] = [];
-  const slow = singleFlight(async () => {
-    await new Promise(setImmediate);
-    done.push('slow');
-  }, 10_000);
-  await expect(awaitAll([Promise.reject(new Error('refused')), slow()])).rejects.toThrow('refused');
-  expect(done).toEqual(['slow']);
 });

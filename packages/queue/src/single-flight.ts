@@ -32,12 +32,3 @@ export async function untilAborted<T>(promise: Promise<T>, signal: AbortSignal):
     promise.catch(() => {});
   }
 }
-
-/** Like `Promise.all`, but waits until all promises are settled before it rejects with the first error. */
-export async function awaitAll<T>(promises: Promise<T>[]): Promise<T[]> {
-  const outcomes = await Promise.allSettled(promises);
-  return outcomes.map((outcome) => {
-    if (outcome.status === 'rejected') throw outcome.reason;
-    return outcome.value;
-  });
-}

@@ -71,11 +71,15 @@ export async function startProcess(options: ProcessOptions): Promise<TestProcess
       if (options.readyOutput?.test(output)) return 'ready';
       return hasExited() ? 'exited' : (await isReady(options, output)) && 'ready';
     };
-    const onChange = (poll: () => void) => {
+    const onOutput = (poll: () => void) => {
       for (const stream of [child.stdout, child.stderr]) stream?.on('data', poll);
     };
     const description = `${file} to be ready`;
-    const state = await waitFor(findState, { description, onChange, ...(timeoutMs && { timeoutMs }) });
+    const state = await waitFor(findState, {
+      description,
+      ...(options.readyOutput && { onChange: onOutput }), // otherwise a request would follow each line
+      ...(timeoutMs && { timeoutMs }),
+    });
     if (state === 'exited') throw new Error(`${file} exited`);
   } catch (cause) {
     await started.stop('SIGKILL');

@@ -1,5 +1,5 @@
 import { Fault } from '@opm/contract';
-import { GroupCommit, withTimeout } from '@opm/core';
+import { awaitAll, GroupCommit, withTimeout } from '@opm/core';
 import { type Admitted, type EntryQueue, findNew, type KeyedPart, toClosedState } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import type { TimeBudget } from '../config.js';
@@ -30,7 +30,7 @@ type AcceptEntryDeps = {
   };
   findExisting: FindExisting;
   chunkPartitions: ChunkPartitions;
-  /** About how many chunks of one shard are in flight, and how many more that wait for a look-up first. */
+  /** Maximum admissions of one shard in flight, and the same number again that wait for a look-up. See `slotsOf`. */
   maxInFlight: number;
   budget: Pick<TimeBudget, 'turnMs' | 'workMs' | 'replyMs'>;
   maxEntries: number;
@@ -82,7 +82,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     },
     sourceOf: ({ requester }) => requester.projectId,
     sizeOf: ({ calls }) => calls.length,
-    // One per chunk, or chunks would be smaller the more priorities there are.
+    // One per chunk while there is room for more entries, or chunks would be smaller the more priorities there are.
     slotsOf: (groups) => new Set(groups.map(({ priority }) => priority)).size,
     maxBatch: maxEntries,
     bytes: { of: ({ bytes }) => bytes, max: MAX_CHUNK_BYTES },
@@ -181,8 +181,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       onChunk(entries.length);
       logger.debug({ jobId, shard, entries: entries.length }, 'chunk queued');
     });
-    const outcomes = await Promise.allSettled(enqueueing); // all have ended before a failure releases the entries
-    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+    await awaitAll(enqueueing); // all have ended before a failure releases the entries
   }
 
   /**
