@@ -11,6 +11,8 @@ export type AdmittedEntry = {
   /** The expected answer. */
   existed: boolean;
   isReleased: boolean;
+  /** Whether it has a job; it may be released all the same, because another job of its admission could not be stored. */
+  isQueued: boolean;
   /**
    * Whether the look-up was too late to know, see {@link AdmissionHistory.lookUp}: then no entry may be answered as the
    * first.
@@ -43,7 +45,7 @@ export class AdmissionHistory {
       const version = admitted[i]?.version ?? 0;
       const before = this.#newestOf(key);
       const existed = before !== undefined && !before.entry.erase;
-      this.known.push({ key, entry, version, existed, isReleased: false, isUnknown: false });
+      this.known.push({ key, entry, version, existed, isReleased: false, isQueued: false, isUnknown: false });
       this.claims.set(key, version);
     });
   }
@@ -90,7 +92,8 @@ export class AdmissionHistory {
 
   enqueue(entries: ChunkEntry[], priority: number): void {
     this.#enqueued.push(...entries);
-    for (const { projectId } of entries) {
+    for (const { projectId, version } of entries) {
+      this.#find(version).isQueued = true;
       this.priorities.set(projectId, (this.priorities.get(projectId) ?? new Set()).add(priority));
     }
   }
@@ -109,7 +112,7 @@ export class AdmissionHistory {
   settle(persisted: Persisted[]): void {
     for (const { version, ...customer } of persisted) {
       const key = toKey(customer);
-      if ((this.claims.get(key) ?? 0) <= version) this.claims.delete(key);
+      if (this.claims.get(key) === version) this.claims.delete(key);
     }
   }
 

@@ -31,7 +31,7 @@ const post = fc.record({
 });
 /** Each partner waits for the answers to a post before it sends the next one. */
 const partners = fc.array(fc.array(post, { minLength: 1, maxLength: 4 }), { minLength: 1, maxLength: 4 });
-/** The workers that take the chunks of an admission: none if it is not enqueued, both if its jobs run twice. */
+/** The workers that take a chunk: none if it is not enqueued, both if its job runs twice. */
 const takers = fc.infiniteStream(fc.subarray([0, 1]));
 /** Whether the next settle or release call fails. */
 const failures = fc.infiniteStream(fc.constantFrom(false, false, false, true));
@@ -158,18 +158,21 @@ function checkAnswers({ history: { known }, answers }: Outcome): void {
   const versions = known.map(({ version }) => version);
   expect(versions).toEqual([...new Set(versions)].sort((a, b) => a - b));
   expect(answers.size).toBe(known.length);
-  for (const { entry, existed, version, isReleased } of known) {
+  // The model does not know when the look-up found an entry that was refused though it is queued.
+  const ambiguous = new Set(known.filter((it) => it.isReleased && it.isQueued).map(({ key }) => key));
+  for (const { key, entry, existed, version, isReleased } of known) {
     const due = isReleased
       ? { status: 'rejected', reason: QUEUE_DOWN }
-      : { status: 'fulfilled', value: { existed, version } };
+      : { status: 'fulfilled', value: { existed: ambiguous.has(key) ? expect.any(Boolean) : existed, version } };
     expect(answers.get(entry)).toEqual(due);
   }
   for (const key of new Set(known.map((it) => it.key))) {
     const own = known.filter((it) => it.key === key);
-    if (own.some(({ isReleased }) => isReleased)) continue;
+    const isSure = !own.some(({ isReleased }) => isReleased);
     for (const life of toLives(own)) {
       const created = life.filter(({ entry }) => isCreated(answers.get(entry)));
-      expect(created).toHaveLength(life.some(({ isUnknown }) => isUnknown) ? Math.min(created.length, 1) : 1);
+      const mayBeNone = !isSure || life.some(({ isUnknown }) => isUnknown);
+      expect(created).toHaveLength(mayBeNone ? Math.min(created.length, 1) : 1);
     }
   }
 }
