@@ -65,7 +65,9 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
       if (reservation.isShort(entries, now)) {
         onReserve();
         const call = reserveTokens(reservation.projectId, reservation.limit, reservation.toCall(entries, now));
-        const reserved = await withTimeout(call, budget.tokensMs).catch(giveUp);
+        const reserved = await withTimeout(call, budget.tokensMs)
+          .catch(giveUp)
+          .finally(() => reservation.endCall());
         now = performance.now();
         reservation.onReserved(reserved, now);
       }

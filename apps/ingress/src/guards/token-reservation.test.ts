@@ -29,6 +29,7 @@ function simulate(limit: RateLimit, ingresses: number) {
       const granted = Math.min(wanted, Math.floor(tokens));
       tokens -= granted;
       reservation.onReserved({ granted, available: tokens }, now);
+      reservation.endCall();
     }
     return reservation.use(entries, now);
   }
@@ -143,4 +144,18 @@ test.each([
   expect(calls()).toBeLessThanOrEqual(callsPerSecond * 10);
   const allowed = Math.min(perMs * 10_000, limit.burst + limit.rate * 10);
   expect(through).toBeGreaterThanOrEqual(allowed - Math.max(1, limit.rate / 20));
+});
+
+test('a request waits for the call on its way, which may bring tokens', () => {
+  const reservation = new TokenReservation(1, { rate: 1, burst: 160 });
+  const hasCall = (now: number) => reservation.isShort(1, now);
+  reservation.toCall(1, 1_000_000);
+  reservation.onReserved({ granted: 5, available: 0.1 }, 1_000_000);
+  reservation.endCall();
+  const later = 1_000_150; // the reserved tokens have expired
+  expect(hasCall(later)).toBe(true);
+  expect(reservation.toCall(1, later).returned).toBe(5);
+  expect(hasCall(later)).toBe(true);
+  reservation.endCall(); // failed
+  expect(hasCall(later)).toBe(false);
 });

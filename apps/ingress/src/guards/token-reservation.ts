@@ -32,6 +32,8 @@ export class TokenReservation {
   #blockedUntil = 0;
   #used = 0;
   #wanted = 0;
+  /** Whether a call is on its way; its answer may bring tokens. */
+  #isAsking = false;
   #askedAt = Number.NEGATIVE_INFINITY;
 
   constructor(projectId: number, limit: RateLimit) {
@@ -42,10 +44,13 @@ export class TokenReservation {
     this.#left = limit.burst;
   }
 
-  /** Whether to call the bucket first: fewer tokens than `entries` are reserved, and the bucket may have one. */
+  /**
+   * Whether to call the bucket first, or to wait for the call on its way: fewer tokens than `entries` are reserved, and the
+   * bucket may have one.
+   */
   isShort(entries: number, now: number): boolean {
     if (this.isBlocked(now) || now < this.#mayAskAt) return false;
-    return this.#usable(now) < entries && this.#held + this.#bucket(now) >= 1;
+    return this.#usable(now) < entries && (this.#isAsking || this.#held + this.#bucket(now) >= 1);
   }
 
   /** Uses up to `entries` reserved tokens. @returns how many it used */
@@ -66,8 +71,14 @@ export class TokenReservation {
     const call = { wanted: this.#wanted, returned: this.#held };
     this.#held = 0;
     this.#used = 0;
+    this.#isAsking = true;
     this.#askedAt = now;
     return call;
+  }
+
+  /** The call has been answered, or has failed. */
+  endCall(): void {
+    this.#isAsking = false;
   }
 
   /** Stores the answer of the bucket. Requests that waited may use the tokens at `now`, even if the answer was slow. */
