@@ -11,6 +11,7 @@ const SHARDS = 4;
 const SHARD = 1;
 const FINGERPRINT = 'bodyBody';
 const HOUR_US = 3_600_000_000;
+const HALF_DAY_US = 12 * HOUR_US;
 
 type Customer = { customerId: string; erase?: true };
 
@@ -242,6 +243,28 @@ describe.each(BACKENDS)('idempotency on %s:', (_, createBackend) => {
       expect(await readOne(part.id)).toMatchObject({ version, fingerprint: FINGERPRINT });
       expect((await readOne(request.id))?.state).toBe('');
       expect((await readOne(untouched.id))?.state).toBe(':1:');
+    });
+
+    test('parts of different half days are closed in any order', async () => {
+      const projectId = freshProject();
+      const parts = await Promise.all(['a', 'b', 'c'].map((id) => admitPart(projectId, { customerId: id })));
+      const [first, second, third] = parts.map(({ part }) => part.id) as [string, string, string];
+      const noon = Math.floor((Date.now() * 1_000) / HALF_DAY_US) * HALF_DAY_US;
+      const versions: [id: string, version: Version][] = [
+        [first, noon + 10],
+        [second, noon - 10],
+        [third, noon + 20],
+      ];
+      for (const [id, version] of versions) await age(id, version);
+      const state = toClosedState([true]);
+      expect(
+        await one.idempotency.close(
+          SHARD,
+          versions.map(([id, version]) => ({ id, version, state })),
+        ),
+      ).toEqual(new Map());
+      const records = await other.idempotency.read(SHARD, [first, second, third]);
+      expect(records.map((record) => record?.state)).toEqual([state, state, state]);
     });
 
     test('a project’s bytes grow by its new records, one in 16 of them counted 16 times', async () => {

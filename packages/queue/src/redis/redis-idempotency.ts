@@ -189,8 +189,7 @@ for i = 1, #ARGV do found[i] = found[i] or '' end
 return found`;
 
 /**
- * KEYS: the three hashes of records. ARGV: the ids; then per part its version (16 digits) and its new state in one text, in
- * order of the versions. Returns the index and the state of each part whose state differs from the given one. It also runs
+ * KEYS: the three hashes of records. ARGV: the ids; then per part its version (16 digits) and its new state in one text. Returns the index and the state of each part whose state differs from the given one. It also runs
  * while memory is full, because the entries are queued. Without RECORDS: to define functions takes longer than to close a
  * part.
  */
@@ -205,8 +204,8 @@ local function merge(a, b)
   return table.concat(digits)
 end
 while first <= parts do
-  local last, period = math.min(first + ${SLICE - 1}, parts), periodOf(first)
-  if periodOf(last) ~= period then last = first end
+  local last, period = first, periodOf(first)
+  while last < parts and last < first + ${SLICE - 1} and periodOf(last + 1) == period do last = last + 1 end
   local records, closed = KEYS[1 + period % 3], {}
   for i, value in ipairs(redis.call('HMGET', records, unpack(ARGV, first, last))) do
     local part = ARGV[parts + first + i - 1]
