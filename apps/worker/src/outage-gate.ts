@@ -17,8 +17,6 @@ export type OutageGate = {
 };
 
 type OutageGateDeps = {
-  /** Resolves if PostgreSQL answers. */
-  ping: () => Promise<void>;
   /** Resolves if PostgreSQL accepts a test write, which touches no entry's data. */
   tryWrite: () => Promise<void>;
   worker: { pause(): void; resume(): void };
@@ -40,33 +38,30 @@ const FRESH_MS = 1_000;
  * Pauses the worker during an outage of PostgreSQL:
  *
  * 1. A statement fails with an outage error. The worker stops taking jobs.
- * 2. The gate probes PostgreSQL with increasing delays until it answers. The worker takes jobs again.
- * 3. The first write that succeeds ends the outage.
+ * 2. The gate tries a test write with increasing delays until PostgreSQL accepts one. The worker takes jobs again.
  *
- * If the server answers probes but rejects writes, as a read-only standby does, the delays keep growing and the gate
- * logs the outage once.
+ * If PostgreSQL rejects the test write for another reason than an outage, such as a trigger, the first write that succeeds
+ * ends the outage. Until then the delays keep growing and the gate logs the outage once.
  *
  * A trigger may raise any SQLSTATE, so a single entry can cause an outage error. If a test write succeeds, the gate
  * blames the entry and does not pause.
  */
 export function createOutageGate(deps: OutageGateDeps): OutageGate {
-  const { ping, tryWrite, worker, logger, onPaused, signal } = deps;
+  const { tryWrite, worker, logger, onPaused, signal } = deps;
   let isPaused = false;
   let probes = 0;
   let isOutage = false;
   let succeededAt = Number.NEGATIVE_INFINITY;
 
   async function probe(): Promise<void> {
-    let isUp = false;
-    while (!isUp) {
+    let since: number;
+    do {
       await delay(retryDelayMs(++probes, { maxMs: MAX_PROBE_DELAY_MS }), undefined, { signal });
-      isUp = await ping().then(
-        () => true,
-        () => false,
-      );
-    }
+      since = performance.now();
+    } while (!(await acceptsWrites()));
     isPaused = false;
     worker.resume();
+    if (succeededAt > since) onSuccess();
   }
 
   function pause(error: unknown): void {
@@ -97,13 +92,14 @@ export function createOutageGate(deps: OutageGateDeps): OutageGate {
       onSuccess();
       return true;
     } catch (error) {
-      return failureKindOf(error) !== 'outage' || succeededAt > since; // another write succeeded meanwhile
+      if (succeededAt > since) return true; // another write succeeded meanwhile
+      return failureKindOf(error) !== 'outage' && hasSqlState(error);
     }
   }
 
   async function isOutageOf(error: unknown): Promise<boolean> {
     if (failureKindOf(error) !== 'outage') return false;
-    if (!(error instanceof StoreError && error.sqlState)) return true; // no SQLSTATE: the connection failed
+    if (!hasSqlState(error)) return true;
     return performance.now() - succeededAt > FRESH_MS && !(await acceptsWrites());
   }
 
@@ -129,3 +125,6 @@ export function createOutageGate(deps: OutageGateDeps): OutageGate {
     },
   };
 }
+
+/** Without a SQLSTATE, PostgreSQL has not judged the statement: the connection failed. */
+const hasSqlState = (error: unknown): boolean => error instanceof StoreError && error.sqlState !== undefined;

@@ -1,11 +1,16 @@
 import { expect, test } from '@jest/globals';
 import { failureKindOf, StoreError, toFailureKind, toStoreError } from './store-error.js';
 
-const refused = () => Object.assign(new Error('connect ECONNREFUSED ::1:5432'), { code: 'ECONNREFUSED' });
+const withCode = (message: string, code: string) => Object.assign(new Error(message), { code });
+const refused = () => withCode('connect ECONNREFUSED ::1:5432', 'ECONNREFUSED');
 
 test.each([
   ['a refused connection', refused()],
   ['a host with several addresses, none of which answers', new AggregateError([refused(), refused()], '')],
+  ['a certificate that is not trusted', withCode('self-signed certificate', 'DEPTH_ZERO_SELF_SIGNED_CERT')],
+  ['an expired certificate', withCode('certificate has expired', 'CERT_HAS_EXPIRED')],
+  ['an unknown authority', withCode('unable to verify the first certificate', 'UNABLE_TO_VERIFY_LEAF_SIGNATURE')],
+  ['a server without TLS', new Error('The server does not support SSL connections')],
   ['an error that wraps one', Object.assign(new Error('failed'), { cause: new AggregateError([refused()], '') })],
 ])('%s is an outage', async (_, error) => {
   const thrown = await toStoreError(() => Promise.reject(error)).catch((reason) => reason);
