@@ -102,7 +102,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
       budget,
       maxEntries: 200,
       maxPending,
-      isStale: () => false,
+      isAbandoned: () => false,
       ...{ onChunk: ignore, onRecordBytes: ignore, onShed: ignore },
       logger,
     });

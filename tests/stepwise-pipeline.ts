@@ -1,5 +1,4 @@
 import { Fault } from '@opm/contract';
-import type { Version } from '@opm/core';
 import type { AdmitRequest, EntryQueue, EntryWorker } from '@opm/queue';
 import { createLogger } from '@opm/runtime';
 import type { Store } from '@opm/store';
@@ -26,7 +25,7 @@ type Context = {
 };
 type IngressContext = Context & {
   queue: EntryQueue;
-  /** The workers that take the chunks of the next admission; if there are none, its enqueues fail. */
+  /** The workers that take the next chunk; if there are none, its enqueue fails. */
   nextTakers: () => PersistChunk[];
   /** A project with a long backlog: its entries get jobs of another priority. */
   busyProjectId: number;
@@ -48,7 +47,6 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
   const { queue, store, history, step, isNextFailing, nextTakers, busyProjectId, jobs } = context;
   const chunkPartitions = createChunkPartitions(1);
   chunkPartitions.onBacklogs(0, new Map([[busyProjectId, LONG_BACKLOG]]));
-  const takersOf = new Map<Version, PersistChunk[]>();
   const findExisting = createFindExisting({
     findExisting: store.customers.findExisting,
     maxInFlight: 4,
@@ -63,13 +61,11 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
         step(`admit ${idsOf(given)}`, async () => {
           const admittance = await queue.admit(shard, given);
           history.admit(given as (AdmitRequest & { entry: EntryInput })[], admittance.admitted);
-          const takers = nextTakers();
-          for (const { version } of admittance.admitted) takersOf.set(version, takers);
           return { ...admittance, backlogs: new Map() }; // the priorities stay
         }),
       enqueue: (shard, chunk, priority = 0) =>
         step(`enqueue ${idsOf(chunk.entries)}`, async () => {
-          const takers = takersOf.get(chunk.entries[0]?.version ?? 0) ?? [];
+          const takers = nextTakers();
           if (takers.length === 0) throw QUEUE_DOWN;
           const jobId = await queue.enqueue(shard, chunk, priority);
           history.enqueue(chunk.entries, priority);
@@ -99,7 +95,7 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
     budget,
     maxEntries: 200,
     maxPending: 1_000,
-    isStale: () => false,
+    isAbandoned: () => false,
     onChunk: ignore,
     onRecordBytes: ignore,
     onShed: ignore,

@@ -7,6 +7,7 @@ import { createAuthenticator } from './guards/authenticate.js';
 import { createOverload, watchStalls } from './guards/overload.js';
 import { createRateLimiter } from './guards/rate-limiter.js';
 import { createUnknownKeys } from './guards/unknown-keys.js';
+import type { IsAbandoned } from './http/request-context.js';
 import { serveIngress } from './http/server.js';
 import { createAcceptEntry } from './ingest/accept-entry.js';
 import { CircuitBreaker } from './ingest/circuit-breaker.js';
@@ -91,6 +92,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     logger.warn({ ms }, 'process stalled; refusing entries sent during the stall'),
   );
   onClose('stalls', stalls.close);
+  const isAbandoned: IsAbandoned = ({ socket, startedAt }) => socket.destroyed || stalls.isStale(startedAt);
   const recordLimit = createRecordLimit(queue.idempotency);
   const { acceptEntry, acceptEntries, acceptPart, pending, chunksInFlight } = createAcceptEntry({
     queue,
@@ -100,7 +102,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     budget,
     maxEntries: config.CHUNK_MAX_ENTRIES,
     maxPending: config.PENDING_MAX_ENTRIES,
-    isStale: stalls.isStale,
+    isAbandoned,
     onChunk: metrics.onChunk,
     onRecordBytes: recordLimit.onBytes,
     onShed: metrics.onShed,
@@ -125,6 +127,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     groupSize: config.CHUNK_MAX_ENTRIES,
     budget,
     maxPending: config.PENDING_MAX_ENTRIES,
+    isAbandoned,
     onShed: metrics.onShed,
     logger,
   });

@@ -11,6 +11,7 @@ import {
   startProxy,
   type TcpProxy,
   type TestApp,
+  WIDE_LIMITS,
   waitFor,
 } from '@opm/testkit';
 
@@ -77,6 +78,13 @@ describe.each(BACKENDS)('abandoned requests, with the queue on %s:', (_, createB
     (entry) => toRequest('POST /entries', [entry]),
     (entry) => toRequest('POST /entries', entry, 'content-type: application/x-ndjson\r\n'),
   ];
+  /** Asks on this connection, and waits for the answer. */
+  async function untilPong({ socket, answered }: Client): Promise<void> {
+    const pongs = () => answered().split('pong').length;
+    const before = pongs();
+    socket.write(toRequest('GET /ping', ''));
+    await waitFor(() => pongs() > before, { description: 'the pong' });
+  }
   const isStopped = async () => (await readFile(`/proc/${ingress.pid}/stat`, 'utf8')).includes(') T ');
 
   test('an ingress that was frozen refuses entries sent during the freeze, and then accepts new ones', async () => {
@@ -128,15 +136,14 @@ describe.each(BACKENDS)('abandoned requests, with the queue on %s:', (_, createB
     const toHeld = (line: string, body: unknown) =>
       toRequest(line, body, 'idempotency-key: gone\r\n').replace(apiKey, limited.apiKey);
     const PING = toHeld('GET /ping', '');
-    const untilPong = ({ answered }: Client) => waitFor(() => answered().includes('pong'), { description: 'the pong' });
     expect((await fetch(`${held.url}/ping`, { headers })).status).toBe(200); // now it knows the API key
-    proxy.hold(); // the client disconnects during the look-up of the idempotency key
     const [client, witness] = [await open('gone', held), await open('witness', held)];
+    await untilPong(witness); // and now the other one
+    proxy.hold(); // the client disconnects during the look-up of the idempotency key
     const entry = { customerId: client.customerId, customerPhone: 'old' };
     client.socket.write(PING + toHeld('POST /entry', entry));
-    await untilPong(client); // by then the request behind it has been read
-    client.socket.resetAndDestroy();
-    witness.socket.write(PING);
+    await waitFor(() => client.answered().includes('pong'), { description: 'the pong' });
+    client.socket.resetAndDestroy(); // by then the request behind it has been read
     await untilPong(witness); // and by then the ingress has seen the end of the connection
     witness.socket.destroy();
     proxy.release();
@@ -145,6 +152,37 @@ describe.each(BACKENDS)('abandoned requests, with the queue on %s:', (_, createB
     const answer = await fetch(`${other.url}/entry`, { method: 'POST', headers, body: JSON.stringify(entry) });
     await answer.body?.cancel();
     expect([answer.status, answer.headers.get('idempotent-replayed')]).toEqual([201, null]);
+    await held.stop();
+  });
+
+  test('a repeat is accepted though the client of its first attempt disconnected before the admission', async () => {
+    const place = backend.redisUrl === undefined ? { DATABASE_URL: proxy.url } : { REDIS_URL: proxy.url };
+    const held = await startApp('ingress', { ...backend.env, ...WIDE_LIMITS, ...place, CHUNKS_IN_FLIGHT: '1' });
+    await untilPosted(held, 'before'); // now it knows the API key
+    const untilPending = (entries: number) =>
+      waitFor(async () => (await held.readMetric('opm_pending_entries')) === entries, {
+        description: `${entries} pending entries`,
+      });
+    proxy.hold();
+    const ahead = post(held, 'ahead', '+1');
+    await untilPending(1);
+    const entry = { customerId: 'again', customerPhone: '+1' };
+    const request = toRequest('POST /entry', entry, 'idempotency-key: again\r\n');
+    const first = await open('again', held);
+    first.socket.write(request); // waits for the admission ahead
+    await untilPending(2);
+    const [repeat, witness] = [await open('again', held), await open('witness', held)];
+    repeat.socket.write(request);
+    await untilPong(witness); // by then the ingress has read the repeat
+    first.socket.resetAndDestroy();
+    await untilPong(witness); // and by then it has seen the end of the connection
+    witness.socket.destroy();
+    proxy.release();
+    await waitFor(() => repeat.answered().includes('message'), { description: 'the answer' });
+    expect(repeat.answered().slice(0, 12)).toBe('HTTP/1.1 201');
+    expect(await held.readMetric('opm_shed_total{reason="waited"}')).toBe(1);
+    repeat.socket.destroy();
+    await ahead; // on PostgreSQL, its statement may have been given up
     await held.stop();
   });
 });

@@ -34,6 +34,7 @@ import { readRowVersions, toReceiptOf, toRowVersions } from './receipts.js';
 
 const SHARDS = 3;
 const GROUP = 100;
+const MANY = 20;
 const MAX_TRIES = 1_000;
 const MAX_INTERRUPTIONS = 50;
 const OLD = 'old@example.com';
@@ -92,10 +93,21 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
   function toKey(customerId: string): string {
     for (let i = 0; ; i++) {
       const key = `key-${customerId}-${i}`;
-      const id = toOwnId(hash('sha256', `${project.projectId}:${key}`, 'base64url').slice(0, 16), SHARDS);
-      const [ofKey, ofCustomer] = [id, customerId].map((text) => shardOf(project.projectId, text, SHARDS));
-      if (ofKey === ofCustomer) return key;
+      if (shardOf(project.projectId, customerId, SHARDS) === shardOfKey(key)) return key;
     }
+  }
+  function shardOfKey(key: string): number {
+    const id = toOwnId(hash('sha256', `${project.projectId}:${key}`, 'base64url').slice(0, 16), SHARDS);
+    return shardOf(project.projectId, id, SHARDS);
+  }
+  /** Requests with one key, about customers of its shard. */
+  function freshOfOneKey(count: number, key = toKey(`c${nextId++}`)): Sent[] {
+    const requests: Sent[] = [];
+    while (requests.length < count) {
+      const { entry, body } = fresh();
+      if (shardOf(project.projectId, entry.customerId, SHARDS) === shardOfKey(key)) requests.push({ key, body });
+    }
+    return requests;
   }
   const toResults = ({ body }: Answer) => JSON.parse(body) as Results;
   const ask = (ingress: TestApp, sent: Sent) => sendUntilAnswered(ingress, { apiKey: project.apiKey, ...sent });
@@ -369,6 +381,26 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
       }
     });
     await fc.assert(property, { numRuns: 30 });
+  });
+
+  test('of many requests under one key at once, one is accepted, and all others are a 422', async () => {
+    const sent = freshOfOneKey(MANY);
+    const first = await Promise.all(sent.map((request) => ask(one, request)));
+    expect(first.filter(({ status }) => status !== 422)).toEqual([CREATED]);
+    const again = await Promise.all(freshOfOneKey(MANY, sent[0]?.key).map((request) => ask(one, request)));
+    expect(again).toEqual(again.map(() => REUSED));
+  });
+
+  test('while the store hangs, requests under one key do not wait for one another until each has had its turn', async () => {
+    const held = await startApp('ingress', { ...env, ...place });
+    await ask(held, fresh()); // now it knows the API key
+    proxy.hold();
+    const requests = freshOfOneKey(MANY).map((request) => ({ ...request, apiKey: project.apiKey }));
+    const answers = await Promise.all(requests.map((request) => send(held, request)));
+    proxy.release();
+    expect(answers.map(({ status }) => status)).toEqual(answers.map(() => 503));
+    expect(await held.readMetric('opm_shed_total{reason="waited"}')).toBe(MANY - 1);
+    await held.stop();
   });
 
   test('of many keys for one new customer, through two ingresses at once, one gets 201', async () => {

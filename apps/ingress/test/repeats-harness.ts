@@ -183,7 +183,7 @@ export async function openHarness(backend: Backend, shards: number) {
       budget,
       maxEntries: 200,
       maxPending: 1_000,
-      isStale: () => false,
+      isAbandoned: () => false,
       ...{ onChunk: ignore, onRecordBytes: ignore, onShed: ignore },
       logger,
     });
@@ -194,6 +194,7 @@ export async function openHarness(backend: Backend, shards: number) {
       takeTokens: (_sender, entries) => Math.min(entries, tokens),
       ...{ shards, groupSize: 200, budget },
       maxPending: 1_000,
+      isAbandoned: () => false,
       onShed: ignore,
       logger,
     });

@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
-import { REQUEST_ID } from '@opm/contract';
+import { parseIdempotencyKey, REQUEST_ID } from '@opm/contract';
 import type { RateLimit, RequestIds } from '@opm/core';
 import type { Response as ExpressResponse } from 'express';
 import type { TokenReservation } from '../guards/token-reservation.js';
@@ -24,6 +24,20 @@ export const contextOf = (response: ServerResponse) => (response as ExpressRespo
 export function findOwnRequestId({ headers }: IncomingMessage): string | undefined {
   const given = headers['x-request-id'];
   return typeof given === 'string' && REQUEST_ID.test(given) ? given : undefined;
+}
+
+/** Returns what the partner called the request. @throws Fault IDEMPOTENCY_KEY_INVALID or IDEMPOTENCY_KEY_REPEATED */
+export function findRequestIds(request: IncomingMessage): RequestIds | undefined {
+  const idempotencyKey = findIdempotencyKey(request);
+  const requestId = findOwnRequestId(request);
+  return idempotencyKey === undefined && requestId === undefined ? undefined : { idempotencyKey, requestId };
+}
+
+function findIdempotencyKey(request: IncomingMessage): string | undefined {
+  const value = request.headers['idempotency-key'] as string | undefined;
+  if (value === undefined) return undefined;
+  // `headers` joins repeated headers with a comma and a space. `headersDistinct` takes time for all headers.
+  return parseIdempotencyKey(value.includes(', ') ? (request.headersDistinct['idempotency-key'] ?? []) : [value]);
 }
 
 const SENDS_ENTRIES = new Set<string | undefined>(['POST', 'DELETE']);
@@ -54,3 +68,6 @@ export type Requester = {
 
 /** A requester and its rate limit. `reservation` is set if the project has a limit; the answer's headers report it. */
 export type Sender = Requester & { limit: RateLimit | undefined; reservation: TokenReservation | undefined };
+
+/** Whether the partner may have given up the request: it has disconnected, or this process stalled meanwhile. */
+export type IsAbandoned = (requester: Pick<Requester, 'socket' | 'startedAt'>) => boolean;

@@ -3,7 +3,7 @@ import { awaitAll, GroupCommit, withTimeout } from '@opm/core';
 import { type Admitted, type EntryQueue, findNew, type KeyedPart, toClosedState } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import type { TimeBudget } from '../config.js';
-import type { Requester } from '../http/request-context.js';
+import type { IsAbandoned, Requester } from '../http/request-context.js';
 import { createAcceptRepeats } from './accept-repeats.js';
 import {
   type AcceptEntries,
@@ -38,8 +38,7 @@ type AcceptEntryDeps = {
    * Maximum entries that wait for their acknowledgement. Projects below their share may go on up to twice this number.
    */
   maxPending: number;
-  /** Whether the partner may have given up a request that began at `startedAt` because this process stalled. */
-  isStale: (startedAt: number) => boolean;
+  isAbandoned: IsAbandoned;
   onChunk: (entries: number) => void;
   /** Called with approximate bytes of some projects' records of idempotency keys in a shard, by project id. */
   onRecordBytes: (ofProjects: Map<number, number>) => void;
@@ -53,7 +52,7 @@ type AcceptEntryDeps = {
  */
 export function createAcceptEntry(deps: AcceptEntryDeps) {
   const { queue, findExisting, chunkPartitions, maxInFlight, budget, maxEntries, maxPending } = deps;
-  const { isStale, onChunk, onRecordBytes, onShed, logger } = deps;
+  const { isAbandoned, onChunk, onRecordBytes, onShed, logger } = deps;
 
   const warnRefused = createThrottledWarning(logger, 'could not queue entries; answering 503');
   const toFault = createToFault(warnRefused); // once for all requests of a chunk
@@ -108,8 +107,8 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
    * Refuses an entry whose partner may have given up and sent a newer one to another ingress. Admitted now, the old
    * entry would get the higher version and overwrite the newer one.
    */
-  function refuseAbandoned({ requester: { socket, startedAt }, calls }: CallGroup): Fault | undefined {
-    if (!socket.destroyed && !isStale(startedAt)) return undefined;
+  function refuseAbandoned({ requester, calls }: CallGroup): Fault | undefined {
+    if (!isAbandoned(requester)) return undefined;
     onShed('waited', calls.length);
     return new Fault('QUEUE_UNAVAILABLE');
   }

@@ -1,12 +1,11 @@
 import { hash } from 'node:crypto';
-import { Fault, parseIdempotencyKey } from '@opm/contract';
-import { FIELDS, GroupCommit, type RequestIds, withTimeout } from '@opm/core';
+import { Fault } from '@opm/contract';
+import { FIELDS, GroupCommit, withTimeout } from '@opm/core';
 import { type EntryQueue, type KeyedRequest, type PartRecord, parsePart, shardOf } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
-import type { Request } from 'express';
 import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
-import { findOwnRequestId, type Sender } from '../http/request-context.js';
+import type { IsAbandoned, Sender } from '../http/request-context.js';
 import { type AcceptPart, createToFault, type EntryInput, type PartInput, type Results } from './call.js';
 
 /** What a key stands for. `isSingle`: the request has one entry, and so one part, which has the id of the request. */
@@ -31,6 +30,7 @@ type Deps = {
   budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
   /** Maximum calls that wait for the store. */
   maxPending: number;
+  isAbandoned: IsAbandoned;
   onShed: (reason: 'in-flight' | 'waited' | 'idempotency-keys') => void;
   logger: Logger;
 };
@@ -52,7 +52,7 @@ const MAX_FULL = 10_000;
  */
 export function createAcceptKeyed(deps: Deps): AcceptKeyed {
   const { idempotency, recordLimit, acceptPart, takeTokens, shards, groupSize, budget } = deps;
-  const { maxPending, onShed, logger } = deps;
+  const { maxPending, isAbandoned, onShed, logger } = deps;
   const toFault = createToFault(createThrottledWarning(logger, 'could not read idempotency keys; answering 503'));
   const warnFull = createThrottledWarning(
     logger,
@@ -78,7 +78,7 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
     ),
   );
   /** Parts on their way, by id. */
-  const underWay = new Map<string, { fingerprint: string; results: Promise<Results> }>();
+  const underWay = new Map<string, { sender: Sender; fingerprint: string; results: Promise<Results> }>();
 
   function refuseAll(error: Error): never {
     throw toFault(error);
@@ -150,28 +150,54 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
    * Accepts a part. If the same part is on its way, waits for that instead. Waits for a part of another request with the
    * same key, too: one chunk must not have both.
    */
-  async function acceptOnce(sender: Sender, part: PartInput): Promise<Results> {
+  async function acceptOnce(sender: Sender, keyed: Keyed, shard: number, part: PartInput): Promise<Results> {
+    const deadline = performance.now() + budget.turnMs;
     for (let first = underWay.get(part.id); first; first = underWay.get(part.id)) {
-      const results = await first.results.catch((error) => {
-        if (first?.fingerprint === part.fingerprint) throw error;
+      const { sender: other, fingerprint, results: earlier } = first;
+      if (fingerprint !== part.fingerprint) {
+        await waitForOther(earlier, () => read(keyed, shard, part.id), deadline);
+        continue;
+      }
+      const results = await earlier.catch((error) => {
+        // An attempt whose partner has gone is refused, which is no reason to refuse its repeat.
+        if (!isAbandoned(other) || performance.now() > deadline) throw error;
       });
-      if (!results || first.fingerprint !== part.fingerprint) continue;
+      if (!results) continue;
       return part.entries.map((_, i) => {
         const result = results[i];
         return result && 'existed' in result ? { ...result, isReplayed: true } : result;
       });
     }
     const results = acceptPart(sender, part).finally(() => underWay.delete(part.id));
-    underWay.set(part.id, { fingerprint: part.fingerprint, results });
+    underWay.set(part.id, { sender, fingerprint: part.fingerprint, results });
     return results;
   }
 
+  /**
+   * Waits until another request with the same key has ended.
+   * @throws Fault IDEMPOTENCY_KEY_REUSED if the key stands for that request, or for one that `readRecord` finds
+   */
+  async function waitForOther(other: Promise<Results>, readRecord: () => Promise<unknown>, deadline: number) {
+    const isOver = other.then(
+      (results) => results.some((result) => result && 'existed' in result),
+      () => false,
+    );
+    const ended = isOver.then((isAccepted) => {
+      if (isAccepted) throw new Fault('IDEMPOTENCY_KEY_REUSED');
+      if (reading.pending >= maxPending) throw turnAway('in-flight');
+      return readRecord();
+    });
+    await withTimeout(ended, Math.max(0, deadline - performance.now())).catch((error) => {
+      throw error instanceof Fault ? error : turnAway('waited');
+    });
+  }
+
   /** Accepts the part, and what remains if the record of an earlier attempt covers fewer entries. */
-  async function acceptWhole(sender: Sender, keyed: Keyed, { items }: Part, results: Results, first: number) {
+  async function acceptWhole(sender: Sender, keyed: Keyed, { shard, items }: Part, results: Results, first: number) {
     for (let left = items; left.length > 0; left = left.filter(({ place }) => results[place - first] === undefined)) {
       const id = idOf(keyed, left[0]?.place ?? 0);
       const part = { id, fingerprint: keyed.fingerprint, entries: left.map(({ entry }) => entry) };
-      const accepted = await acceptOnce(sender, part).catch((error) => {
+      const accepted = await acceptOnce(sender, keyed, shard, part).catch((error) => {
         if (!(error instanceof Fault)) throw error;
         return left.map(() => error); // what was accepted before keeps its results
       });
@@ -184,8 +210,9 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
     const [single] = entries;
     if (single && keyed.isSingle && !sender.limit && !recordLimit.mayBeFull(keyed.projectId)) {
       // The usual case, without what only others need.
-      if (shardOf(keyed.projectId, single.customerId, shards) !== shardOfKey(keyed)) await rememberKey(keyed);
-      return acceptOnce(sender, { id: keyed.id, fingerprint: keyed.fingerprint, entries });
+      const shard = shardOf(keyed.projectId, single.customerId, shards);
+      if (shard !== shardOfKey(keyed)) await rememberKey(keyed);
+      return acceptOnce(sender, keyed, shard, { id: keyed.id, fingerprint: keyed.fingerprint, entries });
     }
     const results: Results = new Array(entries.length).fill(undefined);
     let parts = toParts(
@@ -267,17 +294,3 @@ export const BATCH = 'POST /entries';
 
 /** Hashed, because a key may be long and contain data that a record should not hold. */
 const toId = (text: string) => hash('sha256', text, 'base64url').slice(0, 16);
-
-/** Returns what the partner called the request. @throws Fault IDEMPOTENCY_KEY_INVALID or IDEMPOTENCY_KEY_REPEATED */
-export function findRequestIds(request: Request): RequestIds | undefined {
-  const idempotencyKey = findIdempotencyKey(request);
-  const requestId = findOwnRequestId(request);
-  return idempotencyKey === undefined && requestId === undefined ? undefined : { idempotencyKey, requestId };
-}
-
-function findIdempotencyKey(request: Request): string | undefined {
-  const value = request.headers['idempotency-key'] as string | undefined;
-  if (value === undefined) return undefined;
-  // `headers` joins repeated headers with a comma and a space. `headersDistinct` takes time for all headers.
-  return parseIdempotencyKey(value.includes(', ') ? (request.headersDistinct['idempotency-key'] ?? []) : [value]);
-}

@@ -5,9 +5,9 @@ import type { Overload } from '../guards/overload.js';
 import type { RateLimiter } from '../guards/rate-limiter.js';
 import { ENTRY_LIMIT, type Inflate, readBody } from '../http/read-body.js';
 import { type Reply, toAccepted } from '../http/reply.js';
-import { contextOf, type RequestContext } from '../http/request-context.js';
+import { contextOf, findRequestIds, type RequestContext } from '../http/request-context.js';
 import type { EntryInput, Verdict } from '../ingest/call.js';
-import { type AcceptKeyed, findRequestIds, toKeyed, toText } from '../ingest/idempotency.js';
+import { type AcceptKeyed, toKeyed, toText } from '../ingest/idempotency.js';
 
 /** Dependencies of the handlers that enqueue an entry or an erasure. */
 type EntryDeps = {
