@@ -151,15 +151,25 @@ function stringify(customer: Customer): string | undefined {
 }
 
 /**
+ * The id as the server knows it. Converting any other value, such as `undefined`, would name another customer.
+ * @throws InvalidEntryError unless it is a string or a safe integer, as in the body of an entry
+ */
+export function toId(customerId: string | number): string {
+  if (typeof customerId === 'string' || Number.isSafeInteger(customerId)) return String(customerId);
+  throw new InvalidEntryError('path/customerId must be a string or a safe integer', { statusCode: 400 });
+}
+
+/**
  * The path of a customer.
  * @throws InvalidEntryError for an id that cannot be in a path; the server validates the rest
  */
 export function toPath(customerId: string | number): string {
-  if (customerId === '') {
+  const id = toId(customerId);
+  if (id === '') {
     throw new InvalidEntryError('path/customerId must NOT have fewer than 1 characters', { statusCode: 400 });
   }
   try {
-    return `/entry/${encodeURIComponent(customerId)}`;
+    return `/entry/${encodeURIComponent(id)}`;
   } catch {
     throw new InvalidEntryError('path/customerId must not contain U+0000 or unpaired surrogates', { statusCode: 400 });
   }

@@ -20,6 +20,7 @@ import {
   type SendResult,
   toDay,
   toEntry,
+  toId,
   toPath,
   toReceiptPath,
   toState,
@@ -118,7 +119,7 @@ export class OpmClient {
   async erase(customerId: string | number, { signal }: CallOptions = {}): Promise<EraseResult> {
     this.#assertOpen();
     return this.#writes.open(signal, (call) => {
-      this.#dispatcher.add({ customerId: String(customerId), call });
+      this.#dispatcher.add({ customerId: toId(customerId), call });
     });
   }
 

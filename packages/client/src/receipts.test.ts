@@ -112,6 +112,19 @@ describe('receiptState', () => {
   });
 });
 
+test.each([undefined, null, Number.NaN, 1.5, 2 ** 53, {}, ['c'], true])(
+  'a call for the customer %j is refused before it is sent',
+  async (customerId) => {
+    const { client, server } = await start(() => ({ status: 404, body: { message: 'customer does not exist' } }));
+    const id = customerId as string;
+    const outcomes = await Promise.allSettled([client.get(id), client.erase(id), client.receiptState(id, 'r')]);
+    const message = 'path/customerId must be a string or a safe integer';
+    const refused = { status: 'rejected', reason: { name: 'InvalidEntryError', statusCode: 400, message } };
+    expect(outcomes).toMatchObject([refused, refused, refused]);
+    expect(server.received).toHaveLength(0);
+  },
+);
+
 describe('receiptStates', () => {
   const asked = Array.from({ length: 1_201 }, (_, i) => ({ customerId: i, receipt: `r${i}`, more: 'of yours' }));
   type Asked = { customerId: number; receipt: string };
