@@ -34,7 +34,7 @@ export class Call<Result> {
     this.#onSettled = onSettled;
     this.#signal = signal;
     if (signal) {
-      setMaxListeners(0, signal as AbortSignal); // thousands of calls may share a signal; that is not a leak
+      allowManyListeners(signal);
       signal.addEventListener('abort', this.#onAbort);
     }
   }
@@ -74,6 +74,15 @@ export class Call<Result> {
   }
 }
 
+/** Thousands of calls may share a signal; that is not a leak. Only Node's own signals would warn of one. */
+function allowManyListeners(signal: Signal): void {
+  try {
+    setMaxListeners(0, signal as AbortSignal);
+  } catch {
+    // Another implementation of AbortSignal, such as that of jsdom.
+  }
+}
+
 /** Returns a signal that aborts when all calls are settled. */
 export function abortWhenSettled(calls: readonly Pick<Call<unknown>, 'settled'>[]): AbortSignal {
   const controller = new AbortController();
@@ -88,6 +97,9 @@ export class OpenCalls {
   readonly #calls = new Set<Pick<Call<unknown>, 'settled' | 'reject'>>();
   readonly #onNone: () => void;
   readonly #waiting: (() => void)[] = [];
+  /** Places of resumed waiters that have not opened their call yet. They are theirs for this turn of the event loop. */
+  #reserved = 0;
+  #isTurnEnding = false;
 
   /** @param onNone is called when the last open call settles */
   constructor({ deadlineMs, max, onNone = () => {} }: { deadlineMs: number; max: number; onNone?: () => void }) {
@@ -104,6 +116,7 @@ export class OpenCalls {
     if (this.#calls.size >= this.#max) return Promise.reject(new QueueFullError(`${this.#max} calls are already open`));
     const call = new Call<Result>({ deadlineMs: this.#deadlineMs, signal, onSettled: () => this.#onSettled(call) });
     this.#calls.add(call);
+    if (this.#reserved > 0) this.#reserved--;
     try {
       start(call);
     } catch (error) {
@@ -112,17 +125,25 @@ export class OpenCalls {
     return call.promise;
   }
 
-  /** Resolves when one more call may be opened. */
+  /** Resolves when one more call may be opened, for each waiter in turn. The place is kept for a turn of the event loop. */
   ready(): Promise<void> {
-    if (this.#calls.size < this.#max) return Promise.resolve();
     return new Promise((resolve) => {
       this.#waiting.push(resolve);
+      this.#resumeWaiters();
     });
   }
 
   /** Resolves when the calls that are open now are settled. */
   async settled(): Promise<void> {
     await Promise.all(Array.from(this.#calls, ({ settled }) => settled));
+  }
+
+  /** Resolves when no call is open. A call that follows another one in the same turn, as the next page does, counts too. */
+  async drained(): Promise<void> {
+    while (this.#calls.size > 0) {
+      await this.settled();
+      await new Promise(setImmediate);
+    }
   }
 
   rejectAll(error: Error): void {
@@ -132,8 +153,21 @@ export class OpenCalls {
   #onSettled(call: Pick<Call<unknown>, 'settled' | 'reject'>): void {
     this.#calls.delete(call);
     if (this.#calls.size === 0) this.#onNone();
-    // A waiter may not use its slot. So when no call is open, all waiters resume: otherwise some would wait for ever.
-    const room = this.#calls.size === 0 ? this.#waiting.length : this.#max - this.#calls.size;
-    for (const resolve of this.#waiting.splice(0, room)) resolve();
+    this.#resumeWaiters();
+  }
+
+  /** Resumes as many waiters as there are places. A place that is not used in this turn goes to the next waiter. */
+  #resumeWaiters(): void {
+    const places = Math.max(0, this.#max - this.#calls.size - this.#reserved);
+    const resumed = this.#waiting.splice(0, places);
+    this.#reserved += resumed.length;
+    for (const resolve of resumed) resolve();
+    if (this.#reserved === 0 || this.#isTurnEnding) return;
+    this.#isTurnEnding = true;
+    setImmediate(() => {
+      this.#isTurnEnding = false;
+      this.#reserved = 0;
+      this.#resumeWaiters();
+    });
   }
 }

@@ -412,6 +412,32 @@ test('a producer that awaits ready sends everything, even if another waiter does
   expect(server.received.flatMap(readEntries)).toHaveLength(20);
 });
 
+test('of many producers that await ready, none gets more room than there is', async () => {
+  const { client, server } = await start(acceptAll, { maxQueued: 3 });
+  const produce = async (customer: Customer) => {
+    await client.ready();
+    return client.send(customer);
+  };
+  expect(await Promise.all(toCustomers(40).map(produce))).toHaveLength(40);
+  expect(server.received.flatMap(readEntries)).toHaveLength(40);
+});
+
+test('a signal may be of another implementation than that of Node', async () => {
+  const listeners = new Set<() => void>();
+  const signal = {
+    aborted: false,
+    reason: new Error('no longer needed'),
+    addEventListener: (_: 'abort', listener: () => void) => void listeners.add(listener),
+    removeEventListener: (_: 'abort', listener: () => void) => void listeners.delete(listener),
+  };
+  const { client } = await start(({ method }) => (method === 'GET' ? 'hang' : toBatchAnswer([CREATED])));
+  expect(await client.send(JANE, { signal })).toEqual({ created: true });
+  expect(listeners.size).toBe(0);
+  const read = client.get(1, { signal });
+  for (const abort of listeners) abort();
+  await expect(read).rejects.toBe(signal.reason);
+});
+
 describe('a signal rejects its call with its reason:', () => {
   test('before the call, nothing is sent', async () => {
     const { client, server } = await start(acceptAll);

@@ -50,7 +50,7 @@ export interface OpmClientOptions {
    * in the queue, the time restarts whenever the server accepts something from this client. Default 60,000.
    */
   deadlineMs?: number;
-  /** Maximum number of open sends and erasures. Default 10,000. */
+  /** Maximum number of open sends and erasures, and of open reads. Default 10,000. */
   maxQueued?: number;
   /** Maximum number of requests with entries in flight, and of reads beside them. Default 4. */
   maxInFlight?: number;
@@ -149,9 +149,9 @@ export class OpmClient {
    * Rejects with OpmError, for all if one receipt is wrong, or with the signal's reason.
    */
   async receiptStates(asked: readonly AskedReceipt[], options?: CallOptions): Promise<ReceiptState[]> {
+    this.#assertOpen();
     const states: ReceiptState[] = [];
     for (let first = 0; first < asked.length; first += RECEIPTS_PER_REQUEST) {
-      this.#assertOpen();
       const page = asked.slice(first, first + RECEIPTS_PER_REQUEST);
       const body = JSON.stringify(page.map(({ customerId, receipt }) => ({ customerId, receipt })));
       const answer = await this.#read({ method: 'POST', path: '/entries/receipts', body }, options);
@@ -165,7 +165,7 @@ export class OpmClient {
 
   /**
    * The accepted entries of your project that could not be stored, newest first. Asks for the next page when it is
-   * needed. Rejects with OpmError, or with the signal's reason.
+   * needed, or throws ClosedError if the client is closed by then. Rejects with OpmError, or with the signal's reason.
    */
   async *refused({ since, signal }: RefusedOptions = {}): AsyncGenerator<RefusedEntry, void, undefined> {
     const query = new URLSearchParams({ ...(since !== undefined && { since: toTime(since) }), limit: PAGE_LIMIT });
@@ -211,7 +211,8 @@ export class OpmClient {
   }
 
   /**
-   * Resolves when there is room for another send or erasure. If several callers wait, one may still get QueueFullError.
+   * Resolves when there is room for another send or erasure, for as many waiting callers as there is. Make the call at
+   * once: after a turn of the event loop, the room goes to others, and the call may get QueueFullError.
    */
   ready(): Promise<void> {
     return this.#writes.ready();
@@ -223,7 +224,7 @@ export class OpmClient {
     this.#isClosed = true;
     const isBounded = timeoutMs !== undefined && timeoutMs <= MAX_TIMER_MS;
     const timer = isBounded ? setTimeout(() => this.#rejectOpenCalls(), timeoutMs) : undefined;
-    await Promise.all([this.#writes.settled(), this.#reads.settled()]);
+    await Promise.all([this.#writes.settled(), this.#reads.drained()]);
     clearTimeout(timer);
     this.#transport.close();
   }

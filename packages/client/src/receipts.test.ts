@@ -150,6 +150,18 @@ describe('receiptStates', () => {
     expect(await client.receiptStates([])).toEqual([]);
   });
 
+  test('close waits for all its requests', async () => {
+    const closing: Promise<void>[] = [];
+    const { client, server } = await start(({ body }) => {
+      closing.push(client.close());
+      return { status: 200, body: { results: (JSON.parse(body) as Asked[]).map(() => ({ state: 'stored' })) } };
+    });
+    expect(await client.receiptStates(asked)).toHaveLength(asked.length);
+    await Promise.all(closing);
+    expect(server.received).toHaveLength(3);
+    await expect(client.receiptStates([])).rejects.toMatchObject({ name: 'ClosedError' });
+  });
+
   test('a wrong receipt is named by its place in the whole array', async () => {
     const results = Array.from({ length: 600 }, () => ({ state: 'stored' }));
     const message = 'body/2/receipt must be a receipt of this customer';
