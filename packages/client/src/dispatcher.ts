@@ -2,10 +2,17 @@ import { randomUUID } from 'node:crypto';
 import { abortWhenSettled, type Call, MAX_TIMER_MS } from './call.js';
 import { type EraseResult, isUnknownCustomer, toPath, withReceipt } from './customer.js';
 import { CustomerQueues } from './customer-queues.js';
-import { type OpmError, toError } from './errors.js';
+import { type Answer, type OpmError, toError } from './errors.js';
 import type { Transport } from './http-transport.js';
 import { Pace } from './pace.js';
-import { type EntryTask, isRateLimited, type RequestResult, requestWithRetries, sendEntries } from './send-entries.js';
+import {
+  type EntryTask,
+  isRateLimited,
+  type OnLimited,
+  type RequestResult,
+  requestWithRetries,
+  sendEntries,
+} from './send-entries.js';
 
 type Task = EntryTask | ErasureTask;
 export type ErasureTask = { customerId: string; entry?: undefined; call: Call<EraseResult> };
@@ -101,9 +108,11 @@ export class Dispatcher {
     this.#inFlight++;
     try {
       const erasure = tasks.find(isErasure);
-      again = this.#handle(
-        erasure ? await this.#erase(erasure) : await sendEntries(this.#transport, tasks.filter(isEntry)),
-      );
+      const onLimited = (answer: Answer) => this.#onLimited(tasks, answer);
+      const result = erasure
+        ? await this.#erase(erasure, onLimited)
+        : await sendEntries(this.#transport, tasks.filter(isEntry), onLimited);
+      again = this.#handle(tasks, result);
     } catch (error) {
       for (const { call } of tasks) call.reject(error);
     } finally {
@@ -114,23 +123,28 @@ export class Dispatcher {
   }
 
   /** Updates the pace. @returns the tasks to send again */
-  #handle({ answer, ...sent }: RequestResult<Task>): readonly Task[] {
+  #handle(tasks: readonly Task[], { answer, ...sent }: RequestResult<Task>): readonly Task[] {
     this.#refusal = undefined;
     if (!isRateLimited(answer)) this.#pace.onAccepted(answer);
     if (!sent.limited) return [];
-    this.#refusal = sent.refusal;
-    const ms = this.#pace.onRateLimited(answer);
+    const ms = this.#onLimited(tasks, answer, sent.refusal);
     return sent.limited.filter((task) => this.#mayWait(task, ms));
   }
 
-  async #erase(task: ErasureTask): Promise<RequestResult<ErasureTask>> {
+  /** Slows the pace after a 429. @returns the time that the next request has to wait, in ms */
+  #onLimited(tasks: readonly Task[], answer: Answer, refusal = toError(answer)): number {
+    this.#refusal = refusal;
+    return this.#pace.onRateLimited(answer, tasks.length);
+  }
+
+  async #erase(task: ErasureTask, onLimited: OnLimited): Promise<RequestResult<ErasureTask>> {
     const { customerId, call } = task;
     const request = { method: 'DELETE', path: toPath(customerId), idempotencyKey: randomUUID() } as const;
     const mayWait = call.mayWait.bind(call);
     const answer = await requestWithRetries(this.#transport, request, {
       mayWait,
       signal: abortWhenSettled([call]),
-      isFinal: isRateLimited,
+      onLimited,
     });
     if (isRateLimited(answer)) return { limited: [task], refusal: toError(answer), answer };
     const isErased = answer.statusCode === 202;

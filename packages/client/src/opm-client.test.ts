@@ -2,11 +2,13 @@ import { readFileSync } from 'node:fs';
 import { Agent as HttpsAgent } from 'node:https';
 import { inspect } from 'node:util';
 import { describe, expect, test } from '@jest/globals';
+import { FAULTS } from '@opm/contract';
 import {
   acceptAll,
   CREATED,
   createStart,
   type Reaction,
+  type Received,
   readEntries,
   startStubServer,
   toBatchAnswer,
@@ -208,6 +210,81 @@ describe('what the limit refuses is sent again, together with what waits by then
     await Promise.all(later);
     const [, ...again] = server.received.map((request) => readEntries(request));
     expect(again.flat().map(({ customerPhone }) => customerPhone)).toEqual(['2', '3']);
+  });
+});
+
+describe('after an attempt that may have been accepted, a 429 is followed by the same request with the same key:', () => {
+  const limited: Reaction = { status: 429, body: { message: 'too fast' } };
+  const toRequests = (received: Received[]) =>
+    received.map(({ method, body, headers }) => ({ method, body, key: headers['idempotency-key'] }));
+
+  test.each<[string, Reaction]>([
+    ['a lost answer', 'cut'],
+    ['a 500', { status: 500, body: {} }],
+    ['a 503', { status: 503, body: {} }],
+  ])('%s', async (_, unsure) => {
+    const reactions = [unsure, limited, limited];
+    const { client, server } = await start((request, count) => reactions[count - 1] ?? acceptAll(request));
+    expect(await client.send(JANE)).toEqual({ created: true });
+    const [first, ...others] = toRequests(server.received);
+    expect(others).toEqual([first, first, first]);
+  });
+
+  test('an erasure', async () => {
+    const reactions = ['cut' as const, limited];
+    const { client, server } = await start((_, count) => reactions[count - 1] ?? { status: 202, body: {} });
+    expect(await client.erase(1)).toEqual({ erased: true });
+    const [first, ...others] = toRequests(server.received);
+    expect(others).toEqual([first, first]);
+  });
+
+  test('it waits as long as the limit needs, even if Retry-After is beyond the deadline', async () => {
+    const limit = { 'ratelimit-policy': '"burst";q=1000;w=10', ratelimit: '"burst";r=0;t=10' };
+    const reactions: Reaction[] = ['cut', { status: 429, body: {}, headers: { 'retry-after': '10', ...limit } }];
+    const react = (request: Received, count: number) => reactions[count - 1] ?? acceptAll(request);
+    const { client, server } = await start(react, { deadlineMs: 9_000 });
+    await Promise.all(toCustomers(1_000).map((customer) => client.send(customer)));
+    expect(server.received).toHaveLength(3);
+  });
+});
+
+describe('while the server remembers too many idempotency keys, the request is repeated at once without one:', () => {
+  const { statusCode: status, retryAfterSeconds, ...body } = FAULTS.TOO_MANY_IDEMPOTENCY_KEYS;
+  const headers = {
+    'retry-after': String(retryAfterSeconds),
+    'ratelimit-policy': '"burst";q=10;w=10',
+    ratelimit: '"burst";r=0;t=60',
+  };
+  const refuseKeys =
+    (accept: (request: Received) => Reaction) =>
+    (request: Received): Reaction =>
+      request.headers['idempotency-key'] === undefined ? accept(request) : { status, body, headers };
+
+  test('entries, whose pace it does not slow', async () => {
+    const { client, server } = await start(refuseKeys(acceptAll), { maxInFlight: 1, deadlineMs: 30_000 });
+    expect(await Promise.all(toCustomers(1_500).map((customer) => client.send(customer)))).toHaveLength(1_500);
+    expect(server.received.map((request) => readEntries(request).length)).toEqual([1_000, 1_000, 500, 500]);
+    expect(server.received[1]?.body).toBe(server.received[0]?.body);
+  });
+
+  test('an erasure', async () => {
+    const { client, server } = await start(refuseKeys(() => ({ status: 202, body: {} })));
+    expect(await client.erase(1)).toEqual({ erased: true });
+    expect(server.received).toHaveLength(2);
+  });
+
+  test('and stays without one if it is lost then', async () => {
+    let isLost = false;
+    const { client, server } = await start(
+      refuseKeys((request) => {
+        if (isLost) return acceptAll(request);
+        isLost = true;
+        return 'cut';
+      }),
+    );
+    expect(await client.send(JANE)).toEqual({ created: true });
+    const keys = server.received.map(({ headers }) => typeof headers['idempotency-key']);
+    expect(keys).toEqual(['string', 'undefined', 'undefined']);
   });
 });
 

@@ -27,7 +27,7 @@ test('once the burst is known, no request is larger', () => {
 
 test('after a 429 and until nothing is left to send, requests wait for a second’s worth of tokens and use no more', () => {
   const { pace, clock, limit } = createPace();
-  expect(pace.onRateLimited({ rateLimit: limit(0), retryAfter: 2 })).toBe(1_000);
+  expect(pace.onRateLimited({ rateLimit: limit(0), retryAfter: 2 }, MOST)).toBe(1_000);
   clock.now = 1_000;
   expect([pace.waitMs(), pace.isLimited, pace.maxEntries(MOST)]).toEqual([0, true, 100]);
   pace.onAccepted({ rateLimit: limit(10) });
@@ -42,7 +42,7 @@ test('after a 429 and until nothing is left to send, requests wait for a second�
 
 test('a limit below one entry per second makes requests wait', () => {
   const { pace, clock, limit } = createPace();
-  expect(pace.onRateLimited({ rateLimit: limit(0, { burst: 1, perSecond: 0.1 }), retryAfter: 10 })).toBe(10_000);
+  expect(pace.onRateLimited({ rateLimit: limit(0, { burst: 1, perSecond: 0.1 }), retryAfter: 10 }, 1)).toBe(10_000);
   clock.now = 10_000;
   expect([pace.waitMs(), pace.maxEntries(MOST)]).toEqual([0, 1]);
 });
@@ -50,7 +50,7 @@ test('a limit below one entry per second makes requests wait', () => {
 test('the whole limit is used, even if the burst is less than a second’s worth', () => {
   const { pace, clock, limit } = createPace();
   const [burst, perSecond, answerMs] = [100, 1_000, 10];
-  pace.onRateLimited({ rateLimit: limit(0, { burst, perSecond }), retryAfter: 1 });
+  pace.onRateLimited({ rateLimit: limit(0, { burst, perSecond }), retryAfter: 1 }, MOST);
   let [bucket, sent] = [0, 0];
   const pass = (ms: number) => {
     bucket = Math.min(burst, bucket + (perSecond * ms) / 1_000);
@@ -68,10 +68,18 @@ test('the whole limit is used, even if the burst is less than a second’s worth
   expect(sent).toBeGreaterThan(9_500);
 });
 
+test('if the server blocks the project for longer than the limit explains, requests wait for Retry-After', () => {
+  const { pace, limit } = createPace();
+  // 1,000 entries may have to wait for 10 seconds, the next ones only for a second's worth.
+  expect(pace.onRateLimited({ rateLimit: limit(0), retryAfter: 10 }, 1_000)).toBe(1_000);
+  expect(pace.onRateLimited({ rateLimit: limit(0), retryAfter: 2 }, 100)).toBe(1_000);
+  expect(pace.onRateLimited({ rateLimit: limit(0), retryAfter: 10 }, 100)).toBe(10_000);
+});
+
 describe('a 429 without the limit', () => {
   test('makes requests wait for Retry-After, until something is accepted', () => {
     const { pace, clock } = createPace();
-    expect(pace.onRateLimited({ rateLimit: undefined, retryAfter: 3 })).toBe(3_000);
+    expect(pace.onRateLimited({ rateLimit: undefined, retryAfter: 3 }, MOST)).toBe(3_000);
     clock.now = 3_000;
     expect([pace.waitMs(), pace.isLimited, pace.maxEntries(MOST)]).toEqual([0, true, MOST]);
     pace.onAccepted({ rateLimit: undefined });
@@ -80,7 +88,7 @@ describe('a 429 without the limit', () => {
 
   test('makes requests wait longer each time', () => {
     const pace = new Pace({ now: () => 0, random: () => 1 });
-    const refuse = () => pace.onRateLimited({ rateLimit: undefined, retryAfter: undefined });
+    const refuse = () => pace.onRateLimited({ rateLimit: undefined, retryAfter: undefined }, MOST);
     expect([refuse(), refuse(), refuse()]).toEqual([100, 200, 400]);
     pace.onAccepted({ rateLimit: undefined });
     expect(pace.waitMs()).toBe(400);

@@ -58,12 +58,15 @@ export class Pace {
     this.#isLimited = false;
   }
 
-  /** Called for a 429. @returns the time that the next request has to wait, in ms */
-  onRateLimited({ rateLimit, retryAfter }: Pick<Answer, 'rateLimit' | 'retryAfter'>): number {
+  /** Called for a 429 for a request with up to `entries` entries. @returns the time that the next request has to wait, in ms */
+  onRateLimited({ rateLimit, retryAfter = 0 }: Pick<Answer, 'rateLimit' | 'retryAfter'>, entries: number): number {
     this.#learn(rateLimit);
     this.#isLimited = true;
-    // Retry-After is for as many entries as this request had. The next request is smaller, so it may wait less.
-    const seconds = rateLimit ? Math.min(retryAfter ?? 0, this.#msUntilEnoughTokens(rateLimit) / 1_000) : retryAfter;
+    // Retry-After is for as many entries as this request had. The next request is smaller, so it may wait less. But if
+    // even an empty bucket has tokens for all of them earlier, the server blocks the project for so long.
+    const isBlocked = rateLimit && (retryAfter - 1) * rateLimit.perSecond > entries; // it is rounded up to whole seconds
+    const seconds =
+      !rateLimit || isBlocked ? retryAfter : Math.min(retryAfter, this.#msUntilEnoughTokens(rateLimit) / 1_000);
     this.#pause(toDelayMs(++this.#rateLimitedInARow, seconds, this.#random));
     return this.waitMs();
   }

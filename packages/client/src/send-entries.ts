@@ -27,16 +27,19 @@ export type RequestResult<T> = { answer: Answer } & (
 
 /**
  * Sends the entries in one request, and retries those that the server could not accept, until each call is settled or
- * gets a 429. If it throws, the caller settles the calls that are still open. @throws OpmError
+ * gets a 429. If it throws, the caller settles the calls that are still open.
+ * @param onLimited as in `requestWithRetries`
+ * @throws OpmError
  */
 export async function sendEntries(
   transport: Transport,
   tasks: readonly EntryTask[],
+  onLimited: OnLimited,
 ): Promise<RequestResult<EntryTask>> {
   let open = tasks;
   for (let tries = 1; ; tries++) {
     const signal = abortWhenSettled(open.map(({ call }) => call));
-    const options = { mayWait: mayWaitAny(open), signal, isFinal: isRateLimited };
+    const options = { mayWait: mayWaitAny(open), signal, onLimited };
     const answer = await requestWithRetries(transport, toRequest(open), options);
     if (isRateLimited(answer)) return { limited: open, refusal: toError(answer), answer };
     const results = readResults(answer, open.length);
@@ -45,7 +48,7 @@ export async function sendEntries(
     if (limit) return { limited: left, refusal: toError(answer, limit), answer };
     if (left.length === 0) return { answer };
     const refusal = toError(answer, results.find(isTransient));
-    await waitForRetry(tries, refusal, { mayWait: mayWaitAny(left), signal });
+    await waitForRetry(toDelayMs(tries, refusal.retryAfter), refusal, { mayWait: mayWaitAny(left), signal });
     open = left.filter(isOpen);
     if (open.length === 0) return { answer };
   }
@@ -103,33 +106,54 @@ interface RetryOptions {
   signal: AbortSignal;
 }
 
+/** Called for a 429 after which the same request is sent again. @returns the time to wait before that, in ms */
+export type OnLimited = (answer: Answer) => number;
+
 /**
- * Sends the request until the answer is not retryable. Every attempt has the same bytes.
- * @param isFinal returns true for a retryable answer that the caller handles itself
+ * Sends the request until the answer is not retryable. Every attempt has the same bytes and the same idempotency key,
+ * unless the server remembers too many keys: then the request goes on without one, as that answer asks.
+ * @param onLimited makes a 429 final, unless the server may have accepted an earlier attempt
  * @throws OpmError the last failure if `mayWait` refuses another attempt; the signal's reason
  */
 export async function requestWithRetries(
   transport: Transport,
-  request: Request,
-  { mayWait, signal, isFinal = () => false }: RetryOptions & { isFinal?: (answer: Answer) => boolean },
+  { idempotencyKey, ...keyless }: Request,
+  { mayWait, signal, onLimited }: RetryOptions & { onLimited?: OnLimited },
 ): Promise<Answer> {
+  let key = idempotencyKey;
+  let mayBeAccepted = false;
   for (let tries = 1; ; tries++) {
-    const outcome = await tryOnce(transport, request, signal);
-    if (outcome instanceof ConnectionError) await waitForRetry(tries, outcome, { mayWait, signal });
-    else if (!isRetryable(outcome.statusCode) || isFinal(outcome)) return outcome;
-    else await waitForRetry(tries, toError(outcome), { mayWait, signal });
+    const outcome = await tryOnce(transport, { ...keyless, ...(key !== undefined && { idempotencyKey: key }) }, signal);
+    const answer = outcome instanceof ConnectionError ? undefined : outcome;
+    if (answer && !isRetryable(answer.statusCode)) return answer;
+    const failure = outcome instanceof ConnectionError ? outcome : toError(outcome);
+    let ms = toDelayMs(tries, failure.retryAfter);
+    if (answer && key !== undefined && isOutOfKeys(answer)) {
+      key = undefined;
+      ms = 0;
+    } else if (answer && onLimited && isRateLimited(answer)) {
+      // Of an earlier attempt, this 429 says nothing. Only the same request with the same key tells its result.
+      if (!mayBeAccepted) return answer;
+      ms = onLimited(answer);
+    } else mayBeAccepted = true;
+    await waitForRetry(ms, failure, { mayWait, signal });
   }
 }
 
 /** Waits before another attempt. @throws OpmError `failure` if `mayWait` refuses the delay; the signal's reason */
-export async function waitForRetry(tries: number, failure: OpmError, { mayWait, signal }: RetryOptions): Promise<void> {
-  const ms = toDelayMs(tries, failure.retryAfter);
+async function waitForRetry(ms: number, failure: OpmError, { mayWait, signal }: RetryOptions): Promise<void> {
   if (!mayWait(ms, failure)) throw failure;
   await delay(ms, undefined, { signal });
 }
 
 export function isRateLimited({ statusCode }: Pick<Answer, 'statusCode'>): boolean {
   return statusCode === RATE_LIMITED;
+}
+
+/** Whether a 429 is about the idempotency key, not about the limit. It did nothing, as this key is new to the server. */
+function isOutOfKeys({ statusCode, body }: Pick<Answer, 'statusCode' | 'body'>): boolean {
+  const message = (body as { message?: unknown } | null | undefined)?.message;
+  return statusCode === RATE_LIMITED && typeof message === 'string' && message.includes('too many idempotency keys');
 }
 
 export function isRetryable(statusCode: number): boolean {
