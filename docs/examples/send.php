@@ -34,9 +34,10 @@ function readBatches(string $path): Generator
 }
 
 /** Makes one attempt. Returns the status, the parsed answer and the seconds in retry-after, if there are any. */
-function post(string $body, string $idempotencyKey): array
+function post(string $body, ?string $idempotencyKey): array
 {
-    $headers = ['x-api-key: ' . getenv('OPM_KEY'), 'content-type: application/x-ndjson', "idempotency-key: $idempotencyKey"];
+    $headers = ['x-api-key: ' . getenv('OPM_KEY'), 'content-type: application/x-ndjson'];
+    if ($idempotencyKey !== null) $headers[] = "idempotency-key: $idempotencyKey";
     $http = ['method' => 'POST', 'header' => $headers, 'content' => $body, 'timeout' => 10];
     $context = stream_context_create(['http' => $http + ['ignore_errors' => true, 'follow_location' => 0]]);
     $stream = @fopen(rtrim(getenv('OPM_URL'), '/') . '/entries', 'r', false, $context);
@@ -59,6 +60,10 @@ function send(array $batch): array
     [$accepted, $failures] = [0, 0];
     while (true) {
         [$status, $answer, $retryAfter] = post($body, $idempotencyKey);
+        if ($status === 429 && $idempotencyKey !== null && str_contains($answer['message'], 'too many idempotency keys')) {
+            $idempotencyKey = null; // as the answer asks; then a repeat may count lines twice, but stores the same
+            continue;
+        }
         $statuses = isset($answer['results']) ? array_column($answer['results'], 'statusCode') : [$status];
         $transient = array_intersect($statuses, TRANSIENT);
         if (isset($answer['results']) && !$transient) return $answer;

@@ -43,8 +43,10 @@ def read_batches(file):
 def post(body, idempotency_key):
     """Makes one attempt. Returns the status, the answer and the seconds in retry-after, if there are any."""
     headers = {"x-api-key": os.environ["OPM_KEY"], "content-type": "application/x-ndjson"}
+    if idempotency_key:
+        headers["idempotency-key"] = idempotency_key
     try:
-        connection.request("POST", API.path.rstrip("/") + "/entries", body, {**headers, "idempotency-key": idempotency_key})
+        connection.request("POST", API.path.rstrip("/") + "/entries", body, headers)
         response = connection.getresponse()
         status, text, retry_after = response.status, response.read(), response.headers.get("retry-after", "")
     except (OSError, http.client.HTTPException) as error:
@@ -61,6 +63,9 @@ def send(batch):
     accepted, failures = 0, 0
     while True:
         status, answer, retry_after = post(body, idempotency_key)
+        if status == 429 and idempotency_key and "too many idempotency keys" in answer["message"]:
+            idempotency_key = None  # as the answer asks; then a repeat may count lines twice, but stores the same
+            continue
         statuses = {result["statusCode"] for result in answer.get("results", [])} or {status}
         if "results" in answer and not statuses & TRANSIENT:
             return answer

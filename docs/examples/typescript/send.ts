@@ -4,11 +4,20 @@ import type { components, paths } from './opm.js';
 export type Entry = components['schemas']['Entry'] & { customerId: string | number };
 export type BatchAnswer = paths['/entries']['post']['responses'][207]['content']['application/json'];
 
-/** Sends up to 1,000 entries. @returns one result per entry, in order; those with 429 or 503 are to be sent again */
-export async function sendEntries(url: string, apiKey: string, entries: readonly Entry[]): Promise<BatchAnswer> {
+/**
+ * Sends up to 1,000 entries. Without an answer, or if it or a result is 429 or 5xx, repeat with the same entries and key.
+ * @param idempotencyKey a new one for each batch, such as `crypto.randomUUID()`
+ * @returns one result per entry, in order
+ */
+export async function sendEntries(
+  url: string,
+  apiKey: string,
+  entries: readonly Entry[],
+  idempotencyKey: string,
+): Promise<BatchAnswer> {
   const response = await fetch(`${url}/entries`, {
     method: 'POST',
-    headers: { 'x-api-key': apiKey, 'content-type': 'application/json', 'idempotency-key': crypto.randomUUID() },
+    headers: { 'x-api-key': apiKey, 'content-type': 'application/json', 'idempotency-key': idempotencyKey },
     body: JSON.stringify(entries),
     signal: AbortSignal.timeout(10_000),
   });

@@ -5,6 +5,7 @@ import { delimiter, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { OpmClient } from '@opm/client';
+import { FAULTS } from '@opm/contract';
 import { createStore, type Store } from '@opm/store';
 import { type Backend, createBackend, findProgram, startApp, type TestApp, waitFor } from '@opm/testkit';
 import { CREATED, LIMITED, REFUSED, type Reaction, startStubServer, toBatchAnswer } from './stub-server.js';
@@ -145,6 +146,20 @@ describe.each([
     expect((times[4] as number) - (times[3] as number)).toBeGreaterThanOrEqual(1_999);
   });
 
+  test('goes on without a key while too many are remembered, at once', async () => {
+    const { statusCode: status, retryAfterSeconds, ...body } = FAULTS.TOO_MANY_IDEMPOTENCY_KEYS;
+    const json = { 'content-type': 'application/json' };
+    const server = await startStubServer(({ headers }) =>
+      headers['idempotency-key'] === undefined
+        ? toBatchAnswer([CREATED], json)
+        : { status, body, headers: { ...json, 'retry-after': String(retryAfterSeconds) } },
+    );
+    const { code, kept } = await send([toLine('a')], { url: server.url });
+    await server.close();
+    expect({ code, kept }).toMatchObject({ code: 0, kept: [{ line: 1 }] });
+    expect(server.received.map(({ headers }) => typeof headers['idempotency-key'])).toEqual(['string', 'undefined']);
+  });
+
   test.each<[string, Reaction, string]>([
     [
       'a wrong key',
@@ -181,15 +196,19 @@ describe('the types that the README generates from /openapi.json', () => {
     await symlink(join(EXAMPLES, 'typescript/node_modules'), join(place, 'node_modules')); // in place of `npm install`
     expect(readme).toContain('npm install\nnpm run types\nnpm run compile\n');
     const program = `import { sendEntries } from './send.js';
-      const { accepted, results } = await sendEntries('${ingress.url}', '${project.apiKey}', [
-        { customerId: 'typed', customerEmail: 'jane@example.com' },
-      ]);
+      const key = crypto.randomUUID();
+      const send = () =>
+        sendEntries('${ingress.url}', '${project.apiKey}', [{ customerId: 'typed', customerEmail: 'jane@example.com' }], key);
+      await send();
+      const { accepted, results } = await send(); // the repeat gets the first answer
       const [{ statusCode, message } = { statusCode: 0, message: '' }] = results;
       console.log(accepted, statusCode, message);
       // @ts-expect-error the id is missing
-      void (() => sendEntries('', '', [{ customerEmail: 'jane@example.com' }]));
+      void (() => sendEntries('', '', [{ customerEmail: 'jane@example.com' }], key));
       // @ts-expect-error wrong type
-      void (() => sendEntries('', '', [{ customerId: true, customerEmail: 'jane@example.com' }]));
+      void (() => sendEntries('', '', [{ customerId: true, customerEmail: 'jane@example.com' }], key));
+      // @ts-expect-error no key
+      void (() => sendEntries('', '', []));
       // @ts-expect-error no such property
       void ((answer: import('./send.js').BatchAnswer) => answer.nothing);`;
     await writeFile(join(place, 'main.ts'), program);
