@@ -58,7 +58,7 @@ export class Pace {
     this.#isLimited = false;
   }
 
-  /** Called for a 429 for a request with up to `entries` entries. @returns the time that the next request has to wait, in ms */
+  /** Called for a 429 to at most `entries` entries. @returns the time that the next request has to wait, in ms */
   onRateLimited({ rateLimit, retryAfter = 0 }: Pick<Answer, 'rateLimit' | 'retryAfter'>, entries: number): number {
     this.#learn(rateLimit);
     this.#isLimited = true;

@@ -26,7 +26,8 @@ export const PARAMETERS = {
   since: {
     name: 'since',
     in: 'query',
-    description: 'Only entries that were refused at this time or later. ISO 8601; a date is its first moment in UTC.',
+    description:
+      'Only entries that were refused at this time or later. ISO 8601 with `Z` or an offset, whose `+` is `%2B`; a date is its first moment in UTC.',
     schema: { type: 'string', pattern: ISO_TIME.source },
     example: '2026-11-30T12:00:00Z',
   },

@@ -131,9 +131,9 @@ export const postEntries: Operation = {
   summary: `Send up to ${LIMITS.batchEntries} entries`,
   description: `The body is a JSON array, or NDJSON (one entry per line) with the content type \`application/x-ndjson\`. It may have up to ${toSize(LIMITS.batchBytes)}, and each entry up to ${toSize(LIMITS.entryBytes)}. Each entry gets the result that a single call would have had. An invalid entry does not affect the others.
 
-Entries of the same customer apply in the order of the batch. If we cannot accept the rest of a batch, the remaining results are 503, or 429 if your rate limit is reached, and the answer has \`retry-after\`. Send those entries again, in the same order. With an \`idempotency-key\`, send the whole batch again instead, with the same key: only what was refused is tried again. To send only a part of the batch, use a new key.
+Entries of the same customer apply in the order of the batch. If we cannot accept the rest of a batch, results are 503, or 429 if your rate limit is reached, and the answer has \`retry-after\`: look at each result. Send those entries again, in the same order. With an \`idempotency-key\`, send the whole batch again instead, with the same key: only what was refused is tried again. To send only a part of the batch, use a new key.
 
-We read an array, or a compressed body, to its end before we accept any entry. We accept lines while they arrive, so if an upload is interrupted or turns out to be too large, the lines before that point may be accepted. It is safe to send them again. With an \`idempotency-key\`, we read lines to their end first, too.`,
+We read an array, or a compressed body, to its end before we accept any entry. We accept lines while they arrive, so if an upload is interrupted or turns out to be too large, the lines before that point may be accepted. It is safe to send them again, unless you have sent something newer of the same customers. With an \`idempotency-key\`, we read lines to their end first, too.`,
   parameters: ['requestId', 'idempotencyKey', 'contentEncoding'],
   requestBody: {
     description: ENTRY_RULES,

@@ -86,7 +86,7 @@ export const getEntry: Operation = {
   tag: 'Customers',
   summary: 'Read a customer',
   description:
-    'Returns the stored customer, and whether a newer entry is not stored yet. As soon as an erasure is accepted, the answer is a 404. Either lists up to 20 `refused` entries of the customer that nothing newer covers, if there are any.',
+    'Returns the stored customer, and whether a newer entry is not stored yet. Once an erasure is accepted, the answer is a 404. If you send an entry meanwhile, it is pending, and the old data is shown until the erasure is done. Either answer lists up to 20 `refused` entries of the customer that nothing newer covers, if there are any.',
   parameters: ['customerId', 'requestId'],
   successes: toRead(
     'CustomerAnswer',

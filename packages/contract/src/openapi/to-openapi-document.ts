@@ -29,9 +29,10 @@ within a few milliseconds, and write it to our database shortly afterwards.
 value. A field that is omitted, \`null\` or \`""\` keeps it. If several entries set the same field, the entry that
 we accepted last wins.
 
-**Retries.** It is safe to send any entry again: after a timeout, a lost connection, a 408, a 429, a 500 or a 503.
-Wait for the seconds in \`retry-after\`. Without that header, wait a second, and double the wait each time, up to a
-minute, with some randomness. Do not repeat a request that got another 4xx, because the answer will be the same.
+**Retries.** Send an entry again after a timeout, a lost connection, a 408, a 429, a 500 or a 503. That is safe unless
+you have sent something newer of the same customer: without an \`idempotency-key\`, a repeat counts as your newest
+entry. Wait for the seconds in \`retry-after\`. Without that header, wait a second, and double the wait each time, up to
+a minute, with some randomness. Do not repeat a request that got another 4xx, because the answer will be the same.
 
 **Idempotency.** An \`idempotency-key\` stands for one request for 24 hours: the method, the path and the entries,
 however they are spelled. A repeat of an accepted request gets the first answer, with \`idempotent-replayed\`, and
@@ -157,7 +158,7 @@ const MEANING: Record<number, string> = {
   429: 'Too many requests or entries in a short time. Send the request again after the seconds in `retry-after`.',
   431: 'The headers are too large or too many. Send smaller or fewer headers.',
   500: 'Something went wrong on our side. Send the request again. If the error persists, tell us the request id.',
-  503: 'Temporarily not possible. It is safe to send the request again after the seconds in `retry-after`.',
+  503: 'Temporarily not possible. Send the request again after the seconds in `retry-after`.',
 };
 
 /**
