@@ -190,7 +190,7 @@ describe('processes, each with its own role and its own user of Redis,', () => {
     expect(await submit(`${partner}/keys`, { label: 'their CRM', write: 'on' })).toBe(200);
     const keys: { keyId: number }[] = await opm('keys', 'list', 'acme');
     expect(await submit(`${partner}/keys/${keys.at(-1)?.keyId}/revoke`, { confirmed: 'on' })).toBe(303);
-    expect(await submit('/find/erase', { project: 'acme', customer: 'once', confirmed: 'on' })).toBe(303);
+    expect(await submit('/find/erase?project=acme&customer=once', { confirmed: 'on' })).toBe(303);
     expect(await submit('/dead-letters/discard', { confirmed: 'on' })).toBe(303);
     for (const queue of ['entries-0', 'maintenance']) {
       for (const change of ['pause', 'resume', 'promote', 'retry/failed']) {

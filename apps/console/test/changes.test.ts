@@ -98,7 +98,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     ['/partners', 'admin', { name: 'new' }],
     ['/partners/ID/keys', 'admin', EVERYTHING],
     ['/partners/ID/keys/KEY/revoke', 'admin', { confirmed: 'on' }],
-    ['/find/erase', 'admin', { project: 'acme', customer: 'jane', confirmed: 'on' }],
+    ['/find/erase?project=acme&customer=jane', 'admin', { confirmed: 'on' }],
     ['/dead-letters/replay', 'operator', { confirmed: 'on' }],
     ['/dead-letters/discard', 'admin', { confirmed: 'on' }],
     ['/operators', 'admin', { name: 'eve', role: 'admin' }],
@@ -206,8 +206,8 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     ['/partners', { name: 'a\u0000b' }, 'name must be a text'],
     ['/partners/ID/keys/KEY/revoke', {}, 'tick the box to confirm'],
     ['/partners/ID/keys/999999/revoke', { confirmed: 'on' }, 'has no such active key'],
-    ['/find/erase', { project: 'acme', customer: '', confirmed: 'on' }, 'the customer id must NOT have fewer than 1'],
-    ['/find/erase', { project: 'nobody', customer: 'jane', confirmed: 'on' }, 'there is no such partner'],
+    ['/find/erase?project=acme', { confirmed: 'on' }, 'the customer id must NOT have fewer than 1'],
+    ['/find/erase?project=nobody&customer=jane', { confirmed: 'on' }, 'there is no such partner'],
     ['/operators', { name: 'Not Valid', role: 'viewer' }, 'an operator name must have'],
     ['/operators', { name: 'bob', role: 'root' }, 'role must be one of viewer, operator, admin'],
     ['/operators', { name: 'ada-viewer', role: 'viewer' }, 'already exists'],
@@ -335,15 +335,56 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
   });
 
   test('an erasure is queued, the page says so once, and the audit log does not name the customer', async () => {
-    const sent = await sessions.admin.post('/find/erase', { project: 'acme', customer: 'jane-doe-1', confirmed: 'on' });
+    const path = '/find/erase?project=acme&customer=jane-doe-1';
+    const sent = await sessions.admin.post(path, { confirmed: 'on' });
     expect(sent.status).toBe(303);
     const { text } = await sessions.admin.get(sent.location ?? '');
     expect(text.match(/being erased|is queued/g)).toEqual(['being erased']);
     expect(text).toContain('an erasure of ');
-    expect(text).not.toContain('action="/find/erase"');
+    expect(text).not.toContain('action="/find/erase');
     expect(await readAudit()).toEqual([
       { actor: 'ada-admin', action: 'customers erase', target: 'acme/ja…', details: null },
     ]);
+  });
+
+  test.each([
+    ['acme\u00a0', 'jane-doe-3'],
+    ['acme', 'line\nfeed'],
+    ['acme', ' spaces '],
+  ])('the form of a customer erases this customer: %j %j', async (project, customerId) => {
+    await query(backend.databaseUrl, 'INSERT INTO projects (name) VALUES ($1) ON CONFLICT DO NOTHING', [project]);
+    const { projectId: own = 0 } = (await store.projects.find(project)) ?? {};
+    const entry = { customerId, version: 1_764_000_000_000_000, fields: { phone: PHONE } };
+    await store.deadLetters.add([{ projectId: own, entry, payload: entry, error: 'refused for the test' }]);
+    const page = (of: string, customer: string) => `/find?${new URLSearchParams({ project: of, customer })}`;
+    const { text } = await sessions.admin.get(page(project, customerId));
+    const [, action = '', inside = ''] = /action="([^"]*\/find\/erase[^"]*)">(.*?)<\/form>/s.exec(text) ?? [];
+    const hidden = [...inside.matchAll(/type="hidden" name="([^"]+)" value="([^"]*)"/g)];
+    // Browsers send a line feed as CR LF.
+    const fields = Object.fromEntries(hidden.map(([, name, value = '']) => [name, value.replace(/\r?\n/g, '\r\n')]));
+    const sent = await sessions.admin.post(action.replaceAll('&amp;', '&'), { ...fields, confirmed: 'on' });
+    expect(sent).toMatchObject({ status: 303, location: page(project, customerId) });
+    const isErased = async (of: string, id: string) =>
+      (await sessions.admin.get(page(of, id))).text.includes('is being erased');
+    const others = [project.trim(), customerId.trim().replace('\n', '\r\n')] as const;
+    expect([await isErased(project, customerId), await isErased(...others)]).toEqual([true, false]);
+    await store.deadLetters.discard({});
+  });
+
+  test('dead letters of one partner are shown and discarded, although another name differs only in white space', async () => {
+    await query(backend.databaseUrl, 'INSERT INTO projects (name) VALUES ($1) ON CONFLICT DO NOTHING', ['acme\u00a0']);
+    const { projectId: other = 0 } = (await store.projects.find('acme\u00a0')) ?? {};
+    const entry = { customerId: 'jane-doe-4', version: 1_764_000_000_000_000, fields: { phone: PHONE } };
+    const letter = { entry, payload: entry, error: 'refused for the test' };
+    await store.deadLetters.add([
+      { ...letter, projectId },
+      { ...letter, projectId: other },
+    ]);
+    const { text } = await sessions.admin.get('/dead-letters?partner=acme%C2%A0');
+    expect(text).toContain('Delete 1 dead letter of acme\u00a0 for good.');
+    await sessions.admin.post('/dead-letters/discard', { partner: 'acme\u00a0', confirmed: 'on' });
+    expect(await store.deadLetters.count({})).toMatchObject([{ projectId, count: 1 }]);
+    await store.deadLetters.discard({});
   });
 
   test('a change that was refused does not look done in the audit log', async () => {
@@ -461,6 +502,14 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     expect((await sessions.admin.get(path)).text).not.toContain('action="/reveal"');
     expect((await asking.get('/dead-letters?partner=acme&error=refused')).text).toContain('jane-doe-2');
     expect((await asking.get('/dead-letters?partner=nobody')).status).toBe(400);
+    const leaving = new AbortController();
+    for (const filter of ['partner=acme', 'error=refused']) {
+      const updates = await asking.stream(`/dead-letters?${filter}`, leaving.signal);
+      await waitFor(async () => updates.text().includes('event: page'), { description: 'the page' });
+      expect(updates.text()).not.toContain('jane-doe-2');
+      expect(updates.text().includes('1 dead letter')).toBe(filter === 'partner=acme');
+    }
+    leaving.abort();
     const rows = (await readAudit()).filter(({ action }) => action !== 'login');
     expect(rows).toEqual([
       { actor: 'eve', action: 'view', target: 'dead letters of acme whose error has the text', details: null },

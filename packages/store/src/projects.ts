@@ -8,7 +8,7 @@ export type Project = { projectId: number; name: string };
 export type ListedProject = Project & { [Part in keyof RateLimit]: number | null } & { pausedAt: Date | null };
 
 /** Names are shown in one line and typed on command lines. */
-const NAME = /^(?! )[^\p{Cc}\p{Cs}]{1,100}(?<! )$/u;
+const NAME = /^[^\p{Cc}\p{Cs}]{1,100}$/u;
 
 const UNIQUE_VIOLATION = '23505';
 
@@ -85,9 +85,9 @@ export function createProjects(prisma: PrismaClient) {
 
 /** @throws StoreError if a project cannot have this name */
 export function assertProjectName(name: string): void {
-  if (NAME.test(name)) return;
+  if (NAME.test(name) && name === name.trim()) return;
   throw new StoreError(
-    'a project name must have 1 to 100 characters, no control characters and no leading or trailing space',
+    'a project name must have 1 to 100 characters, no control characters and no leading or trailing white space',
   );
 }
 

@@ -34,6 +34,16 @@ test('a project has no limit until one is set, and its keys return it', async ()
   expect(await read()).toEqual([{ keyId: 1, projectId, isPaused: false, limit: undefined }, [none, none]]);
 });
 
+test.each(['', ' acme', 'acme ', 'acme\u00a0', '\u3000acme', 'acme\ufeff', 'acme\u2028', 'a\tb', 'x'.repeat(101)])(
+  'no project is created or renamed with the name %j',
+  async (name) => {
+    const { projectId } = (await store.projects.find('acme')) ?? (await store.projects.create('acme'));
+    const why = 'no control characters and no leading or trailing white space';
+    await expect(store.projects.create(name)).rejects.toThrow(why);
+    await expect(store.projects.rename(projectId, name)).rejects.toThrow(why);
+  },
+);
+
 test.each([
   { rate: 0, burst: 1 },
   { rate: 1, burst: 0 },

@@ -145,13 +145,16 @@ const LABELS: Record<string, string> = {
 };
 const labelOf = (name: string): string => LABELS[name] ?? name;
 
-/** A field of the form without white space around it; empty if it is missing. @throws FormError */
+/** Removes spaces only: the name of an older partner may begin or end with other white space. */
+export const trimSpaces = (text: string): string => text.replace(/^ +| +$/g, '');
+
+/** A field of the form without spaces around it; empty if it is missing. @throws FormError */
 export function fieldOf(request: Request, name: string, maxLength = MAX_FIELD): string {
   const value: unknown = request.body?.[name] ?? '';
   if (typeof value !== 'string' || value.length > maxLength || value.includes('\0')) {
     throw new FormError(`${labelOf(name)} must be a text of at most ${maxLength} characters`);
   }
-  return value.trim();
+  return trimSpaces(value);
 }
 
 const MAX_COUNT = 1_000_000;

@@ -6,7 +6,7 @@ import type { ComponentChildren } from 'preact';
 import { MASK, maskCustomerId, maskErrorMessage, maskLetterData } from '../mask.js';
 import { MAX_GROUPS, type Reads } from '../reads.js';
 import { isStream } from '../session.js';
-import { FormError, toSentence } from './change.js';
+import { FormError, toSentence, trimSpaces } from './change.js';
 import {
   BIG_ID,
   LastReplay,
@@ -29,11 +29,12 @@ export function getDeadLetters(
   recordView: RecordView,
 ): RequestHandler {
   return async (request, response) => {
-    const mayReadErrors = reveals.isOn(response);
-    const shown = readShown((name) => textOf(request, name)?.trim());
+    // The updates of an open page have only counts, so they are masked, and no views.
+    const isView = request.method === 'GET' && !isStream(request);
+    const mayReadErrors = isView && reveals.isOn(response);
+    const shown = readShown((name) => trimSpaces(textOf(request, name) ?? '') || undefined);
     const filter = await toFilter(shown, { findProject: reads.findProject, mayReadErrors }).catch(keepFormError);
-    if (request.method === 'GET' && !isStream(request) && !(filter instanceof FormError))
-      await recordView(request, response, `dead letters ${toWhose(shown)}`);
+    if (isView && !(filter instanceof FormError)) await recordView(request, response, `dead letters ${toWhose(shown)}`);
     const before = textOf(request, 'before');
     const beforeId = before !== undefined && BIG_ID.test(before) ? before : undefined;
     const children = (

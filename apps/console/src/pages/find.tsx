@@ -9,7 +9,7 @@ import type { ComponentChildren } from 'preact';
 import { MASK } from '../mask.js';
 import type { Reads } from '../reads.js';
 import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
-import { assertConfirmed, FormError, fieldOf, type HandleChange, toSentence } from './change.js';
+import { assertConfirmed, FormError, type HandleChange, toSentence } from './change.js';
 import { Confirm, Facts, Form, sendPage, Table, Time, textOf, toUrl } from './components.js';
 import { LetterTable } from './dead-letters.js';
 import { type RecordView, RevealForm, type Reveals } from './reveal.js';
@@ -84,9 +84,7 @@ function Found({ history, claim, letters, project, customerId, showData, operato
       {children}
       <LetterTable letters={letters} nameOf={new Map([[project.projectId, project.name]])} showData={showData} />
       {mayChange(operator, 'customers erase') && !isErasing && (
-        <Form action="/find/erase" operator={operator}>
-          <input type="hidden" name="project" value={project.name} />
-          <input type="hidden" name="customer" value={customerId} />
+        <Form action={toUrl('/find/erase', { project: project.name, customer: customerId })} operator={operator}>
           <Confirm>{`Erase ${customer}.`}</Confirm>
           <button type="submit">Erase</button>
         </Form>
@@ -133,7 +131,10 @@ function Fields({ history, showData }: { history: CustomerHistory; showData: boo
   );
 }
 
-/** POST /find/erase: queues the erasure of a customer, like a DELETE of its partner. */
+/**
+ * POST /find/erase: queues the erasure of a customer, like a DELETE of its partner. The URL names the customer, because
+ * browsers change line feeds in fields.
+ */
 export function changeCustomers(
   { projects, queue, shards }: Pick<Store, 'projects'> & { queue: EntryQueue; shards: number },
   handle: HandleChange,
@@ -141,7 +142,7 @@ export function changeCustomers(
   return Router().post(
     '/find/erase',
     handle('customers erase', async (request) => {
-      const [project, customerId] = [fieldOf(request, 'project'), parseId(request.body?.customer)];
+      const [project = '', customerId] = [textOf(request, 'project'), parseId(textOf(request, 'customer') ?? '')];
       assertConfirmed(request);
       const found = await projects.find(project);
       if (!found) throw new FormError('there is no such partner');
