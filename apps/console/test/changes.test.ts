@@ -623,6 +623,36 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     expect(await store.operators.find('ruth')).toMatchObject({ mayReveal: false });
   });
 
+  test.each([
+    ['password', true, { confirmed: 'on' }],
+    ['role', false, { role: 'operator', reveal: 'on' }],
+  ])(
+    'an admin without the right cannot use a form (%s) while another request changes the right',
+    async (form, mayReveal, fields) => {
+      const { name, role } = { name: `noa-${form}`, role: 'viewer' } as const;
+      await store.operators.add({ name, role, mayReveal: !mayReveal, password: OWN });
+      const session = await logIn(app.url, name);
+      const other = new pg.Client({ connectionString: backend.databaseUrl });
+      await other.connect();
+      await other.query('BEGIN');
+      await other.query('UPDATE operators SET may_reveal = $1 WHERE name = $2', [mayReveal, name]);
+      const sent = sessions.admin.post(`/operators/${name}/${form}`, fields as Record<string, string>);
+      await waitFor(() => isAwaited(other), { description: 'the change to wait for the other one' });
+      await other.query('COMMIT');
+      await other.end();
+      expect(await sent).toMatchObject({
+        status: 400,
+        text: expect.stringContaining('Another request changed or removed'),
+      });
+      expect(await store.operators.find(name)).toEqual({ name, role, mayReveal });
+      expect((await session.get('/')).status).toBe(200);
+      await logIn(app.url, name);
+      expect((await readAudit()).filter(({ outcome }) => outcome)).toMatchObject([
+        { target: name, outcome: 'not done' },
+      ]);
+    },
+  );
+
   if (queue === 'Redis') return; // the rest is the same
 
   test('a replay whose first read fails is interrupted', async () => {

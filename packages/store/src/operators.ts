@@ -41,17 +41,18 @@ export function createOperators(prisma: PrismaClient) {
     where: role === 'admin' ? { OR: [{ operator: { name } }, { operatorId: null }] } : { operator: { name } },
   });
 
-  /** Changes the operator, and ends all sessions that began before. @returns whether there is such an operator */
+  /** Changes the operator, and ends all sessions that began before. @returns whether `where` selects an operator */
   async function update(
-    name: string,
+    where: { name: string; mayReveal?: boolean },
     data: { role?: Role; mayReveal?: boolean; passwordHash?: string },
     keepsAdmin = false,
   ) {
+    const { name } = where;
     // Two statements: the second one also sees a session that was opened while the first one waited for the row.
     const { count } = await transact(async (client) => {
       if (keepsAdmin) await assertOtherAdmin(client, name);
-      const updated = await client.operator.updateMany({ where: { name }, data });
-      await client.operatorSession.deleteMany(sessionsOf(name, data.role));
+      const updated = await client.operator.updateMany({ where, data });
+      if (updated.count > 0) await client.operatorSession.deleteMany(sessionsOf(name, data.role));
       return updated;
     });
     return count > 0;
@@ -103,15 +104,26 @@ export function createOperators(prisma: PrismaClient) {
     },
 
     /**
-     * Also ends the operator's sessions. @returns whether there is such an operator
-     * @throws StoreError with `keepsAdmin`, if it takes the role from the last admin
+     * Also ends the operator's sessions. @param mayGrant false: nobody gets the right to reveal who does not have it
+     * @returns whether there is such an operator @throws StoreError with `keepsAdmin`, if it takes the role from the last admin
      */
-    setRole: (name: string, role: { role: Role; mayReveal: boolean }, { keepsAdmin = false } = {}): Promise<boolean> =>
-      update(name, role, keepsAdmin && role.role !== 'admin'),
+    setRole: (
+      name: string,
+      role: { role: Role; mayReveal: boolean },
+      { keepsAdmin = false, mayGrant = true } = {},
+    ): Promise<boolean> =>
+      update(
+        { name, ...(role.mayReveal && !mayGrant && { mayReveal: true }) },
+        role,
+        keepsAdmin && role.role !== 'admin',
+      ),
 
-    /** Also ends the operator's sessions. @returns whether there is such an operator @throws StoreError if too short */
-    setPassword: async (name: string, password: string): Promise<boolean> =>
-      update(name, { passwordHash: await hasher.hash(password) }),
+    /**
+     * Also ends the operator's sessions. @param mayGrant false: nobody gets a password who has the right to reveal
+     * @returns whether there is such an operator @throws StoreError if too short
+     */
+    setPassword: async (name: string, password: string, { mayGrant = true } = {}): Promise<boolean> =>
+      update({ name, ...(!mayGrant && { mayReveal: false }) }, { passwordHash: await hasher.hash(password) }),
 
     /**
      * Opens a session if the password is right. An unknown name takes as long as a wrong password. Passwords are

@@ -240,7 +240,8 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
         details: { role, mayReveal },
         back: '/operators',
         async run() {
-          assertFound(await operators.setRole(name, { role, mayReveal }, { keepsAdmin: true }));
+          const options = { keepsAdmin: true, mayGrant: operatorOf(response).mayReveal };
+          assertFound(await operators.setRole(name, { role, mayReveal }, options));
           return `${name} has the role ${role} and ${mayReveal ? 'may' : 'may not'} see what partners sent.`;
         },
       };
@@ -257,7 +258,7 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
         target: name,
         back: '/operators',
         async run() {
-          assertFound(await operators.setPassword(name, password));
+          assertFound(await operators.setPassword(name, password, { mayGrant: operatorOf(response).mayReveal }));
           return toPage(`New password of ${name}`, name, password);
         },
       };
@@ -281,9 +282,9 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
   return router;
 }
 
-/** Another request may have removed the operator. @throws FormError */
+/** @throws FormError */
 function assertFound(isFound: boolean): void {
-  if (!isFound) throw new FormError('there is no such operator');
+  if (!isFound) throw new FormError('another request changed or removed this operator meanwhile');
 }
 
 function roleOf(request: Request): Role {
