@@ -23,15 +23,13 @@ export function createLoginRoutes(access: Access): Router {
       response.set('retry-after', String(seconds));
       return show(response, 429, { name, next, problem: 'Too many attempts. Try again in a minute.' });
     }
+    if (checks >= MAX_CHECKS_IN_FLIGHT)
+      return show(response, 503, { name, next, problem: 'Too many people log in. Try again in some seconds.' });
     // Counted before the check, so that requests at the same time cannot pass the limits.
     for (const [attempts, key] of keys) attempts.count(key);
     const takeBack = () => {
       for (const [attempts, key] of keys) attempts.takeBack(key);
     };
-    if (checks >= MAX_CHECKS_IN_FLIGHT) {
-      takeBack(); // nothing was checked
-      return show(response, 503, { name, next, problem: 'Too many people log in. Try again in some seconds.' });
-    }
     checks++;
     try {
       const outcome = await openSession(name, given);

@@ -214,6 +214,16 @@ describe('guessing passwords', () => {
     attempts.takeBack('b');
     expect(isFree('b')).toBe(true);
   });
+
+  test('is not forgotten because of attempts that do not count', () => {
+    const attempts = createAttempts(1, { windowMs: LONG_MS, maxKeys: 3 });
+    attempts.count('a');
+    for (const key of ['b', 'c', 'd']) {
+      attempts.count(key);
+      attempts.takeBack(key);
+    }
+    expect(attempts.secondsLeft('a')).toBeGreaterThan(0);
+  });
 });
 
 describe('a session', () => {
