@@ -2,8 +2,9 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { hostname, tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { findFreePort } from '@opm/embedded';
 import { createStore, type Store } from '@opm/store';
-import { type Backend, createBackend, query, runOpm } from '@opm/testkit';
+import { type Backend, createBackend, OPM, query, runOpm, startProcess, waitFor } from '@opm/testkit';
 
 const CUSTOMER_ID = 'käufer-4711';
 
@@ -41,7 +42,10 @@ const CHANGES: [command: string, target: string | null, details: object | null][
   ['operators remove ada', 'ada', null],
 ];
 
-/** Every command that only reads, or that cannot have a row: `up` and `migrate` make the table, `burst` is a partner. */
+/**
+ * Every command that only reads, or has no row of its own: `migrate` makes the table, `burst` is a partner. The rows of `up`
+ * have a test of their own.
+ */
 const READS = [
   ...['up', 'migrate', 'status', 'burst', 'audit', 'operators list', 'projects list', 'projects stats', 'keys list'],
   ...['projects usage'],
@@ -192,6 +196,31 @@ test('a command that fails after its row was written has the outcome in the log'
   await query(backend.databaseUrl, 'DROP FUNCTION fail CASCADE; DELETE FROM dead_letters');
 });
 
+/** Starts `opm up`, whose demo key is in this test's directory. */
+async function startUp() {
+  const ports = ['--port', String(await findFreePort()), '--console-port', String(await findFreePort())];
+  return startProcess({ file: OPM, args: ['up', ...ports, '--data-dir', directory], env: backend.env, detached: true });
+}
+
+test('`opm up` writes a row before it creates the demo project or a key of it', async () => {
+  const before = (await readAll()).length;
+  for (const [rows, action, details] of [
+    [1, 'projects create', null],
+    [2, 'keys create', { scopes: 'write, read, erase', addresses: 'any' }],
+  ] as const) {
+    const stack = await startUp();
+    const keys = async () => store.apiKeys.list((await store.projects.find('demo'))?.projectId ?? 0);
+    await waitFor(async () => (await keys()).length === rows, { description: 'the key' });
+    expect(await stack.stop('SIGINT')).toMatchObject({ code: 0 });
+    const added = (await readAll()).slice(before);
+    expect(added).toHaveLength(rows);
+    expect(added.at(-1)).toMatchObject({ source: 'cli', action, target: 'demo', details, outcome: null });
+    await opm('keys revoke demo');
+    await query(backend.databaseUrl, `DELETE FROM audit_log WHERE action = 'keys revoke' AND target = 'demo'`);
+  }
+  await query(backend.databaseUrl, `DELETE FROM projects WHERE name = 'demo'`);
+});
+
 describe('if the row cannot be written,', () => {
   beforeAll(async () => {
     await query(backend.databaseUrl, 'ALTER TABLE audit_log RENAME TO elsewhere');
@@ -209,6 +238,15 @@ describe('if the row cannot be written,', () => {
     const before = await readState();
     const { code, stderr } = await opm(command.replace('fresh renamed', 'renamed fresh'));
     expect([code, stderr]).toEqual([1, expect.stringContaining('relation "public.audit_log" does not exist')]);
+    expect(await readState()).toEqual(before);
+  });
+
+  test('`opm up` fails before it creates the demo project', async () => {
+    const before = await readState();
+    const stack = await startUp();
+    await waitFor(async () => /is running|opm: stopped/.test(stack.output()), { description: 'the end of the start' });
+    expect(await stack.stop('SIGINT')).toEqual({ code: 1, signal: null });
+    expect(stack.output()).toContain('relation "public.audit_log" does not exist');
     expect(await readState()).toEqual(before);
   });
 

@@ -2,12 +2,12 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { createServer, isIPv6 } from 'node:net';
 import { join, resolve } from 'node:path';
-import { hashApiKey } from '@opm/core';
+import { hashApiKey, SCOPES, toRuleTexts } from '@opm/core';
 import { startEmbeddedPostgres } from '@opm/embedded';
 import type { Store } from '@opm/store';
 import getPort from 'get-port';
 import { STOP_SIGNALS, UserError } from '../user-error.js';
-import { dataDirOf, readDatabaseUrl, withStore } from '../with-store.js';
+import { dataDirOf, readDatabaseUrl, recordChange, withStore } from '../with-store.js';
 import { type AppProcess, startApp } from './app-process.js';
 import { migrate } from './migrate.js';
 import { claimDataDir, readJsonFile, removeStackFile, toQueueEnv, writeStackFile } from './stack-file.js';
@@ -210,6 +210,12 @@ async function keepKey(store: Store, projectId: number | undefined, apiKey: stri
 }
 
 async function issueKey(store: Store, projectId: number | undefined): Promise<string> {
-  if (projectId === undefined) return (await store.projects.create(DEMO_PROJECT)).apiKey;
-  return store.apiKeys.issue(projectId); // the stored key has ended; other keys stay valid because they may be in use
+  if (projectId === undefined) {
+    await recordChange(store, { action: 'projects create', target: DEMO_PROJECT });
+    return (await store.projects.create(DEMO_PROJECT)).apiKey;
+  }
+  // The stored key has ended. Other keys stay valid, because they may be in use.
+  const rules = { scopes: [...SCOPES], addresses: [] };
+  await recordChange(store, { action: 'keys create', target: DEMO_PROJECT, details: toRuleTexts(rules) });
+  return store.apiKeys.issue(projectId, rules);
 }
