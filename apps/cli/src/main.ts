@@ -20,7 +20,7 @@ function buildProgram(env: NodeJS.ProcessEnv): Command {
   return new Command('opm')
     .description('Run and operate OPM Partners API.')
     .version(version)
-    .hook('preAction', () => prepare(env))
+    .hook('preAction', (_program, command) => prepare(env, command.name()))
     .addHelpText(
       'after',
       '\nWithout DATABASE_URL, commands use the stack that `opm up` runs in ./.data, or in the folder OPM_DATA_DIR.' +
@@ -40,14 +40,18 @@ function buildProgram(env: NodeJS.ProcessEnv): Command {
     .addCommand(burstCommand(env));
 }
 
-/** Adds the secrets in files to the environment of all commands. Imports lazily: --help needs none of it. */
-async function prepare(env: NodeJS.ProcessEnv): Promise<void> {
+const STORES = ['DATABASE_URL', 'REDIS_URL'];
+/** The secrets of the commands that do not use only the stores. */
+const SECRETS: Record<string, string[]> = { up: [...STORES, 'CONSOLE_PASSWORD'], burst: ['OPM_KEY'] };
+
+/** Adds the command's secrets in files to the environment. Imports lazily: --help needs none of it. */
+async function prepare(env: NodeJS.ProcessEnv, command: string): Promise<void> {
   const { default: pg } = await import('pg');
   const { ignoreUnheardPgErrors } = await import('@opm/core');
   const { ConfigError, readSecretFiles } = await import('@opm/runtime/env');
   ignoreUnheardPgErrors(pg.Client);
   try {
-    Object.assign(env, readSecretFiles(env));
+    Object.assign(env, readSecretFiles(env, SECRETS[command] ?? STORES));
   } catch (error) {
     throw error instanceof ConfigError ? new UserError(error.message) : error;
   }

@@ -104,6 +104,25 @@ test.each<[code: number, stderr: RegExp, args: string[]]>([
   expect(await store.operators.list()).toHaveLength(1);
 });
 
+test.each<[command: string, needed: string[]]>([
+  ['operators list', ['DATABASE_URL', 'REDIS_URL']],
+  ['burst', ['OPM_KEY']],
+  ['up', ['DATABASE_URL', 'REDIS_URL', 'CONSOLE_PASSWORD']],
+])('`opm %s` reads the files of the secrets that it may use: %j', async (command, needed) => {
+  const secrets = ['DATABASE_URL', 'REDIS_URL', 'CONSOLE_PASSWORD', 'OPM_KEY'];
+  const files = Object.fromEntries(
+    secrets.flatMap((name) => [
+      ...[
+        [name, ''],
+        [`${name}_FILE`, '/absent'],
+      ],
+    ]),
+  );
+  const { code, stderr } = await runOpm(command.split(' '), files);
+  const why = needed.map((name) => `${name}_FILE: /absent does not exist\n`).join('');
+  expect([code, stderr]).toEqual([1, `opm: ${why}`]);
+});
+
 test('the commands of the guide run as printed', async () => {
   const guide = await readFile(fileURLToPath(new URL('../../../docs/console.md', import.meta.url)), 'utf8');
   const commands = [...guide.matchAll(/^npx opm ((?:operators|audit) .*)$/gm)].map(([, command]) => command as string);
