@@ -5,7 +5,16 @@ export type IngressMetrics = ReturnType<typeof createIngressMetrics>;
 
 /** The metrics of the ingress, as one function per event. */
 export function createIngressMetrics(metrics: Metrics) {
-  const answers = metrics.hotCounter('opm_answers_total', 'Responses by route and status', ['route', 'status']);
+  // These series and those of `shed` begin at 0, because rate() does not see the increase with which a series begins.
+  const failures = ['/entry', '/entries'].flatMap((route) =>
+    [500, 503].map((status): [string, number] => [route, status]),
+  );
+  const answers = metrics.hotCounter(
+    'opm_answers_total',
+    'Responses by route and status',
+    ['route', 'status'],
+    failures,
+  );
   const ackSeconds = metrics.hotHistogram(
     'opm_ack_seconds',
     'Time from the last byte of a single entry or erasure to its acknowledgement',
@@ -29,7 +38,6 @@ export function createIngressMetrics(metrics: Metrics) {
     'opm_token_leases_total',
     'Token reservations of rate-limited projects; many share one call to the queue store',
   );
-  // Creates every series at 0, so that rate() sees its first increase.
   for (const reason of ['backlog', 'memory', 'event-loop', 'in-flight', 'waited', 'rate-limit', 'idempotency-keys'])
     shed.inc({ reason }, 0);
 
@@ -41,7 +49,7 @@ export function createIngressMetrics(metrics: Metrics) {
     onConnectionEnd: (): void => connectionsEnded.inc(),
     onReserve: (): void => reservations.inc(),
     /** Called with the outcomes of entries by project. */
-    onReported: metrics.projectCounter(),
+    onReported: metrics.projectCounter(['refused_unavailable']),
     onShed: (reason: string, entries = 1): void => shed.inc({ reason }, entries),
     /** Registers the gauges that are read at each scrape. */
     watch(read: {

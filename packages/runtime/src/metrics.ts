@@ -32,9 +32,9 @@ export function createMetrics({ process }: { process: string }) {
     counter: <L extends string>(name: string, help: string, labelNames: L[] = []) =>
       new Counter({ name, help, labelNames, registers }),
     histogram: (name: string, help: string, buckets: number[]) => new Histogram({ name, help, buckets, registers }),
-    /** Cheaper versions of `counter` and `histogram`, for events of every request. */
-    hotCounter: <L extends string>(name: string, help: string, labelNames: [L, L]) =>
-      createHotCounter({ name, help, registry }, labelNames),
+    /** Cheaper versions of `counter` and `histogram`, for events of every request. `zeros` are series that begin at 0. */
+    hotCounter: <L extends string>(name: string, help: string, labelNames: [L, L], zeros?: [string, number][]) =>
+      createHotCounter({ name, help, registry }, labelNames, zeros),
     hotHistogram: (name: string, help: string, bounds: number[]) =>
       createHotHistogram({ name, help, registry }, bounds),
     /** Calls `read` at each scrape. If `read` fails or takes longer than 2 s, the metric is left out. */
@@ -55,9 +55,10 @@ export function createMetrics({ process }: { process: string }) {
     },
     /**
      * Counts entries by project and outcome, for the projects that the caller names and `other`.
+     * @param zeros outcomes whose series begin at 0 when the project's first one begins
      * @returns a function that adds counts, by project; projects that are not among them lose their series
      */
-    projectCounter(): (outcomesOf: Map<string, Record<string, number>>) => void {
+    projectCounter(zeros: string[] = []): (outcomesOf: Map<string, Record<string, number>>) => void {
       const entries = new Counter({
         name: 'opm_project_entries_total',
         help: 'Entries of the busiest projects, and of all others as `other`, by what became of them',
@@ -72,9 +73,13 @@ export function createMetrics({ process }: { process: string }) {
           series.delete(project);
         }
         for (const [project, outcomes] of outcomesOf) {
+          if (!series.has(project)) {
+            series.set(project, new Set(zeros));
+            for (const outcome of zeros) entries.inc({ project, outcome }, 0);
+          }
           for (const [outcome, count] of Object.entries(outcomes)) {
             entries.inc({ project, outcome }, count);
-            series.set(project, (series.get(project) ?? new Set()).add(outcome));
+            series.get(project)?.add(outcome);
           }
         }
       };
@@ -97,8 +102,10 @@ type Description = { name: string; help: string; registry: Registry };
 function createHotCounter<L extends string>(
   { name, help, registry }: Description,
   [textLabel, numberLabel]: [L, L],
+  zeros: [string, number][] = [],
 ): HotCounter {
   const counts = new Map<string, Map<number, number>>();
+  for (const [text, number] of zeros) counts.set(text, (counts.get(text) ?? new Map()).set(number, 0));
   new Counter({
     name,
     help,
