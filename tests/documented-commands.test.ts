@@ -85,4 +85,11 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
       expect({ command, isDone, stderr: isDone ? '' : stderr }).toEqual({ command, isDone: true, stderr: '' });
     }
   });
+
+  test('the rollback in docs/systemd.md sees that the queue is empty', async () => {
+    const guide = await readFile('docs/systemd.md', 'utf8');
+    const [, text = 'missing'] = /^until opm status --json \| grep -q '(.+)'; do/m.exec(guide) ?? [];
+    const isSeen = async () => (await runOpm(['status', '--json'], backend.env)).stdout.includes(text);
+    await waitFor(isSeen, { description: text });
+  });
 });

@@ -1,7 +1,10 @@
 #!/bin/sh
-# Moves this machine to the version in /opt/opm/VERSION: upgrade.sh VERSION. The old version answers until its processes are
-# replaced, one by one. The first failure ends the upgrade; processes that are not replaced yet go on with the old version.
+# Moves this machine to the version in /opt/opm/VERSION. The old version answers until its processes are replaced, one by one.
+# The first failure ends the upgrade; processes that are not replaced yet go on with the old version.
+#
+#   upgrade.sh VERSION [workers]    with `workers`, replaces only them
 set -eu
+case ${2:-all} in all | workers) ;; *) echo 'upgrade.sh VERSION [workers]' >&2; exit 1 ;; esac
 cd "/opt/opm/$1"
 
 units=/etc/systemd/system
@@ -17,12 +20,18 @@ if [ -e /etc/opm/secrets/pg_service.conf ]; then
   systemctl start "opm-migrate@$1"
   psql --no-psqlrc --file=deploy/postgres/grants.sql
 fi
-ln --symbolic --force --no-dereference "$1" /opt/opm/current
 
-# Workers first: a new worker can read the jobs of an old ingress, but not the other way round. `restart` ends when the new
-# process is ready.
-for pattern in 'opm-worker@*' 'opm-ingress@*' opm-console.service; do
-  for unit in $(systemctl list-units --plain --no-legend --state=active "$pattern" | cut --delimiter=' ' --fields=1); do
+use() { ln --symbolic --force --no-dereference "$1" "/opt/opm/$2"; }
+replace() { # `restart` ends when the new process is ready.
+  for unit in $(systemctl list-units --plain --no-legend --state=active "$1" | cut --delimiter=' ' --fields=1); do
     systemctl restart "$unit"
   done
-done
+}
+# Workers first, on all machines: a new worker can read the jobs of an old ingress, but not the other way round. They have
+# their own link, so that an ingress that restarts meanwhile keeps its version.
+use "$1" current-workers
+replace 'opm-worker@*'
+[ "${2:-all}" = all ] || exit 0
+use "$1" current
+replace 'opm-ingress@*'
+replace opm-console.service

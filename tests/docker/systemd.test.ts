@@ -101,7 +101,7 @@ test('an upgrade and a rollback replace every process and lose no entry', async 
     }
   });
   expect(new Set(seen.flat()).size).toBe(3 * UNITS.length);
-  expect(await run('readlink /opt/opm/current')).toBe('1.0.0');
+  expect(await run('readlink /opt/opm/current /opt/opm/current-workers')).toBe('1.0.0\n1.0.0');
   expect(await run('systemctl list-units --state=failed --plain --no-legend "opm*"')).toBe('');
 });
 
