@@ -266,6 +266,46 @@ test('only the newest base backups stay, and the WAL from the oldest of them on'
   expect((await list(`2*Z/wal/${'?'.repeat(24)}`)).sort()[0]).toMatch(new RegExp(`/${start}$`));
 });
 
+/** The block of commands of a guide that has this text. */
+const readBlock = (guide: string, text: string) =>
+  [...guide.matchAll(/^```sh\n(.*?)^```$/gms)].map(([, commands = '']) => commands).find((it) => it.includes(text)) ??
+  '';
+
+/** Runs commands beside docker-compose.yml, with a `docker` that has no volume of PostgreSQL, and restores to `elsewhere`. */
+async function onNewMachine(commands: string): Promise<string> {
+  const docker = `#!/bin/sh
+case $* in
+  'volume rm --force opm_postgres' | 'volume create opm-backup' | 'compose stop '* | 'compose rm '* | 'compose up '*) ;;
+  'compose run --rm --no-deps -T --entrypoint tar backup '*) [ -e docker-compose.yml ] && tar -xC ../volume ;;
+  'compose run --rm restore '*) '${SCRIPTS}/restore.sh' ../volume ../elsewhere ;;
+  *) echo "docker $*" >&2; exit 1 ;;
+esac
+`;
+  await sh(
+    `mkdir bin clone volume; touch clone/docker-compose.yml; cat >bin/docker <<'END'\n${docker}END\nchmod +x bin/docker`,
+  );
+  await sh(`cat >restore.sh <<'END'\n${commands}END`);
+  return sh('cd clone; PATH=$PWD/../bin:$PATH sh -e ../restore.sh');
+}
+
+test('offsite.sh refuses a folder without backups, and keeps the copy', async () => {
+  await sh('mkdir -p kept/20260101T000000Z/wal empty; touch kept/20260101T000000Z/wal/x.gz.age');
+  for (const folder of ['missing', 'empty'])
+    await expect(sh(`${SCRIPTS}/offsite.sh ${folder} kept opm-backup.pub`)).rejects.toThrow(
+      `${folder} has no base backup`,
+    );
+  expect(await sh('find kept -type f')).toBe('kept/20260101T000000Z/wal/x.gz.age');
+});
+
+test('what the other host removes after a month is never the secrets', async () => {
+  const [, remove = ''] = /`(find opm\S* [^`]*-delete)`/.exec(await readFile('docs/backup.md', 'utf8')) ?? [];
+  await sh(
+    'mkdir -p opm/20260101T000000Z/wal; touch -d 2026-01-01 opm/20260101T000000Z/wal/x.gz.age opm/secrets.tar.gz.age',
+  );
+  await sh(remove);
+  expect(await sh('find opm -type f')).toBe('opm/secrets.tar.gz.age');
+});
+
 test('the copy for another host is encrypted, and restores with the private key', async () => {
   await findProgram({ title: 'age', names: ['age'], aptPackages: ['age'], otherwise: 'brew install age' });
   const guide = await readFile('docs/backup.md', 'utf8');
@@ -282,7 +322,9 @@ test('the copy for another host is encrypted, and restores with the private key'
   expect(await sh('grep -rl last@example.com copy || true')).toBe('');
   await writeFile(join(directory, 'decrypt.sh'), decrypt);
   await sh('cp opm-backup.key copy && cd copy && sh ../decrypt.sh');
-  const printed = await sh(`${SCRIPTS}/restore.sh copy elsewhere`);
+  const printed = await onNewMachine(
+    `${readBlock(guide, 'COPY').replace('COPY', '../copy')}\n${readBlock(guide, ' restore ')}`,
+  );
   const [, replayed = ''] = /replayed to (\S+)/.exec(printed) ?? [];
   expect(await query(databaseUrl, 'SELECT $1::pg_lsn >= $2::pg_lsn AS complete', [replayed, lsn])).toEqual([
     { complete: true },

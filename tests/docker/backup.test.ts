@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { findProgram, query } from '@opm/testkit';
-import { type ComposeProject, createComposeProject } from './compose-project.js';
+import { type ComposeProject, createComposeProject, readCommands as readCommandsOf } from './compose-project.js';
 
 let stack: ComposeProject;
 let directory: string;
@@ -57,6 +57,10 @@ test('as in docs/backup.md: backups are switched on, drilled and copied, and a n
     `SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time`,
   );
   await addCustomer('mistake');
+  const [changePassword = ''] = (await readCommandsOf('docs/secrets.md', 'Change a secret of Docker Compose')).filter(
+    (commands) => commands.includes('backup-password'),
+  );
+  await stack.run(changePassword);
   await stack.run(`${drill}\n${isHealthy}\n${rehearse.replace('2026-12-01T14:30:00Z', time)}\n${baseNow}`);
 
   await runIn(directory, createKeys);
@@ -71,9 +75,9 @@ test('as in docs/backup.md: backups are switched on, drilled and copied, and a n
   await stack.compose('--profile', '*', 'down', '--volumes');
   await stack.docker('volume', 'rm', `${stack.name}-backup`);
 
-  await runIn(`${directory}/copy`, `cp ../opm-backup.key .\n${decrypt}\n${fill}`);
+  await runIn(`${directory}/copy`, `cp ../opm-backup.key .\n${decrypt}`);
   await runIn(`${directory}/copy`, `tar -tf secrets.tar | grep -q '^secrets/postgres-password$'`);
-  await stack.compose('up', '--wait', 'postgres'); // so that there is a volume to remove
+  await stack.run((fill ?? '').replace('COPY', `${directory}/copy`));
   await stack.run(restore.replace('2026-12-01T14:30:00Z', time));
   expect(await query(stack.databaseUrl, 'SELECT customer_id FROM customers')).toEqual([{ customer_id: 'kept' }]);
   await stack.run(restored ?? '');
