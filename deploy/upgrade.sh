@@ -16,6 +16,11 @@ done
 docker compose up roles migrate grants
 [ "$(docker wait "$(docker compose ps --all --quiet grants)")" = 0 ]
 
+# Their folders are mounted, so `up` does not see that a file in them has changed.
+running=$(docker compose ps --services)
+if echo "$running" | grep -qx prometheus; then docker compose kill --signal HUP prometheus; fi
+if echo "$running" | grep -qx backup; then docker compose restart backup; fi
+
 # Workers first: a new worker can read the jobs of an old ingress, but not the other way round.
 docker compose up --wait worker
 

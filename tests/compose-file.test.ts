@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   chmodSync,
+  existsSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -62,6 +63,7 @@ type Service = {
   secrets?: string[];
   networks?: string[] | Record<string, unknown>;
   network_mode?: string;
+  depends_on?: Record<string, unknown>;
   volumes?: string[];
   tmpfs?: string[];
   ports?: string[];
@@ -164,6 +166,29 @@ test('no app shares a network with another one, and only networks of published p
     for (const port of ports ?? []) expect([name, port]).toEqual([name, expect.stringMatching(/^127\.0\.0\.1:/)]);
 });
 
+test('the networks of Docker Compose that the guides name exist', () => {
+  const guides = readdirSync('docs').filter((name) => name.endsWith('.md'));
+  const text = guides.map((name) => readFileSync(join('docs', name), 'utf8')).join('\n');
+  const named = [...text.matchAll(/`opm_([\w-]+-(?:stores|apps)|default|redis-cluster)`/g)].map(([, name]) => name);
+  expect(named.length).toBeGreaterThan(0);
+  expect(named.filter((name) => !((name as string) in networks))).toEqual([]);
+});
+
+test("the commands in docs/secrets.md for the backups' password start every service that reads it", () => {
+  const guide = readFileSync('docs/secrets.md', 'utf8');
+  const [, commands = ''] = /^```sh\nrm secrets\/backup-password\n(.*?)^```$/ms.exec(guide) ?? [];
+  const started = (name: string): string[] => [name, ...Object.keys(services[name]?.depends_on ?? {}).flatMap(started)];
+  const named = [...commands.matchAll(/^docker compose up (.*)$/gm)].flatMap(([, words = '']) => words.split(' '));
+  const readers = Object.keys(services).filter((name) => services[name]?.secrets?.includes('backup-password'));
+  expect(readers).toEqual(['roles', 'backup']);
+  expect(named.flatMap(started)).toEqual(expect.arrayContaining(readers));
+});
+
+test('git ignores the file of passwords that docs/upgrade.md makes', () => {
+  const [, copy = ''] = /^cp -p \.env (\S+)$/m.exec(readFileSync('docs/upgrade.md', 'utf8')) ?? [];
+  expect(readFileSync('.gitignore', 'utf8').split('\n')).toContain(copy);
+});
+
 test('down --volumes leaves nothing behind: what an image declares as a volume has a name or is in memory', () => {
   const declared: Record<string, string> = { postgres: '/var/lib/postgresql/data', redis: '/data' };
   for (const [name, { image, volumes: mounted = [], tmpfs = [] }] of Object.entries(services)) {
@@ -194,6 +219,34 @@ test('scripts of more than three lines are files in deploy/, where ShellCheck fi
     expect.arrayContaining(mounted.filter((name) => name.endsWith('.sh'))),
   );
   await promisify(execFile)(await findShellCheck(), ['--shell=sh', ...scripts], { cwd: 'deploy' });
+});
+
+describe('deploy/upgrade.sh', () => {
+  test.each([
+    [['postgres', 'redis'], []],
+    [
+      ['backup', 'postgres', 'prometheus', 'redis'],
+      ['compose kill --signal HUP prometheus', 'compose restart backup'],
+    ],
+  ])('lets those of %j that mount a folder of deploy/ read its new files', async (running, expected) => {
+    const folder = mkdtempSync(join(tmpdir(), 'opm-upgrade-'));
+    try {
+      symlinkSync(resolve('deploy'), join(folder, 'deploy'));
+      const docker = `#!/bin/sh
+echo "$*" >>'${folder}/log'
+case $* in 'compose ps --services') printf '%s\\n' ${running.join(' ')} ;; wait*) echo 0 ;; esac
+`;
+      writeFileSync(join(folder, 'docker'), docker, { mode: 0o755 });
+      const env = { PATH: `${folder}:${process.env.PATH}` };
+      await promisify(execFile)('sh', [join(folder, 'deploy/upgrade.sh')], { env });
+      const log = readFileSync(join(folder, 'log'), 'utf8').trim().split('\n');
+      expect(log.filter((line) => /prometheus|backup/.test(line))).toEqual(expected);
+      expect(log.at(-1)).toBe('compose up --wait');
+      expect(existsSync(join(folder, 'secrets'))).toBe(true);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
 });
 
 describe('deploy/create-secrets.sh', () => {
