@@ -1,5 +1,5 @@
 import { isUtf8 } from 'node:buffer';
-import { type EntryFields, FIELDS, type Field, parseReceipt, type Receipt } from '@opm/core';
+import { type EntryFields, FIELDS, type Field, MAX_CUSTOMER_ID_LENGTH, parseReceipt, type Receipt } from '@opm/core';
 import { _, Ajv, type ErrorObject, type KeywordCxt } from 'ajv';
 import { Fault } from './faults.js';
 
@@ -31,7 +31,7 @@ export const entrySchema = {
     customerId: {
       type: ['string', 'integer'],
       minLength: 1,
-      maxLength: 255,
+      maxLength: MAX_CUSTOMER_ID_LENGTH,
       minimum: Number.MIN_SAFE_INTEGER,
       maximum: Number.MAX_SAFE_INTEGER,
       storable: true,

@@ -3,11 +3,20 @@ export const FIELDS = ['email', 'phone', 'firstName', 'lastName', 'ip'] as const
 
 export type Field = (typeof FIELDS)[number];
 
+/** The longest id of a customer, in code points. */
+export const MAX_CUSTOMER_ID_LENGTH = 255;
+
+/** How many refused entries of a customer its partner sees: the newest ones. */
+export const MAX_REFUSED_OF_CUSTOMER = 20;
+
 /**
  * Orders the entries of a customer: microseconds since 1970, strictly increasing per shard.
  * A number, not a bigint, because it is exact up to 2^53, which is the year 2255.
  */
 export type Version = number;
+
+/** When the entry or erasure with this version was accepted. */
+export const toDate = (version: Version): Date => new Date(version / 1_000);
 
 /** The fields that an entry sets, each a non-empty string. An omitted field keeps its stored value. */
 export type EntryFields = { [F in Field]?: string };

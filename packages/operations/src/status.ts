@@ -1,4 +1,4 @@
-import type { Version } from '@opm/core';
+import { toDate } from '@opm/core';
 import type { EntryQueue, ProjectBacklog } from '@opm/queue';
 import type { ListedProject, ProjectActivity, SeenProcess, Store } from '@opm/store';
 import { findProblems, type QueueStatus, SILENT_SECONDS, type StoreStatus, toCount } from './find-problems.js';
@@ -104,9 +104,6 @@ export async function readResendWindow(
     },
   };
 }
-
-/** When the entry or erasure with this version was accepted. A version is in microseconds since 1970. */
-export const toDate = (version: Version): Date => new Date(version / 1_000);
 
 /** @param store an Error if PostgreSQL could not be read @param queue an Error if the queue could not be read */
 export function toStatus(store: StoreStatus | Error, queue: QueueStatus | Error) {

@@ -1,4 +1,4 @@
-import { type CustomerState, FIELDS, type Field, type Version } from '@opm/core';
+import { type CustomerState, FIELDS, type Field, toDate, type Version } from '@opm/core';
 import type pg from 'pg';
 import { findErased, noteErasures, purgeTombstones } from './erasures.js';
 import type { PrismaClient } from './generated/client.js';
@@ -162,14 +162,14 @@ export function createCustomers(prisma: PrismaClient, pool: pg.Pool, mark: HighW
       if (!row) return undefined;
       const fields = FIELDS.map((field) => {
         const value = row[field];
-        return [field, value === null ? null : { value, writtenAt: timeOf(row[`${field}Version`]) }] as const;
+        return [field, value === null ? null : { value, writtenAt: toDate(Number(row[`${field}Version`])) }] as const;
       });
       const { createdAt, updatedAt, erasedVersion } = row;
       return {
         fields: Object.fromEntries(fields) as CustomerHistory['fields'],
         createdAt: fields.some(([, field]) => field) ? createdAt : null,
         updatedAt,
-        erasedAt: erasedVersion > 0n ? timeOf(erasedVersion) : null,
+        erasedAt: erasedVersion > 0n ? toDate(Number(erasedVersion)) : null,
       };
     },
 
@@ -211,6 +211,3 @@ function toVersioned(row: StoredCustomer & { [F in Field | 'erased' as `${F}Vers
     erasedVersion: Number(row.erasedVersion),
   };
 }
-
-/** A version is in microseconds since 1970. */
-export const timeOf = (version: bigint) => new Date(Number(version) / 1_000);

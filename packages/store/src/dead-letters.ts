@@ -1,5 +1,4 @@
-import type { CustomerEntry, RequestIds } from '@opm/core';
-import { timeOf } from './customers.js';
+import { type CustomerEntry, type RequestIds, toDate } from '@opm/core';
 import { Prisma, type PrismaClient } from './generated/client.js';
 import type { HighWaterMark } from './high-water-mark.js';
 import { addReceipts, createRefusedLetters, describeNew, toIndexableId } from './refused-letters.js';
@@ -294,7 +293,7 @@ type Group = Pick<DeadLetterCount, 'projectId' | 'sqlState'> & { _count: { id: n
 type Edge = { createdAt: Date | null; version: bigint | null; id: bigint | null };
 
 function toGroup({ projectId, sqlState, _count, _min, _max }: Group): DeadLetterCount {
-  const toTime = ({ version, createdAt }: Edge) => (version === null ? (createdAt as Date) : timeOf(version));
+  const toTime = ({ version, createdAt }: Edge) => (version === null ? (createdAt as Date) : toDate(Number(version)));
   const newestId = String(_max.id);
   return { projectId, sqlState, count: _count.id, first: toTime(_min), last: toTime(_max), newestId };
 }

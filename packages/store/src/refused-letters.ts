@@ -3,6 +3,8 @@ import {
   type EntryFields,
   FIELDS,
   type Field,
+  MAX_CUSTOMER_ID_LENGTH,
+  MAX_REFUSED_OF_CUSTOMER,
   type RequestIds,
   toReceipt,
   type Version,
@@ -25,9 +27,6 @@ export type RefusedLetter = {
 
 /** A place in the list of a project's letters: when the letter was stored, in microseconds since 1970, and its id. */
 export type LetterPlace = { micros: number; id: string };
-
-/** Letters of a customer that `findRefused` returns. */
-const MAX_OF_CUSTOMER = 20;
 
 /**
  * What partners see. Workers of the release before leave the receipt out; then it is made of the payload, which an open
@@ -59,7 +58,7 @@ export function createRefusedLetters(prisma: PrismaClient) {
           LATERAL (
             (SELECT ${REFUSED} FROM dead_letters
              WHERE asked.version IS NULL AND project_id = ${projectId} AND customer_id = asked.customer_id
-             ORDER BY version DESC LIMIT ${MAX_OF_CUSTOMER})
+             ORDER BY version DESC LIMIT ${MAX_REFUSED_OF_CUSTOMER})
             UNION ALL
             (SELECT ${REFUSED} FROM dead_letters
              WHERE project_id = ${projectId} AND customer_id = asked.customer_id AND version = asked.version
@@ -143,12 +142,9 @@ export async function addReceipts(prisma: PrismaClient, ids: bigint[]): Promise<
     WHERE letter.id = given.id`;
 }
 
-/** In code points, as in the contract. */
-const MAX_INDEXED_LENGTH = 255;
-
 /** Returns the id, or undefined if the column or its index cannot hold it. Such an id is only in the payload. */
 export function toIndexableId(customerId = ''): string | undefined {
-  const isShort = customerId.length <= MAX_INDEXED_LENGTH || [...customerId].length <= MAX_INDEXED_LENGTH;
+  const isShort = customerId.length <= MAX_CUSTOMER_ID_LENGTH || [...customerId].length <= MAX_CUSTOMER_ID_LENGTH;
   const isStorable = isShort && customerId.isWellFormed() && !customerId.includes('\0');
   return customerId !== '' && isStorable ? customerId : undefined;
 }
@@ -163,7 +159,7 @@ export function describeNew({ projectId, entry, error }: { projectId?: number; e
 type Description = { receipt: string; field: Field | undefined };
 
 /** What a letter tells its partner. @returns undefined if it is not one entry that can be read */
-export function describeLetter(letter: {
+function describeLetter(letter: {
   customerId: string | null;
   version: bigint | null;
   payload: unknown;

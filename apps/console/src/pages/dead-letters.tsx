@@ -1,5 +1,6 @@
 import { toRefusalCode } from '@opm/contract';
-import { countAll, toCount, toDate, toNumber } from '@opm/operations';
+import { toDate } from '@opm/core';
+import { countAll, toCount, toNumber } from '@opm/operations';
 import type { DeadLetterCount, StoredDeadLetter } from '@opm/store';
 import type { Request, RequestHandler, Response } from 'express';
 import type { ComponentChildren } from 'preact';

@@ -1,6 +1,5 @@
 import { Fault, parseCustomerId } from '@opm/contract';
-import { FIELDS } from '@opm/core';
-import { toDate } from '@opm/operations';
+import { FIELDS, toDate } from '@opm/core';
 import { eraseCustomer } from '@opm/operations/actions';
 import type { Claim, EntryQueue } from '@opm/queue';
 import { type CustomerHistory, type Store, toCustomerTarget } from '@opm/store';

@@ -1,4 +1,4 @@
-import { FIELDS, type Field, SCOPES } from '@opm/core';
+import { FIELDS, type Field, MAX_REFUSED_OF_CUSTOMER, SCOPES } from '@opm/core';
 import { askedReceiptSchema, FIELD_ENTRIES, FIELD_PROPERTIES, toCustomerAnswer } from '../entry.js';
 import { LIMITS } from '../limits.js';
 import {
@@ -85,8 +85,7 @@ export const getEntry: Operation = {
   operationId: 'getEntry',
   tag: 'Customers',
   summary: 'Read a customer',
-  description:
-    'Returns the stored customer, and whether a newer entry is not stored yet. Once an erasure is accepted, the answer is a 404. If you send an entry meanwhile, it is pending, and the old data is shown until the erasure is done. Either answer lists up to 20 `refused` entries of the customer that nothing newer covers, if there are any.',
+  description: `Returns the stored customer, and whether a newer entry is not stored yet. Once an erasure is accepted, the answer is a 404. If you send an entry meanwhile, it is pending, and the old data is shown until the erasure is done. Either answer lists up to ${MAX_REFUSED_OF_CUSTOMER} \`refused\` entries of the customer that nothing newer covers, if there are any.`,
   parameters: ['customerId', 'requestId'],
   successes: toRead(
     'CustomerAnswer',
@@ -230,7 +229,7 @@ function toCustomerAnswerSchema(): Json {
         type: 'boolean',
         description: 'True if the newest accepted entry is not stored yet. `customer` does not include it until then.',
       },
-      refused: { ...REFUSED_LIST, maxItems: 20 },
+      refused: { ...REFUSED_LIST, maxItems: MAX_REFUSED_OF_CUSTOMER },
     },
     additionalProperties: false,
   };
