@@ -13,7 +13,7 @@ import { createAcceptEntry } from './ingest/accept-entry.js';
 import { CircuitBreaker } from './ingest/circuit-breaker.js';
 import { createFindExisting } from './ingest/find-existing.js';
 import { createAcceptKeyed, createRecordLimit } from './ingest/idempotency.js';
-import { createChunkPartitions, createPartitions } from './ingest/partitions.js';
+import { createChunkPartitions } from './ingest/partitions.js';
 import { createIngressMetrics } from './metrics.js';
 import { createFindCustomer, createFindQueued } from './routes/get-entry.js';
 import { createListRefused, createReadProject } from './routes/get-project.js';
@@ -80,7 +80,6 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     new CircuitBreaker({
       onFailure: (error) => logger.warn({ err: error, what }, 'PostgreSQL look-up failed; pausing look-ups'),
     });
-  const partitions = createPartitions(config.QUEUE_SHARDS);
   const findExisting = createFindExisting({
     findExisting: store.customers.findExisting,
     maxInFlight: LOOK_UPS,
@@ -135,12 +134,12 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     readClaims: queue.readClaims,
     findVersioned: store.customers.findVersioned,
     findRefused: store.deadLetters.findRefused,
-    partitions,
+    shards: config.QUEUE_SHARDS,
     budget,
     maxInFlight: LOOK_UPS / 2,
     breaker: createBreaker('reading customers'),
   });
-  const findQueued = createFindQueued({ listJobs: queue.listJobs, partitions, budget });
+  const findQueued = createFindQueued({ listJobs: queue.listJobs, shards: config.QUEUE_SHARDS, budget });
   const listRefused = createListRefused({
     listRefused: store.deadLetters.listRefused,
     findVersioned: store.customers.findVersioned,

@@ -85,38 +85,6 @@ test('calls that wait for a bulk call to end are batched up to the limit, and pa
   ]);
 });
 
-test('partitions whose group has reached its limit of bulk calls do not delay other groups', async () => {
-  const calls: string[] = [];
-  const ends: (() => void)[] = [];
-  const group = new GroupCommit<string, number, number>({
-    commit: (partition, items) =>
-      new Promise((resolve) => {
-        calls.push(partition);
-        ends.push(() => resolve(items));
-      }),
-    maxBatch: 1,
-    maxInFlight: 4,
-    groups: { of: (partition) => partition[0], maxInFlight: 2 },
-  });
-  const results = Promise.all(['a1', 'a2', 'a3', 'b1', 'b2', 'a4'].map((partition, i) => group.run(partition, i)));
-  await turn();
-  expect(calls).toEqual(['a1', 'a2', 'b1', 'b2']);
-  ends[2]?.();
-  await turn();
-  await turn();
-  expect(calls).toHaveLength(4); // a bulk call may start, but not one of group a
-  ends[0]?.();
-  await turn();
-  await turn();
-  expect(calls.slice(4)).toEqual(['a3']);
-  while (ends.length > 0) {
-    ends.pop()?.();
-    await turn();
-    await turn();
-  }
-  expect(await results).toEqual([0, 1, 2, 3, 4, 5]);
-});
-
 test('a partition that has reached its limit of bulk calls does not delay other partitions', async () => {
   const { calls, group } = createRecorder(1, 3, 1);
   const results = Promise.all([group.run('a', 1), group.run('a', 2), group.run('b', 3)]);

@@ -21,7 +21,6 @@ type Batch<Partition, Item, Result> = {
   isAll: boolean;
 };
 
-type Groups<Partition> = { of: (partition: Partition) => unknown; maxInFlight: number };
 type Bytes<Item> = { of: (item: Item) => number; max: number };
 type Expiry<Item> = { maxWaitMs: number; toError: (item: Item) => Error };
 
@@ -49,9 +48,8 @@ class Tally<Key> {
  * - An item counts as one, or as `sizeOf` says, at least 1. An item larger than `maxBatch` goes alone. If `maxBatch` is a
  *   function, each bulk call reads it. `bytes` sets a second limit of the same kind.
  * - Partitions take turns. With `sourceOf`, the sources of a partition share its bulk calls fairly (`FairQueue`).
- * - `maxInFlightPerPartition` limits the bulk calls in flight of one partition. `groups` limits those of several partitions
- *   together, such as all partitions that use one store. A bulk call counts as one, or as `slotsOf` says if it took all
- *   waiting calls of its partition; it starts while any slot is free.
+ * - `maxInFlightPerPartition` limits the bulk calls in flight of one partition. A bulk call counts as one, or as `slotsOf`
+ *   says if it took all waiting calls of its partition; it starts while any slot is free.
  * - `expiry` bounds the wait behind bulk calls that hang: when one ends, calls that waited longer are rejected.
  * - If `refuse` returns an error for an item at its turn, the item's call is rejected.
  *
@@ -70,9 +68,7 @@ export class GroupCommit<Partition, Item, Result> {
   readonly #expiry: Expiry<Item> | undefined;
   readonly #refuse: ((item: Item) => Error | undefined) | undefined;
   readonly #partitions = new Map<Partition, FairQueue<Source, Waiting<Partition, Item, Result>>>();
-  readonly #groups: Groups<Partition>;
   readonly #inFlightOfPartition = new Tally<Partition>();
-  readonly #inFlightOfGroup = new Tally<unknown>();
   readonly #sources = new Sources();
   /** Linked list of the calls that may expire, oldest first. It may still contain calls that no longer wait. */
   #oldest: Waiting<Partition, Item, Result> | undefined;
@@ -86,7 +82,6 @@ export class GroupCommit<Partition, Item, Result> {
     maxBatch: number | (() => number);
     maxInFlight: number;
     maxInFlightPerPartition?: number;
-    groups?: Groups<Partition>;
     sizeOf?: (item: Item) => number;
     bytes?: Bytes<Item>;
     sourceOf?: (item: Item) => unknown;
@@ -99,7 +94,6 @@ export class GroupCommit<Partition, Item, Result> {
     this.#maxBatch = typeof maxBatch === 'number' ? () => maxBatch : maxBatch;
     this.#maxInFlight = options.maxInFlight;
     this.#maxInFlightPerPartition = options.maxInFlightPerPartition ?? options.maxInFlight;
-    this.#groups = options.groups ?? { of: () => undefined, maxInFlight: options.maxInFlight };
     const { sizeOf = () => 1, bytes = { of: () => 0, max: Number.POSITIVE_INFINITY } } = options;
     this.#maxBytes = bytes.max;
     this.#sizeOf = sizeOf;
@@ -197,7 +191,6 @@ export class GroupCommit<Partition, Item, Result> {
   #count(partition: Partition, slots: number): void {
     this.#inFlight += slots;
     this.#inFlightOfPartition.add(partition, slots);
-    this.#inFlightOfGroup.add(this.#groups.of(partition), slots);
   }
 
   #isRefused({ item, reject }: Waiting<Partition, Item, Result>): boolean {
@@ -228,11 +221,10 @@ export class GroupCommit<Partition, Item, Result> {
     call.reject(toError(call.item));
   }
 
-  /** Takes a batch from the first partition below its limits, which then goes to the end. */
+  /** Takes a batch from the first partition below its limit, which then goes to the end. */
   #takeBatch(): Batch<Partition, Item, Result> | undefined {
     for (const [partition, line] of this.#partitions) {
       if (this.#inFlightOfPartition.of(partition) >= this.#maxInFlightPerPartition) continue;
-      if (this.#inFlightOfGroup.of(this.#groups.of(partition)) >= this.#groups.maxInFlight) continue;
       const waiting = line.take({ size: this.#maxBatch(), bytes: this.#maxBytes });
       for (const call of waiting) call.isWaiting = false;
       this.#partitions.delete(partition);

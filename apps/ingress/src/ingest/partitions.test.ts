@@ -1,7 +1,7 @@
 import { expect, test } from '@jest/globals';
 import { shardOf } from '@opm/queue';
 import fc from 'fast-check';
-import { createChunkPartitions, createPartitions } from './partitions.js';
+import { createChunkPartitions } from './partitions.js';
 
 const customer = fc.record({
   projectId: fc.integer({ min: 1, max: 1_000_000 }),
@@ -72,23 +72,4 @@ test('an erasure, and later entries of its customer, have partitions of their ow
     ...[false, true, true, false, false],
   ]);
   expect([partitions.isErased(1, 'a'), partitions.isErased(2, 'a')]).toEqual([true, false]);
-});
-
-test('if all other shards use up their calls in flight, one shard still has the places of a whole partition', () => {
-  fc.assert(
-    fc.property(fc.integer({ min: 1, max: 200 }), fc.integer({ min: 1, max: 200 }), (shards, perPartition) => {
-      const { maxInFlight, groups } = createPartitions(shards).toLimits(perPartition);
-      expect(maxInFlight - (shards - 1) * groups.maxInFlight).toBeGreaterThanOrEqual(perPartition);
-      expect(maxInFlight).toBeGreaterThanOrEqual(64);
-    }),
-  );
-});
-
-test('a partition has one project and one shard', () => {
-  const { toPartition, fromPartition } = createPartitions(6);
-  for (const projectId of [1, 2, 77]) {
-    const partitions = new Set(Array.from({ length: 100 }, (_, i) => toPartition(projectId, `customer ${i}`)));
-    expect([...partitions].map((partition) => fromPartition(partition).projectId)).toEqual(Array(6).fill(projectId));
-    expect([...partitions].map((partition) => fromPartition(partition).shard).sort()).toEqual([0, 1, 2, 3, 4, 5]);
-  }
 });

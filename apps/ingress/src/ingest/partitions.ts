@@ -69,33 +69,3 @@ export function createChunkPartitions(shards: number) {
     },
   };
 }
-
-/** Encodes a project and a shard as a number. One bulk call has keys or customers of one project and shard. */
-export type Partitions = ReturnType<typeof createPartitions>;
-
-/** Bulk calls in flight, divided among the shards. The calls wait for their stores and use little CPU. */
-const MAX_IN_FLIGHT = 64;
-
-export function createPartitions(shards: number) {
-  const shardOfPartition = (partition: number) => partition % shards;
-  return {
-    toPartition: (projectId: number, customerId: string): number =>
-      projectId * shards + shardOf(projectId, customerId, shards),
-    fromPartition: (partition: number) => ({
-      projectId: Math.floor(partition / shards),
-      shard: shardOfPartition(partition),
-    }),
-    /**
-     * Limits the bulk calls in flight. Each shard has its own share, at least `maxInFlightPerPartition`, so that a shard
-     * whose store hangs takes no places from the others.
-     */
-    toLimits(maxInFlightPerPartition: number) {
-      const share = Math.max(Math.ceil(MAX_IN_FLIGHT / shards), maxInFlightPerPartition);
-      return {
-        maxInFlight: share * shards,
-        maxInFlightPerPartition,
-        groups: { of: shardOfPartition, maxInFlight: share },
-      };
-    },
-  };
-}

@@ -1,7 +1,7 @@
 import { expect, test } from '@jest/globals';
+import { shardOf } from '@opm/queue';
 import fc from 'fast-check';
 import { CircuitBreaker } from '../ingest/circuit-breaker.js';
-import { createPartitions } from '../ingest/partitions.js';
 import { createFindCustomer, createFindQueued } from './get-entry.js';
 
 const ids = Array.from({ length: 1_000 }, (_, i) => `c${i}`);
@@ -24,7 +24,7 @@ test.each([
       calls.rows?.push(customerIds.length);
       return new Map();
     },
-    partitions: createPartitions(1),
+    shards: 1,
     budget: { turnMs: 60_000, workMs: 60_000 },
     maxInFlight: 2,
     breaker: new CircuitBreaker({ onFailure: () => {} }),
@@ -35,6 +35,42 @@ test.each([
   expect(calls).toEqual({ claims: expected, refused: expected, rows: expected });
 });
 
+test('a shard whose store hangs gets half of the 64 calls in flight of two shards, and 4 per project; the other goes on', async () => {
+  const started = new Map<number, number>();
+  let answer = () => {};
+  const answered = new Promise<void>((resolve) => {
+    answer = resolve;
+  });
+  const findCustomer = createFindCustomer({
+    async readClaims(shard, projectId, customers) {
+      if (shard === 0) {
+        started.set(projectId, (started.get(projectId) ?? 0) + 1);
+        await answered;
+      }
+      return customers.map(() => undefined);
+    },
+    findRefused: async (_projectId, asked) => asked.map(() => []),
+    findVersioned: async () => new Map(),
+    shards: 2,
+    budget: { turnMs: 60_000, workMs: 60_000 },
+    maxInFlight: 2,
+    breaker: new CircuitBreaker({ onFailure: () => {} }),
+  });
+  const idsOf = (projectId: number, shard: number) => ids.filter((id) => shardOf(projectId, id, 2) === shard);
+  const waiting: Promise<unknown>[] = [];
+  for (const projectId of [1, 2, 3, 4, 5, 6, 7, 8, 9]) {
+    for (const customerId of idsOf(projectId, 0).slice(0, 5)) {
+      waiting.push(findCustomer(projectId, { customerId }));
+      await new Promise(setImmediate); // so that the next read has a call of its own
+    }
+  }
+  for (const customerId of idsOf(1, 1).slice(0, 2)) expect(await findCustomer(1, { customerId })).toMatchObject({});
+  expect([...started]).toEqual([1, 2, 3, 4, 5, 6, 7, 8].map((projectId) => [projectId, 4]));
+  answer();
+  await Promise.all(waiting);
+  expect(started.has(9)).toBe(true);
+});
+
 test('an entry is queued if the versions of a job include its version, whatever the order and overlaps of the jobs', async () => {
   const range = fc.tuple(fc.integer({ min: 1, max: 100 }), fc.nat(20)).map(([first, more]): [number, number] => {
     return [first, first + more];
@@ -43,7 +79,7 @@ test('an entry is queued if the versions of a job include its version, whatever 
     fc.asyncProperty(fc.array(range), async (ranges) => {
       const findQueued = createFindQueued({
         listJobs: async () => ranges.map(([first, last]) => ({ versions: [first, last] as [number, number] })),
-        ...{ partitions: createPartitions(1), budget: { workMs: 60_000 } },
+        ...{ shards: 1, budget: { workMs: 60_000 } },
       });
       const versions = Array.from({ length: 122 }, (_, version) => version);
       const found = await Promise.all(versions.map((version) => findQueued(1, { customerId: 'a', version })));

@@ -10,8 +10,8 @@ import {
   toRefusedEntry,
   toUnknownCustomer,
 } from '@opm/contract';
-import { GroupCommit, isStored, type Receipt, type Version, withTimeout } from '@opm/core';
-import type { Claim, EntryQueue, VersionRange } from '@opm/queue';
+import { GroupCommit, isStored, MAX_REFUSED_OF_CUSTOMER, type Receipt, type Version, withTimeout } from '@opm/core';
+import { type Claim, type EntryQueue, shardOf, type VersionRange } from '@opm/queue';
 import type { Customers, DeadLetters, VersionedCustomer } from '@opm/store';
 import type { RequestHandler } from 'express';
 import { LRUCache } from 'lru-cache';
@@ -22,7 +22,6 @@ import type { Inflate } from '../http/read-body.js';
 import type { Reply } from '../http/reply.js';
 import { contextOf } from '../http/request-context.js';
 import type { CircuitBreaker } from '../ingest/circuit-breaker.js';
-import type { Partitions } from '../ingest/partitions.js';
 import { isCovered } from './get-project.js';
 import { readElements } from './read-batch.js';
 
@@ -136,26 +135,29 @@ type FoundCustomer = Found & { claim: Claim | undefined };
 /** @throws Fault CUSTOMERS_UNAVAILABLE within `ANSWER_TIMEOUT_MS` */
 export type FindCustomer = (projectId: number, asked: Asked) => Promise<FoundCustomer>;
 
-/** Refused entries that one call reads at most. A customer has up to 20, an entry has one. */
+/** Refused entries that one call reads at most. A customer has up to `MAX_REFUSED_OF_CUSTOMER`, an entry has one. */
 const MAX_REFUSED = 1_000;
-const refusedOf = ({ version }: Asked): number => (version === undefined ? 20 : 1);
-const MAX_READS_IN_FLIGHT_PER_PARTITION = 4;
+const refusedOf = ({ version }: Asked): number => (version === undefined ? MAX_REFUSED_OF_CUSTOMER : 1);
+/** Bulk calls in flight, divided among the shards. They wait for their stores and use little CPU. */
+const MAX_READS_IN_FLIGHT = 64;
+const MAX_READS_IN_FLIGHT_PER_PROJECT = 4;
 
 /**
- * Concurrent reads share bulk calls. Rows and claims are read in separate calls, so that a queue store that hangs does
- * not block the PostgreSQL reads of others. Few row reads run at a time, so that the look-ups have connections left.
+ * Concurrent reads of one project and shard share bulk calls. Rows and claims are read in separate calls, and each shard has
+ * its own share of the calls in flight, so that a shard whose store hangs does not block the reads of others. Few row reads
+ * run at a time, so that the look-ups have connections left.
  */
 export function createFindCustomer(deps: {
   readClaims: EntryQueue['readClaims'];
   findVersioned: Customers['findVersioned'];
   findRefused: DeadLetters['findRefused'];
-  partitions: Partitions;
+  shards: number;
   budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
   /** Maximum reads of PostgreSQL at the same time. */
   maxInFlight: number;
   breaker: CircuitBreaker;
 }): FindCustomer {
-  const { readClaims, findVersioned, findRefused, partitions, budget, maxInFlight, breaker } = deps;
+  const { readClaims, findVersioned, findRefused, shards, budget, maxInFlight, breaker } = deps;
 
   /**
    * Reads the dead letters before the rows: an erasure writes the row before it deletes its customer's letters. In the
@@ -177,16 +179,18 @@ export function createFindCustomer(deps: {
     expiry: { maxWaitMs: budget.workMs, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
   });
 
-  const reads = new GroupCommit<number, Asked, FoundCustomer>({
-    commit(partition, asked) {
-      const { projectId, shard } = partitions.fromPartition(partition);
-      return withTimeout(read(shard, projectId, asked), budget.workMs);
-    },
-    maxBatch: MAX_REFUSED,
-    sizeOf: refusedOf,
-    ...partitions.toLimits(MAX_READS_IN_FLIGHT_PER_PARTITION),
-    expiry: { maxWaitMs: budget.turnMs, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
-  });
+  const readsOfShards = Array.from({ length: shards }, (_, shard) => createReads(shard));
+
+  function createReads(shard: number) {
+    return new GroupCommit<number, Asked, FoundCustomer>({
+      commit: (projectId, asked) => withTimeout(read(shard, projectId, asked), budget.workMs),
+      maxBatch: MAX_REFUSED,
+      sizeOf: refusedOf,
+      maxInFlight: Math.max(Math.ceil(MAX_READS_IN_FLIGHT / shards), MAX_READS_IN_FLIGHT_PER_PROJECT),
+      maxInFlightPerPartition: MAX_READS_IN_FLIGHT_PER_PROJECT,
+      expiry: { maxWaitMs: budget.turnMs, toError: () => new Fault('CUSTOMERS_UNAVAILABLE') },
+    });
+  }
 
   /**
    * Reads the claims first: an entry without a claim is already in its row, or a dead letter. In the other order, it
@@ -200,7 +204,8 @@ export function createFindCustomer(deps: {
 
   return async (projectId, asked) => {
     if (breaker.isOpen) throw new Fault('CUSTOMERS_UNAVAILABLE');
-    return reads.run(partitions.toPartition(projectId, asked.customerId), asked).catch((cause) => {
+    const reads = readsOfShards[shardOf(projectId, asked.customerId, shards)] as ReturnType<typeof createReads>;
+    return reads.run(projectId, asked).catch((cause) => {
       throw new Fault('CUSTOMERS_UNAVAILABLE', { cause });
     });
   };
@@ -213,10 +218,10 @@ const MAX_LISTS = 1_000;
 /** All requests share a list of the jobs of a shard for a second. Entries that may be newer than it count as queued. */
 export function createFindQueued(deps: {
   listJobs: (shard: number) => Promise<{ versions: VersionRange }[]>;
-  partitions: Partitions;
+  shards: number;
   budget: Pick<TimeBudget, 'workMs'>;
 }): FindQueued {
-  const { listJobs, partitions, budget } = deps;
+  const { listJobs, shards, budget } = deps;
   const lists = new LRUCache<number, Promise<VersionRange[]>>({ max: MAX_LISTS, ttl: LIST_TTL_MS });
 
   async function list(shard: number): Promise<VersionRange[]> {
@@ -233,8 +238,7 @@ export function createFindQueued(deps: {
   }
 
   return async (projectId, { customerId, version }) => {
-    const { shard } = partitions.fromPartition(partitions.toPartition(projectId, customerId));
-    const ranges = await list(shard);
+    const ranges = await list(shardOf(projectId, customerId, shards));
     const isRecent = version / 1_000 > Date.now() - 2 * LIST_TTL_MS;
     return isRecent || isWithin(ranges, version);
   };
