@@ -44,22 +44,22 @@ class Fifo<T> {
  * Varghese, SIGCOMM 1995) in one point: an item that exceeds the source's credit is taken, and the credit becomes
  * negative.
  */
-export class FairQueue<Source, Call extends Room> {
+export class FairQueue<Key, Call extends Room> {
   /** The calls of each source, in the order of the sources' turns. */
-  readonly #turns = new Map<Source, { calls: Fifo<Call>; credit: number }>();
+  readonly #turns = new Map<Key, { calls: Fifo<Call>; credit: number }>();
 
   get isEmpty(): boolean {
     return this.#turns.size === 0;
   }
 
-  push(source: Source, call: Call): void {
+  push(source: Key, call: Call): void {
     const turn = this.#turns.get(source);
     if (turn) turn.calls.push(call);
     else this.#turns.set(source, { calls: new Fifo(call), credit: Number.EPSILON }); // for one call
   }
 
   /** Removes the oldest call of a source. */
-  dropOldest(source: Source): void {
+  dropOldest(source: Key): void {
     const calls = this.#turns.get(source)?.calls;
     calls?.drop();
     if (calls?.length === 0) this.#turns.delete(source);
