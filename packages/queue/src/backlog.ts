@@ -41,11 +41,10 @@ const IDS_PER_CALL = 10_000;
 
 /** Reads the ids of a queue's unfinished jobs, without their data. */
 export async function readUnfinished(queue: Queue): Promise<UnfinishedJobs> {
-  const first = await list(queue, UNFINISHED);
-  const last = await list(queue, UNFINISHED); // a job may return to a state that was already read
+  const { first, all } = await listUnfinished(queue);
   const waiting = await list(queue, WAITING);
   const unfinished: UnfinishedJobs = { oldest: Number.MAX_SAFE_INTEGER, most: toNone(), least: toNone(), unknown: 0 };
-  for (const id of new Set([...first, ...last])) {
+  for (const id of all) {
     const summary = parseJobId(id);
     if (!summary) {
       unfinished.unknown++;
@@ -60,9 +59,15 @@ export async function readUnfinished(queue: Queue): Promise<UnfinishedJobs> {
 
 /** Lists what the ids of a queue's unfinished jobs say. */
 export async function listJobs(queue: Queue): Promise<JobSummary[]> {
+  const { all } = await listUnfinished(queue);
+  return [...all].flatMap((id) => parseJobId(id) ?? []);
+}
+
+/** The ids of a queue's unfinished jobs. Lists them twice: a job may return to a state that was already read. */
+async function listUnfinished(queue: Queue): Promise<{ first: Set<string>; all: Set<string> }> {
   const first = await list(queue, UNFINISHED);
-  const last = await list(queue, UNFINISHED); // a job may return to a state that was already read
-  return [...new Set([...first, ...last])].flatMap((id) => parseJobId(id) ?? []);
+  const second = await list(queue, UNFINISHED);
+  return { first, all: new Set([...first, ...second]) };
 }
 
 const toNone = (): Waiting => ({ entries: 0, ofProjects: new Map() });
