@@ -88,6 +88,21 @@ export async function waitUntilReady(redis: RedisClient): Promise<void> {
   });
 }
 
+/** A Lua script. Arguments may be arrays, which ioredis flattens: an array may be too long for a JavaScript call to spread. */
+export type Script<Answer> = (
+  keyCount: number,
+  ...keysAndArguments: (string | number | (string | number)[])[]
+) => Promise<Answer>;
+
+/** Adds the scripts to the client as commands. @param lua the text of each script @returns the same client */
+export function defineScripts<Scripts extends Record<keyof Scripts, Script<unknown>>>(
+  redis: RedisClient,
+  lua: Record<keyof Scripts, string>,
+): Scripts {
+  for (const [name, text] of Object.entries<string>(lua)) redis.defineCommand(name, { lua: text });
+  return redis as unknown as Scripts;
+}
+
 const SCRIPTS = new Set(['eval', 'evalsha']);
 
 /**

@@ -1,32 +1,32 @@
 import type { Version } from '@opm/core';
 import pg from 'pg';
 import type { Role } from '../queue-store.js';
+import { singleFlight } from '../single-flight.js';
 
-/** The version in PostgreSQL that no row is above. A Redis that has lost its versions must start above it. */
-export type HighWaterMark = {
+/** Reads the version in PostgreSQL that no row is above. A Redis that has lost its versions must start above it. */
+export type HighWaterMarkReader = {
   /** The mark when this process started. Undefined if PostgreSQL did not answer, or if the role is not `producer`. */
   atStart: Promise<Version | undefined>;
   /**
    * The current mark. Concurrent calls share one query.
-   * @throws the error of PostgreSQL, within `answerTimeoutMs`
+   * @throws the error of PostgreSQL, or of the timeout, within `answerTimeoutMs`
    */
   read(): Promise<Version>;
   close(): Promise<void>;
 };
 
 /** Connects on demand, which happens once or twice in the life of a process, and disconnects after a second. */
-export function createHighWaterMark(options: {
+export function createHighWaterMarkReader(options: {
   databaseUrl: string;
   role: Role;
   /** The longest that a partner waits, in ms. */
   answerTimeoutMs: number;
-}): HighWaterMark {
+}): HighWaterMarkReader {
   const { databaseUrl, role, answerTimeoutMs } = options;
   const timeoutMs = Math.ceil(answerTimeoutMs / 2);
   const timeouts = { connectionTimeoutMillis: timeoutMs, query_timeout: timeoutMs, idleTimeoutMillis: 1_000 };
   const pool = new pg.Pool({ connectionString: databaseUrl, max: 1, ...timeouts });
   pool.on('error', () => {}); // the pool has already dropped the connection
-  let reading: Promise<Version> | undefined;
 
   async function query(): Promise<Version> {
     const { rows } = await pool.query<{ version: string }>('SELECT version FROM high_water_mark');
@@ -35,13 +35,7 @@ export function createHighWaterMark(options: {
     return Number(mark.version);
   }
 
-  function read(): Promise<Version> {
-    reading ??= query().finally(() => {
-      reading = undefined;
-    });
-    return reading;
-  }
-
+  const read = singleFlight(query, answerTimeoutMs);
   const atStart = role === 'producer' ? read().catch(() => undefined) : Promise.resolve(undefined);
   return { atStart, read, close: () => pool.end() };
 }

@@ -22,15 +22,11 @@ import {
   SETTLE,
   SWEEP,
 } from './admission-scripts.js';
-import type { HighWaterMark } from './high-water-mark.js';
+import { defineScripts, type Script } from './connect-redis.js';
+import type { HighWaterMarkReader } from './high-water-mark.js';
 import type { RedisClient } from './ioredis-workarounds.js';
 import { formatRecord, parseRecord, toRecordKeys } from './redis-idempotency.js';
 
-/** Arguments may be arrays, which ioredis flattens: an array may be too long for a JavaScript call to spread. */
-type Script<Answer> = (
-  keyCount: number,
-  ...keysAndArguments: (string | number | (string | number)[])[]
-) => Promise<Answer>;
 type Scripts = {
   opmAdmit: Script<AdmitAnswer | null>;
   opmAdmitKeyed: Script<AdmitAnswer | null>;
@@ -54,20 +50,21 @@ type RedisAdmissionOptions = {
   keyspaceOf: (shard: number) => string;
   /** Key prefix that does not depend on the number of shards, for the shard count itself. */
   common: string;
-  highWaterMark: Pick<HighWaterMark, 'atStart' | 'read'>;
+  highWaterMark: Pick<HighWaterMarkReader, 'atStart' | 'read'>;
 };
 
 export function createRedisAdmission(redis: RedisClient, options: RedisAdmissionOptions): Admission {
   const { keyspaceOf, common, highWaterMark } = options;
-  redis.defineCommand('opmAdmit', { lua: ADMIT });
-  redis.defineCommand('opmAdmitKeyed', { lua: ADMIT_KEYED });
-  redis.defineCommand('opmAdmitAgain', { lua: ADMIT_AGAIN });
-  redis.defineCommand('opmRelease', { lua: RELEASE });
-  redis.defineCommand('opmSettle', { lua: SETTLE });
-  redis.defineCommand('opmAddToBacklog', { lua: ADD_TO_BACKLOG });
-  redis.defineCommand('opmSweep', { lua: SWEEP });
-  redis.defineCommand('opmSetShards', { lua: SET_SHARDS });
-  const scripts = redis as unknown as Scripts;
+  const scripts = defineScripts<Scripts>(redis, {
+    opmAdmit: ADMIT,
+    opmAdmitKeyed: ADMIT_KEYED,
+    opmAdmitAgain: ADMIT_AGAIN,
+    opmAddToBacklog: ADD_TO_BACKLOG,
+    opmRelease: RELEASE,
+    opmSettle: SETTLE,
+    opmSweep: SWEEP,
+    opmSetShards: SET_SHARDS,
+  });
   const shardsKey = `${common}:shards`;
   const versionKey = (shard: number) => `${keyspaceOf(shard)}:version`;
   const backlogsKey = (shard: number) => `${keyspaceOf(shard)}:backlog`;

@@ -1,8 +1,8 @@
 import { RECORD_TTL_US, type Version } from '@opm/core';
 import { type Idempotency, type PartRecord, RECORD_BYTES, RECORD_SAMPLE } from '../idempotency.js';
+import { defineScripts, type Script } from './connect-redis.js';
 import type { RedisClient } from './ioredis-workarounds.js';
 
-type Script<Answer> = (keyCount: number, ...keysAndArguments: (string | number | string[])[]) => Promise<Answer>;
 type Scripts = {
   opmRemember: Script<(string | null)[]>;
   opmReadRecords: Script<(string | null)[]>;
@@ -21,12 +21,13 @@ type Options = {
 };
 
 export function createRedisIdempotency(redis: RedisClient, { keyspaces, maxBytes }: Options): Idempotency {
-  redis.defineCommand('opmRemember', { lua: REMEMBER });
-  redis.defineCommand('opmReadRecords', { lua: READ });
-  redis.defineCommand('opmCloseRecords', { lua: CLOSE });
-  redis.defineCommand('opmReadRecordBytes', { lua: READ_BYTES });
-  redis.defineCommand('opmSweepRecords', { lua: SWEEP_RECORDS });
-  const scripts = redis as unknown as Scripts;
+  const scripts = defineScripts<Scripts>(redis, {
+    opmRemember: REMEMBER,
+    opmReadRecords: READ,
+    opmCloseRecords: CLOSE,
+    opmReadRecordBytes: READ_BYTES,
+    opmSweepRecords: SWEEP_RECORDS,
+  });
   function keysOf(shard: number): string[] {
     const keyspace = keyspaces[shard] as string;
     return [`${keyspace}:version`, ...toRecordKeys(keyspace)];

@@ -7,8 +7,15 @@ import { measureSkew } from '../clock.js';
 import { toMaxBytes } from '../idempotency.js';
 import type { QueueStore } from '../queue-store.js';
 import { withBackOff } from '../retry-policy.js';
-import { connectRedis, mastersOf, type RedisConnection, waitUntilReady } from './connect-redis.js';
-import { createHighWaterMark } from './high-water-mark.js';
+import {
+  connectRedis,
+  defineScripts,
+  mastersOf,
+  type RedisConnection,
+  type Script,
+  waitUntilReady,
+} from './connect-redis.js';
+import { createHighWaterMarkReader } from './high-water-mark.js';
 import type { RedisClient } from './ioredis-workarounds.js';
 import { createRedisAdmission } from './redis-admission.js';
 import { checkRedis, readMemory } from './redis-health.js';
@@ -20,7 +27,7 @@ type RedisBackendOptions = RedisConnection & { databaseUrl: string; prefix: stri
 export function createRedisQueueBackend(options: RedisBackendOptions): QueueStore {
   const { databaseUrl, prefix, shards, ...connection } = options;
   const redis = connectRedis(connection);
-  const highWaterMark = createHighWaterMark({ databaseUrl, ...connection });
+  const highWaterMark = createHighWaterMarkReader({ databaseUrl, ...connection });
   const shortenDeadlines = createShortenDeadlines(redis);
   const { onError } = connection;
   // On Redis Cluster all keys with the same hash tag live on one node.
@@ -128,8 +135,6 @@ for _, id in ipairs(call('ZRANGEBYSCORE', KEYS[2], (latest + 1) * 4096, '+inf', 
 end
 shorten(KEYS[3], ARGV[3])`;
 
-type ClockScripts = { opmShortenDeadlines(keys: 3, ...keysAndArguments: (string | number)[]): Promise<void> };
-
 /** The clock skews of all masters that answer, in ms. */
 async function readClockSkews(redis: RedisClient): Promise<number[]> {
   const skews = mastersOf(redis).map((node) =>
@@ -146,8 +151,8 @@ async function readClockSkews(redis: RedisClient): Promise<number[]> {
  * Returns a function that shortens the deadlines of a queue. Its parameter `queue` is the prefix of the queue's keys.
  */
 function createShortenDeadlines(redis: RedisClient) {
-  redis.defineCommand('opmShortenDeadlines', { lua: SHORTEN_DEADLINES });
-  const scripts = redis as unknown as ClockScripts;
+  type Scripts = { opmShortenDeadlines: Script<void> };
+  const scripts = defineScripts<Scripts>(redis, { opmShortenDeadlines: SHORTEN_DEADLINES });
   return (queue: string, { lockMs, stalledMs, delayMs }: DeadlineLimits): Promise<void> => {
     const keys = ['active', 'delayed', 'stalled-check'].map((key) => `${queue}:${key}`);
     return scripts.opmShortenDeadlines(3, ...keys, `${queue}:`, lockMs, stalledMs, delayMs);

@@ -1,4 +1,5 @@
 import { createTokenBuckets, PARTS_PER_TOKEN, type TokenBuckets } from '../token-buckets.js';
+import { defineScripts, type Script } from './connect-redis.js';
 import type { RedisClient } from './ioredis-workarounds.js';
 
 /**
@@ -25,13 +26,7 @@ for i, key in ipairs(KEYS) do
 end
 return { clock, reserved }`;
 
-type Scripts = {
-  opmReserve(
-    keyCount: number,
-    keys: string[],
-    limitsAndCalls: number[],
-  ): Promise<[clock: number, reserved: [granted: number, available: number][]]>;
-};
+type Scripts = { opmReserve: Script<[clock: number, reserved: [granted: number, available: number][]]> };
 
 /** A project's bucket is in one shard, independent of the shards of its entries. Buckets of one shard share calls. */
 export function createRedisTokenBuckets(
@@ -39,8 +34,7 @@ export function createRedisTokenBuckets(
   options: { shards: number; keyspaceOf: (shard: number) => string; maxWaitMs: number },
 ): TokenBuckets {
   const { shards, keyspaceOf, maxWaitMs } = options;
-  redis.defineCommand('opmReserve', { lua: RESERVE });
-  const scripts = redis as unknown as Scripts;
+  const scripts = defineScripts<Scripts>(redis, { opmReserve: RESERVE });
   return createTokenBuckets({
     groupOf: (projectId) => projectId % shards,
     async reserveMany(shard, calls) {
