@@ -107,9 +107,6 @@ export const toFound = (
 export const toSupersededErasure = (erasure: Claim | undefined): Claim | undefined =>
   erasure && { ...erasure, erased: false };
 
-/** Lifetime of a claim: long enough to settle entries after a weekend without workers. */
-export const CLAIM_TTL_MS = 7 * 24 * 60 * 60 * 1000;
-
 /** The shard of a customer. It never changes, so a customer's claims and versions are in one place. */
 export function shardOf(projectId: number, customerId: string, shards: number): number {
   return shards === 1 ? 0 : crc32(`${projectId}:${customerId}`) % shards;

@@ -5,7 +5,6 @@ import {
   type AdmitRequest,
   type AdmitResult,
   type AdmittedAgain,
-  CLAIM_TTL_MS,
   type ClaimHolder,
   shardOf,
   toFound,
@@ -24,7 +23,10 @@ type AdmittedRow = PreviousRow & {
   record_bytes?: string | null;
 };
 
-/** The record of a part that is known. `part`: its index; null if the row is an admitted entry. */
+/** An admitted entry of a new part. */
+type NewRow = AdmittedRow & { part: null };
+
+/** The record of a part that is known. `part`: its index. */
 type KnownRow = RecordRow & { part: number };
 
 type AgainRow = PreviousRow & { version: string; claim: string; holder: ClaimHolder };
@@ -32,6 +34,9 @@ type AgainRow = PreviousRow & { version: string; claim: string; holder: ClaimHol
 type ClaimRow = { customer_id: string; version: string; erased: boolean };
 
 type OldClaimRow = { project_id: number; customer_id: string; version: string };
+
+/** Lifetime of a claim: long enough to settle entries after a weekend without workers. Claims on Redis do not expire. */
+const CLAIM_TTL_MS = 7 * 24 * 60 * 60 * 1000;
 
 /** Rows per statement of a sweep. */
 const SWEEP_ROWS = 10_000;
@@ -187,7 +192,7 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
 
   async function admitKeyed(shard: number, entries: AdmitRequest[], parts: KeyedPart[]): Promise<AdmitResult> {
     const query = () =>
-      pool.query<(AdmittedRow & { part: null }) | KnownRow>({
+      pool.query<NewRow | KnownRow>({
         name: 'admit-parts',
         text: 'SELECT * FROM admission.admit_parts($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)',
         values: [
