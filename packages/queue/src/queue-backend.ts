@@ -54,7 +54,7 @@ export async function connectQueueBackend(
   { signal, onError }: { signal: AbortSignal; onError: (error: Error) => void },
 ): Promise<QueueBackend> {
   const { databaseUrl, redisUrl, minReplicas = 0, answerTimeoutMs = 1_000, prefix, shards } = config;
-  const { createQueue, createWorker, ...store } =
+  const { createQueue, createWorker, ping, ...store } =
     redisUrl === undefined
       ? createPostgresQueueBackend({ databaseUrl, shards, role, answerTimeoutMs, onError })
       : createRedisQueueBackend({ databaseUrl, redisUrl, minReplicas, answerTimeoutMs, prefix, shards, role, onError });
@@ -105,7 +105,7 @@ export async function connectQueueBackend(
     });
   }
 
-  await retry(store.ping);
+  await retry(ping);
   return {
     ...store,
     async check() {

@@ -16,8 +16,6 @@ export type QueueBackend = {
   openWorker(address: QueueAddress, processor: Worker['processFn'], options: WorkerOptionsGiven): Promise<Worker>;
   /** Retries until an attempt succeeds. Passes each error to `onError`. @throws the reason of the signal's abort */
   retry<T>(attempt: () => Promise<T>): Promise<T>;
-  /** Resolves if the store answers. */
-  ping(): Promise<void>;
   /**
    * Checks that the store answers and its settings keep acknowledged entries. Resolves to a warning if a part of the
    * store does not answer, if a Redis has no append-only file, or if its clock differs from this process's by
@@ -46,6 +44,8 @@ type WorkerOptionsGiven = Omit<WorkerOptions, 'connection' | 'prefix'>;
 
 /** A store as its adapter creates it. Its new queues and workers are not connected yet, and may never be. */
 export type QueueStore = Omit<QueueBackend, 'openQueue' | 'openWorker' | 'retry'> & {
+  /** Resolves if the store answers. */
+  ping(): Promise<void>;
   createQueue(address: QueueAddress, options?: Partial<QueueOptions>): Queue;
   createWorker(address: QueueAddress, processor: Worker['processFn'], options: WorkerOptionsGiven): Worker;
 };
