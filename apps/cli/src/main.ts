@@ -11,7 +11,7 @@ import { projectsCommand } from './commands/projects.js';
 import { migrateCommand, upCommand } from './commands/stack.js';
 import { restoredCommand, statusCommand } from './commands/status.js';
 import { escapeLines, toJson } from './print.js';
-import { EXIT_CODES, UserError } from './user-error.js';
+import { EXIT_CODES, readSettings, UserError } from './user-error.js';
 
 const { version } = createRequire(import.meta.url)('../package.json') as { version: string };
 
@@ -48,13 +48,9 @@ const SECRETS: Record<string, string[]> = { up: [...STORES, 'CONSOLE_PASSWORD'],
 async function prepare(env: NodeJS.ProcessEnv, command: string): Promise<void> {
   const { default: pg } = await import('pg');
   const { ignoreUnheardPgErrors } = await import('@opm/core');
-  const { ConfigError, readSecretFiles } = await import('@opm/runtime/env');
   ignoreUnheardPgErrors(pg.Client);
-  try {
-    Object.assign(env, readSecretFiles(env, SECRETS[command] ?? STORES));
-  } catch (error) {
-    throw error instanceof ConfigError ? new UserError(error.message) : error;
-  }
+  const names = SECRETS[command] ?? STORES;
+  Object.assign(env, await readSettings(({ readSecretFiles }) => readSecretFiles(env, names)));
 }
 
 /** Makes commander throw its errors instead of ending the process. With --json, it prints none of them. */

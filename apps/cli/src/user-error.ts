@@ -18,6 +18,16 @@ export class UserError extends Error {
   }
 }
 
+/** Reads settings of the environment. @throws UserError for a wrong one */
+export async function readSettings<T>(read: (env: typeof import('@opm/runtime/env')) => T): Promise<T> {
+  const env = await import('@opm/runtime/env'); // lazily: --help needs none of it
+  try {
+    return read(env);
+  } catch (error) {
+    throw error instanceof env.ConfigError ? new UserError(error.message) : error;
+  }
+}
+
 /** Converts a failed system call, such as ENOSPC, to a UserError. Returns any other error unchanged. */
 export function toUserError(error: unknown, what: string): unknown {
   const { code, syscall } = error as NodeJS.ErrnoException;

@@ -1,9 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Fault } from '@opm/contract';
-import { createEntryQueue, type EntryQueue, ShardsError, toQueueConfig } from '@opm/queue';
-import { ConfigError, parseEnv, STORE_ENV } from '@opm/runtime/env';
+import { createEntryQueue, type EntryQueue, type QueueConfig, ShardsError, toQueueConfig } from '@opm/queue';
 import pRetry from 'p-retry';
-import { UserError } from './user-error.js';
+import { readSettings, UserError } from './user-error.js';
 import { findStores } from './with-store.js';
 
 /** How long to retry if the queue store refuses connections. */
@@ -24,7 +23,8 @@ export async function withQueue<T>(
   { force, answerTimeoutMs = ANSWER_TIMEOUT_MS }: QueueFlags,
   use: (queue: EntryQueue, shards: number) => Promise<T>,
 ): Promise<T> {
-  const config = readConfig(await findStores(env));
+  const variables = await findStores(env);
+  const config = toQueueConfig(await readSettings(({ parseEnv, STORE_ENV }) => parseEnv(variables, STORE_ENV)));
   const queue = await openQueue(config, answerTimeoutMs);
   try {
     if (!force) await assertHasWorkers(queue);
@@ -68,16 +68,7 @@ export function toOperatorText({ cause }: Fault): string {
   return `the queue does not answer: ${(cause as Error).message}`;
 }
 
-function readConfig(env: NodeJS.ProcessEnv) {
-  try {
-    return toQueueConfig(parseEnv(env, STORE_ENV));
-  } catch (error) {
-    if (error instanceof ConfigError) throw new UserError(error.message);
-    throw error;
-  }
-}
-
-async function openQueue(config: ReturnType<typeof toQueueConfig>, answerTimeoutMs: number): Promise<EntryQueue> {
+async function openQueue(config: QueueConfig, answerTimeoutMs: number): Promise<EntryQueue> {
   let reason = 'it does not answer';
   let isSilent = true;
   const stop = new AbortController();

@@ -1,7 +1,7 @@
 import { hostname, userInfo } from 'node:os';
 import type { AuditRecord, Project, Store, StoreOptions } from '@opm/store';
 import { readStackFile } from './stack/stack-file.js';
-import { UserError } from './user-error.js';
+import { readSettings, UserError } from './user-error.js';
 
 /** PostgreSQL knows no such table, column or function: the tables are of an earlier release, or there are none. */
 const NOT_MIGRATED = ['42P01', '42703', '42883'];
@@ -30,13 +30,10 @@ export async function findStores(env: NodeJS.ProcessEnv): Promise<NodeJS.Process
 
 /** @throws UserError if it is missing or not a PostgreSQL URL */
 export async function readDatabaseUrl(env: NodeJS.ProcessEnv): Promise<string> {
-  const { ConfigError, parseEnv, STORE_ENV } = await import('@opm/runtime/env');
-  try {
-    return parseEnv(env, { DATABASE_URL: STORE_ENV.DATABASE_URL }).DATABASE_URL;
-  } catch (error) {
-    if (error instanceof ConfigError) throw new UserError(error.message);
-    throw error;
-  }
+  const { DATABASE_URL } = await readSettings(({ parseEnv, STORE_ENV }) =>
+    parseEnv(env, { DATABASE_URL: STORE_ENV.DATABASE_URL }),
+  );
+  return DATABASE_URL;
 }
 
 /** Opens the store for one command. @throws UserError for an error of PostgreSQL, as one line */
