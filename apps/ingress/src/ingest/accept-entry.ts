@@ -58,7 +58,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   const toFault = createToFault(warnRefused); // once for all requests of a chunk
   const warnNotClosed = createThrottledWarning(
     logger,
-    'could not store verdicts; a repeat with the same idempotency key is queued again, in its old place',
+    'could not store the answers of requests with idempotency keys; a repeat is queued again with its first version',
   );
 
   const chunks = new GroupCommit<number, CallGroup, Results | Results[number]>({
