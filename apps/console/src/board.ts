@@ -168,7 +168,7 @@ function guardBoard({ readOnly, logger, ...view }: Omit<BoardOptions, 'queues'>)
       if (readOnly) return refuse('The console is read-only.');
       if (!OPERATIONS.has(`${method} ${route}`))
         return refuse('Nobody may do this here, because it could lose or damage entries.');
-      logger?.info({ operation: route, ...request.params }, 'an operator requests a change of the queue');
+      logger?.info({ operation: route, ...request.params }, 'operator requested a queue operation');
     },
     after: async ({ method, route }, answer) => {
       if (method !== 'get' || (answer.status ?? 200) >= 400) return answer;

@@ -27,7 +27,7 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
 
   const toStore = (poolSize: number) =>
     createStore({ databaseUrl: config.DATABASE_URL, applicationName: 'opm-console', poolSize, ...STORE_OPTIONS });
-  // Apart, so that slow pages keep nobody from logging in.
+  // Separate connections, so that slow pages do not delay logins.
   const [store, access] = [toStore(3), toStore(2)];
   onClose('store', store.close);
   onClose('access', access.close);
@@ -71,10 +71,7 @@ export const CONSOLE_ENV = {
   INTERNAL_PORT: port({ default: 9402, desc: 'port of /livez, /readyz and /metrics' }),
   CONSOLE_PASSWORD: str({ desc: 'password of the console; there is no default' }),
   CONSOLE_SHOW_DATA: bool({ default: false, desc: 'true shows what partners sent; otherwise it is masked' }),
-  CONSOLE_READ_ONLY: bool({
-    default: true,
-    desc: 'false lets operators change things, each as far as the role allows',
-  }),
+  CONSOLE_READ_ONLY: bool({ default: true, desc: 'false lets operators make changes, as far as their roles allow' }),
   TRUSTED_PROXIES: countBetween(0, 10)({ default: 0, desc: 'proxies in front, 0 to 10, that set X-Forwarded-For' }),
 };
 

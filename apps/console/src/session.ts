@@ -130,7 +130,7 @@ export type Sessions = ReturnType<typeof createSessions>;
 
 /**
  * The sessions of browsers, in PostgreSQL. A cookie has the token; PostgreSQL has only a hash with CONSOLE_PASSWORD as
- * its key, so another CONSOLE_PASSWORD ends all sessions, and who can write to the table cannot forge one.
+ * its key, so another CONSOLE_PASSWORD ends all sessions, and someone who can write to the table cannot forge one.
  */
 export function createSessions({ operators, password }: { operators: Operators; password: string }) {
   const cache = new LRUCache<string, Promise<Operator | undefined>>({ max: MAX_CACHED, ttl: CACHE_MS });

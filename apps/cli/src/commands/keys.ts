@@ -32,7 +32,7 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
     });
 
   withRules(keys.command('create').argument('<project>'), `all of ${SCOPES.join(', ')}`, 'any')
-    .option('--label <text>', 'what you call the key', parseLabel)
+    .option('--label <text>', 'label of the key', parseLabel)
     .option('--json', 'print JSON')
     .description('Issue another key, shown only once. The other keys stay valid.')
     .action(async (projectName: string, options: PrintOptions & RuleFlags) => {

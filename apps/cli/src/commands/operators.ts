@@ -9,9 +9,9 @@ import { recordChange, withStore } from '../with-store.js';
 
 /** What each role may do. The compiler compares the roles with those of the store, which loads too slowly for `--help`. */
 const ABILITIES: Record<Role, string> = {
-  viewer: 'reads',
-  operator: 'also changes',
-  admin: 'may do everything',
+  viewer: 'can read',
+  operator: 'can also make changes',
+  admin: 'can do everything',
 };
 const ROLES = Object.keys(ABILITIES);
 

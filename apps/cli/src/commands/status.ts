@@ -42,11 +42,11 @@ export function statusCommand(env: NodeJS.ProcessEnv): Command {
 
 export function restoredCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('restored')
-    .option('--since <time>', 'instead of the time that PostgreSQL knows', parseMoment)
-    .option('--until <time>', 'when the ingresses ended, if the queue does not know its newest entry', parseMoment)
+    .option('--since <time>', 'start of the period to resend (default: the time recorded in PostgreSQL)', parseMoment)
+    .option('--until <time>', 'end of the period (default: the newest entry in the queue)', parseMoment)
     .option('--dry-run', 'keep the idempotency keys')
     .option('--yes', 'do not ask')
-    .option('--force', 'even if workers run')
+    .option('--force', 'run even if workers are connected')
     .option('--json', 'print JSON')
     .description(
       'After a restore of PostgreSQL and before ingresses and workers start: show what partners must send again, and ' +
@@ -93,7 +93,7 @@ function toWindowLines({ from, to, isEndKnown, isEmpty, waiting }: ResendWindow)
     isEmpty
       ? 'No entry is missing: each acknowledged one was stored before the time to which PostgreSQL was restored.'
       : `Partners must send again what they sent from ${start} to ${toSeconds(to, 999)} (UTC).`,
-    ...(isEndKnown ? [] : ['The end is not known: it is when the ingresses ended, now at the latest.']),
+    ...(isEndKnown ? [] : ['The end is unknown: use the time at which the ingresses stopped.']),
     waiting.oldest
       ? `${toCount(waiting.entries, 'entry')} of these wait in the queue, the oldest from ${toSeconds(waiting.oldest)}, and come by themselves.`
       : 'None of these wait in the queue.',

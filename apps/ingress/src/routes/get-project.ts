@@ -33,7 +33,7 @@ export function getUsage({ overload, readProject, reply }: ProjectRouteDeps): Re
   };
 }
 
-/** GET /keys: lists a project's active keys, without what would tell one who reads it a secret. */
+/** GET /keys: lists a project's active keys. The answer contains no secrets. */
 export function getKeys({ overload, readProject, reply }: ProjectRouteDeps): RequestHandler {
   return async (_request, response) => {
     overload.checkRead('KEY_LIST_UNAVAILABLE');
