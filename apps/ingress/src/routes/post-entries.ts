@@ -44,7 +44,7 @@ export function postEntries(deps: {
           ? await acceptAll(response, read(context, request, held.take), (entries) =>
               rateLimiter.acceptEntries(context, entries),
             )
-          : await acceptOnce(context, request, held.take, key, response);
+          : await acceptWithKey(context, request, held.take, key, response);
       reply.batch(response, results);
     } finally {
       held.release();
@@ -63,7 +63,7 @@ export function postEntries(deps: {
   }
 
   /** Accepts a batch with an idempotency key, and marks the response if it is a replay. */
-  async function acceptOnce(
+  async function acceptWithKey(
     context: RequestContext,
     request: IncomingMessage,
     onPart: OnPart,

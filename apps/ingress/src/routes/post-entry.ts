@@ -84,7 +84,7 @@ export function checkRequest(
 /** Accepts an entry, with or without an idempotency key. */
 function createAccept({ rateLimiter, acceptKeyed }: EntryDeps, operation: string) {
   /** Marks the response if it is a replay. */
-  async function acceptOnce(
+  async function acceptWithKey(
     context: RequestContext,
     key: string,
     entry: EntryInput,
@@ -100,6 +100,6 @@ function createAccept({ rateLimiter, acceptKeyed }: EntryDeps, operation: string
 
   return (context: RequestContext, entry: EntryInput, response: Response): Promise<Verdict> => {
     const key = context.requestIds?.idempotencyKey;
-    return key === undefined ? rateLimiter.acceptEntry(context, entry) : acceptOnce(context, key, entry, response);
+    return key === undefined ? rateLimiter.acceptEntry(context, entry) : acceptWithKey(context, key, entry, response);
   };
 }
