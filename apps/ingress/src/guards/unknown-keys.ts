@@ -8,24 +8,19 @@ const MAX_NETWORKS = 10_000;
 /** Internet providers give each subscriber at least a /64. */
 const IPV6_PREFIX = 64;
 
-type Window = { tries: number; endsAt: number };
-
 /** Limits unknown keys to 20 in 10 s per IPv4 address or IPv6 /64. */
 export function createUnknownKeys(): UnknownKeyCounter {
-  const windows = new LRUCache<string, Window>({ max: MAX_NETWORKS });
+  // `tries` is changed in place, because setting a window again would extend it.
+  const windows = new LRUCache<string, { tries: number }>({
+    max: MAX_NETWORKS,
+    ttl: WINDOW_MS,
+    memoMethod: () => ({ tries: 0 }),
+  });
   const toNetwork = (address: string) => ipKeyGenerator(address, IPV6_PREFIX);
-
-  function windowOf(network: string): Window {
-    const last = windows.get(network);
-    if (last && last.endsAt > performance.now()) return last;
-    const window = { tries: 0, endsAt: performance.now() + WINDOW_MS };
-    windows.set(network, window);
-    return window;
-  }
 
   return {
     take(address) {
-      const window = windowOf(toNetwork(address));
+      const window = windows.memo(toNetwork(address));
       if (window.tries >= MAX_TRIES) return undefined;
       window.tries++;
       return () => {
@@ -33,8 +28,7 @@ export function createUnknownKeys(): UnknownKeyCounter {
       };
     },
     secondsLeft(address) {
-      const { endsAt = 0 } = windows.get(toNetwork(address)) ?? {};
-      return Math.max(1, Math.ceil((endsAt - performance.now()) / 1_000));
+      return Math.max(1, Math.ceil(windows.getRemainingTTL(toNetwork(address)) / 1_000));
     },
   };
 }
