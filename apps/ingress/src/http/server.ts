@@ -19,12 +19,7 @@ export type IngressServer = {
   close(): Promise<void>;
 };
 
-/**
- * Starts the partners' HTTP server. It disconnects clients that need more than 5 s for the headers or 10 s for the
- * whole request (more if `ANSWER_TIMEOUT_MS` is above 1 s), and those that `watchConnections` closes.
- * @throws the error of `listen`
- */
-export async function serveIngress(options: {
+type IngressServerOptions = {
   app: Express;
   /** The request listener; by default the app itself. */
   handle?: (request: Request, response: Response) => void;
@@ -36,32 +31,16 @@ export async function serveIngress(options: {
   closeDelayMs: number;
   /** Called for each connection that is closed because it used too much memory. */
   onConnectionEnd?: () => void;
-}): Promise<IngressServer> {
-  const {
-    app,
-    handle = app,
-    host,
-    port,
-    maxConnections,
-    budget,
-    onConnection,
-    closeDelayMs,
-    onConnectionEnd,
-  } = options;
-  const server = createServer({
-    ...toHttpClasses(app),
-    requireHostHeader: false, // Node would answer with an empty body; findHeaderFault checks it instead
-    headersTimeout: budget.headersMs,
-    requestTimeout: budget.requestMs,
-    connectionsCheckingInterval: 1_000,
-    keepAliveTimeout: 0, // watchConnections closes idle connections
-  });
-  server.maxConnections = maxConnections;
-  if (onConnection) server.on('connection', onConnection);
-  // Node silently drops headers above the limit. One more shows findHeaderFault that there were too many.
-  server.maxHeadersCount = LIMITS.headers + 1;
-  // A client that has closed its sending side can still read the answer. Node has no option for it, only this property.
-  Object.assign(server, { httpAllowHalfOpen: true });
+};
+
+/**
+ * Starts the partners' HTTP server. It disconnects clients that need more than 5 s for the headers or 10 s for the
+ * whole request (more if `ANSWER_TIMEOUT_MS` is above 1 s), and those that `watchConnections` closes.
+ * @throws the error of `listen`
+ */
+export async function serveIngress(options: IngressServerOptions): Promise<IngressServer> {
+  const { app, handle = app, budget, closeDelayMs, onConnectionEnd } = options;
+  const server = createHttpServer(options);
   const connections = watchConnections(server, { onEnd: onConnectionEnd });
   let closing = false;
   const onRequest = (request: IncomingMessage, response: ServerResponse<IncomingMessage>) => {
@@ -81,30 +60,59 @@ export async function serveIngress(options: {
     if (error.code === 'ECONNRESET' || !socket.writable || !connections.mayAnswer(socket)) socket.destroy();
     else answerUnreadable(error, socket);
   });
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject).listen(port, host, resolve);
-  });
-  const stopAccepting = () =>
-    new Promise<void>((resolve) => {
-      connections.endSilent();
-      // Node no longer enforces `requestTimeout` on a closing server.
-      const deadline = setTimeout(() => connections.endAll(), budget.requestMs);
-      const sweep = setInterval(() => server.closeIdleConnections(), 50);
-      server.close(() => {
-        clearInterval(sweep);
-        clearTimeout(deadline);
-        connections.stop();
-        resolve();
-      });
-    });
   return {
-    port: (server.address() as AddressInfo).port,
+    port: await listen(server, options),
     async close() {
       closing = true;
       await delay(closeDelayMs);
-      await stopAccepting();
+      await stopAccepting(server, connections, budget);
     },
   };
+}
+
+function createHttpServer({ app, maxConnections, budget, onConnection }: IngressServerOptions): Server {
+  const server = createServer({
+    ...toHttpClasses(app),
+    requireHostHeader: false, // Node would answer with an empty body; findHeaderFault checks it instead
+    headersTimeout: budget.headersMs,
+    requestTimeout: budget.requestMs,
+    connectionsCheckingInterval: 1_000,
+    keepAliveTimeout: 0, // watchConnections closes idle connections
+  });
+  server.maxConnections = maxConnections;
+  if (onConnection) server.on('connection', onConnection);
+  // Node silently drops headers above the limit. One more shows findHeaderFault that there were too many.
+  server.maxHeadersCount = LIMITS.headers + 1;
+  // A client that has closed its sending side can still read the answer. Node has no option for it, only this property.
+  return Object.assign(server, { httpAllowHalfOpen: true });
+}
+
+/** @returns the port */
+async function listen(server: Server, { host, port }: Pick<IngressServerOptions, 'host' | 'port'>): Promise<number> {
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject).listen(port, host, resolve);
+  });
+  return (server.address() as AddressInfo).port;
+}
+
+/** Closes idle connections, and resolves when all requests in flight are answered. */
+function stopAccepting(
+  server: Server,
+  connections: ReturnType<typeof watchConnections>,
+  { requestMs }: Pick<TimeBudget, 'requestMs'>,
+): Promise<void> {
+  return new Promise((resolve) => {
+    connections.endSilent();
+    // Node no longer enforces `requestTimeout` on a closing server.
+    const deadline = setTimeout(() => connections.endAll(), requestMs);
+    const sweep = setInterval(() => server.closeIdleConnections(), 50);
+    server.close(() => {
+      clearInterval(sweep);
+      clearTimeout(deadline);
+      connections.stop();
+      resolve();
+    });
+  });
 }
 
 /** Reduces an absolute request URL to its path. Without a path, Express would answer with an HTML page. */
