@@ -103,8 +103,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosResult> {
   const stack = await startStack({ directory, queue, appEnv, onBadExit: report('process') });
   const since = performance.now();
   const watch = watchMemory(stack);
-  const { partners } = stack;
-  const { urls } = stack;
+  const { partners, urls } = stack;
   const random = createRandom(seed, 1);
   const clients = startClients({
     urls,

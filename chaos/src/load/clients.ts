@@ -166,11 +166,6 @@ export function startClients(options: ClientsOptions): Clients {
     if (newer.outcome === 'acknowledged') older.overtakenBy = newer.id;
   }
 
-  /**
-   * Compares two answers to an accepted request. The second one should be a replay. If an ingress could not store the
-   * verdicts, the repeat is judged again: a 201 may become a 202. `isOpen`: another attempt had no answer; `isUndecided`:
-   * one between the two, so the second answer may be the replay of its verdict.
-   */
   type Compared = [
     entries: SentEntry[],
     first: Answer,
@@ -178,6 +173,12 @@ export function startClients(options: ClientsOptions): Clients {
     isOpen: boolean,
     isUndecided?: boolean,
   ];
+
+  /**
+   * Compares two answers to an accepted request. The second one should be a replay. If an ingress could not store the
+   * verdicts, the repeat is judged again: a 201 may become a 202. `isOpen`: another attempt had no answer; `isUndecided`:
+   * one between the two, so the second answer may be the replay of its verdict.
+   */
   function compare(...[entries, first, again, isOpen, isUndecided]: Compared): void {
     if (again?.isReplayed && !isUndecided && !isReplayOf(first, again, isOpen))
       onUnexpected(`${entries[0]?.id} was answered ${first.status}, its repeat ${again.status}`);
