@@ -70,13 +70,15 @@ export type Health = Record<string, () => Promise<string | void>>;
 
 type HealthReport = { ready: boolean; checks: Record<string, string> };
 
-/** Runs all checks concurrently. A check that takes longer than `timeoutMs` fails. */
-export async function checkAll(health: Health, timeoutMs = 2_000): Promise<HealthReport> {
+const CHECK_TIMEOUT_MS = 2_000;
+
+/** Runs all checks concurrently. A check that takes longer than two seconds fails. */
+async function checkAll(health: Health): Promise<HealthReport> {
   let ready = true;
   const results = await Promise.all(
     Object.entries(health).map(async ([name, check]) => {
       try {
-        return [name, (await withTimeout(check(), timeoutMs)) ?? 'ok'];
+        return [name, (await withTimeout(check(), CHECK_TIMEOUT_MS)) ?? 'ok'];
       } catch (error) {
         ready = false;
         return [name, (error as Error).message];
