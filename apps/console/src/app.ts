@@ -113,7 +113,7 @@ function hideErrors(logger?: ConsoleLogger): ErrorRequestHandler {
   };
 }
 
-export interface ConsoleServer {
+interface ConsoleServer {
   port: number;
   /** Stops without draining: requests can be repeated, and the stream of an open page never ends. */
   close(): Promise<void>;

@@ -181,7 +181,7 @@ export function addressOf(request: Request): string {
  */
 const MAX_KEYS = 10_000;
 
-export type Attempts = ReturnType<typeof createAttempts>;
+type Attempts = ReturnType<typeof createAttempts>;
 
 /** Counts wrong passwords per key in windows of time. If there are too many keys, it forgets the oldest. */
 export function createAttempts(

@@ -26,7 +26,7 @@ import {
 } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 
-export type AcksOptions = { seconds: number; rounds: number; known: number };
+type AcksOptions = { seconds: number; rounds: number; known: number };
 
 const CONTENDERS = [bare, fastify, textbook, synchronous, project];
 const WHATS = ['new', 'updates'] as const;
@@ -69,7 +69,7 @@ function judge(results: Result[]): Verdict[] {
   ];
 }
 
-export type BatchesOptions = { seconds: number; rounds: number };
+type BatchesOptions = { seconds: number; rounds: number };
 
 const LOADS: { name: string; batch?: number }[] = [
   { name: 'single posts' },
@@ -185,7 +185,7 @@ const toBatch = (batch: number): string =>
     }),
   );
 
-export type AppendfsyncOptions = { seconds: number; rounds: number };
+type AppendfsyncOptions = { seconds: number; rounds: number };
 
 const POLICIES = ['everysec', 'always'] as const;
 
@@ -232,7 +232,7 @@ async function comparePolicies(
   return results;
 }
 
-export type LatencyOptions = { seconds: number; rounds: number };
+type LatencyOptions = { seconds: number; rounds: number };
 
 /**
  * Measures the latency of an acknowledgement at half of the project's highest rate, next to the bare peer at the same

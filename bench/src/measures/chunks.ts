@@ -6,7 +6,7 @@ import { mediansOf, type Report, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 import { fillQueue, makeEntries, stopCleanly, timeDrain } from './drain.js';
 
-export type ChunksOptions = { seconds: number; rounds: number };
+type ChunksOptions = { seconds: number; rounds: number };
 
 /** The settings that determine the size of chunks. */
 type Layout = { shards: number; connections: number; chunksInFlight: number };
@@ -86,7 +86,7 @@ async function readCounts({ readMetric }: Pick<TestApp, 'readMetric'>, redisUrl:
   };
 }
 
-export type DequeueOptions = { rounds: number };
+type DequeueOptions = { rounds: number };
 
 const CHUNK_SIZES = [200, 50, 8, 1];
 /** Enough entries for each size to take seconds, but no more than a usual backlog. */

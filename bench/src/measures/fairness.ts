@@ -9,7 +9,7 @@ import type { Report, Verdict } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 import { makeEntry, stopCleanly } from './drain.js';
 
-export type FairnessOptions = { backlog: number; samples: number };
+type FairnessOptions = { backlog: number; samples: number };
 
 /** Times from an entry's answer until its row can be read, in ms, sorted. */
 type Delays = number[];

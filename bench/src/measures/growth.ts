@@ -8,7 +8,7 @@ import { medianRatio, type Report, type Result, runsOf, toRateTable } from '../r
 import type { Place, Servers } from '../servers.js';
 import { makeEntries, makeEntry, persistWithWorker, stopCleanly } from './drain.js';
 
-export type JobsOptions = { jobs: number };
+type JobsOptions = { jobs: number };
 
 const PARTS = 10;
 /** Number of concurrent enqueues; the backlog stays short. */
@@ -75,7 +75,7 @@ async function readTableBytes(databaseUrl: string): Promise<number> {
   return Number(row?.bytes);
 }
 
-export type StoredOptions = { customers: number; known: number; entries: number; seconds: number; rounds: number };
+type StoredOptions = { customers: number; known: number; entries: number; seconds: number; rounds: number };
 
 /** A database with an ingress; `stored` is the number of customers in it. */
 type Side = { name: string; place: Place; target: Target; stored: number };

@@ -7,7 +7,7 @@ import { type Report, toRatios, type Verdict, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 import { withPartners } from './partners.js';
 
-export type KeysOptions = { partners: number; keys: number; seconds: number; rounds: number };
+type KeysOptions = { partners: number; keys: number; seconds: number; rounds: number };
 
 type Case = { queue: 'Redis' | 'PostgreSQL'; shards: number; partners: number };
 

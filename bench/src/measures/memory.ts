@@ -4,7 +4,7 @@ import { loadUntil, warmUp } from '../load/run-load.js';
 import type { Report } from '../report.js';
 import type { Servers } from '../servers.js';
 
-export type MemoryOptions = { first: number; last: number };
+type MemoryOptions = { first: number; last: number };
 
 /**
  * Measures whether the ingress's memory grows with the number of answered requests. One worker drains the queue
@@ -43,7 +43,7 @@ export function measureMemory(servers: Servers, { first, last }: MemoryOptions):
   });
 }
 
-export type RedisBytesOptions = { entries: number };
+type RedisBytesOptions = { entries: number };
 
 /** Measures the memory that a waiting entry takes in Redis. No worker runs. */
 export async function measureRedisBytes(servers: Servers, { entries }: RedisBytesOptions): Promise<Report> {

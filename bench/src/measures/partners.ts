@@ -9,7 +9,7 @@ import type { Place, Servers } from '../servers.js';
 import { makeEntries, persistWithTextbook, slice, stopCleanly, timeDrain } from './drain.js';
 import { loadAndPersist, toFigure } from './sustained.js';
 
-export type PartnersOptions = { partners: number; seconds: number; rounds: number };
+type PartnersOptions = { partners: number; seconds: number; rounds: number };
 
 type Case = { queue: 'Redis' | 'PostgreSQL'; partners: number; isZipf?: true };
 

@@ -9,7 +9,7 @@ import { medianRatio, type Report, type Result, runsOf, toRatioTable, withRounds
 import { type Place, SETTINGS, type Servers } from '../servers.js';
 import { makeEntries, persistWithWorkers } from './drain.js';
 
-export type ProcessesOptions = { entries: number; seconds: number; rounds: number };
+type ProcessesOptions = { entries: number; seconds: number; rounds: number };
 
 const COUNTS = [1, 2, 4];
 const toName = (count: number) => (count === 1 ? '1 process' : `${count} processes`);
@@ -51,7 +51,7 @@ async function persist(place: Place, count: number, entries: number): Promise<nu
   return entries / seconds;
 }
 
-export type ClusterOptions = { seconds: number; rounds: number };
+type ClusterOptions = { seconds: number; rounds: number };
 
 const SHARDS = 6;
 const REDIS = { name: 'one Redis' };

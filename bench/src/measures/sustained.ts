@@ -6,7 +6,7 @@ import { openProjectQueue, waitUntilEmpty } from '../queues.js';
 import { medianRatio, type Report, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 
-export type SustainedOptions = { seconds: number; rounds: number };
+type SustainedOptions = { seconds: number; rounds: number };
 
 const BATCH = 100;
 

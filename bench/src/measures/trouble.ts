@@ -8,7 +8,7 @@ import { medianRatio, type Report, withRounds } from '../report.js';
 import type { Place, Servers } from '../servers.js';
 import { makeEntry, stopCleanly } from './drain.js';
 
-export type TroubleOptions = { entries: number; rounds: number };
+type TroubleOptions = { entries: number; rounds: number };
 
 type AdmitRequest = Parameters<EntryQueue['admit']>[1][number] & { fields?: object };
 

@@ -2,7 +2,7 @@ import { FIELDS, type Field } from '@opm/core';
 import { parseValue, type SentEntry } from '../load/ledger.js';
 
 /** Rules about one customer. */
-export type CustomerRule =
+type CustomerRule =
   /**
    * A row that no order of the entries explains: an acknowledged entry has no effect or only half of it, or an older
    * one won.

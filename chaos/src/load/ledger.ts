@@ -185,7 +185,7 @@ export function mayHaveActed(answer: Answer | undefined): boolean {
   return answer.status === 503 && isUndecided(answer);
 }
 
-export function mustRetry(answer: Answer): boolean {
+function mustRetry(answer: Answer): boolean {
   if (answer.status === 207) return toAnswers(answer, 0).some(({ status }) => status === 503);
   return answer.status === 503;
 }

@@ -22,7 +22,7 @@ import { type AppVictim, createAppVictim, createHostShims, type HostShim, type V
 export type QueueStore = 'redis' | 'cluster' | 'postgres';
 
 /** A connection between two processes, through a proxy. */
-export type Link = { name: string; proxy: TcpProxy };
+type Link = { name: string; proxy: TcpProxy };
 
 export type Project = { projectId: number; apiKey: string };
 
@@ -55,7 +55,7 @@ export type Stack = {
   stop(): Promise<void>;
 };
 
-export type StackOptions = {
+type StackOptions = {
   /** Created if missing; holds the data and the logs. */
   directory: string;
   queue: QueueStore;

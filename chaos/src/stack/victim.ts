@@ -18,7 +18,7 @@ export type Victim = {
 };
 
 /** A victim whose clock and disk faults can change. */
-export type Host = Victim & { readonly shim: HostShim };
+type Host = Victim & { readonly shim: HostShim };
 
 /** A store on a host. `start` also restarts a store that has exited by itself. */
 export type StoreHost = Host & { answers(): Promise<boolean> };

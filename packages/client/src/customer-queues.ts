@@ -6,13 +6,13 @@ export interface Task {
   call: { readonly isSettled: boolean };
 }
 
-export interface Limits {
+interface Limits {
   maxEntries: number;
   /** Maximum size of the request's JSON array, in UTF-8 bytes. */
   maxBytes: number;
 }
 
-export interface TakeOptions<T extends Task> {
+interface TakeOptions<T extends Task> {
   isWanted?: (task: T) => boolean;
   /** Lowers the limit for this request. */
   maxEntries?: number;

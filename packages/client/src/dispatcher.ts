@@ -15,7 +15,7 @@ import {
 } from './send-entries.js';
 
 type Task = EntryTask | ErasureTask;
-export type ErasureTask = { customerId: string; entry?: undefined; call: Call<EraseResult> };
+type ErasureTask = { customerId: string; entry?: undefined; call: Call<EraseResult> };
 
 const LIMITS = { maxEntries: 1_000, maxBytes: 1024 * 1024 };
 

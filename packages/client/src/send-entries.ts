@@ -156,7 +156,7 @@ function isOutOfKeys({ statusCode, body }: Pick<Answer, 'statusCode' | 'body'>):
   return statusCode === RATE_LIMITED && typeof message === 'string' && message.includes('too many idempotency keys');
 }
 
-export function isRetryable(statusCode: number): boolean {
+function isRetryable(statusCode: number): boolean {
   return RETRYABLE.has(statusCode);
 }
 

@@ -92,7 +92,7 @@ export function parseReceiptOf(customerId: string, receipt: unknown): Receipt {
 export const REFUSED_PAGE = { max: 1_000, default: 100 };
 
 /** A place in the list, newest first: in microseconds since 1970, and the number of the letter. */
-export type RefusedPlace = { micros: number; id: string };
+type RefusedPlace = { micros: number; id: string };
 
 export const toCursor = ({ micros, id }: RefusedPlace): string => `${micros}-${id}`;
 

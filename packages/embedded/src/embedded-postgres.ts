@@ -7,7 +7,7 @@ import { isAlive, startServer, stopServer } from './server.js';
 
 export { findFreePort, readCommandLine } from './server.js';
 
-export interface EmbeddedPostgresOptions {
+interface EmbeddedPostgresOptions {
   /** Created on first use. Holds only the cluster, its password and its log. */
   dataDir: string;
   /** Default: a free port. */

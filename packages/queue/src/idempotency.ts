@@ -30,7 +30,7 @@ type OpenState = { size: number; existed?: undefined; previous: string; claim: V
 export type OpenPart = KeyedPart & { record: PartRecord };
 
 /** A part whose entries are queued, with its new state. */
-export type ClosedPart = { id: string; version: Version; state: string };
+type ClosedPart = { id: string; version: Version; state: string };
 
 /** A request to remember in the shard of its key. */
 export type KeyedRequest = Pick<KeyedPart, 'id' | 'fingerprint' | 'projectId'>;

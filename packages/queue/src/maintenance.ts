@@ -8,13 +8,13 @@ import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 import { singleFlight, untilAborted } from './single-flight.js';
 
 /** A task that runs once per period, whatever the number of processes. It must be idempotent. */
-export type MaintenanceTask = {
+type MaintenanceTask = {
   /** Period in ms. The first run is immediate. */
   everyMs: number;
   run: () => Promise<unknown>;
 };
 
-export type MaintenanceOptions = QueueConfig & {
+type MaintenanceOptions = QueueConfig & {
   tasks: Record<string, MaintenanceTask>;
   /** Period in ms of repairing schedules and observing claims; 30 s by default. Tests set a shorter one. */
   repairEveryMs?: number;

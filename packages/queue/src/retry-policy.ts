@@ -24,7 +24,7 @@ export const MAX_DELAY_MS = 30_000;
  * Delay before a worker retries after the store refused a connection or a job, in ms. BullMQ's default is 15 s; entries
  * would wait that long after an outage.
  */
-export const RECONNECT_DELAY_MS = 1_000;
+const RECONNECT_DELAY_MS = 1_000;
 
 /**
  * Exponential backoff with a cap, in ms. The upper half is random, so that workers do not retry all at once.

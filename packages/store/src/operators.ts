@@ -19,7 +19,7 @@ export type StoredOperator = Operator & { createdAt: Date };
  */
 export const BUILT_IN_OPERATOR: Operator = { name: 'admin', role: 'admin', mayReveal: false };
 
-export const MIN_PASSWORD_LENGTH = 12;
+const MIN_PASSWORD_LENGTH = 12;
 
 export type Operators = ReturnType<typeof createOperators>;
 

@@ -6,7 +6,7 @@ import { type LocalRedis, startLocalRedis } from './provision-servers.js';
 import { withRedis } from './test-database.js';
 import { waitFor } from './wait-for.js';
 
-export interface RedisClusterOptions {
+interface RedisClusterOptions {
   /** Directory of the nodes' files; each node has a subdirectory. */
   directory: string;
   masters: number;

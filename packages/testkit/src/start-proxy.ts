@@ -22,7 +22,7 @@ export interface TcpProxy {
   close(): Promise<void>;
 }
 
-export interface ProxyOptions {
+interface ProxyOptions {
   /** Transforms the server's data on its n-th connection, counted from 0. */
   toClient?: (connection: number) => Transform;
 }

@@ -142,7 +142,7 @@ export type Line = {
   toBody: () => unknown;
 };
 
-export type Rejects = {
+type Rejects = {
   add(line: Line, reason: string): void;
   /** `isWhole`: all lines were read. Without rejected lines, the file of an earlier import is then deleted. */
   close(options: { isWhole: boolean }): void;

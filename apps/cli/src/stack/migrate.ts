@@ -16,7 +16,7 @@ const NOT_DIRECT =
   'migrations hold a session lock, which a pooler such as PgBouncer would share with other clients: ' +
   "set DATABASE_URL to PostgreSQL's own address";
 
-export type MigrateOptions = {
+type MigrateOptions = {
   /** Runs Prisma in its own process group, so Ctrl-C does not reach it and the caller stops everything in order. */
   detached?: boolean;
 };

@@ -138,7 +138,7 @@ export function LetterForms(props: {
 }
 
 /** The replay that runs, or the last one. `handled`: letters that were replayed or skipped so far. */
-export type Replay = {
+type Replay = {
   by: string;
   /** Such as `of acme`. */
   what: string;

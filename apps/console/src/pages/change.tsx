@@ -35,7 +35,7 @@ export function requirePageRole(role: Role): RequestHandler {
 const NOTICE_MS = 60_000;
 const MAX_NOTICES = 1_000;
 
-export type Notices = ReturnType<typeof createNotices>;
+type Notices = ReturnType<typeof createNotices>;
 
 /** What changes did, for the next page of the same session. A link cannot make a page say anything. */
 export function createNotices() {

@@ -18,7 +18,7 @@ export type Authenticator = {
 };
 
 /** A valid key. `restriction` is undefined if it may do everything, from everywhere. */
-export type CheckedKey = KeyOwner & { restriction: Restriction | undefined };
+type CheckedKey = KeyOwner & { restriction: Restriction | undefined };
 
 /** What a key may do, and whether an address may use it; undefined for everything and for all. */
 type Restriction = { scopes: Scope[] | undefined; hasAddress: ((address: string) => boolean) | undefined };

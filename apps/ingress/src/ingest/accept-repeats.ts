@@ -35,7 +35,7 @@ type AcceptRepeatsDeps = {
  * Accepts the keyed parts of a chunk that have a record of an earlier attempt. `known`: the records, by part. Resolves with one
  * result per call of the chunk; undefined for the calls of other parts.
  */
-export type AcceptRepeats = (
+type AcceptRepeats = (
   partition: ChunkPartition,
   calls: Call[],
   parts: KeyedPart[],
