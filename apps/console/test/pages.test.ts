@@ -22,7 +22,7 @@ const ATTACKS = [
     '<a href="javascript:window.attacked=1" autofocus onfocus=window.attacked=1>x</a>',
     '--><script>window.attacked=1</script>',
   ],
-  ...['&lt;script&gt;window.attacked=1&lt;/script&gt;', '\u2028<style>@import "//evil.example"</style>'],
+  ...['&lt;script&gt;window.attacked=1&lt;/script&gt;', 'x\u2028<style>@import "//evil.example"</style>'],
   ...['{{constructor.constructor("window.attacked=1")()}}', '%3Cscript%3Ewindow.attacked=1%3C/script%3E'],
 ];
 const PHONE = '+41 44 668 18 00';
