@@ -85,6 +85,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
   onClose('activity', activity.close);
   const metrics = createWorkerMetrics(context.metrics, worker, activity);
   const gate = createOutageGate({
+    ping: store.ping,
     tryWrite: store.customers.tryWrite,
     worker,
     logger,

@@ -17,6 +17,8 @@ export type OutageGate = {
 };
 
 type OutageGateDeps = {
+  /** Resolves if PostgreSQL answers. */
+  ping: () => Promise<void>;
   /** Resolves if PostgreSQL accepts a test write, which touches no entry's data. */
   tryWrite: () => Promise<void>;
   worker: { pause(): void; resume(): void };
@@ -38,30 +40,34 @@ const FRESH_MS = 1_000;
  * Pauses the worker during an outage of PostgreSQL:
  *
  * 1. A statement fails with an outage error. The worker stops taking jobs.
- * 2. The gate tries a test write with increasing delays until PostgreSQL accepts one. The worker takes jobs again.
+ * 2. The gate probes PostgreSQL with increasing delays until it answers. The worker takes jobs again.
+ * 3. The first write that succeeds ends the outage: one of a job, or a test write.
  *
- * If PostgreSQL rejects the test write for another reason than an outage, such as a trigger, the first write that succeeds
- * ends the outage. Until then the delays keep growing and the gate logs the outage once.
+ * If the server answers probes but rejects writes, as a read-only standby does, the delays keep growing and the gate
+ * logs the outage once.
  *
  * A trigger may raise any SQLSTATE, so a single entry can cause an outage error. If a test write succeeds, the gate
  * blames the entry and does not pause.
  */
 export function createOutageGate(deps: OutageGateDeps): OutageGate {
-  const { tryWrite, worker, logger, onPaused, signal } = deps;
+  const { ping, tryWrite, worker, logger, onPaused, signal } = deps;
   let isPaused = false;
   let probes = 0;
   let isOutage = false;
   let succeededAt = Number.NEGATIVE_INFINITY;
 
   async function probe(): Promise<void> {
-    let since: number;
-    do {
+    let isUp = false;
+    while (!isUp) {
       await delay(retryDelayMs(++probes, { maxMs: MAX_PROBE_DELAY_MS }), undefined, { signal });
-      since = performance.now();
-    } while (!(await acceptsWrites()));
+      isUp = await ping().then(
+        () => true,
+        () => false,
+      );
+    }
     isPaused = false;
     worker.resume();
-    if (succeededAt > since) onSuccess();
+    await acceptsWrites(); // the worker may get no job that would end the outage
   }
 
   function pause(error: unknown): void {
