@@ -126,7 +126,6 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     groupSize: config.CHUNK_MAX_ENTRIES,
     budget,
     maxPending: config.PENDING_MAX_ENTRIES,
-    isAbandoned,
     onShed: metrics.onShed,
     logger,
   });

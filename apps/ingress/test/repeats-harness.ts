@@ -194,7 +194,6 @@ export async function openHarness(backend: Backend, shards: number) {
       takeTokens: (_sender, entries) => Math.min(entries, tokens),
       ...{ shards, groupSize: 200, budget },
       maxPending: 1_000,
-      isAbandoned: () => false,
       onShed: ignore,
       logger,
     });

@@ -30,7 +30,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     databaseUrl: config.DATABASE_URL,
     // Statements of short and of long backlogs, one probe, one maintenance task, one report.
     poolSize: 2 * STATEMENTS_IN_FLIGHT + 3,
-    lockTimeoutMs: 2_000,
+    lockTimeoutMs: 1_000, // lost once per locked row: later entries about it are isolated
     ...STORE_OPTIONS,
   });
   onClose('store', store.close);
@@ -86,7 +86,10 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
   const metrics = createWorkerMetrics(context.metrics, worker, activity);
   const gate = createOutageGate({
     ping: store.ping,
-    tryWrite: store.customers.tryWrite,
+    async tryWrite() {
+      await store.customers.tryWrite();
+      await isolationStore.customers.tryWrite(); // its connections may fail by themselves, such as for want of a slot
+    },
     worker,
     logger,
     signal,

@@ -43,6 +43,13 @@ test('an outage is over once a test write succeeds, although the worker gets no 
   expect(events).toEqual(['pause', 'outage', 'resume', 'over']);
 });
 
+test.each([readOnly, ofTrigger])('after a test write failed with %p, the next one ends the outage', async (error) => {
+  const { gate, events, until } = createGate(error);
+  await expect(gate.run(fail(lost))).rejects.toThrow(Postponed);
+  await until('over');
+  expect(events).toEqual(['pause', 'outage', 'resume', 'over']);
+});
+
 test.each([readOnly, ofTrigger])(
   'while a test write fails with %p, the outage lasts until a write succeeds',
   async (error) => {

@@ -41,10 +41,11 @@ const FRESH_MS = 1_000;
  *
  * 1. A statement fails with an outage error. The worker stops taking jobs.
  * 2. The gate probes PostgreSQL with increasing delays until it answers. The worker takes jobs again.
- * 3. The first write that succeeds ends the outage: one of a job, or a test write.
+ * 3. The first write that succeeds ends the outage: one of a job, or a test write. The worker may get no job, so the gate
+ *    goes on with test writes.
  *
- * If the server answers probes but rejects writes, as a read-only standby does, the delays keep growing and the gate
- * logs the outage once.
+ * The delays grow until a job's write succeeds. So the gate logs the outage once if the server answers probes but rejects
+ * writes, as a read-only standby does.
  *
  * A trigger may raise any SQLSTATE, so a single entry can cause an outage error. If a test write succeeds, the gate
  * blames the entry and does not pause.
@@ -53,40 +54,43 @@ export function createOutageGate(deps: OutageGateDeps): OutageGate {
   const { ping, tryWrite, worker, logger, onPaused, signal } = deps;
   let isPaused = false;
   let probes = 0;
-  let isOutage = false;
+  /** Aborted when the outage ends; undefined if there is none. */
+  let outage: AbortController | undefined;
   let succeededAt = Number.NEGATIVE_INFINITY;
 
-  async function probe(): Promise<void> {
-    let isUp = false;
-    while (!isUp) {
-      await delay(retryDelayMs(++probes, { maxMs: MAX_PROBE_DELAY_MS }), undefined, { signal });
-      isUp = await ping().then(
-        () => true,
-        () => false,
-      );
+  /** Probes until the outage ends. @throws AbortError then */
+  async function probe(ended: AbortSignal): Promise<never> {
+    for (;;) {
+      await delay(retryDelayMs(++probes, { maxMs: MAX_PROBE_DELAY_MS }), undefined, { signal: ended });
+      if (isPaused) {
+        const isUp = await ping().then(
+          () => true,
+          () => false,
+        );
+        if (!isUp) continue;
+        isPaused = false;
+        worker.resume();
+      }
+      await acceptsWrites();
     }
-    isPaused = false;
-    worker.resume();
-    await acceptsWrites(); // the worker may get no job that would end the outage
   }
 
   function pause(error: unknown): void {
     if (isPaused) return; // statements in flight at the same time fail together
     isPaused = true;
     worker.pause();
-    if (!isOutage) {
-      isOutage = true;
-      onPaused(true);
-      logger.warn({ err: error }, 'paused: PostgreSQL does not accept statements; probing until it does');
-    }
-    probe().catch(() => {}); // rejects only on abort, when the process ends
+    if (outage) return;
+    outage = new AbortController();
+    onPaused(true);
+    logger.warn({ err: error }, 'paused: PostgreSQL does not accept statements; probing until it does');
+    probe(AbortSignal.any([signal, outage.signal])).catch(() => {});
   }
 
   function onSuccess(): void {
     succeededAt = performance.now();
-    if (!isOutage || isPaused) return;
-    isOutage = false;
-    probes = 0;
+    if (!outage || isPaused) return;
+    outage.abort();
+    outage = undefined;
     onPaused(false);
     logger.info('resumed: PostgreSQL accepts statements again');
   }
@@ -120,6 +124,7 @@ export function createOutageGate(deps: OutageGateDeps): OutageGate {
       try {
         const result = await call();
         onSuccess();
+        if (!isPaused) probes = 0;
         return result;
       } catch (error) {
         if (!(await isOutageOf(error))) throw error;

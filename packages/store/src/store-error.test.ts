@@ -11,6 +11,8 @@ test.each([
   ['an expired certificate', withCode('certificate has expired', 'CERT_HAS_EXPIRED')],
   ['an unknown authority', withCode('unable to verify the first certificate', 'UNABLE_TO_VERIFY_LEAF_SIGNATURE')],
   ['a server without TLS', new Error('The server does not support SSL connections')],
+  ['a server that cannot start TLS', new Error('There was an error establishing an SSL connection')],
+  ['a failed TLS handshake', withCode('handshake failure', 'ERR_SSL_TLSV1_ALERT_UNKNOWN_CA')],
   ['an error that wraps one', Object.assign(new Error('failed'), { cause: new AggregateError([refused()], '') })],
 ])('%s is an outage', async (_, error) => {
   const thrown = await toStoreError(() => Promise.reject(error)).catch((reason) => reason);

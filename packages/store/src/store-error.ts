@@ -116,15 +116,15 @@ const BY_SQL_STATE: [RegExp, FailureKind][] = [
 const LOST_CONNECTION = new Set(['DatabaseNotReachable', 'ConnectionClosed', 'SocketTimeout', 'TlsConnectionError']);
 
 /**
- * Outages without a SQLSTATE: codes of Node's system errors, such as ECONNREFUSED, and of certificates that it rejects, such
- * as CERT_HAS_EXPIRED (https://nodejs.org/api/tls.html#x509-certificate-error-codes).
+ * Outages without a SQLSTATE: codes of Node's system and TLS errors, such as ECONNREFUSED, and of certificates that it
+ * rejects, such as CERT_HAS_EXPIRED (https://nodejs.org/api/tls.html#x509-certificate-error-codes).
  */
 const SYSTEM_ERROR =
-  /^E[A-Z_]+$|CERT|CRL|^UNABLE_TO_|^HOSTNAME_MISMATCH$|^INVALID_(CA|PURPOSE)$|^PATH_LENGTH_EXCEEDED$/;
+  /^E[A-Z\d_]+$|CERT|CRL|^UNABLE_TO_|^HOSTNAME_MISMATCH$|^INVALID_(CA|PURPOSE)$|^PATH_LENGTH_EXCEEDED$/;
 
 /** Outages without a SQLSTATE: messages of pg's own errors, which have no code. */
 const LOST_CONNECTION_MESSAGE =
-  /^(Connection terminated|Query read timeout|timeout exceeded when trying to connect|Client has encountered a connection error|The server does not support SSL)/;
+  /^(Connection terminated|Query read timeout|timeout exceeded when trying to connect|Client has encountered a connection error|The server does not support SSL|There was an error establishing an SSL connection)/;
 
 /** @param failure `codes` are the codes of the error and its causes */
 export function toFailureKind(failure: {

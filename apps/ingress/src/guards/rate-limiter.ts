@@ -65,11 +65,13 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
       if (reservation.isShort(entries, now)) {
         onReserve();
         const call = reserveTokens(reservation.projectId, reservation.limit, reservation.toCall(entries, now));
-        const reserved = await withTimeout(call, budget.tokensMs)
-          .catch(giveUp)
-          .finally(() => reservation.endCall());
-        now = performance.now();
-        reservation.onReserved(reserved, now);
+        try {
+          const reserved = await withTimeout(call, budget.tokensMs).catch(giveUp);
+          now = performance.now();
+          reservation.onReserved(reserved, now);
+        } finally {
+          reservation.endCall(); // after `onReserved`, or requests in between would find neither tokens nor a call
+        }
       }
       return wanted.map((count) => reservation.use(count, now));
     },

@@ -6,6 +6,7 @@ import type { TimeBudget } from '../config.js';
 import type { IsAbandoned, Requester } from '../http/request-context.js';
 import { createAcceptRepeats } from './accept-repeats.js';
 import {
+  AbandonedFault,
   type AcceptEntries,
   type AcceptEntry,
   type AcceptPart,
@@ -110,7 +111,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   function refuseAbandoned({ requester, calls }: CallGroup): Fault | undefined {
     if (!isAbandoned(requester)) return undefined;
     onShed('waited', calls.length);
-    return new Fault('QUEUE_UNAVAILABLE');
+    return new AbandonedFault();
   }
 
   function turnAway({ calls }: CallGroup): Fault {

@@ -20,6 +20,13 @@ export type EntryInput = Omit<CustomerEntry, 'version'>;
  */
 export type Verdict = { existed: boolean; version: Version; isReplayed?: true };
 
+/** Refuses calls that nobody waits for any more. They were not admitted. */
+export class AbandonedFault extends Fault {
+  constructor() {
+    super('QUEUE_UNAVAILABLE');
+  }
+}
+
 /** One result per call; undefined if the record of an earlier attempt's part has fewer entries. */
 export type Results = (Verdict | Fault | undefined)[];
 

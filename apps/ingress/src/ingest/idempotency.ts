@@ -5,8 +5,8 @@ import { type EntryQueue, type KeyedRequest, type PartRecord, parsePart, shardOf
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
-import type { IsAbandoned, Sender } from '../http/request-context.js';
-import { type AcceptPart, createToFault, type EntryInput, type PartInput, type Results } from './call.js';
+import type { Sender } from '../http/request-context.js';
+import { AbandonedFault, type AcceptPart, createToFault, type EntryInput, type PartInput, type Results, type Verdict } from './call.js';
 
 /** What a key stands for. `isSingle`: the request has one entry, and so one part, which has the id of the request. */
 export type Keyed = KeyedRequest & { isSingle: boolean };
@@ -30,10 +30,11 @@ type Deps = {
   budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
   /** Maximum calls that wait for the store. */
   maxPending: number;
-  isAbandoned: IsAbandoned;
   onShed: (reason: 'in-flight' | 'waited' | 'idempotency-keys') => void;
   logger: Logger;
 };
+
+const isVerdict = (result: Results[number]): result is Verdict => result !== undefined && 'existed' in result;
 
 /** An entry and its place in the request. */
 type Item = { entry: EntryInput; place: number };
@@ -52,7 +53,7 @@ const MAX_FULL = 10_000;
  */
 export function createAcceptKeyed(deps: Deps): AcceptKeyed {
   const { idempotency, recordLimit, acceptPart, takeTokens, shards, groupSize, budget } = deps;
-  const { maxPending, isAbandoned, onShed, logger } = deps;
+  const { maxPending, onShed, logger } = deps;
   const toFault = createToFault(createThrottledWarning(logger, 'could not read idempotency keys; answering 503'));
   const warnFull = createThrottledWarning(
     logger,
@@ -78,7 +79,7 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
     ),
   );
   /** Parts on their way, by id. */
-  const underWay = new Map<string, { sender: Sender; fingerprint: string; results: Promise<Results> }>();
+  const underWay = new Map<string, { fingerprint: string; results: Promise<Results> }>();
 
   function refuseAll(error: Error): never {
     throw toFault(error);
@@ -153,23 +154,23 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
   async function acceptOnce(sender: Sender, keyed: Keyed, shard: number, part: PartInput): Promise<Results> {
     const deadline = performance.now() + budget.turnMs;
     for (let first = underWay.get(part.id); first; first = underWay.get(part.id)) {
-      const { sender: other, fingerprint, results: earlier } = first;
+      const { fingerprint, results: earlier } = first;
       if (fingerprint !== part.fingerprint) {
         await waitForOther(earlier, () => read(keyed, shard, part.id), deadline);
         continue;
       }
       const results = await earlier.catch((error) => {
-        // An attempt whose partner has gone is refused, which is no reason to refuse its repeat.
-        if (!isAbandoned(other) || performance.now() > deadline) throw error;
+        // That the partner of the earlier attempt has gone is no reason to refuse its repeat.
+        if (!(error instanceof AbandonedFault) || performance.now() > deadline) throw error;
       });
       if (!results) continue;
       return part.entries.map((_, i) => {
         const result = results[i];
-        return result && 'existed' in result ? { ...result, isReplayed: true } : result;
+        return isVerdict(result) ? { ...result, isReplayed: true } : result;
       });
     }
     const results = acceptPart(sender, part).finally(() => underWay.delete(part.id));
-    underWay.set(part.id, { sender, fingerprint: part.fingerprint, results });
+    underWay.set(part.id, { fingerprint: part.fingerprint, results });
     return results;
   }
 
@@ -178,16 +179,15 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
    * @throws Fault IDEMPOTENCY_KEY_REUSED if the key stands for that request, or for one that `readRecord` finds
    */
   async function waitForOther(other: Promise<Results>, readRecord: () => Promise<unknown>, deadline: number) {
-    const isOver = other.then(
-      (results) => results.some((result) => result && 'existed' in result),
-      () => false,
-    );
-    const ended = isOver.then((isAccepted) => {
-      if (isAccepted) throw new Fault('IDEMPOTENCY_KEY_REUSED');
-      if (reading.pending >= maxPending) throw turnAway('in-flight');
-      return readRecord();
-    });
-    await withTimeout(ended, Math.max(0, deadline - performance.now())).catch((error) => {
+    const ended = async () => {
+      const results = await other.catch((fault: Fault) => [fault]);
+      if (results.some(isVerdict)) throw new Fault('IDEMPOTENCY_KEY_REUSED');
+      if (performance.now() > deadline) return; // this request has been turned away
+      const isOverloaded = results.some((result) => result instanceof Fault && result.code === 'OVERLOADED');
+      if (isOverloaded || reading.pending >= maxPending) throw turnAway('in-flight');
+      await readRecord();
+    };
+    await withTimeout(ended(), Math.max(0, deadline - performance.now())).catch((error) => {
       throw error instanceof Fault ? error : turnAway('waited');
     });
   }
