@@ -21,6 +21,8 @@ import { createReads } from './reads.js';
  */
 const STORE_OPTIONS = { statementTimeoutMs: 5_000, answerTimeoutMs: 5_500, connectTimeoutMs: 5_000 };
 
+const REFRESH_MS = 5_000;
+
 /** Creates the objects of the console and passes each its dependencies. */
 export async function compose(context: ProcessContext<ConsoleConfig>): Promise<void> {
   const { config, logger, health, signal, onClose } = context;
@@ -47,6 +49,10 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
   const showData = config.CONSOLE_SHOW_DATA;
   const shards = config.QUEUE_SHARDS;
   const reads = createReads({ store, queue, shards });
+  const refresh = () => void reads.refreshActivity().catch(() => undefined); // the page that needs it says why it fails
+  refresh();
+  const refreshing = setInterval(refresh, REFRESH_MS);
+  onClose('refreshing', () => clearInterval(refreshing));
   const replays = createReplays({ store, queue, shards, signal, logger });
   const app = createConsoleApp({
     queues: dashboard.queues,

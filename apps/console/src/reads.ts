@@ -2,8 +2,10 @@ import { toRefusedEntry } from '@opm/contract';
 import {
   backlogOf,
   findPartnerProblems,
+  type PartnerActivity,
   type Problem,
   type ProjectStats,
+  readPartnerActivity,
   readQueueStatus,
   readStoreStatus,
   toProjectStats,
@@ -16,10 +18,11 @@ import { LRUCache } from 'lru-cache';
 /** Pages that are open at the same time share what they read for this long. */
 const SHARED_MS = 2_000;
 /**
- * What PostgreSQL knows of all partners is shared for ten times as long as the read took, up to 30 s. So a read that takes up
- * to 3 s keeps PostgreSQL busy for a tenth of the time at most, however many partners there are.
+ * With thousands of active partners, reading their activity takes PostgreSQL half a second. So it is shared for 50 times as
+ * long as it took, up to 30 s. If it took longer than this, pages do not wait for the next read: they show the last one.
  */
-const SLOW_SHARE = 10;
+const SLOW_MS = 100;
+const ACTIVITY_SHARE = 50;
 const MAX_SHARED_MS = 30_000;
 const MAX_SHARED = 100;
 /** What the charts show. */
@@ -38,21 +41,31 @@ const toChartStart = (now: Date): number => Math.floor(now.getTime() / MINUTE_MS
 
 /** What the pages read. Every method rejects with StoreError if PostgreSQL does not answer. */
 export function createReads({ store, queue, shards }: { store: Store; queue: EntryQueue; shards: number }) {
-  const shared = new LRUCache<string, object, { read: () => Promise<object>; perMs: number }>({
+  const shared = new LRUCache<string, object, () => Promise<object>>({
     max: MAX_SHARED,
     ttl: SHARED_MS,
-    async fetchMethod(_key, _stale, { context: { read, perMs }, options }) {
-      const since = performance.now();
-      const result = await read();
-      options.ttl = Math.min(Math.max(SHARED_MS, perMs * (performance.now() - since)), MAX_SHARED_MS);
-      return result;
-    },
+    fetchMethod: (_key, _stale, { context: read }) => read(),
   });
   /** A change makes later reads independent of earlier ones, also of those that are under way. */
   let changes = 0;
-  /** Concurrent and soon repeated reads of the same thing are one. @param perMs how long the result is shared per ms of the read */
-  const share = <T extends object>(key: string, read: () => Promise<T>, perMs = 0) =>
-    shared.forceFetch(`${changes} ${key}`, { context: { read, perMs } }) as Promise<T>;
+  /** Concurrent and soon repeated reads of the same thing are one. */
+  const share = <T extends object>(key: string, read: () => Promise<T>) =>
+    shared.forceFetch(`${changes} ${key}`, { context: read }) as Promise<T>;
+
+  let activityMs = Number.POSITIVE_INFINITY;
+  const activity = new LRUCache<'', PartnerActivity>({
+    max: 1,
+    ttl: SHARED_MS,
+    async fetchMethod(_key, _stale, { options }) {
+      const since = performance.now();
+      const read = await readPartnerActivity(store);
+      activityMs = performance.now() - since;
+      options.ttl = Math.min(Math.max(SHARED_MS, ACTIVITY_SHARE * activityMs), MAX_SHARED_MS);
+      return read;
+    },
+  });
+  /** Operators do not change it. */
+  const readActivity = () => activity.forceFetch('', { allowStale: activityMs > SLOW_MS });
 
   /** The minutes of all projects, oldest first. Past ones do not change, so each is read once. */
   let known: MinuteActivity[] = [];
@@ -78,7 +91,7 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
 
   const readBacklogs = () => queue.readProjectBacklogs().catch(() => undefined);
 
-  const storeStatus = () => share('store', () => readStoreStatus(store), SLOW_SHARE);
+  const storeStatus = () => share('store', () => readStoreStatus(store, readActivity));
 
   /**
    * All projects, with their problems and the counts of those that were active within the last hour. `lastSeen`: the last
@@ -164,6 +177,10 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
 
     audit: store.audit.list,
     operators: store.operators.list,
+    /** Repeats a slow read of the activity if it is too old, so that pages do not have to. */
+    async refreshActivity(): Promise<void> {
+      if (activityMs > SLOW_MS) await readActivity();
+    },
     /** Makes the next reads see a change. */
     onChanged(): void {
       changes++;

@@ -15,16 +15,14 @@ export type Problem = {
   kind?: string;
 };
 
-/**
- * What PostgreSQL knows. `lastHour`: the projects that were active, with their counts of this hour. `deadLetters`: their
- * number.
- */
-export type StoreStatus = {
+/** `lastHour`: the projects that were active, with their counts of this hour. */
+export type PartnerActivity = { lastHour: ProjectActivity[]; silentProjects: SilentProject[] };
+
+/** What PostgreSQL knows. `deadLetters`: their number. */
+export type StoreStatus = PartnerActivity & {
   now: Date;
   processes: SeenProcess[];
   projects: ListedProject[];
-  lastHour: ProjectActivity[];
-  silentProjects: SilentProject[];
   deadLetters: number;
 };
 

@@ -1,11 +1,19 @@
 import { toDate } from '@opm/core';
 import type { EntryQueue, ProjectBacklog } from '@opm/queue';
 import type { ListedProject, ProjectActivity, SeenProcess, Store } from '@opm/store';
-import { findProblems, type QueueStatus, SILENT_SECONDS, type StoreStatus, toCount } from './find-problems.js';
+import {
+  findProblems,
+  type PartnerActivity,
+  type QueueStatus,
+  SILENT_SECONDS,
+  type StoreStatus,
+  toCount,
+} from './find-problems.js';
 
 export {
   acceptedOf,
   findPartnerProblems,
+  type PartnerActivity,
   type Problem,
   type QueueStatus,
   SILENT_SECONDS,
@@ -20,17 +28,23 @@ const HOUR_MS = 3_600_000;
 /** What is wrong and how busy everything is. What could not be read is undefined or empty. */
 export type Status = ReturnType<typeof toStatus>;
 
+/** Counts of the projects. With thousands of active ones, this read takes a second. @throws StoreError */
+export async function readPartnerActivity({ now, activity }: Store): Promise<PartnerActivity> {
+  const since = new Date((await now()).getTime() - HOUR_MS);
+  const [lastHour, silentProjects] = await Promise.all([activity.projects(since), activity.silentProjects()]);
+  return { lastHour, silentProjects };
+}
+
 /** Reads what PostgreSQL knows of the running system. @throws StoreError */
-export async function readStoreStatus(store: Store): Promise<StoreStatus> {
-  const now = await store.now();
-  const [processes, projects, lastHour, silentProjects, letters] = await Promise.all([
+export async function readStoreStatus(store: Store, readActivity = readPartnerActivity): Promise<StoreStatus> {
+  const [now, processes, projects, letters, activity] = await Promise.all([
+    store.now(),
     store.activity.processes(),
     store.projects.list(),
-    store.activity.projects(new Date(now.getTime() - HOUR_MS)),
-    store.activity.silentProjects(),
     store.deadLetters.count({}),
+    readActivity(store),
   ]);
-  return { now, processes, projects, lastHour, silentProjects, deadLetters: countAll(letters) };
+  return { now, processes, projects, deadLetters: countAll(letters), ...activity };
 }
 
 /** The sum of grouped counts. */
