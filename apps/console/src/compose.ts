@@ -49,7 +49,7 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
   const showData = config.CONSOLE_SHOW_DATA;
   const shards = config.QUEUE_SHARDS;
   const reads = createReads({ store, queue, shards });
-  const refresh = () => void reads.refreshActivity().catch(() => undefined); // the page that needs it says why it fails
+  const refresh = () => void reads.refresh().catch(() => undefined); // the page that needs it says why it fails
   refresh();
   const refreshing = setInterval(refresh, REFRESH_MS);
   onClose('refreshing', () => clearInterval(refreshing));

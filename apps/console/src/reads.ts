@@ -4,15 +4,14 @@ import {
   findPartnerProblems,
   type PartnerActivity,
   type Problem,
-  type ProjectStats,
   readPartnerActivity,
   readQueueStatus,
   readStoreStatus,
-  toProjectStats,
+  toP99Ms,
   toStatus,
 } from '@opm/operations';
 import { type EntryQueue, shardOf } from '@opm/queue';
-import type { DeadLetterFilter, MinuteActivity, Store } from '@opm/store';
+import type { DeadLetterFilter, MinuteActivity, ProjectActivity, Store } from '@opm/store';
 import { LRUCache } from 'lru-cache';
 
 /** Pages that are open at the same time share what they read for this long. */
@@ -89,6 +88,8 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
     return { groups, letters, nameOf, isFull: letters.length === FILTERED_LETTERS };
   }
 
+  const allMinutes = () => share('minutes', readAllMinutes);
+
   const readBacklogs = () => queue.readProjectBacklogs().catch(() => undefined);
 
   const storeStatus = () => share('store', () => readStoreStatus(store, readActivity));
@@ -100,17 +101,16 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
   const partners = () =>
     share('partners', async () => {
       const [known, backlogs, usedAt] = await Promise.all([storeStatus(), readBacklogs(), store.apiKeys.lastUses()]);
-      const stats = toProjectStats(known.lastHour, { ...known, backlogs });
-      const byId = new Map(stats.map((own): [number, ProjectStats] => [own.projectId, own]));
+      const byId = new Map(known.lastHour.map((stats): [number, ProjectActivity] => [stats.projectId, stats]));
       const problems = new Map<number | undefined, Problem[]>();
       for (const problem of findPartnerProblems(known)) {
         problems.set(problem.projectId, [...(problems.get(problem.projectId) ?? []), problem]);
       }
       return known.projects.map((project) => {
-        const own = byId.get(project.projectId);
-        const lastSeen = usedAt.get(project.projectId) ?? own?.lastSeen;
+        const stats = byId.get(project.projectId);
+        const lastSeen = usedAt.get(project.projectId) ?? stats?.lastSeen;
         const backlog = backlogOf(backlogs, project.projectId);
-        return { ...project, stats: own, backlog, lastSeen, problems: problems.get(project.projectId) ?? [] };
+        return { ...project, stats, backlog, lastSeen, problems: problems.get(project.projectId) ?? [] };
       });
     });
 
@@ -124,7 +124,7 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
         return toStatus(ofStore, ofQueue);
       }),
 
-    allMinutes: () => share('minutes', readAllMinutes),
+    allMinutes,
 
     minutesOf: (projectId: number) =>
       share(`minutes ${projectId}`, async () => {
@@ -134,13 +134,15 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
 
     partners,
 
-    /** One of `partners`, also if it was created after they were read. */
+    /** One of `partners`, also if it was created after they were read. `p99Ms`: see `toP99Ms`. */
     async partner(projectId: number) {
       const find = async () => (await partners()).find((partner) => partner.projectId === projectId);
-      const found = await find();
-      if (found || !(await store.projects.names([projectId])).has(projectId)) return found;
-      changes++;
-      return find();
+      let found = await find();
+      if (!found && (await store.projects.names([projectId])).has(projectId)) {
+        changes++;
+        found = await find();
+      }
+      return found && { ...found, p99Ms: toP99Ms((await storeStatus()).processes, projectId) };
     },
 
     keys: (projectId: number) => share(`keys ${projectId}`, () => store.apiKeys.list(projectId)),
@@ -177,9 +179,9 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
 
     audit: store.audit.list,
     operators: store.operators.list,
-    /** Repeats a slow read of the activity if it is too old, so that pages do not have to. */
-    async refreshActivity(): Promise<void> {
-      if (activityMs > SLOW_MS) await readActivity();
+    /** Repeats slow reads that are too old, so that pages do not have to. */
+    async refresh(): Promise<void> {
+      if (activityMs > SLOW_MS) await Promise.all([readActivity(), allMinutes()]);
     },
     /** Makes the next reads see a change. */
     onChanged(): void {
@@ -189,3 +191,5 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
 }
 
 export type Partner = Awaited<ReturnType<Reads['partners']>>[number];
+/** The partner of a page. */
+export type ShownPartner = NonNullable<Awaited<ReturnType<Reads['partner']>>>;

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { createStore, type Store } from '@opm/store';
 import { BACKENDS, type Backend, findChromium, query, runOpm, startApp, type TestApp, waitFor } from '@opm/testkit';
 import axe from 'axe-core';
+import pg from 'pg';
 import { type Browser, chromium, type Page } from 'playwright-core';
 import { createConsoleApp, serveConsole } from '../src/app.js';
 import { createPages } from '../src/pages/pages.js';
@@ -643,6 +644,42 @@ test('10,000 partners are listed a hundred at a time', async () => {
     expect(await read('/partners?sort=name&order=ascending&page=100')).toContain('>partner 9999</a>');
     expect(await read('/partners?search=partner+77')).toContain('111 partners');
   } finally {
+    await opmConsole.stop();
+    await backend.drop();
+  }
+});
+
+test("pages do not wait while a slow read of the partners' counts is repeated", async () => {
+  const [[, createBackend]] = BACKENDS as [(typeof BACKENDS)[number]];
+  const backend = await createBackend();
+  await query(backend.databaseUrl, "INSERT INTO projects (name) VALUES ('acme')");
+  const locker = new pg.Client({ connectionString: backend.databaseUrl });
+  await locker.connect();
+  const lock = () => locker.query('BEGIN; LOCK TABLE project_minutes IN ACCESS EXCLUSIVE MODE');
+  const isWaitingFor = (ms: number) => async () => {
+    const waiting = await query(
+      backend.databaseUrl, // not `locker`: within a transaction, pg_stat_activity does not change
+      `SELECT pid FROM pg_stat_activity
+       WHERE application_name = 'opm-console' AND datname = current_database() AND wait_event_type = 'Lock'
+         AND clock_timestamp() - query_start > ${ms} * interval '1 ms'`,
+    );
+    return waiting.length > 0;
+  };
+  await lock();
+  const opmConsole = await startApp('console', { ...backend.env, CONSOLE_PASSWORD: PASSWORD });
+  try {
+    const read = async () => fetch(`${opmConsole.url}/partners`, { headers: { authorization: basic(PASSWORD) } });
+    await waitFor(isWaitingFor(300), { description: 'a slow read' });
+    await locker.query('COMMIT');
+    expect((await read()).status).toBe(200);
+    await lock();
+    await waitFor(isWaitingFor(0), { description: 'the next read' });
+    const shown = await read();
+    expect(await isWaitingFor(0)()).toBe(true);
+    expect(shown.status).toBe(200);
+    expect(await shown.text()).toContain('>acme</a>');
+  } finally {
+    await locker.end();
     await opmConsole.stop();
     await backend.drop();
   }

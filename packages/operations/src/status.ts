@@ -180,18 +180,6 @@ export async function readProjectStats(
   { projects, backlogs }: { projects: ListedProject[]; backlogs: Map<number, ProjectBacklog> | undefined },
 ): Promise<ProjectStats[]> {
   const [active, processes] = await Promise.all([activity.projects(since), activity.processes()]);
-  return toProjectStats(active, { projects, processes, backlogs });
-}
-
-/** What waits of the project; undefined if the queue did not answer. */
-export const backlogOf = (backlogs: Map<number, ProjectBacklog> | undefined, projectId: number) =>
-  backlogs && (backlogs.get(projectId) ?? { entries: 0, oldestMs: 0 });
-
-export function toProjectStats(
-  active: ProjectActivity[],
-  known: Pick<StoreStatus, 'projects' | 'processes'> & { backlogs: Map<number, ProjectBacklog> | undefined },
-): ProjectStats[] {
-  const { projects, processes, backlogs } = known;
   const limits = new Map(projects.map(({ projectId, rate }) => [projectId, rate]));
   return active.map((own) => ({
     ...own,
@@ -200,3 +188,7 @@ export function toProjectStats(
     backlog: backlogOf(backlogs, own.projectId),
   }));
 }
+
+/** What waits of the project; undefined if the queue did not answer. */
+export const backlogOf = (backlogs: Map<number, ProjectBacklog> | undefined, projectId: number) =>
+  backlogs && (backlogs.get(projectId) ?? { entries: 0, oldestMs: 0 });

@@ -1,8 +1,8 @@
-import { acceptedOf, type ProjectStats, toCount, toNumber } from '@opm/operations';
-import { BUSIEST_PROJECTS, type MinuteActivity } from '@opm/store';
+import { acceptedOf, toCount, toNumber } from '@opm/operations';
+import { BUSIEST_PROJECTS, type MinuteActivity, type ProjectActivity } from '@opm/store';
 import type { RequestHandler } from 'express';
 import type { ComponentChildren } from 'preact';
-import type { Partner, Reads } from '../reads.js';
+import type { Partner, Reads, ShownPartner } from '../reads.js';
 import { mayChange, operatorOf } from '../session.js';
 import { type Column, Facts, Form, Live, sendPage, Table, textOf, toAge, toMs, toRate, toUrl } from './components.js';
 
@@ -20,14 +20,14 @@ type Sortable = { id: string; title: string; isNumber?: boolean; sortBy: (partne
   cell?: (partner: Partner) => ComponentChildren;
 };
 
-const stat = (id: string, title: string, of: (stats: ProjectStats) => number): Sortable => ({
+const stat = (id: string, title: string, of: (stats: ProjectActivity) => number): Sortable => ({
   id,
   title,
   isNumber: true,
   sortBy: ({ stats }) => (stats ? of(stats) : 0),
 });
-const sentPerSecond = (stats: ProjectStats) => stats.acceptedPerSecond + stats.refusedPerSecond;
-const shareOf = (stats: ProjectStats) => (stats.limit ? sentPerSecond(stats) / stats.limit : 0);
+const sentPerSecond = (stats: ProjectActivity) => stats.acceptedPerSecond + stats.refusedPerSecond;
+const shareOf = ({ stats, rate }: Partner) => (stats && rate ? sentPerSecond(stats) / rate : 0);
 
 /** Such as `over its limit, paused`; undefined if neither is so. */
 function toMarks({ problems, pausedAt }: Partner): string | undefined {
@@ -67,8 +67,11 @@ const COLUMNS: Sortable[] = [
   STATE,
   SENT,
   {
-    ...stat('share', 'Of limit', shareOf),
-    cell: ({ stats, rate }) => (rate ? `${toNumber(100 * (stats ? shareOf(stats) : 0))} %` : '–'),
+    id: 'share',
+    title: 'Of limit',
+    isNumber: true,
+    sortBy: shareOf,
+    cell: (partner) => (partner.rate ? `${toNumber(100 * shareOf(partner))} %` : '–'),
   },
   stat('accepted', 'Accepted', acceptedOf),
   stat('invalid', 'Invalid', ({ refusedInvalid }) => refusedInvalid),
@@ -198,7 +201,7 @@ export function getPartners(reads: Pick<Reads, 'partners'>): RequestHandler {
 }
 
 /** What a partner sends. `minutes`: those of three hours. */
-export function PartnerFacts({ partner, minutes }: { partner: Partner; minutes: MinuteActivity[] }) {
+export function PartnerFacts({ partner, minutes }: { partner: ShownPartner; minutes: MinuteActivity[] }) {
   return (
     <>
       <Facts facts={toFacts(partner, minutes)} />
@@ -209,7 +212,7 @@ export function PartnerFacts({ partner, minutes }: { partner: Partner; minutes: 
 }
 
 function toFacts(
-  { projectId, rate, burst, pausedAt, stats, backlog, lastSeen }: Partner,
+  { projectId, rate, burst, pausedAt, stats, backlog, lastSeen, p99Ms }: ShownPartner,
   minutes: MinuteActivity[],
 ): [string, ComponentChildren][] {
   const lastEntry = minutes.findLast(({ accepted, refused }) => accepted + refused > 0)?.minute;
@@ -224,8 +227,8 @@ function toFacts(
     ['Oldest entry', backlog?.oldestMs === 0 ? 'none' : toAge(backlog?.oldestMs)],
     ...(stats
       ? ([
-          ['p99 to the acknowledgement', toLatency(stats.p99Ms.ingress)],
-          ['p99 to the row', toLatency(stats.p99Ms.worker)],
+          ['p99 to the acknowledgement', toLatency(p99Ms.ingress)],
+          ['p99 to the row', toLatency(p99Ms.worker)],
         ] satisfies [string, ComponentChildren][])
       : []),
   ];

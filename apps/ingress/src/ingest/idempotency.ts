@@ -6,7 +6,15 @@ import { createThrottledWarning, type Logger } from '@opm/runtime';
 import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
 import type { Sender } from '../http/request-context.js';
-import { AbandonedFault, type AcceptPart, createToFault, type EntryInput, type PartInput, type Results, type Verdict } from './call.js';
+import {
+  AbandonedFault,
+  type AcceptPart,
+  createToFault,
+  type EntryInput,
+  type PartInput,
+  type Results,
+  type Verdict,
+} from './call.js';
 
 /** What a key stands for. `isSingle`: the request has one entry, and so one part, which has the id of the request. */
 export type Keyed = KeyedRequest & { isSingle: boolean };
