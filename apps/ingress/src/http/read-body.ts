@@ -58,18 +58,23 @@ export function readBody(
 function toInflate(
   reader: BodyReader,
   coding: Coding,
-  { projectId, socket }: RequestContext,
+  context: RequestContext,
   limit: BodyLimit,
   inflate: Inflate,
 ): (body: Buffer) => void {
+  const { projectId, socket } = context;
   const onPart = (part: Buffer) => reader.onPart(part);
   return (body) => {
+    context.bodyBytes = COMPRESSED_WEIGHT * body.length;
     inflate(projectId, { ...limit, coding, body, socket, onPart }).then(
       () => reader.onEnd(),
       (error) => reader.onRefuse(error),
     );
   };
 }
+
+/** Inflating the dearest body takes up to twice as long per byte that arrives as valid entries take. */
+const COMPRESSED_WEIGHT = 2;
 
 class BodyReader implements BodyTaker {
   readonly #request: IncomingMessage;
