@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { RateLimit } from '@opm/core';
@@ -338,6 +338,12 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
       (project) => postGzip(one, project, '/entries', gzipSync(Buffer.alloc(300 * 1024)).subarray(0, -1)),
       400,
       300,
+    ],
+    [
+      'a compressed batch that inflates to no more and breaks off, whose bytes count twice',
+      (project) => postGzip(one, project, '/entries', gzipSync(randomBytes(10 * 1024)).subarray(0, -1)),
+      400,
+      21,
     ],
     [
       'compressed lines, two of them invalid',
