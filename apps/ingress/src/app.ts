@@ -20,6 +20,7 @@ import { createReply, type Reply, requestIdOf } from './http/reply.js';
 import { contextOf, refusesEntry } from './http/request-context.js';
 import { findHeaderFault } from './http/server.js';
 import { isChunked, refusedBytes } from './http/unread-body.js';
+import type { AcceptEntries, AcceptEntry } from './ingest/call.js';
 import type { AcceptKeyed } from './ingest/idempotency.js';
 import type { IngressMetrics } from './metrics.js';
 import { getDocs, getOpenApi } from './routes/docs.js';
@@ -39,6 +40,8 @@ type IngressDeps = {
   authenticator: Pick<Authenticator, 'authenticate'>;
   overload: Pick<Overload, 'check' | 'checkRead'>;
   rateLimiter: RateLimiter;
+  acceptEntry: AcceptEntry;
+  acceptEntries: AcceptEntries;
   acceptKeyed: AcceptKeyed;
   budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
   /** Maximum number of entries in one call of `acceptEntries`. */
@@ -63,6 +66,8 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
     authenticator,
     overload,
     rateLimiter,
+    acceptEntry,
+    acceptEntries,
     acceptKeyed,
     budget,
     groupSize,
@@ -87,10 +92,11 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   const mayWrite = requireProject(authenticator, 'write');
   const mayRead = requireProject(authenticator, 'read');
   const mayErase = requireProject(authenticator, 'erase');
-  const hot = [mayWrite, postEntry({ overload, rateLimiter, slices, inflate, reply, acceptKeyed })];
+  const ofEntry = { overload, rateLimiter, acceptEntry, acceptKeyed, reply };
+  const hot = [mayWrite, postEntry({ ...ofEntry, slices, inflate })];
   app.post('/entry', hot);
   const memory = createBatchMemory(onShed);
-  const batches = { overload, rateLimiter, slices, inflate, groupSize, memory, reply, acceptKeyed };
+  const batches = { overload, rateLimiter, acceptEntries, acceptKeyed, slices, inflate, groupSize, memory, reply };
   app.post('/entries', mayWrite, postEntries(batches));
   app.get('/ping', anyKey, getPing({ reply }));
   app.get('/entry/:customerId', mayRead, getEntry({ overload, findCustomer, reply }));
@@ -100,7 +106,7 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   const ofProject = { overload, readProject, reply };
   app.get('/keys', mayRead, getKeys(ofProject));
   app.get('/usage', mayRead, getUsage(ofProject));
-  app.delete('/entry/:customerId', mayErase, deleteEntry({ overload, rateLimiter, reply, acceptKeyed }));
+  app.delete('/entry/:customerId', mayErase, deleteEntry(ofEntry));
   app.use(refuseWrongKey(authenticator));
   const docs = getDocs({ metrics });
   app.get('/openapi.json', getOpenApi({ metrics }));

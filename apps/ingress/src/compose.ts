@@ -108,8 +108,6 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     logger,
   });
   const rateLimiter = createRateLimiter({
-    acceptEntry,
-    acceptEntries,
     reserve: queue.reserve,
     budget,
     maxPending: config.PENDING_MAX_ENTRIES,
@@ -173,6 +171,8 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
     authenticator,
     overload,
     rateLimiter,
+    acceptEntry,
+    acceptEntries,
     acceptKeyed,
     budget,
     groupSize: config.CHUNK_MAX_ENTRIES,

@@ -8,9 +8,7 @@ const waiting = { startedAt: 0, bodyBytes: 0, socket: { destroyed: false }, rese
 test('a token reservation that hangs delays only its own project, and only until its timeout', async () => {
   const called: number[] = [];
   const shed: [string, number][] = [];
-  const { acceptEntries } = createRateLimiter({
-    acceptEntry: () => Promise.reject(new Error('must not be called')),
-    acceptEntries: () => Promise.reject(new Error('must not be called')),
+  const { take } = createRateLimiter({
     reserve: (projectId) => {
       called.push(projectId);
       if (called.length === projects.length) second = sendAll(); // before any call can have timed out
@@ -23,11 +21,11 @@ test('a token reservation that hangs delays only its own project, and only until
     logger: createLogger({ name: 'test', level: 'silent' }),
   });
   const limit = { rate: 1, burst: 1 };
-  const entries = [1, 2, 3].map((customerId) => ({ customerId: `${customerId}`, fields: { phone: '1' } }));
+  const entries = 3;
   const projects = Array.from({ length: 200 }, (_project, projectId) => projectId);
   const sendAll = async () => {
     const outcomes = await Promise.allSettled(
-      projects.map((projectId) => acceptEntries({ ...waiting, projectId, limit }, entries)),
+      projects.map((projectId) => take({ ...waiting, projectId, limit }, entries)),
     );
     return new Set(outcomes.map((outcome) => outcome.status === 'rejected' && outcome.reason.code));
   };
@@ -36,13 +34,11 @@ test('a token reservation that hangs delays only its own project, and only until
   expect(await first).toEqual(new Set(['QUEUE_UNAVAILABLE']));
   expect(await second).toEqual(new Set(['OVERLOADED']));
   expect(called).toEqual(projects);
-  expect(shed).toEqual(projects.map(() => ['waited', entries.length]));
+  expect(shed).toEqual(projects.map(() => ['waited', entries]));
 });
 
 test('charging a refused request resolves even if the token store fails, so the partner gets the reason', async () => {
   const { charge } = createRateLimiter({
-    acceptEntry: () => Promise.reject(new Error('must not be called')),
-    acceptEntries: () => Promise.reject(new Error('must not be called')),
     reserve: () => Promise.reject(new Error('the store is down')),
     budget: toTimeBudget(10_000),
     maxPending: 1_000,

@@ -5,17 +5,10 @@ import { createThrottledWarning, type Logger } from '@opm/runtime';
 import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
 import type { Sender } from '../http/request-context.js';
-import { type AcceptEntries, type AcceptEntry, createToFault, type EntryInput, type Verdict } from '../ingest/call.js';
+import { createToFault } from '../ingest/call.js';
 import { TokenReservation } from './token-reservation.js';
 
 export type RateLimiter = {
-  /** Takes a token, then calls `AcceptEntry`. @throws Fault as `AcceptEntry`, or RATE_LIMITED */
-  acceptEntry(sender: Sender, entry: EntryInput): Promise<Verdict>;
-  /**
-   * Calls `AcceptEntries` with as many of the first entries as there are tokens. If the limit is reached, there are
-   * fewer outcomes than entries.
-   */
-  acceptEntries(sender: Sender, entries: EntryInput[]): Promise<(Verdict | Fault)[]>;
   /** @returns how many entries, counted from the first, have a token @throws Fault OVERLOADED or QUEUE_UNAVAILABLE */
   take(sender: Sender, entries: number): number | Promise<number>;
   /** Creates the fault for entries that exceeded the limit, and counts them. */
@@ -33,8 +26,6 @@ export type RateLimiter = {
 };
 
 type RateLimiterDeps = {
-  acceptEntry: AcceptEntry;
-  acceptEntries: AcceptEntries;
   reserve: EntryQueue['reserve'];
   budget: Pick<TimeBudget, 'tokensMs' | 'tokensTurnMs'>;
   /** Maximum number of requests that wait for tokens at the same time. */
@@ -47,9 +38,9 @@ type RateLimiterDeps = {
 
 const MAX_RESERVATIONS = 10_000;
 
-/** Applies the projects' rate limits before an entry is admitted. A project without a limit passes straight through. */
+/** Limits the entries that projects may send. A project without a limit always has tokens. */
 export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
-  const { acceptEntry, acceptEntries, reserve: reserveTokens, budget, maxPending, onReserve, onShed, logger } = deps;
+  const { reserve: reserveTokens, budget, maxPending, onReserve, onShed, logger } = deps;
   const reservations = new LRUCache<number, TokenReservation>({ max: MAX_RESERVATIONS });
   const warnUnavailable = createThrottledWarning(
     logger,
@@ -126,21 +117,7 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
     if (taken < tokens) sender.reservation?.block(tokens - taken, performance.now());
   }
 
-  async function acceptLimited(sender: Sender, limit: RateLimit, entry: EntryInput): Promise<Verdict> {
-    if ((await take(sender, limit, 1)) === 0) throw refuse(sender, 1);
-    return acceptEntry(sender, entry);
-  }
-
-  async function acceptFirst(sender: Sender, limit: RateLimit, entries: EntryInput[]): Promise<(Verdict | Fault)[]> {
-    const taken = await take(sender, limit, entries.length);
-    return taken === 0 ? [] : acceptEntries(sender, entries.slice(0, taken));
-  }
-
   return {
-    acceptEntry: (sender, entry) =>
-      sender.limit ? acceptLimited(sender, sender.limit, entry) : acceptEntry(sender, entry),
-    acceptEntries: (sender, entries) =>
-      sender.limit ? acceptFirst(sender, sender.limit, entries) : acceptEntries(sender, entries),
     take: (sender, entries) => (sender.limit ? take(sender, sender.limit, entries) : entries),
     refuse,
     check(sender) {

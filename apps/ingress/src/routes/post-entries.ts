@@ -7,7 +7,7 @@ import type { RateLimiter } from '../guards/rate-limiter.js';
 import type { Inflate, OnPart } from '../http/read-body.js';
 import { type Reply, type Result, toAccepted } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
-import { MAX_CHUNK_BYTES, type Results, toBytes } from '../ingest/call.js';
+import { type AcceptEntries, MAX_CHUNK_BYTES, type Results, toBytes } from '../ingest/call.js';
 import { type AcceptKeyed, BATCH, toKeyed, toText } from '../ingest/idempotency.js';
 import { checkRequest } from './post-entry.js';
 import { type BatchItem, readBatch, readWhole } from './read-batch.js';
@@ -23,7 +23,8 @@ type AcceptGroup = (entries: Entry[], first: number) => Promise<Results>;
  */
 export function postEntries(deps: {
   overload: Pick<Overload, 'check'>;
-  rateLimiter: Pick<RateLimiter, 'acceptEntries' | 'charge' | 'check' | 'refuse'>;
+  rateLimiter: Pick<RateLimiter, 'charge' | 'check' | 'refuse' | 'take'>;
+  acceptEntries: AcceptEntries;
   acceptKeyed: AcceptKeyed;
   slices: Pick<Slices, 'next'>;
   inflate: Inflate;
@@ -32,7 +33,7 @@ export function postEntries(deps: {
   memory: BatchMemory;
   reply: Reply;
 }): RequestHandler {
-  const { overload, rateLimiter, acceptKeyed, slices, inflate, groupSize, memory, reply } = deps;
+  const { overload, rateLimiter, acceptEntries, acceptKeyed, slices, inflate, groupSize, memory, reply } = deps;
 
   return async (request, response) => {
     const context = checkRequest({ overload, rateLimiter }, request, response);
@@ -41,9 +42,10 @@ export function postEntries(deps: {
     try {
       const results =
         key === undefined
-          ? await acceptAll(response, read(context, request, held.take), (entries) =>
-              rateLimiter.acceptEntries(context, entries),
-            )
+          ? await acceptAll(response, read(context, request, held.take), async (entries) => {
+              const taken = await rateLimiter.take(context, entries.length);
+              return taken === 0 ? [] : acceptEntries(context, entries.slice(0, taken));
+            })
           : await acceptWithKey(context, request, held.take, key, response);
       reply.batch(response, results);
     } finally {

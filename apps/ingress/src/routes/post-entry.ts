@@ -6,13 +6,14 @@ import type { RateLimiter } from '../guards/rate-limiter.js';
 import { ENTRY_LIMIT, type Inflate, readBody } from '../http/read-body.js';
 import { type Reply, toAccepted } from '../http/reply.js';
 import { contextOf, findRequestIds, type RequestContext } from '../http/request-context.js';
-import type { EntryInput, Verdict } from '../ingest/call.js';
+import type { AcceptEntry, EntryInput, Verdict } from '../ingest/call.js';
 import { type AcceptKeyed, toKeyed, toText } from '../ingest/idempotency.js';
 
 /** Dependencies of the handlers that enqueue an entry or an erasure. */
 type EntryDeps = {
   overload: Pick<Overload, 'check'>;
-  rateLimiter: Pick<RateLimiter, 'acceptEntry' | 'check' | 'refuse'>;
+  rateLimiter: Pick<RateLimiter, 'check' | 'refuse' | 'take'>;
+  acceptEntry: AcceptEntry;
   acceptKeyed: AcceptKeyed;
   reply: Reply;
 };
@@ -81,8 +82,13 @@ export function checkRequest(
   return context;
 }
 
-/** Accepts an entry, with or without an idempotency key. */
-function createAccept({ rateLimiter, acceptKeyed }: EntryDeps, operation: string) {
+/** Accepts an entry, with or without an idempotency key. A project with a rate limit pays a token. */
+function createAccept({ rateLimiter, acceptEntry, acceptKeyed }: EntryDeps, operation: string) {
+  async function acceptLimited(context: RequestContext, entry: EntryInput): Promise<Verdict> {
+    if ((await rateLimiter.take(context, 1)) === 0) throw rateLimiter.refuse(context, 1);
+    return acceptEntry(context, entry);
+  }
+
   /** Marks the response if it is a replay. */
   async function acceptWithKey(
     context: RequestContext,
@@ -100,6 +106,7 @@ function createAccept({ rateLimiter, acceptKeyed }: EntryDeps, operation: string
 
   return (context: RequestContext, entry: EntryInput, response: Response): Promise<Verdict> => {
     const key = context.requestIds?.idempotencyKey;
-    return key === undefined ? rateLimiter.acceptEntry(context, entry) : acceptWithKey(context, key, entry, response);
+    if (key !== undefined) return acceptWithKey(context, key, entry, response);
+    return context.limit ? acceptLimited(context, entry) : acceptEntry(context, entry);
   };
 }
