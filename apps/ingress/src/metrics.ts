@@ -1,5 +1,6 @@
 import type { QueueLoad } from '@opm/queue';
 import type { Metrics } from '@opm/runtime';
+import { type OnShed, SHED } from './guards/overload.js';
 
 export type IngressMetrics = ReturnType<typeof createIngressMetrics>;
 
@@ -38,8 +39,7 @@ export function createIngressMetrics(metrics: Metrics) {
     'opm_token_leases_total',
     'Token reservations of rate-limited projects; many share one call to the queue store',
   );
-  for (const reason of ['backlog', 'memory', 'event-loop', 'in-flight', 'waited', 'rate-limit', 'idempotency-keys'])
-    shed.inc({ reason }, 0);
+  for (const reason of Object.keys(SHED)) shed.inc({ reason }, 0);
 
   return {
     onAnswer: (route: string, status: number): void => answers.inc(route, status),
@@ -50,7 +50,7 @@ export function createIngressMetrics(metrics: Metrics) {
     onReserve: (): void => reservations.inc(),
     /** Called with the outcomes of entries by project. */
     onReported: metrics.projectCounter(['refused_unavailable']),
-    onShed: (reason: string, entries = 1): void => shed.inc({ reason }, entries),
+    onShed: ((reason, entries) => shed.inc({ reason }, entries)) satisfies OnShed,
     /** Registers the gauges that are read at each scrape. */
     watch(read: {
       load: () => QueueLoad;

@@ -1,4 +1,4 @@
-import { Fault } from '@opm/contract';
+import { type OnShed, shed } from './overload.js';
 
 /** Memory for all batch bodies together. A project may use half of it; its equal share is always available to it. */
 const MAX_BYTES = 100 * 1024 * 1024;
@@ -18,7 +18,7 @@ export type BatchMemory = ReturnType<typeof createBatchMemory>;
  * Limits the memory of batch bodies. Only bytes that have arrived count, so an idle upload uses nothing. If the memory
  * is full, only projects above their equal share are refused.
  */
-export function createBatchMemory(onShed: (reason: 'in-flight') => void) {
+export function createBatchMemory(onShed: OnShed) {
   const heldBy = new Map<number, number>();
   let held = 0;
 
@@ -41,10 +41,7 @@ export function createBatchMemory(onShed: (reason: 'in-flight') => void) {
       return {
         take(bytes) {
           const size = bytes + PART_OVERHEAD;
-          if (!hasRoom(projectId, size)) {
-            onShed('in-flight');
-            throw new Fault('OVERLOADED');
-          }
+          if (!hasRoom(projectId, size)) throw shed(onShed, 'in-flight');
           own += size;
           add(projectId, size);
         },

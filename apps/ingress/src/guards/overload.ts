@@ -20,18 +20,31 @@ export type OverloadDeps = {
   load: () => Promise<QueueLoad>;
   maxBacklog: number;
   maxEventLoopDelayMs: number;
-  /** Called for each refused entry or read. */
-  onShed: (reason: Reason) => void;
+  onShed: OnShed;
   logger: Logger;
 };
 
-type Reason = 'backlog' | 'memory' | 'event-loop';
-
-const FAULT: Record<Reason, FaultCode> = {
+/** Why entries are refused although nothing is wrong with them, and the fault that answers them. */
+export const SHED = {
   backlog: 'QUEUE_FULL',
   memory: 'QUEUE_FULL',
   'event-loop': 'OVERLOADED',
-};
+  'in-flight': 'OVERLOADED',
+  waited: 'OVERLOADED',
+  'rate-limit': 'RATE_LIMITED',
+  'idempotency-keys': 'TOO_MANY_IDEMPOTENCY_KEYS',
+} as const satisfies Record<string, FaultCode>;
+
+type ShedReason = keyof typeof SHED;
+
+/** Called with the number of refused entries, or for a refused read. */
+export type OnShed = (reason: ShedReason, entries: number) => void;
+
+/** Counts refused entries. @returns the fault that answers them */
+export function shed(onShed: OnShed, reason: ShedReason, entries = 1, details?: { retryAfterSeconds: number }): Fault {
+  onShed(reason, entries);
+  return new Fault(SHED[reason], details);
+}
 
 const SAMPLE_INTERVAL_MS = 250;
 const TICK_MS = 20;
@@ -47,7 +60,7 @@ export function createOverload(deps: OverloadDeps): Overload {
   const eventLoop = monitorEventLoopDelay({ resolution: TICK_MS });
   eventLoop.enable();
   let last: QueueLoad = { entries: 0, memory: 0 };
-  let reason: Reason | undefined;
+  let reason: ShedReason | undefined;
   let isLoading = false;
 
   function sample(): void {
@@ -69,13 +82,13 @@ export function createOverload(deps: OverloadDeps): Overload {
   }
 
   /** `event-loop` comes first, because it is the only reason that also refuses reads. */
-  function findReason(delayMs: number): Reason | undefined {
+  function findReason(delayMs: number): ShedReason | undefined {
     if (delayMs > maxEventLoopDelayMs) return 'event-loop';
     if (last.entries >= maxBacklog) return 'backlog';
     return last.memory >= MAX_MEMORY_USE ? 'memory' : undefined;
   }
 
-  function setReason(now: Reason | undefined): void {
+  function setReason(now: ShedReason | undefined): void {
     if (now === reason) return;
     if (now) logger.warn({ reason: now, ...last }, 'overloaded; refusing entries');
     else logger.info({ reason, ...last }, 'no longer overloaded; accepting entries again');
@@ -86,13 +99,11 @@ export function createOverload(deps: OverloadDeps): Overload {
 
   return {
     check() {
-      if (reason === undefined) return;
-      onShed(reason);
-      throw new Fault(FAULT[reason]);
+      if (reason !== undefined) throw shed(onShed, reason);
     },
     checkRead(unavailable) {
       if (reason !== 'event-loop') return;
-      onShed(reason);
+      onShed(reason, 1);
       throw new Fault(unavailable);
     },
     get last() {

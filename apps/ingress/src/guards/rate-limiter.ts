@@ -1,4 +1,4 @@
-import { Fault } from '@opm/contract';
+import type { Fault } from '@opm/contract';
 import { GroupCommit, type RateLimit, withTimeout } from '@opm/core';
 import type { EntryQueue } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
@@ -6,6 +6,7 @@ import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
 import type { Sender } from '../http/request-context.js';
 import { createToFault } from '../ingest/call.js';
+import { type OnShed, shed } from './overload.js';
 import { TokenReservation } from './token-reservation.js';
 
 export type RateLimiter = {
@@ -32,7 +33,7 @@ type RateLimiterDeps = {
   maxPending: number;
   /** Called for each token reservation. */
   onReserve: () => void;
-  onShed: (reason: 'rate-limit' | 'in-flight' | 'waited', entries: number) => void;
+  onShed: OnShed;
   logger: Logger;
 };
 
@@ -75,15 +76,10 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
         warnUnavailable(
           new Error(`requests waited longer than ${budget.tokensTurnMs} ms for another token reservation`),
         );
-        return turnAway('waited', entries);
+        return shed(onShed, 'waited', entries);
       },
     },
   });
-
-  function turnAway(reason: 'in-flight' | 'waited', entries: number): Fault {
-    onShed(reason, entries);
-    return new Fault('OVERLOADED');
-  }
 
   function giveUp(error: Error): never {
     throw toFault(error);
@@ -104,12 +100,12 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
     const now = performance.now();
     if (!reservation.isShort(entries, now)) return reservation.use(entries, now);
     if (waiting.pending < maxPending) return waiting.run(reservation, entries);
-    throw turnAway('in-flight', entries);
+    throw shed(onShed, 'in-flight', entries);
   }
 
   function refuse({ reservation }: Sender, entries: number): Fault {
-    onShed('rate-limit', entries);
-    return new Fault('RATE_LIMITED', { retryAfterSeconds: reservation?.secondsUntil(entries, performance.now()) ?? 1 });
+    const retryAfterSeconds = reservation?.secondsUntil(entries, performance.now()) ?? 1;
+    return shed(onShed, 'rate-limit', entries, { retryAfterSeconds });
   }
 
   async function chargeLimited(sender: Sender, limit: RateLimit, tokens: number): Promise<void> {

@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import { createGunzip, createInflate } from 'node:zlib';
 import { Fault, type FaultCode, LIMITS } from '@opm/contract';
 import { GroupCommit } from '@opm/core';
+import { type OnShed, shed } from '../guards/overload.js';
 import { type BodyTaker, dropRest, takeBody } from './fast-express.js';
 import type { RequestContext } from './request-context.js';
 import { MAX_DRAINED_BYTES } from './unread-body.js';
@@ -207,13 +208,7 @@ const MAX_INFLATIONS_PER_PROJECT = 1;
  * Inflates bodies in the thread pool. The dearest body of 1 MiB keeps a thread busy for 0.1 s, so projects take turns.
  * @param maxWaitMs how long a body may wait for its turn
  */
-export function createInflater({
-  maxWaitMs,
-  onShed,
-}: {
-  maxWaitMs: number;
-  onShed: (reason: 'waited') => void;
-}): Inflate {
+export function createInflater({ maxWaitMs, onShed }: { maxWaitMs: number; onShed: OnShed }): Inflate {
   const turns = new GroupCommit<number, Compressed, undefined>({
     async commit(_projectId, [compressed]) {
       await inflateAll(compressed as Compressed);
@@ -225,13 +220,7 @@ export function createInflater({
     refuse({ socket }) {
       return socket.destroyed ? new ClientDisconnected('client disconnected before the body was inflated') : undefined;
     },
-    expiry: {
-      maxWaitMs,
-      toError() {
-        onShed('waited');
-        return new Fault('OVERLOADED');
-      },
-    },
+    expiry: { maxWaitMs, toError: () => shed(onShed, 'waited') },
   });
   return (projectId, compressed) => turns.run(projectId, compressed);
 }

@@ -3,6 +3,7 @@ import { awaitAll, GroupCommit, withTimeout } from '@opm/core';
 import { type Admitted, type EntryQueue, findNew, type KeyedPart, toClosedState } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import type { TimeBudget } from '../config.js';
+import { type OnShed, shed } from '../guards/overload.js';
 import type { IsAbandoned, Requester } from '../http/request-context.js';
 import { createAcceptRepeats } from './accept-repeats.js';
 import {
@@ -43,7 +44,7 @@ type AcceptEntryDeps = {
   onChunk: (entries: number) => void;
   /** Called with approximate bytes of some projects' records of idempotency keys in a shard, by project id. */
   onRecordBytes: (ofProjects: Map<number, number>) => void;
-  onShed: (reason: 'in-flight' | 'waited', entries?: number) => void;
+  onShed: OnShed;
   logger: Logger;
 };
 
@@ -115,9 +116,8 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   }
 
   function turnAway({ calls }: CallGroup): Fault {
-    onShed('waited', calls.length);
     warnRefused(new Error(`entries waited longer than ${budget.turnMs} ms for earlier chunks`));
-    return new Fault('OVERLOADED');
+    return shed(onShed, 'waited', calls.length);
   }
 
   async function acceptTogether(partition: ChunkPartition, calls: Call[], deadline: number): Promise<Results> {
@@ -226,8 +226,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     if (chunks.pending < maxPending) return;
     const share = maxPending / chunks.sources;
     if (chunks.pending < 2 * maxPending && chunks.pendingOf(projectId) < share) return;
-    onShed('in-flight', entries);
-    throw new Fault('OVERLOADED');
+    throw shed(onShed, 'in-flight', entries);
   }
 
   function createGroup(

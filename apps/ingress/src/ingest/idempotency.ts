@@ -5,6 +5,7 @@ import { type EntryQueue, type KeyedRequest, type PartRecord, parsePart, shardOf
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
+import { type OnShed, shed } from '../guards/overload.js';
 import type { Sender } from '../http/request-context.js';
 import {
   AbandonedFault,
@@ -38,7 +39,7 @@ type Deps = {
   budget: Pick<TimeBudget, 'turnMs' | 'workMs'>;
   /** Maximum calls that wait for the store. */
   maxPending: number;
-  onShed: (reason: 'in-flight' | 'waited' | 'idempotency-keys') => void;
+  onShed: OnShed;
   logger: Logger;
 };
 
@@ -77,7 +78,7 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
       maxBatch: MAX_REQUESTS,
       maxInFlight: MAX_IN_FLIGHT_PER_SHARD * shards,
       maxInFlightPerPartition: MAX_IN_FLIGHT_PER_SHARD,
-      expiry: { maxWaitMs: budget.turnMs, toError: () => turnAway('waited') },
+      expiry: { maxWaitMs: budget.turnMs, toError: () => shed(onShed, 'waited') },
     });
   const remembering = createBulkCalls(idempotency.remember);
   const reading = createBulkCalls<Pick<KeyedRequest, 'id' | 'projectId'>>((shard, requests) =>
@@ -93,15 +94,9 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
     throw toFault(error);
   }
 
-  function turnAway(reason: 'in-flight' | 'waited'): Fault {
-    onShed(reason);
-    return new Fault('OVERLOADED');
-  }
-
   function refuseNewKey(projectId: number): Fault {
-    onShed('idempotency-keys');
     warnFull(new Error(`project ${projectId} reached its limit of idempotency keys`));
-    return new Fault('TOO_MANY_IDEMPOTENCY_KEYS');
+    return shed(onShed, 'idempotency-keys');
   }
 
   const idOf = ({ id, isSingle }: Keyed, place: number) => (isSingle ? id : toId(`${id}:${groupSize}:${place}`));
@@ -125,7 +120,7 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
   }
 
   async function rememberKey(keyed: Keyed): Promise<void> {
-    if (remembering.pending >= maxPending) throw turnAway('in-flight');
+    if (remembering.pending >= maxPending) throw shed(onShed, 'in-flight');
     checkSame(await remembering.run(shardOfKey(keyed), keyed), keyed);
   }
 
@@ -192,11 +187,11 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
       if (results.some(isVerdict)) throw new Fault('IDEMPOTENCY_KEY_REUSED');
       if (performance.now() > deadline) return; // this request has been turned away
       const isOverloaded = results.some((result) => result instanceof Fault && result.code === 'OVERLOADED');
-      if (isOverloaded || reading.pending >= maxPending) throw turnAway('in-flight');
+      if (isOverloaded || reading.pending >= maxPending) throw shed(onShed, 'in-flight');
       await readRecord();
     };
     await withTimeout(ended(), Math.max(0, deadline - performance.now())).catch((error) => {
-      throw error instanceof Fault ? error : turnAway('waited');
+      throw error instanceof Fault ? error : shed(onShed, 'waited');
     });
   }
 
@@ -239,7 +234,7 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
       ).catch(refuseAll));
     let isNewKey = isFirst && !isKeyInPart;
     if (sender.limit || isFull) {
-      if (reading.pending >= maxPending) throw turnAway('in-flight');
+      if (reading.pending >= maxPending) throw shed(onShed, 'in-flight');
       isNewKey &&= (await read(keyed, shardOfKey(keyed), keyed.id)) === undefined;
       const known = await Promise.all(parts.map((part) => readKnown(keyed, part, results, first)));
       let fresh = known.flatMap((part) => part.fresh).sort((a, b) => a.place - b.place);
