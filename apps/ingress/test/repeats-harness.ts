@@ -9,11 +9,12 @@ import { toAddresses } from '../../../packages/queue/src/admission.js';
 import { createClearLeftovers } from '../../../packages/queue/src/clear-leftovers.js';
 import { connectQueueBackend } from '../../../packages/queue/src/queue-backend.js';
 import { toTimeBudget } from '../src/config.js';
+import { createRecordLimit } from '../src/guards/rate-limiter.js';
 import { createAcceptEntry } from '../src/ingest/accept-entry.js';
 import type { Call, EntryInput, Verdict } from '../src/ingest/call.js';
 import { CircuitBreaker } from '../src/ingest/circuit-breaker.js';
 import { createFindExisting } from '../src/ingest/find-existing.js';
-import { createAcceptKeyed, createRecordLimit, type Keyed } from '../src/ingest/idempotency.js';
+import { createAcceptKeyed, type Keyed } from '../src/ingest/idempotency.js';
 import { createChunkPartitions } from '../src/ingest/partitions.js';
 import { openStepwiseWorker } from './repeats-worker.js';
 

@@ -46,6 +46,14 @@ export function shed(onShed: OnShed, reason: ShedReason, entries = 1, details?: 
   return new Fault(SHED[reason], details);
 }
 
+/** Logs why the queue's store failed, and converts the error. What is not a Fault may have taken effect. */
+export const createToFault =
+  (warn: (error: Error) => void) =>
+  (error: Error): Fault => {
+    warn((error.cause as Error | undefined) ?? error);
+    return error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
+  };
+
 const SAMPLE_INTERVAL_MS = 250;
 const TICK_MS = 20;
 /** Share of Redis maxmemory. Workers need the rest to dequeue jobs. */

@@ -5,8 +5,7 @@ import { createThrottledWarning, type Logger } from '@opm/runtime';
 import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
 import type { Sender } from '../http/request-context.js';
-import { createToFault } from '../ingest/call.js';
-import { type OnShed, shed } from './overload.js';
+import { createToFault, type OnShed, shed } from './overload.js';
 import { TokenReservation } from './token-reservation.js';
 
 export type RateLimiter = {
@@ -125,6 +124,29 @@ export function createRateLimiter(deps: RateLimiterDeps): RateLimiter {
       if (!sender.limit || tokens === 0) return undefined;
       // If the store does not answer, the partner still gets the reason of the refusal.
       return chargeLimited(sender, sender.limit, tokens).catch(() => {});
+    },
+  };
+}
+
+const MAX_FULL_PROJECTS = 10_000;
+
+export type RecordLimit = ReturnType<typeof createRecordLimit>;
+
+/** Knows the projects whose records reached their limit in a shard. Admission reports the bytes of a sample of records. */
+export function createRecordLimit(idempotency: Pick<EntryQueue['idempotency'], 'readBytes' | 'maxBytes'>) {
+  const full = new LRUCache<number, true>({ max: MAX_FULL_PROJECTS });
+  const isOver = (bytes: number) => bytes >= idempotency.maxBytes();
+  return {
+    onBytes(ofProjects: Map<number, number>): void {
+      for (const [projectId, bytes] of ofProjects) if (isOver(bytes)) full.set(projectId, true);
+    },
+    mayBeFull: (projectId: number) => full.size > 0 && full.has(projectId),
+    /** Whether the project's records are at their limit in one of the shards. @throws Fault QUEUE_UNAVAILABLE */
+    async isFull(projectId: number, shards: number[]): Promise<boolean> {
+      const bytes = await Promise.all([...new Set(shards)].map((shard) => idempotency.readBytes(shard, projectId)));
+      if (bytes.some(isOver)) return true;
+      full.delete(projectId);
+      return false;
     },
   };
 }

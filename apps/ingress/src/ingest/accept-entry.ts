@@ -3,7 +3,7 @@ import { awaitAll, GroupCommit, withTimeout } from '@opm/core';
 import { type Admitted, type EntryQueue, findNew, type KeyedPart, toClosedState } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import type { TimeBudget } from '../config.js';
-import { type OnShed, shed } from '../guards/overload.js';
+import { createToFault, type OnShed, shed } from '../guards/overload.js';
 import type { IsAbandoned, Requester } from '../http/request-context.js';
 import { createAcceptRepeats } from './accept-repeats.js';
 import {
@@ -14,7 +14,6 @@ import {
   addCall,
   type Call,
   type CallGroup,
-  createToFault,
   MAX_CHUNK_BYTES,
   type Results,
   toChunks,

@@ -75,14 +75,6 @@ export type CallGroup = {
   isSingle: boolean;
 };
 
-/** Logs why the queue's store failed, and converts the error. What is not a Fault may have taken effect. */
-export const createToFault =
-  (warn: (error: Error) => void) =>
-  (error: Error): Fault => {
-    warn((error.cause as Error | undefined) ?? error);
-    return error instanceof Fault ? error : new Fault('QUEUE_UNAVAILABLE', { cause: error });
-  };
-
 /** A larger job would block Redis and the workers for other jobs for too long. */
 export const MAX_CHUNK_BYTES = 64 * 1024;
 

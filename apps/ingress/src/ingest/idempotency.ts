@@ -3,22 +3,21 @@ import { Fault } from '@opm/contract';
 import { FIELDS, GroupCommit, withTimeout } from '@opm/core';
 import { type EntryQueue, type KeyedRequest, type PartRecord, parsePart, shardOf } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
-import { LRUCache } from 'lru-cache';
 import type { TimeBudget } from '../config.js';
-import { type OnShed, shed } from '../guards/overload.js';
+import { createToFault, type OnShed, shed } from '../guards/overload.js';
+import type { RecordLimit } from '../guards/rate-limiter.js';
 import type { Sender } from '../http/request-context.js';
 import {
   AbandonedFault,
   type AcceptPart,
-  createToFault,
   type EntryInput,
   type PartInput,
   type Results,
   type Verdict,
 } from './call.js';
 
-/** What a key stands for. `isSingle`: the request has one entry, and so one part, which has the id of the request. */
-export type Keyed = KeyedRequest & { isSingle: boolean };
+/** What a key stands for. A request that is no batch has one entry, and so one part, which has the id of the request. */
+export type Keyed = KeyedRequest & { isBatch: boolean };
 
 /**
  * Accepts entries of a keyed request, at most as many as a chunk holds. `first` is the place of the first of them in the
@@ -45,13 +44,14 @@ type Deps = {
 
 const isVerdict = (result: Results[number]): result is Verdict => result !== undefined && 'existed' in result;
 
-/** An entry and its place in the request. */
-type Item = { entry: EntryInput; place: number };
+/** A call. `first`: the place of its first entry in the request. `results`: one per entry, set when they are known. */
+type Attempt = { sender: Sender; keyed: Keyed; first: number; results: Results };
+/** An entry and its index in the call. */
+type Item = { entry: EntryInput; index: number };
 type Part = { shard: number; items: Item[] };
 
 const MAX_REQUESTS = 200;
 const MAX_IN_FLIGHT_PER_SHARD = 4;
-const MAX_FULL = 10_000;
 
 /**
  * Splits keyed requests into parts, each of which is admitted, and answered, once.
@@ -99,7 +99,9 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
     return shed(onShed, 'idempotency-keys');
   }
 
-  const idOf = ({ id, isSingle }: Keyed, place: number) => (isSingle ? id : toId(`${id}:${groupSize}:${place}`));
+  /** The id of the part that begins at the item. */
+  const idOf = ({ keyed: { id, isBatch }, first }: Attempt, { index }: Item) =>
+    isBatch ? toId(`${id}:${groupSize}:${first + index}`) : id;
   const shardOfKey = ({ projectId, id }: Keyed) => shardOf(projectId, id, shards);
 
   function toParts({ projectId }: Keyed, items: Item[]): Part[] {
@@ -119,6 +121,41 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
     return record;
   }
 
+  /** Accepts the entry of a single request, which is the usual case, without what only others need. */
+  async function acceptSingle(sender: Sender, keyed: Keyed, entry: EntryInput): Promise<Results> {
+    const shard = shardOf(keyed.projectId, entry.customerId, shards);
+    if (shard !== shardOfKey(keyed)) await rememberKey(keyed);
+    return acceptOnce(sender, keyed, shard, { id: keyed.id, fingerprint: keyed.fingerprint, entries: [entry] });
+  }
+
+  /**
+   * Reads the records if that can spare something. Sets the known results, and takes tokens for entries without a record.
+   * @returns the parts left to accept, and whether the key must be remembered first
+   */
+  async function leaveOutKnown(attempt: Attempt, parts: Part[]): Promise<{ parts: Part[]; isNewKey: boolean }> {
+    const { sender, keyed, first } = attempt;
+    const isKeyInPart = !keyed.isBatch && parts[0]?.shard === shardOfKey(keyed);
+    let isNewKey = first === 0 && !isKeyInPart;
+    const isFull = first === 0 && (await isRecordLimitReached(keyed, parts)); // a batch that was begun comes to its end
+    if (!sender.limit && !isFull) return { parts, isNewKey };
+    if (reading.pending >= maxPending) throw shed(onShed, 'in-flight');
+    isNewKey &&= (await read(keyed, shardOfKey(keyed), keyed.id)) === undefined;
+    const known = await Promise.all(parts.map((part) => readKnown(attempt, part)));
+    const fresh = known.flatMap((part) => part.fresh).sort((a, b) => a.index - b.index);
+    if (isFull && (isNewKey || (isKeyInPart && fresh.length > 0))) throw refuseNewKey(keyed.projectId);
+    const taken = fresh.length > 0 ? await takeTokens(sender, fresh.length) : 0;
+    const left = [...known.flatMap(({ open }) => open), ...toParts(keyed, fresh.slice(0, taken))];
+    return { parts: left, isNewKey: isNewKey && taken > 0 };
+  }
+
+  /** @throws Fault QUEUE_UNAVAILABLE */
+  async function isRecordLimitReached(keyed: Keyed, parts: Part[]): Promise<boolean> {
+    const { projectId } = keyed;
+    if (!recordLimit.mayBeFull(projectId)) return false;
+    const isFull = recordLimit.isFull(projectId, [shardOfKey(keyed), ...parts.map(({ shard }) => shard)]);
+    return withTimeout(isFull, budget.workMs).catch(refuseAll);
+  }
+
   async function rememberKey(keyed: Keyed): Promise<void> {
     if (remembering.pending >= maxPending) throw shed(onShed, 'in-flight');
     checkSame(await remembering.run(shardOfKey(keyed), keyed), keyed);
@@ -132,8 +169,8 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
    * Sets the results of the part's entries that an earlier attempt has closed.
    * @returns the parts that are open, and the entries without a record
    */
-  async function readKnown(keyed: Keyed, { shard, items }: Part, results: Results, first: number) {
-    const records = await Promise.all(items.map(({ place }) => read(keyed, shard, idOf(keyed, place))));
+  async function readKnown(attempt: Attempt, { shard, items }: Part) {
+    const records = await Promise.all(items.map((item) => read(attempt.keyed, shard, idOf(attempt, item))));
     const open: Part[] = [];
     let next = 0;
     for (let record = records[0]; record; record = records[next]) {
@@ -141,8 +178,8 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
       const known = items.slice(next, next + size);
       if (!existed) open.push({ shard, items: known });
       else {
-        for (const [i, { place }] of known.entries()) {
-          results[place - first] = { existed: existed[i] ?? true, version: record.version + i, isReplayed: true };
+        for (const [i, { index }] of known.entries()) {
+          attempt.results[index] = { existed: existed[i] ?? true, version: record.version + i, isReplayed: true };
         }
       }
       next += size;
@@ -196,77 +233,31 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
   }
 
   /** Accepts the part, and what remains if the record of an earlier attempt covers fewer entries. */
-  async function acceptWhole(sender: Sender, keyed: Keyed, { shard, items }: Part, results: Results, first: number) {
-    for (let left = items; left.length > 0; left = left.filter(({ place }) => results[place - first] === undefined)) {
-      const id = idOf(keyed, left[0]?.place ?? 0);
+  async function acceptWhole(attempt: Attempt, { shard, items }: Part): Promise<void> {
+    const { sender, keyed, results } = attempt;
+    for (let left = items; left.length > 0; left = left.filter(({ index }) => results[index] === undefined)) {
+      const id = idOf(attempt, left[0] as Item);
       const part = { id, fingerprint: keyed.fingerprint, entries: left.map(({ entry }) => entry) };
       const accepted = await acceptOnce(sender, keyed, shard, part).catch((error) => {
         if (!(error instanceof Fault)) throw error;
         return left.map(() => error); // what was accepted before keeps its results
       });
-      for (const [i, { place }] of left.entries()) results[place - first] = accepted[i];
+      for (const [i, { index }] of left.entries()) results[index] = accepted[i];
     }
   }
 
   return async (sender, given, entries, first) => {
+    const [entry] = entries;
+    if (!entry) return [];
     const keyed = { ...given, id: toOwnId(given.id, shards) };
-    const [single] = entries;
-    if (single && keyed.isSingle && !sender.limit && !recordLimit.mayBeFull(keyed.projectId)) {
-      // The usual case, without what only others need.
-      const shard = shardOf(keyed.projectId, single.customerId, shards);
-      if (shard !== shardOfKey(keyed)) await rememberKey(keyed);
-      return acceptOnce(sender, keyed, shard, { id: keyed.id, fingerprint: keyed.fingerprint, entries });
-    }
-    const results: Results = new Array(entries.length).fill(undefined);
-    let parts = toParts(
-      keyed,
-      entries.map((entry, i) => ({ entry, place: first + i })),
-    );
-    const isKeyInPart = keyed.isSingle && parts[0]?.shard === shardOfKey(keyed);
-    const isFirst = first === 0 && parts.length > 0;
-    const isFull =
-      // Only new keys are refused: a batch that was begun comes to its end.
-      isFirst &&
-      recordLimit.mayBeFull(keyed.projectId) &&
-      (await withTimeout(
-        recordLimit.isFull(keyed.projectId, [shardOfKey(keyed), ...parts.map(({ shard }) => shard)]),
-        budget.workMs,
-      ).catch(refuseAll));
-    let isNewKey = isFirst && !isKeyInPart;
-    if (sender.limit || isFull) {
-      if (reading.pending >= maxPending) throw shed(onShed, 'in-flight');
-      isNewKey &&= (await read(keyed, shardOfKey(keyed), keyed.id)) === undefined;
-      const known = await Promise.all(parts.map((part) => readKnown(keyed, part, results, first)));
-      let fresh = known.flatMap((part) => part.fresh).sort((a, b) => a.place - b.place);
-      if (isFull && (isNewKey || (isKeyInPart && fresh.length > 0))) throw refuseNewKey(keyed.projectId);
-      fresh = fresh.slice(0, fresh.length > 0 ? await takeTokens(sender, fresh.length) : 0);
-      isNewKey &&= fresh.length > 0;
-      parts = [...known.flatMap(({ open }) => open), ...toParts(keyed, fresh)];
-    }
+    const mayRead = sender.limit !== undefined || recordLimit.mayBeFull(keyed.projectId);
+    if (!keyed.isBatch && !mayRead) return acceptSingle(sender, keyed, entry);
+    const attempt: Attempt = { sender, keyed, first, results: new Array(entries.length).fill(undefined) };
+    const items = entries.map((entry, index) => ({ entry, index }));
+    const { parts, isNewKey } = await leaveOutKnown(attempt, toParts(keyed, items));
     if (isNewKey) await rememberKey(keyed);
-    await Promise.all(parts.map((part) => acceptWhole(sender, keyed, part, results, first)));
-    return results;
-  };
-}
-
-export type RecordLimit = ReturnType<typeof createRecordLimit>;
-
-/** Knows the projects whose records reached their limit in a shard. Admission reports the bytes of a sample of records. */
-export function createRecordLimit(idempotency: Pick<EntryQueue['idempotency'], 'readBytes' | 'maxBytes'>) {
-  const full = new LRUCache<number, true>({ max: MAX_FULL });
-  const isOver = (bytes: number) => bytes >= idempotency.maxBytes();
-  return {
-    onBytes(ofProjects: Map<number, number>): void {
-      for (const [projectId, bytes] of ofProjects) if (isOver(bytes)) full.set(projectId, true);
-    },
-    mayBeFull: (projectId: number) => full.size > 0 && full.has(projectId),
-    /** Whether the project's records are at their limit in one of the shards. @throws Fault QUEUE_UNAVAILABLE */
-    async isFull(projectId: number, shards: number[]): Promise<boolean> {
-      const bytes = await Promise.all([...new Set(shards)].map((shard) => idempotency.readBytes(shard, projectId)));
-      if (bytes.some(isOver)) return true;
-      full.delete(projectId);
-      return false;
-    },
+    await Promise.all(parts.map((part) => acceptWhole(attempt, part)));
+    return attempt.results;
   };
 }
 
@@ -287,7 +278,7 @@ export function toKeyed(projectId: number, key: string, operation: string, texts
   // Includes the key; otherwise the entries could be guessed from the stored fingerprint.
   const ofKey = `${projectId}:${key}`;
   const fingerprint = hash('sha256', `${ofKey}\n${operation}\n${texts.join('\n')}`, 'base64url').slice(0, 8);
-  return { id: toId(ofKey), fingerprint, projectId, isSingle: operation !== BATCH };
+  return { id: toId(ofKey), fingerprint, projectId, isBatch: operation === BATCH };
 }
 
 /** Ids differ if the number of shards does: then a key may have another shard, and parts have other entries. */
