@@ -65,12 +65,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   const chunks = new GroupCommit<number, CallGroup, Results | Results[number]>({
     async commit(partition, groups) {
       const deadline = performance.now() + budget.workMs;
-      const calls: Call[] = [];
-      // By priority, so that each chunk has consecutive versions.
-      for (const group of groups.toSorted((a, b) => a.priority - b.priority)) {
-        group.first = calls.length;
-        for (const call of group.calls) calls.push(call); // `flatMap` is slower
-      }
+      const calls = inOrderOfPriority(groups);
       const accepted = acceptTogether(chunkPartitions.fromPartition(partition), calls, deadline);
       const results = await withTimeout(accepted, budget.workMs).catch((error) => {
         throw toFault(error);
@@ -228,19 +223,16 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     throw shed(onShed, 'in-flight', entries);
   }
 
-  function createGroup(
-    requester: Requester,
-    partition: number,
-    { part, isSingle = false }: Partial<Pick<CallGroup, 'part' | 'isSingle'>> = {},
-  ): CallGroup {
+  function createGroup(requester: Requester, partition: number, part?: CallGroup['part']): CallGroup {
     const priority = chunkPartitions.priorityOf(requester.projectId, partition);
-    return { requester, part, priority, calls: [], first: 0, bytes: toRequestBytes(requester), isSingle };
+    return { requester, part, priority, calls: [], first: 0, bytes: toRequestBytes(requester), isSingle: false };
   }
 
   const acceptEntry: AcceptEntry = (requester, entry) => {
     checkPending(requester.projectId, 1);
     const partition = chunkPartitions.assign(requester.projectId, entry);
-    const group = createGroup(requester, partition, { isSingle: true });
+    const group = createGroup(requester, partition);
+    group.isSingle = true;
     // The size of the body is an upper bound, and faster than counting the bytes of each value.
     addCall(group, entry, requester.bodyBytes || undefined);
     return chunks.run(partition, group) as Promise<Verdict>;
@@ -272,7 +264,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   const acceptPart: AcceptPart = async (requester, { entries, ...part }) => {
     checkPending(requester.projectId, entries.length);
     const partition = chunkPartitions.assignTogether(requester.projectId, entries);
-    const group = createGroup(requester, partition, { part });
+    const group = createGroup(requester, partition, part);
     for (const entry of entries) addCall(group, entry);
     return runGroup(partition, group);
   };
@@ -284,4 +276,14 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     pending: () => chunks.pending,
     chunksInFlight: () => chunks.inFlight,
   };
+}
+
+/** Sets the place of each group. Each chunk, which has one priority, gets consecutive versions. */
+function inOrderOfPriority(groups: CallGroup[]): Call[] {
+  const calls: Call[] = [];
+  for (const group of groups.toSorted((a, b) => a.priority - b.priority)) {
+    group.first = calls.length;
+    for (const call of group.calls) calls.push(call); // `flatMap` is slower
+  }
+  return calls;
 }
