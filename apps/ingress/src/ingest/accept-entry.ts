@@ -1,6 +1,6 @@
 import { Fault } from '@opm/contract';
 import { awaitAll, GroupCommit, withTimeout } from '@opm/core';
-import { type Admitted, type EntryQueue, findNew, type KeyedPart, toClosedState } from '@opm/queue';
+import { type Admitted, type EntryQueue, findNew, toClosedState } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import type { TimeBudget } from '../config.js';
 import { createToFault, type OnShed, shed } from '../guards/overload.js';
@@ -12,9 +12,11 @@ import {
   type AcceptEntry,
   type AcceptPart,
   addCall,
+  type Bulk,
   type Call,
   type CallGroup,
   MAX_CHUNK_BYTES,
+  pickCalls,
   type Results,
   toChunks,
   toKeyedParts,
@@ -23,7 +25,7 @@ import {
   withMerged,
 } from './call.js';
 import type { FindExisting } from './find-existing.js';
-import type { ChunkPartition, ChunkPartitions } from './partitions.js';
+import type { ChunkPartitions } from './partitions.js';
 
 type AcceptEntryDeps = {
   queue: Pick<EntryQueue, 'admit' | 'admitAgain' | 'release' | 'enqueue'> & {
@@ -66,8 +68,10 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     async commit(partition, groups) {
       const deadline = performance.now() + budget.workMs;
       const calls = inOrderOfPriority(groups);
-      const accepted = acceptTogether(chunkPartitions.fromPartition(partition), calls, deadline);
-      const results = await withTimeout(accepted, budget.workMs).catch((error) => {
+      const { shard, waitsForLookUp } = chunkPartitions.fromPartition(partition);
+      const replyAt = deadline - budget.replyMs;
+      const bulk = { shard, waitsForLookUp, calls, parts: toKeyedParts(calls), deadline, replyAt };
+      const results = await withTimeout(acceptTogether(bulk), budget.workMs).catch((error) => {
         throw toFault(error);
       });
       if (results.length !== calls.length) throw new Error('there must be one result per entry');
@@ -88,16 +92,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     refuse: refuseAbandoned,
   });
 
-  const acceptRepeats = createAcceptRepeats({
-    queue,
-    findExisting,
-    budget,
-    acceptTogether,
-    enqueue,
-    closeParts,
-    release,
-    toFaults,
-  });
+  const acceptRepeats = createAcceptRepeats({ queue, findExisting, acceptTogether, finish, toFaults });
 
   /**
    * Refuses an entry whose partner may have given up and sent a newer one to another ingress. Admitted now, the old
@@ -114,61 +109,63 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     return shed(onShed, 'waited', calls.length);
   }
 
-  async function acceptTogether(partition: ChunkPartition, calls: Call[], deadline: number): Promise<Results> {
-    const { shard } = partition;
-    const parts = toKeyedParts(calls);
+  async function acceptTogether(bulk: Bulk): Promise<Results> {
+    const { shard, calls, parts } = bulk;
     const { admitted, known, backlogs, recordBytes } = await queue.admit(shard, calls, parts);
     chunkPartitions.onBacklogs(shard, backlogs);
     if (recordBytes.size > 0) onRecordBytes(recordBytes);
-    if (!known) return acceptAdmitted(partition, calls, parts, admitted, deadline);
+    if (!known) return acceptAdmitted(bulk, admitted);
     const places = findNew([...calls.keys()], parts, known);
-    const fresh = places.map((place) => calls[place] as Call);
+    const fresh = pickCalls(bulk, places);
     // A failure of repeats is not one of the others.
     const [results, own] = await Promise.all([
-      acceptRepeats(partition, calls, parts, known, deadline).catch((error): Results => toFaults(error, calls)),
-      acceptAdmitted(partition, fresh, toKeyedParts(fresh), admitted, deadline).catch((error) =>
-        toFaults(error, fresh),
-      ),
+      acceptRepeats(bulk, known).catch((error): Results => toFaults(error, calls)),
+      places.length > 0 ? acceptAdmitted(fresh, admitted).catch((error) => toFaults(error, fresh.calls)) : [],
     ]);
     for (const [i, place] of places.entries()) results[place] = own[i];
     return results;
   }
+
+  const acceptAdmitted = (bulk: Bulk, admitted: Admitted[]): Promise<Results> =>
+    finish(bulk, admitted, decide(admitted, bulk.replyAt));
 
   function toFaults(error: Error, calls: Call[]): Fault[] {
     const fault = toFault(error);
     return calls.map(() => fault);
   }
 
-  async function acceptAdmitted(
-    partition: ChunkPartition,
-    calls: Call[],
-    parts: KeyedPart[],
-    admitted: Admitted[],
-    deadline: number,
-  ): Promise<Verdict[]> {
-    if (calls.length === 0) return [];
+  /**
+   * Looks up the customers without a claim. Starts after the admission, or another ingress could admit and persist an entry
+   * in between. May overlap with the enqueue, because it ignores rows that are not older than these versions.
+   */
+  async function decide(admitted: Admitted[], replyAt: number): Promise<Verdict[]> {
+    const unclaimed = admitted.filter(({ previous }) => !previous);
+    const existing = await findExisting(unclaimed, replyAt);
+    let place = 0;
+    return admitted.map(({ previous, version }): Verdict => {
+      return { existed: previous ? !previous.erased : (existing?.has(place++) ?? true), version };
+    });
+  }
+
+  /**
+   * Enqueues admitted calls and closes their keyed parts. If that fails, releases the claims.
+   * @param deciding runs beside the enqueue, and then must not reject, unless the calls wait for the look-up
+   */
+  async function finish(bulk: Bulk, admitted: Admitted[], deciding: Promise<Verdict[]>): Promise<Verdict[]> {
     try {
-      // Starts after the admission, or another ingress could admit and persist an entry in between. It may overlap with
-      // the enqueue, because it ignores rows that are not older than these versions.
-      const unclaimed = admitted.filter(({ previous }) => !previous);
-      const lookUp = findExisting(unclaimed, deadline - budget.replyMs);
       // After an erasure, the rows written by this chunk would hide whether the customer existed before.
-      if (partition.waitsForLookUp || calls.some(isAboutErased)) await lookUp;
-      await enqueue(partition, calls, admitted, deadline);
-      const existing = await lookUp;
-      let place = 0;
-      const verdicts = admitted.map(({ previous, version }): Verdict => {
-        return { existed: previous ? !previous.erased : (existing?.has(place++) ?? true), version };
-      });
-      return parts.length > 0 ? await closeParts(partition.shard, parts, admitted, verdicts, deadline) : verdicts;
+      if (bulk.waitsForLookUp || bulk.calls.some(isAboutErased)) await deciding;
+      await enqueue(bulk, admitted);
+      const verdicts = await deciding;
+      return bulk.parts.length > 0 ? await closeParts(bulk, admitted, verdicts) : verdicts;
     } catch (error) {
-      await release(partition.shard, admitted);
+      await release(bulk.shard, admitted);
       throw error;
     }
   }
 
   /** @throws Fault QUEUE_UNAVAILABLE after the deadline: the partners already have a 503, and may have sent newer entries */
-  async function enqueue({ shard }: ChunkPartition, calls: Call[], admitted: Admitted[], deadline: number) {
+  async function enqueue({ shard, calls, deadline }: Bulk, admitted: Admitted[]): Promise<void> {
     if (performance.now() > deadline) throw new Fault('QUEUE_UNAVAILABLE');
     const enqueueing = toChunks(calls, admitted).map(async ({ entries, priority }) => {
       const jobId = await queue.enqueue(shard, { entries }, priority);
@@ -184,17 +181,15 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
    * @returns the verdicts, merged with those of concurrent attempts
    */
   async function closeParts(
-    shard: number,
-    parts: KeyedPart[],
+    { shard, parts, replyAt }: Bulk,
     admitted: Admitted[],
     verdicts: Verdict[],
-    deadline: number,
   ): Promise<Verdict[]> {
     const existed = verdicts.map((verdict) => verdict.existed);
     const closed = parts.map(({ id, first, size }) => {
       return { id, version: admitted[first]?.version ?? 0, state: toClosedState(existed, first, size) };
     });
-    const timeoutMs = Math.max(1, deadline - budget.replyMs - performance.now());
+    const timeoutMs = Math.max(1, replyAt - performance.now());
     const closing = queue.idempotency.close(shard, closed).then((merged) => withMerged(verdicts, parts, merged));
     return withTimeout(closing, timeoutMs).catch((error) => {
       warnNotClosed(error);

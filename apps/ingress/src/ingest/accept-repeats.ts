@@ -9,39 +9,22 @@ import {
   parseOpen,
   parsePart,
 } from '@opm/queue';
-import type { TimeBudget } from '../config.js';
-import type { Call, Results, Verdict } from './call.js';
+import { type Bulk, type Call, pickCalls, type Results, type Verdict } from './call.js';
 import type { FindExisting } from './find-existing.js';
-import type { ChunkPartition } from './partitions.js';
 
 type AcceptRepeatsDeps = {
   queue: Pick<EntryQueue, 'admitAgain'>;
   findExisting: FindExisting;
-  budget: Pick<TimeBudget, 'replyMs'>;
-  acceptTogether: (partition: ChunkPartition, calls: Call[], deadline: number) => Promise<Results>;
-  enqueue: (partition: ChunkPartition, calls: Call[], admitted: AdmittedAgain[], deadline: number) => Promise<void>;
-  closeParts: (
-    shard: number,
-    parts: KeyedPart[],
-    admitted: AdmittedAgain[],
-    verdicts: Verdict[],
-    deadline: number,
-  ) => Promise<Verdict[]>;
-  release: (shard: number, admitted: AdmittedAgain[]) => Promise<void>;
+  acceptTogether: (bulk: Bulk) => Promise<Results>;
+  finish: (bulk: Bulk, admitted: AdmittedAgain[], deciding: Promise<Verdict[]>) => Promise<Verdict[]>;
   toFaults: (error: Error, calls: Call[]) => Fault[];
 };
 
 /**
- * Accepts the keyed parts of a chunk that have a record of an earlier attempt. `known`: the records, by part. Resolves with one
- * result per call of the chunk; undefined for the calls of other parts.
+ * Accepts the keyed parts that have a record of an earlier attempt. `known`: the records, by part. Resolves with one result
+ * per call of the bulk; undefined for the calls of other parts.
  */
-type AcceptRepeats = (
-  partition: ChunkPartition,
-  calls: Call[],
-  parts: KeyedPart[],
-  known: (PartRecord | undefined)[],
-  deadline: number,
-) => Promise<Results>;
+type AcceptRepeats = (bulk: Bulk, known: (PartRecord | undefined)[]) => Promise<Results>;
 
 /** For `FindExisting`: at the highest version it says whether a customer exists, at the lowest whether it was ever erased. */
 const EXISTS_NOW = Number.MAX_SAFE_INTEGER;
@@ -52,7 +35,7 @@ const WAS_ERASED = 1;
  * queued again, with its first version, so it changes nothing that is newer.
  */
 export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
-  const { queue, findExisting, budget, acceptTogether, enqueue, closeParts, release, toFaults } = deps;
+  const { queue, findExisting, acceptTogether, finish, toFaults } = deps;
 
   /**
    * Whether each customer existed before the first attempt. That is certain only if nothing else was accepted since: the first
@@ -60,7 +43,7 @@ export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
    * any trace of the customer counts: a missing 201 is better than a second one. The claim of an earlier repeat says
    * nothing of the time before that repeat.
    */
-  async function decideVerdicts(parts: OpenPart[], admitted: AdmittedAgain[], deadline: number): Promise<Verdict[]> {
+  async function decide(parts: OpenPart[], admitted: AdmittedAgain[], replyAt: number): Promise<Verdict[]> {
     const firsts = parts.flatMap(({ record, size }) => {
       const { previous, claim } = parseOpen(record);
       return [...previous.padEnd(size, '-')].map((found) => ({ found, isClaimOfFirst: claim === record.version }));
@@ -79,31 +62,21 @@ export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
     });
     const existing = await findExisting(
       asked.map(({ query }) => query),
-      deadline - budget.replyMs,
+      replyAt,
     );
     const existed = new Set(asked.filter((_, i) => existing?.has(i) ?? true).map(({ place }) => place));
     return admitted.map(({ version }, place) => ({ existed: verdicts[place] ?? existed.has(place), version }));
   }
 
-  async function acceptAgain(
-    partition: ChunkPartition,
-    calls: Call[],
-    parts: OpenPart[],
-    deadline: number,
-  ): Promise<Results> {
-    const admitted = await queue.admitAgain(partition.shard, calls, parts);
-    if (!admitted) return acceptTogether(partition, calls, deadline); // a concurrent attempt has changed a record
-    try {
-      const verdicts = await decideVerdicts(parts, admitted, deadline); // before the enqueue, which may change the rows
-      await enqueue(partition, calls, admitted, deadline);
-      return await closeParts(partition.shard, parts, admitted, verdicts, deadline);
-    } catch (error) {
-      await release(partition.shard, admitted);
-      throw error;
-    }
+  async function acceptAgain(bulk: Bulk, parts: OpenPart[]): Promise<Results> {
+    const admitted = await queue.admitAgain(bulk.shard, bulk.calls, parts);
+    if (!admitted) return acceptTogether(bulk); // a concurrent attempt has changed a record
+    // Waits for the look-up, because the enqueue may change the rows.
+    return finish({ ...bulk, waitsForLookUp: true }, admitted, decide(parts, admitted, bulk.replyAt));
   }
 
-  return async (partition, calls, parts, known, deadline) => {
+  return async (bulk, known) => {
+    const { calls, parts } = bulk;
     const results: Results = new Array(calls.length).fill(undefined);
     const open: OpenPart[] = [];
     const places: number[] = [];
@@ -122,8 +95,8 @@ export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
       }
     }
     if (open.length === 0) return results;
-    const own = places.map((place) => calls[place] as Call);
-    const accepted = await acceptAgain(partition, own, open, deadline).catch((error): Results => toFaults(error, own));
+    const own = pickCalls(bulk, places);
+    const accepted = await acceptAgain(own, open).catch((error): Results => toFaults(error, own.calls));
     for (const [i, place] of places.entries()) results[place] = accepted[i];
     return results;
   };

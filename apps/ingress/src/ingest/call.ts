@@ -9,6 +9,7 @@ import {
   parseClosedState,
 } from '@opm/queue';
 import type { Requester } from '../http/request-context.js';
+import type { ChunkPartition } from './partitions.js';
 
 /** An entry or an erasure as a partner sent it, before admission gives it a version. */
 export type EntryInput = Omit<CustomerEntry, 'version'>;
@@ -74,6 +75,22 @@ export type CallGroup = {
   /** The result is that of the only call, which spares a promise for every entry; else an array. */
   isSingle: boolean;
 };
+
+/** Calls that are admitted together, and the keyed parts among them. Times are `performance.now()`, in ms. */
+export type Bulk = ChunkPartition & {
+  calls: Call[];
+  parts: KeyedPart[];
+  /** When the partners get a 503. */
+  deadline: number;
+  /** A little earlier: when PostgreSQL, and the store of the parts' records, must have answered. */
+  replyAt: number;
+};
+
+/** The calls at these places of a bulk. */
+export function pickCalls(bulk: Bulk, places: number[]): Bulk {
+  const calls = places.map((place) => bulk.calls[place] as Call);
+  return { ...bulk, calls, parts: toKeyedParts(calls) };
+}
 
 /** A larger job would block Redis and the workers for other jobs for too long. */
 export const MAX_CHUNK_BYTES = 64 * 1024;
