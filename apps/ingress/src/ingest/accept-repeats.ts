@@ -9,7 +9,7 @@ import {
   parseOpen,
   parsePart,
 } from '@opm/queue';
-import { type Bulk, type Call, pickCalls, type Results, type Verdict } from './call.js';
+import { type Bulk, type Call, pickCalls, type Results, toReplayed, type Verdict } from './call.js';
 import type { FindExisting } from './find-existing.js';
 
 type AcceptRepeatsDeps = {
@@ -86,9 +86,7 @@ export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
       const outcome = toOutcome(part, record);
       if (outcome instanceof Fault) results.fill(outcome, part.first, part.first + part.size);
       else if (outcome.existed) {
-        for (const [j, existed] of outcome.existed.entries()) {
-          results[part.first + j] = { existed, version: record.version + j, isReplayed: true };
-        }
+        for (const [j, verdict] of toReplayed(record, outcome.existed).entries()) results[part.first + j] = verdict;
       } else {
         open.push({ ...part, first: places.length, size: outcome.size, record });
         for (let j = 0; j < outcome.size; j++) places.push(part.first + j);

@@ -6,6 +6,7 @@ import {
   type Chunk,
   type ChunkEntry,
   type KeyedPart,
+  type PartRecord,
   parseClosedState,
 } from '@opm/queue';
 import type { Requester } from '../http/request-context.js';
@@ -20,6 +21,10 @@ export type EntryInput = Omit<CustomerEntry, 'version'>;
  * - `isReplayed`: the verdict is the one that an earlier attempt with the same idempotency key got.
  */
 export type Verdict = { existed: boolean; version: Version; isReplayed?: true };
+
+/** The verdicts of a part whose record is closed. */
+export const toReplayed = ({ version }: PartRecord, existed: boolean[]): Verdict[] =>
+  existed.map((own, i) => ({ existed: own, version: version + i, isReplayed: true }));
 
 /** Refuses calls that nobody waits for any more. They were not admitted. */
 export class AbandonedFault extends Fault {

@@ -13,6 +13,7 @@ import {
   type EntryInput,
   type PartInput,
   type Results,
+  toReplayed,
   type Verdict,
 } from './call.js';
 
@@ -176,12 +177,9 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
     for (let record = records[0]; record; record = records[next]) {
       const { size = items.length, existed } = parsePart(record) ?? {};
       const known = items.slice(next, next + size);
-      if (!existed) open.push({ shard, items: known });
-      else {
-        for (const [i, { index }] of known.entries()) {
-          attempt.results[index] = { existed: existed[i] ?? true, version: record.version + i, isReplayed: true };
-        }
-      }
+      const verdicts = existed && toReplayed(record, existed);
+      if (verdicts) for (const [i, { index }] of known.entries()) attempt.results[index] = verdicts[i];
+      else open.push({ shard, items: known });
       next += size;
     }
     return { open, fresh: items.slice(next) };
