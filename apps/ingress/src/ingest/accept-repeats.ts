@@ -1,4 +1,5 @@
 import { Fault } from '@opm/contract';
+import type { Version } from '@opm/core';
 import {
   type AdmittedAgain,
   type EntryQueue,
@@ -26,10 +27,6 @@ type AcceptRepeatsDeps = {
  */
 type AcceptRepeats = (bulk: Bulk, known: (PartRecord | undefined)[]) => Promise<Results>;
 
-/** For `FindExisting`: at the highest version it says whether a customer exists, at the lowest whether it was ever erased. */
-const EXISTS_NOW = Number.MAX_SAFE_INTEGER;
-const WAS_ERASED = 1;
-
 /**
  * A part whose record is closed gets its first verdicts. A part whose record is open may have been queued or not: it is
  * queued again, with its first version, so it changes nothing that is newer.
@@ -37,42 +34,30 @@ const WAS_ERASED = 1;
 export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
   const { queue, findExisting, acceptTogether, finish, toFaults } = deps;
 
-  /**
-   * Whether each customer existed before the first attempt. That is certain only if nothing else was accepted since: the first
-   * admission found a claim, or its own claim or an older entry's is there. Otherwise another entry may have got the 201, so
-   * any trace of the customer counts: a missing 201 is better than a second one. The claim of an earlier repeat says
-   * nothing of the time before that repeat.
-   */
-  async function decide(parts: OpenPart[], admitted: AdmittedAgain[], replyAt: number): Promise<Verdict[]> {
-    const firsts = parts.flatMap(({ record, size }) => {
+  /** Looks up the customers for which the claims do not decide. */
+  async function decideAll(parts: OpenPart[], admitted: AdmittedAgain[], replyAt: number): Promise<Verdict[]> {
+    const repeats = parts.flatMap(({ record, first, size }) => {
       const { previous, claim } = parseOpen(record);
-      return [...previous.padEnd(size, '-')].map((found) => ({ found, isClaimOfFirst: claim === record.version }));
+      return admitted.slice(first, first + size).map((own, i) => {
+        return { ...own, existed: decide(own, previous[i], claim === record.version) };
+      });
     });
-    const isFirstStanding = admitted.map(({ found }, i) => found === 'own' && firsts[i]?.isClaimOfFirst === true);
-    const verdicts = admitted.map(({ found, previous }, i) => {
-      const foundAtFirst = firsts[i]?.found; // a letter of `OpenState.previous`
-      if (found === 'older') return previous?.erased !== true;
-      if (foundAtFirst === 'p' || found === 'newer') return true;
-      return foundAtFirst === 'e' && isFirstStanding[i] ? false : undefined;
+    const queries = repeats.flatMap(({ projectId, customerId, existed }) => {
+      return typeof existed === 'boolean' ? [] : existed.map((version) => ({ projectId, customerId, version }));
     });
-    const asked = admitted.flatMap(({ projectId, customerId, version }, place) => {
-      if (verdicts[place] !== undefined) return [];
-      const versions = isFirstStanding[place] ? [version] : [EXISTS_NOW, WAS_ERASED];
-      return versions.map((at) => ({ place, query: { projectId, customerId, version: at } }));
+    const existing = await findExisting(queries, replyAt);
+    let place = 0;
+    const isFound = () => existing?.has(place++) ?? true;
+    return repeats.map(({ version, existed }) => {
+      return { existed: typeof existed === 'boolean' ? existed : existed.map(isFound).includes(true), version };
     });
-    const existing = await findExisting(
-      asked.map(({ query }) => query),
-      replyAt,
-    );
-    const existed = new Set(asked.filter((_, i) => existing?.has(i) ?? true).map(({ place }) => place));
-    return admitted.map(({ version }, place) => ({ existed: verdicts[place] ?? existed.has(place), version }));
   }
 
   async function acceptAgain(bulk: Bulk, parts: OpenPart[]): Promise<Results> {
     const admitted = await queue.admitAgain(bulk.shard, bulk.calls, parts);
     if (!admitted) return acceptTogether(bulk); // a concurrent attempt has changed a record
     // Waits for the look-up, because the enqueue may change the rows.
-    return finish({ ...bulk, waitsForLookUp: true }, admitted, decide(parts, admitted, bulk.replyAt));
+    return finish({ ...bulk, waitsForLookUp: true }, admitted, decideAll(parts, admitted, bulk.replyAt));
   }
 
   return async (bulk, known) => {
@@ -106,4 +91,27 @@ function toOutcome(part: KeyedPart, record: PartRecord): PartState | Fault {
   if (!state) return new Fault('IDEMPOTENCY_KEY_REUSED');
   // A concurrent attempt had more tokens. The repeat will find its record before it takes tokens.
   return state.size > part.size ? new Fault('OVERLOADED') : state;
+}
+
+/** For `FindExisting`: at the highest version it says whether a customer exists, at the lowest whether it was ever erased. */
+const EXISTS_NOW = Number.MAX_SAFE_INTEGER;
+const WAS_ERASED = 1;
+
+/**
+ * Whether the customer existed before the first attempt, or the versions at which to look it up: it did if it is found at one.
+ * The answer is certain only if nothing else was accepted since: the first admission found a claim, or its own claim or an older
+ * entry's is there. Otherwise another entry may have got the 201, so any trace of the customer counts: a missing 201 is
+ * better than a second one.
+ * @param foundAtFirst a letter of `OpenState.previous`
+ * @param isClaimOfFirst false if a repeat gave the part its claims: they say nothing of the time before that repeat
+ */
+function decide(
+  { found, previous, version }: AdmittedAgain,
+  foundAtFirst: string | undefined,
+  isClaimOfFirst: boolean,
+): boolean | Version[] {
+  if (found === 'older') return previous?.erased !== true;
+  if (found === 'newer' || foundAtFirst === 'p') return true;
+  if (found === 'none' || !isClaimOfFirst) return [EXISTS_NOW, WAS_ERASED];
+  return foundAtFirst === 'e' ? false : [version];
 }
