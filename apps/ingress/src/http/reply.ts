@@ -33,11 +33,11 @@ const MAX_REFUSALS = 10_000;
 /** The answer to an accepted entry or erasure, and its receipt. If it is replayed, the entry has been counted already. */
 type Accepted = { answer: Answer; receipt: string; isReplayed: boolean };
 
-/** The result of one entry. */
-export type Result = Accepted | Fault;
+/** The answer to one entry. */
+export type EntryAnswer = Accepted | Fault;
 
 /** The body of a batch. Its `results` have the same bytes as the bodies of single calls. */
-function toBatchBody(results: Result[]): string {
+function toBatchBody(results: EntryAnswer[]): string {
   const receipts = results.map((result) => (result instanceof Fault ? null : result.receipt));
   const rejected = results.filter((result) => result instanceof Fault).length;
   const head = JSON.stringify({ ...ANSWERS.multiStatus, accepted: results.length - rejected, rejected });
@@ -48,24 +48,24 @@ function toBatchBody(results: Result[]): string {
 /** The bodies that never change, serialized once. */
 const BODIES = new Map<Answer, string>(Object.values(ANSWERS).map((answer) => [answer, JSON.stringify(answer)]));
 
-/** What an entry gets, or an erasure of a customer that existed. */
+/** The answer to an accepted entry, or to the erasure of a customer that existed. */
 export function toAccepted(
   { existed, version, isReplayed }: Verdict,
   { customerId, fields }: EntryInput,
-  accepted: 'updateAccepted' | 'erasureAccepted' = 'updateAccepted',
+  ifExisted: 'updateAccepted' | 'erasureAccepted' = 'updateAccepted',
 ): Accepted {
   // A literal, because `{ ...entry, version }` costs a microsecond.
   const receipt = toReceipt({ version, customerId, fields });
-  return { answer: existed ? ANSWERS[accepted] : ANSWERS.created, receipt, isReplayed: isReplayed === true };
+  return { answer: existed ? ANSWERS[ifExisted] : ANSWERS.created, receipt, isReplayed: isReplayed === true };
 }
 
-const ACCEPTED = new Map<Answer, keyof Counts>([
+const COUNTERS = new Map<Answer, keyof Counts>([
   [ANSWERS.created, 'created'],
   [ANSWERS.updateAccepted, 'updated'],
   [ANSWERS.erasureAccepted, 'erased'],
 ]);
 
-const toCounter = ({ answer, isReplayed }: Accepted) => (isReplayed ? undefined : ACCEPTED.get(answer));
+const toCounter = ({ answer, isReplayed }: Accepted) => (isReplayed ? undefined : COUNTERS.get(answer));
 
 type ReplyDeps = {
   activity: Pick<ActivityReporter, 'of' | 'onKeyUse' | 'onLatency'>;
@@ -102,7 +102,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
     return ms;
   }
 
-  function count(response: Response, result: Result): void {
+  function count(response: Response, result: EntryAnswer): void {
     const { projectId } = contextOf(response);
     const counter = result instanceof Fault ? toRefused(statusOf(result)) : toCounter(result);
     if (projectId === 0 || !counter) return;
@@ -142,7 +142,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
      * Sends one result per entry, in order, each equal to that of the single call. `retry-after` is the longest of
      * them.
      */
-    batch(response: Response, results: Result[]): void {
+    batch(response: Response, results: EntryAnswer[]): void {
       const waits = results.map((result) => (result instanceof Fault ? result.retryAfterSeconds : 0));
       const longest = waits.reduce((a, b) => Math.max(a, b), 0);
       send(response, ANSWERS.multiStatus.statusCode, toBatchBody(results), longest);
@@ -153,7 +153,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
       send(response, status, body);
     },
     /** Counts the entries of a batch that gets another answer than {@link batch}. */
-    countResults(response: Response, results: Result[]): void {
+    countResults(response: Response, results: EntryAnswer[]): void {
       for (const result of results) count(response, result);
     },
     fault(response: Response, fault: Fault): void {

@@ -5,7 +5,7 @@ import type { BatchMemory, Slices } from '../guards/batch-limits.js';
 import type { Overload } from '../guards/overload.js';
 import type { RateLimiter } from '../guards/rate-limiter.js';
 import type { Inflate, OnPart } from '../http/read-body.js';
-import { type Reply, type Result, toAccepted } from '../http/reply.js';
+import { type EntryAnswer, type Reply, toAccepted } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
 import { type AcceptEntries, MAX_CHUNK_BYTES, type Results, toBytes } from '../ingest/call.js';
 import { type AcceptKeyed, BATCH, toKeyed, toText } from '../ingest/idempotency.js';
@@ -71,7 +71,7 @@ export function postEntries(deps: {
     onPart: OnPart,
     key: string,
     response: Response,
-  ): Promise<Result[]> {
+  ): Promise<EntryAnswer[]> {
     const body = await readWhole(request, { context, onPart, inflate });
     const batch = read(context, request, onPart, body);
     const items: BatchItem[] = [];
@@ -99,9 +99,9 @@ export function postEntries(deps: {
     response: Response,
     batch: { groups: AsyncIterable<BatchItem[]> | Iterable<BatchItem[]>; refusedTokens: number },
     acceptGroup: AcceptGroup,
-  ): Promise<Result[]> {
+  ): Promise<EntryAnswer[]> {
     const context = contextOf(response);
-    const results: (Result | undefined)[] = []; // undefined: not tried
+    const results: (EntryAnswer | undefined)[] = []; // undefined: not tried
     let validBefore = 0; // entries of earlier groups
     let refusal: Fault | undefined;
     let isOver = false;
@@ -137,7 +137,11 @@ export function postEntries(deps: {
   }
 
   /** @returns one result per entry; undefined, or none, where the project's rate limit is reached */
-  async function accept(entries: Entry[], first: number, acceptGroup: AcceptGroup): Promise<(Result | undefined)[]> {
+  async function accept(
+    entries: Entry[],
+    first: number,
+    acceptGroup: AcceptGroup,
+  ): Promise<(EntryAnswer | undefined)[]> {
     try {
       const outcomes = await acceptGroup(entries, first);
       return outcomes.map((outcome, i) => {
