@@ -7,10 +7,13 @@ import type { RateLimiter } from '../guards/rate-limiter.js';
 import type { Inflate, OnPart } from '../http/read-body.js';
 import { type EntryAnswer, type Reply, toAccepted } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
-import { type AcceptEntries, MAX_CHUNK_BYTES, type Results, toBytes } from '../ingest/call.js';
+import type { AcceptEntries, Results } from '../ingest/call.js';
 import { type AcceptKeyed, BATCH, toKeyed, toText } from '../ingest/idempotency.js';
 import { checkRequest } from './post-entry.js';
-import { type BatchItem, readBatch, readWhole } from './read-batch.js';
+import { type BatchItem, readBatch, readWhole, regroup } from './read-batch.js';
+
+/** `refusedTokens`: the tokens of refused entries of the groups that have been read. */
+type Batch = { groups: AsyncIterable<BatchItem[]> | Iterable<BatchItem[]>; refusedTokens: number };
 
 /** Accepts a group's entries; `first` is the place of the first of them among the batch's valid entries. */
 type AcceptGroup = (entries: Entry[], first: number) => Promise<Results>;
@@ -42,7 +45,7 @@ export function postEntries(deps: {
     try {
       const results =
         key === undefined
-          ? await acceptAll(response, read(context, request, held.take), async (entries) => {
+          ? await acceptGroups(response, openBatch(context, request, held.take), async (entries) => {
               const taken = await rateLimiter.take(context, entries.length);
               return taken === 0 ? [] : acceptEntries(context, entries.slice(0, taken));
             })
@@ -53,14 +56,13 @@ export function postEntries(deps: {
     }
   };
 
-  /** The groups of the batch. `refusedTokens` counts the tokens of refused entries as the groups are read. */
-  function read(context: RequestContext, request: IncomingMessage, onPart: OnPart, body?: Buffer) {
+  function openBatch(context: RequestContext, request: IncomingMessage, onPart: OnPart, body?: Buffer): Batch {
+    const batch: Batch = { groups: [], refusedTokens: 0 };
     const nextSlice = () => slices.next(context.projectId);
     const onRefused = (tokens: number) => {
       batch.refusedTokens += tokens;
     };
-    const groups = readBatch(request, { context, onPart, inflate, groupSize, nextSlice, onRefused }, body);
-    const batch = { refusedTokens: 0, groups };
+    batch.groups = readBatch(request, { context, onPart, inflate, groupSize, nextSlice, onRefused }, body);
     return batch;
   }
 
@@ -73,7 +75,7 @@ export function postEntries(deps: {
     response: Response,
   ): Promise<EntryAnswer[]> {
     const body = await readWhole(request, { context, onPart, inflate });
-    const batch = read(context, request, onPart, body);
+    const batch = openBatch(context, request, onPart, body);
     const items: BatchItem[] = [];
     const texts: string[] = [];
     for await (const group of batch.groups) {
@@ -82,8 +84,8 @@ export function postEntries(deps: {
     }
     const keyed = toKeyed(context.projectId, key, BATCH, texts);
     let notReplayed = items.filter((item) => !(item instanceof Fault)).length;
-    const whole = { refusedTokens: batch.refusedTokens, groups: regroup(items, groupSize) };
-    return acceptAll(response, whole, async (entries, first) => {
+    const whole: Batch = { groups: regroup(items, groupSize), refusedTokens: batch.refusedTokens };
+    return acceptGroups(response, whole, async (entries, first) => {
       const outcomes = await acceptKeyed(context, keyed, entries, first);
       for (const outcome of outcomes) if (outcome && 'isReplayed' in outcome) notReplayed--;
       if (entries.length > 0 && notReplayed === 0) {
@@ -95,11 +97,7 @@ export function postEntries(deps: {
   }
 
   /** @throws Fault that refuses the batch; also if none of its entries could be queued */
-  async function acceptAll(
-    response: Response,
-    batch: { groups: AsyncIterable<BatchItem[]> | Iterable<BatchItem[]>; refusedTokens: number },
-    acceptGroup: AcceptGroup,
-  ): Promise<EntryAnswer[]> {
+  async function acceptGroups(response: Response, batch: Batch, acceptGroup: AcceptGroup): Promise<EntryAnswer[]> {
     const context = contextOf(response);
     const results: (EntryAnswer | undefined)[] = []; // undefined: not tried
     let validBefore = 0; // entries of earlier groups
@@ -110,7 +108,7 @@ export function postEntries(deps: {
         context.receivedAt = performance.now(); // the duration of the upload does not count as time to answer
         const entries = group.filter((item): item is Entry => !(item instanceof Fault));
         // Entries after a refused one are not tried: a retry would give the refused, earlier entry the higher version.
-        const outcomes = refusal || isOver ? [] : await accept(entries, validBefore, acceptGroup);
+        const outcomes = refusal || isOver ? [] : await toAnswers(entries, validBefore, acceptGroup);
         validBefore += entries.length;
         refusal ??= outcomes.find((outcome) => outcome instanceof Fault);
         isOver ||= entries.some((_, i) => outcomes[i] === undefined);
@@ -137,7 +135,7 @@ export function postEntries(deps: {
   }
 
   /** @returns one result per entry; undefined, or none, where the project's rate limit is reached */
-  async function accept(
+  async function toAnswers(
     entries: Entry[],
     first: number,
     acceptGroup: AcceptGroup,
@@ -160,21 +158,3 @@ export function postEntries(deps: {
  */
 export const toRefusal = (first: Fault, answers: Fault[]): Fault =>
   answers.find(({ code }) => code === 'QUEUE_UNAVAILABLE') ?? first;
-
-/** Divides a batch into groups that fit into a chunk. The same entries are divided alike, however they are spelled. */
-function regroup(items: BatchItem[], groupSize: number): BatchItem[][] {
-  const groups: BatchItem[][] = [];
-  let bytes = Number.POSITIVE_INFINITY;
-  for (const item of items) {
-    const own = item instanceof Fault ? 0 : toBytes(item);
-    const group = groups.at(-1);
-    if (group && group.length < groupSize && bytes + own <= MAX_CHUNK_BYTES) {
-      group.push(item);
-      bytes += own;
-    } else {
-      groups.push([item]);
-      bytes = own;
-    }
-  }
-  return groups;
-}

@@ -11,7 +11,7 @@ import {
   readBody,
 } from '../http/read-body.js';
 import type { RequestContext } from '../http/request-context.js';
-import { MAX_CHUNK_BYTES } from '../ingest/call.js';
+import { MAX_CHUNK_BYTES, toBytes } from '../ingest/call.js';
 
 /** An entry of a batch, or the fault that the single call would have returned. */
 export type BatchItem = Entry | Fault;
@@ -192,6 +192,24 @@ class Groups {
     if (this.#count === 0) throw new Fault('BATCH_EMPTY');
     return this.#group.length > 0 ? [this.#group] : [];
   }
+}
+
+/** Divides a batch into groups that fit into a chunk. The same entries are divided alike, however they are spelled. */
+export function regroup(items: BatchItem[], groupSize: number): BatchItem[][] {
+  const groups: BatchItem[][] = [];
+  let bytes = Number.POSITIVE_INFINITY;
+  for (const item of items) {
+    const own = item instanceof Fault ? 0 : toBytes(item);
+    const group = groups.at(-1);
+    if (group && group.length < groupSize && bytes + own <= MAX_CHUNK_BYTES) {
+      group.push(item);
+      bytes += own;
+    } else {
+      groups.push([item]);
+      bytes = own;
+    }
+  }
+  return groups;
 }
 
 /**
