@@ -91,7 +91,7 @@ describe.each(BACKENDS)('chunks of several projects, with the queue on %s:', (_,
         },
       },
       findExisting: createFindExisting({
-        findExisting: store.customers.findExisting,
+        query: store.customers.findExisting,
         maxInFlight: 4,
         timeoutMs: budget.lookUpMs,
         breaker: new CircuitBreaker({ onFailure: ignore }),

@@ -48,7 +48,7 @@ export function createStepwiseIngress(context: IngressContext): AcceptEntry {
   const chunkPartitions = createChunkPartitions(1);
   chunkPartitions.onBacklogs(0, new Map([[busyProjectId, LONG_BACKLOG]]));
   const findExisting = createFindExisting({
-    findExisting: store.customers.findExisting,
+    query: store.customers.findExisting,
     maxInFlight: 4,
     timeoutMs: budget.lookUpMs,
     breaker: new CircuitBreaker({ onFailure: ignore }),

@@ -25,7 +25,7 @@ import type { AcceptKeyed } from './ingest/idempotency.js';
 import type { IngressMetrics } from './metrics.js';
 import { getDocs, getOpenApi } from './routes/docs.js';
 import {
-  createFindFate,
+  createFindEntryState,
   type FindCustomer,
   type FindQueued,
   getEntry,
@@ -82,7 +82,7 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   } = deps;
   const reply = createReply({ activity, metrics, logger });
   const slices = new Slices();
-  const findFate = createFindFate(findCustomer, findQueued);
+  const findEntryState = createFindEntryState(findCustomer, findQueued);
   const { onShed } = metrics;
   const inflate = createInflater({ maxWaitMs: budget.turnMs + budget.workMs, onShed });
   const app = express();
@@ -100,8 +100,8 @@ export function createIngressApp(deps: IngressDeps): IngressApp {
   app.post('/entries', mayWrite, postEntries(batches));
   app.get('/ping', anyKey, getPing({ reply }));
   app.get('/entry/:customerId', mayRead, getEntry({ overload, findCustomer, reply }));
-  app.get('/entry/:customerId/receipts/:receipt', mayRead, getReceipt({ overload, findFate, reply }));
-  app.post('/entries/receipts', mayRead, postReceipts({ overload, findFate, memory, slices, inflate, reply }));
+  app.get('/entry/:customerId/receipts/:receipt', mayRead, getReceipt({ overload, findEntryState, reply }));
+  app.post('/entries/receipts', mayRead, postReceipts({ overload, findEntryState, memory, slices, inflate, reply }));
   app.get('/entries/refused', mayRead, getRefused({ overload, listRefused, reply }));
   const ofProject = { overload, readProject, reply };
   app.get('/keys', mayRead, getKeys(ofProject));

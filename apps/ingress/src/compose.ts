@@ -81,7 +81,7 @@ export async function compose(context: ProcessContext<IngressConfig>): Promise<v
       onFailure: (error) => logger.warn({ err: error, what }, 'PostgreSQL look-up failed; pausing look-ups'),
     });
   const findExisting = createFindExisting({
-    findExisting: store.customers.findExisting,
+    query: store.customers.findExisting,
     maxInFlight: LOOK_UPS,
     timeoutMs: budget.lookUpMs,
     breaker: createBreaker('customers'),

@@ -66,7 +66,7 @@ export async function openHarness(backend: Backend, shards: number) {
   const entryQueues = await Promise.all(toAddresses(shards).map((address) => maintenance.openQueue(address)));
   const worker = await openStepwiseWorker(options, store);
   const findExisting = createFindExisting({
-    findExisting: store.customers.findExisting,
+    query: store.customers.findExisting,
     maxInFlight: 4,
     timeoutMs: budget.lookUpMs,
     breaker: new CircuitBreaker({ onFailure: ignore }),

@@ -15,19 +15,17 @@ const MAX_QUERIES = 1_000;
  * not depend on PostgreSQL; `onUnknown` counts its entries.
  */
 export function createFindExisting(deps: {
-  findExisting: (queries: ExistenceQuery[]) => Promise<Set<number>>;
+  query: (queries: ExistenceQuery[]) => Promise<Set<number>>;
   maxInFlight: number;
   timeoutMs: number;
   breaker: CircuitBreaker;
   onUnknown: (entries: number) => void;
 }): FindExisting {
-  const { findExisting, maxInFlight, timeoutMs, breaker, onUnknown } = deps;
+  const { query, maxInFlight, timeoutMs, breaker, onUnknown } = deps;
 
   const lookUps = new GroupCommit<'all', ExistenceQuery[], Set<number>>({
     async commit(_, calls) {
-      const places = await breaker.run(() =>
-        withTimeout(findExisting(([] as ExistenceQuery[]).concat(...calls)), timeoutMs),
-      );
+      const places = await breaker.run(() => withTimeout(query(([] as ExistenceQuery[]).concat(...calls)), timeoutMs));
       let first = 0;
       return calls.map(({ length }) => {
         const own = new Set<number>();

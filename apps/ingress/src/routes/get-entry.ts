@@ -26,10 +26,10 @@ import { isCovered } from './get-project.js';
 import { readElements } from './read-batch.js';
 
 type GetDeps = { overload: Pick<Overload, 'checkRead'>; findCustomer: FindCustomer; reply: Reply };
-type ReceiptDeps = Omit<GetDeps, 'findCustomer'> & { findFate: FindFate };
+type ReceiptDeps = Omit<GetDeps, 'findCustomer'> & { findEntryState: FindEntryState };
 
 /** Whether an unfinished job holds the entry of this version. @throws Fault CUSTOMERS_UNAVAILABLE */
-export type FindQueued = (projectId: number, asked: { customerId: string; version: Version }) => Promise<boolean>;
+export type FindQueued = (projectId: number, entry: { customerId: string; version: Version }) => Promise<boolean>;
 
 /**
  * GET /entry/{customerId}: returns the stored customer and whether something newer is pending. Acknowledged entries
@@ -54,13 +54,13 @@ export function getEntry({ overload, findCustomer, reply }: GetDeps): RequestHan
 }
 
 /** GET /entry/{customerId}/receipts/{receipt}: says what became of an entry. */
-export function getReceipt({ overload, findFate, reply }: ReceiptDeps): RequestHandler {
+export function getReceipt({ overload, findEntryState, reply }: ReceiptDeps): RequestHandler {
   return async (request, response) => {
     overload.checkRead('CUSTOMERS_UNAVAILABLE');
     const customerId = parseCustomerId(request.params.customerId);
     const receipt = parseReceiptOf(customerId, request.params.receipt);
-    const fate = await findFate(contextOf(response).projectId, { customerId, receipt });
-    reply.json(response, 200, JSON.stringify(fate));
+    const answer = await findEntryState(contextOf(response).projectId, { customerId, receipt });
+    reply.json(response, 200, JSON.stringify(answer));
   };
 }
 
@@ -68,7 +68,7 @@ export function getReceipt({ overload, findFate, reply }: ReceiptDeps): RequestH
 export function postReceipts(
   deps: ReceiptDeps & { memory: BatchMemory; slices: Pick<Slices, 'next'>; inflate: Inflate },
 ): RequestHandler {
-  const { overload, findFate, memory, slices, inflate, reply } = deps;
+  const { overload, findEntryState, memory, slices, inflate, reply } = deps;
   return async (request, response) => {
     const context = contextOf(response);
     const { projectId } = context;
@@ -77,9 +77,9 @@ export function postReceipts(
     const held = memory.open(projectId);
     try {
       const options = { context, onPart: held.take, inflate, nextSlice: () => slices.next(projectId) };
-      const asked = await readElements(request, options, parseAskedReceipt);
+      const entries = await readElements(request, options, parseAskedReceipt);
       context.receivedAt = performance.now(); // the duration of the upload does not count as time to answer
-      const results = await Promise.all(asked.map((one) => findFate(projectId, one)));
+      const results = await Promise.all(entries.map((entry) => findEntryState(projectId, entry)));
       reply.json(response, 200, JSON.stringify({ statusCode: 200, results } satisfies FatesAnswer));
     } catch (error) {
       // OVERLOADED says that an entry was not accepted.
@@ -92,52 +92,52 @@ export function postReceipts(
 }
 
 /** What became of an entry. @throws Fault CUSTOMERS_UNAVAILABLE within `ANSWER_TIMEOUT_MS` */
-type FindFate = (projectId: number, asked: { customerId: string; receipt: Receipt }) => Promise<FateAnswer>;
+type FindEntryState = (projectId: number, entry: { customerId: string; receipt: Receipt }) => Promise<FateAnswer>;
 
 /**
  * - stored: it took effect, or newer entries cover it.
  * - refused: PostgreSQL refused it.
  * - pending: it, or a newer entry of its customer, is in flight, or it was replayed.
  */
-export function createFindFate(findCustomer: FindCustomer, findQueued: FindQueued): FindFate {
+export function createFindEntryState(findCustomer: FindCustomer, findQueued: FindQueued): FindEntryState {
   return async (projectId, { customerId, receipt }) => {
     const { version } = receipt;
-    const find = async () => toFate(receipt, await findCustomer(projectId, { customerId, version }));
-    const fate = await find();
-    if (fate.state !== 'unknown') return fate;
+    const find = async () => toEntryState(receipt, await findCustomer(projectId, { customerId, version }));
+    const answer = await find();
+    if (answer.state !== 'unknown') return answer;
     // A newer entry of the customer that was persisted first has removed the claim. This one may wait in its job.
     const isQueued = await findQueued(projectId, { customerId, version });
     return isQueued ? { statusCode: 200, state: 'pending' } : find(); // its job may have just ended
   };
 }
 
-function toFate(receipt: Receipt, { row, claim, refused: [refused] }: FoundCustomer): FateAnswer {
+function toEntryState(receipt: Receipt, { row, claim, refused: [refused] }: CustomerWithClaim): FateAnswer {
   if (row && isStored(receipt, row)) return { statusCode: 200, state: 'stored' };
   if (refused && refused.state !== 'replayed') return { statusCode: 200, state: 'refused', refused };
   const isPending = refused !== undefined || (claim !== undefined && claim.version >= receipt.version);
   return { statusCode: 200, state: isPending ? 'pending' : 'unknown' };
 }
 
-const keyOf = ({ customerId, version }: Asked): string => `${version ?? ''}:${customerId}`;
+const keyOf = ({ customerId, version }: CustomerQuery): string => `${version ?? ''}:${customerId}`;
 
 /** A customer, or with a version, one of its entries. */
-type Asked = { customerId: string; version?: Version };
+type CustomerQuery = { customerId: string; version?: Version };
 
 /** The row of a customer, which may be a tombstone, and what PostgreSQL refused. */
-type Found = { row: VersionedCustomer | undefined; refused: RefusedEntry[] };
+type PersistedCustomer = { row: VersionedCustomer | undefined; refused: RefusedEntry[] };
 
 /**
- * Also the claim of the newest entry or erasure that is not persisted yet. `refused`: the refused entries, newest
+ * A customer with its claim: the newest entry or erasure not yet persisted. `refused`: the refused entries, newest
  * first; with a version, that entry if it is or was refused.
  */
-type FoundCustomer = Found & { claim: Claim | undefined };
+type CustomerWithClaim = PersistedCustomer & { claim: Claim | undefined };
 
 /** @throws Fault CUSTOMERS_UNAVAILABLE within `ANSWER_TIMEOUT_MS` */
-export type FindCustomer = (projectId: number, asked: Asked) => Promise<FoundCustomer>;
+export type FindCustomer = (projectId: number, query: CustomerQuery) => Promise<CustomerWithClaim>;
 
 /** Refused entries that one call reads at most. A customer has up to `MAX_REFUSED_OF_CUSTOMER`, an entry has one. */
 const MAX_REFUSED = 1_000;
-const refusedOf = ({ version }: Asked): number => (version === undefined ? MAX_REFUSED_OF_CUSTOMER : 1);
+const refusedOf = ({ version }: CustomerQuery): number => (version === undefined ? MAX_REFUSED_OF_CUSTOMER : 1);
 /** Bulk calls in flight, divided among the shards. They wait for their stores and use little CPU. */
 const MAX_READS_IN_FLIGHT = 64;
 const MAX_READS_IN_FLIGHT_PER_PROJECT = 4;
@@ -163,16 +163,16 @@ export function createFindCustomer(deps: {
    * Reads the dead letters before the rows: an erasure writes the row before it deletes its customer's letters. In the
    * other order, an entry could be in neither.
    */
-  async function readRows(projectId: number, asked: Asked[]): Promise<Found[]> {
-    const places = new Map(asked.map((one) => [keyOf(one), one])); // many may ask for the same customer
+  async function readRows(projectId: number, queries: CustomerQuery[]): Promise<PersistedCustomer[]> {
+    const places = new Map(queries.map((query) => [keyOf(query), query])); // many may be for the same customer
     const letters = await findRefused(projectId, [...places.values()]);
     const refused = new Map([...places.keys()].map((key, i) => [key, letters[i]?.map(toRefusedEntry) ?? []]));
-    const rows = await findVersioned(projectId, [...new Set(asked.map(({ customerId }) => customerId))]);
-    return asked.map((one) => ({ row: rows.get(one.customerId), refused: refused.get(keyOf(one)) ?? [] }));
+    const rows = await findVersioned(projectId, [...new Set(queries.map(({ customerId }) => customerId))]);
+    return queries.map((query) => ({ row: rows.get(query.customerId), refused: refused.get(keyOf(query)) ?? [] }));
   }
 
-  const rows = new GroupCommit<number, Asked, Found>({
-    commit: (projectId, asked) => breaker.run(() => withTimeout(readRows(projectId, asked), budget.workMs)),
+  const rows = new GroupCommit<number, CustomerQuery, PersistedCustomer>({
+    commit: (projectId, queries) => breaker.run(() => withTimeout(readRows(projectId, queries), budget.workMs)),
     maxBatch: MAX_REFUSED,
     sizeOf: refusedOf,
     maxInFlight,
@@ -182,8 +182,8 @@ export function createFindCustomer(deps: {
   const readsOfShards = Array.from({ length: shards }, (_, shard) => createReads(shard));
 
   function createReads(shard: number) {
-    return new GroupCommit<number, Asked, FoundCustomer>({
-      commit: (projectId, asked) => withTimeout(read(shard, projectId, asked), budget.workMs),
+    return new GroupCommit<number, CustomerQuery, CustomerWithClaim>({
+      commit: (projectId, queries) => withTimeout(read(shard, projectId, queries), budget.workMs),
       maxBatch: MAX_REFUSED,
       sizeOf: refusedOf,
       maxInFlight: Math.max(Math.ceil(MAX_READS_IN_FLIGHT / shards), MAX_READS_IN_FLIGHT_PER_PROJECT),
@@ -196,16 +196,16 @@ export function createFindCustomer(deps: {
    * Reads the claims first: an entry without a claim is already in its row, or a dead letter. In the other order, it
    * could be in neither.
    */
-  async function read(shard: number, projectId: number, asked: Asked[]): Promise<FoundCustomer[]> {
-    const claims = await readClaims(shard, projectId, asked);
-    const found = await Promise.all(asked.map((one) => rows.run(projectId, one)));
-    return found.map((one, i) => ({ ...one, claim: claims[i] }));
+  async function read(shard: number, projectId: number, queries: CustomerQuery[]): Promise<CustomerWithClaim[]> {
+    const claims = await readClaims(shard, projectId, queries);
+    const persisted = await Promise.all(queries.map((query) => rows.run(projectId, query)));
+    return persisted.map((customer, i) => ({ ...customer, claim: claims[i] }));
   }
 
-  return async (projectId, asked) => {
+  return async (projectId, query) => {
     if (breaker.isOpen) throw new Fault('CUSTOMERS_UNAVAILABLE');
-    const reads = readsOfShards[shardOf(projectId, asked.customerId, shards)] as ReturnType<typeof createReads>;
-    return reads.run(projectId, asked).catch((cause) => {
+    const reads = readsOfShards[shardOf(projectId, query.customerId, shards)] as ReturnType<typeof createReads>;
+    return reads.run(projectId, query).catch((cause) => {
       throw new Fault('CUSTOMERS_UNAVAILABLE', { cause });
     });
   };

@@ -66,8 +66,8 @@ export function createReadProject(deps: {
   const { usage, keys, budget, createBreaker, now = () => performance.now() } = deps;
   const reads = new GroupCommit<string, () => Promise<object>, object>({
     async commit(_, calls) {
-      const found = await calls[0]?.();
-      return calls.map(() => found as object);
+      const result = await calls[0]?.();
+      return calls.map(() => result as object);
     },
     maxBatch: Number.MAX_SAFE_INTEGER,
     maxInFlight: 1,
@@ -79,13 +79,13 @@ export function createReadProject(deps: {
     const recent = new LRUCache<number, T>({ max: MAX_PROJECTS, ttl: TTL_MS, ttlResolution: 0, perf: { now } });
 
     async function readOnce(projectId: number): Promise<T> {
-      const found = await breaker.run(() => withTimeout(read(projectId), budget.workMs));
-      recent.set(projectId, found);
-      return found;
+      const result = await breaker.run(() => withTimeout(read(projectId), budget.workMs));
+      recent.set(projectId, result);
+      return result;
     }
     return async (projectId: number): Promise<T> => {
-      const found = recent.get(projectId);
-      if (found) return found;
+      const result = recent.get(projectId);
+      if (result) return result;
       if (breaker.isOpen) throw new Fault(unavailable);
       const call = async () => recent.get(projectId) ?? readOnce(projectId);
       return reads.run(`${what} ${projectId}`, call).catch((cause) => {
@@ -137,9 +137,9 @@ export function createListRefused(deps: {
   });
 
   async function readPage(projectId: number, { limit, ...query }: RefusedQuery): Promise<RefusedAnswer> {
-    const found = await listRefused(projectId, { ...query, limit: limit + 1 });
-    const page = found.slice(0, limit);
-    const last = found.length > limit ? page.at(-1) : undefined;
+    const letters = await listRefused(projectId, { ...query, limit: limit + 1 });
+    const page = letters.slice(0, limit);
+    const last = letters.length > limit ? page.at(-1) : undefined;
     const rows = await findVersioned(projectId, [...new Set(page.map(({ letter }) => letter.customerId))]);
     return {
       statusCode: 200,
