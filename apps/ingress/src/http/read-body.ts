@@ -162,7 +162,7 @@ class BodyReader implements BodyTaker {
     this.#onError(error);
   }
 
-  /** Of a compressed body, the larger of its two sizes counts. */
+  /** For a compressed body, counts the larger of its two sizes. */
   #countBytes(): void {
     this.#context.bodyBytes = Math.max(this.#context.bodyBytes, this.#size);
   }

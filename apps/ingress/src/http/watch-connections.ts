@@ -30,7 +30,7 @@ type State = Connection & {
   newest: ServerResponse<IncomingMessage> | undefined;
   /** Whether an answer with `connection: close` has been prepared: it is the last one. */
   isEnding: boolean;
-  /** Whether it has closed, or is being closed because it used too much memory, which counts until `close`. */
+  /** Closed, or being closed for its memory, which counts until `close`. */
   isEnded: boolean;
   seen: { since: number; moved: number; taken: number; isUnread: boolean };
 };

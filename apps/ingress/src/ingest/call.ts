@@ -68,16 +68,16 @@ export type Call = AdmitRequest & { entry: EntryInput; group: CallGroup };
 /** Calls of one request that are admitted together, in this order. */
 export type CallGroup = {
   requester: Requester;
-  /** The part of a keyed request that they are. */
+  /** The part of a keyed request, if these calls are one. */
   part: Pick<KeyedPart, 'id' | 'fingerprint'> | undefined;
-  /** That of their job. It depends on project and shard. */
+  /** Priority of their job; depends on project and shard. */
   priority: number;
   calls: Call[];
   /** The place of the first of them among all calls that are admitted together. */
   first: number;
   /** Their approximate size in a job's data. */
   bytes: number;
-  /** The result is that of the only call, which spares a promise for every entry; else an array. */
+  /** Has one call, and resolves with its result instead of an array: one promise fewer per entry. */
   isSingle: boolean;
 };
 
