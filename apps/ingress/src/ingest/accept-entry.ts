@@ -180,11 +180,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
    * fails or is slow, the partners get their answers all the same; a repeat is then queued again, in its old place.
    * @returns the verdicts, merged with those of concurrent attempts
    */
-  async function closeParts(
-    { shard, parts, replyAt }: Bulk,
-    admitted: Admitted[],
-    verdicts: Verdict[],
-  ): Promise<Verdict[]> {
+  async function closeParts({ shard, parts, replyAt }: Bulk, admitted: Admitted[], verdicts: Verdict[]) {
     const existed = verdicts.map((verdict) => verdict.existed);
     const closed = parts.map(({ id, first, size }) => {
       return { id, version: admitted[first]?.version ?? 0, state: toClosedState(existed, first, size) };
