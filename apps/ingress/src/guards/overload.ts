@@ -37,7 +37,7 @@ export const SHED = {
 
 type ShedReason = keyof typeof SHED;
 
-/** Called with the number of refused entries, or for a refused read. */
+/** Called with the number of refused entries; a refused read counts as one. */
 export type OnShed = (reason: ShedReason, entries: number) => void;
 
 /** Counts refused entries. @returns the fault that answers them */
