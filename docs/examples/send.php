@@ -49,27 +49,36 @@ function post(string $body, ?string $idempotencyKey): array
     preg_match('#^retry-after: *(\d+)$#im', $head, $retryAfter);
     $answer = json_decode($text, true);
     $isCut = $answer === null && $status[1] < 400;
-    $message = ['message' => $isCut ? 'no answer' : 'not an answer of the API'];
-    return [$isCut ? 503 : (int) $status[1], $answer ?? $message, isset($retryAfter[1]) ? (int) $retryAfter[1] : null];
+    // A gateway in front of the API may answer anything.
+    if (!is_string($answer['message'] ?? null)) $answer = ['message' => $isCut ? 'no answer' : 'not an answer of the API'];
+    return [$isCut ? 503 : (int) $status[1], $answer, isset($retryAfter[1]) ? (int) $retryAfter[1] : null];
 }
 
-/** Sends a batch until each of its lines is accepted or rejected. All attempts have the same key, so none counts twice. */
+/**
+ * Sends a batch until each line is accepted or rejected. Returns the result and receipt of each, by its number.
+ *
+ * All attempts have one key and the same lines, so no line counts twice. If the API asks to send without a key, attempts
+ * have only the lines that are left; after a lost answer, a line may then count twice, but the same is stored.
+ */
 function send(array $batch): array
 {
-    [$body, $idempotencyKey] = [implode("\n", $batch), bin2hex(random_bytes(16))];
-    [$accepted, $failures] = [0, 0];
+    [$idempotencyKey, $done, $failures] = [bin2hex(random_bytes(16)), [], 0];
     while (true) {
-        [$status, $answer, $retryAfter] = post($body, $idempotencyKey);
+        $lines = $idempotencyKey === null ? array_diff_key($batch, $done) : $batch;
+        [$status, $answer, $retryAfter] = post(implode("\n", $lines), $idempotencyKey);
         if ($status === 429 && $idempotencyKey !== null && str_contains($answer['message'], 'too many idempotency keys')) {
-            $idempotencyKey = null; // as the answer asks; then a repeat may count lines twice, but stores the same
+            $idempotencyKey = null;
             continue;
         }
-        $statuses = isset($answer['results']) ? array_column($answer['results'], 'statusCode') : [$status];
-        $transient = array_intersect($statuses, TRANSIENT);
-        if (isset($answer['results']) && !$transient) return $answer;
-        $failures = ($answer['accepted'] ?? 0) > $accepted ? 0 : $failures + 1;
-        $accepted = max($accepted, $answer['accepted'] ?? 0);
-        if (!$transient || $failures === MAX_FAILURES) {
+        [$doneBefore, $numbers] = [count($done), array_keys($lines)];
+        foreach ($answer['results'] ?? [] as $i => $result) {
+            if (in_array($result['statusCode'], TRANSIENT, true)) continue;
+            $done[$numbers[$i]] = $result + ['receipt' => $answer['receipts'][$i] ?? null];
+        }
+        if (count($done) === count($batch)) return $done;
+        $failures = count($done) > $doneBefore ? 0 : $failures + 1;
+        $isTransient = isset($answer['results']) || in_array($status, TRANSIENT, true);
+        if (!$isTransient || $failures === MAX_FAILURES) {
             fwrite(STDERR, 'gave up at line ' . array_key_first($batch) . ": $status {$answer['message']}\n");
             exit(2);
         }
@@ -80,15 +89,16 @@ function send(array $batch): array
 
 $rejected = 0;
 foreach (readBatches($argv[1]) as $batch) {
-    ['results' => $results] = $answer = send($batch);
-    foreach (array_keys($batch) as $i => $line) {
-        if (in_array($results[$i]['statusCode'], [201, 202], true)) {
-            $customerId = json_decode($batch[$line], true)['customerId'];
-            $receipt = ['line' => $line, 'customerId' => $customerId, 'receipt' => $answer['receipts'][$i] ?? null];
-            file_put_contents($argv[2], json_encode($receipt) . "\n", FILE_APPEND);
+    $results = send($batch);
+    foreach ($batch as $number => $line) {
+        $result = $results[$number];
+        if (in_array($result['statusCode'], [201, 202], true)) {
+            $customerId = json_decode($line, true)['customerId'];
+            $kept = ['line' => $number, 'customerId' => $customerId, 'receipt' => $result['receipt']];
+            file_put_contents($argv[2], json_encode($kept) . "\n", FILE_APPEND);
         } else {
             $rejected++;
-            fwrite(STDERR, "$argv[1]:$line: {$results[$i]['statusCode']} {$results[$i]['message']}\n");
+            fwrite(STDERR, "$argv[1]:$number: {$result['statusCode']} {$result['message']}\n");
         }
     }
 }

@@ -52,26 +52,41 @@ def post(body, idempotency_key):
     except (OSError, http.client.HTTPException) as error:
         connection.close()
         return 503, {"message": f"no answer: {error}"}, None
-    is_json = response.headers.get_content_type() == "application/json"
-    answer = json.loads(text) if is_json else {"message": "not an answer of the API"}
-    return status, answer, int(retry_after) if retry_after.isdigit() else None
+    return status, parse(text), int(retry_after) if retry_after.isdigit() else None
+
+
+def parse(text):
+    """Parses an answer of the API. A gateway in front of it may answer anything."""
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = None
+    is_answer = isinstance(answer, dict) and isinstance(answer.get("message"), str)
+    return answer if is_answer else {"message": "not an answer of the API"}
 
 
 def send(batch):
-    """Sends a batch until each line is accepted or rejected. All attempts have one key, so no line counts twice."""
-    body, idempotency_key = b"\n".join(line for _, line in batch), str(uuid.uuid4())
-    accepted, failures = 0, 0
+    """Sends a batch until each line is accepted or rejected. Returns the result and receipt of each, by its number.
+
+    All attempts have one key and the same lines, so no line counts twice. If the API asks to send without a key, attempts
+    have only the lines that are left; after a lost answer, a line may then count twice, but the same is stored.
+    """
+    idempotency_key, done, failures = str(uuid.uuid4()), {}, 0
     while True:
-        status, answer, retry_after = post(body, idempotency_key)
+        lines = batch if idempotency_key else [(number, line) for number, line in batch if number not in done]
+        status, answer, retry_after = post(b"\n".join(line for _, line in lines), idempotency_key)
         if status == 429 and idempotency_key and "too many idempotency keys" in answer["message"]:
-            idempotency_key = None  # as the answer asks; then a repeat may count lines twice, but stores the same
+            idempotency_key = None
             continue
-        statuses = {result["statusCode"] for result in answer.get("results", [])} or {status}
-        if "results" in answer and not statuses & TRANSIENT:
-            return answer
-        failures = 0 if answer.get("accepted", 0) > accepted else failures + 1
-        accepted = max(accepted, answer.get("accepted", 0))
-        if not statuses & TRANSIENT or failures == MAX_FAILURES:
+        done_before, results = len(done), answer.get("results", [])
+        receipts = answer.get("receipts") or [None] * len(results)
+        for (number, _), result, receipt in zip(lines, results, receipts):
+            if result["statusCode"] not in TRANSIENT:
+                done[number] = {**result, "receipt": receipt}
+        if len(done) == len(batch):
+            return done
+        failures = 0 if len(done) > done_before else failures + 1
+        if not (results or status in TRANSIENT) or failures == MAX_FAILURES:
             sys.stderr.write(f"gave up at line {batch[0][0]}: {status} {answer['message']}\n")
             sys.exit(2)
         pause = min(60, 2 ** max(0, failures - 1)) * random.uniform(0.75, 1.25)
@@ -81,12 +96,12 @@ def send(batch):
 rejected = 0
 with open(sys.argv[1], "rb") as file, open(sys.argv[2], "a", encoding="utf-8") as receipts:
     for batch in read_batches(file):
-        answer = send(batch)
-        for i, ((number, line), result) in enumerate(zip(batch, answer["results"])):
+        results = send(batch)
+        for number, line in batch:
+            result = results[number]
             if result["statusCode"] in (201, 202):
-                receipt = answer["receipts"][i] if "receipts" in answer else None
-                customer_id = json.loads(line)["customerId"]
-                receipts.write(json.dumps({"line": number, "customerId": customer_id, "receipt": receipt}) + "\n")
+                kept = {"line": number, "customerId": json.loads(line)["customerId"], "receipt": result["receipt"]}
+                receipts.write(json.dumps(kept) + "\n")
             else:
                 rejected += 1
                 sys.stderr.write(f"{sys.argv[1]}:{number}: {result['statusCode']} {result['message']}\n")

@@ -8,7 +8,7 @@ import { OpmClient } from '@opm/client';
 import { FAULTS } from '@opm/contract';
 import { createStore, type Store } from '@opm/store';
 import { type Backend, createBackend, findProgram, startApp, type TestApp, waitFor } from '@opm/testkit';
-import { CREATED, LIMITED, REFUSED, type Reaction, startStubServer, toBatchAnswer } from './stub-server.js';
+import { CREATED, LIMITED, REFUSED, type Reaction, startStubServer, toBatchAnswer, UPDATED } from './stub-server.js';
 
 const EXAMPLES = join(import.meta.dirname, '../../../docs/examples');
 
@@ -126,6 +126,12 @@ describe.each([
       { status: 503, body: REFUSED, headers: { 'content-type': 'application/json', 'retry-after': '1' } },
       { status: 502, body: '<html>' },
       toBatchAnswer([CREATED, LIMITED], { 'content-type': 'application/json', 'retry-after': '2' }),
+      // Of gateways.
+      ...[{ error: 'slow down' }, { message: { text: 'slow down' } }, ['slow down'], 'slow down'].map((body) => ({
+        status: 429,
+        body,
+        headers: { 'content-type': 'application/json', 'retry-after': '0' },
+      })),
     ];
     const times: number[] = [];
     const server = await startStubServer((_, count) => {
@@ -135,7 +141,7 @@ describe.each([
     const { code, kept } = await send([toLine('a'), toLine('b')], { url: server.url });
     await server.close();
     expect({ code, kept }).toMatchObject({ code: 0, kept: [{ line: 1 }, { line: 2 }] });
-    expect(server.received).toHaveLength(5);
+    expect(server.received).toHaveLength(reactions.length + 1);
     const requests = server.received.map(({ body, headers }) => ({ body, key: headers['idempotency-key'] }));
     expect(requests[0]).toEqual({
       body: `${toLine('a')}\n${toLine('b')}`,
@@ -146,18 +152,49 @@ describe.each([
     expect((times[4] as number) - (times[3] as number)).toBeGreaterThanOrEqual(1_999);
   });
 
-  test('goes on without a key while too many are remembered, at once', async () => {
+  test('while too many keys are remembered, goes on without one at once, and then repeats only what is left', async () => {
     const { statusCode: status, retryAfterSeconds, ...body } = FAULTS.TOO_MANY_IDEMPOTENCY_KEYS;
-    const json = { 'content-type': 'application/json' };
-    const server = await startStubServer(({ headers }) =>
-      headers['idempotency-key'] === undefined
-        ? toBatchAnswer([CREATED], json)
-        : { status, body, headers: { ...json, 'retry-after': String(retryAfterSeconds) } },
-    );
-    const { code, kept } = await send([toLine('a')], { url: server.url });
+    const json = { 'content-type': 'application/json', 'retry-after': '0' };
+    const invalid = { statusCode: 400, error: 'Bad Request', message: 'body must be valid JSON' };
+    const answer = (results: { statusCode: number }[], receipts: (string | null)[]): Reaction => ({
+      ...{ status: 207, headers: json },
+      body: { statusCode: 207, message: 'OK - Multi-Status', results, receipts },
+    });
+    const reactions: Reaction[] = [
+      { status, body, headers: { ...json, 'retry-after': String(retryAfterSeconds) } },
+      answer([CREATED, REFUSED, invalid, LIMITED, LIMITED], ['a', null, null, null, null]),
+      'cut',
+      answer([CREATED, LIMITED, LIMITED], ['b', null, null]),
+      { status: LIMITED.statusCode, body: LIMITED, headers: json },
+      answer([UPDATED, CREATED], ['d', 'e']),
+    ];
+    const server = await startStubServer((_, count) => reactions[count - 1] ?? 'cut');
+    const [a, b, d, e] = ['a', 'b', 'd', 'e'].map(toLine) as [string, string, string, string];
+    const { code, printed, kept } = await send([a, b, '{', d, '', e], { url: server.url });
     await server.close();
-    expect({ code, kept }).toMatchObject({ code: 0, kept: [{ line: 1 }] });
-    expect(server.received.map(({ headers }) => typeof headers['idempotency-key'])).toEqual(['string', 'undefined']);
+    expect({ code, printed }).toEqual({ code: 1, printed: 'entries:3: 400 body must be valid JSON\n' });
+    expect(kept.map(({ line, receipt }) => [line, receipt])).toEqual([
+      [1, 'a'],
+      [2, 'b'],
+      [4, 'd'],
+      [6, 'e'],
+    ]);
+    expect(server.received.map(({ body }) => body.split('\n'))).toEqual([
+      ...[
+        [a, b, '{', d, e],
+        [a, b, '{', d, e],
+      ],
+      ...[
+        [b, d, e],
+        [b, d, e],
+      ],
+      ...[
+        [d, e],
+        [d, e],
+      ],
+    ]);
+    const keys = server.received.map(({ headers }) => headers['idempotency-key']);
+    expect(keys).toEqual([expect.any(String), ...Array(5).fill(undefined)]);
   });
 
   test.each<[string, Reaction, string]>([
@@ -197,12 +234,13 @@ describe('the types that the README generates from /openapi.json', () => {
     expect(readme).toContain('npm install\nnpm run types\nnpm run compile\n');
     const program = `import { sendEntries } from './send.js';
       const key = crypto.randomUUID();
-      const send = () =>
+      const send = (key?: string) =>
         sendEntries('${ingress.url}', '${project.apiKey}', [{ customerId: 'typed', customerEmail: 'jane@example.com' }], key);
-      await send();
-      const { accepted, results } = await send(); // the repeat gets the first answer
-      const [{ statusCode, message } = { statusCode: 0, message: '' }] = results;
-      console.log(accepted, statusCode, message);
+      await send(key);
+      for (const answer of [await send(key), await send()]) { // the repeat with the key gets the first answer
+        const [{ statusCode, message } = { statusCode: 0, message: '' }] = answer.results;
+        console.log(answer.accepted, statusCode, message);
+      }
       // @ts-expect-error the id is missing
       void (() => sendEntries('', '', [{ customerEmail: 'jane@example.com' }], key));
       // @ts-expect-error wrong type
@@ -214,7 +252,7 @@ describe('the types that the README generates from /openapi.json', () => {
     await writeFile(join(place, 'main.ts'), program);
     await run('npm', ['run', '--silent', 'types']);
     await run('npm', ['run', '--silent', 'compile']);
-    expect(await run(process.execPath, ['dist/main.js'])).toBe('1 201 OK - Created\n');
+    expect(await run(process.execPath, ['dist/main.js'])).toBe('1 201 OK - Created\n1 202 OK - Update accepted\n');
   });
 
   test('for Python: the module has the types of entry and answers', async () => {
