@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { access, cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { access, cp, mkdir, mkdtemp, readdir, readFile, readlink, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -118,6 +118,15 @@ esac
         (unit) => `${unit} 1.1.0 1.1.0`,
       ),
     ]);
+  });
+
+  test('gives the workers their link before anything that may fail, so that they can start after it', async () => {
+    await upgrade('1.0.0');
+    await rm(join(root, 'current-workers')); // as in versions without it
+    await writeFile(join(root, 'install'), '#!/bin/sh\nexit 1\n', { mode: 0o755 });
+    await expect(upgrade('1.1.0')).rejects.toThrow('Command failed');
+    await rm(join(root, 'install'));
+    expect(await readlink(join(root, 'current-workers'))).toBe('1.0.0');
   });
 
   test('changes nothing if its second argument is not `workers`', async () => {

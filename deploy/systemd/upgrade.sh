@@ -7,6 +7,10 @@ set -eu
 case ${2:-all} in all | workers) ;; *) echo 'upgrade.sh VERSION [workers]' >&2; exit 1 ;; esac
 cd "/opt/opm/$1"
 
+use() { ln --symbolic --force --no-dereference "$1" "/opt/opm/$2"; }
+# The workers' unit needs their link: if the upgrade ends early, they must be able to start again, with the old version.
+if [ -e /opt/opm/current ] && [ ! -e /opt/opm/current-workers ]; then use "$(readlink /opt/opm/current)" current-workers; fi
+
 units=/etc/systemd/system
 install -D --mode=644 --target-directory="$units" deploy/systemd/*.service deploy/systemd/*.target deploy/systemd/*.timer
 install -D --mode=644 --target-directory="$units/opm-.service.d" deploy/systemd/opm-.service.d/common.conf
@@ -21,7 +25,6 @@ if [ -e /etc/opm/secrets/pg_service.conf ]; then
   psql --no-psqlrc --file=deploy/postgres/grants.sql
 fi
 
-use() { ln --symbolic --force --no-dereference "$1" "/opt/opm/$2"; }
 replace() { # `restart` ends when the new process is ready.
   for unit in $(systemctl list-units --plain --no-legend --state=active "$1" | cut --delimiter=' ' --fields=1); do
     systemctl restart "$unit"
