@@ -51,7 +51,7 @@ const control = (action: string, data: string) =>
 const list = (pattern: string) =>
   sh(`cd backups && ls -d ${pattern} 2>/dev/null || true`).then((text) => text.split('\n'));
 const isHealthy = () =>
-  sh(`${SCRIPTS}/healthy.sh backups`).then(
+  sh(`${SCRIPTS}/healthy.sh linked`).then(
     () => true,
     () => false,
   );
@@ -81,7 +81,9 @@ beforeAll(async () => {
     REDIS_PREFIX: testPrefix(),
     QUEUE_SHARDS: String(SHARDS),
   };
-  await sh('initdb --pgdata=data --username=postgres --auth=trust --no-sync >/dev/null; mkdir backups');
+  await sh(
+    'initdb --pgdata=data --username=postgres --auth=trust --no-sync >/dev/null; mkdir backups; ln -s backups linked',
+  );
   await control('start', 'data');
   await sh(`createdb ${DATABASE}`);
   await opm('migrate');
@@ -318,7 +320,7 @@ test('the copy for another host is encrypted, and restores with the private key'
   );
   await fillWal(1);
   await waitFor(async () => (await list(`2*Z/wal/${file}`))[0] !== '', { description: 'the WAL' });
-  for (let n = 0; n < 2; n++) await sh(`${SCRIPTS}/offsite.sh backups copy opm-backup.pub`);
+  for (const folder of ['backups', 'linked']) await sh(`${SCRIPTS}/offsite.sh ${folder} copy opm-backup.pub`);
   expect(await sh('grep -rl last@example.com copy || true')).toBe('');
   await writeFile(join(directory, 'decrypt.sh'), decrypt);
   await sh('cp opm-backup.key copy && cd copy && sh ../decrypt.sh');

@@ -6,7 +6,7 @@ set -eu
 from=$1 to=$2 recipients=$3
 umask 077
 # Without this, a folder that is not mounted would empty the copy.
-[ -n "$(find "$from" -mindepth 2 -maxdepth 2 -path '*/2*Z/base-*')" ] || { echo "$from has no base backup" >&2; exit 1; }
+[ -n "$(find "$from/" -mindepth 2 -maxdepth 2 -path '*/2*Z/base-*')" ] || { echo "$from has no base backup" >&2; exit 1; }
 mkdir -p "$to"
 (cd "$from" && find . -type f \( -path './2*Z/base-*' -o -path './2*Z/wal/*' \)) | while read -r file; do
   copy=$to/$file.gz.age

@@ -28,7 +28,7 @@ place=$(mktemp -d)
 undo() {
   pg_ctl stop --silent --pgdata="$data" --mode=immediate 2>/dev/null || true
   cat "$place/log" >&2 2>/dev/null || true
-  find "$data" -mindepth 1 -delete
+  find "$data/" -mindepth 1 -delete
 }
 isDone=''
 trap '[ -n "$isDone" ] || undo; rm -rf "$place"' EXIT
