@@ -97,7 +97,10 @@ export class OpenCalls {
   readonly #calls = new Set<Pick<Call<unknown>, 'settled' | 'reject'>>();
   readonly #onNone: () => void;
   readonly #waiting: (() => void)[] = [];
-  /** Places of resumed waiters that have not opened their call yet. They are theirs for this turn of the event loop. */
+  /**
+   * Places of waiters that this turn of the event loop resumed and that no call has taken yet. No other waiter is resumed
+   * for them, but any call that opens takes one.
+   */
   #reserved = 0;
   #isTurnEnding = false;
 
@@ -125,7 +128,10 @@ export class OpenCalls {
     return call.promise;
   }
 
-  /** Resolves when one more call may be opened, for each waiter in turn. The place is kept for a turn of the event loop. */
+  /**
+   * Resolves when one more call may be opened, for each waiter in turn. For a turn of the event loop, no other waiter gets
+   * the place, but a call that did not wait may take it.
+   */
   ready(): Promise<void> {
     return new Promise((resolve) => {
       this.#waiting.push(resolve);
