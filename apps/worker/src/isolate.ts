@@ -3,7 +3,7 @@ import { type ChunkEntry, type JobContext, Postponed } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import { type DeadLetter, type DeadLetters, failureKindOf, StoreError } from '@opm/store';
 import type { OutageGate } from './outage-gate.js';
-import type { Quarantine } from './quarantine.js';
+import { divide, type Quarantine } from './quarantine.js';
 import type { UpsertEach } from './upsert-entries.js';
 
 /**
@@ -11,6 +11,7 @@ import type { UpsertEach } from './upsert-entries.js';
  * undefined if they only wait for a row or another try.
  */
 export type Unfinished = { entries: ChunkEntry[]; error: Error | undefined };
+export const NOTHING: Unfinished = { entries: [], error: undefined };
 
 /** Persists or dead-letters a job's entries in isolation. Resolves to the entries that remain unfinished. */
 type Isolate = (entries: ChunkEntry[], context: Pick<JobContext, 'attempt'>) => Promise<Unfinished>;
@@ -41,6 +42,8 @@ const TRIES_TO_WARN = 4;
 type Job = { entries: ChunkEntry[]; attempt: number };
 type Partition = 'quarantined' | 'others';
 type FailedGroup = { entries: ChunkEntry[]; error: Error };
+/** The error of each entry that is unfinished; undefined if it only waits for a row. */
+type Errors = Map<ChunkEntry, Error | undefined>;
 
 const isBlocked = (error: unknown) => failureKindOf(error) === 'blocked';
 const isPostponed = (error: unknown): error is Postponed => error instanceof Postponed;
@@ -65,42 +68,51 @@ export function createIsolate(deps: IsolateDeps): Isolate {
   );
 
   /** Customers that failed before have a partition of their own, so that their locked rows do not delay the others. */
-  const jobs = new GroupCommit<Partition, Job, Unfinished>({
-    commit: (_, some) => persist(some),
+  const isolations = new GroupCommit<Partition, Job, Unfinished>({
+    commit: (_, jobs) => persist(jobs),
     sizeOf: ({ entries }) => entries.length,
     maxBatch: maxRows,
     maxInFlight: MAX_ISOLATED_IN_FLIGHT,
     maxInFlightPerPartition: 1,
   });
 
-  async function persist(some: Job[]): Promise<Unfinished[]> {
-    const all = some.flatMap(({ entries }) => entries);
-    const waiting = new Set(all.filter(quarantine.mustWait));
-    const due = all.filter((entry) => !waiting.has(entry));
+  async function persist(jobs: Job[]): Promise<Unfinished[]> {
+    const entries = jobs.flatMap((job) => job.entries);
+    const [waiting, due] = divide(entries, quarantine.mustWait);
     quarantine.onTry(due);
     const failures = await persistEach(due, performance.now() + MAX_SEARCH_MS);
-    const failed = new Map(failures.map(({ entry, error }) => [entry, error]));
-    const outageFailures = failures.filter(({ error }) => failureKindOf(error) === 'outage');
-    // If PostgreSQL is down by now, the entries are not the cause.
-    const outage = outageFailures.length > 0 ? await gate.check().catch(toError) : undefined;
-    if (outage) for (const { entry } of outageFailures) failed.set(entry, outage);
-    const dead = some.flatMap(({ entries, attempt }) => entries.flatMap((entry) => toDead(entry, attempt, failed)));
-    const error = dead.length > 0 ? await addAsDeadLetters(dead).catch(toError) : undefined;
-    for (const { entry } of dead) {
-      if (error) failed.set(entry, error);
-      else failed.delete(entry);
-    }
-    return some.map(({ entries }) => {
-      const errors = entries.flatMap((entry) => failed.get(entry) ?? []);
-      return {
-        entries: entries.filter((entry) => waiting.has(entry) || failed.has(entry)),
-        error: mostTemporary(errors.filter((error) => !isBlocked(error))),
-      };
-    });
+    const errors: Errors = new Map(failures.map(({ entry, error }) => [entry, error]));
+    await blameOutage(errors);
+    await deadLetter(jobs, errors);
+    for (const entry of waiting) errors.set(entry, undefined);
+    return jobs.map((job) => toUnfinished(job, errors));
   }
 
-  function toDead(entry: ChunkEntry, attempt: number, failed: Map<ChunkEntry, Error>): FailedEntry[] {
-    const error = failed.get(entry);
+  /** If PostgreSQL is down by now, the entries with an outage error are not its cause. */
+  async function blameOutage(errors: Errors): Promise<void> {
+    const suspects = [...errors].filter(([, error]) => failureKindOf(error) === 'outage');
+    if (suspects.length === 0) return;
+    const outage = await gate.check().catch((error: Error) => error);
+    if (outage) for (const [entry] of suspects) errors.set(entry, outage);
+  }
+
+  /** Dead-letters the entries that the database rejects, and those that fail in the last attempt of their job. */
+  async function deadLetter(jobs: Job[], errors: Errors): Promise<void> {
+    const dead = jobs.flatMap(({ entries, attempt }) => entries.flatMap((entry) => toDead(entry, attempt, errors)));
+    if (dead.length === 0) return;
+    try {
+      const letters = dead.map(toDeadLetter);
+      const added = new Set(await gate.run(() => addDeadLetters(letters)));
+      for (const [i, entry] of dead.entries()) if (added.has(letters[i] as DeadLetter)) onDeadLetter(entry);
+      for (const { error } of dead) warnDeadLetters(new Error(`reason: ${reasonOf(error)}`));
+      for (const { entry } of dead) errors.delete(entry);
+    } catch (error) {
+      for (const { entry } of dead) errors.set(entry, error as Error);
+    }
+  }
+
+  function toDead(entry: ChunkEntry, attempt: number, errors: Errors): FailedEntry[] {
+    const error = errors.get(entry);
     const isDead = error && (isRejected(error) || (attempt >= maxAttempts && !isBlocked(error) && !isPostponed(error)));
     return isDead ? [{ entry, error }] : [];
   }
@@ -108,23 +120,17 @@ export function createIsolate(deps: IsolateDeps): Isolate {
   /** @returns the entries that were not persisted, with the error of each */
   async function persistEach(entries: ChunkEntry[], searchUntil: number): Promise<FailedEntry[]> {
     if (entries.length === 0) return [];
-    const tried = await gate.run(() => upsertEach(entries)).catch(toError);
+    const tried = await gate.run(() => upsertEach(entries)).catch((error: Error) => error);
     if (isPostponed(tried)) return toFailedEntries({ entries, error: tried });
     if (tried instanceof Error) return bisect([{ entries, error: tried }], searchUntil);
     const { persisted, failed, untried } = tried;
     quarantine.onPersisted(persisted);
     onPersisted(persisted);
     const failures = await bisect(failed, searchUntil);
-    const [locked] = failed.filter(({ error }) => isBlocked(error));
-    const isTimeUp = locked && performance.now() > searchUntil;
-    const isGivenUp = ({ projectId }: ChunkEntry) => isTimeUp && projectId === locked.entries[0]?.projectId;
-    if (isTimeUp) failures.push(...toFailedEntries({ entries: untried.filter(isGivenUp), error: locked.error }));
-    failures.push(
-      ...(await persistEach(
-        untried.filter((entry) => !isGivenUp(entry)),
-        searchUntil,
-      )),
-    );
+    const locked = performance.now() > searchUntil ? failed.find(({ error }) => isBlocked(error)) : undefined;
+    const [givenUp, others] = divide(untried, ({ projectId }) => projectId === locked?.entries[0]?.projectId);
+    if (locked) failures.push(...toFailedEntries({ entries: givenUp, error: locked.error }));
+    failures.push(...(await persistEach(others, searchUntil)));
     return failures;
   }
 
@@ -132,12 +138,11 @@ export function createIsolate(deps: IsolateDeps): Isolate {
   async function bisect(failed: FailedGroup[], searchUntil: number): Promise<FailedEntry[]> {
     const isFinal = ({ entries, error }: FailedGroup) =>
       entries.length === 1 || (isBlocked(error) && isOneCustomer(entries));
-    const final = failed.filter(isFinal);
+    const [final, open] = divide(failed, isFinal);
     for (const { entries, error } of final) recordFailure(entries[0] as ChunkEntry, error);
-    const open = failed.filter((one) => !final.includes(one)).map(({ entries }) => entries);
     const halves = [
-      open.flatMap((entries) => entries.slice(0, entries.length >> 1)),
-      open.flatMap((entries) => entries.slice(entries.length >> 1)),
+      open.flatMap(({ entries }) => entries.slice(0, entries.length >> 1)),
+      open.flatMap(({ entries }) => entries.slice(entries.length >> 1)),
     ];
     const failures = final.flatMap(toFailedEntries);
     for (const half of halves) failures.push(...(await persistEach(half, searchUntil)));
@@ -150,21 +155,12 @@ export function createIsolate(deps: IsolateDeps): Isolate {
     else if (quarantine.onLocked(entry) >= TRIES_TO_WARN) warnLocked(error);
   }
 
-  async function addAsDeadLetters(dead: FailedEntry[]): Promise<void> {
-    const letters = dead.map(toDeadLetter);
-    const added = new Set(await gate.run(() => addDeadLetters(letters)));
-    for (const [i, entry] of dead.entries()) if (added.has(letters[i] as DeadLetter)) onDeadLetter(entry);
-    for (const { error } of dead) warnDeadLetters(new Error(`reason: ${reasonOf(error)}`));
-  }
-
   return async (entries, { attempt }) => {
     // Returned as unfinished, so that their job is postponed: waiting here would occupy one of the worker's job slots.
-    const waiting = entries.filter(quarantine.mustWait);
-    const due = entries.filter((entry) => !waiting.includes(entry));
-    const quarantined = due.filter(quarantine.isCustomerQuarantined);
-    const others = due.filter((entry) => !quarantined.includes(entry));
-    const run = async (partition: Partition, some: ChunkEntry[]): Promise<Unfinished> =>
-      some.length > 0 ? jobs.run(partition, { entries: some, attempt }) : { entries: [], error: undefined };
+    const [waiting, due] = divide(entries, quarantine.mustWait);
+    const [quarantined, others] = divide(due, quarantine.isCustomerQuarantined);
+    const run = async (partition: Partition, own: ChunkEntry[]): Promise<Unfinished> =>
+      own.length > 0 ? isolations.run(partition, { entries: own, attempt }) : NOTHING;
     const both = await Promise.all([run('quarantined', quarantined), run('others', others)]);
     return {
       entries: [...waiting, ...both.flatMap((unfinished) => unfinished.entries)],
@@ -173,12 +169,17 @@ export function createIsolate(deps: IsolateDeps): Isolate {
   };
 }
 
+/** A locked row is no failure: its entries only wait. */
+function toUnfinished({ entries }: Job, errors: Errors): Unfinished {
+  const unfinished = entries.filter((entry) => errors.has(entry));
+  const failures = unfinished.map((entry) => errors.get(entry)).filter((error) => !isBlocked(error));
+  return { entries: unfinished, error: mostTemporary(failures) };
+}
+
 const toFailedEntries = ({ entries, error }: FailedGroup): FailedEntry[] => entries.map((entry) => ({ entry, error }));
 
 const isOneCustomer = ([first, ...others]: ChunkEntry[]) =>
   others.every((other) => other.projectId === first?.projectId && other.customerId === first.customerId);
-
-const toError = (error: Error): Error => error;
 
 /** An entry that was not persisted, with the reason. */
 export type FailedEntry = { entry: ChunkEntry; error: Error };

@@ -1,8 +1,8 @@
 import { GroupCommit, withTimeout } from '@opm/core';
 import { type Chunk, type ChunkEntry, type EntryWorker, type JobContext, Postponed, retryDelayMs } from '@opm/queue';
 import { LRUCache } from 'lru-cache';
-import { createIsolate, type IsolateDeps, mostTemporary, type Unfinished } from './isolate.js';
-import { createQuarantine } from './quarantine.js';
+import { createIsolate, type IsolateDeps, mostTemporary, NOTHING, type Unfinished } from './isolate.js';
+import { createQuarantine, divide, without } from './quarantine.js';
 import type { UpsertEntries } from './upsert-entries.js';
 
 /**
@@ -29,8 +29,6 @@ const SETTLE_TIMEOUT_MS = 5_000;
 /** Maximum unfinished entries of postponed jobs that the worker remembers. */
 const MAX_UNFINISHED = 200_000;
 
-const NOTHING: Unfinished = { entries: [], error: undefined };
-
 /** Combines the chunks of concurrent jobs into one statement, after folding the entries of each customer. */
 export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   const { gate, upsert, settle, maxRows, maxInFlight, onPersisted, logger } = deps;
@@ -56,15 +54,17 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
       ...bounds,
       maxBatch,
       async commit(_partition, jobs) {
-        const left = jobs.map((own) => own.filter(quarantine.isQuarantined));
-        const entries = jobs.flat();
-        const sound = left.some(({ length }) => length > 0)
-          ? entries.filter((one) => !quarantine.isQuarantined(one))
-          : entries;
-        if (sound.length === 0) return left; // an empty `gate.run` would count as a successful write
-        const isPersisted = await gate.run(() => upsert(sound)).then(() => true, rethrowPostponed);
-        if (!isPersisted) return jobs;
-        onPersisted(sound);
+        const divided = jobs.map((own) => divide(own, quarantine.isQuarantined));
+        const left = divided.map(([quarantined]) => quarantined);
+        const persistable = divided.flatMap(([, others]) => others);
+        if (persistable.length === 0) return left; // an empty `gate.run` would count as a successful write
+        try {
+          await gate.run(() => upsert(persistable));
+        } catch (error) {
+          if (error instanceof Postponed) throw error;
+          return jobs; // some of their entries are the cause
+        }
+        onPersisted(persistable);
         return left;
       },
     });
@@ -106,7 +106,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     const committed = statements[priority > 0 ? 'ofLongBacklogs' : 'ofShortBacklogs'].run(partition, entries);
     const left = await committed.catch((error: Error) => error);
     if (left instanceof Error) return { entries, error: left };
-    const persisted = left.length > 0 ? entries.filter((entry) => !left.includes(entry)) : entries;
+    const persisted = without(entries, left);
     if (persisted.length > 0) await settlements.run(shard, persisted);
     return persistIsolated(left, context);
   }
@@ -115,8 +115,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   async function persistIsolated(entries: ChunkEntry[], context: JobContext): Promise<Unfinished> {
     if (entries.length === 0) return NOTHING;
     const unfinished = await isolate(entries, context);
-    const waiting = new Set(unfinished.entries);
-    const finished = entries.filter((entry) => !waiting.has(entry));
+    const finished = without(entries, unfinished.entries);
     if (finished.length > 0) await settlements.run(context.shard, finished);
     return unfinished;
   }
@@ -127,8 +126,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     const known = unfinishedOf.get(key);
     const due = known ? entries.filter((entry) => known.has(keyOf(entry))) : entries;
     // A job that was started before runs in isolation: its last start failed, was postponed or stalled.
-    const shared = start === 1 ? due.filter((entry) => !quarantine.isQuarantined(entry)) : [];
-    const isolated = shared.length === due.length ? [] : start === 1 ? due.filter(quarantine.isQuarantined) : due;
+    const [isolated, shared] = start === 1 ? divide(due, quarantine.isQuarantined) : [due, []];
     const both = await Promise.all([persistShared(shared, context), persistIsolated(isolated, context)]);
     const left = both.flatMap((unfinished) => unfinished.entries);
     if (left.length === 0) {
@@ -142,12 +140,6 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
       new Postponed('another session has locked rows', { delayMs: retryDelayMs(start), reason: 'blocked' })
     );
   };
-}
-
-/** @returns false for a failed statement: unless the error is an outage, some of its entries are the cause */
-function rethrowPostponed(error: unknown): false {
-  if (error instanceof Postponed) throw error;
-  return false;
 }
 
 /** A version is not unique: two files imported with the same time give equal line numbers the same version. */

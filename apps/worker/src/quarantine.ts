@@ -44,8 +44,8 @@ export function createQuarantine() {
     onTry(entries: Customer[]): void {
       if (customers.size === 0) return;
       for (const entry of entries) {
-        const held = customers.get(toKey(entry));
-        if (held) customers.set(toKey(entry), { ...held, until: performance.now() + MAX_TRY_MS });
+        const row = customers.get(toKey(entry));
+        if (row) customers.set(toKey(entry), { ...row, until: performance.now() + MAX_TRY_MS });
       }
     },
 
@@ -69,4 +69,17 @@ export function createQuarantine() {
       for (const entry of entries) customers.delete(toKey(entry));
     },
   };
+}
+
+/** Divides the items into those that `isMeant` accepts and the others. Copies nothing if it accepts none. */
+export function divide<T>(items: T[], isMeant: (item: T) => boolean): [meant: T[], others: T[]] {
+  const meant = items.filter(isMeant);
+  return [meant, without(items, meant)];
+}
+
+/** The items that are not among `others`. Copies nothing if there are no others. */
+export function without<T>(items: T[], others: T[]): T[] {
+  if (others.length === 0) return items;
+  const excluded = new Set(others);
+  return items.filter((item) => !excluded.has(item));
 }
