@@ -75,7 +75,7 @@ export async function createEntryQueue(options: EntryQueueOptions): Promise<Entr
 
   async function enqueue(shard: number, chunk: Chunk, priority = 0): Promise<string> {
     const options = { ...JOB_OPTIONS, jobId: toJobId(chunk), priority };
-    const job = await queueOf(queues, shard).add('chunk', toChunkData(chunk), options).catch(throwUnavailable);
+    const job = await guard(queueOf(queues, shard).add('chunk', toChunkData(chunk), options));
     return job.id ?? '';
   }
 
@@ -86,26 +86,26 @@ export async function createEntryQueue(options: EntryQueueOptions): Promise<Entr
 
   return {
     async admit(...call) {
-      await assertShards().catch(throwUnavailable);
-      return admission.admit(...call).catch(throwUnavailable);
+      await guard(assertShards());
+      return guard(admission.admit(...call));
     },
-    admitAgain: (...call) => admission.admitAgain(...call).catch(throwUnavailable),
-    release: (...call) => admission.release(...call).catch(throwUnavailable),
-    readClaims: (...call) => admission.readClaims(...call).catch(throwUnavailable),
-    readVersion: (shard) => admission.readVersion(shard).catch(throwUnavailable),
+    admitAgain: (...call) => guard(admission.admitAgain(...call)),
+    release: (...call) => guard(admission.release(...call)),
+    readClaims: (...call) => guard(admission.readClaims(...call)),
+    readVersion: (shard) => guard(admission.readVersion(shard)),
     idempotency: {
-      remember: (...call) => idempotency.remember(...call).catch(throwUnavailable),
-      read: (...call) => idempotency.read(...call).catch(throwUnavailable),
-      close: (...call) => idempotency.close(...call).catch(throwUnavailable),
-      readBytes: (...call) => idempotency.readBytes(...call).catch(throwUnavailable),
-      forget: (...call) => idempotency.forget(...call).catch(throwUnavailable),
+      remember: (...call) => guard(idempotency.remember(...call)),
+      read: (...call) => guard(idempotency.read(...call)),
+      close: (...call) => guard(idempotency.close(...call)),
+      readBytes: (...call) => guard(idempotency.readBytes(...call)),
+      forget: (...call) => guard(idempotency.forget(...call)),
       maxBytes: idempotency.maxBytes,
     },
-    reserve: (...call) => buckets.reserve(...call).catch(throwUnavailable),
+    reserve: (...call) => guard(buckets.reserve(...call)),
     enqueue,
     async requeue(shard, chunk) {
-      await assertShards().catch(throwUnavailable);
-      const backlogs = await admission.readmit(shard, chunk.entries).catch(throwUnavailable);
+      await guard(assertShards());
+      const backlogs = await guard(admission.readmit(shard, chunk.entries));
       try {
         return await enqueue(shard, chunk, toPriority(Math.max(0, ...backlogs.values())));
       } catch (error) {
@@ -120,29 +120,21 @@ export async function createEntryQueue(options: EntryQueueOptions): Promise<Entr
       });
       const checking = shardCheck.check().catch(() => {}); // `admit` reports a difference
       const reads = Promise.all([backend.memoryUse(), Promise.allSettled(counting), checking]);
-      const [memory] = await reads.catch(throwUnavailable);
+      const [memory] = await guard(reads);
       return { entries: backlogs.reduce((sum, entries) => sum + entries, 0), memory };
     },
-    readBacklog: () =>
-      backend
-        .readClock()
-        .then((now) => readBacklog(queues, backend.findOldest, now.getTime()))
-        .catch(throwUnavailable),
-    readProjectBacklogs: () =>
-      backend
-        .readClock()
-        .then((now) => readProjectBacklogs(queues, now))
-        .catch(throwUnavailable),
-    listJobs: (shard) => listJobs(queueOf(queues, shard)).catch(throwUnavailable),
+    readBacklog: () => guard(backend.readClock().then((now) => readBacklog(queues, backend.findOldest, now.getTime()))),
+    readProjectBacklogs: () => guard(backend.readClock().then((now) => readProjectBacklogs(queues, now))),
+    listJobs: (shard) => guard(listJobs(queueOf(queues, shard))),
     async findIdle() {
-      const counts = await Promise.all(queues.map((queue) => queue.getWorkersCount())).catch(throwUnavailable);
+      const counts = await guard(Promise.all(queues.map((queue) => queue.getWorkersCount())));
       return queues.filter((_, shard) => counts[shard] === 0).map(({ name }) => name);
     },
     async findPaused() {
-      const states = await Promise.all(queues.map((queue) => queue.isPaused())).catch(throwUnavailable);
+      const states = await guard(Promise.all(queues.map((queue) => queue.isPaused())));
       return queues.filter((_, shard) => states[shard]).map(({ name }) => name);
     },
-    readClock: () => backend.readClock().catch(throwUnavailable),
+    readClock: () => guard(backend.readClock()),
     check: () => checkStoreAndShards(backend, shardCheck),
     clockSkew: async () => toLargestSkew(await backend.readClockSkews()),
     close: () => backend.close(),
@@ -155,8 +147,11 @@ function queueOf<Q>(queues: Q[], shard: number): Q {
   return queue;
 }
 
-function throwUnavailable(cause: unknown): never {
-  throw new Fault('QUEUE_UNAVAILABLE', { cause });
+/** @throws Fault QUEUE_UNAVAILABLE if the call fails */
+function guard<T>(call: Promise<T>): Promise<T> {
+  return call.catch((cause) => {
+    throw new Fault('QUEUE_UNAVAILABLE', { cause });
+  });
 }
 
 export type DashboardQueues = Pick<QueueBackend, 'check' | 'close'> & { queues: Queue[] };
