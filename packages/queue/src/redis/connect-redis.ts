@@ -88,19 +88,22 @@ export async function waitUntilReady(redis: RedisClient): Promise<void> {
   });
 }
 
-/** A Lua script. Arguments may be arrays, which ioredis flattens: an array may be too long for a JavaScript call to spread. */
-export type Script<Answer> = (
-  keyCount: number,
-  ...keysAndArguments: (string | number | (string | number)[])[]
-) => Promise<Answer>;
+type Argument = string | number | (string | number)[];
 
-/** Adds the scripts to the client as commands. @param lua the text of each script @returns the same client */
+/** A Lua script. Arguments may be arrays, which ioredis flattens: an array may be too long for a JavaScript call to spread. */
+export type Script<Answer> = (keys: string[], ...args: Argument[]) => Promise<Answer>;
+
+/** Adds the scripts to the client as commands. @param lua the text of each script @returns a function for each script */
 export function defineScripts<Scripts extends Record<keyof Scripts, Script<unknown>>>(
   redis: RedisClient,
   lua: Record<keyof Scripts, string>,
 ): Scripts {
-  for (const [name, text] of Object.entries<string>(lua)) redis.defineCommand(name, { lua: text });
-  return redis as unknown as Scripts;
+  const define = (name: string, text: string) => {
+    redis.defineCommand(name, { lua: text });
+    const command = Reflect.get(redis, name).bind(redis);
+    return (keys: string[], ...args: Argument[]) => command(keys.length, keys, ...args);
+  };
+  return Object.fromEntries(Object.entries<string>(lua).map(([name, text]) => [name, define(name, text)])) as Scripts;
 }
 
 const SCRIPTS = new Set(['eval', 'evalsha']);

@@ -73,20 +73,20 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
   const erasuresKey = (shard: number) => `${keyspaceOf(shard)}:pending-erasures`;
   const addToBacklog = (shard: number, entries: number, ofProjects: Map<number, number>) => {
     const keys = [backlogsKey(shard), waitingKey(shard)];
-    return scripts.opmAddToBacklog(2, keys, entries, ofProjects.size, [...ofProjects].flat());
+    return scripts.opmAddToBacklog(keys, entries, ofProjects.size, [...ofProjects].flat());
   };
   const keysOf = (shard: number) => [backlogsKey(shard), waitingKey(shard), claimsKey(shard), erasuresKey(shard)];
   const admitKeysOf = (shard: number) => [
     ...[versionKey(shard), backlogsKey(shard), claimsKey(shard), erasuresKey(shard), waitingKey(shard)],
   ];
-  const recordKeysOf = (shard: number) => toRecordKeys(keyspaceOf(shard));
+  const keyedKeysOf = (shard: number) => [...admitKeysOf(shard), ...toRecordKeys(keyspaceOf(shard))];
   /** The newest version that this process received, by shard. */
   const newest = new Map<number, Version>();
   const onVersions = (shard: number, base: Version, { length }: AdmitRequest[]) =>
     newest.set(shard, Math.max(base + length - 1, newest.get(shard) ?? 0));
 
   return {
-    setShards: async (shards, instead = 0) => Number(await scripts.opmSetShards(1, shardsKey, shards, instead)),
+    setShards: async (shards, instead = 0) => Number(await scripts.opmSetShards([shardsKey], shards, instead)),
 
     async readShards() {
       const shards = await redis.get(shardsKey);
@@ -94,7 +94,6 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
     },
 
     async admit(shard, entries, parts = []) {
-      const keys = admitKeysOf(shard);
       const fields = toFields(entries);
       const ids = parts.map(({ id }) => id);
       const partArguments = parts.map(
@@ -102,8 +101,8 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
       );
       const admitAbove = (version: Version, isAboveRows: boolean) => {
         const values = [fields, toErasures(entries), version, isAboveRows ? 1 : 0];
-        if (parts.length === 0) return scripts.opmAdmit(5, keys, values);
-        return scripts.opmAdmitKeyed(11, keys, recordKeysOf(shard), values, ids, partArguments);
+        if (parts.length === 0) return scripts.opmAdmit(admitKeysOf(shard), values);
+        return scripts.opmAdmitKeyed(keyedKeysOf(shard), values, ids, partArguments);
       };
       // Start from the high-water mark: the shard's version is old if the number of shards or the store changed
       // meanwhile.
@@ -132,8 +131,7 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
         return [id, formatRecord(record), first, size, claim, toOpenState(size, previous)];
       });
       const values = [toFields(entries), toErasures(entries), newest.get(shard) ?? 0];
-      const keys = [admitKeysOf(shard), recordKeysOf(shard)];
-      const answer = await scripts.opmAdmitAgain(11, ...keys, values, partArguments);
+      const answer = await scripts.opmAdmitAgain(keyedKeysOf(shard), values, partArguments);
       if (!answer) return undefined;
       const [base, marks, found] = answer;
       onVersions(shard, base, entries);
@@ -175,13 +173,13 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
         claimOf(entry),
         entry.previous ? toMark(entry.previous) : '',
       ]);
-      await scripts.opmRelease(4, keysOf(shard), counts, entries);
+      await scripts.opmRelease(keysOf(shard), counts, entries);
     },
 
     async settle(shard, persisted) {
       const runs = toRuns(persisted);
       const heads = runs.flatMap(({ entries, newest }) => [entries, newest]);
-      await scripts.opmSettle(4, keysOf(shard), toFields(persisted), toCounts(persisted), heads);
+      await scripts.opmSettle(keysOf(shard), toFields(persisted), toCounts(persisted), heads);
     },
 
     countBacklog: async (shard) => Number(await redis.get(waitingKey(shard))),
@@ -204,7 +202,7 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
     async sweep(shard, before) {
       for (const key of [claimsKey(shard), erasuresKey(shard)]) {
         let cursor = '0';
-        do cursor = await scripts.opmSweep(1, key, cursor, before);
+        do cursor = await scripts.opmSweep([key], cursor, before);
         while (cursor !== '0');
       }
     },

@@ -36,20 +36,20 @@ export function createRedisIdempotency(redis: RedisClient, { keyspaces, maxBytes
   return {
     async remember(shard, requests) {
       const values = requests.map(({ fingerprint, projectId }) => fingerprint + projectId);
-      return (await scripts.opmRemember(7, ...keysOf(shard), requests.map(toId), values)).map(parseRecord);
+      return (await scripts.opmRemember(keysOf(shard), requests.map(toId), values)).map(parseRecord);
     },
 
     async read(shard, ids) {
-      return (await scripts.opmReadRecords(7, ...keysOf(shard), ids)).map(parseRecord);
+      return (await scripts.opmReadRecords(keysOf(shard), ids)).map(parseRecord);
     },
 
     async close(shard, parts) {
       const values = parts.map(({ version, state }) => toDigits(version) + state);
       const keys = toRecordKeys(keyspaces[shard] as string).slice(0, 3);
-      return new Map(await scripts.opmCloseRecords(3, ...keys, parts.map(toId), values));
+      return new Map(await scripts.opmCloseRecords(keys, parts.map(toId), values));
     },
 
-    readBytes: (shard, projectId) => scripts.opmReadRecordBytes(7, ...keysOf(shard), projectId),
+    readBytes: (shard, projectId) => scripts.opmReadRecordBytes(keysOf(shard), projectId),
     maxBytes,
 
     async forget() {
@@ -57,7 +57,7 @@ export function createRedisIdempotency(redis: RedisClient, { keyspaces, maxBytes
     },
 
     async sweep() {
-      const swept = keyspaces.map((_, shard) => scripts.opmSweepRecords(7, ...keysOf(shard)));
+      const swept = keyspaces.map((_, shard) => scripts.opmSweepRecords(keysOf(shard)));
       return (await Promise.all(swept)).reduce((sum, count) => sum + count, 0);
     },
   };

@@ -155,7 +155,7 @@ function createShortenDeadlines(redis: RedisClient) {
   const scripts = defineScripts<Scripts>(redis, { opmShortenDeadlines: SHORTEN_DEADLINES });
   return (queue: string, { lockMs, stalledMs, delayMs }: DeadlineLimits): Promise<void> => {
     const keys = ['active', 'delayed', 'stalled-check'].map((key) => `${queue}:${key}`);
-    return scripts.opmShortenDeadlines(3, ...keys, `${queue}:`, lockMs, stalledMs, delayMs);
+    return scripts.opmShortenDeadlines(keys, `${queue}:`, lockMs, stalledMs, delayMs);
   };
 }
 

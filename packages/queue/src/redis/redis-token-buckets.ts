@@ -40,7 +40,7 @@ export function createRedisTokenBuckets(
     async reserveMany(shard, calls) {
       const keys = calls.map(({ projectId }) => `${keyspaceOf(shard)}:bucket:${projectId}`);
       const args = calls.flatMap(({ rate, burst, wanted, returned }) => [rate, burst, wanted, returned]);
-      const [clock, reserved] = await scripts.opmReserve(keys.length, keys, args);
+      const [clock, reserved] = await scripts.opmReserve(keys, args);
       return reserved.map(([granted, available]) => ({ granted, available: available / PARTS_PER_TOKEN, clock }));
     },
     maxWaitMs,
