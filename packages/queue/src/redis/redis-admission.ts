@@ -2,6 +2,7 @@ import type { Version } from '@opm/core';
 import {
   type Admission,
   type AdmitRequest,
+  type AdmitResult,
   type Admitted,
   type AdmittedAgain,
   type Claim,
@@ -11,7 +12,7 @@ import {
   toSupersededErasure,
 } from '../admission.js';
 import { type Countable, claimOf, countSampled, isSampled } from '../chunk.js';
-import { findNew, parseOpen, toOpenState } from '../idempotency.js';
+import { findNew, type KeyedPart, parseOpen, toOpenState } from '../idempotency.js';
 import {
   ADD_TO_BACKLOG,
   ADMIT,
@@ -82,8 +83,6 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
   const keyedKeysOf = (shard: number) => [...admitKeysOf(shard), ...toRecordKeys(keyspaceOf(shard))];
   /** The newest version that this process received, by shard. */
   const newest = new Map<number, Version>();
-  const onVersions = (shard: number, base: Version, { length }: AdmitRequest[]) =>
-    newest.set(shard, Math.max(base + length - 1, newest.get(shard) ?? 0));
 
   return {
     setShards: async (shards, instead = 0) => Number(await scripts.opmSetShards([shardsKey], shards, instead)),
@@ -111,18 +110,7 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
         (newestVersion !== undefined && (await admitAbove(newestVersion, false))) ||
         (await admitAbove(Math.max(await highWaterMark.read(), newestVersion ?? 0), true));
       if (!answer) throw new Error('Redis assigned no versions above the high-water mark');
-      const [base, counts, replaced, bytes, records] = answer;
-      const known = records.length > 0 ? records.map(parseRecord) : undefined;
-      const fresh = known ? findNew(entries, parts, known) : entries;
-      onVersions(shard, base, fresh);
-      const admitted = fresh.map(({ projectId, customerId }, i): Admitted => {
-        return { projectId, customerId, version: base + i, previous: parseMark(replaced[i] ?? null) };
-      });
-      const sampled = admitted.filter(isSampled);
-      const backlogs = new Map(sampled.map(({ projectId }, i) => [projectId, counts[i] ?? 0]));
-      const recordBytes = new Map<number, number>();
-      for (let i = 0; i < bytes.length; i += 2) recordBytes.set(Number(bytes[i]), Number(bytes[i + 1]));
-      return { admitted, backlogs, recordBytes, known };
+      return toResult(shard, entries, parts, answer);
     },
 
     async admitAgain(shard, entries, parts) {
@@ -134,7 +122,7 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
       const answer = await scripts.opmAdmitAgain(keyedKeysOf(shard), values, partArguments);
       if (!answer) return undefined;
       const [base, marks, found] = answer;
-      onVersions(shard, base, entries);
+      received(shard, base + entries.length - 1);
       return parts.flatMap(({ record, first, size }) =>
         entries.slice(first, first + size).map(({ projectId, customerId }, j): AdmittedAgain => {
           const place = first + j;
@@ -207,6 +195,25 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
       }
     },
   };
+
+  function toResult(shard: number, entries: AdmitRequest[], parts: KeyedPart[], answer: AdmitAnswer): AdmitResult {
+    const [base, counts, replaced, bytes, records] = answer;
+    const known = records.length > 0 ? records.map(parseRecord) : undefined;
+    const fresh = known ? findNew(entries, parts, known) : entries;
+    received(shard, base + fresh.length - 1);
+    const admitted = fresh.map(({ projectId, customerId }, i): Admitted => {
+      return { projectId, customerId, version: base + i, previous: parseMark(replaced[i] ?? null) };
+    });
+    const sampled = admitted.filter(isSampled);
+    const backlogs = new Map(sampled.map(({ projectId }, i) => [projectId, counts[i] ?? 0]));
+    const recordBytes = new Map<number, number>();
+    for (let i = 0; i < bytes.length; i += 2) recordBytes.set(Number(bytes[i]), Number(bytes[i + 1]));
+    return { admitted, backlogs, recordBytes, known };
+  }
+
+  function received(shard: number, version: Version): void {
+    newest.set(shard, Math.max(version, newest.get(shard) ?? 0));
+  }
 }
 
 const toField = ({ projectId, customerId }: { projectId: number; customerId: string }) => `${projectId}:${customerId}`;
