@@ -62,7 +62,7 @@ export type Idempotency = {
 
 /** Limit of one project's records, in bytes; in a store with a memory limit, a tenth of that limit. */
 const MAX_BYTES = 256 * 1024 * 1024;
-const MAX_PART = 0.1;
+const MAX_SHARE = 0.1;
 
 /**
  * The limit of one project's records.
@@ -70,7 +70,7 @@ const MAX_PART = 0.1;
  * @returns bytes
  */
 export const toMaxBytes = (memoryLimit: number): number =>
-  memoryLimit > 0 ? Math.floor(memoryLimit * MAX_PART) : MAX_BYTES;
+  memoryLimit > 0 ? Math.floor(memoryLimit * MAX_SHARE) : MAX_BYTES;
 
 /** Approximate bytes of a record in the store, indexes included. */
 export const toRecordBytes = (size: number): number => RECORD_BYTES + Math.ceil(size / 4);

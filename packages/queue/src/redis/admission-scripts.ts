@@ -11,6 +11,9 @@ import { defineRecords, SLICE } from './redis-idempotency.js';
  * persisted.
  */
 
+/** The byte of an erasure in the string that has one character per entry. */
+const ERASES = '1'.charCodeAt(0);
+
 const DROP_IF_EMPTY = `
 local function dropIfEmpty(claims)
   if redis.call('HLEN', claims) == 1 and redis.call('HEXISTS', claims, '') == 1 then redis.call('DEL', claims) end
@@ -53,7 +56,7 @@ for first = 1, entries, ${SLICE} do
   local marks = call('HMGET', claims, unpack(fields, first, last))
   local claimed = {}
   for i = first, last do
-    local field, erases = fields[i], erasures:byte(i) == 49
+    local field, erases = fields[i], erasures:byte(i) == ${ERASES}
     local mark = format('%d', 2 * (base + i - 1) + (erases and 1 or 0))
     replaced[i] = newest[field] or marks[i - first + 1]
     newest[field] = mark
@@ -163,7 +166,7 @@ for i = 4, #ARGV, 6 do
   local function isOwn(mark) return wasOwn(mark) or isFrom(claimed, mark) end
   for j = 1, size do
     local place = first + j
-    local field, erases, claim = fields[place], ARGV[2]:byte(place) == 49, base + place - 1
+    local field, erases, claim = fields[place], ARGV[2]:byte(place) == ${ERASES}, base + place - 1
     local mark = tonumber(call('HGET', claims, field))
     if not mark then
       found[place] = 'none'

@@ -11,6 +11,13 @@ type Scripts = {
   opmSweepRecords: Script<number>;
 };
 
+/** The first byte of the state of an open part, and of a closed one. */
+const OPEN = ':'.charCodeAt(0);
+const CLOSED = '='.charCodeAt(0);
+
+/** Records are grouped by periods of 12 hours. */
+const PERIOD_US = RECORD_TTL_US / 2;
+
 /** `unpack` of Lua can pass a few thousand values at a time. */
 export const SLICE = 1000;
 
@@ -102,7 +109,7 @@ local function readTime()
   local time = call('TIME')
   return math.max(time[1] * 1000000 + time[2], tonumber(call('GET', KEYS[1]) or 0))
 end
-local function periodOf(version) return math.floor(version / 43200000000) end
+local function periodOf(version) return math.floor(version / ${PERIOD_US}) end
 local function recordsOf(period) return KEYS[${from} + period % 3] end
 local function bytesOf(period) return KEYS[${from + 3} + period % 3] end
 local function hasRecords(period)
@@ -196,7 +203,7 @@ return found`;
  */
 const CLOSE = `#!lua flags=allow-oom
 local parts, first, merged = #ARGV / 2, 1, {}
-local function periodOf(place) return math.floor(ARGV[parts + place]:sub(1, 16) / 43200000000) end
+local function periodOf(place) return math.floor(ARGV[parts + place]:sub(1, 16) / ${PERIOD_US}) end
 local function merge(a, b)
   local digits = { a:match('^=%d+:') }
   for i = #digits[1] + 1, #a do
@@ -212,12 +219,12 @@ while first <= parts do
     local part = ARGV[parts + first + i - 1]
     local kind = value and value:sub(9, 24) == part:sub(1, 16) and value:byte(25)
     local state = part:sub(17)
-    if kind == 61 and value:sub(25) ~= state then
+    if kind == ${CLOSED} and value:sub(25) ~= state then
       local given = state
       state = merge(value:sub(25), given)
       if state ~= given then merged[#merged + 1] = { first + i - 2, state } end
     end
-    if kind == 58 or kind == 61 then
+    if kind == ${OPEN} or kind == ${CLOSED} then
       closed[#closed + 1] = ARGV[first + i - 1]
       closed[#closed + 1] = value:sub(1, 24) .. state
     end
