@@ -279,7 +279,7 @@ export async function openHarness(backend: Backend, shards: number) {
     },
     untilIdle: () => worker.untilIdle(),
     countWaiting: async () => {
-      const waiting = await Promise.all(allShards.map((shard) => maintenance.admission.readWaiting(shard)));
+      const waiting = await Promise.all(allShards.map((shard) => maintenance.admission.readShardBacklog(shard)));
       return waiting.reduce((sum, { entries }) => sum + entries, 0);
     },
     readClaims: (customerIds: string[], shard: number) =>
@@ -293,7 +293,7 @@ export async function openHarness(backend: Backend, shards: number) {
       Promise.all(
         allShards.flatMap((shard): Promise<unknown>[] => [
           maintenance.admission.readVersion(shard),
-          maintenance.admission.readWaiting(shard),
+          maintenance.admission.readShardBacklog(shard),
         ]),
       ),
     async close(): Promise<void> {

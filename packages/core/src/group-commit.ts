@@ -1,7 +1,7 @@
 import { FairQueue, type Room, type Source, Sources } from './fair-queue.js';
 
 /** A call, from its arrival to its result. */
-type Waiting<Partition, Item, Result> = Room & {
+type Call<Partition, Item, Result> = Room & {
   partition: Partition;
   item: Item;
   source: Source;
@@ -11,13 +11,13 @@ type Waiting<Partition, Item, Result> = Room & {
   resolve: (result: Result) => void;
   reject: (error: unknown) => void;
   /** The next call in order of arrival, of any partition. */
-  next: Waiting<Partition, Item, Result> | undefined;
+  next: Call<Partition, Item, Result> | undefined;
 };
 
 /** `isAll`: no call of the partition is left. */
 type Batch<Partition, Item, Result> = {
   partition: Partition;
-  waiting: Waiting<Partition, Item, Result>[];
+  calls: Call<Partition, Item, Result>[];
   isAll: boolean;
 };
 
@@ -67,12 +67,12 @@ export class GroupCommit<Partition, Item, Result> {
   readonly #maxInFlightPerPartition: number;
   readonly #expiry: Expiry<Item> | undefined;
   readonly #refuse: ((item: Item) => Error | undefined) | undefined;
-  readonly #partitions = new Map<Partition, FairQueue<Source, Waiting<Partition, Item, Result>>>();
+  readonly #partitions = new Map<Partition, FairQueue<Source, Call<Partition, Item, Result>>>();
   readonly #inFlightOfPartition = new Tally<Partition>();
   readonly #sources = new Sources();
   /** Linked list of the calls that may expire, oldest first. It may still contain calls that no longer wait. */
-  #oldest: Waiting<Partition, Item, Result> | undefined;
-  #newest: Waiting<Partition, Item, Result> | undefined;
+  #oldest: Call<Partition, Item, Result> | undefined;
+  #newest: Call<Partition, Item, Result> | undefined;
   #pending = 0;
   #inFlight = 0;
   #scheduled = false;
@@ -134,12 +134,12 @@ export class GroupCommit<Partition, Item, Result> {
     });
   }
 
-  #leave({ size, source }: Waiting<Partition, Item, Result>): void {
+  #leave({ size, source }: Call<Partition, Item, Result>): void {
     this.#pending -= size;
     this.#sources.leave(source, size);
   }
 
-  #add(call: Waiting<Partition, Item, Result>): void {
+  #add(call: Call<Partition, Item, Result>): void {
     let line = this.#partitions.get(call.partition);
     if (!line) {
       line = new FairQueue();
@@ -167,8 +167,8 @@ export class GroupCommit<Partition, Item, Result> {
     });
   }
 
-  async #commitBatch({ partition, waiting, isAll }: Batch<Partition, Item, Result>): Promise<void> {
-    const due = this.#refuse ? waiting.filter((call) => !this.#isRefused(call)) : waiting;
+  async #commitBatch({ partition, calls, isAll }: Batch<Partition, Item, Result>): Promise<void> {
+    const due = this.#refuse ? calls.filter((call) => !this.#isRefused(call)) : calls;
     const items = due.map(({ item }) => item);
     const slots = isAll ? this.#slotsOf(items) : 1;
     this.#count(partition, slots);
@@ -182,7 +182,7 @@ export class GroupCommit<Partition, Item, Result> {
       for (const { reject } of due) reject(error);
     } finally {
       this.#count(partition, -slots);
-      for (const call of waiting) this.#leave(call);
+      for (const call of calls) this.#leave(call);
       this.#rejectExpired();
       if (this.#partitions.size > 0) this.#schedule();
     }
@@ -193,7 +193,7 @@ export class GroupCommit<Partition, Item, Result> {
     this.#inFlightOfPartition.add(partition, slots);
   }
 
-  #isRefused({ item, reject }: Waiting<Partition, Item, Result>): boolean {
+  #isRefused({ item, reject }: Call<Partition, Item, Result>): boolean {
     const error = this.#refuse?.(item);
     if (error) reject(error);
     return error !== undefined;
@@ -212,7 +212,7 @@ export class GroupCommit<Partition, Item, Result> {
   }
 
   /** The call must be the oldest waiting call, so it is also the first of its source's calls in its partition. */
-  #expire(call: Waiting<Partition, Item, Result>, { toError }: Expiry<Item>): void {
+  #expire(call: Call<Partition, Item, Result>, { toError }: Expiry<Item>): void {
     const line = this.#partitions.get(call.partition);
     line?.dropOldest(call.source);
     if (line?.isEmpty) this.#partitions.delete(call.partition);
@@ -225,17 +225,17 @@ export class GroupCommit<Partition, Item, Result> {
   #takeBatch(): Batch<Partition, Item, Result> | undefined {
     for (const [partition, line] of this.#partitions) {
       if (this.#inFlightOfPartition.of(partition) >= this.#maxInFlightPerPartition) continue;
-      const waiting = line.take({ size: this.#maxBatch(), bytes: this.#maxBytes });
-      for (const call of waiting) call.isWaiting = false;
+      const calls = line.take({ size: this.#maxBatch(), bytes: this.#maxBytes });
+      for (const call of calls) call.isWaiting = false;
       this.#partitions.delete(partition);
       if (!line.isEmpty) this.#partitions.set(partition, line);
-      return { partition, waiting, isAll: line.isEmpty };
+      return { partition, calls, isAll: line.isEmpty };
     }
     return undefined;
   }
 }
 
-function settle<Result>({ resolve, reject }: Waiting<unknown, unknown, Result>, outcome: Result | Error): void {
+function settle<Result>({ resolve, reject }: Call<unknown, unknown, Result>, outcome: Result | Error): void {
   if (outcome instanceof Error) reject(outcome);
   else resolve(outcome);
 }

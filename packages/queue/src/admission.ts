@@ -36,7 +36,7 @@ export type AdmitResult = {
 export type Persisted = { projectId: number; customerId: string; version: Version; claim?: Version };
 
 /** Entries that wait in a shard: `entries` is exact, `ofProjects` (by project id) is sampled, see `countSampled`. */
-export type Waiting = { entries: number; ofProjects: Map<number, number> };
+export type ShardBacklog = { entries: number; ofProjects: Map<number, number> };
 
 /**
  * Admission gives each entry a version and a claim. Each call is atomic.
@@ -82,9 +82,9 @@ export type Admission = {
    * can make the count wrong, until maintenance corrects it with `correctBacklog`.
    */
   countBacklog(shard: number): Promise<number>;
-  readWaiting(shard: number): Promise<Waiting>;
+  readShardBacklog(shard: number): Promise<ShardBacklog>;
   /** Adds these numbers to the counts of the shard. Negative numbers reduce them. */
-  correctBacklog(shard: number, by: Waiting): Promise<void>;
+  correctBacklog(shard: number, by: ShardBacklog): Promise<void>;
   /** The newest version of the shard; undefined if it has none. */
   readVersion(shard: number): Promise<Version | undefined>;
   /** Removes the shard's claims and pending erasures below this version. */

@@ -1,6 +1,6 @@
 import type { Version } from '@opm/core';
 import type { JobType, Queue } from 'bullmq';
-import type { Waiting } from './admission.js';
+import type { ShardBacklog } from './admission.js';
 import { type JobSummary, parseJobId } from './chunk.js';
 
 const UNFINISHED = ['waiting', 'prioritized', 'active', 'delayed'] as const;
@@ -27,9 +27,9 @@ type UnfinishedJobs = {
   /** The oldest version; `Number.MAX_SAFE_INTEGER` if there is none. */
   oldest: Version;
   /** The entries of all these jobs. */
-  most: Waiting;
+  most: ShardBacklog;
   /** The entries of the jobs that have not started. In a started job, some entries may be done. */
-  least: Waiting;
+  least: ShardBacklog;
   /** Jobs with ids in another format: from an older release, or added by hand. */
   unknown: number;
 };
@@ -70,12 +70,12 @@ async function listUnfinished(queue: Queue): Promise<{ first: Set<string>; all: 
   return { first, all: new Set([...first, ...second]) };
 }
 
-const toNone = (): Waiting => ({ entries: 0, ofProjects: new Map() });
+const toNone = (): ShardBacklog => ({ entries: 0, ofProjects: new Map() });
 
-function add(waiting: Waiting, { entries, ofProjects }: JobSummary): void {
-  waiting.entries += entries;
+function add(backlog: ShardBacklog, { entries, ofProjects }: JobSummary): void {
+  backlog.entries += entries;
   for (const [projectId, count] of ofProjects) {
-    waiting.ofProjects.set(projectId, (waiting.ofProjects.get(projectId) ?? 0) + count);
+    backlog.ofProjects.set(projectId, (backlog.ofProjects.get(projectId) ?? 0) + count);
   }
 }
 

@@ -1,6 +1,6 @@
 import { awaitAll, MAX_ANSWER_TIMEOUT_MS, type Version, withTimeout } from '@opm/core';
 import type { Queue } from 'bullmq';
-import type { Admission, Waiting } from './admission.js';
+import type { Admission, ShardBacklog } from './admission.js';
 import { readUnfinished } from './backlog.js';
 import { MAX_CHUNK_ENTRIES } from './chunk.js';
 import type { QueueBackend } from './queue-store.js';
@@ -32,7 +32,7 @@ export type ClearLeftovers = {
  * the age, because the store's clock may have jumped.
  */
 export function createClearLeftovers(
-  admission: Pick<Admission, 'correctBacklog' | 'readVersion' | 'readWaiting' | 'sweep'>,
+  admission: Pick<Admission, 'correctBacklog' | 'readVersion' | 'readShardBacklog' | 'sweep'>,
   queues: Queue[],
   readClock: QueueBackend['readClock'],
   orphanAgeMs = MAX_ANSWER_TIMEOUT_MS,
@@ -46,10 +46,13 @@ export function createClearLeftovers(
      */
     const count = singleFlight(async () => {
       const readAt = performance.now();
-      const before = await admission.readWaiting(shard);
+      const before = await admission.readShardBacklog(shard);
       const { oldest, least, most, unknown } = await readUnfinished(queue);
       most.entries += unknown * MAX_CHUNK_ENTRIES;
-      await admission.correctBacklog(shard, toCorrection([before, await admission.readWaiting(shard)], least, most));
+      await admission.correctBacklog(
+        shard,
+        toCorrection([before, await admission.readShardBacklog(shard)], least, most),
+      );
       return unknown === 0 ? { oldest, readAt } : undefined;
     }, COUNT_TIMEOUT_MS);
     const sweep = singleFlight(admission.sweep, SWEEP_TIMEOUT_MS);
@@ -94,14 +97,14 @@ export function createClearLeftovers(
  * Compares the counts before and after the jobs were read with the entries in the jobs. The correction is positive if
  * both counts are below `least`, negative if both are above `most`, and otherwise 0.
  */
-function toCorrection(counts: [Waiting, Waiting], least: Waiting, most: Waiting): Waiting {
-  const correct = (read: (waiting: Waiting) => number) => {
+function toCorrection(counts: [ShardBacklog, ShardBacklog], least: ShardBacklog, most: ShardBacklog): ShardBacklog {
+  const correct = (read: (backlog: ShardBacklog) => number) => {
     const [one, other] = counts.map(read) as [number, number];
     return Math.max(read(least) - Math.max(one, other), 0) + Math.min(read(most) - Math.min(one, other), 0);
   };
   const ofProjects = new Map<number, number>();
-  for (const projectId of new Set([...counts, most].flatMap((waiting) => [...waiting.ofProjects.keys()]))) {
-    const by = correct((waiting) => waiting.ofProjects.get(projectId) ?? 0);
+  for (const projectId of new Set([...counts, most].flatMap((backlog) => [...backlog.ofProjects.keys()]))) {
+    const by = correct((backlog) => backlog.ofProjects.get(projectId) ?? 0);
     if (by !== 0) ofProjects.set(projectId, by);
   }
   return { entries: correct(({ entries }) => entries), ofProjects };

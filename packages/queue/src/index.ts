@@ -7,7 +7,6 @@ export {
   type Claim,
   type Persisted,
   shardOf,
-  type Waiting,
 } from './admission.js';
 export {
   type Backlog,

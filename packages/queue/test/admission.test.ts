@@ -212,11 +212,11 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
     }
     expect([...backlogs].sort()).toEqual([...expected].sort());
     expect([...expected.values()].reduce((sum, count) => sum + count, 0)).toBe(3_200);
-    expect((await other.admission.readWaiting(2)).ofProjects).toEqual(expected);
+    expect((await other.admission.readShardBacklog(2)).ofProjects).toEqual(expected);
 
     await other.admission.settle(2, admitted.slice(0, 1_600));
     await one.admission.release(2, admitted.slice(1_600));
-    const { entries, ofProjects } = await other.admission.readWaiting(2);
+    const { entries, ofProjects } = await other.admission.readShardBacklog(2);
     expect([entries, ...ofProjects.values()].every((count) => count === 0)).toBe(true);
   });
 
@@ -232,11 +232,11 @@ describe.each(BACKENDS)('admission on %s:', (_, createBackend) => {
 
   test('the backlog can be corrected, up and down', async () => {
     await one.admission.correctBacklog(1, { entries: 7, ofProjects: new Map([[9, 48]]) });
-    const { entries, ofProjects } = await other.admission.readWaiting(1);
+    const { entries, ofProjects } = await other.admission.readShardBacklog(1);
     expect(ofProjects.get(9)).toBeGreaterThanOrEqual(48);
     const negated = [...ofProjects].map(([projectId, count]): [number, number] => [projectId, -count]);
     await one.admission.correctBacklog(1, { entries: -entries - 1, ofProjects: new Map(negated) });
-    const left = await other.admission.readWaiting(1);
+    const left = await other.admission.readShardBacklog(1);
     expect([left.entries, ...left.ofProjects.values()].every((count) => count === 0)).toBe(true);
   });
 
@@ -360,7 +360,7 @@ test('on PostgreSQL correcting backlogs and settling do not deadlock', async () 
   await settling.query('COMMIT');
   await correcting;
   const isCounted = Number(admitted[0]?.version) % 16 === 0; // one in 16 is, see chunk.ts
-  expect([...(await admission.readWaiting(0)).ofProjects]).toEqual(isCounted ? [[1, 16]] : []);
+  expect([...(await admission.readShardBacklog(0)).ofProjects]).toEqual(isCounted ? [[1, 16]] : []);
   await settling.end();
   await close();
   await backend.drop();

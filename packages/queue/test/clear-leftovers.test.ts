@@ -123,7 +123,7 @@ describe.each(BACKENDS)('leftovers of a killed ingress on %s:', (_, createPlace)
   test('a project’s backlog is corrected to the sampled count of its entries in the jobs', async () => {
     const names = (count: number) => Array.from({ length: count }, (_, i) => `c ${i}`);
     await enqueue(place, 0, names(160));
-    const { ofProjects } = await place.store.admission.readWaiting(0);
+    const { ofProjects } = await place.store.admission.readShardBacklog(0);
     expect(ofProjects).toEqual(new Map([[PROJECT, 160]]));
     await admit(place, 0, ...names(320));
     await place.queue.admit(
@@ -131,7 +131,7 @@ describe.each(BACKENDS)('leftovers of a killed ingress on %s:', (_, createPlace)
       names(32).map((customerId) => ({ projectId: 2, customerId })),
     );
     await place.clear();
-    expect((await place.store.admission.readWaiting(0)).ofProjects).toEqual(ofProjects);
+    expect((await place.store.admission.readShardBacklog(0)).ofProjects).toEqual(ofProjects);
   });
 
   test('if no entry waits, claims observed 30 s ago are removed, and younger ones stay', async () => {

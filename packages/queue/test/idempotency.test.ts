@@ -377,11 +377,11 @@ describe.each(BACKENDS)('idempotency on %s:', (_, createBackend) => {
       const projectId = freshProject();
       const customers = named(...Array.from({ length: 64 }, (_customer, i) => `c ${i}`));
       const { part } = await admitPart(projectId, ...customers);
-      expect((await one.admission.readWaiting(SHARD)).ofProjects.get(projectId)).toBe(64);
+      expect((await one.admission.readShardBacklog(SHARD)).ofProjects.get(projectId)).toBe(64);
       const again = await admitAgain(part, ...customers);
-      expect((await one.admission.readWaiting(SHARD)).ofProjects.get(projectId)).toBe(128);
+      expect((await one.admission.readShardBacklog(SHARD)).ofProjects.get(projectId)).toBe(128);
       await one.admission.settle(SHARD, again);
-      expect((await one.admission.readWaiting(SHARD)).ofProjects.get(projectId)).toBe(64);
+      expect((await one.admission.readShardBacklog(SHARD)).ofProjects.get(projectId)).toBe(64);
     });
 
     test('a customer without a claim gets one', async () => {

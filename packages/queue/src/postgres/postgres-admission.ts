@@ -151,7 +151,7 @@ export function createPostgresAdmission(pool: pg.Pool, shards: number): Admissio
 
     countBacklog,
 
-    async readWaiting(shard) {
+    async readShardBacklog(shard) {
       const entries = await countBacklog(shard);
       const { rows } = await pool.query<{ project_id: number; entries: string }>(
         'SELECT project_id, entries FROM admission.backlogs WHERE shard = $1 AND entries > 0',

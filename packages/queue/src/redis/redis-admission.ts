@@ -172,7 +172,7 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
 
     countBacklog: async (shard) => Number(await redis.get(waitingKey(shard))),
 
-    async readWaiting(shard) {
+    async readShardBacklog(shard) {
       const [waiting, backlogs] = await Promise.all([redis.get(waitingKey(shard)), redis.hgetall(backlogsKey(shard))]);
       const ofProjects = Object.entries(backlogs).map(([id, count]): [number, number] => [Number(id), Number(count)]);
       return { entries: Number(waiting), ofProjects: new Map(ofProjects) };
