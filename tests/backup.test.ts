@@ -17,9 +17,9 @@ import {
   testPrefix,
   waitFor,
 } from '@opm/testkit';
-import { toAddresses } from '../packages/queue/src/admission.js';
 import { createClearLeftovers } from '../packages/queue/src/clear-leftovers.js';
 import { connectQueueBackend } from '../packages/queue/src/queue-backend.js';
+import { toAddresses } from '../packages/queue/src/queue-store.js';
 
 const SCRIPTS = resolve('deploy/backup');
 const SHARDS = 2;

@@ -5,9 +5,9 @@ import { createEntryQueue, type EntryQueue, findNew, type PartRecord, parsePart 
 import { createLogger } from '@opm/runtime';
 import { createStore } from '@opm/store';
 import { ANSWER_TIMEOUT_MS, type Backend } from '@opm/testkit';
-import { toAddresses } from '../../../packages/queue/src/admission.js';
 import { createClearLeftovers } from '../../../packages/queue/src/clear-leftovers.js';
 import { connectQueueBackend } from '../../../packages/queue/src/queue-backend.js';
+import { toAddresses } from '../../../packages/queue/src/queue-store.js';
 import { toTimeBudget } from '../src/config.js';
 import { createRecordLimit } from '../src/guards/rate-limiter.js';
 import { createAcceptEntry } from '../src/ingest/accept-entry.js';

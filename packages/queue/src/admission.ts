@@ -111,14 +111,3 @@ export const toSupersededErasure = (erasure: Claim | undefined): Claim | undefin
 export function shardOf(projectId: number, customerId: string, shards: number): number {
   return shards === 1 ? 0 : crc32(`${projectId}:${customerId}`) % shards;
 }
-
-/** A BullMQ queue: the queue of one shard (`of` is the number of shards), or a queue without a shard. */
-export type QueueAddress = { name: string; shard?: { index: number; of: number } };
-
-/** The entry queue of each shard. */
-export function toAddresses(shards: number): QueueAddress[] {
-  return Array.from({ length: shards }, (_, index) => ({ name: `entries-${index}`, shard: { index, of: shards } }));
-}
-
-/** The maximum time until each kind of deadline, in ms. */
-export type DeadlineLimits = { lockMs: number; stalledMs: number; delayMs: number };

@@ -1,6 +1,6 @@
 import { afterEach, expect, jest, test } from '@jest/globals';
-import { toAddresses } from './admission.js';
 import { followClock, measureSkew } from './clock.js';
+import { toAddresses } from './queue-store.js';
 
 afterEach(() => {
   jest.restoreAllMocks();

@@ -1,6 +1,5 @@
 import { withTimeout } from '@opm/core';
-import { type DeadlineLimits, type QueueAddress, toAddresses } from './admission.js';
-import type { QueueBackend } from './queue-store.js';
+import { type DeadlineLimits, type QueueAddress, type QueueBackend, toAddresses } from './queue-store.js';
 
 const INTERVAL_MS = 10_000;
 /** Per shard: its Redis master may be down. */

@@ -1,6 +1,6 @@
 import { Fault } from '@opm/contract';
 import type { Queue } from 'bullmq';
-import { type Admission, toAddresses } from './admission.js';
+import type { Admission } from './admission.js';
 import {
   type Backlog,
   listJobs,
@@ -14,7 +14,7 @@ import { toLargestSkew } from './clock.js';
 import type { Idempotency } from './idempotency.js';
 import { MAINTENANCE } from './maintenance.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
-import type { QueueBackend } from './queue-store.js';
+import { type QueueBackend, toAddresses } from './queue-store.js';
 import { JOB_OPTIONS } from './retry-policy.js';
 import { checkShards, checkStoreAndShards, createShardCheck } from './shard-check.js';
 import type { TokenBuckets } from './token-buckets.js';

@@ -1,12 +1,12 @@
 import { withTimeout } from '@opm/core';
 import { type Job, type Queue, WaitingError, type Worker } from 'bullmq';
 import pRetry from 'p-retry';
-import { type Admission, toAddresses } from './admission.js';
+import type { Admission } from './admission.js';
 import { type Backlog, readBacklog } from './backlog.js';
 import { type Chunk, parseChunk } from './chunk.js';
 import { followClock, toLargestSkew } from './clock.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
-import type { QueueBackend } from './queue-store.js';
+import { type QueueBackend, toAddresses } from './queue-store.js';
 import { MAX_DELAY_MS, toWorkerOptions } from './retry-policy.js';
 import { checkStoreAndShards, createShardCheck } from './shard-check.js';
 

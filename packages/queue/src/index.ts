@@ -46,9 +46,9 @@ export {
   toClosedState,
 } from './idempotency.js';
 export { MAINTENANCE_TASKS, startMaintenance } from './maintenance.js';
-export { isPooled, migrateQueue } from './postgres/postgres-queue-backend.js';
+export { isPooled, migrateQueue } from './postgres/postgres-store.js';
 export { type QueueConfig, toQueueConfig } from './queue-backend.js';
-export { toHashTag } from './redis/redis-queue-backend.js';
+export { toHashTag } from './redis/redis-store.js';
 export { JOB_OPTIONS, retryDelayMs } from './retry-policy.js';
 export { ShardsError } from './shard-check.js';
 export type { ReserveCall, Reserved, TokenBuckets } from './token-buckets.js';

@@ -2,9 +2,9 @@ import { withTimeout } from '@opm/core';
 import type { Queue, Worker } from 'bullmq';
 import pRetry from 'p-retry';
 import { toClockWarning } from './clock.js';
-import { createPostgresQueueBackend } from './postgres/postgres-queue-backend.js';
+import { createPostgresStore } from './postgres/postgres-store.js';
 import type { QueueBackend, Role } from './queue-store.js';
-import { createRedisQueueBackend } from './redis/redis-queue-backend.js';
+import { createRedisStore } from './redis/redis-store.js';
 import { untilAborted } from './single-flight.js';
 
 export type QueueConfig = {
@@ -56,8 +56,8 @@ export async function connectQueueBackend(
   const { databaseUrl, redisUrl, minReplicas = 0, answerTimeoutMs = 1_000, prefix, shards } = config;
   const { createQueue, createWorker, ping, ...store } =
     redisUrl === undefined
-      ? createPostgresQueueBackend({ databaseUrl, shards, role, answerTimeoutMs, onError })
-      : createRedisQueueBackend({ databaseUrl, redisUrl, minReplicas, answerTimeoutMs, prefix, shards, role, onError });
+      ? createPostgresStore({ databaseUrl, shards, role, answerTimeoutMs, onError })
+      : createRedisStore({ databaseUrl, redisUrl, minReplicas, answerTimeoutMs, prefix, shards, role, onError });
 
   const opened = new Set<Queue | Worker>();
   let closed: Promise<void> | undefined;

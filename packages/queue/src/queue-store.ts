@@ -1,10 +1,21 @@
 import type { Queue, QueueOptions, Worker, WorkerOptions } from 'bullmq';
-import type { Admission, DeadlineLimits, QueueAddress } from './admission.js';
+import type { Admission } from './admission.js';
 import type { Idempotency } from './idempotency.js';
 import type { TokenBuckets } from './token-buckets.js';
 
 /** A producer fails fast, because a partner waits for it. A worker waits until an outage ends. */
 export type Role = 'producer' | 'worker' | 'dashboard';
+
+/** A BullMQ queue: the queue of one shard (`of` is the number of shards), or a queue without a shard. */
+export type QueueAddress = { name: string; shard?: { index: number; of: number } };
+
+/** The entry queue of each shard. */
+export function toAddresses(shards: number): QueueAddress[] {
+  return Array.from({ length: shards }, (_, index) => ({ name: `entries-${index}`, shard: { index, of: shards } }));
+}
+
+/** The maximum time until each kind of deadline, in ms. */
+export type DeadlineLimits = { lockMs: number; stalledMs: number; delayMs: number };
 
 /** The interface of both stores, Redis and PostgreSQL. Only this package knows which one is in use. */
 export type QueueBackend = {

@@ -1,7 +1,6 @@
 import { withTimeout } from '@opm/core';
-import { toAddresses } from './admission.js';
 import { countUnfinished } from './backlog.js';
-import type { QueueBackend } from './queue-store.js';
+import { type QueueBackend, toAddresses } from './queue-store.js';
 import { singleFlight } from './single-flight.js';
 
 const TIMEOUT_MS = 2_000;

@@ -5,7 +5,7 @@ import pg from 'pg';
 import type { Admitted } from '../src/admission.js';
 import { connectQueueBackend } from '../src/queue-backend.js';
 import type { QueueBackend } from '../src/queue-store.js';
-import { toHashTag } from '../src/redis/redis-queue-backend.js';
+import { toHashTag } from '../src/redis/redis-store.js';
 
 type Customer = { customerId: string; erase?: true };
 

@@ -13,12 +13,12 @@ import {
   withRedis,
 } from '@opm/testkit';
 import type { Queue } from 'bullmq';
-import { toAddresses } from '../src/admission.js';
 import { toJobId } from '../src/chunk.js';
 import { type ClearLeftovers, createClearLeftovers } from '../src/clear-leftovers.js';
 import { createEntryQueue, type EntryQueue, shardOf, startMaintenance, toHashTag } from '../src/index.js';
 import { connectQueueBackend } from '../src/queue-backend.js';
 import type { QueueBackend } from '../src/queue-store.js';
+import { toAddresses } from '../src/queue-store.js';
 
 const SHARDS = 3;
 const PROJECT = 1;

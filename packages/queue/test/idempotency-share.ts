@@ -1,5 +1,5 @@
 import { type Backend, query, withRedis } from '@opm/testkit';
-import { toHashTag } from '../src/redis/redis-queue-backend.js';
+import { toHashTag } from '../src/redis/redis-store.js';
 
 const PERIOD_US = 43_200_000_000;
 const FINGERPRINT_LENGTH = 8;

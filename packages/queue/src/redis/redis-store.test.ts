@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import calculateSlot from 'cluster-key-slot';
 import fc from 'fast-check';
-import { toHashTag } from './redis-queue-backend.js';
+import { toHashTag } from './redis-store.js';
 
 /** The last slot of each master, as `redis-cli --cluster create` assigns them. */
 function dealSlots(masters: number): number[] {

@@ -1,10 +1,9 @@
 import { FLUSH_COMMITS } from '@opm/core';
 import { createPostgresBackend, type Queue, runMigrations, type Worker, withBackend } from 'bullmq';
 import pg from 'pg';
-import type { DeadlineLimits } from '../admission.js';
 import { PRIORITIES } from '../backlog.js';
 import { measureSkew } from '../clock.js';
-import type { QueueStore, Role } from '../queue-store.js';
+import type { DeadlineLimits, QueueStore, Role } from '../queue-store.js';
 import { withBackOff } from '../retry-policy.js';
 import {
   type BucketCall,
@@ -38,7 +37,7 @@ const NOT_DIRECT =
   'the queue in PostgreSQL needs direct connections, without a pooler such as PgBouncer: ' +
   'set REDIS_URL, or point DATABASE_URL at PostgreSQL itself';
 
-export function createPostgresQueueBackend(options: {
+export function createPostgresStore(options: {
   databaseUrl: string;
   role: Role;
   shards: number;

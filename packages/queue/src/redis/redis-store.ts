@@ -1,11 +1,10 @@
 import { withTimeout } from '@opm/core';
 import { createRedisBackend, Queue, withBackend } from 'bullmq';
 import calculateSlot from 'cluster-key-slot';
-import type { DeadlineLimits, QueueAddress } from '../admission.js';
 import { PRIORITIES } from '../backlog.js';
 import { measureSkew } from '../clock.js';
 import { toMaxBytes } from '../idempotency.js';
-import type { QueueStore } from '../queue-store.js';
+import type { DeadlineLimits, QueueAddress, QueueStore } from '../queue-store.js';
 import { withBackOff } from '../retry-policy.js';
 import {
   connectRedis,
@@ -22,9 +21,9 @@ import { checkRedis, readMemory } from './redis-health.js';
 import { createRedisIdempotency } from './redis-idempotency.js';
 import { createRedisTokenBuckets } from './redis-token-buckets.js';
 
-type RedisBackendOptions = RedisConnection & { databaseUrl: string; prefix: string; shards: number };
+type RedisStoreOptions = RedisConnection & { databaseUrl: string; prefix: string; shards: number };
 
-export function createRedisQueueBackend(options: RedisBackendOptions): QueueStore {
+export function createRedisStore(options: RedisStoreOptions): QueueStore {
   const { databaseUrl, prefix, shards, ...connection } = options;
   const redis = connectRedis(connection);
   const highWaterMark = createHighWaterMarkReader({ databaseUrl, ...connection });
