@@ -1,13 +1,13 @@
 import { createEntryQueue, openDashboardQueues, toQueueConfig } from '@opm/queue';
 import {
   bool,
-  countBetween,
   createThrottledWarning,
   type Env,
   PROCESS_ENV,
   type ProcessContext,
   port,
   str,
+  wholeNumber,
 } from '@opm/runtime';
 import { createStore } from '@opm/store';
 import { createConsoleApp, serveConsole } from './app.js';
@@ -78,7 +78,12 @@ export const CONSOLE_ENV = {
   CONSOLE_PASSWORD: str({ desc: 'password of the console; there is no default' }),
   CONSOLE_SHOW_DATA: bool({ default: false, desc: 'true shows what partners sent; otherwise it is masked' }),
   CONSOLE_READ_ONLY: bool({ default: true, desc: 'false lets operators make changes, as far as their roles allow' }),
-  TRUSTED_PROXIES: countBetween(0, 10)({ default: 0, desc: 'proxies in front, 0 to 10, that set X-Forwarded-For' }),
+  TRUSTED_PROXIES: wholeNumber({
+    min: 0,
+    max: 10,
+    default: 0,
+    desc: 'proxies in front, 0 to 10, that set X-Forwarded-For',
+  }),
 };
 
 type ConsoleConfig = Env<typeof CONSOLE_ENV>;

@@ -1,15 +1,14 @@
 import { MAX_CHUNK_ENTRIES } from '@opm/queue';
-import { count, countBetween, type Env, PROCESS_ENV, port, str } from '@opm/runtime';
+import { count, type Env, PROCESS_ENV, port, str, wholeNumber } from '@opm/runtime';
 
 export const INGRESS_ENV = {
   ...PROCESS_ENV,
   HOST: str({ default: undefined, desc: 'address to listen on; default: all addresses' }),
   PORT: port({ default: 3000, desc: 'port for partners, 0 to 65535' }),
   INTERNAL_PORT: port({ default: 9400, desc: 'port of /livez, /readyz and /metrics' }),
-  CHUNK_MAX_ENTRIES: countBetween(
-    1,
-    MAX_CHUNK_ENTRIES,
-  )({
+  CHUNK_MAX_ENTRIES: wholeNumber({
+    min: 1,
+    max: MAX_CHUNK_ENTRIES,
     default: 200,
     desc: `maximum entries in one job, 1 to ${MAX_CHUNK_ENTRIES}`,
   }),
@@ -27,17 +26,15 @@ export const INGRESS_ENV = {
     desc: 'maximum median delay of the event loop in ms; above it, partners get 503',
   }),
   MAX_CONNECTIONS: count({ default: 10_000, desc: 'maximum simultaneous connections of partners' }),
-  SHUTDOWN_DELAY_MS: countBetween(
-    0,
-    600_000,
-  )({
+  SHUTDOWN_DELAY_MS: wholeNumber({
+    min: 0,
+    max: 600_000,
     default: 100,
     desc: 'how long requests are still accepted after SIGTERM while the ingress is not ready, in ms, 0 to 600000',
   }),
-  TRUSTED_PROXIES: countBetween(
-    0,
-    10,
-  )({
+  TRUSTED_PROXIES: wholeNumber({
+    min: 0,
+    max: 10,
     default: 0,
     desc: 'number of proxies in front, 0 to 10, that set X-Forwarded-For',
   }),

@@ -1,5 +1,5 @@
 import { createEntryWorker, startMaintenance, toQueueConfig } from '@opm/queue';
-import { countBetween, createThrottledWarning, type Env, PROCESS_ENV, type ProcessContext, port } from '@opm/runtime';
+import { createThrottledWarning, type Env, PROCESS_ENV, type ProcessContext, port, wholeNumber } from '@opm/runtime';
 import { createActivityReporter, createStore, type Store } from '@opm/store';
 import { MAX_ISOLATED_IN_FLIGHT } from './isolate.js';
 import { createWorkerMetrics } from './metrics.js';
@@ -143,39 +143,34 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
 export const WORKER_ENV = {
   ...PROCESS_ENV,
   INTERNAL_PORT: port({ default: 9401, desc: 'port of /livez, /readyz and /metrics' }),
-  WORKER_CONCURRENCY: countBetween(
-    1,
-    10_000,
-  )({
+  WORKER_CONCURRENCY: wholeNumber({
+    min: 1,
+    max: 10_000,
     default: 50,
     desc: 'jobs processed at the same time per shard, 1 to 10000',
   }),
-  STATEMENT_MAX_ROWS: countBetween(
-    1,
-    50_000,
-  )({
+  STATEMENT_MAX_ROWS: wholeNumber({
+    min: 1,
+    max: 50_000,
     default: 1_000,
     desc: 'maximum entries per upsert statement, 1 to 50000; a larger chunk gets its own statement',
   }),
-  JOB_LOCK_MS: countBetween(
-    1_000,
-    HOUR_MS,
-  )({
+  JOB_LOCK_MS: wholeNumber({
+    min: 1_000,
+    max: HOUR_MS,
     default: 20_000,
     desc: 'job lock in ms: how long a silent worker keeps a job, 1000 to 3600000',
   }),
-  JOB_MAX_ATTEMPTS: countBetween(
-    1,
-    1_000,
-  )({
+  JOB_MAX_ATTEMPTS: wholeNumber({
+    min: 1,
+    max: 1_000,
     default: 8,
     desc: 'attempts before an entry with an unclassified error becomes a dead letter, 1 to 1000',
   }),
   // Longer than an idempotency key counts, or a repeat could restore an erased customer.
-  TOMBSTONE_RETENTION_DAYS: countBetween(
-    2,
-    36_500,
-  )({
+  TOMBSTONE_RETENTION_DAYS: wholeNumber({
+    min: 2,
+    max: 36_500,
     default: 30,
     desc: 'days to keep the tombstones of erased customers, 2 to 36500',
   }),

@@ -13,8 +13,9 @@ export class ConfigError extends Error {
 /** A whole number of 1 or more. */
 export const count = makeValidator((text) => parseWhole(text, 1, Number.MAX_SAFE_INTEGER));
 
-/** A whole number from `least` to `most`, inclusive. */
-export const countBetween = (least: number, most: number) => makeValidator((text) => parseWhole(text, least, most));
+/** A whole number from `min` to `max`, inclusive. */
+export const wholeNumber = ({ min, max, ...spec }: { min: number; max: number; default: number; desc: string }) =>
+  makeValidator((text) => parseWhole(text, min, max))(spec);
 
 /** About 24 days. Node's timers fire at once if their delay is longer. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
@@ -93,25 +94,25 @@ export const STORE_ENV = {
     default: undefined,
     desc: `URL of Redis, such as redis://host:6379, or comma-separated URLs of Redis Cluster nodes; the only allowed parameter is ${REDIS_PARAMETERS}; if unset, the queue is in PostgreSQL; ${ENCODING}`,
   }),
-  REDIS_MIN_REPLICAS: countBetween(
-    0,
-    100,
-  )({
+  REDIS_MIN_REPLICAS: wholeNumber({
+    min: 0,
+    max: 100,
     default: 0,
     desc: 'number of Redis replicas that must have an entry before the ingress acknowledges it, 0 to 100',
   }),
-  ANSWER_TIMEOUT_MS: countBetween(
-    100,
-    MAX_ANSWER_TIMEOUT_MS,
-  )({
+  ANSWER_TIMEOUT_MS: wholeNumber({
+    min: 100,
+    max: MAX_ANSWER_TIMEOUT_MS,
     default: 1_000,
     desc: `milliseconds, 100 to ${MAX_ANSWER_TIMEOUT_MS}, within which a partner gets an answer even if a store is down`,
   }),
   REDIS_PREFIX: redisPrefix({ default: 'opm', desc: 'namespace of all keys on Redis, without { and }' }),
-  QUEUE_SHARDS: countBetween(
-    1,
-    MAX_SHARDS,
-  )({ default: 1, desc: `number of queues, 1 to ${MAX_SHARDS}, the same for every process` }),
+  QUEUE_SHARDS: wholeNumber({
+    min: 1,
+    max: MAX_SHARDS,
+    default: 1,
+    desc: `number of queues, 1 to ${MAX_SHARDS}, the same for every process`,
+  }),
 };
 
 /** Variables that every process reads: the stores, the log level, the internal port and the shutdown. */
@@ -123,10 +124,12 @@ export const PROCESS_ENV = {
     desc: 'least severe level to log',
   }),
   INTERNAL_HOST: str({ default: undefined, desc: 'address of the internal port; all addresses if unset' }),
-  SHUTDOWN_TIMEOUT_MS: countBetween(
-    1,
-    MAX_TIMER_MS,
-  )({ default: 15_000, desc: `milliseconds, 1 to ${MAX_TIMER_MS}, that a process may take to drain after SIGTERM` }),
+  SHUTDOWN_TIMEOUT_MS: wholeNumber({
+    min: 1,
+    max: MAX_TIMER_MS,
+    default: 15_000,
+    desc: `milliseconds, 1 to ${MAX_TIMER_MS}, that a process may take to drain after SIGTERM`,
+  }),
 };
 
 /** Variables that may hold a secret: with `_FILE` added to the name, each names a file that holds the value. */

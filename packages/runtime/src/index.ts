@@ -2,7 +2,6 @@ export {
   bool,
   ConfigError,
   count,
-  countBetween,
   type Env,
   PROCESS_ENV,
   parseEnv,
@@ -10,6 +9,7 @@ export {
   readSecretFiles,
   STORE_ENV,
   str,
+  wholeNumber,
 } from './env.js';
 export { createLogger, createThrottledWarning, type Logger } from './logger.js';
 export { createMetrics, type Metrics } from './metrics.js';
