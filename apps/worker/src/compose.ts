@@ -17,12 +17,12 @@ const STORE_OPTIONS = {
 };
 
 /**
- * Statements at the same time: so many for short backlogs, and so many for long ones. The worker prepares one while
- * PostgreSQL executes the other; more would wait for the same rows.
+ * Statements in flight, separately for short and for long backlogs. The worker prepares one while PostgreSQL executes
+ * the other; more would wait for the same rows.
  */
 const STATEMENTS_IN_FLIGHT = 2;
 
-/** Creates the worker's objects and connects them by hand. */
+/** Creates every object of the worker and passes each its dependencies. */
 export async function compose(context: ProcessContext<WorkerConfig>): Promise<void> {
   const { config, logger, health, signal, onClose } = context;
 

@@ -13,8 +13,9 @@ export type AdmitRequest = { projectId: number; customerId: string; erase?: true
 export type Admitted = { projectId: number; customerId: string; version: Version; previous: Claim | undefined };
 
 /**
- * An entry that was admitted again: it keeps its `version` and counts by `claim`. `found`: whether the customer had a claim of
- * this entry's part (`own`), no claim, that of an entry before the part (`older`), or one that was given since (`newer`).
+ * An entry that was admitted again: it keeps its `version` and counts by `claim`. `found`: whether the customer had a
+ * claim of this entry's part (`own`), no claim, that of an entry before the part (`older`), or one that was given since
+ * (`newer`).
  */
 export type AdmittedAgain = Admitted & { claim: Version; found: 'own' | 'none' | 'older' | 'newer' };
 
@@ -56,8 +57,8 @@ export type Admission = {
   admit(shard: number, entries: AdmitRequest[], parts?: KeyedPart[]): Promise<AdmitResult>;
   /**
    * Admits the entries of open parts again. They keep the versions of their records, and get claims with new versions,
-   * unless the customer has a newer one. Such a claim never says erased if the one before it did not; so an erasure gets none
-   * if there was none.
+   * unless the customer has a newer one. The new claim says "erased" only if the old one did; so an erasure without a
+   * claim gets none.
    * @returns one result per entry, in order; undefined, and nothing is changed, if a record is no longer as given
    */
   admitAgain(shard: number, entries: AdmitRequest[], parts: OpenPart[]): Promise<AdmittedAgain[] | undefined>;

@@ -172,7 +172,7 @@ function toError(reason: string): Error {
   return new Error(`job data is not a chunk: ${reason}`);
 }
 
-/** From the first to the last of them. */
+/** The lowest and the highest version of a job's entries. */
 export type VersionRange = [first: Version, last: Version];
 
 /** The summary of a chunk in its job id. */

@@ -45,8 +45,8 @@ export type Idempotency = {
   /** @returns the records, in order */
   read(shard: number, ids: string[]): Promise<(PartRecord | undefined)[]>;
   /**
-   * Sets the state of each part whose record has this version. If a concurrent attempt has closed the part before, an entry
-   * remains one whose customer existed only if both say so: an attempt that does not know says that it existed.
+   * Sets the state of each part whose record has this version. If a concurrent attempt has closed the part before,
+   * merges both: the customer existed only if both attempts say so; an attempt that could not find out says yes.
    * @returns the states that differ from the given ones now, by index of the part
    */
   close(shard: number, parts: ClosedPart[]): Promise<Map<number, string>>;

@@ -5,7 +5,7 @@ export type RecordRow = { fingerprint: string; version: string; state: string };
 
 type FoundRow = RecordRow & { n: number };
 
-/** Of a request without a record before, all is null. */
+/** All columns are null if the request had no record. */
 type RememberedRow = RecordRow | { [Column in keyof RecordRow]: null };
 
 /** Parts per statement. With more, a record takes up to half as much space again, and with fewer, more calls. */
@@ -14,7 +14,7 @@ const CLOSED_PARTS = 50;
 /** Pages per statement of a sweep. A page has about 100 records. */
 const SWEEP_PAGES = 100;
 
-/** Rows per statement, of the tables of the release before. */
+/** Rows per statement, of the tables of the previous release. */
 const SWEEP_ROWS = 10_000;
 
 /** Calls the functions that the migration `idempotency_records` defines. */
@@ -94,7 +94,7 @@ export function createPostgresIdempotency(pool: pg.Pool): Idempotency {
     },
   };
 
-  /** Removes the expired responses of the release before. */
+  /** Removes the expired responses of the previous release. */
   async function sweepKeys(): Promise<number> {
     const text = `
       DELETE FROM admission.idempotency_keys

@@ -94,10 +94,7 @@ export function createPostgresStore(options: {
   };
 }
 
-/**
- * Not by BullMQ (6.7), whose lists of waiting and active jobs on PostgreSQL begin with the newest, in either order. Within
- * a priority, jobs wait in order.
- */
+/** BullMQ (6.7) cannot: on PostgreSQL its lists begin with the newest job. Within a priority, jobs wait in order. */
 const FIND_OLDEST = `
   SELECT least(
     (SELECT min(head.added_at_ms) FROM unnest($2::int[]) AS priorities (priority) CROSS JOIN LATERAL (
