@@ -17,8 +17,7 @@ import { toJobId } from '../src/chunk.js';
 import { type ClearLeftovers, createClearLeftovers } from '../src/clear-leftovers.js';
 import { createEntryQueue, type EntryQueue, shardOf, startMaintenance, toHashTag } from '../src/index.js';
 import { connectQueueBackend } from '../src/queue-backend.js';
-import type { QueueBackend } from '../src/queue-store.js';
-import { toAddresses } from '../src/queue-store.js';
+import { type QueueBackend, toAddresses } from '../src/queue-store.js';
 
 const SHARDS = 3;
 const PROJECT = 1;

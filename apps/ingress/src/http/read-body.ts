@@ -162,7 +162,7 @@ class BodyReader implements BodyTaker {
     this.#onError(error);
   }
 
-  /** For a compressed body, counts the larger of its two sizes. */
+  /** A compressed body has counted what arrived before; what it inflates to counts if it is more. */
   #countBytes(): void {
     this.#context.bodyBytes = Math.max(this.#context.bodyBytes, this.#size);
   }
