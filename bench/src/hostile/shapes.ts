@@ -29,9 +29,12 @@ const BATCH = 1_000;
 /** Values at the size limits: a line of 16 KiB, an entry of 16 KiB, an array of 1 MiB. */
 const VALUES: [name: string, make: (bytes: number) => string | Buffer][] = [
   ['deep arrays', (bytes) => '['.repeat(bytes / 2) + ']'.repeat(bytes / 2)],
+  ['deep arrays in a property', (bytes) => `{"other":${'['.repeat((bytes - 10) / 2)}${']'.repeat((bytes - 10) / 2)}}`],
+  ['properties of [[]]', (bytes) => `{${repeat('"a":[[]],', bytes - 40)}"a":[[]]}`],
   ['deep objects', (bytes) => `${'{"a":'.repeat((bytes - 8) / 6)}0${'}'.repeat((bytes - 8) / 6)}`],
   ['wide: numbers', (bytes) => list('1', bytes)],
   ['wide: {},', (bytes) => list('{}', bytes)],
+  ['wide: [],', (bytes) => list('[]', bytes)],
   ['wide: keys', (bytes) => `{${keys(bytes - 40)}}`],
   ['duplicate keys', (bytes) => `{${repeat('"a":0,', bytes - 40)}"a":0}`],
   ['escapes', (bytes) => `{"customerFirstName":"${repeat('\\u0041', bytes - 40)}"}`],

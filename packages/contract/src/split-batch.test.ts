@@ -2,6 +2,7 @@ import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { parseJson } from './entry.js';
 import { Fault } from './faults.js';
+import { emptyNested } from './nested-json.js';
 import { LineSplitter, parseValues, splitArray } from './split-batch.js';
 
 const MAX_BYTES = 20;
@@ -52,6 +53,11 @@ test('any number of blank lines are skipped, and their bytes are counted', () =>
 
 const ARRAY_RUNS = { numRuns: 1_000 };
 
+/** Values nested deeper may or may not come back empty, see `parseJson`. */
+function withEmptyNested(values: unknown[] | undefined): unknown[] | undefined {
+  return values && JSON.parse(emptyNested(Buffer.from(JSON.stringify(values)), 2).toString());
+}
+
 /** 'too long' stands for a value over the limit. @returns undefined if the body is rejected */
 function parseInGroups(body: Buffer, maxBytes: number): unknown[] | undefined {
   try {
@@ -69,7 +75,7 @@ function parseInGroups(body: Buffer, maxBytes: number): unknown[] | undefined {
 
 function parseWhole(body: Buffer): unknown[] | undefined {
   try {
-    const value = parseJson(body);
+    const value = parseJson(body, 2);
     return Array.isArray(value) ? value : undefined;
   } catch {
     return undefined;
@@ -111,7 +117,8 @@ test('an array read in groups of any size has the same values, or is rejected th
   fc.assert(
     fc.property(body, fc.integer({ min: 1, max: 60 }), (bytes, spare) => {
       // The limit is above the body's size, so no value is too long.
-      expect(parseInGroups(bytes, bytes.length + spare)).toEqual(parseWhole(bytes));
+      const values = parseInGroups(bytes, bytes.length + spare);
+      expect(withEmptyNested(values)).toEqual(withEmptyNested(parseWhole(bytes)));
     }),
     ARRAY_RUNS,
   );
@@ -127,7 +134,7 @@ test('a value that is too long is not parsed and does not affect the others', ()
         const compact = values.map((value) => JSON.stringify(value));
         const body = Buffer.from(`[${compact.join(`,${' '.repeat(indent)}`)}]`);
         const expected = compact.map((text) => (Buffer.byteLength(text) > maxBytes ? 'too long' : JSON.parse(text)));
-        expect(parseInGroups(body, maxBytes)).toEqual(expected);
+        expect(withEmptyNested(parseInGroups(body, maxBytes))).toEqual(withEmptyNested(expected));
       },
     ),
     ARRAY_RUNS,

@@ -191,9 +191,9 @@ function toNoArray(body: Buffer, maxBytes: number): Fault {
   return new Fault('BODY_INVALID', { message: 'body must be array' });
 }
 
-/** Parses a group of values. @throws Fault BODY_MALFORMED */
+/** Parses a group of values, each as `parseJson` does. @throws Fault BODY_MALFORMED */
 export function parseValues({ bytes, sizes }: { bytes: Buffer; sizes: number[] }): unknown[] {
-  const values = parseJson(Buffer.concat([OPEN, bytes, CLOSE])) as unknown[];
+  const values = parseJson(Buffer.concat([OPEN, bytes, CLOSE]), 2) as unknown[];
   if (values.length !== sizes.length) throw new Fault('BODY_MALFORMED');
   return values;
 }

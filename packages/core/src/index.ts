@@ -33,4 +33,4 @@ export {
 export { GroupCommit } from './group-commit.js';
 export { FLUSH_COMMITS, ignoreUnheardPgErrors } from './postgres-sessions.js';
 export { isStored, parseReceipt, type Receipt, toReceipt } from './receipt.js';
-export { awaitAll, MAX_ANSWER_TIMEOUT_MS, withTimeout } from './with-timeout.js';
+export { awaitAll, MAX_ANSWER_TIMEOUT_MS, singleFlight, untilAborted, withTimeout } from './with-timeout.js';

@@ -1,10 +1,9 @@
-import { awaitAll, MAX_ANSWER_TIMEOUT_MS, type Version, withTimeout } from '@opm/core';
+import { awaitAll, MAX_ANSWER_TIMEOUT_MS, singleFlight, type Version, withTimeout } from '@opm/core';
 import type { Queue } from 'bullmq';
 import type { Admission, ShardBacklog } from './admission.js';
 import { readUnfinished } from './backlog.js';
 import { MAX_CHUNK_ENTRIES } from './chunk.js';
 import type { QueueBackend } from './queue-store.js';
-import { singleFlight } from './single-flight.js';
 
 /** Limits the wait for a shard whose Redis master is down: all other maintenance tasks wait behind it. */
 const COUNT_TIMEOUT_MS = 10 * 1_000;

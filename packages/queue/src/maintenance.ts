@@ -1,11 +1,10 @@
-import type { Version } from '@opm/core';
+import { singleFlight, untilAborted, type Version } from '@opm/core';
 import { type Job, WaitingError } from 'bullmq';
 import { createClearLeftovers } from './clear-leftovers.js';
 import { TOLERANCE_MS } from './clock.js';
 import { closeWorkers } from './entry-worker.js';
 import { connectQueueBackend, type QueueConfig } from './queue-backend.js';
 import { toAddresses } from './queue-store.js';
-import { singleFlight, untilAborted } from './single-flight.js';
 
 /** A task that runs once per period, whatever the number of processes. It must be idempotent. */
 type MaintenanceTask = {

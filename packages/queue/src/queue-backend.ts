@@ -1,11 +1,10 @@
-import { withTimeout } from '@opm/core';
+import { untilAborted, withTimeout } from '@opm/core';
 import type { Queue, Worker } from 'bullmq';
 import pRetry from 'p-retry';
 import { toClockWarning } from './clock.js';
 import { createPostgresStore } from './postgres/postgres-store.js';
 import type { QueueBackend, Role } from './queue-store.js';
 import { createRedisStore } from './redis/redis-store.js';
-import { untilAborted } from './single-flight.js';
 
 export type QueueConfig = {
   /** PostgreSQL: the rows, and without `redisUrl` the queue too. */

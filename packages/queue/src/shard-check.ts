@@ -1,7 +1,6 @@
-import { withTimeout } from '@opm/core';
+import { singleFlight, withTimeout } from '@opm/core';
 import { countUnfinished } from './backlog.js';
 import { type QueueBackend, toAddresses } from './queue-store.js';
-import { singleFlight } from './single-flight.js';
 
 const TIMEOUT_MS = 2_000;
 /** For one read of the stored number. */

@@ -1,7 +1,6 @@
-import type { Version } from '@opm/core';
+import { singleFlight, type Version } from '@opm/core';
 import pg from 'pg';
 import type { Role } from '../queue-store.js';
-import { singleFlight } from '../single-flight.js';
 
 /** Reads the version in PostgreSQL that no row is above. A Redis that has lost its versions must start above it. */
 export type HighWaterMarkReader = {
