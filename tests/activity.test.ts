@@ -180,7 +180,8 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
     const isGone = async () => (await store.customers.find(acme.projectId, 'gone')) === undefined;
     await waitFor(async () => (await statsOf('acme'))?.persisted === 9, { description: 'the erasure' });
     expect(await isGone()).toBe(true);
-    // This ingress did not take the erasure. If a worker stored the next entry before the look-up, its answer would be 202.
+    // This ingress did not take the erasure. If a worker stored the next entry before the look-up, its answer would be
+    // 202.
     await Promise.all(workers.splice(0).map((worker) => worker.stop()));
     expect(await send(acme, 'POST', '/entry', toEntry('gone'))).toBe(201);
   });

@@ -11,7 +11,9 @@ export type AdmittedEntry = {
   /** The expected answer. */
   existed: boolean;
   isReleased: boolean;
-  /** Whether it has a job; it may be released all the same, because another job of its admission could not be stored. */
+  /**
+   * Whether it has a job; it may be released all the same, because another job of its admission could not be stored.
+   */
   isQueued: boolean;
   /**
    * Whether the look-up was too late to know, see {@link AdmissionHistory.lookUp}: then no entry may be answered as the

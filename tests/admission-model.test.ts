@@ -67,7 +67,8 @@ describe.each(BACKENDS)('three ingresses and two workers with the queue on %s:',
     store = createStore({ databaseUrl: backend.databaseUrl, poolSize: 4, applicationName: 'test' });
     const options = { ...backend, shards: 1, signal: new AbortController().signal, onError: () => {} };
     queues = await Promise.all(Array.from({ length: INGRESSES }, () => createEntryQueue(options)));
-    const [process, deadLetterInvalid] = [async () => {}, async () => {}]; // This worker only settles, it takes no jobs.
+    // This worker only settles, it takes no jobs.
+    const [process, deadLetterInvalid] = [async () => {}, async () => {}];
     const callbacks = { process, deadLetterInvalid, onPostponed: () => {}, onRetry: () => {} };
     worker = await createEntryWorker({ ...options, ...callbacks, concurrency: 1, lockMs: 20_000 });
   });

@@ -273,7 +273,10 @@ const readBlock = (guide: string, text: string) =>
   [...guide.matchAll(/^```sh\n(.*?)^```$/gms)].map(([, commands = '']) => commands).find((it) => it.includes(text)) ??
   '';
 
-/** Runs commands beside docker-compose.yml, with a `docker` that has no volume of PostgreSQL, and restores to `elsewhere`. */
+/**
+ * Runs commands beside docker-compose.yml, with a `docker` that has no volume of PostgreSQL, and restores to
+ * `elsewhere`.
+ */
 async function onNewMachine(commands: string): Promise<string> {
   const docker = `#!/bin/sh
 case $* in

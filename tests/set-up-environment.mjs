@@ -5,8 +5,8 @@ const COMPILE_CACHE = fileURLToPath(new URL('../node_modules/.cache/opm-tests', 
 const OPTIMIZE_LATE = fileURLToPath(new URL('./optimize-late.cjs', import.meta.url));
 
 /**
- * Sets variables for all processes that tests start. Call it before Jest starts its workers. `areShort`: the processes end
- * before optimized code would pay off.
+ * Sets variables for all processes that tests start. Call it before Jest starts its workers. `areShort`: the processes
+ * end before optimized code would pay off.
  */
 export function setUpEnvironment({ areShort }) {
   // Hundreds of processes load the same modules: Node.js 22 and later compile them once.

@@ -8,8 +8,8 @@ import { createCertificates } from './create-certificates.js';
 const CONFIG = join(import.meta.dirname, '../deploy/nginx.conf');
 
 /**
- * Starts nginx with deploy/nginx.conf in front of ingresses, and maybe a console, on these loopback ports. It also listens
- * without TLS.
+ * Starts nginx with deploy/nginx.conf in front of ingresses, and maybe a console, on these loopback ports. It also
+ * listens without TLS.
  */
 export async function startFront(ports: readonly number[], { consolePort = 3001, operators = '203.0.113.0/24' } = {}) {
   const directory = await mkdtemp(join(tmpdir(), 'opm-front-'));

@@ -1,5 +1,5 @@
-// Part of `npm run verify`: the budgets of this codebase. A reader's time is limited, so a document or a file that outgrows
-// its budget fails here. Biome checks import cycles and undeclared dependencies (biome.json).
+// Part of `npm run verify`: the budgets of this codebase. A reader's time is limited, so a document or a file that
+// outgrows its budget fails here. Biome checks import cycles and undeclared dependencies (biome.json).
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
@@ -37,7 +37,10 @@ const WORDS = {
 /** These keep reasons and history; they are looked up, not read. */
 const UNLIMITED = ['docs/decisions.md'];
 
-/** The packages that the sources of each app and package may import. Imports go down: apps → operations → store, queue, runtime → contract → core. */
+/**
+ * The packages that the sources of each app and package may import. Imports go down: apps → operations → store, queue,
+ * runtime → contract → core.
+ */
 const BELOW = ['contract', 'core'];
 const SERVICES = ['queue', 'runtime', 'store', ...BELOW];
 const MAY_IMPORT = {
@@ -61,6 +64,7 @@ const MIN_MEDIAN_LINES = 80;
 const SHORT_LINES = 40;
 const MAX_SHORT_SHARE = 0.25;
 const MAX_LINES = 300;
+const MAX_COLUMNS = 120;
 const MAX_JOURNEY_FILES = 12;
 const MAX_INGRESS_DEPTH = 9;
 const MAX_VARIABLES = 30;
@@ -97,6 +101,14 @@ expectAtMost(
   MAX_SHORT_SHARE,
 );
 for (const file of products) expectAtMost(`lines in ${file}`, countLines(file), MAX_LINES);
+
+// Biome breaks long lines of code, but not comments.
+for (const file of files.filter((name) => /\.(tsx?|mjs|js)$/.test(name))) {
+  for (const [i, line] of read(file).split('\n').entries()) {
+    if (/^\s*(\/?\*|\/\/)/.test(line))
+      expectAtMost(`columns of the comment ${file}:${i + 1}`, line.length, MAX_COLUMNS);
+  }
+}
 
 for (const file of files) {
   const [, owner] = /^(?:apps|packages)\/([^/]+)\/src\/.*\.tsx?$/.exec(file) ?? [];

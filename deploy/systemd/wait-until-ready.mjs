@@ -1,5 +1,5 @@
-// The last step of a unit's start: waits until /readyz on this internal port answers 200. Fails if the process has ended;
-// otherwise systemd's TimeoutStartSec is the limit.
+// The last step of a unit's start: waits until /readyz on this internal port answers 200. Fails if the process has
+// ended; otherwise systemd's TimeoutStartSec is the limit.
 import { setTimeout as delay } from 'node:timers/promises';
 
 const { INTERNAL_HOST, MAINPID } = process.env;

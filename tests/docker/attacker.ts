@@ -62,8 +62,8 @@ const findAddresses = ({ NetworkSettings }: Inspected): string[] =>
     .filter(Boolean);
 
 /**
- * A host on the other side of a cable: the machine routes to it, but it knows no way to the networks of Docker, as hosts
- * on the internet do not.
+ * A host on the other side of a cable: the machine routes to it, but it knows no way to the networks of Docker, as
+ * hosts on the internet do not.
  */
 async function createOutside(stack: ComposeProject, image: string) {
   const name = `${stack.name}-outside`;

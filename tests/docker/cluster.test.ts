@@ -97,8 +97,8 @@ describe('docker compose up --wait with the profile cluster', () => {
   }
 
   /**
-   * Removes the volume of a master while these services are down, and starts everything again. `redis-cluster` introduces
-   * all nodes to each other, and lets the node follow the master that has no replica.
+   * Removes the volume of a master while these services are down, and starts everything again. `redis-cluster`
+   * introduces all nodes to each other, and lets the node follow the master that has no replica.
    */
   async function loseVolume(master: string, away: string[]): Promise<void> {
     await stack.compose('stop', ...away);

@@ -110,8 +110,8 @@ describe('docker compose up --wait --build', () => {
 
   test('an attacker in a container reaches what its process needs, and nothing outside', async () => {
     const stores = ['postgres:5432', 'redis:6379'];
-    // A store shares a network with each app, which shows it the app's ports. Docker publishes a port only from a network in
-    // which the machine has an address.
+    // A store shares a network with each app, which shows it the app's ports. Docker publishes a port only from a
+    // network in which the machine has an address.
     const apps = ['console:3001', 'console:9400', 'ingress:3000', 'ingress:9400', 'machine', 'worker:9400'];
     expect(await findReach(stack, `opm-worker:${stack.name}`)).toEqual({
       ingress: ['machine', ...stores],

@@ -111,8 +111,8 @@ function expectAlike(request: Input, answers: string[], mayDiffer: boolean): voi
 }
 
 /**
- * Removes the date, receipts and a generated request id. For a customer that is read, only the status line is comparable, because
- * the rest depends on the worker's speed.
+ * Removes the date, receipts and a generated request id. For a customer that is read, only the status line is
+ * comparable, because the rest depends on the worker's speed.
  */
 function toComparable(request: Input, answer: string): string {
   const { method, path, isChunked } = request;

@@ -14,7 +14,8 @@ const NEVER = new AbortController().signal;
 /** For a slow machine. */
 const APP_ENV = {
   ANSWER_TIMEOUT_MS: '3000', // less than the chaos clients wait for an answer, 4 s
-  // A worker may need seconds to renew its locks. If it loses them, the jobs run twice, and the machine has even more to do.
+  // A worker may need seconds to renew its locks. If it loses them, the jobs run twice, and the machine has even more
+  // to do.
   JOB_LOCK_MS: '15000',
   // A machine that stores fewer than RATE entries per second can still store this backlog within `maxRecoveryMs`.
   BACKLOG_MAX_ENTRIES: '1000',

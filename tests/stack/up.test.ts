@@ -18,8 +18,8 @@ let port: number;
 let consolePort: number;
 let stack: TestProcess | undefined;
 /**
- * Hold the usual internal ports, so that a stack draws others: the tests of another checkout may start a stack at the same
- * moment, and both would find the usual ones free.
+ * Hold the usual internal ports, so that a stack draws others: the tests of another checkout may start a stack at the
+ * same moment, and both would find the usual ones free.
  */
 let holders: Server[];
 

@@ -74,7 +74,9 @@ function report(error: unknown, isJson: boolean): number {
   return EXIT_CODES[kind];
 }
 
-/** Ends a command if the reader of its output, such as `head`, closes the pipe. Some commands handle errors themselves. */
+/**
+ * Ends a command if the reader of its output, such as `head`, closes the pipe. Some commands handle errors themselves.
+ */
 function onOutputError(error: NodeJS.ErrnoException): void {
   if (process.stdout.listenerCount('error') > 1) return;
   if (error.code !== 'EPIPE') throw error;

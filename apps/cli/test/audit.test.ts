@@ -43,8 +43,8 @@ const CHANGES: [command: string, target: string | null, details: object | null][
 ];
 
 /**
- * Every command that only reads, or has no row of its own: `migrate` makes the table, `burst` is a partner. The rows of `up`
- * have a test of their own.
+ * Every command that only reads, or has no row of its own: `migrate` makes the table, `burst` is a partner. The rows of
+ * `up` have a test of their own.
  */
 const READS = [
   ...['up', 'migrate', 'status', 'burst', 'audit', 'operators list', 'projects list', 'projects stats', 'keys list'],

@@ -29,7 +29,10 @@ export interface ConsoleAppOptions {
 
 const ASSETS = fileURLToPath(new URL('../public', import.meta.url));
 
-/** Creates the pages, and the Bull dashboard under /queues, for operators only. @throws TypeError if the password is empty */
+/**
+ * Creates the pages, and the Bull dashboard under /queues, for operators only.
+ * @throws TypeError if the password is empty
+ */
 export function createConsoleApp(options: ConsoleAppOptions): Express {
   const { queues, showData = false, readOnly = true, logger, trustedProxies = 0, projectNamesOf, pages } = options;
   const app = express().disable('x-powered-by').set('trust proxy', trustedProxies);

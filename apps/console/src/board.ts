@@ -6,7 +6,7 @@ import { countWaiting } from '@opm/queue';
 import type { Express } from 'express';
 import type { ConsoleLogger } from './guard.js';
 import { createShowJobs, JOB_ANSWERS, type JobViewOptions, MASKED_ANSWERS } from './mask.js';
-import { renderNavigation } from './pages/components.js';
+import { renderHeader } from './pages/components.js';
 import { operatorOf } from './session.js';
 
 type Queue = ConstructorParameters<typeof BullMQAdapter>[0];
@@ -99,18 +99,20 @@ const HIDDEN_BUTTONS = [
   ...['[class*="actionsCell-"] button', '[class*="editButton-"]', '[class*="badgeWrap-"]'], // schedulers, limits
 ];
 
-/** Leaves room for the console's navigation above the header, as bull-board does for its badge. */
+/** Leaves room for the console's header above the board's, as bull-board does for its badge. */
 const STYLE = `<style>
 ${[...HIDDEN_TABS, ...HIDDEN_BUTTONS]} { display: none !important; }
-body, body.dark-mode { --navigation-height: 2.5rem; --header-offset: calc(var(--header-height) + var(--navigation-height)); }
-header[class*="header-"] { padding-top: var(--navigation-height); }
+body, body.dark-mode { --console-height: 2.5rem; --header-offset: calc(var(--header-height) + var(--console-height)); }
+header[class*="header-"] { padding-top: var(--console-height); }
 header > [class*="logo-"] { height: auto; }
-nav[aria-label="Pages"] { position: fixed; z-index: 100; inset: 0 0 auto; height: var(--navigation-height); display: flex;
-  flex-wrap: wrap; place-content: center start; gap: 0.25rem 1rem; padding: 0 1rem; font-size: 0.9rem;
-  background: var(--sidebar); border-bottom: 1px solid var(--border); }
-@media (max-width: 32rem) { body, body.dark-mode { --navigation-height: 4rem; } }
-nav[aria-label="Pages"] a { color: var(--foreground); }
-nav[aria-label="Pages"] a[aria-current] { font-weight: 600; }
+.console { position: fixed; z-index: 100; inset: 0 0 auto; height: var(--console-height); padding: 0 1rem;
+  justify-content: space-between; font-size: 0.9rem; background: var(--sidebar); border-bottom: 1px solid var(--border); }
+.console, .console :is(nav, form) { display: flex; flex-wrap: wrap; align-items: center; gap: 0.25rem 1rem; margin: 0; }
+.console * { color: var(--foreground); }
+.console a[aria-current] { font-weight: 600; }
+.console button { padding: 0 0.5rem; border: 1px solid; border-radius: 4px; }
+.console .skip:not(:focus) { position: absolute; left: -100rem; }
+@media (max-width: 48rem) { body, body.dark-mode { --console-height: 6rem; } }
 noscript { display: block; padding: 4rem 1rem; color: var(--foreground); }
 </style><noscript><style>#root { display: none; }</style></noscript>
 <script defer src="/assets/console.js"></script>`;
@@ -119,8 +121,8 @@ const NO_SCRIPT =
   '<noscript><p>Queues is the Bull dashboard, which needs JavaScript. <a href="/">Back to the overview</a></p></noscript>';
 
 /**
- * Serves the Bull dashboard's page below the console's navigation, without its web font, without tabs of states that jobs
- * here never have, and without buttons for what {@link guardBoard} refuses to everybody.
+ * Serves the Bull dashboard's page below the console's navigation, without its web font, without tabs of states that
+ * jobs here never have, and without buttons for what {@link guardBoard} refuses to everybody.
  */
 class PageAdapter extends ExpressAdapter {
   override setEntryRoute({ method, route, handler }: AppViewRoute): this {
@@ -128,7 +130,8 @@ class PageAdapter extends ExpressAdapter {
       const { name, params } = handler({ basePath: this.basePath, uiConfig: this.uiConfig });
       response.render(name, params, (error, page) => {
         if (error) return next(error);
-        const top = `${renderNavigation('/queues', operatorOf(response))}${NO_SCRIPT}`;
+        const top = renderHeader({ path: '/queues', operator: operatorOf(response), content: 'root' }) + NO_SCRIPT;
+        response.set('cache-control', 'no-store'); // the header has the token of the session's forms
         response.send(page.replace(WEB_FONT, STYLE).replace(/<body[^>]*>/, `$&${top}`));
       });
     });

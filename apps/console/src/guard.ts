@@ -35,8 +35,8 @@ export type Access = {
   sessions: Sessions;
   readBuiltIn: BuiltInOperator;
   /**
-   * Wrong passwords of an address and of a name. Behind a proxy that `trustedProxies` leaves out, all operators share its
-   * address.
+   * Wrong passwords of an address and of a name. Behind a proxy that `trustedProxies` leaves out, all operators share
+   * its address.
    */
   byAddress: Attempts;
   byName: Attempts;
@@ -81,9 +81,9 @@ export function createAccess(
 /**
  * Lets operators through: browsers with a session, scripts with CONSOLE_PASSWORD as HTTP Basic and any user name. Sets
  * `response.locals.operator`. Redirects a browser's page to /login. If PostgreSQL does not answer, it says so with 503,
- * or asks for CONSOLE_PASSWORD where that may help; other requests get 401. After 20 wrong passwords in a minute, an address
- * gets 429 until the minute ends, even for the right password: otherwise an attacker could keep guessing. A request
- * without a password does not count.
+ * or asks for CONSOLE_PASSWORD where that may help; other requests get 401. After 20 wrong passwords in a minute, an
+ * address gets 429 until the minute ends, even for the right password: otherwise an attacker could keep guessing. A
+ * request without a password does not count.
  */
 export function requireOperator({
   password,
@@ -176,8 +176,8 @@ export function addressOf(request: Request): string {
 }
 
 /**
- * 10,000 wrong passwords of other names push a name out, but take an hour: one is checked at a time, in 0.4 s. An attacker
- * with 10,000 other addresses does not need to push one out.
+ * 10,000 wrong passwords of other names push a name out, but take an hour: one is checked at a time, in 0.4 s. An
+ * attacker with 10,000 other addresses does not need to push one out.
  */
 const MAX_KEYS = 10_000;
 

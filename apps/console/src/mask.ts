@@ -171,7 +171,9 @@ function maskScheduler(scheduler: AppJobScheduler): AppJobScheduler {
   };
 }
 
-/** Keeps `chunk`, the name of all jobs with entries, and says what a task does. Any other name may hold personal data. */
+/**
+ * Keeps `chunk`, the name of all jobs with entries, and says what a task does. Any other name may hold personal data.
+ */
 function maskJobName(name: string): string {
   if (Object.hasOwn(MAINTENANCE_TASKS, name)) return `${name}: ${MAINTENANCE_TASKS[name]}`;
   return name === 'chunk' ? name : MASK;

@@ -17,8 +17,9 @@ import { LRUCache } from 'lru-cache';
 /** Pages that are open at the same time share what they read for this long. */
 const SHARED_MS = 2_000;
 /**
- * With thousands of active partners, reading their activity takes PostgreSQL half a second. So it is shared for 50 times as
- * long as it took, up to 30 s. If it took longer than this, pages do not wait for the next read: they show the last one.
+ * With thousands of active partners, reading their activity takes PostgreSQL half a second. So it is shared for 50
+ * times as long as it took, up to 30 s. If it took longer than this, pages do not wait for the next read: they show the
+ * last one.
  */
 const SLOW_MS = 100;
 const ACTIVITY_SHARE = 50;
@@ -34,6 +35,14 @@ const FILTERED_LETTERS = 100;
 export const MAX_GROUPS = 100;
 
 export type Reads = ReturnType<typeof createReads>;
+
+/**
+ * How late and how full a minute was, at its worst: p99 to the acknowledgement and to the row, what waited, and how old
+ * the oldest of it was. Undefined if no process had anything to report, or if the queue did not answer.
+ */
+export type MinuteHealth = { minute: Date } & Partial<
+  Record<'ingressP99Ms' | 'workerP99Ms' | 'waiting' | 'oldestSeconds', number>
+>;
 
 /** The first minute of the charts. The last one is the last complete minute. */
 const toChartStart = (now: Date): number => Math.floor(now.getTime() / MINUTE_MS) * MINUTE_MS - CHART_MS;
@@ -78,6 +87,27 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
     return { now, minutes: known };
   }
 
+  /** Kept in memory only, oldest first: it begins with this process. */
+  let health: MinuteHealth[] = [];
+  async function noteHealth(): Promise<void> {
+    const [now, processes, ofQueue] = await Promise.all([
+      store.now(),
+      store.activity.processes(),
+      Promise.all([queue.load(), queue.readBacklog()]).catch(() => undefined),
+    ]);
+    const p99Ms = toP99Ms(processes);
+    const seen: MinuteHealth = {
+      minute: new Date(Math.floor(now.getTime() / MINUTE_MS) * MINUTE_MS),
+      ingressP99Ms: p99Ms.ingress,
+      workerP99Ms: p99Ms.worker,
+      waiting: ofQueue?.[0].entries,
+      oldestSeconds: ofQueue && ofQueue[1].oldestMs / 1_000,
+    };
+    const last = health.at(-1);
+    if (last?.minute.getTime() === seen.minute.getTime()) health[health.length - 1] = toWorse(last, seen);
+    else health = [...health.filter(({ minute }) => minute.getTime() >= toChartStart(now)), seen];
+  }
+
   async function readDeadLetters(filter: DeadLetterFilter, beforeId: string | undefined) {
     const [groups, letters] = await Promise.all([
       store.deadLetters.count(filter),
@@ -95,8 +125,9 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
   const storeStatus = () => share('store', () => readStoreStatus(store, readActivity));
 
   /**
-   * All projects, with their problems and the counts of those that were active within the last hour. `lastSeen`: the last
-   * use of a key; without one, the minute of the last counts of this hour. `backlog`: undefined if the queue did not answer.
+   * All projects, with their problems and the counts of those that were active within the last hour. `lastSeen`: the
+   * last use of a key; without one, the minute of the last counts of this hour. `backlog`: undefined if the queue did
+   * not answer.
    */
   const partners = () =>
     share('partners', async () => {
@@ -125,6 +156,7 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
       }),
 
     allMinutes,
+    health: () => health,
 
     minutesOf: (projectId: number) =>
       share(`minutes ${projectId}`, async () => {
@@ -134,7 +166,10 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
 
     partners,
 
-    /** One of `partners`, also if it was created after they were read. `p99Ms`: see `toP99Ms`. */
+    /**
+     * One of `partners`, also if it was created after they were read. `p99Ms`: see `toP99Ms`. `activePartners`: those
+     * of the last hour.
+     */
     async partner(projectId: number) {
       const find = async () => (await partners()).find((partner) => partner.projectId === projectId);
       let found = await find();
@@ -142,7 +177,8 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
         changes++;
         found = await find();
       }
-      return found && { ...found, p99Ms: toP99Ms((await storeStatus()).processes, projectId) };
+      const { processes, lastHour } = await storeStatus();
+      return found && { ...found, p99Ms: toP99Ms(processes, projectId), activePartners: lastHour.length };
     },
 
     keys: (projectId: number) => share(`keys ${projectId}`, () => store.apiKeys.list(projectId)),
@@ -179,14 +215,28 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
 
     audit: store.audit.list,
     operators: store.operators.list,
-    /** Repeats slow reads that are too old, so that pages do not have to. */
+    /** Call it every five seconds: notes what `health` shows, and repeats slow reads that are too old for pages. */
     async refresh(): Promise<void> {
-      if (activityMs > SLOW_MS) await Promise.all([readActivity(), allMinutes()]);
+      const slow = activityMs > SLOW_MS ? [readActivity(), allMinutes()] : [];
+      await Promise.all([noteHealth(), ...slow]);
     },
     /** Makes the next reads see a change. */
     onChanged(): void {
       changes++;
     },
+  };
+}
+
+/** The larger of each number. */
+function toWorse(a: MinuteHealth, b: MinuteHealth): MinuteHealth {
+  const larger = (one: number | undefined, other: number | undefined) =>
+    one === undefined || other === undefined ? (one ?? other) : Math.max(one, other);
+  return {
+    minute: a.minute,
+    ingressP99Ms: larger(a.ingressP99Ms, b.ingressP99Ms),
+    workerP99Ms: larger(a.workerP99Ms, b.workerP99Ms),
+    waiting: larger(a.waiting, b.waiting),
+    oldestSeconds: larger(a.oldestSeconds, b.oldestSeconds),
   };
 }
 

@@ -35,7 +35,10 @@ export const isStream = (request: Request): boolean =>
 export const hasRole = ({ role }: Pick<Operator, 'role'>, least: Role): boolean =>
   ROLES.indexOf(role) >= ROLES.indexOf(least);
 
-/** The least role that each change needs. `queues`: all changes in the Bull dashboard. `reveal` needs a right of its own. */
+/**
+ * The least role that each change needs. `queues`: all changes in the Bull dashboard. `reveal` needs a right of its
+ * own.
+ */
 export const LEAST_ROLES = {
   'projects create': 'admin',
   'projects pause': 'operator',
@@ -120,7 +123,12 @@ export function isEqual(a: string, b: string): boolean {
 export const toCsrfToken = (secret: string): string => createHmac('sha256', secret).update('csrf').digest('base64url');
 
 const COOKIE = 'opm_console';
-const COOKIE_PATTERN = new RegExp(`(?:^|; *)${COOKIE}=([A-Za-z0-9_-]{43})(?:;|$)`);
+/** Over TLS. No other host of the domain, and no page without TLS, can set a cookie with this prefix. */
+const TLS_COOKIE = `__Host-${COOKIE}`;
+const toCookieName = ({ secure }: Request): string => (secure ? TLS_COOKIE : COOKIE);
+
+const toPattern = (cookie: string) => new RegExp(`(?:^|; *)${cookie}=([A-Za-z0-9_-]{43})(?:;|$)`);
+const PATTERNS: Record<string, RegExp> = { [COOKIE]: toPattern(COOKIE), [TLS_COOKIE]: toPattern(TLS_COOKIE) };
 
 /** How long a session that has ended in PostgreSQL may still be open in this process. */
 const CACHE_MS = 2_000;
@@ -163,11 +171,11 @@ export function createSessions({ operators, password }: { operators: Operators; 
 
     /** The cookie ends with the session. It is `Secure` if the request came by TLS, here or at a trusted proxy. */
     setCookie(request: Request, response: Response, token: string): void {
-      response.cookie(COOKIE, token, { ...toAttributes(request), maxAge: SESSION_HOURS * 3_600_000 });
+      response.cookie(toCookieName(request), token, { ...toAttributes(request), maxAge: SESSION_HOURS * 3_600_000 });
     },
 
     clearCookie(request: Request, response: Response): void {
-      response.clearCookie(COOKIE, toAttributes(request));
+      response.clearCookie(toCookieName(request), toAttributes(request));
     },
 
     /** Ends the session of the request, if it has one. @throws StoreError */
@@ -181,7 +189,7 @@ export function createSessions({ operators, password }: { operators: Operators; 
 }
 
 function readToken(request: Request): string | undefined {
-  return COOKIE_PATTERN.exec(request.get('cookie') ?? '')?.[1];
+  return PATTERNS[toCookieName(request)]?.exec(request.get('cookie') ?? '')?.[1];
 }
 
 const toAttributes = (request: Request) =>

@@ -172,6 +172,8 @@ describe.each(Object.entries(BACKENDS))('the jobs of a queue on %s', (_, openBac
       await page.getByRole('navigation', { name: 'Pages' }).getByRole('link', { name: 'Overview' }).waitFor();
       await page.getByRole('tab', { name: 'Options' }).click();
       await page.getByText('unlimited, until stored').waitFor();
+      await page.getByRole('button', { name: 'Log out' }).click();
+      await page.getByRole('heading', { name: 'Log in' }).waitFor();
 
       await page.close();
       expect({ colorScheme, wrong }).toEqual({ colorScheme, wrong: [] });

@@ -1,8 +1,10 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import https from 'node:https';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { appRoutes } from '@bull-board/api/dist/routes.js';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { type Role, type Store, StoreError } from '@opm/store';
 import { createTestDatabase, query, startProxy, type TestDatabase, waitFor } from '@opm/testkit';
@@ -154,7 +156,7 @@ describe('logging in', () => {
           .end(body);
       });
     });
-    expect(cookies).toEqual([expect.stringMatching(/; Secure; SameSite=Strict$/)]);
+    expect(cookies).toEqual([expect.stringMatching(/^__Host-opm_console=.*; Path=\/; .*; Secure; SameSite=Strict$/)]);
     server.closeAllConnections();
     await new Promise((resolve) => server.close(resolve));
     await rm(directory, { recursive: true });
@@ -197,6 +199,42 @@ describe('guessing passwords', () => {
     expect(answers.map(({ status }) => status).sort()).toEqual([...Array(20).fill(401), ...Array(10).fill(429)]);
     const waits = answers.flatMap(({ headers }) => Number(headers.get('retry-after') ?? []));
     expect(waits.filter((seconds) => seconds > 0 && seconds <= 60)).toHaveLength(10);
+  });
+
+  test.each([
+    ['without a proxy', 0, (n: number) => `198.51.100.${n}`],
+    ['behind a proxy, which adds the address', 1, (n: number) => `198.51.100.${n}, 203.0.113.7`],
+  ])('is limited by address %s, whatever X-Forwarded-For the client sends', async (_, trustedProxies, toHeader) => {
+    const dashboard = await openDashboard({ store, attemptsWindowMs: LONG_MS, trustedProxies });
+    const statuses: number[] = [];
+    for (let guesses = 0; guesses < 22; guesses++) {
+      const headers = { authorization: basic('wrong'), 'x-forwarded-for': toHeader(guesses) };
+      statuses.push((await dashboard.get('/queues', headers)).status);
+    }
+    expect(statuses).toEqual([...Array(20).fill(401), 429, 429]);
+  });
+
+  test('is limited by name if all attempts are sent on one connection, before the first answer', async () => {
+    const { port } = await open();
+    const body = String(new URLSearchParams({ name: 'admin', password: 'wrong password' }));
+    const request = (connection: string) =>
+      [
+        'POST /login HTTP/1.1\r\nHost: console\r\nSec-Fetch-Site: same-origin\r\nAccept: text/html',
+        'Content-Type: application/x-www-form-urlencoded',
+        `Content-Length: ${body.length}\r\nConnection: ${connection}\r\n\r\n${body}`,
+      ].join('\r\n');
+    const socket = connect(port, '127.0.0.1');
+    socket.write(request('keep-alive').repeat(29) + request('close'));
+    const statuses = [...(await text(socket)).matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => Number(status));
+    expect(statuses.sort()).toEqual([...Array(10).fill(401), ...Array(20).fill(429)]);
+  });
+
+  test('of many names at the same time is refused for a moment, but not CONSOLE_PASSWORD, which is checked at once', async () => {
+    const dashboard = await open();
+    const guesses = Array.from({ length: 12 }, (_, i) => guess(dashboard, `name${i}`).then(({ status }) => status));
+    await Promise.any(guesses.map(async (status) => expect(await status).toBe(503))); // ten are being checked
+    expect((await logIn(dashboard, 'admin', PASSWORD)).status).toBe(303);
+    expect((await Promise.all(guesses)).sort()).toEqual([...Array(10).fill(401), 503, 503]);
   });
 
   test('does not limit those who know theirs', async () => {
@@ -352,6 +390,28 @@ describe('CONSOLE_PASSWORD', () => {
       { error: 'Not done', message: 'PostgreSQL does not answer' },
     ]);
   });
+});
+
+test('a viewer can change nothing in the Bull dashboard: each of its routes answers 403', async () => {
+  await addOperator('ada', 'viewer');
+  const dashboard = await openDashboard({ store, readOnly: false });
+  const { cookie } = await logIn(dashboard, 'ada');
+  const changes = appRoutes.api
+    .filter(({ method }) => method !== 'get')
+    .flatMap(({ method, route }) =>
+      [method].flat().flatMap((each) => [route].flat().map((path) => [each, path] as const)),
+    );
+  expect(changes.length).toBeGreaterThan(14);
+  for (const [method, route] of changes) {
+    const path = `/queues${route.replaceAll(/:\w+/g, 'x')}`;
+    const answer = await dashboard.send(method, path, { cookie, authorization: '' });
+    expect([method, path, answer.status, await answer.text()]).toEqual([
+      method,
+      path,
+      403,
+      expect.stringContaining('this needs the role operator'),
+    ]);
+  }
 });
 
 test('a change in the Bull dashboard that was refused does not look done in the audit log', async () => {

@@ -155,7 +155,9 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
     return Promise.all(answered);
   };
 
-  /** Interrupts the requests of `create`; others, if a busy machine was too slow to kill the ingress before it answered. */
+  /**
+   * Interrupts the requests of `create`; others, if a busy machine was too slow to kill the ingress before it answered.
+   */
   async function interrupt<T extends { requests: Sent[] }>(way: Way, create: () => Promise<T> | T, entries = 1) {
     for (let i = 0; i < MAX_INTERRUPTIONS; i++) {
       const created = await create();

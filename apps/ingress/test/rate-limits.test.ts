@@ -376,7 +376,8 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
       const lines = Array.from({ length: 300 }, () => `${JSON.stringify(fresh())}\r\n\r\n`).join('');
       const answer = await postLines(one, project, lines);
       expect(answer.body).toMatchObject({ statusCode: 207, accepted: 300, rejected: 0 });
-      expect(parseFields(answer).r).toBeGreaterThanOrEqual(200 - Math.ceil(500 / 16)); // some may be reserved in advance
+      // Some may be reserved in advance.
+      expect(parseFields(answer).r).toBeGreaterThanOrEqual(200 - Math.ceil(500 / 16));
     }));
 
   test('valid entries get tokens first; after too many invalid ones, a request is a 429 before its body is read', () =>

@@ -151,8 +151,8 @@ export async function runHistory(harness: Harness, requests: Request[], actions:
     (await harness.readClaims([customerIds[i] as string], (CUSTOMERS[i] as number) % shards))[0];
 
   /**
-   * What is acknowledged but not stored yet can be seen, unless a repeat failed: the newest erasure, and the newest entry. Of
-   * several repeated entries, the one that is repeated last may be older and settle its claim first.
+   * What is acknowledged but not stored yet can be seen, unless a repeat failed: the newest erasure, and the newest
+   * entry. Of several repeated entries, the one that is repeated last may be older and settle its claim first.
    */
   async function checkClaims(): Promise<void> {
     for (const [i, customerId] of customerIds.entries()) {

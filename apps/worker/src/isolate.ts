@@ -7,8 +7,8 @@ import { divide, type Quarantine } from './quarantine.js';
 import type { UpsertEach } from './upsert-entries.js';
 
 /**
- * Entries that are neither persisted nor dead letters. `error`: `Postponed` during an outage, or the error of one of them;
- * undefined if they only wait for a row or another try.
+ * Entries that are neither persisted nor dead letters. `error`: `Postponed` during an outage, or the error of one of
+ * them; undefined if they only wait for a row or another try.
  */
 export type Unfinished = { entries: ChunkEntry[]; error: Error | undefined };
 export const NOTHING: Unfinished = { entries: [], error: undefined };

@@ -101,7 +101,8 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     if (entries.length === 0) return NOTHING;
     const { shard, priority } = context;
     if (priority === 0) shortBacklogAt = performance.now();
-    // Erasures cost more statements. The ingress puts them into separate chunks; a negative partition separates them here.
+    // Erasures cost more statements. The ingress puts them into separate chunks; a negative partition separates them
+    // here.
     const partition = entries.some(({ erase }) => erase) ? -1 - shard : shard;
     const committed = statements[priority > 0 ? 'ofLongBacklogs' : 'ofShortBacklogs'].run(partition, entries);
     const left = await committed.catch((error: Error) => error);

@@ -40,7 +40,9 @@ export function createQuarantine() {
     /** Whether the delay before the next try of the customer's locked row has not yet passed. */
     mustWait: (entry: Customer): boolean => (customers.get(toKey(entry))?.until ?? 0) > performance.now(),
 
-    /** Call it before a try. Other jobs skip the locked rows among these customers until it ends, at most MAX_TRY_MS. */
+    /**
+     * Call it before a try. Other jobs skip the locked rows among these customers until it ends, at most MAX_TRY_MS.
+     */
     onTry(entries: Customer[]): void {
       if (customers.size === 0) return;
       for (const entry of entries) {

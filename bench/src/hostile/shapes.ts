@@ -16,7 +16,9 @@ export type Shape = {
   isKeyed?: boolean;
   /** A single entry of usual size. */
   isSingle?: boolean;
-  /** Whether `next` returns gzip. Then bytes are counted inflated, up to the limit of the path, unless more are sent. */
+  /**
+   * Whether `next` returns gzip. Then bytes are counted inflated, up to the limit of the path, unless more are sent.
+   */
   isGzip?: boolean;
 };
 
@@ -166,7 +168,9 @@ function padded(values: string[], bytes: number): string {
   return values.map((value) => `${value.slice(0, -1)},"other":"${'x'.repeat(spare)}"}`).join();
 }
 
-/** gzip of nothing: deflate blocks of 90 bits, each with Huffman tables for which zlib allocates and fills kilobytes. */
+/**
+ * gzip of nothing: deflate blocks of 90 bits, each with Huffman tables for which zlib allocates and fills kilobytes.
+ */
 function emptyBlocks(bytes: number): Buffer {
   const lengths = Array.from({ length: 18 }, (_, i) => (i === 2 || i === 17 ? '100' : '000')).join(''); // of the codes 18 and 1
   const zeros = `1${'1111111'}1${toBits(118 - 11, 7)}`; // 138 and 118 unused literals

@@ -191,7 +191,8 @@ function countBytes({ path, chunkBytes, isGzip }: Shape, body: Buffer): number {
   // The frame of a chunk takes five bytes.
   if (!isGzip) return body.length * (chunkBytes ? 1 + 5 / chunkBytes : 1);
   const limit = path === '/entry' ? KIB_16 : MIB;
-  return Math.max(2 * body.length, Math.min(limit, body.readUInt32LE(body.length - 4))); // the inflated size of the last member
+  const inflatedSize = body.readUInt32LE(body.length - 4); // of the last member
+  return Math.max(2 * body.length, Math.min(limit, inflatedSize));
 }
 
 type Answer = { status: number; answer: string };

@@ -24,8 +24,8 @@ const SHARDS = [1, 6];
 const BATCH = 1_000;
 
 /**
- * Measures what an idempotency key on each request costs. The loads with and without keys alternate on the same ingress,
- * and the order changes from round to round. No worker runs.
+ * Measures what an idempotency key on each request costs. The loads with and without keys alternate on the same
+ * ingress, and the order changes from round to round. No worker runs.
  */
 export async function measureKeys(servers: Servers, { partners, keys, ...load }: KeysOptions): Promise<Report> {
   const cases: Case[] = (['Redis', 'PostgreSQL'] as const).flatMap((queue) =>
@@ -95,7 +95,8 @@ async function comparePair(
 }
 
 /**
- * Compares the waiting entries with the acknowledgements. The end of a load cuts off at most one request per connection.
+ * Compares the waiting entries with the acknowledgements. The end of a load cuts off at most one request per
+ * connection.
  * @throws Error if they do not match, such as when a key was taken for a repeat
  */
 async function checkCount(place: Place, loads: LoadResult[]): Promise<void> {

@@ -124,7 +124,9 @@ function isDecidedAt({ outcome, repeats, sentAt, answeredAt, knownAt }: SentEntr
   return (answeredAt === Number.POSITIVE_INFINITY ? sentAt : answeredAt) + LATEST_MS;
 }
 
-/** The entries that certainly were the customer's first one, or the first one after an erasure, and were answered 202. */
+/**
+ * The entries that certainly were the customer's first one, or the first one after an erasure, and were answered 202.
+ */
 export function findUnknownFirsts(all: SentEntry[]): SentEntry[] {
   const possible = all.filter(({ outcome }) => outcome !== 'refused');
   const erasures = possible.filter(({ erases, outcome }) => erases && outcome === 'acknowledged');

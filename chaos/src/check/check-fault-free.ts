@@ -34,8 +34,8 @@ async function checkFaultFree(stack: Stack, inFlight: InFlight, report: Report):
 }
 
 /**
- * Repeats the check with new customers if the ingresses report trouble: a machine that is too busy counts as trouble, and
- * gets half as many customers at once in the next round.
+ * Repeats the check with new customers if the ingresses report trouble: a machine that is too busy counts as trouble,
+ * and gets half as many customers at once in the next round.
  */
 async function checkAlone(worker: AppVictim, stack: Stack, inFlight: InFlight, report: Report): Promise<void> {
   const { projectId } = stack.probing;

@@ -75,8 +75,8 @@ const MAX_RECEIPTS = 20_000;
 const RECEIPTS_AT_ONCE = 500;
 
 /**
- * Asks an ingress what became of each receipt, or of an even sample if there are many, and compares the answers with the
- * tables. All jobs must be done.
+ * Asks an ingress what became of each receipt, or of an even sample if there are many, and compares the answers with
+ * the tables. All jobs must be done.
  * @returns the number of receipts asked for
  */
 export async function checkReceipts(

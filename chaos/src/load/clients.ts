@@ -176,8 +176,8 @@ export function startClients(options: ClientsOptions): Clients {
 
   /**
    * Compares two answers to an accepted request. The second one should be a replay. If an ingress could not store the
-   * verdicts, the repeat is judged again: a 201 may become a 202. `isOpen`: another attempt had no answer; `isUndecided`:
-   * one between the two, so the second answer may be the replay of its verdict.
+   * verdicts, the repeat is judged again: a 201 may become a 202. `isOpen`: another attempt had no answer;
+   * `isUndecided`: one between the two, so the second answer may be the replay of its verdict.
    */
   function compare(...[entries, first, again, isOpen, isUndecided]: Compared): void {
     if (again?.isReplayed && !isUndecided && !isReplayOf(first, again, isOpen))

@@ -163,8 +163,8 @@ function parseBatch(text: string): { results: { statusCode: number }[]; receipts
 }
 
 /**
- * Whether the answer to a repeat has the results of the first answer. If another attempt was `isOpen`, a 202 may have become a
- * 201 or 404, because that attempt knew that the customer was new. Receipts differ if the store was emptied.
+ * Whether the answer to a repeat has the results of the first answer. If another attempt was `isOpen`, a 202 may have
+ * become a 201 or 404, because that attempt knew that the customer was new. Receipts differ if the store was emptied.
  */
 export function isReplayOf(first: Answer, again: Answer, isOpen: boolean): boolean {
   const [before, after] = [toAnswers(first, 1), toAnswers(again, 1)];

@@ -5,8 +5,9 @@ export type Entry = components['schemas']['Entry'] & { customerId: string | numb
 export type BatchAnswer = paths['/entries']['post']['responses'][207]['content']['application/json'];
 
 /**
- * Sends up to 1,000 entries. Without an answer, or if it or a result is 429 or 5xx, repeat with the same entries and key.
- * If a 429 says that too many idempotency keys are remembered, repeat without one; after a 207, only what is 429 or 5xx.
+ * Sends up to 1,000 entries. Without an answer, or if it or a result is 429 or 5xx, repeat with the same entries and
+ * key. If a 429 says that too many idempotency keys are remembered, repeat without one; after a 207, only what is 429
+ * or 5xx.
  * @param idempotencyKey a new one for each batch, such as `crypto.randomUUID()`
  * @returns one result per entry, in order
  */

@@ -1,6 +1,8 @@
 import { type Answer, InvalidEntryError, toError } from './errors.js';
 
-/** The part of an AbortSignal that the client uses. Its own type, so that yours need neither the DOM nor @types/node. */
+/**
+ * The part of an AbortSignal that the client uses. Its own type, so that yours need neither the DOM nor @types/node.
+ */
 export interface Signal {
   readonly aborted: boolean;
   readonly reason: unknown;
@@ -81,14 +83,22 @@ export interface RefusedEntry {
   requestId?: string;
   /** UTC, such as 2026-11-24T17:00:00.000Z. */
   refusedAt: string;
-  /** `replayed`: we try to store it again. `discarded`: we do not. `stored`: it is stored by now, or newer ones cover it. */
+  /**
+   * `replayed`: we try to store it again. `discarded`: we do not. `stored`: it is stored by now, or newer ones cover
+   * it.
+   */
   state: 'refused' | 'replayed' | 'discarded' | 'stored';
 }
 
-/** What became of an accepted entry or erasure. `unknown`: nothing is known of it, for example after a loss of our queue. */
+/**
+ * What became of an accepted entry or erasure. `unknown`: nothing is known of it, for example after a loss of our
+ * queue.
+ */
 export type ReceiptState = { state: 'stored' | 'pending' | 'unknown' } | { state: 'refused'; refused: RefusedEntry };
 
-/** What became of a project's entries on a day (UTC). Counts are some seconds late, and a crash of ours may lose some. */
+/**
+ * What became of a project's entries on a day (UTC). Counts are some seconds late, and a crash of ours may lose some.
+ */
 export interface DayUsage {
   /** Such as 2026-11-24. */
   day: string;
@@ -99,7 +109,9 @@ export interface DayUsage {
   erased: number;
   /** Not accepted: 400, 413, 415 and 422; 429; 500 and 503. */
   refused: { invalid: number; limited: number; unavailable: number };
-  /** Accepted, but rejected by our database, even if we stored it later; once more for each time that we tried in vain. */
+  /**
+   * Accepted, but rejected by our database, even if we stored it later; once more for each time that we tried in vain.
+   */
   notStored: number;
 }
 
@@ -214,7 +226,10 @@ export function isReceiptStates(body: unknown, count: number): body is { results
   return Array.isArray(results) && results.length === count && results.every(isReceiptState);
 }
 
-/** The body of an error whose message names an element, such as `body/1/receipt …`, counted from the whole array's first. */
+/**
+ * The body of an error whose message names an element, such as `body/1/receipt …`, counted from the whole array's
+ * first.
+ */
 export function withPlace(body: unknown, first: number): unknown {
   const { message, ...rest } = (body ?? {}) as { message?: unknown };
   const toPlace = (_: string, place: string) => `body/${first + Number(place)}`;

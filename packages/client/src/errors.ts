@@ -53,7 +53,9 @@ export class IdempotencyError extends OpmError {
   override readonly name = 'IdempotencyError';
 }
 
-/** No answer until the deadline. An entry may have been accepted; sending it again is safe, unless a newer one was sent. */
+/**
+ * No answer until the deadline. An entry may have been accepted; sending it again is safe, unless a newer one was sent.
+ */
 export class ConnectionError extends OpmError {
   override readonly name: string = 'ConnectionError';
 }

@@ -159,8 +159,8 @@ export const VERSION = '0.3.0';
 
 /**
  * Parses the header fields RateLimit-Policy, such as `"burst";q=200;w=2;opm-rate=100`, and RateLimit, such as
- * `"burst";r=5;t=1` (IETF draft-ietf-httpapi-ratelimit-headers-11). The rate is `opm-rate` or, without it, q / w, which is
- * less exact because `w` is rounded up to whole seconds. @returns undefined if they do not give the limit
+ * `"burst";r=5;t=1` (IETF draft-ietf-httpapi-ratelimit-headers-11). The rate is `opm-rate` or, without it, q / w, which
+ * is less exact because `w` is rounded up to whole seconds. @returns undefined if they do not give the limit
  */
 export function parseRateLimit(policy: unknown, state: unknown): RateLimit | undefined {
   const [burst, seconds, remaining] = [readNumber(policy, 'q'), readNumber(policy, 'w'), readNumber(state, 'r')];

@@ -309,7 +309,8 @@ test('while the limit holds, requests go one at a time, with at most as many ent
   const calls = toCustomers(4_100).map((customer) => client.send(customer));
   let taken = 0;
   await new Promise<void>((resolve) => {
-    for (const call of calls) call.then(() => ++taken === 100 && resolve()).catch(() => {}); // in the end, most are open
+    // In the end, most are open.
+    for (const call of calls) call.then(() => ++taken === 100 && resolve()).catch(() => {});
   });
   const sizes = server.received.map((request) => readEntries(request).length);
   expect(sizes.slice(0, 4)).toEqual([1_000, 1_000, 1_000, 1_000]);

@@ -182,8 +182,8 @@ export class OpmClient {
   }
 
   /**
-   * What became of your entries on each day (UTC), in order; without options, on the last 30. Rejects with OpmError, or with
-   * the signal's reason.
+   * What became of your entries on each day (UTC), in order; without options, on the last 30. Rejects with OpmError, or
+   * with the signal's reason.
    */
   async usage({ from, to, signal }: UsageOptions = {}): Promise<DayUsage[]> {
     this.#assertOpen();

@@ -64,7 +64,8 @@ export class Pace {
     this.#isLimited = true;
     // Retry-After is for as many entries as this request had. The next request is smaller, so it may wait less. But if
     // even an empty bucket has tokens for all of them earlier, the server blocks the project for so long.
-    const isBlocked = rateLimit && (retryAfter - 1) * rateLimit.perSecond > entries; // it is rounded up to whole seconds
+    // It is rounded up to whole seconds.
+    const isBlocked = rateLimit && (retryAfter - 1) * rateLimit.perSecond > entries;
     const seconds =
       !rateLimit || isBlocked ? retryAfter : Math.min(retryAfter, this.#msUntilEnoughTokens(rateLimit) / 1_000);
     this.#pause(toDelayMs(++this.#rateLimitedInARow, seconds, this.#random));

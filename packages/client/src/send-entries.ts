@@ -150,7 +150,9 @@ export function isRateLimited({ statusCode }: Pick<Answer, 'statusCode'>): boole
   return statusCode === RATE_LIMITED;
 }
 
-/** Whether a 429 is about the idempotency key, not about the limit. It did nothing, as this key is new to the server. */
+/**
+ * Whether a 429 is about the idempotency key, not about the limit. It did nothing, as this key is new to the server.
+ */
 function isOutOfKeys({ statusCode, body }: Pick<Answer, 'statusCode' | 'body'>): boolean {
   const message = (body as { message?: unknown } | null | undefined)?.message;
   return statusCode === RATE_LIMITED && typeof message === 'string' && message.includes('too many idempotency keys');

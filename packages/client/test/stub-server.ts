@@ -54,8 +54,8 @@ export async function startStubServer(
 }
 
 /**
- * `start` starts a stub server and a client of it. Both end after the test, as does what it adds to `releases`, the last one
- * first.
+ * `start` starts a stub server and a client of it. Both end after the test, as does what it adds to `releases`, the
+ * last one first.
  */
 export function createStart(apiKey: string) {
   const releases: (() => Promise<void>)[] = [];

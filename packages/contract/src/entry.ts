@@ -52,7 +52,8 @@ export const askedReceiptSchema = {
 
 export const NOT_STORABLE = 'must not contain U+0000 or unpaired surrogates';
 
-// Without JSON Schema's own schema, which takes Ajv 50 ms to compile. Ajv still throws for keywords that it does not know.
+// Without JSON Schema's own schema, which takes Ajv 50 ms to compile. Ajv still throws for keywords that it does not
+// know.
 const ajv = new Ajv({ allowUnionTypes: true, meta: false, validateSchema: false });
 // Both keywords generate code instead of calling a function for each text. In a busy ingress, this halves the cost of
 // parsing and validation.

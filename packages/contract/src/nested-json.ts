@@ -10,8 +10,8 @@ const EXPONENT = toTable('eE');
 const LITERALS = new Map(['true', 'false', 'null'].map((literal) => [literal.charCodeAt(0), literal]));
 
 /**
- * Replaces with spaces what arrays and objects nested deeper than `depth` contain. It checks that against the grammar of
- * RFC 8259, and leaves everything else for `JSON.parse` to check.
+ * Replaces with spaces what arrays and objects nested deeper than `depth` contain. It checks that against the grammar
+ * of RFC 8259, and leaves everything else for `JSON.parse` to check.
  * @param json valid UTF-8
  * @returns a copy
  * @throws SyntaxError

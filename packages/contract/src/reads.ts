@@ -15,8 +15,8 @@ export const REFUSALS = {
 export type RefusalCode = keyof typeof REFUSALS;
 
 /**
- * `refused`: not stored. `replayed`: we try again. `discarded`: not stored, and never will be. `stored`: it took effect after
- * a replay, or newer entries cover it.
+ * `refused`: not stored. `replayed`: we try again. `discarded`: not stored, and never will be. `stored`: it took effect
+ * after a replay, or newer entries cover it.
  */
 export const REFUSED_STATES = ['refused', 'replayed', 'discarded', 'stored'] as const;
 
@@ -32,7 +32,10 @@ export type RefusedEntry = RequestIds & {
   state: (typeof REFUSED_STATES)[number];
 };
 
-/** @param letter `sqlState`: null if the error was not PostgreSQL's; `isReadable`: false if it cannot be read as an entry */
+/**
+ * @param letter `sqlState`: null if the error was not PostgreSQL's; `isReadable`: false if it cannot be read as an
+ * entry
+ */
 export function toRefusedEntry(
   letter: Pick<RefusedEntry, 'customerId' | 'receipt' | 'refusedAt' | 'state'> & {
     sqlState: string | null;

@@ -154,9 +154,8 @@ export function* splitArray(body: Buffer, maxBytes: number): Generator<Values | 
 type Scan = { at: number; depth: number; isInText: boolean; start: number; end: number };
 
 /**
- * Moves to the comma or bracket that ends the current value, to a brace in place of the array's bracket, or to `until`, or
- * one further within an escape.
- * V8 takes more than twice as long for the same loop within a generator.
+ * Moves to the comma or bracket that ends the current value, to a brace in place of the array's bracket, or to `until`,
+ * or one further within an escape. V8 takes more than twice as long for the same loop within a generator.
  */
 function scan(body: Buffer, value: Scan, until: number): void {
   let { at, depth, isInText, start, end } = value;

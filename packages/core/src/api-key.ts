@@ -51,8 +51,8 @@ export const toRuleTexts = ({ scopes, addresses }: Partial<KeyRules>): { scopes?
 export const isAddressRule = (text: string): boolean => parseAddressRule(text) !== undefined;
 
 /**
- * Returns a function that reports whether an address matches a rule. An IPv4-mapped IPv6 address counts as IPv4. Text that
- * is not an address matches no rule. Invalid rules are ignored.
+ * Returns a function that reports whether an address matches a rule. An IPv4-mapped IPv6 address counts as IPv4. Text
+ * that is not an address matches no rule. Invalid rules are ignored.
  */
 export function createAddressCheck(rules: readonly string[]): (address: string) => boolean {
   let list: BlockList | undefined; // made with the first address: 50 rules take 0.3 ms

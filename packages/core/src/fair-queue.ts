@@ -37,8 +37,9 @@ class Fifo<T> {
 }
 
 /**
- * A queue that several sources share fairly. They take turns to fill a batch, and each source keeps its order of arrival. All
- * turns of a round fill about one batch, or have one call each; a turn fills about an eighth of a batch at most.
+ * A queue that several sources share fairly. They take turns to fill a batch, and each source keeps its order of
+ * arrival. All turns of a round fill about one batch, or have one call each; a turn fills about an eighth of a batch at
+ * most.
  *
  * Algorithm: surplus round robin (Adiseshu et al., SIGCOMM 1996). It differs from deficit round robin (Shreedhar and
  * Varghese, SIGCOMM 1995) in one point: an item that exceeds the source's credit is taken, and the credit becomes

@@ -41,15 +41,15 @@ class Tally<Key> {
 
 /**
  * Group commit (as in databases: DeWitt et al., SIGMOD 1984): turns concurrent calls into bulk calls. Calls of one
- * partition that arrive in one turn of the event loop, or while `maxInFlight` bulk calls are in flight, become one call of
- * `commit` with at most `maxBatch` items. There is no timer, so a lone call is not delayed.
+ * partition that arrive in one turn of the event loop, or while `maxInFlight` bulk calls are in flight, become one call
+ * of `commit` with at most `maxBatch` items. There is no timer, so a lone call is not delayed.
  *
  * - `commit` returns one result per item, in order, or throws for all items. An Error as a result rejects its item.
- * - An item counts as one, or as `sizeOf` says, at least 1. An item larger than `maxBatch` goes alone. If `maxBatch` is a
- *   function, each bulk call reads it. `bytes` sets a second limit of the same kind.
+ * - An item counts as one, or as `sizeOf` says, at least 1. An item larger than `maxBatch` goes alone. If `maxBatch` is
+ *   a function, each bulk call reads it. `bytes` sets a second limit of the same kind.
  * - Partitions take turns. With `sourceOf`, the sources of a partition share its bulk calls fairly (`FairQueue`).
- * - `maxInFlightPerPartition` limits the bulk calls in flight of one partition. A bulk call counts as one, or as `slotsOf`
- *   says if it took all waiting calls of its partition; it starts while any slot is free.
+ * - `maxInFlightPerPartition` limits the bulk calls in flight of one partition. A bulk call counts as one, or as
+ *   `slotsOf` says if it took all waiting calls of its partition; it starts while any slot is free.
  * - `expiry` bounds the wait behind bulk calls that hang: when one ends, calls that waited longer are rejected.
  * - If `refuse` returns an error for an item at its turn, the item's call is rejected.
  *

@@ -16,11 +16,11 @@ const CHECK = BASE ** 2;
 const FORM = /^([0-9a-z]{4})([0-9a-z]{6})([0-9a-z]{1,2})([0-9a-z]{2})$/;
 
 /**
- * The receipt of an accepted entry or erasure: 13 or 14 lower-case letters and digits. Its version and fields are enough
- * to tell from the customer's row whether the entry took effect, so nothing has to be stored for it.
+ * The receipt of an accepted entry or erasure: 13 or 14 lower-case letters and digits. Its version and fields are
+ * enough to tell from the customer's row whether the entry took effect, so nothing has to be stored for it.
  *
- * In order: the version; one or two digits whose bits are the fields, in the order of `FIELDS`; two digits that depend on
- * the customer, so that a receipt of another customer is noticed. All parts but the fields have a fixed length.
+ * In order: the version; one or two digits whose bits are the fields, in the order of `FIELDS`; two digits that depend
+ * on the customer, so that a receipt of another customer is noticed. All parts but the fields have a fixed length.
  */
 export function toReceipt({
   version,
@@ -47,7 +47,8 @@ export function parseReceipt(receipt: string, customerId: string): Receipt | und
 }
 
 /**
- * Whether the entry took effect in the customer's row, or newer entries cover it: merging it again would change no field.
+ * Whether the entry took effect in the customer's row, or newer entries cover it: merging it again would change no
+ * field.
  * @param row its fields' versions and its erasure's, 0 for none
  */
 export function isStored(

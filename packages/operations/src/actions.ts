@@ -26,8 +26,8 @@ type ReplayOptions = {
 };
 
 /**
- * `skipped` dead letters cannot be read as entries by this version and are kept. `traced`: replayed letters that stay on
- * record until their entry is rejected again; the others held a whole job, or an id that no column can hold.
+ * `skipped` dead letters cannot be read as entries by this version and are kept. `traced`: replayed letters that stay
+ * on record until their entry is rejected again; the others held a whole job, or an id that no column can hold.
  */
 export type Replayed = { replayed: number; skipped: number; traced: number };
 

@@ -1,9 +1,9 @@
 import type { ListedProject, ProjectActivity, SeenProcess, SilentProject } from '@opm/store';
 
 /**
- * What is wrong. `advice`: what to do, in words that hold for a terminal and for the console. `help`: a command, a section
- * of docs/, or both. `page`: where the console shows more. `projectId` and `name`: the partner that it is about; `kind`:
- * the problem in a word, for a list of partners.
+ * What is wrong. `advice`: what to do, in words that hold for a terminal and for the console. `help`: a command, a
+ * section of docs/, or both. `page`: where the console shows more. `projectId` and `name`: the partner that it is
+ * about; `kind`: the problem in a word, for a list of partners.
  */
 export type Problem = {
   what: string;
@@ -67,8 +67,8 @@ const runbook = (section: string) => `docs/runbook.md#${section}`;
 const SILENT_HELP = 'docs/status.md#a-process-does-not-report';
 
 /**
- * Lists what is wrong: first what affects all partners, then single ones. Of these, it names the first five of each kind,
- * and counts the others.
+ * Lists what is wrong: first what affects all partners, then single ones. Of these, it names the first five of each
+ * kind, and counts the others.
  */
 export function findProblems(store: StoreStatus | Error, queue: QueueStatus | Error): Problem[] {
   return [

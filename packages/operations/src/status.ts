@@ -71,10 +71,10 @@ export async function readQueueStatus(queue: EntryQueue): Promise<QueueStatus> {
 }
 
 /**
- * After a restore of PostgreSQL: when the acknowledged entries were sent that may be missing there. Those that wait in the
- * queue need not be sent again. `from`: undefined if no worker noted it. `isEndKnown`: false if the queue's store does not
- * know its newest version, or was restored too; then `to` is now, and nothing was acknowledged after the ingresses ended.
- * `isEmpty`: nothing is missing.
+ * After a restore of PostgreSQL: when the acknowledged entries were sent that may be missing there. Those that wait in
+ * the queue need not be sent again. `from`: undefined if no worker noted it. `isEndKnown`: false if the queue's store
+ * does not know its newest version, or was restored too; then `to` is now, and nothing was acknowledged after the
+ * ingresses ended. `isEmpty`: nothing is missing.
  */
 export type ResendWindow = {
   from: Date | undefined;

@@ -22,9 +22,10 @@ export type AdmittedAgain = Admitted & { claim: Version; found: 'own' | 'none' |
 /**
  * - `backlogs`: approximate entries in the shard, by project id, for some of the projects. Includes the admitted
  *   entries.
- * - `recordBytes`: approximate bytes of a project's records of idempotency keys, by project id, for some of the projects.
- * - `known`: the records of the parts, if a part has one already. The entries of these parts were not admitted, and are not
- *   among `admitted`.
+ * - `recordBytes`: approximate bytes of a project's records of idempotency keys, by project id, for some of the
+ *   projects.
+ * - `known`: the records of the parts, if a part has one already. The entries of these parts were not admitted, and are
+ *   not among `admitted`.
  */
 export type AdmitResult = {
   admitted: Admitted[];
@@ -51,8 +52,8 @@ export type Admission = {
   /** The stored number of shards; undefined if none is stored. */
   readShards(): Promise<number | undefined>;
   /**
-   * Writes an open record for each part, but leaves out the parts that have one already. Returns one result per admitted entry,
-   * in order. A customer may occur more than once.
+   * Writes an open record for each part, but leaves out the parts that have one already. Returns one result per
+   * admitted entry, in order. A customer may occur more than once.
    */
   admit(shard: number, entries: AdmitRequest[], parts?: KeyedPart[]): Promise<AdmitResult>;
   /**

@@ -13,7 +13,10 @@ export type Backlog = {
   oldestMs: number;
 };
 
-/** How BullMQ (6.7) counts the waiting jobs of a paused queue on PostgreSQL; its types lack it. It lists them as waiting. */
+/**
+ * How BullMQ (6.7) counts the waiting jobs of a paused queue on PostgreSQL; its types lack it. It lists them as
+ * waiting.
+ */
 const PAUSED = 'paused' as JobType;
 
 /** Number of waiting jobs without a priority, also of a paused queue. */
@@ -185,7 +188,10 @@ export class ShortBacklog {
   }
 }
 
-/** Moves the limit so that the typical backlog is in the middle of a priority, unless it is far from both limits of its own. */
+/**
+ * Moves the limit so that the typical backlog is in the middle of a priority, unless it is far from both limits of its
+ * own.
+ */
 function move(limit: number, typical: number): number {
   const upper = limit * STEP ** toPriority(typical, limit);
   if (typical <= upper / 2 && typical >= (2 * upper) / STEP) return limit;

@@ -14,7 +14,10 @@ export type ChunkEntry = CustomerEntry & {
   requestIds?: RequestIds;
 };
 
-/** The entries of one job: one shard, any projects, in version order, except replayed dead letters and repeated requests. */
+/**
+ * The entries of one job: one shard, any projects, in version order, except replayed dead letters and repeated
+ * requests.
+ */
 export type Chunk = { entries: ChunkEntry[] };
 
 /**

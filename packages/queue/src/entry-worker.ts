@@ -56,8 +56,8 @@ export type EntryWorker = Pick<Admission, 'settle'> & {
 type PostponedOptions = ErrorOptions & { delayMs?: number; reason?: Postponed['reason'] };
 
 /**
- * Thrown by `process` and `deadLetterInvalid` to postpone a job without using up an attempt. The job returns to the queue at once,
- * or after `delayMs`.
+ * Thrown by `process` and `deadLetterInvalid` to postpone a job without using up an attempt. The job returns to the
+ * queue at once, or after `delayMs`.
  */
 export class Postponed extends Error {
   override readonly name = 'Postponed';
@@ -85,8 +85,8 @@ export async function createEntryWorker(options: EntryWorkerOptions): Promise<En
   const stopFollowing = await followClock(backend, { shards: config.shards, limits, onError });
   const addresses = toAddresses(config.shards);
   const queues = await Promise.all(addresses.map((address) => backend.openQueue(address, { skipMetasUpdate: true })));
-  // The errors of `process` and `deadLetterInvalid`. BullMQ also reports a job as failed if the queue's store went down before it
-  // could report the job as done; that is not the entries' fault.
+  // The errors of `process` and `deadLetterInvalid`. BullMQ also reports a job as failed if the queue's store went down
+  // before it could report the job as done; that is not the entries' fault.
   const thrown = new WeakSet<Error>();
   const workers = await Promise.all(
     addresses.map((address, shard) => backend.openWorker(address, processJob(shard), workerOptions)),

@@ -39,8 +39,8 @@ export type QueueBackend = {
   /** Shortens the deadlines of a queue's jobs that are later than `limits` allow. */
   shortenDeadlines(address: QueueAddress, limits: DeadlineLimits): Promise<void>;
   /**
-   * When the oldest unfinished job was added, in ms since 1970. Looks at the first job of each state and priority; a job that
-   * returns from a delay may wait behind newer ones.
+   * When the oldest unfinished job was added, in ms since 1970. Looks at the first job of each state and priority; a
+   * job that returns from a delay may wait behind newer ones.
    */
   findOldest(queue: Queue): Promise<number | undefined>;
   /** Time of the store's clock, which versions follow. In a cluster, of the master whose clock is furthest behind. */

@@ -39,8 +39,8 @@ type Pending = BucketCall & { deadline: number };
  * Combines reservations of many projects into one call of the store.
  * @param options.groupOf group of a project's bucket; buckets of one group share calls
  * @param options.reserveMany returns one result per bucket, in order
- * @param options.maxWaitMs how long the caller of `reserve` waits. No call starts in its second half, because the tokens of a late call
- * are lost
+ * @param options.maxWaitMs how long the caller of `reserve` waits. No call starts in its second half, because the
+ * tokens of a late call are lost
  */
 export function createTokenBuckets(options: {
   groupOf: (projectId: number) => number;

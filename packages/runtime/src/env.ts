@@ -137,9 +137,10 @@ const SECRETS = ['DATABASE_URL', 'REDIS_URL', 'CONSOLE_PASSWORD', 'OPM_KEY'];
 const MAX_SECRET_BYTES = 64 * 1024;
 
 /**
- * Replaces each NAME_FILE by NAME with the content of the file, without its last line end. Files keep secrets out of the
- * environment, which `docker inspect` and /proc show. An empty variable counts as not set. Leaves out variables that are
- * not in `names`, whose files the process may not be allowed to read. @throws ConfigError that lists every problem
+ * Replaces each NAME_FILE by NAME with the content of the file, without its last line end. Files keep secrets out of
+ * the environment, which `docker inspect` and /proc show. An empty variable counts as not set. Leaves out variables
+ * that are not in `names`, whose files the process may not be allowed to read. @throws ConfigError that lists every
+ * problem
  */
 export function readSecretFiles(env: NodeJS.ProcessEnv, names = SECRETS): NodeJS.ProcessEnv {
   const read = { ...env };

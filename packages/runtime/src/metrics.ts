@@ -32,7 +32,9 @@ export function createMetrics({ process }: { process: string }) {
     counter: <L extends string>(name: string, help: string, labelNames: L[] = []) =>
       new Counter({ name, help, labelNames, registers }),
     histogram: (name: string, help: string, buckets: number[]) => new Histogram({ name, help, buckets, registers }),
-    /** Cheaper versions of `counter` and `histogram`, for events of every request. `zeros` are series that begin at 0. */
+    /**
+     * Cheaper versions of `counter` and `histogram`, for events of every request. `zeros` are series that begin at 0.
+     */
     hotCounter: <L extends string>(name: string, help: string, labelNames: [L, L], zeros?: [string, number][]) =>
       createHotCounter({ name, help, registry }, labelNames, zeros),
     hotHistogram: (name: string, help: string, bounds: number[]) =>

@@ -33,8 +33,8 @@ export type ActivityReporter = ReturnType<typeof createActivityReporter>;
 
 const INTERVAL_MS = 5_000;
 /**
- * PostgreSQL takes 0.03 ms per project or key in a report. Then it has about a hundred times as long for other work. The
- * time is random, so that processes do not report together.
+ * PostgreSQL takes 0.03 ms per project or key in a report. Then it has about a hundred times as long for other work.
+ * The time is random, so that processes do not report together.
  */
 const REST_MS_PER_ROW = 3;
 /** At the end of the process. Counts that are not reported by then are lost. */
@@ -51,8 +51,8 @@ const OUTCOME_NAMES = OUTCOMES.map(toColumn);
 
 /**
  * Counts in memory what each project does, and reports it every five seconds, or about every minute if thousands of
- * projects and keys are active. While PostgreSQL does not answer, the counts stay in memory. A killed process loses those
- * since its last report.
+ * projects and keys are active. While PostgreSQL does not answer, the counts stay in memory. A killed process loses
+ * those since its last report.
  */
 export function createActivityReporter(deps: ReporterDeps) {
   const { activity, name, readState = () => ({}), onReported, onFailed } = deps;

@@ -52,8 +52,8 @@ export type SeenProcess = Pick<Report, 'id' | 'name' | 'host' | 'pid' | 'version
 
 /**
  * A project with counts. `lastSeen`: the minute of its last counts, or their day if that is longer ago. `…Since` and
- * `…Until`: the minutes of the first and last refused entries and dead letters. The rates are those since the beginning of
- * the minute before this one.
+ * `…Until`: the minutes of the first and last refused entries and dead letters. The rates are those since the beginning
+ * of the minute before this one.
  */
 export type ProjectActivity = Counts & {
   projectId: number;
@@ -230,8 +230,8 @@ export function createActivity(prisma: PrismaClient) {
     },
 
     /**
-     * The minutes since then with counts, at most three hours ago, of all projects or of one. Later reports do not change
-     * past minutes.
+     * The minutes since then with counts, at most three hours ago, of all projects or of one. Later reports do not
+     * change past minutes.
      */
     minutes(since: Date, projectId?: number): Promise<MinuteActivity[]> {
       // A join with the minutes reads one row per minute. A condition on both columns would read all projects' rows.
@@ -273,8 +273,8 @@ export function createActivity(prisma: PrismaClient) {
     },
 
     /**
-     * The projects that were steadily active within the last three hours, have sent nothing for a quarter of one, and are
-     * not paused.
+     * The projects that were steadily active within the last three hours, have sent nothing for a quarter of one, and
+     * are not paused.
      */
     silentProjects(): Promise<SilentProject[]> {
       return toStoreError(

@@ -26,8 +26,8 @@ export type StoredApiKey = KeyRules & {
 };
 
 /**
- * The project of a valid key. `limit` is undefined if it has no rate limit, `endsInMs` if the key does not expire, `scopes`
- * if it may do everything, `addresses` if any address may use it.
+ * The project of a valid key. `limit` is undefined if it has no rate limit, `endsInMs` if the key does not expire,
+ * `scopes` if it may do everything, `addresses` if any address may use it.
  */
 export type KeyOwner = {
   keyId: number;
@@ -61,8 +61,8 @@ const HINT_LENGTH = 'opm_'.length + 6;
 /** All times are of PostgreSQL's clock, because the clock of the machine that issues or ends keys may differ. */
 export function createApiKeys(prisma: PrismaClient) {
   /**
-   * Whether the project's keys without an end differ in their rules. If so, `rotate` requires rules: the newest key's may
-   * be those of one narrow purpose.
+   * Whether the project's keys without an end differ in their rules. If so, `rotate` requires rules: the newest key's
+   * may be those of one narrow purpose.
    */
   async function haveDifferentRules(projectId: number): Promise<boolean> {
     const rules = await toStoreError(
@@ -167,8 +167,9 @@ export function createApiKeys(prisma: PrismaClient) {
     },
 
     /**
-     * Issues a new key, which is returned only here with its rules. The older keys expire after the grace period. A rule
-     * that is not given is that of the newest active key; if there is none, the new key may do everything, from everywhere.
+     * Issues a new key, which is returned only here with its rules. The older keys expire after the grace period. A
+     * rule that is not given is that of the newest active key; if there is none, the new key may do everything, from
+     * everywhere.
      * @throws StoreError if a rule is not valid, or not given although the keys that have no end differ in their rules
      */
     async rotate(
@@ -229,7 +230,10 @@ export function toKeyRow(apiKey: string): { keyHash: string; hint: string } {
   return { keyHash: hashApiKey(apiKey), hint: apiKey.slice(0, HINT_LENGTH) };
 }
 
-/** Returns the rules as they are stored: scopes in a fixed order, nothing twice. @throws StoreError if one is not valid */
+/**
+ * Returns the rules as they are stored: scopes in a fixed order, nothing twice.
+ * @throws StoreError if one is not valid
+ */
 function checkRules({ scopes, addresses }: Pick<NewKey, 'scopes' | 'addresses'>): Partial<KeyRules> {
   if (scopes && (scopes.length === 0 || !scopes.every((scope) => SCOPES.includes(scope)))) {
     throw new StoreError(`scopes must be one or more of ${SCOPES.join(', ')}`);

@@ -57,15 +57,26 @@ export function createAudit(prisma: PrismaClient) {
       await add({ ...row, details: { attempt, outcome } satisfies Outcome });
     },
 
-    /** Lists the newest rows first, each with its outcome. */
-    async list({ actor, target, since }: AuditFilter, { limit }: { limit: number }): Promise<StoredAuditRecord[]> {
+    /**
+     * Lists the newest rows first, each with its outcome.
+     * @param options.beforeId the id of the last row of the page before
+     */
+    async list(
+      { actor, target, since }: AuditFilter,
+      { limit, beforeId }: { limit: number; beforeId?: string | undefined },
+    ): Promise<StoredAuditRecord[]> {
       const where = {
         ...(actor !== undefined && { actor }),
         ...(target !== undefined && { OR: [{ target }, { target: { startsWith: `${escapeLike(target)}/` } }] }),
         ...(since && { at: { gte: since } }),
       };
       const rows = await toStoreError(() =>
-        prisma.auditEntry.findMany({ where, orderBy: [{ at: 'desc' }, { id: 'desc' }], take: limit }),
+        prisma.auditEntry.findMany({
+          where,
+          orderBy: [{ at: 'desc' }, { id: 'desc' }],
+          take: limit,
+          ...(beforeId !== undefined && { cursor: { id: BigInt(beforeId) }, skip: 1 }),
+        }),
       );
       const outcomes = new Map(rows.map(({ details }) => [toOutcome(details)?.attempt, toOutcome(details)?.outcome]));
       const listed = new Set(rows.map(({ id }) => String(id)));

@@ -51,10 +51,11 @@ const versionColumns = Object.fromEntries([...FIELDS, 'erased' as const].map((na
 export type ExistenceQuery = { projectId: number; customerId: string; version: Version };
 
 /**
- * PostgreSQL plans this statement a few times per connection, maybe while the table is still small. LIMIT forces an index
- * look-up per customer. The plan of a join could read the whole table every time, for as long as PostgreSQL keeps the
- * plan. The arrays are in subqueries, which hide their lengths from the planner: otherwise it takes a plan for fewer than
- * ten customers for cheaper than the one it keeps, and plans each such look-up anew, which takes ten times as long.
+ * PostgreSQL plans this statement a few times per connection, maybe while the table is still small. LIMIT forces an
+ * index look-up per customer. The plan of a join could read the whole table every time, for as long as PostgreSQL keeps
+ * the plan. The arrays are in subqueries, which hide their lengths from the planner: otherwise it takes a plan for
+ * fewer than ten customers for cheaper than the one it keeps, and plans each such look-up anew, which takes ten times
+ * as long.
  */
 const FIND_EXISTING = `
   SELECT asked.place::int

@@ -45,7 +45,7 @@ export type DeadLetterFilter = {
   throughId?: string | undefined;
 };
 
-/** `first` and `last`: when the entries were received, which a replay does not change; of whole jobs, when they failed. */
+/** `first` and `last`: when the entries were received, also if they were replayed; of whole jobs, when they failed. */
 export type DeadLetterCount = Pick<StoredDeadLetter, 'projectId' | 'sqlState'> & {
   count: number;
   first: Date;
@@ -92,8 +92,9 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
 
   return {
     /**
-     * Stores dead letters, and returns those of entries that had none. An entry that has an open one, because its job ran
-     * twice, gets no other. An erased entry gets none. If its letter was replayed or discarded, the new one replaces it.
+     * Stores dead letters, and returns those of entries that had none. An entry that has an open one, because its job
+     * ran twice, gets no other. An erased entry gets none. If its letter was replayed or discarded, the new one
+     * replaces it.
      *
      * Inserts the letters first and then deletes the erased ones. {@link noteErasures} also writes first and then
      * deletes, so a concurrent letter and erasure cannot miss each other.

@@ -51,8 +51,8 @@ const PURGE_BATCH = 5_000;
  * Deletes the tombstones of erasures before this time, and the customers' dead letters that are older than the
  * erasure. A later replay of those would restore the erased customer. It keeps customers that were re-created.
  *
- * Tombstones stay while an older entry may still be queued or repeated, whatever the clocks say. It deletes nothing while
- * a dead letter without a project exists, because that may contain entries of any customer.
+ * Tombstones stay while an older entry may still be queued or repeated, whatever the clocks say. It deletes nothing
+ * while a dead letter without a project exists, because that may contain entries of any customer.
  * @returns the number of customer rows deleted
  */
 export async function purgeTombstones(prisma: PrismaClient, before: Date): Promise<number> {

@@ -105,7 +105,8 @@ export function createOperators(prisma: PrismaClient) {
 
     /**
      * Also ends the operator's sessions. @param mayGrant false: nobody gets the right to reveal who does not have it
-     * @returns whether there is such an operator @throws StoreError with `keepsAdmin`, if it takes the role from the last admin
+     * @returns whether there is such an operator @throws StoreError with `keepsAdmin`, if it takes the role from the
+     * last admin
      */
     setRole: (
       name: string,
@@ -183,7 +184,10 @@ export function createOperators(prisma: PrismaClient) {
 
 export const SESSION_HOURS = 12;
 
-/** Without an admin, CONSOLE_PASSWORD is accepted again. The lock makes changes of admins take turns. @throws StoreError */
+/**
+ * Without an admin, CONSOLE_PASSWORD is accepted again. The lock makes changes of admins take turns.
+ * @throws StoreError
+ */
 async function assertOtherAdmin(client: Prisma.TransactionClient, name: string): Promise<void> {
   const admins = await client.$queryRaw<{ name: string }[]>`
     SELECT name FROM operators WHERE role = 'admin' ORDER BY id FOR UPDATE`;

@@ -51,8 +51,8 @@ export function createProjects(prisma: PrismaClient) {
     },
 
     /**
-     * Lists all projects in order of creation. `rate` and `burst` are null if a project has no limit, `pausedAt` if it is
-     * not paused.
+     * Lists all projects in order of creation. `rate` and `burst` are null if a project has no limit, `pausedAt` if it
+     * is not paused.
      */
     async list(): Promise<ListedProject[]> {
       const projects = await toStoreError(() => prisma.project.findMany({ orderBy: { id: 'asc' } }));

@@ -39,6 +39,7 @@ test('the newest rows come first, and can be chosen by actor and time', async ()
   expect(await read({ actor: 'ada' }, { limit: 10 })).toEqual(['1']);
   expect(await read({ since: rows[0]?.at }, { limit: 10 })).toEqual(['2']);
   expect(await read({}, { limit: 1 })).toEqual(['2']);
+  expect(await read({}, { limit: 10, beforeId: '2' })).toEqual(['1']);
 });
 
 test('a change that was refused or failed is listed once, with its outcome, also alone', async () => {

@@ -78,8 +78,8 @@ export async function withRedis<T>(redisUrl: string, use: (redis: Redis) => Prom
 }
 
 /**
- * Whether another session waits for a lock that this client's session holds. Asks `pg_locks`, because a transaction sees
- * the same `pg_stat_activity` until its end.
+ * Whether another session waits for a lock that this client's session holds. Asks `pg_locks`, because a transaction
+ * sees the same `pg_stat_activity` until its end.
  */
 export async function isAwaited(client: pg.Client): Promise<boolean> {
   const text = 'SELECT FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))';

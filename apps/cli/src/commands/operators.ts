@@ -7,7 +7,9 @@ import { confirm, type PrintOptions, print, toTable } from '../print.js';
 import { UserError } from '../user-error.js';
 import { recordChange, withStore } from '../with-store.js';
 
-/** What each role may do. The compiler compares the roles with those of the store, which loads too slowly for `--help`. */
+/**
+ * What each role may do. The compiler compares the roles with those of the store, which loads too slowly for `--help`.
+ */
 const ABILITIES: Record<Role, string> = {
   viewer: 'can read',
   operator: 'can also make changes',

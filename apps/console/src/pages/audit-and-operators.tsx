@@ -13,15 +13,17 @@ import { type Request, type RequestHandler, type Response, Router } from 'expres
 import type { Reads } from '../reads.js';
 import { type CurrentOperator, mayChange, operatorOf } from '../session.js';
 import { assertConfirmed, FormError, fieldOf, type HandleChange } from './change.js';
-import { Confirm, Form, Secret, sendPage, Table, Time, textOf } from './components.js';
+import { beforeOf, Confirm, Form, Secret, sendPage, Table, Time, textOf, toUrl } from './components.js';
 
 const MAX_AUDIT_ROWS = 200;
 
-/** GET /audit: the newest rows of the audit log, of all actors or one, and of everything or one partner. */
+/** GET /audit: the audit log, the newest rows first, of all actors or one, and of everything or one partner. */
 export function getAudit(reads: Pick<Reads, 'audit'>): RequestHandler {
   return async (request, response) => {
     const [actor, target] = [textOf(request, 'actor'), textOf(request, 'target')];
-    const rows = await reads.audit({ actor, target }, { limit: MAX_AUDIT_ROWS });
+    const beforeId = beforeOf(request);
+    const rows = await reads.audit({ actor, target }, { limit: MAX_AUDIT_ROWS, beforeId });
+    const mayHaveOlder = rows.length >= MAX_AUDIT_ROWS / 2; // a change and its outcome are two rows, listed as one
     sendPage(request, response, {
       title: 'Audit',
       children: (
@@ -36,9 +38,9 @@ export function getAudit(reads: Pick<Reads, 'audit'>): RequestHandler {
             <button type="submit">Filter</button>
           </form>
           <Table
-            caption={`The newest changes and logins, at most ${MAX_AUDIT_ROWS}`}
+            caption={beforeId === undefined ? 'The newest changes and logins' : 'Older changes and logins'}
             rows={rows}
-            empty="Nothing is recorded."
+            empty={beforeId === undefined ? 'Nothing is recorded.' : 'Nothing older is recorded.'}
             columns={[
               { title: 'When', cell: ({ at }) => <Time at={at} /> },
               { title: 'Who', cell: ({ actor: who }) => who },
@@ -49,6 +51,7 @@ export function getAudit(reads: Pick<Reads, 'audit'>): RequestHandler {
               { title: 'From', cell: ({ source, address }) => `${source}${address ? `, ${address}` : ''}` },
             ]}
           />
+          {mayHaveOlder && <a href={toUrl('/audit', { actor, target, before: rows.at(-1)?.auditId })}>Older</a>}
         </>
       ),
     });

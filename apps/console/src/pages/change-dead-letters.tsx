@@ -6,7 +6,7 @@ import type { DeadLetterFilter, Store } from '@opm/store';
 import { type Request, type Response, Router } from 'express';
 import { mayChange, operatorOf } from '../session.js';
 import { assertConfirmed, FormError, fieldOf, type HandleChange } from './change.js';
-import { Confirm, Form, Time, toUrl } from './components.js';
+import { BIG_ID, Confirm, Form, Time, toUrl } from './components.js';
 import type { Reveals } from './reveal.js';
 
 type ChangeDeps = Pick<Store, 'deadLetters' | 'projects' | 'now'> & { replays: Replays; reveals: Reveals };
@@ -70,8 +70,6 @@ function idOf(request: Request, name: string): string | undefined {
   if (id !== undefined && !BIG_ID.test(id)) throw new FormError(`${name} must be the id of a dead letter`);
   return id;
 }
-
-export const BIG_ID = /^\d{1,18}$/;
 
 /** The filter as the URL and the forms have it. */
 export type ShownFilter = Record<'partner' | 'state' | 'error', string | undefined>;
@@ -195,8 +193,8 @@ export function createReplays(deps: {
     isRunning,
 
     /**
-     * The replay that runs; otherwise the last one, for a day and on its page only. `again`: how many of its entries became
-     * dead letters again so far. @throws StoreError
+     * The replay that runs; otherwise the last one, for a day and on its page only. `again`: how many of its entries
+     * became dead letters again so far. @throws StoreError
      */
     async read(page: string): Promise<(Replay & { again: number }) | undefined> {
       if (!last) return undefined;
@@ -217,17 +215,21 @@ export function createReplays(deps: {
   };
 }
 
-/** How far the replay is, or what became of it. */
+/**
+ * How far the replay is, or what became of it. `isUpdate`: the letters below are still those from before the replay.
+ */
 export function LastReplay({
   by,
   what,
+  page,
+  isUpdate,
   since,
   total,
   handled,
   done,
   again,
   isInterrupted,
-}: Replay & { again: number }) {
+}: Replay & { again: number; isUpdate: boolean }) {
   const letters = toCount(total, 'dead letter');
   if (!done) return <p>{`${by} replays ${letters} ${what}: ${toNumber(handled)} handled so far.`}</p>;
   const skipped = done.skipped > 0 ? `, ${toNumber(done.skipped)} cannot be read as entries` : '';
@@ -238,6 +240,12 @@ export function LastReplay({
       {'Last replay, at '}
       <Time at={since} />
       {`, by ${by}: ${toCount(done.replayed, 'dead letter')} queued${skipped}; ${again > 0 ? toNumber(again) : 'none'} of them ${became} so far.`}
+      {isUpdate && (
+        <>
+          {' '}
+          <a href={page}>Show what is left</a>
+        </>
+      )}
     </p>
   );
 }

@@ -52,7 +52,7 @@ export function Page({
   notice,
   title,
   children,
-}: PageProps & NavigationProps & { notice: string | undefined }) {
+}: PageProps & HeaderProps & { notice: string | undefined }) {
   return (
     <html lang="en">
       <head>
@@ -65,18 +65,7 @@ export function Page({
         <script src="/assets/console.js" defer />
       </head>
       <body>
-        <a class="skip" href="#main">
-          Skip to the content
-        </a>
-        <header>
-          <Navigation path={path} operator={operator} />
-          {operator && (
-            <Form action="/logout" operator={operator}>
-              <span>{`${operator.name} (${operator.role}${operator.isReadOnly ? ', read-only' : ''})`}</span>
-              <button type="submit">Log out</button>
-            </Form>
-          )}
-        </header>
+        <Header {...{ path, operator }} content="main" />
         <main id="main">
           <h1>{title}</h1>
           {notice && (
@@ -92,25 +81,36 @@ export function Page({
   );
 }
 
-type NavigationProps = { path: string; operator: CurrentOperator | undefined };
+type HeaderProps = { path: string; operator: CurrentOperator | undefined };
 
-function Navigation({ path, operator }: NavigationProps) {
+/** @param content id of the element that the first link leads to */
+function Header({ path, operator, content }: HeaderProps & { content: string }) {
   const pages = operator ? NAVIGATION.filter(([, , role]) => hasRole(operator, role)) : [];
   const current = pages.findLast(([start]) => path === start || path.startsWith(`${start}/`))?.[0];
   return (
-    <nav aria-label="Pages">
-      {pages.map(([href, name]) => (
-        <a key={href} href={href} aria-current={href === current ? 'page' : undefined}>
-          {name}
-        </a>
-      ))}
-    </nav>
+    <header class="console">
+      <a class="skip" href={`#${content}`}>
+        Skip to the content
+      </a>
+      <nav aria-label="Pages">
+        {pages.map(([href, name]) => (
+          <a key={href} href={href} aria-current={href === current ? 'page' : undefined}>
+            {name}
+          </a>
+        ))}
+      </nav>
+      {operator && (
+        <Form action="/logout" operator={operator}>
+          <span>{`${operator.name} (${operator.role}${operator.isReadOnly ? ', read-only' : ''})`}</span>
+          <button type="submit">Log out</button>
+        </Form>
+      )}
+    </header>
   );
 }
 
 /** For the page of the Bull dashboard, which is not ours. */
-export const renderNavigation = (path: string, operator: CurrentOperator | undefined): string =>
-  renderToString(<Navigation path={path} operator={operator} />);
+export const renderHeader = (props: HeaderProps & { content: string }): string => renderToString(<Header {...props} />);
 
 /** A form that changes something. It carries the token of the operator's session. */
 export function Form(props: { action: string; operator: CurrentOperator; children: ComponentChildren }) {
@@ -273,6 +273,15 @@ export function textOf(request: Request, name: string): string | undefined {
   const value = request.query[name];
   if (typeof value !== 'string' || value.length > MAX_TEXT || value.includes('\0')) return undefined;
   return value.trim() === '' ? undefined : value;
+}
+
+/** The id of a row that the URL may name. */
+export const BIG_ID = /^\d{1,18}$/;
+
+/** The row after which a list goes on; undefined for its beginning. */
+export function beforeOf(request: Request): string | undefined {
+  const id = textOf(request, 'before') ?? '';
+  return BIG_ID.test(id) ? id : undefined;
 }
 
 /** The URL of a page with parameters; undefined ones are left out. */

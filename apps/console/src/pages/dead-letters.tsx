@@ -9,7 +9,6 @@ import { MAX_GROUPS, type Reads } from '../reads.js';
 import { isStream } from '../session.js';
 import { FormError, toSentence, trimSpaces } from './change.js';
 import {
-  BIG_ID,
   LastReplay,
   LetterForms,
   type Replays,
@@ -18,7 +17,7 @@ import {
   toFilter,
   toWhose,
 } from './change-dead-letters.js';
-import { Back, Facts, Live, sendPage, Table, Time, textOf, toUrl } from './components.js';
+import { Back, BIG_ID, beforeOf, Facts, Live, sendPage, Table, Time, textOf, toUrl } from './components.js';
 import { type Names, PartnerLink } from './partners.js';
 import { MaskNote, type RecordView, RevealForm, type Reveals } from './reveal.js';
 
@@ -36,8 +35,7 @@ export function getDeadLetters(
     const shown = readShown((name) => trimSpaces(textOf(request, name) ?? '') || undefined);
     const filter = await toFilter(shown, { findProject: reads.findProject, mayReadErrors }).catch(keepFormError);
     if (isView && !(filter instanceof FormError)) await recordView(request, response, `dead letters ${toWhose(shown)}`);
-    const before = textOf(request, 'before');
-    const beforeId = before !== undefined && BIG_ID.test(before) ? before : undefined;
+    const beforeId = beforeOf(request);
     const children = (
       <>
         <p>
@@ -93,7 +91,7 @@ function Letters({ groups, letters, nameOf, isFull, shown, response, replays, re
   return (
     <>
       <Live id="dead-letter-groups">
-        {replay && <LastReplay {...replay} />}
+        {replay && <LastReplay {...replay} isUpdate={isStream(response.req)} />}
         <DeadLetterGroups groups={groups} nameOf={nameOf} />
       </Live>
       {total > 0 && (

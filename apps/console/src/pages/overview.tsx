@@ -11,11 +11,11 @@ import {
 import type { MinuteActivity } from '@opm/store';
 import type { RequestHandler } from 'express';
 import type { ComponentChildren } from 'preact';
-import { CHART_MS, MINUTE_MS, type Reads } from '../reads.js';
+import { CHART_MS, MINUTE_MS, type MinuteHealth, type Reads } from '../reads.js';
 import { Facts, Live, sendPage, Table, toMs, toRate, toUrl } from './components.js';
 
 /** GET /: what is wrong first, then how busy everything is. */
-export function getOverview(reads: Pick<Reads, 'status' | 'allMinutes'>): RequestHandler {
+export function getOverview(reads: Pick<Reads, 'status' | 'allMinutes' | 'health'>): RequestHandler {
   return async (request, response) => {
     const [status, chart] = await Promise.all([reads.status(), reads.allMinutes().catch(() => undefined)]);
     sendPage(request, response, {
@@ -25,15 +25,16 @@ export function getOverview(reads: Pick<Reads, 'status' | 'allMinutes'>): Reques
           <Problems problems={status.problems} />
           <Facts facts={toFacts(status)} />
           {chart && (
-            <>
+            <div class="charts">
               <EntriesChart {...chart} />
+              <HealthCharts now={chart.now} minutes={reads.health()} />
               <Chart
                 title="Dead letters per minute"
-                unit="min"
+                toText={(count) => `${toRate(count)}/min`}
                 {...chart}
-                lines={[{ name: 'dead letters', of: ({ deadLetters }) => deadLetters }]}
+                lines={[{ name: 'dead letters', of: (counts) => counts?.deadLetters ?? 0 }]}
               />
-            </>
+            </div>
           )}
           <Processes processes={status.processes} />
         </Live>
@@ -44,16 +45,42 @@ export function getOverview(reads: Pick<Reads, 'status' | 'allMinutes'>): Reques
 
 /** What became of the entries of all partners, or of one. */
 export const EntriesChart = (chart: { now: Date; minutes: MinuteActivity[] }) => (
-  <Chart
+  <Chart<MinuteActivity>
     title="Entries per second"
-    unit="s"
+    toText={(rate) => `${toRate(rate)}/s`}
     {...chart}
-    lines={[
-      { name: 'accepted', of: ({ accepted }) => accepted },
-      { name: 'persisted', of: ({ persisted }) => persisted },
-      { name: 'refused', of: ({ refused }) => refused },
-    ]}
+    lines={(['accepted', 'persisted', 'refused'] as const).map((name) => ({
+      name,
+      of: (counts) => (counts?.[name] ?? 0) / 60,
+    }))}
   />
+);
+
+/** The worst of each minute since this console started. */
+const HealthCharts = (chart: { now: Date; minutes: MinuteHealth[] }) => (
+  <>
+    <Chart
+      title="Entries waiting"
+      toText={toRate}
+      {...chart}
+      lines={[{ name: 'waiting', of: (health) => health?.waiting }]}
+    />
+    <Chart
+      title="Age of the oldest entry"
+      toText={(seconds) => (seconds < 100 ? `${toRate(seconds)} s` : toDuration(seconds))}
+      {...chart}
+      lines={[{ name: 'oldest', of: (health) => health?.oldestSeconds }]}
+    />
+    <Chart
+      title="p99"
+      toText={(ms) => `${toRate(ms)} ms`}
+      {...chart}
+      lines={[
+        { name: 'to the acknowledgement', of: (health) => health?.ingressP99Ms },
+        { name: 'to the row', of: (health) => health?.workerP99Ms },
+      ]}
+    />
+  </>
 );
 
 /** Nothing is wrong, or what is, and what to do. On the page of a partner, `projectId`, nothing leads to this page. */
@@ -164,43 +191,41 @@ function Processes({ processes }: Pick<Status, 'processes'>) {
   );
 }
 
-/** Lines of one chart. `of`: a minute's count. */
-type Line = { name: string; of: (minute: MinuteActivity) => number };
+/** A line of a chart. `of`: the value of a minute, which may not be listed; undefined leaves a gap. */
+type Line<Minute> = { name: string; of: (minute: Minute | undefined) => number | undefined };
 
 const WIDTH = 720;
 const HEIGHT = 150;
 const CHART_MINUTES = CHART_MS / MINUTE_MS;
 const HOURS = CHART_MINUTES / 60;
 
-/** The counts of the last three hours as rates. It is drawn here, so it needs no script. */
-function Chart({
+/** The last three hours. It is drawn here, so it needs no script. */
+function Chart<Minute extends { minute: Date }>({
   title,
-  unit,
+  toText,
   minutes,
   now,
   lines,
 }: {
   title: string;
-  unit: 's' | 'min';
-  minutes: MinuteActivity[];
+  toText: (value: number) => string;
+  minutes: Minute[];
   now: Date;
-  lines: Line[];
+  lines: Line<Minute>[];
 }) {
   const last = Math.floor(now.getTime() / MINUTE_MS) - 1; // the current minute is not complete
-  const byMinute = new Map(minutes.map((counts) => [counts.minute.getTime() / MINUTE_MS, counts]));
+  const first = last - CHART_MINUTES + 1;
+  const byMinute = new Map(minutes.map((listed) => [listed.minute.getTime() / MINUTE_MS, listed]));
   const drawn = lines.map(({ name, of }) => {
-    const rates = Array.from({ length: CHART_MINUTES }, (_, i) => {
-      const counts = byMinute.get(last - CHART_MINUTES + 1 + i);
-      return counts ? of(counts) / (unit === 's' ? 60 : 1) : 0;
-    });
-    return { name, rates, highest: Math.max(...rates) };
+    const values = Array.from({ length: CHART_MINUTES }, (_, i) => of(byMinute.get(first + i)));
+    return { name, values, highest: Math.max(0, ...values.filter((value) => value !== undefined)) };
   });
   const top = toTop(Math.max(...drawn.map(({ highest }) => highest)));
-  const toPoint = (rate: number, i: number) =>
-    `${((i / (CHART_MINUTES - 1)) * WIDTH).toFixed(1)},${(HEIGHT - (rate / top) * HEIGHT).toFixed(1)}`;
-  const summary = drawn.map(
-    ({ name, rates, highest }) => `${name}: ${toRate(rates.at(-1) ?? 0)}/${unit}, peak ${toRate(highest)}/${unit}`,
-  );
+  const summary = drawn.map(({ name, values, highest }) => {
+    const newest = values.at(-1);
+    const peak = highest > 0 ? `, peak ${toText(highest)} at ${toTime(first + values.indexOf(highest))}` : '';
+    return `${name}: ${newest === undefined ? '–' : toText(newest)}${peak}`;
+  });
   return (
     <figure class="chart">
       <figcaption>{title}</figcaption>
@@ -213,8 +238,8 @@ function Chart({
       </ul>
       <div class="plot">
         <div class="scale" aria-hidden="true">
-          {[top, top / 2, 0].map((rate) => (
-            <span key={rate}>{`${toRate(rate)}/${unit}`}</span>
+          {[top, top / 2, 0].map((value) => (
+            <span key={value}>{toText(value)}</span>
           ))}
         </div>
         <svg
@@ -229,8 +254,8 @@ function Chart({
           {[0, HEIGHT / 2, HEIGHT].map((y) => (
             <path key={y} class="grid" d={`M0,${y}H${WIDTH}`} />
           ))}
-          {drawn.map(({ name, rates }, i) => (
-            <polyline key={name} class={`line-${i}`} points={rates.map(toPoint).join(' ')} />
+          {drawn.map(({ name, values }, i) => (
+            <path key={name} class={`line line-${i}`} d={toPath(values, top)} />
           ))}
         </svg>
         <div class="axis" aria-hidden="true">
@@ -241,6 +266,18 @@ function Chart({
       </div>
     </figure>
   );
+}
+
+/** A line through the values, in pieces if some are undefined. `h0` makes a dot of a piece with one value. */
+function toPath(values: (number | undefined)[], top: number): string {
+  return values
+    .map((value, i) => {
+      if (value === undefined) return '';
+      const x = ((i / (CHART_MINUTES - 1)) * WIDTH).toFixed(1);
+      const y = (HEIGHT - (value / top) * HEIGHT).toFixed(1);
+      return values[i - 1] === undefined ? `M${x},${y}h0` : `L${x},${y}`;
+    })
+    .join('');
 }
 
 /** The end of the scale: the next of 1, 2, 2.5, 5, 10, 20, … */

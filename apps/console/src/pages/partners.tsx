@@ -212,7 +212,7 @@ export function PartnerFacts({ partner, minutes }: { partner: ShownPartner; minu
 }
 
 function toFacts(
-  { projectId, rate, burst, pausedAt, stats, backlog, lastSeen, p99Ms }: ShownPartner,
+  { projectId, rate, burst, pausedAt, stats, backlog, lastSeen, p99Ms, activePartners }: ShownPartner,
   minutes: MinuteActivity[],
 ): [string, ComponentChildren][] {
   const lastEntry = minutes.findLast(({ accepted, refused }) => accepted + refused > 0)?.minute;
@@ -227,8 +227,8 @@ function toFacts(
     ['Oldest entry', backlog?.oldestMs === 0 ? 'none' : toAge(backlog?.oldestMs)],
     ...(stats
       ? ([
-          ['p99 to the acknowledgement', toLatency(p99Ms.ingress)],
-          ['p99 to the row', toLatency(p99Ms.worker)],
+          ['p99 to the acknowledgement', toLatency(p99Ms.ingress, activePartners)],
+          ['p99 to the row', toLatency(p99Ms.worker, activePartners)],
         ] satisfies [string, ComponentChildren][])
       : []),
   ];
@@ -238,8 +238,11 @@ function toFacts(
 const toEntries = (rate: number) => `${toRate(rate)} ${toRate(rate) === '1' ? 'entry' : 'entries'}/s`;
 
 /** Processes measure the latencies of their busiest partners, and report those of the last seconds. */
-const toLatency = (ms: number | undefined) =>
-  ms === undefined ? `no entry just now, or ${BUSIEST_PROJECTS} others are busier` : toMs(ms);
+function toLatency(ms: number | undefined, activePartners: number): string {
+  if (ms !== undefined) return toMs(ms);
+  const busier = activePartners > BUSIEST_PROJECTS ? `, or ${BUSIEST_PROJECTS} others are busier` : '';
+  return `no entry just now${busier}`;
+}
 
 function LastHour({ stats }: Pick<Partner, 'stats'>) {
   if (!stats) return <p class="empty">No entry.</p>;

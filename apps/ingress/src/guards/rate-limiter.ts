@@ -132,7 +132,9 @@ const MAX_FULL_PROJECTS = 10_000;
 
 export type RecordLimit = ReturnType<typeof createRecordLimit>;
 
-/** Knows the projects whose records reached their limit in a shard. Admission reports the bytes of a sample of records. */
+/**
+ * Knows the projects whose records reached their limit in a shard. Admission reports the bytes of a sample of records.
+ */
 export function createRecordLimit(idempotency: Pick<EntryQueue['idempotency'], 'readBytes' | 'maxBytes'>) {
   const full = new LRUCache<number, true>({ max: MAX_FULL_PROJECTS });
   const isOver = (bytes: number) => bytes >= idempotency.maxBytes();

@@ -45,8 +45,8 @@ export class TokenReservation {
   }
 
   /**
-   * Whether to call the bucket first, or to wait for the call on its way: fewer tokens than `entries` are reserved, and the
-   * bucket may have one.
+   * Whether to call the bucket first, or to wait for the call on its way: fewer tokens than `entries` are reserved, and
+   * the bucket may have one.
    */
   isShort(entries: number, now: number): boolean {
     if (this.isBlocked(now) || now < this.#mayAskAt) return false;

@@ -32,9 +32,10 @@ const NOT_JSON = /^\s*(application\/x-www-form-urlencoded|multipart\/)/i;
 
 /**
  * Reads a JSON body, compressed or not. It accepts almost any content type, because `fetch` labels a string body
- * text/plain. It calls `onBody` once, or `onError` once; if `onBody` throws, it calls `onError` with that error. It uses
- * callbacks because a promise would cost time for every entry.
- * @param onError gets the Fault of the limit, CHUNKS_TOO_SMALL, an error of `onPart` or `inflate`, or ClientDisconnected
+ * text/plain. It calls `onBody` once, or `onError` once; if `onBody` throws, it calls `onError` with that error. It
+ * uses callbacks because a promise would cost time for every entry.
+ * @param onError gets the Fault of the limit, CHUNKS_TOO_SMALL, an error of `onPart` or `inflate`, or
+ * ClientDisconnected
  * @throws Fault MEDIA_TYPE_UNSUPPORTED, BODY_COMPRESSED or the one of the limit, if the headers show it
  */
 export function readBody(
@@ -237,7 +238,8 @@ function inflateAll({ coding, body, maxBytes, fault, onPart }: Compressed): Prom
   return new Promise((resolve, reject) => {
     engine.on('data', (inflated: Buffer) => {
       const part = inflated.subarray(0, left);
-      onPart(2 * part.length < chunkSize ? Buffer.from(part) : part); // a small view would keep all of its chunk in memory
+      // A small view would keep all of its chunk in memory.
+      onPart(2 * part.length < chunkSize ? Buffer.from(part) : part);
       left -= inflated.length;
       if (left < 0) engine.destroy(new Fault(fault));
     });

@@ -30,7 +30,9 @@ const SLOW_LOG_INTERVAL_MS = 100;
 const REFUSAL_LOG_INTERVAL_MS = 60_000;
 const MAX_REFUSALS = 10_000;
 
-/** The answer to an accepted entry or erasure, and its receipt. If it is replayed, the entry has been counted already. */
+/**
+ * The answer to an accepted entry or erasure, and its receipt. If it is replayed, the entry has been counted already.
+ */
 type Accepted = { answer: Answer; receipt: string; isReplayed: boolean };
 
 /** The answer to one entry. */
@@ -175,8 +177,8 @@ function toAnswered(status: number): keyof Counts {
 const KEY_REFUSALS = new Set<FaultCode>(['KEY_SCOPE', 'KEY_ADDRESS']);
 
 /**
- * @returns undefined for an erasure of an unknown customer, which is queued, a wrong path or method, a paused project or a
- * key's restriction
+ * @returns undefined for an erasure of an unknown customer, which is queued, a wrong path or method, a paused project
+ * or a key's restriction
  */
 function toRefused(status: number): keyof Counts | undefined {
   if (status === 403 || status === 404 || status === 405) return undefined;

@@ -59,7 +59,9 @@ export type Connection = {
 export type Requester = {
   projectId: number;
   startedAt: number;
-  /** Bytes of the body that have been read; for a compressed body, the larger of twice these and what they inflate to. */
+  /**
+   * Bytes of the body that have been read; for a compressed body, the larger of twice these and what they inflate to.
+   */
   bodyBytes: number;
   /** What the partner called the request, if anything. Set before its entries are accepted. */
   requestIds?: RequestIds | undefined;

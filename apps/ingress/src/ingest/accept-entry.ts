@@ -50,8 +50,8 @@ type AcceptEntryDeps = {
 };
 
 /**
- * Collects concurrent entries of one shard: one admission, one look-up, and one chunk per priority, usually one. Projects
- * share them fairly.
+ * Collects concurrent entries of one shard: one admission, one look-up, and one chunk per priority, usually one.
+ * Projects share them fairly.
  */
 export function createAcceptEntry(deps: AcceptEntryDeps) {
   const { queue, findExisting, chunkPartitions, maxInFlight, budget, maxEntries, maxPending } = deps;
@@ -135,8 +135,8 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   }
 
   /**
-   * Looks up the customers without a claim. Starts after the admission, or another ingress could admit and persist an entry
-   * in between. May overlap with the enqueue, because it ignores rows that are not older than these versions.
+   * Looks up the customers without a claim. Starts after the admission, or another ingress could admit and persist an
+   * entry in between. May overlap with the enqueue, because it ignores rows that are not older than these versions.
    */
   async function decide(admitted: Admitted[], replyAt: number): Promise<Verdict[]> {
     const unclaimed = admitted.filter(({ previous }) => !previous);
@@ -164,7 +164,10 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     }
   }
 
-  /** @throws Fault QUEUE_UNAVAILABLE after the deadline: the partners already have a 503, and may have sent newer entries */
+  /**
+   * @throws Fault QUEUE_UNAVAILABLE after the deadline: the partners already have a 503, and may have sent newer
+   * entries
+   */
   async function enqueue({ shard, calls, deadline }: Bulk, admitted: Admitted[]): Promise<void> {
     if (performance.now() > deadline) throw new Fault('QUEUE_UNAVAILABLE');
     const enqueueing = toChunks(calls, admitted).map(async ({ entries, priority }) => {
@@ -176,8 +179,9 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   }
 
   /**
-   * Stores the verdicts before the answers, because a repeat may come as soon as its partner has the answer. If the store
-   * fails or is slow, the partners get their answers all the same; a repeat is then queued again, in its old place.
+   * Stores the verdicts before the answers, because a repeat may come as soon as its partner has the answer. If the
+   * store fails or is slow, the partners get their answers all the same; a repeat is then queued again, in its old
+   * place.
    * @returns the verdicts, merged with those of concurrent attempts
    */
   async function closeParts({ shard, parts, replyAt }: Bulk, admitted: Admitted[], verdicts: Verdict[]) {

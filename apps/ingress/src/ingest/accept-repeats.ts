@@ -22,8 +22,8 @@ type AcceptRepeatsDeps = {
 };
 
 /**
- * Accepts the keyed parts that have a record of an earlier attempt. `known`: the records, by part. Resolves with one result
- * per call of the bulk; undefined for the calls of other parts.
+ * Accepts the keyed parts that have a record of an earlier attempt. `known`: the records, by part. Resolves with one
+ * result per call of the bulk; undefined for the calls of other parts.
  */
 type AcceptRepeats = (bulk: Bulk, known: (PartRecord | undefined)[]) => Promise<Results>;
 
@@ -93,15 +93,18 @@ function toOutcome(part: KeyedPart, record: PartRecord): PartState | Fault {
   return state.size > part.size ? new Fault('OVERLOADED') : state;
 }
 
-/** For `FindExisting`: at the highest version it says whether a customer exists, at the lowest whether it was ever erased. */
+/**
+ * For `FindExisting`: at the highest version it says whether a customer exists, at the lowest whether it was ever
+ * erased.
+ */
 const EXISTS_NOW = Number.MAX_SAFE_INTEGER;
 const WAS_ERASED = 1;
 
 /**
- * Whether the customer existed before the first attempt, or the versions at which to look it up: it did if it is found at one.
- * The answer is certain only if nothing else was accepted since: the first admission found a claim, or its own claim or an older
- * entry's is there. Otherwise another entry may have got the 201, so any trace of the customer counts: a missing 201 is
- * better than a second one.
+ * Whether the customer existed before the first attempt, or the versions at which to look it up: it did if it is found
+ * at one. The answer is certain only if nothing else was accepted since: the first admission found a claim, or its own
+ * claim or an older entry's is there. Otherwise another entry may have got the 201, so any trace of the customer
+ * counts: a missing 201 is better than a second one.
  * @param foundAtFirst a letter of `OpenState.previous`
  * @param isClaimOfFirst false if a repeat gave the part its claims: they say nothing of the time before that repeat
  */

@@ -51,8 +51,8 @@ export type AcceptEntry = (requester: Requester, entry: EntryInput) => Promise<V
 export type AcceptEntries = (requester: Requester, entries: EntryInput[]) => Promise<(Verdict | Fault)[]>;
 
 /**
- * The same for a part of a request with an idempotency key, whose entries have one shard. Undefined for the entries that
- * the record of an earlier attempt's part with the same id does not cover.
+ * The same for a part of a request with an idempotency key, whose entries have one shard. Undefined for the entries
+ * that the record of an earlier attempt's part with the same id does not cover.
  * @throws Fault OVERLOADED or QUEUE_UNAVAILABLE, as `AcceptEntry`
  */
 export type AcceptPart = (requester: Requester, part: PartInput) => Promise<Results>;
@@ -60,8 +60,8 @@ export type AcceptPart = (requester: Requester, part: PartInput) => Promise<Resu
 export type PartInput = { id: string; fingerprint: string; entries: EntryInput[] };
 
 /**
- * An entry on its way into the queue, with what admission must know of it. `admit` gets the call itself; a copy would cost
- * time for every entry.
+ * An entry on its way into the queue, with what admission must know of it. `admit` gets the call itself; a copy would
+ * cost time for every entry.
  */
 export type Call = AdmitRequest & { entry: EntryInput; group: CallGroup };
 
@@ -139,7 +139,10 @@ export function toKeyedParts(calls: Call[]): KeyedPart[] {
 
 type PrioritizedChunk = Chunk & { priority: number };
 
-/** Combines the calls, which are in order of priority, with the versions that admission gave them: one chunk per priority. */
+/**
+ * Combines the calls, which are in order of priority, with the versions that admission gave them: one chunk per
+ * priority.
+ */
 export function toChunks(calls: Call[], admitted: (Admitted & { claim?: Version })[]): PrioritizedChunk[] {
   const chunks: PrioritizedChunk[] = [];
   let chunk: PrioritizedChunk | undefined;

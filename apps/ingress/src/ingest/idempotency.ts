@@ -17,12 +17,14 @@ import {
   type Verdict,
 } from './call.js';
 
-/** What a key stands for. A request that is no batch has one entry, and so one part, which has the id of the request. */
+/**
+ * What a key stands for. A request that is no batch has one entry, and so one part, which has the id of the request.
+ */
 export type Keyed = KeyedRequest & { isBatch: boolean };
 
 /**
- * Accepts entries of a keyed request, at most as many as a chunk holds. `first` is the place of the first of them in the
- * request. Resolves with one result per entry; undefined where the rate limit has left no token.
+ * Accepts entries of a keyed request, at most as many as a chunk holds. `first` is the place of the first of them in
+ * the request. Resolves with one result per entry; undefined where the rate limit has left no token.
  * @throws Fault IDEMPOTENCY_KEY_REUSED, TOO_MANY_IDEMPOTENCY_KEYS, OVERLOADED, or QUEUE_UNAVAILABLE
  */
 export type AcceptKeyed = (sender: Sender, keyed: Keyed, entries: EntryInput[], first: number) => Promise<Results>;
@@ -130,7 +132,8 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
   }
 
   /**
-   * Reads the records if that can spare something. Sets the known results, and takes tokens for entries without a record.
+   * Reads the records if that can spare something. Sets the known results, and takes tokens for entries without a
+   * record.
    * @returns the parts left to accept, and whether the key must be remembered first
    */
   async function leaveOutKnown(attempt: Attempt, parts: Part[]): Promise<{ parts: Part[]; isNewKey: boolean }> {
@@ -186,8 +189,8 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
   }
 
   /**
-   * Accepts a part. If the same part is on its way, waits for that instead. Waits for a part of another request with the
-   * same key, too: one chunk must not have both.
+   * Accepts a part. If the same part is on its way, waits for that instead. Waits for a part of another request with
+   * the same key, too: one chunk must not have both.
    */
   async function acceptOnce(sender: Sender, keyed: Keyed, shard: number, part: PartInput): Promise<Results> {
     const deadline = performance.now() + budget.turnMs;

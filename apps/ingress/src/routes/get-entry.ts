@@ -143,9 +143,9 @@ const MAX_READS_IN_FLIGHT = 64;
 const MAX_READS_IN_FLIGHT_PER_PROJECT = 4;
 
 /**
- * Concurrent reads of one project and shard share bulk calls. Rows and claims are read in separate calls, and each shard has
- * its own share of the calls in flight, so that a shard whose store hangs does not block the reads of others. Few row reads
- * run at a time, so that the look-ups have connections left.
+ * Concurrent reads of one project and shard share bulk calls. Rows and claims are read in separate calls, and each
+ * shard has its own share of the calls in flight, so that a shard whose store hangs does not block the reads of others.
+ * Few row reads run at a time, so that the look-ups have connections left.
  */
 export function createFindCustomer(deps: {
   readClaims: EntryQueue['readClaims'];
@@ -255,7 +255,10 @@ function toDisjoint(ranges: VersionRange[]): VersionRange[] {
   return disjoint;
 }
 
-/** A binary search: a thousand receipts may be looked for among 100,000 jobs. @param ranges as `toDisjoint` returns them */
+/**
+ * A binary search: a thousand receipts may be looked for among 100,000 jobs.
+ * @param ranges as `toDisjoint` returns them
+ */
 function isWithin(ranges: VersionRange[], version: Version): boolean {
   let [low, high] = [0, ranges.length];
   while (low < high) {

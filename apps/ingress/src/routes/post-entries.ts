@@ -153,8 +153,8 @@ export function postEntries(deps: {
 }
 
 /**
- * The fault that answers a whole batch. If an entry may have been queued, it must not say that none was: the partner could
- * send something newer elsewhere.
+ * The fault that answers a whole batch. If an entry may have been queued, it must not say that none was: the partner
+ * could send something newer elsewhere.
  */
 export const toRefusal = (first: Fault, answers: Fault[]): Fault =>
   answers.find(({ code }) => code === 'QUEUE_UNAVAILABLE') ?? first;

@@ -99,8 +99,8 @@ function toProperties(): Record<string, Json> {
 export type Mistakes = Partial<Record<FaultCode, Record<string, () => unknown>>>;
 
 /**
- * Faults whose message depends on the mistake: the pattern of its start, and mistakes to show as examples if the operation
- * has none of its own.
+ * Faults whose message depends on the mistake: the pattern of its start, and mistakes to show as examples if the
+ * operation has none of its own.
  */
 const NAMING: Partial<Record<FaultCode, { start: string; mistakes: Record<string, () => unknown> }>> = {
   BODY_INVALID: {

@@ -35,7 +35,9 @@ type ClaimRow = { customer_id: string; version: string; erased: boolean };
 
 type OldClaimRow = { project_id: number; customer_id: string; version: string };
 
-/** Lifetime of a claim: long enough to settle entries after a weekend without workers. Claims on Redis do not expire. */
+/**
+ * Lifetime of a claim: long enough to settle entries after a weekend without workers. Claims on Redis do not expire.
+ */
 const CLAIM_TTL_MS = 7 * 24 * 60 * 60 * 1000;
 
 /** Rows per statement of a sweep. */

@@ -90,10 +90,17 @@ export async function waitUntilReady(redis: RedisClient): Promise<void> {
 
 type Argument = string | number | (string | number)[];
 
-/** A Lua script. Arguments may be arrays, which ioredis flattens: an array may be too long for a JavaScript call to spread. */
+/**
+ * A Lua script. Arguments may be arrays, which ioredis flattens: an array may be too long for a JavaScript call to
+ * spread.
+ */
 export type Script<Answer> = (keys: string[], ...args: Argument[]) => Promise<Answer>;
 
-/** Adds the scripts to the client as commands. @param lua the text of each script @returns a function for each script */
+/**
+ * Adds the scripts to the client as commands.
+ * @param lua the text of each script
+ * @returns a function for each script
+ */
 export function defineScripts<Scripts extends Record<keyof Scripts, Script<unknown>>>(
   redis: RedisClient,
   lua: Record<keyof Scripts, string>,

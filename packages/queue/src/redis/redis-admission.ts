@@ -218,7 +218,9 @@ export function createRedisAdmission(redis: RedisClient, options: RedisAdmission
 
 const toField = ({ projectId, customerId }: { projectId: number; customerId: string }) => `${projectId}:${customerId}`;
 
-/** The fields of entries as one argument. Redis cannot decode unpaired surrogates; as arguments, ioredis replaces them. */
+/**
+ * The fields of entries as one argument. Redis cannot decode unpaired surrogates; as arguments, ioredis replaces them.
+ */
 const toFields = (entries: { projectId: number; customerId: string }[]) =>
   JSON.stringify(entries.map((entry) => toField(entry).toWellFormed()));
 

@@ -197,9 +197,9 @@ for i = 1, #ARGV do found[i] = found[i] or '' end
 return found`;
 
 /**
- * KEYS: the three hashes of records. ARGV: the ids; then per part its version (16 digits) and its new state in one text.
- * Returns the index and the state of each part whose state differs from the given one. It also runs while memory is
- * full, because the entries are queued. Does not include RECORDS: defining its functions takes longer than closing a
+ * KEYS: the three hashes of records. ARGV: the ids; then per part its version (16 digits) and its new state in one
+ * text. Returns the index and the state of each part whose state differs from the given one. It also runs while memory
+ * is full, because the entries are queued. Does not include RECORDS: defining its functions takes longer than closing a
  * part.
  */
 const CLOSE = `#!lua flags=allow-oom

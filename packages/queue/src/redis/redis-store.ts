@@ -162,9 +162,9 @@ const SLOTS = 16_384;
 
 /**
  * The hash tag of a shard, such as `{opm-0}` or `{opm-0.42}`. It tries `{opm-0}`, `{opm-0.1}`, `{opm-0.2}` … until the
- * slot is in the middle half of the shard's share of all slots. `redis-cli --cluster create` assigns each master a range
- * of slots, in order. So if the number of shards is a multiple of the number of masters, all masters have equally many
- * shards, wherever the ranges end.
+ * slot is in the middle half of the shard's share of all slots. `redis-cli --cluster create` assigns each master a
+ * range of slots, in order. So if the number of shards is a multiple of the number of masters, all masters have equally
+ * many shards, wherever the ranges end.
  *
  * After the prefix and `-` come the shard and the number of the try, so two prefixes never share a tag.
  * https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags
