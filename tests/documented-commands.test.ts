@@ -15,6 +15,8 @@ const ELSEWHERE = [
   'docker compose logs --since 1h ingress | grep "refused a project\'s entries"',
   'docker compose exec ingress node -e \'fetch("http://127.0.0.1:9400/readyz").then(async (r) => console.log(await r.text()))\'',
   'docker compose up --wait',
+  // Changes the firewall: needs Docker and root.
+  'iptables -I INPUT -i "br-$(docker network ls -qf name=opm_published-stores)" -p tcp --dport 9093 -j ACCEPT',
   'deploy/restart-frozen.sh', // tests/docker/compose.test.ts
   'promtool test rules deploy/observability/rules.test.yml', // tests/observability.test.ts
   'OPM_KEY=opm_its_key npx opm burst --url https://api.example.com --entries 100000 --rate 5000', // apps/cli/test/burst.test.ts
