@@ -108,11 +108,12 @@ header > [class*="logo-"] { height: auto; }
 .console { position: fixed; z-index: 100; inset: 0 0 auto; height: var(--console-height); padding: 0 1rem;
   justify-content: space-between; font-size: 0.9rem; background: var(--sidebar); border-bottom: 1px solid var(--border); }
 .console, .console :is(nav, form) { display: flex; flex-wrap: wrap; align-items: center; gap: 0.25rem 1rem; margin: 0; }
+.console span { max-width: 14rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .console * { color: var(--foreground); }
 .console a[aria-current] { font-weight: 600; }
 .console button { padding: 0 0.5rem; border: 1px solid; border-radius: 4px; }
 .console .skip:not(:focus) { position: absolute; left: -100rem; }
-@media (max-width: 48rem) { body, body.dark-mode { --console-height: 6rem; } }
+@media (max-width: 64rem) { body, body.dark-mode { --console-height: 6.5rem; } }
 noscript { display: block; padding: 4rem 1rem; color: var(--foreground); }
 </style><noscript><style>#root { display: none; }</style></noscript>
 <script defer src="/assets/console.js"></script>`;
@@ -132,7 +133,8 @@ class PageAdapter extends ExpressAdapter {
         if (error) return next(error);
         const top = renderHeader({ path: '/queues', operator: operatorOf(response), content: 'root' }) + NO_SCRIPT;
         response.set('cache-control', 'no-store'); // the header has the token of the session's forms
-        response.send(page.replace(WEB_FONT, STYLE).replace(/<body[^>]*>/, `$&${top}`));
+        const focusable = page.replace('id="root"', 'id="root" tabindex="-1"'); // for the link to the content
+        response.send(focusable.replace(WEB_FONT, STYLE).replace(/<body[^>]*>/, `$&${top}`));
       });
     });
     return this;

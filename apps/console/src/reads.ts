@@ -38,7 +38,7 @@ export type Reads = ReturnType<typeof createReads>;
 
 /**
  * How late and how full a minute was, at its worst: p99 to the acknowledgement and to the row, what waited, and how old
- * the oldest of it was. Undefined if no process had anything to report, or if the queue did not answer.
+ * the oldest of it was. Undefined if no process had anything to report, or if PostgreSQL or the queue did not answer.
  */
 export type MinuteHealth = { minute: Date } & Partial<
   Record<'ingressP99Ms' | 'workerP99Ms' | 'waiting' | 'oldestSeconds', number>
@@ -87,12 +87,12 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
     return { now, minutes: known };
   }
 
-  /** Kept in memory only, oldest first: it begins with this process. */
-  let health: MinuteHealth[] = [];
+  /** Kept in memory only, by minute: it begins with this process. */
+  const health = new Map<number, MinuteHealth>();
   async function noteHealth(): Promise<void> {
     const [now, processes, ofQueue] = await Promise.all([
-      store.now(),
-      store.activity.processes(),
+      store.now().catch(() => new Date()), // while PostgreSQL is away, the backlog grows
+      store.activity.processes().catch(() => []),
       Promise.all([queue.load(), queue.readBacklog()]).catch(() => undefined),
     ]);
     const p99Ms = toP99Ms(processes);
@@ -103,9 +103,9 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
       waiting: ofQueue?.[0].entries,
       oldestSeconds: ofQueue && ofQueue[1].oldestMs / 1_000,
     };
-    const last = health.at(-1);
-    if (last?.minute.getTime() === seen.minute.getTime()) health[health.length - 1] = toWorse(last, seen);
-    else health = [...health.filter(({ minute }) => minute.getTime() >= toChartStart(now)), seen];
+    const known = health.get(seen.minute.getTime());
+    health.set(seen.minute.getTime(), known ? toWorse(known, seen) : seen);
+    for (const minute of health.keys()) if (minute < toChartStart(now)) health.delete(minute);
   }
 
   async function readDeadLetters(filter: DeadLetterFilter, beforeId: string | undefined) {
@@ -156,7 +156,7 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
       }),
 
     allMinutes,
-    health: () => health,
+    health: () => [...health.values()],
 
     minutesOf: (projectId: number) =>
       share(`minutes ${projectId}`, async () => {

@@ -454,7 +454,6 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
     expect(await (await get(older.replaceAll('&amp;', '&'))).text()).not.toContain('before=');
   });
 
-  if (queue !== 'Redis') return; // what a browser does with the pages does not depend on the queue's store
   describe('in a browser,', () => {
     let browser: Browser;
     let showing: TestApp;

@@ -42,7 +42,7 @@ const FRESH_MS = 1_000;
  * 1. A statement fails with an outage error. The worker stops taking jobs.
  * 2. The gate probes PostgreSQL with increasing delays until it answers. The worker takes jobs again.
  * 3. The first write that succeeds ends the outage: one of a job, or a test write. The worker may get no job, so the
- *   gate goes on with test writes.
+ *    gate goes on with test writes.
  *
  * The delays grow until a job's write succeeds. So the gate logs the outage once if the server answers probes but
  * rejects writes, as a read-only standby does.

@@ -197,7 +197,9 @@ type Line<Minute> = { name: string; of: (minute: Minute | undefined) => number |
 const WIDTH = 720;
 const HEIGHT = 150;
 const CHART_MINUTES = CHART_MS / MINUTE_MS;
-const HOURS = CHART_MINUTES / 60;
+/** The places of the first minute, of those an hour later each, and of the last one. */
+const MARKS = [...Array.from({ length: CHART_MINUTES / 60 }, (_, hour) => hour * 60), CHART_MINUTES - 1];
+const toX = (i: number): string => ((i / (CHART_MINUTES - 1)) * WIDTH).toFixed(1);
 
 /** The last three hours. It is drawn here, so it needs no script. */
 function Chart<Minute extends { minute: Date }>({
@@ -248,8 +250,8 @@ function Chart<Minute extends { minute: Date }>({
           role="img"
           aria-label={`${title}, last three hours. ${summary.join('. ')}.`}
         >
-          {Array.from({ length: HOURS + 1 }, (_, hour) => (
-            <path key={hour} class="grid" d={`M${(hour / HOURS) * WIDTH},0V${HEIGHT}`} />
+          {MARKS.map((i) => (
+            <path key={i} class="grid" d={`M${toX(i)},0V${HEIGHT}`} />
           ))}
           {[0, HEIGHT / 2, HEIGHT].map((y) => (
             <path key={y} class="grid" d={`M0,${y}H${WIDTH}`} />
@@ -259,8 +261,8 @@ function Chart<Minute extends { minute: Date }>({
           ))}
         </svg>
         <div class="axis" aria-hidden="true">
-          {Array.from({ length: HOURS + 1 }, (_, hour) => (
-            <span key={hour}>{toTime(last - (HOURS - hour) * 60)}</span>
+          {MARKS.map((i) => (
+            <span key={i}>{toTime(first + i)}</span>
           ))}
         </div>
       </div>
@@ -273,9 +275,8 @@ function toPath(values: (number | undefined)[], top: number): string {
   return values
     .map((value, i) => {
       if (value === undefined) return '';
-      const x = ((i / (CHART_MINUTES - 1)) * WIDTH).toFixed(1);
       const y = (HEIGHT - (value / top) * HEIGHT).toFixed(1);
-      return values[i - 1] === undefined ? `M${x},${y}h0` : `L${x},${y}`;
+      return values[i - 1] === undefined ? `M${toX(i)},${y}h0` : `L${toX(i)},${y}`;
     })
     .join('');
 }

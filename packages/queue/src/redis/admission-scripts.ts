@@ -73,11 +73,13 @@ return { base, backlogs, replaced, recordBytes, known }`;
 
 /**
  * KEYS: 1 the shard's version, 2 the backlogs of its projects, 3 its claims, 4 its pending erasures, 5 its number of
- * waiting entries. ARGV: 1 the entries' fields; 2 a string with `1` for each erasure and `0` for each other entry, or
- * empty if there is no erasure; 3 a version that the new ones must be above; 4 `1` if ARGV[3] is at least every row's
- * version, else `0`. Returns the first entry's version (the others follow one by one), the backlogs of the projects of
- * the sampled entries (see `countSampled`) and, per entry, the mark that it replaced, or nil. Returns nil if the shard
- * has no version and ARGV[4] is `0`.
+ * waiting entries.
+ * ARGV: 1 the entries' fields; 2 a string with `1` for each erasure and `0` for each other entry, or empty if there is
+ * no erasure; 3 a version that the new ones must be above; 4 `1` if ARGV[3] is at least every row's version, else `0`.
+ *
+ * Returns the first entry's version (the others follow one by one), the backlogs of the projects of the sampled
+ * entries (see `countSampled`) and, per entry, the mark that it replaced, or nil. Returns nil if the shard has no
+ * version and ARGV[4] is `0`.
  */
 export const ADMIT = toAdmit({});
 
@@ -85,9 +87,10 @@ const RECORDS = defineRecords(6);
 
 /**
  * ADMIT for chunks with keyed parts. KEYS: 6… the keys of the records. ARGV: 5… the ids of the parts; then per part one
- * text: its fingerprint, the index of its first entry (5 digits), and the state without claims. Returns also projects
- * and the bytes of their records. Leaves out the parts that have a record already: if there are any, it also returns
- * the record of each part, or ''.
+ * text: its fingerprint, the index of its first entry (5 digits), and the state without claims.
+ *
+ * Returns also projects and the bytes of their records. Leaves out the parts that have a record already: if there are
+ * any, it also returns the record of each part, or ''.
  */
 export const ADMIT_KEYED = toAdmit({
   define: RECORDS,
@@ -144,6 +147,7 @@ recordBytes = writeRecords(base)`,
 /**
  * KEYS: as ADMIT_KEYED. ARGV: 1 and 2 as ADMIT; 3 a version that the claims must be above; then per part its id, its
  * record, index of its first entry, size, the version of its first entry's claim, and its new state without a claim.
+ *
  * Returns the first entry's claim (the others follow one by one) and per entry the mark found, or nil, and `own`,
  * `none` or `other`. Returns nil if a record is not as given.
  */
@@ -242,8 +246,8 @@ dropIfEmpty(claims)`;
 /**
  * KEYS: 1 the backlogs, 2 the number of waiting entries, 3 the claims, 4 the pending erasures. ARGV: 1 the entries'
  * fields; the number of projects, their ids and counts; then per run (entries with consecutive claims) its number of
- * entries and its newest version. Keeps the claims of other entries, and pending erasures that are not the entry
- * itself.
+ * entries and its newest version.
+ * Keeps the claims of other entries, and pending erasures that are not the entry itself.
  */
 export const SETTLE = `${ALLOW_OOM}${COUNT}${DROP_IF_EMPTY}
 local call, claims = redis.call, KEYS[3]
