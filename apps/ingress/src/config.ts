@@ -65,7 +65,8 @@ export function toTimeBudget(answerTimeoutMs: number) {
     /** How long a token reservation may take. If the store is slower than this, it could not take the entry either. */
     tokensMs: share(1 / 4),
     /**
-     * How long to wait behind a token reservation. Less than `tokensMs`, so that no second call follows one that hangs.
+     * How long a request waits for another request's token reservation. Less than `tokensMs`, so that a request that
+     * waited for a hanging reservation does not start another one.
      */
     tokensTurnMs: share(1 / 5),
     /**

@@ -30,7 +30,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     databaseUrl: config.DATABASE_URL,
     // Statements of short and of long backlogs, one probe, one maintenance task, one report.
     poolSize: 2 * STATEMENTS_IN_FLIGHT + 3,
-    lockTimeoutMs: 1_000, // lost once per locked row: later entries about it are isolated
+    lockTimeoutMs: 1_000, // each locked row costs this wait once: its later entries are isolated
     ...STORE_OPTIONS,
   });
   onClose('store', store.close);
@@ -88,7 +88,7 @@ export async function compose(context: ProcessContext<WorkerConfig>): Promise<vo
     ping: store.ping,
     async tryWrite() {
       await store.customers.tryWrite();
-      await isolationStore.customers.tryWrite(); // its connections may fail by themselves, such as for want of a slot
+      await isolationStore.customers.tryWrite(); // may fail alone, for example if PostgreSQL has no connection left
     },
     worker,
     logger,

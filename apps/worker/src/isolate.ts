@@ -8,7 +8,7 @@ import type { UpsertEach } from './upsert-entries.js';
 
 /**
  * Entries that are neither persisted nor dead letters. `error`: `Postponed` during an outage, or the error of one of
- * them; undefined if they only wait for a row or another try.
+ * the entries; undefined if they only wait for a locked row or another try.
  */
 export type Unfinished = { entries: ChunkEntry[]; error: Error | undefined };
 export const NOTHING: Unfinished = { entries: [], error: undefined };
@@ -88,7 +88,7 @@ export function createIsolate(deps: IsolateDeps): Isolate {
     return jobs.map((job) => toUnfinished(job, errors));
   }
 
-  /** If PostgreSQL is down by now, the entries with an outage error are not its cause. */
+  /** If PostgreSQL is down now, blames the outage instead of the entries that failed with an outage error. */
   async function blameOutage(errors: Errors): Promise<void> {
     const suspects = [...errors].filter(([, error]) => failureKindOf(error) === 'outage');
     if (suspects.length === 0) return;

@@ -6,7 +6,7 @@ import { failureKindOf, StoreError } from '@opm/store';
 export type OutageGate = {
   /**
    * Runs a call to PostgreSQL.
-   * @throws Postponed during an outage. Rethrows any other error of the call: its data is the cause
+   * @throws Postponed during an outage. Rethrows any other error of the call, because the call's data caused it
    */
   run<T>(call: () => Promise<T>): Promise<T>;
   /**

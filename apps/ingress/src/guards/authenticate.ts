@@ -9,7 +9,7 @@ import { createThrottledLookUp, type UnknownKeyCounter } from './unknown-keys.js
 
 export type Authenticator = {
   /**
-   * Returns the owner of an API key; without a promise if the key is cached.
+   * Returns the owner of an API key: directly if the key is cached, else as a promise.
    * @throws Fault KEY_UNKNOWN, TOO_MANY_UNKNOWN_KEYS, or KEYS_UNAVAILABLE if PostgreSQL is down and the key is not
    * cached
    */
@@ -17,10 +17,10 @@ export type Authenticator = {
   close(): void;
 };
 
-/** A valid key. `restriction` is undefined if it may do everything, from everywhere. */
+/** A valid key. `restriction` is undefined if the key may do everything from any address. */
 type CheckedKey = KeyOwner & { restriction: Restriction | undefined };
 
-/** What a key may do, and whether an address may use it; undefined for everything and for all. */
+/** What a key may do, and from which addresses. An undefined property restricts nothing. */
 type Restriction = { scopes: Scope[] | undefined; hasAddress: ((address: string) => boolean) | undefined };
 
 /** The connection and the address of a request. Unknown keys are counted per address. */
@@ -59,9 +59,9 @@ type KnownKey = CheckedKey & { revision: string; agesAt: number; endsAt: number 
  * no request with a cached key waits for PostgreSQL. If the revision changes, the authenticator looks up all cached
  * keys again in the background. While PostgreSQL is down, all cached keys stay valid until their expiry.
  *
- * A key that is not cached counts as a guess of its address until PostgreSQL knows it. If an address has made too many
- * guesses, its keys wait in a separate queue (`unknown-keys.ts`) instead of being refused, because another partner
- * behind the same proxy may have sent a valid one.
+ * A key that is not cached counts as a guess by its address until PostgreSQL confirms the key. If an address has made
+ * too many guesses, its keys wait in a separate queue (`unknown-keys.ts`) instead of being refused, because another
+ * partner behind the same proxy may have sent a valid key.
  */
 export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
   const { findOwners, readRevision, breaker, unknownKeys } = deps;
@@ -86,7 +86,7 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
   });
   const lookUpThrottled = createThrottledLookUp(findAll);
 
-  /** Hashes of keys in use, because a hash costs several look-ups. A guess seldom has the form of a key. */
+  /** Cache of the keys' hashes: computing one costs several look-ups. A guess seldom has the form of a key. */
   const hashes = new LRUCache<string, string>({ max: MAX_HASHES });
   function hashOf(apiKey: string): string {
     const known = hashes.get(apiKey);

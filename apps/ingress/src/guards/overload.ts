@@ -24,7 +24,7 @@ export type OverloadDeps = {
   logger: Logger;
 };
 
-/** Why entries are refused although nothing is wrong with them, and the fault that answers them. */
+/** Reasons to refuse valid entries, each with the fault that answers them. */
 export const SHED = {
   backlog: 'QUEUE_FULL',
   memory: 'QUEUE_FULL',
@@ -46,7 +46,7 @@ export function shed(onShed: OnShed, reason: ShedReason, entries = 1, details?: 
   return new Fault(SHED[reason], details);
 }
 
-/** Logs why the queue's store failed, and converts the error. What is not a Fault may have taken effect. */
+/** Logs and converts an error of the queue store. Unless it is a Fault, the call may have taken effect. */
 export const createToFault =
   (warn: (error: Error) => void) =>
   (error: Error): Fault => {

@@ -15,7 +15,7 @@ export type RateLimiter = {
   refuse(sender: Sender, entries: number): Fault;
   /**
    * Called before a body is read.
-   * @throws Fault RATE_LIMITED while earlier refused requests have used more tokens than there were
+   * @throws Fault RATE_LIMITED while earlier refused requests have used more tokens than the bucket had
    */
   check(sender: Sender): void;
   /**
@@ -133,7 +133,8 @@ const MAX_FULL_PROJECTS = 10_000;
 export type RecordLimit = ReturnType<typeof createRecordLimit>;
 
 /**
- * Knows the projects whose records reached their limit in a shard. Admission reports the bytes of a sample of records.
+ * Tracks which projects' idempotency records have reached their limit in a shard. Admission reports the bytes of a
+ * sample of records.
  */
 export function createRecordLimit(idempotency: Pick<EntryQueue['idempotency'], 'readBytes' | 'maxBytes'>) {
   const full = new LRUCache<number, true>({ max: MAX_FULL_PROJECTS });

@@ -7,9 +7,9 @@ import type { ReserveCall, Reserved } from '@opm/queue';
 const RESERVATION_MS = 100;
 /** Share of the burst that may be reserved in advance, if it is more than what the rate adds in `RESERVATION_MS`. */
 const AHEAD_PER_BURST = 1 / 16;
-/** How long not to ask a bucket again after it granted less than was wanted. */
+/** The longest pause before the next call to a bucket that granted fewer tokens than requested. */
 const MAX_PAUSE_MS = 25;
-/** The longest that a project is blocked because its refused requests used more tokens than there were. */
+/** The longest that a project is blocked because its refused requests used more tokens than its bucket had. */
 const MAX_BLOCK_MS = 10_000;
 
 /**
@@ -32,7 +32,7 @@ export class TokenReservation {
   #blockedUntil = 0;
   #used = 0;
   #wanted = 0;
-  /** Whether a call is on its way; its answer may bring tokens. */
+  /** Whether a call is in flight. Its answer may bring tokens. */
   #isAsking = false;
   #askedAt = Number.NEGATIVE_INFINITY;
 
@@ -45,8 +45,8 @@ export class TokenReservation {
   }
 
   /**
-   * Whether to call the bucket first, or to wait for the call on its way: fewer tokens than `entries` are reserved, and
-   * the bucket may have one.
+   * Whether to call the bucket, or to wait for the call in flight, because fewer than `entries` tokens are reserved.
+   * False if the bucket must still be empty.
    */
   isShort(entries: number, now: number): boolean {
     if (this.isBlocked(now) || now < this.#mayAskAt) return false;

@@ -46,7 +46,7 @@ type Waiting<Owner> = {
 };
 
 /**
- * Looks up the keys of addresses that have tried too many. It sends one query at a time and ten a second, so that
+ * Looks up the keys of addresses that have sent too many unknown keys: one query at a time and ten a second, so that
  * guesses cost PostgreSQL almost nothing. Each connection has at most one key in the queue, so the queue is never
  * longer than the number of connections, and no client is refused because of another one. 10,000 connections wait for
  * one second.

@@ -150,7 +150,7 @@ export function toHttpClasses(app: Express): Pick<ServerOptions, 'IncomingMessag
       this.#taker?.onAbort();
       this.#taker = undefined;
       if (this.#isStopped)
-        done(error); // the method of Node would destroy the connection before the answer
+        done(error); // Node's own method would destroy the connection before the answer
       else super._destroy(error, done);
     }
   }

@@ -10,7 +10,7 @@ import { MAX_DRAINED_BYTES } from './unread-body.js';
 /** Called with the size of each part in bytes before it is stored. If it throws a Fault, the body is refused. */
 export type OnPart = (bytes: number) => void;
 
-/** `maxBytes` holds for a compressed body as it arrives, and for what it inflates to. */
+/** `maxBytes` limits a compressed body twice: as it arrives, and inflated. */
 export type BodyLimit = {
   maxBytes: number;
   fault: FaultCode;
@@ -75,7 +75,7 @@ function toInflate(
   };
 }
 
-/** Inflating the dearest body takes up to twice as long per byte that arrives as valid entries take. */
+/** Per received byte, inflating the most expensive body takes up to twice as long as processing valid entries. */
 const COMPRESSED_WEIGHT = 2;
 
 class BodyReader implements BodyTaker {
@@ -163,7 +163,7 @@ class BodyReader implements BodyTaker {
     this.#onError(error);
   }
 
-  /** A compressed body has counted what arrived before; what it inflates to counts if it is more. */
+  /** For a compressed body, raises the count of received bytes to the inflated size if that is larger. */
   #countBytes(): void {
     this.#context.bodyBytes = Math.max(this.#context.bodyBytes, this.#size);
   }
@@ -196,17 +196,18 @@ type Compressed = Pick<BodyLimit, 'maxBytes' | 'fault'> & {
 };
 
 /**
- * Inflates a body when it is the project's turn. It passes at most `maxBytes` on.
- * @throws Fault GZIP_INVALID, DEFLATE_INVALID, OVERLOADED or that of the limit, or ClientDisconnected
+ * Inflates a body when it is the project's turn. Passes on at most `maxBytes`.
+ * @throws Fault GZIP_INVALID, DEFLATE_INVALID, OVERLOADED or the Fault of the limit, or ClientDisconnected
  */
 export type Inflate = (projectId: number, compressed: Compressed) => Promise<void>;
 
-/** Half of the threads of Node's pool, which also resolves the names of the stores. */
+/** Half of the threads of Node's pool, which also resolves the host names of the stores. */
 const MAX_INFLATIONS = 2;
 const MAX_INFLATIONS_PER_PROJECT = 1;
 
 /**
- * Inflates bodies in the thread pool. The dearest body of 1 MiB keeps a thread busy for 0.1 s, so projects take turns.
+ * Inflates bodies in the thread pool. The most expensive body of 1 MiB keeps a thread busy for 0.1 s, so projects take
+ * turns.
  * @param maxWaitMs how long a body may wait for its turn
  */
 export function createInflater({ maxWaitMs, onShed }: { maxWaitMs: number; onShed: OnShed }): Inflate {

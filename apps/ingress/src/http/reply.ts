@@ -31,7 +31,7 @@ const REFUSAL_LOG_INTERVAL_MS = 60_000;
 const MAX_REFUSALS = 10_000;
 
 /**
- * The answer to an accepted entry or erasure, and its receipt. If it is replayed, the entry has been counted already.
+ * The answer to an accepted entry or erasure, with its receipt. `isReplayed`: an earlier attempt has counted the entry.
  */
 type Accepted = { answer: Answer; receipt: string; isReplayed: boolean };
 
@@ -113,7 +113,7 @@ export function createReply({ activity, metrics, logger }: ReplyDeps) {
     if (result instanceof Fault && counter !== 'refusedUnavailable') logRefusal(response, result);
   }
 
-  /** Logs the first refusal of a project for a reason, then one in a minute, with the number of entries in between. */
+  /** Logs a project's first refusal for a reason, then one a minute, with the number of entries refused in between. */
   const refusals = new LRUCache<string, { loggedAt: number; leftOut: number }>({ max: MAX_REFUSALS });
   function logRefusal(response: Response, { code }: Fault): void {
     const { projectId } = contextOf(response);
@@ -177,8 +177,9 @@ function toAnswered(status: number): keyof Counts {
 const KEY_REFUSALS = new Set<FaultCode>(['KEY_SCOPE', 'KEY_ADDRESS']);
 
 /**
- * @returns undefined for an erasure of an unknown customer, which is queued, a wrong path or method, a paused project
- * or a key's restriction
+ * Returns the counter for a refused entry.
+ * @returns undefined if no entry was refused: the erasure of an unknown customer (it is queued), a wrong path or
+ * method, a paused project, or a restriction of the key
  */
 function toRefused(status: number): keyof Counts | undefined {
   if (status === 403 || status === 404 || status === 405) return undefined;
@@ -215,6 +216,6 @@ export function requestIdOf(response: Response): string {
   return context.requestId;
 }
 
-/** All but the last 12 digits of a UUID. They count this process's requests, because a `randomUUID` each is slower. */
+/** All but the last 12 digits of a UUID; these count this process's requests. A `randomUUID` for each is slower. */
 const PROCESS_ID = randomUUID().slice(0, -12);
 let requests = 0;

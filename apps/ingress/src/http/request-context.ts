@@ -7,14 +7,14 @@ import type { TokenReservation } from '../guards/token-reservation.js';
 
 /** The state of a request, kept in Express's `response.locals`. `projectId` is 0 until the API key has been checked. */
 export type RequestContext = Sender & {
-  /** When the request had been read, its body included if it has one (`performance.now()`, ms). */
+  /** When the request had been read, including any body (`performance.now()`, ms). */
   receivedAt: number;
   requestId: string | undefined;
   keyId: number;
   connection: Connection | undefined;
   /** Memory that its connection uses for this request, in bytes. */
   heldBytes: number;
-  /** Whether its refused entries are counted, or it has none. If not, a fault that answers it is one refused entry. */
+  /** False if a fault that answers the request would refuse one entry that is not counted yet. */
   isCounted: boolean;
 };
 
@@ -26,7 +26,7 @@ export function findOwnRequestId({ headers }: IncomingMessage): string | undefin
   return typeof given === 'string' && REQUEST_ID.test(given) ? given : undefined;
 }
 
-/** Returns what the partner called the request. @throws Fault IDEMPOTENCY_KEY_INVALID or IDEMPOTENCY_KEY_REPEATED */
+/** Returns the partner's ids of the request. @throws Fault IDEMPOTENCY_KEY_INVALID or IDEMPOTENCY_KEY_REPEATED */
 export function findRequestIds(request: IncomingMessage): RequestIds | undefined {
   const idempotencyKey = findIdempotencyKey(request);
   const requestId = findOwnRequestId(request);
@@ -63,7 +63,7 @@ export type Requester = {
    * Bytes of the body that have been read; for a compressed body, the larger of twice these and what they inflate to.
    */
   bodyBytes: number;
-  /** What the partner called the request, if anything. Set before its entries are accepted. */
+  /** The partner's ids of the request, if any. Set before its entries are accepted. */
   requestIds?: RequestIds | undefined;
   socket: { readonly destroyed: boolean };
 };

@@ -29,7 +29,7 @@ type IngressServerOptions = {
   budget: Pick<TimeBudget, 'headersMs' | 'requestMs'>;
   onConnection?: () => void;
   closeDelayMs: number;
-  /** Called for each connection that is closed because it used too much memory. */
+  /** Called for each connection that is closed because of too many unanswered requests or too much memory. */
   onConnectionEnd?: () => void;
 };
 

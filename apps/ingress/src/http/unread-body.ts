@@ -11,7 +11,7 @@ const declaredBytes = ({ headers }: IncomingMessage): number => Number(headers['
 
 export const isChunked = ({ headers }: IncomingMessage): boolean => headers['transfer-encoding'] !== undefined;
 
-/** Whether the body may be larger than what is read of a refused one. */
+/** Whether the body may be larger than `MAX_DRAINED_BYTES`. */
 export const mayBeLong = (request: IncomingMessage): boolean =>
   isChunked(request) || declaredBytes(request) > MAX_DRAINED_BYTES;
 
@@ -63,7 +63,7 @@ function linger(socket: Socket): void {
   startReading(socket);
 }
 
-/** Starts the socket handle again: Node's parser stops it without the stream, which still considers it as reading. */
+/** Restarts reading from the socket: Node's parser stopped the handle, but the stream still considers it as reading. */
 function startReading(socket: Socket): void {
   const { _handle: handle } = socket as Socket & { _handle?: { reading: boolean; readStart(): void } };
   if (!handle || handle.reading) return;

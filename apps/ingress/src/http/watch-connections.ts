@@ -30,7 +30,7 @@ type State = Connection & {
   newest: ServerResponse<IncomingMessage> | undefined;
   /** Whether an answer with `connection: close` has been prepared: it is the last one. */
   isEnding: boolean;
-  /** Closed, or being closed for its memory, which counts until `close`. */
+  /** Whether the connection is closed, or is being closed for its memory. Its memory counts until the event `close`. */
   isEnded: boolean;
   seen: { since: number; moved: number; taken: number; isUnread: boolean };
 };
@@ -67,7 +67,7 @@ export function watchConnections(
     idleMs = IDLE_MS,
     checkIntervalMs = CHECK_INTERVAL_MS,
   }: {
-    /** Called for each connection that is closed because it used too much memory. */
+    /** Called for each connection that is closed because of too many unanswered requests or too much memory. */
     onEnd?: (() => void) | undefined;
     /** Memory of all connections together, in bytes. */
     maxHeldBytes?: number;

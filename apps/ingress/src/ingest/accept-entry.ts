@@ -33,12 +33,12 @@ type AcceptEntryDeps = {
   };
   findExisting: FindExisting;
   chunkPartitions: ChunkPartitions;
-  /** Maximum admissions of one shard in flight, and the same number again that wait for a look-up. See `slotsOf`. */
+  /** Maximum admissions of one shard in flight; as many again may wait for a look-up. See `slotsOf`. */
   maxInFlight: number;
   budget: Pick<TimeBudget, 'turnMs' | 'workMs' | 'replyMs'>;
   maxEntries: number;
   /**
-   * Maximum entries that wait for their acknowledgement. Projects below their share may go on up to twice this number.
+   * Maximum entries that wait for their acknowledgement. Projects below their share may go on until twice this number.
    */
   maxPending: number;
   isAbandoned: IsAbandoned;
@@ -81,7 +81,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     },
     sourceOf: ({ requester }) => requester.projectId,
     sizeOf: ({ calls }) => calls.length,
-    // One per chunk while there is room for more entries, or chunks would be smaller the more priorities there are.
+    // One slot per chunk while there is room for more entries; otherwise more priorities would mean smaller chunks.
     slotsOf: (groups) => new Set(groups.map(({ priority }) => priority)).size,
     maxBatch: maxEntries,
     bytes: { of: ({ bytes }) => bytes, max: MAX_CHUNK_BYTES },
@@ -117,7 +117,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     if (!known) return acceptAdmitted(bulk, admitted);
     const places = findNew([...calls.keys()], parts, known);
     const fresh = pickCalls(bulk, places);
-    // A failure of repeats is not one of the others.
+    // A failure of the repeats does not fail the new entries, nor the reverse.
     const [results, own] = await Promise.all([
       acceptRepeats(bulk, known).catch((error): Results => toFaults(error, calls)),
       places.length > 0 ? acceptAdmitted(fresh, admitted).catch((error) => toFaults(error, fresh.calls)) : [],
@@ -135,8 +135,9 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
   }
 
   /**
-   * Looks up the customers without a claim. Starts after the admission, or another ingress could admit and persist an
-   * entry in between. May overlap with the enqueue, because it ignores rows that are not older than these versions.
+   * Looks up the customers without a claim. Starts after the admission; otherwise another ingress could admit and
+   * persist an entry in between. May overlap with the enqueue, because the look-up ignores rows at or above these
+   * versions.
    */
   async function decide(admitted: Admitted[], replyAt: number): Promise<Verdict[]> {
     const unclaimed = admitted.filter(({ previous }) => !previous);
@@ -149,7 +150,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
 
   /**
    * Enqueues admitted calls and closes their keyed parts. If that fails, releases the claims.
-   * @param deciding runs beside the enqueue, and then must not reject, unless the calls wait for the look-up
+   * @param deciding the look-up. Must not reject unless the calls wait for it: otherwise it runs during the enqueue
    */
   async function finish(bulk: Bulk, admitted: Admitted[], deciding: Promise<Verdict[]>): Promise<Verdict[]> {
     try {
@@ -175,13 +176,13 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
       onChunk(entries.length);
       logger.debug({ jobId, shard, entries: entries.length }, 'chunk queued');
     });
-    await awaitAll(enqueueing); // all have ended before a failure releases the entries
+    await awaitAll(enqueueing); // a failure releases the claims, so no enqueue may still run
   }
 
   /**
-   * Stores the verdicts before the answers, because a repeat may come as soon as its partner has the answer. If the
-   * store fails or is slow, the partners get their answers all the same; a repeat is then queued again, in its old
-   * place.
+   * Stores the verdicts before the answers are sent, because a partner may repeat its request right after the answer.
+   * If the store fails or is slow, the partners get their answers anyway; a repeat is then queued again with its first
+   * version.
    * @returns the verdicts, merged with those of concurrent attempts
    */
   async function closeParts({ shard, parts, replyAt }: Bulk, admitted: Admitted[], verdicts: Verdict[]) {
@@ -210,7 +211,7 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     });
   }
 
-  /** Above `maxPending`, refuses projects that hold at least their equal share of the places; above twice that, all. */
+  /** Above `maxPending`, refuses projects that hold at least their equal share; above twice that, all projects. */
   function checkPending(projectId: number, entries: number): void {
     if (chunks.pending < maxPending) return;
     const share = maxPending / chunks.sources;

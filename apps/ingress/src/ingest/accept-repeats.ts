@@ -34,7 +34,7 @@ type AcceptRepeats = (bulk: Bulk, known: (PartRecord | undefined)[]) => Promise<
 export function createAcceptRepeats(deps: AcceptRepeatsDeps): AcceptRepeats {
   const { queue, findExisting, acceptTogether, finish, toFaults } = deps;
 
-  /** Looks up the customers for which the claims do not decide. */
+  /** Decides by the claims whether each customer existed, and looks up those for which the claims do not tell. */
   async function decideAll(parts: OpenPart[], admitted: AdmittedAgain[], replyAt: number): Promise<Verdict[]> {
     const repeats = parts.flatMap(({ record, first, size }) => {
       const { previous, claim } = parseOpen(record);
@@ -94,19 +94,20 @@ function toOutcome(part: KeyedPart, record: PartRecord): PartState | Fault {
 }
 
 /**
- * For `FindExisting`: at the highest version it says whether a customer exists, at the lowest whether it was ever
- * erased.
+ * Versions for `FindExisting`. At the highest, it finds every existing customer; at the lowest, every customer that was
+ * ever erased.
  */
 const EXISTS_NOW = Number.MAX_SAFE_INTEGER;
 const WAS_ERASED = 1;
 
 /**
- * Whether the customer existed before the first attempt, or the versions at which to look it up: it did if it is found
- * at one. The answer is certain only if nothing else was accepted since: the first admission found a claim, or its own
- * claim or an older entry's is there. Otherwise another entry may have got the 201, so any trace of the customer
- * counts: a missing 201 is better than a second one.
+ * Decides whether the customer existed before the first attempt. Otherwise returns the versions to look up: the
+ * customer existed if it is found at any of them. The answer is exact only if nothing else was accepted since, that is,
+ * if the first admission found the claim of an existing customer, or the store still holds the claim of the first
+ * attempt or of an older entry. Otherwise another entry may have got the 201, so any trace of the customer counts: a
+ * missing 201 is better than a second one.
  * @param foundAtFirst a letter of `OpenState.previous`
- * @param isClaimOfFirst false if a repeat gave the part its claims: they say nothing of the time before that repeat
+ * @param isClaimOfFirst false if an earlier repeat replaced the claims: they tell nothing about the time before it
  */
 function decide(
   { found, previous, version }: AdmittedAgain,

@@ -26,7 +26,7 @@ export type Verdict = { existed: boolean; version: Version; isReplayed?: true };
 export const toReplayed = ({ version }: PartRecord, existed: boolean[]): Verdict[] =>
   existed.map((own, i) => ({ existed: own, version: version + i, isReplayed: true }));
 
-/** Refuses calls that nobody waits for any more. They were not admitted. */
+/** Refuses calls whose partners no longer wait. They were not admitted. */
 export class AbandonedFault extends Fault {
   constructor() {
     super('QUEUE_UNAVAILABLE');
@@ -44,15 +44,15 @@ export type Results = (Verdict | Fault | undefined)[];
 export type AcceptEntry = (requester: Requester, entry: EntryInput) => Promise<Verdict>;
 
 /**
- * The same for several entries, at most as many as a chunk holds. Resolves with one result or Fault per entry, in
- * order. Entries of one customer take effect in this order.
+ * Accepts several entries, at most as many as a chunk holds. Resolves with one result or Fault per entry, in order.
+ * Entries of one customer take effect in this order.
  * @throws Fault OVERLOADED: no entry was accepted
  */
 export type AcceptEntries = (requester: Requester, entries: EntryInput[]) => Promise<(Verdict | Fault)[]>;
 
 /**
- * The same for a part of a request with an idempotency key, whose entries have one shard. Undefined for the entries
- * that the record of an earlier attempt's part with the same id does not cover.
+ * Accepts a part of a request with an idempotency key. All its entries are in one shard. The result of an entry is
+ * undefined if an earlier attempt has a record of the part that does not cover the entry.
  * @throws Fault OVERLOADED or QUEUE_UNAVAILABLE, as `AcceptEntry`
  */
 export type AcceptPart = (requester: Requester, part: PartInput) => Promise<Results>;
@@ -73,7 +73,7 @@ export type CallGroup = {
   /** Priority of their job; depends on project and shard. */
   priority: number;
   calls: Call[];
-  /** The place of the first of them among all calls that are admitted together. */
+  /** The place of the group's first call among all calls that are admitted together. */
   first: number;
   /** Their approximate size in a job's data. */
   bytes: number;
@@ -87,7 +87,7 @@ export type Bulk = ChunkPartition & {
   parts: KeyedPart[];
   /** When the partners get a 503. */
   deadline: number;
-  /** A little earlier: when PostgreSQL, and the store of the parts' records, must have answered. */
+  /** Shortly before `deadline`: when PostgreSQL and the store of the parts' records must have answered. */
   replyAt: number;
 };
 

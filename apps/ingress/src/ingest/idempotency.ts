@@ -18,13 +18,14 @@ import {
 } from './call.js';
 
 /**
- * What a key stands for. A request that is no batch has one entry, and so one part, which has the id of the request.
+ * The request that an idempotency key stands for. A request that is not a batch has one entry, and one part with the
+ * request's own id.
  */
 export type Keyed = KeyedRequest & { isBatch: boolean };
 
 /**
- * Accepts entries of a keyed request, at most as many as a chunk holds. `first` is the place of the first of them in
- * the request. Resolves with one result per entry; undefined where the rate limit has left no token.
+ * Accepts entries of a keyed request, at most as many as a chunk holds. `first` is the place of the first one in the
+ * request. Resolves with one result per entry; undefined for entries beyond the rate limit.
  * @throws Fault IDEMPOTENCY_KEY_REUSED, TOO_MANY_IDEMPOTENCY_KEYS, OVERLOADED, or QUEUE_UNAVAILABLE
  */
 export type AcceptKeyed = (sender: Sender, keyed: Keyed, entries: EntryInput[], first: number) => Promise<Results>;
@@ -57,11 +58,11 @@ const MAX_REQUESTS = 200;
 const MAX_IN_FLIGHT_PER_SHARD = 4;
 
 /**
- * Splits keyed requests into parts, each of which is admitted, and answered, once.
+ * Splits the entries of a call into parts, one per shard. Each part is admitted and answered once.
  *
- * A key's shard remembers the fingerprint of the whole request, unless the only part has that shard. Records are read
- * before the admission only if that can spare something: tokens of a rate limit, or the records of a project that has
- * too many.
+ * The key's own shard stores the fingerprint of the whole request; if a single entry has that shard, its part does.
+ * Records are read before the admission only if the project has a rate limit, to save its tokens, or has too many
+ * records.
  */
 export function createAcceptKeyed(deps: Deps): AcceptKeyed {
   const { idempotency, recordLimit, acceptPart, takeTokens, shards, groupSize, budget } = deps;
@@ -90,7 +91,7 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
       requests.map(({ id }) => id),
     ),
   );
-  /** Parts on their way, by id. */
+  /** Parts in flight, by id. */
   const underWay = new Map<string, { fingerprint: string; results: Promise<Results> }>();
 
   function refuseAll(error: Error): never {
@@ -124,7 +125,7 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
     return record;
   }
 
-  /** Accepts the entry of a single request, which is the usual case, without what only others need. */
+  /** Accepts a request with a single entry, the usual case, without the steps that only batches need. */
   async function acceptSingle(sender: Sender, keyed: Keyed, entry: EntryInput): Promise<Results> {
     const shard = shardOf(keyed.projectId, entry.customerId, shards);
     if (shard !== shardOfKey(keyed)) await rememberKey(keyed);
@@ -132,15 +133,15 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
   }
 
   /**
-   * Reads the records if that can spare something. Sets the known results, and takes tokens for entries without a
-   * record.
+   * Reads the records if the project has a rate limit or may have too many records. Sets the known results, and takes
+   * tokens for entries without a record.
    * @returns the parts left to accept, and whether the key must be remembered first
    */
   async function leaveOutKnown(attempt: Attempt, parts: Part[]): Promise<{ parts: Part[]; isNewKey: boolean }> {
     const { sender, keyed, first } = attempt;
     const isKeyInPart = !keyed.isBatch && parts[0]?.shard === shardOfKey(keyed);
     let isNewKey = first === 0 && !isKeyInPart;
-    const isFull = first === 0 && (await isRecordLimitReached(keyed, parts)); // a batch that was begun comes to its end
+    const isFull = first === 0 && (await isRecordLimitReached(keyed, parts)); // a batch that has begun may finish
     if (!sender.limit && !isFull) return { parts, isNewKey };
     if (reading.pending >= maxPending) throw shed(onShed, 'in-flight');
     isNewKey &&= (await read(keyed, shardOfKey(keyed), keyed.id)) === undefined;
@@ -189,8 +190,8 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
   }
 
   /**
-   * Accepts a part. If the same part is on its way, waits for that instead. Waits for a part of another request with
-   * the same key, too: one chunk must not have both.
+   * Accepts a part. If the same part is in flight, waits for its result instead. Also waits for a part of another
+   * request with the same key, because one chunk must not hold both.
    */
   async function acceptOnce(sender: Sender, keyed: Keyed, shard: number, part: PartInput): Promise<Results> {
     const deadline = performance.now() + budget.turnMs;
@@ -201,7 +202,7 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
         continue;
       }
       const results = await earlier.catch((error) => {
-        // That the partner of the earlier attempt has gone is no reason to refuse its repeat.
+        // If the earlier attempt was refused because its partner left, this repeat still goes on.
         if (!(error instanceof AbandonedFault) || performance.now() > deadline) throw error;
       });
       if (!results) continue;
@@ -223,7 +224,7 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
     const ended = async () => {
       const results = await other.catch((fault: Fault) => [fault]);
       if (results.some(isVerdict)) throw new Fault('IDEMPOTENCY_KEY_REUSED');
-      if (performance.now() > deadline) return; // this request has been turned away
+      if (performance.now() > deadline) return; // this request has already been refused
       const isOverloaded = results.some((result) => result instanceof Fault && result.code === 'OVERLOADED');
       if (isOverloaded || reading.pending >= maxPending) throw shed(onShed, 'in-flight');
       await readRecord();
@@ -233,7 +234,7 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
     });
   }
 
-  /** Accepts the part, and what remains if the record of an earlier attempt covers fewer entries. */
+  /** Accepts the part, and then the rest if the record of an earlier attempt covers fewer entries. */
   async function acceptWhole(attempt: Attempt, { shard, items }: Part): Promise<void> {
     const { sender, keyed, results } = attempt;
     for (let left = items; left.length > 0; left = left.filter(({ index }) => results[index] === undefined)) {
@@ -262,7 +263,7 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
   };
 }
 
-/** What identifies an entry, or a fault instead of an invalid one. Spelling does not count. */
+/** What identifies an entry, however the partner spelled it; for an invalid entry, the code of its fault. */
 export function toText(item: EntryInput | Fault): string {
   if (item instanceof Fault) return item.code;
   const { customerId, erase = false, fields = {} } = item;
@@ -282,7 +283,7 @@ export function toKeyed(projectId: number, key: string, operation: string, texts
   return { id: toId(ofKey), fingerprint, projectId, isBatch: operation === BATCH };
 }
 
-/** Ids differ if the number of shards does: then a key may have another shard, and parts have other entries. */
+/** The id for this number of shards: with another number, the key may have another shard, and parts differ. */
 export const toOwnId = (id: string, shards: number) => id.slice(0, -2) + shards.toString(36).padStart(2, '0');
 
 export const BATCH = 'POST /entries';

@@ -1,7 +1,7 @@
 import { MIN_SHORT_BACKLOG, ShortBacklog, shardOf, toPriority } from '@opm/queue';
 import { LRUCache } from 'lru-cache';
 
-/** How long a project's last known backlog counts. Only every 16th of its entries tells its backlog. */
+/** How long a project's last known backlog counts. Admission reports it only for every 16th entry. */
 const BACKLOG_TTL_MS = 30_000;
 const MAX_BACKLOGS = 30_000;
 /**
@@ -41,8 +41,8 @@ export function createChunkPartitions(shards: number) {
     assign,
 
     /**
-     * Assigns entries of one shard to the partition of one of them. If one waits for a look-up, all do: such partitions
-     * have higher numbers.
+     * Assigns entries of one shard to a common partition. If one of them waits for a look-up, all do: the partitions
+     * that wait have higher numbers.
      */
     assignTogether: (projectId: number, entries: Assignable[]): number =>
       Math.max(...entries.map((entry) => assign(projectId, entry))),

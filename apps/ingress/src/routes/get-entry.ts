@@ -53,7 +53,7 @@ export function getEntry({ overload, findCustomer, reply }: GetDeps): RequestHan
   };
 }
 
-/** GET /entry/{customerId}/receipts/{receipt}: says what became of an entry. */
+/** GET /entry/{customerId}/receipts/{receipt}: tells whether an accepted entry was stored. */
 export function getReceipt({ overload, findEntryState, reply }: ReceiptDeps): RequestHandler {
   return async (request, response) => {
     overload.checkRead('CUSTOMERS_UNAVAILABLE');
@@ -64,7 +64,7 @@ export function getReceipt({ overload, findEntryState, reply }: ReceiptDeps): Re
   };
 }
 
-/** POST /entries/receipts: says what became of up to 1,000 entries. It is a read, so it counts no entries. */
+/** POST /entries/receipts: tells whether up to 1,000 entries were stored. It is a read, so it counts no entries. */
 export function postReceipts(
   deps: ReceiptDeps & { memory: BatchMemory; slices: Pick<Slices, 'next'>; inflate: Inflate },
 ): RequestHandler {
@@ -82,7 +82,7 @@ export function postReceipts(
       const results = await Promise.all(entries.map((entry) => findEntryState(projectId, entry)));
       reply.json(response, 200, JSON.stringify({ statusCode: 200, results } satisfies FatesAnswer));
     } catch (error) {
-      // OVERLOADED says that an entry was not accepted.
+      // OVERLOADED would say that an entry was not accepted, and this request reads.
       const isShed = error instanceof Fault && error.code === 'OVERLOADED';
       throw isShed ? new Fault('CUSTOMERS_UNAVAILABLE', { cause: error }) : error;
     } finally {
@@ -135,7 +135,7 @@ type CustomerWithClaim = PersistedCustomer & { claim: Claim | undefined };
 /** @throws Fault CUSTOMERS_UNAVAILABLE within `ANSWER_TIMEOUT_MS` */
 export type FindCustomer = (projectId: number, query: CustomerQuery) => Promise<CustomerWithClaim>;
 
-/** Refused entries that one call reads at most. A customer has up to `MAX_REFUSED_OF_CUSTOMER`, an entry has one. */
+/** Maximum number of refused entries per read. A customer has up to `MAX_REFUSED_OF_CUSTOMER`, an entry has one. */
 const MAX_REFUSED = 1_000;
 const refusedOf = ({ version }: CustomerQuery): number => (version === undefined ? MAX_REFUSED_OF_CUSTOMER : 1);
 /** Bulk calls in flight, divided among the shards. They wait for their stores and use little CPU. */
@@ -215,7 +215,7 @@ export function createFindCustomer(deps: {
 const LIST_TTL_MS = 1_000;
 const MAX_LISTS = 1_000;
 
-/** All requests share a list of the jobs of a shard for a second. Entries that may be newer than it count as queued. */
+/** Requests share a list of a shard's jobs for a second. Entries that may be newer than the list count as queued. */
 export function createFindQueued(deps: {
   listJobs: (shard: number) => Promise<{ versions: VersionRange }[]>;
   shards: number;

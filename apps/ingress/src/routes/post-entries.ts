@@ -89,7 +89,7 @@ export function postEntries(deps: {
       const outcomes = await acceptKeyed(context, keyed, entries, first);
       for (const outcome of outcomes) if (outcome && 'isReplayed' in outcome) notReplayed--;
       if (entries.length > 0 && notReplayed === 0) {
-        whole.refusedTokens = 0; // the first attempt has paid them
+        whole.refusedTokens = 0; // the first attempt has paid for them
         response.setHeader('idempotent-replayed', 'true');
       }
       return outcomes;
@@ -116,7 +116,7 @@ export function postEntries(deps: {
         for (const item of group) results.push(item instanceof Fault ? item : outcomes[next++]);
       }
     } catch (error) {
-      // The upload broke off, or its rest cannot be read. The lines before that are accepted all the same.
+      // The upload broke off, or its rest is invalid. The lines before that stay accepted.
       reply.countResults(
         response,
         results.flatMap((result) => result ?? []),
@@ -134,7 +134,7 @@ export function postEntries(deps: {
     return answers;
   }
 
-  /** @returns one result per entry; undefined, or none, where the project's rate limit is reached */
+  /** @returns one result per entry. Undefined, or missing at the end, for entries beyond the rate limit */
   async function toAnswers(
     entries: Entry[],
     first: number,
@@ -153,8 +153,8 @@ export function postEntries(deps: {
 }
 
 /**
- * The fault that answers a whole batch. If an entry may have been queued, it must not say that none was: the partner
- * could send something newer elsewhere.
+ * The fault that answers a whole batch. If any entry may have been queued, the fault must not say that none was: the
+ * partner could then send newer entries to another ingress, and an older one could overwrite them.
  */
 export const toRefusal = (first: Fault, answers: Fault[]): Fault =>
   answers.find(({ code }) => code === 'QUEUE_UNAVAILABLE') ?? first;

@@ -67,8 +67,8 @@ export function deleteEntry(deps: EntryDeps): RequestHandler {
 }
 
 /**
- * Refuses the request if this process is overloaded or its project has reached its rate limit, and reads the ids that
- * the partner gave it.
+ * Refuses the request if this process is overloaded or the project has reached its rate limit. Reads the partner's ids
+ * of the request.
  */
 export function checkRequest(
   { overload, rateLimiter }: { overload: Pick<Overload, 'check'>; rateLimiter: Pick<RateLimiter, 'check'> },

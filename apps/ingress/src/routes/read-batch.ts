@@ -81,8 +81,8 @@ export async function readElements<Element>(
 }
 
 /**
- * Yields the values of a JSON array in pieces, with the number of bytes of each; null for a single value that is too
- * long. It counts them before it parses them, so that too many are refused early.
+ * Yields the values of a JSON array in pieces, with the size of each value in bytes; null for a single value that is
+ * too long. Counts the values before it parses them, so that a batch with too many is refused early.
  * @throws Fault BATCH_TOO_LONG, BATCH_EMPTY, or one of `splitArray` and `parseValues`
  */
 async function* readValues(body: Buffer, { nextSlice }: Pick<BatchOptions, 'nextSlice'>) {
