@@ -98,8 +98,8 @@ export class OpenCalls {
   readonly #onNone: () => void;
   readonly #waiting: (() => void)[] = [];
   /**
-   * Places of waiters that this turn of the event loop resumed and that no call has taken yet. No other waiter is
-   * resumed for them, but any call that opens takes one.
+   * Places for waiters that were resumed in this turn of the event loop. No other waiter gets such a place, but a call
+   * that did not wait may take it.
    */
   #reserved = 0;
   #isTurnEnding = false;
@@ -129,8 +129,8 @@ export class OpenCalls {
   }
 
   /**
-   * Resolves when one more call may be opened, for each waiter in turn. For a turn of the event loop, no other waiter
-   * gets the place, but a call that did not wait may take it.
+   * Resolves when there is room for one more call, for one waiter after the other. For a turn of the event loop, no
+   * other waiter gets the place, but a call that did not wait may take it.
    */
   ready(): Promise<void> {
     return new Promise((resolve) => {
@@ -144,9 +144,7 @@ export class OpenCalls {
     await Promise.all(Array.from(this.#calls, ({ settled }) => settled));
   }
 
-  /**
-   * Resolves when no call is open. A call that follows another one in the same turn, as the next page does, counts too.
-   */
+  /** Resolves when no call is open and none follows in the same turn, as the request for the next page does. */
   async drained(): Promise<void> {
     while (this.#calls.size > 0) {
       await this.settled();

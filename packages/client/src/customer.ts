@@ -48,7 +48,7 @@ export interface FoundCustomer {
   customer: StoredCustomer;
   /** True while the newest accepted entry is not stored yet. `customer` does not include it. */
   pending: boolean;
-  /** The newest of this customer's entries that could not be stored, if there are any that nothing newer covers. */
+  /** The newest entries of this customer that could not be stored and that no newer entry covers, if there are any. */
   refused?: RefusedEntry[];
 }
 
@@ -68,7 +68,7 @@ export interface EraseResult {
   receipt?: string;
 }
 
-/** An entry that was accepted, and that our database then refused. */
+/** An accepted entry that our database then refused. */
 export interface RefusedEntry {
   customerId: string;
   receipt: string;
@@ -110,7 +110,7 @@ export interface DayUsage {
   /** Not accepted: 400, 413, 415 and 422; 429; 500 and 503. */
   refused: { invalid: number; limited: number; unavailable: number };
   /**
-   * Accepted, but rejected by our database, even if we stored it later; once more for each time that we tried in vain.
+   * Accepted entries that our database rejected, even if we stored them later. Each failed attempt to store one counts.
    */
   notStored: number;
 }
@@ -121,7 +121,7 @@ export interface ProjectKey {
   hint: string;
   label: string | null;
   scopes: ('write' | 'read' | 'erase')[];
-  /** IP addresses and CIDR blocks that may use the key; none if all may. */
+  /** IP addresses and CIDR blocks that may use the key; empty if any address may. */
   addresses: string[];
   /** UTC, such as 2026-11-24T17:00:00.000Z. */
   createdAt: string;
@@ -227,8 +227,7 @@ export function isReceiptStates(body: unknown, count: number): body is { results
 }
 
 /**
- * The body of an error whose message names an element, such as `body/1/receipt …`, counted from the whole array's
- * first.
+ * Adds `first` to the index in an error message such as `body/1/receipt …`: the server counts from the request's start.
  */
 export function withPlace(body: unknown, first: number): unknown {
   const { message, ...rest } = (body ?? {}) as { message?: unknown };
@@ -236,7 +235,7 @@ export function withPlace(body: unknown, first: number): unknown {
   return { ...rest, message: typeof message === 'string' ? message.replace(/^body\/(\d+)/, toPlace) : message };
 }
 
-/** Without `statusCode`. */
+/** Removes `statusCode` from the answer about a receipt. */
 export const toState = (answer: ReceiptState): ReceiptState =>
   answer.state === 'refused' ? { state: 'refused', refused: answer.refused } : { state: answer.state };
 

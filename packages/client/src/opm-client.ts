@@ -50,9 +50,9 @@ export interface OpmClientOptions {
    * in the queue, the time restarts whenever the server accepts something from this client. Default 60,000.
    */
   deadlineMs?: number;
-  /** Maximum number of open sends and erasures, and of open reads. Default 10,000. */
+  /** Maximum number of open sends and erasures. The same limit applies to open reads. Default 10,000. */
   maxQueued?: number;
-  /** Maximum number of requests with entries in flight, and of reads beside them. Default 4. */
+  /** Maximum number of requests with entries in flight; as many reads may run beside them. Default 4. */
   maxInFlight?: number;
   /** Your own agent, for a proxy or certificates. `close` does not destroy it. */
   agent?: HttpAgent;
@@ -61,14 +61,14 @@ export interface OpmClientOptions {
 }
 
 export interface RefusedOptions extends CallOptions {
-  /** Leaves out what was refused before. A string is an ISO time, such as 2026-11-24T17:00:00.000Z. */
+  /** Leaves out entries refused before this time. A string is an ISO time, such as 2026-11-24T17:00:00.000Z. */
   since?: Date | string | undefined;
 }
 
 export interface UsageOptions extends CallOptions {
-  /** The first day. A string is a day, such as 2026-11-24; of a Date, its day in UTC counts. */
+  /** The first day: a string such as 2026-11-24, or a Date, whose day in UTC counts. */
   from?: Date | string | undefined;
-  /** The last day. At most 400 days. */
+  /** The last day. The range has at most 400 days. */
   to?: Date | string | undefined;
 }
 
@@ -211,8 +211,8 @@ export class OpmClient {
   }
 
   /**
-   * Resolves when there is room for another send or erasure, for as many waiting callers as there is. Make the call at
-   * once: after a turn of the event loop, the room goes to others, and the call may get QueueFullError.
+   * Resolves when there is room for another send or erasure, for one waiting caller after the other. Make the call at
+   * once: after a turn of the event loop, the place goes to another caller, and your call may get QueueFullError.
    */
   ready(): Promise<void> {
     return this.#writes.ready();
@@ -242,7 +242,7 @@ export class OpmClient {
 
 const get = (path: string): Request => ({ method: 'GET', path });
 
-/** So that a request is below the server's 1 MiB even if each id has 255 characters that JSON escapes. */
+/** Keeps a request below the server's 1 MiB even if each id has 255 characters that JSON escapes. */
 const RECEIPTS_PER_REQUEST = 600;
 
 /** Entries per request of `refused`: the most that the server allows. */

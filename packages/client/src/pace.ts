@@ -62,9 +62,9 @@ export class Pace {
   onRateLimited({ rateLimit, retryAfter = 0 }: Pick<Answer, 'rateLimit' | 'retryAfter'>, entries: number): number {
     this.#learn(rateLimit);
     this.#isLimited = true;
-    // Retry-After is for as many entries as this request had. The next request is smaller, so it may wait less. But if
-    // even an empty bucket has tokens for all of them earlier, the server blocks the project for so long.
-    // It is rounded up to whole seconds.
+    // The server computes Retry-After for all entries of this request. The next request is smaller, so it may wait
+    // less. But if an empty bucket would have tokens for all of them earlier than that, the server blocks the project
+    // for this time. Retry-After is rounded up to whole seconds.
     const isBlocked = rateLimit && (retryAfter - 1) * rateLimit.perSecond > entries;
     const seconds =
       !rateLimit || isBlocked ? retryAfter : Math.min(retryAfter, this.#msUntilEnoughTokens(rateLimit) / 1_000);

@@ -61,8 +61,8 @@ function toRequest(tasks: readonly EntryTask[]) {
 }
 
 /**
- * Whether any call may wait. Calls that may not are rejected. Their entries stay in the request: without them, it would
- * be another request than the one that its idempotency key stands for.
+ * Whether any call may wait. Rejects the calls that may not, but their entries stay in the request, because its
+ * idempotency key stands for exactly these entries.
  */
 const mayWaitAny =
   (tasks: readonly EntryTask[]) =>
@@ -132,7 +132,7 @@ export async function requestWithRetries(
       key = undefined;
       ms = 0;
     } else if (answer && onLimited && isRateLimited(answer)) {
-      // Of an earlier attempt, this 429 says nothing. Only the same request with the same key tells its result.
+      // The server may have accepted an earlier attempt. Only a repeat with the same key can tell.
       if (!mayBeAccepted) return answer;
       ms = onLimited(answer);
     } else mayBeAccepted = true;
@@ -151,7 +151,8 @@ export function isRateLimited({ statusCode }: Pick<Answer, 'statusCode'>): boole
 }
 
 /**
- * Whether a 429 is about the idempotency key, not about the limit. It did nothing, as this key is new to the server.
+ * Whether a 429 is about the number of idempotency keys, not about the rate limit. The server had no record of this
+ * key, so no earlier attempt was accepted.
  */
 function isOutOfKeys({ statusCode, body }: Pick<Answer, 'statusCode' | 'body'>): boolean {
   const message = (body as { message?: unknown } | null | undefined)?.message;

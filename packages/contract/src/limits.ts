@@ -6,7 +6,7 @@ export const LIMITS = {
   batchBytes: 1024 * KIB,
   batchEntries: 1_000,
   headers: 100,
-  /** Days of one answer of GET /usage, and those without a query. */
+  /** Maximum number of days in one answer of GET /usage, and their number without a query. */
   days: 400,
   defaultDays: 30,
   /**

@@ -10,8 +10,8 @@ const EXPONENT = toTable('eE');
 const LITERALS = new Map(['true', 'false', 'null'].map((literal) => [literal.charCodeAt(0), literal]));
 
 /**
- * Replaces with spaces what arrays and objects nested deeper than `depth` contain. It checks that against the grammar
- * of RFC 8259, and leaves everything else for `JSON.parse` to check.
+ * Replaces the contents of arrays and objects nested deeper than `depth` with spaces. Checks these contents against the
+ * grammar of RFC 8259, and leaves the rest for `JSON.parse` to check.
  * @param json valid UTF-8
  * @returns a copy
  * @throws SyntaxError
@@ -28,7 +28,7 @@ export function emptyNested(json: Buffer, depth: number): Buffer {
       if (open < depth) open++;
       else {
         const last = skipContainer(json, at, closers) - 1;
-        if (last > at + 1) emptied.fill(SPACE, at + 1, last); // takes its time even for no bytes
+        if (last > at + 1) emptied.fill(SPACE, at + 1, last); // `fill` takes time even for no bytes
         at = last;
       }
     }

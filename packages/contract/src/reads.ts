@@ -57,7 +57,7 @@ const BY_SQL_STATE: [RegExp, RefusalCode][] = [
   [/^(22|23|P0001)/, 'VALUE_INVALID'], // data exception, other constraint, error of a trigger
 ];
 
-/** What the error of PostgreSQL is for the partner. @param sqlState null if the error was not PostgreSQL's */
+/** Converts an error to the code that the partner sees. @param sqlState null if the error was not PostgreSQL's */
 export function toRefusalCode(sqlState: string | null): RefusalCode {
   return BY_SQL_STATE.find(([pattern]) => pattern.test(sqlState ?? ''))?.[1] ?? 'STORE_ERROR';
 }
@@ -94,7 +94,7 @@ export function parseReceiptOf(customerId: string, receipt: unknown): Receipt {
 
 export const REFUSED_PAGE = { max: 1_000, default: 100 };
 
-/** A place in the list, newest first: in microseconds since 1970, and the number of the letter. */
+/** A place in the list of refused entries: when the dead letter was stored, in microseconds since 1970, and its id. */
 type RefusedPlace = { micros: number; id: string };
 
 export const toCursor = ({ micros, id }: RefusedPlace): string => `${micros}-${id}`;

@@ -148,14 +148,14 @@ export function* splitArray(body: Buffer, maxBytes: number): Generator<Values | 
 }
 
 /**
- * How far the values of an array have been read: the next byte, the number of open brackets, and the index of the
- * current value's first byte, or -1, and that after its last byte that is not blank.
+ * The state of a scan. `at`: the next byte. `depth`: number of open brackets. `start`: first byte of the current value,
+ * or -1. `end`: the index after its last byte that is not blank.
  */
 type Scan = { at: number; depth: number; isInText: boolean; start: number; end: number };
 
 /**
- * Moves to the comma or bracket that ends the current value, to a brace in place of the array's bracket, or to `until`,
- * or one further within an escape. V8 takes more than twice as long for the same loop within a generator.
+ * Moves to the comma or bracket that ends the current value, or to `until`, or one byte further within an escape. Also
+ * stops at a brace in place of the array's bracket. V8 takes more than twice as long for the same loop in a generator.
  */
 function scan(body: Buffer, value: Scan, until: number): void {
   let { at, depth, isInText, start, end } = value;
@@ -184,7 +184,7 @@ function scan(body: Buffer, value: Scan, until: number): void {
   value.end = end;
 }
 
-/** Distinguishes malformed JSON from another JSON value, but does not parse a large body for that. */
+/** The fault of a body that is not an array. A large body is not parsed to find out whether it is malformed. */
 function toNoArray(body: Buffer, maxBytes: number): Fault {
   if (body.length <= maxBytes) parseJson(body);
   return new Fault('BODY_INVALID', { message: 'body must be array' });

@@ -28,7 +28,7 @@ export function hashApiKey(key: string): string {
   return hash('sha256', key, 'hex');
 }
 
-/** Whether an operator may call a key this. */
+/** Whether the text may be the label of a key. */
 export const isKeyLabel = (text: string): boolean => /^\P{Cc}{1,100}$/u.test(text);
 
 /** What a key may be allowed to do: send entries, read what is stored, erase customers. */

@@ -6,7 +6,7 @@ export type Field = (typeof FIELDS)[number];
 /** The longest id of a customer, in code points. */
 export const MAX_CUSTOMER_ID_LENGTH = 255;
 
-/** How many refused entries of a customer its partner sees: the newest ones. */
+/** Maximum number of a customer's refused entries that the partner sees: the newest ones. */
 export const MAX_REFUSED_OF_CUSTOMER = 20;
 
 /**

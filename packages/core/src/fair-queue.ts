@@ -12,7 +12,7 @@ class Fifo<T> {
   #head = 0;
 
   constructor(first: T) {
-    this.#items = [first]; // an empty array would make room for 17 with the first item
+    this.#items = [first]; // V8 reserves room for 17 items when an empty array gets its first item
   }
 
   get length(): number {
@@ -38,8 +38,8 @@ class Fifo<T> {
 
 /**
  * A queue that several sources share fairly. They take turns to fill a batch, and each source keeps its order of
- * arrival. All turns of a round fill about one batch, or have one call each; a turn fills about an eighth of a batch at
- * most.
+ * arrival. A turn fills at most about an eighth of a batch, and all turns of a round about one batch. With more sources
+ * than a batch has room for, each turn takes one call.
  *
  * Algorithm: surplus round robin (Adiseshu et al., SIGCOMM 1996). It differs from deficit round robin (Shreedhar and
  * Varghese, SIGCOMM 1995) in one point: an item that exceeds the source's credit is taken, and the credit becomes
@@ -56,7 +56,7 @@ export class FairQueue<Key, Call extends Room> {
   push(source: Key, call: Call): void {
     const turn = this.#turns.get(source);
     if (turn) turn.calls.push(call);
-    else this.#turns.set(source, { calls: new Fifo(call), credit: Number.EPSILON }); // for one call
+    else this.#turns.set(source, { calls: new Fifo(call), credit: Number.EPSILON }); // enough for one call
   }
 
   /** Removes the oldest call of a source. */

@@ -2,8 +2,8 @@ import type { EventEmitter } from 'node:events';
 
 /**
  * SQL that a new session must run: PostgreSQL then flushes each commit to disk, even if the role, the database or the
- * server has a weaker setting. It keeps the stricter `remote_apply`. Without it, a crash could lose a row whose job
- * is removed.
+ * server has a weaker setting. Keeps the stricter `remote_apply`. With a weaker setting, a crash could lose a row whose
+ * job is already removed.
  */
 export const FLUSH_COMMITS = `
   SELECT set_config('synchronous_commit', 'on', false)

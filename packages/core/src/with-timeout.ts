@@ -1,8 +1,8 @@
 import { once } from 'node:events';
 
 /**
- * The longest time after which an ingress answers. It enqueues an entry sooner than this after admission, or never, so
- * an older claim without a job is one of a killed ingress.
+ * The longest time after which an ingress answers. An ingress enqueues an entry within this time after admission, or
+ * never. So a claim that is older and has no job was left by a killed ingress.
  */
 export const MAX_ANSWER_TIMEOUT_MS = 30_000;
 

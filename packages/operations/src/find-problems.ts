@@ -39,17 +39,17 @@ export type QueueStatus = {
 
 /** Processes report every 5 s. */
 export const SILENT_SECONDS = 20;
-/** A process that was killed and replaced is no problem for longer than this. */
+/** How long a process that was killed is reported. */
 const KILLED_SECONDS = 3_600;
 /** An entry that waits longer is a problem. */
 const MAX_WAIT_SECONDS = 60;
 /** Share of the memory of the queue's store. */
 const MAX_MEMORY_USE = 0.7;
-/** A problem is over if none of its entries came for this long. */
+/** A problem is over if it has affected no entry for this long. */
 const RECENT_MS = 5 * 60 * 1_000;
 /** Counts are kept per minute, so `…Until` may be a minute early. */
 const MINUTE_MS = 60_000;
-/** Fewer invalid entries are a partner's slip. */
+/** With fewer invalid entries, no problem is reported. */
 const MIN_INVALID = 20;
 /** One or two entries are refused with 503 if an ingress restarts. Partners resend them. */
 const MIN_UNAVAILABLE = 3;
@@ -67,8 +67,8 @@ const runbook = (section: string) => `docs/runbook.md#${section}`;
 const SILENT_HELP = 'docs/status.md#a-process-does-not-report';
 
 /**
- * Lists what is wrong: first what affects all partners, then single ones. Of these, it names the first five of each
- * kind, and counts the others.
+ * Lists the problems: first those of all partners, then those of single partners. Of these, it names the first five of
+ * each kind and counts the rest.
  */
 export function findProblems(store: StoreStatus | Error, queue: QueueStatus | Error): Problem[] {
   return [
@@ -78,7 +78,7 @@ export function findProblems(store: StoreStatus | Error, queue: QueueStatus | Er
   ];
 }
 
-/** Lists what concerns single partners, of all partners. */
+/** Lists the problems of single partners, without a limit. */
 export const findPartnerProblems = (store: StoreStatus): Problem[] => byKind(store).flat();
 
 function findStoreProblems(store: StoreStatus | Error): Problem[] {
@@ -236,7 +236,7 @@ const byCount = (activities: ProjectActivity[], counter: CounterOfPartners | 're
 const isMostlyInvalid = (own: ProjectActivity) =>
   own.refusedInvalid >= MIN_INVALID && own.refusedInvalid > acceptedOf(own);
 
-/** @param until the minute of the last one */
+/** @param until the minute of the last affected entry */
 const isRecent = (until: Date | null, now: Date) =>
   until !== null && now.getTime() - until.getTime() < RECENT_MS + MINUTE_MS;
 

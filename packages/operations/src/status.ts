@@ -71,9 +71,9 @@ export async function readQueueStatus(queue: EntryQueue): Promise<QueueStatus> {
 }
 
 /**
- * After a restore of PostgreSQL: when the acknowledged entries were sent that may be missing there. Those that wait in
- * the queue need not be sent again. `from`: undefined if no worker noted it. `isEndKnown`: false if the queue's store
- * does not know its newest version, or was restored too; then `to` is now, and nothing was acknowledged after the
+ * After a restore of PostgreSQL: when the acknowledged entries that may be missing were sent. Entries that wait in the
+ * queue need not be sent again. `from`: undefined if no worker noted it. `isEndKnown`: false if the queue's store does
+ * not know its newest version, or was restored too; then `to` is now, because nothing was acknowledged after the
  * ingresses ended. `isEmpty`: nothing is missing.
  */
 export type ResendWindow = {
@@ -104,7 +104,7 @@ export async function readResendWindow(
     Promise.all(ofShards.map(queue.listJobs)).then((lists) => lists.flat()),
   ]);
   const last = newest.reduce((a, b) => (a === undefined || b === undefined ? undefined : Math.max(a, b)));
-  // An emptied Redis knows no version, and one that came back with older data an older one than the rows.
+  // An emptied Redis has no version. A Redis that came back with older data has a version below the newest row's.
   const end = isQueueRestored || last === undefined || last < newestAtLeast ? undefined : last;
   const oldest = jobs.reduce((least, { versions: [first] }) => Math.min(least, first), Number.POSITIVE_INFINITY);
   return {
@@ -189,6 +189,6 @@ export async function readProjectStats(
   }));
 }
 
-/** What waits of the project; undefined if the queue did not answer. */
+/** The project's waiting entries; undefined if the queue did not answer. */
 export const backlogOf = (backlogs: Map<number, ProjectBacklog> | undefined, projectId: number) =>
   backlogs && (backlogs.get(projectId) ?? { entries: 0, oldestMs: 0 });

@@ -13,8 +13,8 @@ export type AdmitRequest = { projectId: number; customerId: string; erase?: true
 export type Admitted = { projectId: number; customerId: string; version: Version; previous: Claim | undefined };
 
 /**
- * An entry that was admitted again: it keeps its `version` and counts by `claim`. `found`: whether the customer had a
- * claim of this entry's part (`own`), no claim, that of an entry before the part (`older`), or one that was given since
+ * An entry that was admitted again. It keeps its `version`, but its `claim` is new. `found`: the claim that the
+ * customer had: one of this entry's part (`own`), none, one of an entry before the part (`older`) or after it
  * (`newer`).
  */
 export type AdmittedAgain = Admitted & { claim: Version; found: 'own' | 'none' | 'older' | 'newer' };
@@ -109,7 +109,7 @@ export const toFound = (
 export const toSupersededErasure = (erasure: Claim | undefined): Claim | undefined =>
   erasure && { ...erasure, erased: false };
 
-/** The shard of a customer. It never changes, so a customer's claims and versions are in one place. */
+/** The shard of a customer: the same in every process, so a customer's claims and versions are in one place. */
 export function shardOf(projectId: number, customerId: string, shards: number): number {
   return shards === 1 ? 0 : crc32(`${projectId}:${customerId}`) % shards;
 }

@@ -83,7 +83,7 @@ function add(backlog: ShardBacklog, { entries, ofProjects }: JobSummary): void {
 }
 
 /**
- * The ids of the jobs in these states. Reads from the end from which BullMQ takes no job, so that no id is missed
+ * Lists the ids of the jobs in these states, newest first: BullMQ takes jobs from the other end, so no id is missed
  * between two calls.
  */
 async function list(queue: Queue, states: readonly (typeof UNFINISHED)[number][]): Promise<Set<string>> {
@@ -137,7 +137,7 @@ export async function readBacklog(
 
 /** Up to this many entries, a project delays others only briefly: a small installation persists them in a second. */
 const SHORT_BACKLOG = 128;
-/** Large, so that there are few priorities: a job has one priority. */
+/** Large, so that there are few priorities: entries of different priorities cannot share a job. */
 const STEP = 16;
 /**
  * The BullMQ priority of a job whose projects have this many entries waiting in the shard. 0, which BullMQ takes
@@ -164,10 +164,10 @@ const NEWEST_WEIGHT = 1 / 128;
 const MAX_VARIANCE = 1;
 
 /**
- * The longest backlog with priority 0 in a shard: 128 entries while the backlogs of those who send differ. If most are
- * alike, within about a factor of 2, it moves between 48 and 384, so that they stay within one priority and share jobs.
- * A fixed limit would divide equal projects for as long as their backlogs pass it. It moves only if the typical backlog
- * comes within a factor of 2 of the limit of a priority.
+ * The longest backlog with priority 0 in a shard: 128 entries while the backlogs of the sending projects differ. If
+ * most are alike, within about a factor of 2, the limit moves between 48 and 384, so that these backlogs stay within
+ * one priority and share jobs. A fixed limit would separate equal projects whenever their backlogs pass it. The limit
+ * moves only if the typical backlog comes within a factor of 2 of the limit of a priority.
  */
 export class ShortBacklog {
   /** Mean and variance of the logarithms to base 2, as exponentially weighted moving averages. */
@@ -190,7 +190,7 @@ export class ShortBacklog {
 
 /**
  * Moves the limit so that the typical backlog is in the middle of a priority, unless it is far from both limits of its
- * own.
+ * priority.
  */
 function move(limit: number, typical: number): number {
   const upper = limit * STEP ** toPriority(typical, limit);

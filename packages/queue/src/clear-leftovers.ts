@@ -7,9 +7,9 @@ import type { QueueBackend } from './queue-store.js';
 
 /** Limits the wait for a shard whose Redis master is down: all other maintenance tasks wait behind it. */
 const COUNT_TIMEOUT_MS = 10 * 1_000;
-/** Masters of a cluster may be down. */
+/** Timeout of reading the store's clock: masters of a cluster may be down. */
 const CLOCK_TIMEOUT_MS = 1_000;
-/** For a sweep, which reads all claims of a shard. */
+/** Timeout of a sweep, which reads all claims of a shard. */
 const SWEEP_TIMEOUT_MS = 50 * 1_000;
 
 export type ClearLeftovers = {
@@ -76,7 +76,7 @@ export function createClearLeftovers(
         const old = observed.findLast(({ at }) => at <= counted.readAt - orphanAgeMs);
         if (!old) return undefined;
         await sweep(shard, Math.min(counted.oldest, old.version + 1));
-        // A shard that is idle has an old version, but gives no entry a version below the clock.
+        // The newest version of an idle shard is old, but its next entry gets a version that is not below the clock.
         return startedUs && Math.min(counted.oldest, Math.max(old.version + 1, startedUs - orphanAgeMs * 1_000));
       },
     };

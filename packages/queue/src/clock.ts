@@ -2,7 +2,7 @@ import { withTimeout } from '@opm/core';
 import { type DeadlineLimits, type QueueAddress, type QueueBackend, toAddresses } from './queue-store.js';
 
 const INTERVAL_MS = 10_000;
-/** Per shard: its Redis master may be down. */
+/** Timeout per shard, because its Redis master may be down. */
 const TIMEOUT_MS = 2_000;
 
 /**
@@ -30,7 +30,7 @@ export async function followClock(
     if (offset !== 0) Date.now = followingNow;
   }
 
-  /** Goes by the store's clock alone, so it also works while that cannot be measured. */
+  /** Uses only the store's own clock, so it also works while the skew cannot be measured. */
   const shorten = (address: QueueAddress) => withTimeout(backend.shortenDeadlines(address, limits), TIMEOUT_MS);
 
   async function pollAgain(): Promise<void> {

@@ -22,7 +22,7 @@ import type { TokenBuckets } from './token-buckets.js';
 export type EntryQueueOptions = QueueConfig & {
   signal: AbortSignal;
   onError: (error: Error) => void;
-  /** Starts with a wrong number of shards too, and then refuses entries. */
+  /** Starts even if the number of shards is wrong, and then refuses entries. */
   onlyReadsShards?: boolean;
 };
 

@@ -76,7 +76,7 @@ export const toMaxBytes = (memoryLimit: number): number =>
 export const toRecordBytes = (size: number): number => RECORD_BYTES + Math.ceil(size / 4);
 export const RECORD_BYTES = 120;
 
-/** One record in 16 counts for its project, and counts 16 times: those whose version can be divided by 16. */
+/** A record counts for its project only if its version is divisible by 16, and then it counts 16 times. */
 export const RECORD_SAMPLE = 16;
 
 const OPEN = /^:(\d+):([pe-]*)(?::(\d+))?$/;
@@ -109,8 +109,8 @@ export function parseOpen(record: PartRecord): OpenState {
 }
 
 /**
- * The state of a closed part: `=`, the number of entries, `:`, and a bit per entry as hexadecimal digits. The part is
- * `size` of these entries, from the index `first`.
+ * The state of a closed part: `=`, the number of entries, `:`, and a bit per entry as hexadecimal digits. Takes `size`
+ * entries of `existed`, from the index `first`.
  */
 export function toClosedState(existed: boolean[], first = 0, size = existed.length): string {
   let bits = '';

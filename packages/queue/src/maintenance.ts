@@ -36,7 +36,7 @@ export const MAINTENANCE_TASKS: Record<string, string> = {
 };
 const HOUR_MS = 60 * 60 * 1_000;
 const CLEAR_INTERVAL_MS = 30 * 1_000;
-/** For a sweep, which reads all idempotency keys. */
+/** Timeout of a sweep, which reads all idempotency keys. */
 const SWEEP_TIMEOUT_MS = 60 * 1_000;
 
 /**

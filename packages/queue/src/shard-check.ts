@@ -32,7 +32,7 @@ type ShardCheck = {
  *
  * The first process stores its number. A process with another number replaces it if the queue is drained and no worker
  * runs, and otherwise does not start. If the store does not answer, the process starts, and `check` reads again. With
- * `onlyReads`, the process stores no number, and starts with another one too.
+ * `onlyReads`, the process stores no number, and starts even if the stored number differs.
  * @throws ShardsError
  */
 export async function createShardCheck(

@@ -33,11 +33,11 @@ export type ActivityReporter = ReturnType<typeof createActivityReporter>;
 
 const INTERVAL_MS = 5_000;
 /**
- * PostgreSQL takes 0.03 ms per project or key in a report. Then it has about a hundred times as long for other work.
- * The time is random, so that processes do not report together.
+ * PostgreSQL takes 0.03 ms per project or key in a report. This pause leaves it about a hundred times as long for other
+ * work. The pause is random, so that processes do not report together.
  */
 const REST_MS_PER_ROW = 3;
-/** At the end of the process. Counts that are not reported by then are lost. */
+/** Timeout of the last report when the process ends. Counts that are not reported by then are lost. */
 const CLOSE_TIMEOUT_MS = 2_000;
 /** Projects that are counted one by one between two reports. */
 const MAX_PROJECTS = 10_000;
@@ -61,7 +61,7 @@ export function createActivityReporter(deps: ReporterDeps) {
   const latencies = createLatencies();
   let counts = new Map<number, Counts>();
   let usedKeys = new Set<number>();
-  /** What is being reported. It keeps its number until the report is known to be stored. */
+  /** The report in flight. It keeps its number until it is known to be stored. */
   let unconfirmed: Pick<Report, 'counts' | 'usedKeys'> | undefined;
   let reports = 0;
   let countsDueAt = 0;

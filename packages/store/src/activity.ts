@@ -24,7 +24,7 @@ export const OTHER_PROJECTS = 0;
 /** Latencies in ms of the last seconds: of an ingress to the acknowledgement, of a worker to the row. */
 export type Latency = { p50Ms: number; p99Ms: number };
 
-/** What a process tells of itself. `busiest`: latencies of its busiest projects, by project id. */
+/** What a process reports about itself. `busiest`: latencies of its busiest projects, by project id. */
 export type ProcessState = Partial<Latency> & {
   isPaused?: boolean;
   busiest?: Record<number, Latency>;
@@ -80,7 +80,7 @@ const sumsOf = (counters: readonly (keyof Counts)[]) =>
   Prisma.raw(counters.map((counter) => `sum(${toColumn(counter)})::float8 AS "${counter}"`).join(', '));
 const ACCEPTED = Prisma.raw('created + updated + erased');
 const REFUSED = Prisma.raw('refused_invalid + refused_limited + refused_unavailable');
-/** Counters of which the first and last minutes are read. */
+/** Counters whose first and last minutes are read. */
 const TIMED_COUNTERS = ['refusedInvalid', 'refusedLimited', 'refusedUnavailable', 'deadLetters'] as const;
 const FIRST_AND_LAST_MINUTES = Prisma.raw(
   TIMED_COUNTERS.flatMap((counter) => [
@@ -206,8 +206,8 @@ export function createActivity(prisma: PrismaClient) {
     },
 
     /**
-     * The projects that were active since then, the busiest first. Counts of more than three hours ago are those of
-     * whole days (UTC).
+     * The projects that were active since then, the busiest first. Counts from more than three hours ago are per whole
+     * day (UTC).
      */
     projects(since: Date): Promise<ProjectActivity[]> {
       return toStoreError(

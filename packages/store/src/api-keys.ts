@@ -15,7 +15,7 @@ import { StoreError, toStoreError } from './store-error.js';
 export type StoredApiKey = KeyRules & {
   keyId: number;
   hint: string;
-  /** What the operator calls it. */
+  /** The operator's name for the key. */
   label: string | null;
   status: 'active' | 'expired' | 'revoked';
   createdAt: Date;
@@ -26,8 +26,8 @@ export type StoredApiKey = KeyRules & {
 };
 
 /**
- * The project of a valid key. `limit` is undefined if it has no rate limit, `endsInMs` if the key does not expire,
- * `scopes` if it may do everything, `addresses` if any address may use it.
+ * The project of a valid key. `limit`: undefined if the project has no rate limit. `endsInMs`: undefined if the key
+ * does not expire. `scopes`, `addresses`: undefined if the key may do everything, from any address.
  */
 export type KeyOwner = {
   keyId: number;
@@ -39,7 +39,7 @@ export type KeyOwner = {
   addresses?: string[];
 };
 
-/** What a new key gets: what the operator calls it, and its rules, which never change. */
+/** The label of a new key, and its rules, which never change. */
 export type NewKey = { label?: string | undefined } & { [Part in keyof KeyRules]?: KeyRules[Part] | undefined };
 
 export type ApiKeys = ReturnType<typeof createApiKeys>;
@@ -61,8 +61,8 @@ const HINT_LENGTH = 'opm_'.length + 6;
 /** All times are of PostgreSQL's clock, because the clock of the machine that issues or ends keys may differ. */
 export function createApiKeys(prisma: PrismaClient) {
   /**
-   * Whether the project's keys without an end differ in their rules. If so, `rotate` requires rules: the newest key's
-   * may be those of one narrow purpose.
+   * Whether the project's keys that do not expire have different rules. If so, `rotate` requires rules, because those
+   * of the newest key may be for one narrow purpose.
    */
   async function haveDifferentRules(projectId: number): Promise<boolean> {
     const rules = await toStoreError(
@@ -151,7 +151,7 @@ export function createApiKeys(prisma: PrismaClient) {
     },
 
     /**
-     * Issues another key, which is returned only here. Without rules it may do everything, from everywhere.
+     * Issues another key, which is returned only here. Without rules it may do everything, from any address.
      * @throws StoreError if a rule is not valid
      */
     async issue(projectId: number, { label, ...given }: NewKey = {}): Promise<string> {
@@ -168,9 +168,9 @@ export function createApiKeys(prisma: PrismaClient) {
 
     /**
      * Issues a new key, which is returned only here with its rules. The older keys expire after the grace period. A
-     * rule that is not given is that of the newest active key; if there is none, the new key may do everything, from
-     * everywhere.
-     * @throws StoreError if a rule is not valid, or not given although the keys that have no end differ in their rules
+     * missing rule is taken from the newest active key; if there is none, the new key may do everything, from any
+     * address.
+     * @throws StoreError if a rule is not valid, or missing although the keys that do not expire have different rules
      */
     async rotate(
       projectId: number,

@@ -52,10 +52,10 @@ export type ExistenceQuery = { projectId: number; customerId: string; version: V
 
 /**
  * PostgreSQL plans this statement a few times per connection, maybe while the table is still small. LIMIT forces an
- * index look-up per customer. The plan of a join could read the whole table every time, for as long as PostgreSQL keeps
- * the plan. The arrays are in subqueries, which hide their lengths from the planner: otherwise it takes a plan for
- * fewer than ten customers for cheaper than the one it keeps, and plans each such look-up anew, which takes ten times
- * as long.
+ * index look-up per customer; the plan of a join could read the whole table every time, for as long as PostgreSQL keeps
+ * the plan. The arrays are in subqueries, which hide their lengths from the planner. Otherwise, for fewer than ten
+ * customers, PostgreSQL considers a new plan cheaper than the one it keeps, and plans each such look-up anew, which
+ * takes ten times as long.
  */
 const FIND_EXISTING = `
   SELECT asked.place::int

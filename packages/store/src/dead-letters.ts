@@ -92,12 +92,12 @@ export function createDeadLetters(prisma: PrismaClient, mark: HighWaterMark) {
 
   return {
     /**
-     * Stores dead letters, and returns those of entries that had none. An entry that has an open one, because its job
-     * ran twice, gets no other. An erased entry gets none. If its letter was replayed or discarded, the new one
-     * replaces it.
+     * Stores dead letters. An entry gets none if it is erased, or if it has an open letter because its job ran twice.
+     * If its letter was replayed or discarded, the new one replaces it.
      *
      * Inserts the letters first and then deletes the erased ones. {@link noteErasures} also writes first and then
      * deletes, so a concurrent letter and erasure cannot miss each other.
+     * @returns the letters of entries that had none
      */
     async add(letters: DeadLetter[]): Promise<DeadLetter[]> {
       const column = (pick: (letter: DeadLetter) => string | number | undefined) => toArrayLiteral(letters, pick);

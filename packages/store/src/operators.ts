@@ -92,7 +92,7 @@ export function createOperators(prisma: PrismaClient) {
     },
 
     /**
-     * Also ends the operator's sessions. @returns whether there was such an operator
+     * Removes the operator and ends its sessions. @returns whether there was such an operator
      * @throws StoreError with `keepsAdmin`, if it is the last admin
      */
     async remove(name: string, { keepsAdmin = false } = {}): Promise<boolean> {
@@ -104,9 +104,10 @@ export function createOperators(prisma: PrismaClient) {
     },
 
     /**
-     * Also ends the operator's sessions. @param mayGrant false: nobody gets the right to reveal who does not have it
-     * @returns whether there is such an operator @throws StoreError with `keepsAdmin`, if it takes the role from the
-     * last admin
+     * Sets the role and the right to reveal, and ends the operator's sessions.
+     * @param mayGrant if false, an operator without the right to reveal cannot get it
+     * @returns false if there is no such operator, or the right cannot be given
+     * @throws StoreError with `keepsAdmin`, if it takes the role from the last admin
      */
     setRole: (
       name: string,
@@ -120,8 +121,9 @@ export function createOperators(prisma: PrismaClient) {
       ),
 
     /**
-     * Also ends the operator's sessions. @param mayGrant false: nobody gets a password who has the right to reveal
-     * @returns whether there is such an operator @throws StoreError if too short
+     * Sets the password and ends the operator's sessions.
+     * @param mayGrant if false, an operator with the right to reveal keeps the old password
+     * @returns false if the password was not set @throws StoreError if it is too short
      */
     setPassword: async (name: string, password: string, { mayGrant = true } = {}): Promise<boolean> =>
       update({ name, ...(!mayGrant && { mayReveal: false }) }, { passwordHash: await hasher.hash(password) }),
@@ -237,11 +239,11 @@ const deriveKey = promisify<string, Buffer, number, ScryptOptions, Buffer>(scryp
  */
 function createHasher() {
   let turn: Promise<unknown> = Promise.resolve();
-  /** Compared with if there is no such operator. */
+  /** An unknown name's password is compared with this. */
   const nobody = { ...COST, salt: randomBytes(16), key: randomBytes(32) };
 
   function derive(password: string, { salt, key, N, r, p }: typeof nobody): Promise<Buffer> {
-    // The same text typed on another system may have another form.
+    // Systems may encode the same characters differently.
     const derived = turn.then(() =>
       deriveKey(password.normalize('NFKC'), salt, key.length, { N, r, p, maxmem: MAX_MEMORY }),
     );
@@ -259,7 +261,7 @@ function createHasher() {
       return `scrypt$N=${N},r=${r},p=${p}$${salt.toString('base64url')}$${key.toString('base64url')}`;
     },
 
-    /** @param stored undefined takes as long, and is never right */
+    /** @param stored if undefined, the check takes as long as any other, and fails */
     async verify(password: string, stored: string | undefined): Promise<boolean> {
       const [, N, r, p, salt = '', key = ''] = HASH.exec(stored ?? '') ?? [];
       const expected =

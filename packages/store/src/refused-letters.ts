@@ -29,8 +29,8 @@ export type RefusedLetter = {
 export type LetterPlace = { micros: number; id: string };
 
 /**
- * What partners see. Workers of the release before leave the receipt out; then it is made of the payload, which an open
- * letter has.
+ * What partners see. Workers of the previous release do not store the receipt. It is then computed from the payload,
+ * which an open letter still has.
  */
 const REFUSED = Prisma.raw(`
   id, customer_id AS "customerId", version, receipt, field, sql_state AS "sqlState", created_at AS "createdAt",
@@ -70,7 +70,7 @@ export function createRefusedLetters(prisma: PrismaClient) {
       return found;
     },
 
-    /** Lists what a partner sees of its project's letters, newest first, those behind the place `before`. */
+    /** Lists what a partner sees of its project's letters, newest first, starting after the place `before`. */
     async listRefused(
       projectId: number,
       { since, before, limit }: { since: Date | undefined; before: LetterPlace | undefined; limit: number },
@@ -122,7 +122,7 @@ function toRefused({ receipt, field, createdAt, resolution, ...row }: RefusedRow
   };
 }
 
-/** Adds what partners see of these letters once the payload is gone, if the worker that stored them left it out. */
+/** Stores the receipts and fields of these letters, if their workers did not: the payload is about to be removed. */
 export async function addReceipts(prisma: PrismaClient, ids: bigint[]): Promise<void> {
   const where = { id: { in: ids }, receipt: null, NOT: { projectId: null } };
   const bare = await prisma.deadLetter.findMany({ where });

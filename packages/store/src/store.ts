@@ -48,8 +48,8 @@ export type Store = {
   audit: Audit;
   mark: Pick<HighWaterMark, 'noteFinished' | 'read'>;
   /**
-   * Resolves if PostgreSQL answers, has our tables, and lets us read those that every role reads; a NULL of a table's
-   * type needs no privilege. @throws StoreError
+   * Checks that PostgreSQL answers, has our tables, and lets us read the tables that every role reads. Other tables are
+   * only named as types of NULL, which needs no privilege. @throws StoreError
    */
   ping(): Promise<void>;
   /** Reads PostgreSQL's clock. */

@@ -13,7 +13,7 @@ export interface TestApp extends TestProcess {
    * @throws Error for a gauge that is left out, because its value could not be read in time
    */
   readMetric(name: string): Promise<number>;
-  /** The same for several metrics at one moment. */
+  /** Reads several metrics at one moment. */
   readMetrics(names: string[]): Promise<number[]>;
 }
 

@@ -75,7 +75,7 @@ export const PARAMETERS = {
     in: 'header',
     description:
       'How the body is compressed; `deflate` is the format of zlib. The limits hold for the body before and after we inflate it.',
-    schema: { type: 'string', pattern: '^(gzip|deflate)$' }, // of an enum, the viewer would send the first value
+    schema: { type: 'string', pattern: '^(gzip|deflate)$' }, // for an enum, the viewer would send the first value
   },
 } satisfies Record<string, Json>;
 

@@ -20,7 +20,7 @@ export type Operation = {
   optionalHeaders?: HeaderName[];
   /** Faults besides those that any request may cause. */
   faults: FaultCode[];
-  /** Mistakes to show as examples of a fault whose message depends on the mistake, by what they are. */
+  /** Examples of faults whose message depends on the mistake, by a description of the mistake. */
   mistakes?: Mistakes;
   /** Optional properties of the bodies of faults with this status. */
   faultProperties?: { [statusCode: number]: Json };

@@ -95,12 +95,12 @@ function toProperties(): Record<string, Json> {
   return { customerId: CUSTOMER_ID, ...Object.fromEntries(described) };
 }
 
-/** For each code, mistakes by what they are. Each throws the fault. */
+/** Mistakes by fault code and description. Each function throws the fault. */
 export type Mistakes = Partial<Record<FaultCode, Record<string, () => unknown>>>;
 
 /**
- * Faults whose message depends on the mistake: the pattern of its start, and mistakes to show as examples if the
- * operation has none of its own.
+ * Faults whose message depends on the mistake. `start`: pattern of the beginning of the message. `mistakes`: examples
+ * for operations that have none of their own.
  */
 const NAMING: Partial<Record<FaultCode, { start: string; mistakes: Record<string, () => unknown> }>> = {
   BODY_INVALID: {

@@ -8,7 +8,7 @@ type FoundRow = RecordRow & { n: number };
 /** All columns are null if the request had no record. */
 type RememberedRow = RecordRow | { [Column in keyof RecordRow]: null };
 
-/** Parts per statement. With more, a record takes up to half as much space again, and with fewer, more calls. */
+/** Parts per statement. More would let a record take up to half as much space again; fewer would take more calls. */
 const CLOSED_PARTS = 50;
 
 /** Pages per statement of a sweep. A page has about 100 records. */
@@ -49,7 +49,7 @@ export function createPostgresIdempotency(pool: pg.Pool): Idempotency {
 
     async close(shard, parts) {
       const merged = new Map<number, string>();
-      // A page of the table has room for few new states, until those that they replace are committed.
+      // A page of the table has room for few new states until a commit frees the states that they replace.
       for (let i = 0; i < parts.length; i += CLOSED_PARTS) {
         const some = parts.slice(i, i + CLOSED_PARTS);
         const { rows } = await pool.query<{ n: number; state: string }>({
@@ -115,7 +115,7 @@ export const toRecord = ({ fingerprint, version, state }: RecordRow): PartRecord
   state,
 });
 
-/** The table has the bytes that an id encodes, because they are shorter. */
+/** The table stores the bytes that an id encodes, which are shorter than its text. */
 const toBytes = (id: string) => Buffer.from(id, 'base64url');
 
 export const toIds = (records: { id: string }[]): Buffer[] => records.map(({ id }) => toBytes(id));

@@ -94,7 +94,7 @@ export function createPostgresStore(options: {
   };
 }
 
-/** BullMQ (6.7) cannot: on PostgreSQL its lists begin with the newest job. Within a priority, jobs wait in order. */
+/** BullMQ (6.7) cannot do this: on PostgreSQL its lists begin with the newest job. Jobs of a priority wait in order. */
 const FIND_OLDEST = `
   SELECT least(
     (SELECT min(head.added_at_ms) FROM unnest($2::int[]) AS priorities (priority) CROSS JOIN LATERAL (

@@ -25,7 +25,8 @@ end`;
  */
 
 /**
- * Defines `fields`, those of the entries, and what both admissions do: assign them consecutive versions from `base` on.
+ * Defines `fields`, the fields of the entries, and `takeVersions`, which assigns the entries consecutive versions from
+ * `base` on.
  */
 const TAKE_VERSIONS = `
 local fields = cjson.decode(ARGV[1])

@@ -147,7 +147,7 @@ function confirmWrites(redis: Redis, minReplicas: number, timeoutMs: number): Re
     if (replicas < minReplicas) throw new Error(`only ${replicas} of ${minReplicas} replicas confirmed the write`);
   }
 
-  /** Without a timeout on the client side, which would not unblock the connection. */
+  /** Sends `WAIT` without a timeout on the client side, which would not unblock the connection. */
   function sendWait(): Promise<number> {
     const command = new Command('wait', [minReplicas, timeoutMs]);
     command.setTimeout = () => {};
