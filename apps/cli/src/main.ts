@@ -41,10 +41,10 @@ function buildProgram(env: NodeJS.ProcessEnv): Command {
 }
 
 const STORES = ['DATABASE_URL', 'REDIS_URL'];
-/** The secrets of the commands that do not use only the stores. */
+/** The secrets of the commands that use more than the stores. */
 const SECRETS: Record<string, string[]> = { up: [...STORES, 'CONSOLE_PASSWORD'], burst: ['OPM_KEY'] };
 
-/** Adds the command's secrets in files to the environment. Imports lazily: --help needs none of it. */
+/** Replaces the command's NAME_FILE variables by the secrets in the files. Imports lazily: --help needs none of it. */
 async function prepare(env: NodeJS.ProcessEnv, command: string): Promise<void> {
   const { default: pg } = await import('pg');
   const { ignoreUnheardPgErrors } = await import('@opm/core');

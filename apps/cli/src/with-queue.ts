@@ -7,7 +7,7 @@ import { findStores } from './with-store.js';
 
 /** How long to retry if the queue store refuses connections. */
 const CONNECT_TIMEOUT_MS = 5_000;
-/** How long to wait for a queue store that accepts connections and does not answer: it may only be paused. */
+/** How long to wait for a queue store that accepts connections but does not answer, because it may only be paused. */
 const ANSWER_TIMEOUT_MS = 30_000;
 
 /** `force` skips the check that workers take jobs. `answerTimeoutMs`: how long to wait for a silent store. */

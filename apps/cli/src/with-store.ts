@@ -3,7 +3,7 @@ import type { AuditRecord, Project, Store, StoreOptions } from '@opm/store';
 import { readStackFile } from './stack/stack-file.js';
 import { readSettings, UserError } from './user-error.js';
 
-/** PostgreSQL knows no such table, column or function: the tables are of an earlier release, or there are none. */
+/** PostgreSQL has no such table, column or function: the tables are missing or of an earlier release. */
 const NOT_MIGRATED = ['42P01', '42703', '42883'];
 
 /** The data folder of `opm up`. The other commands look for a running stack there. */

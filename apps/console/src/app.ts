@@ -20,7 +20,7 @@ export interface ConsoleAppOptions {
   logger?: ConsoleLogger;
   /** Number of proxies in front whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted. Default 0. */
   trustedProxies?: number;
-  /** The time in which wrong passwords are counted. Default a minute. */
+  /** How long wrong passwords are counted. Default a minute. */
   attemptsWindowMs?: number;
   projectNamesOf?: BoardOptions['projectNamesOf'];
   /** The pages for operators. Without them, `/` leads to the Bull dashboard. */
@@ -102,7 +102,7 @@ function createHelmet(styleSrc: string[]) {
     },
     // Only the proxy in front knows whether the host has TLS, so HSTS is left to it.
     strictTransportSecurity: false,
-    // With no-referrer, browsers send `Origin: null` with a form, and it would look like one of another site.
+    // With no-referrer, browsers send `Origin: null` with a form, which looks like a form of another site.
     referrerPolicy: { policy: 'same-origin' },
   });
 }

@@ -94,7 +94,7 @@ const HIDDEN_TABS = ['waiting-children', 'completed', 'paused'].map(
 /** The buttons of {@link OPERATIONS}, by their icons. bull-board has no option that hides the others. */
 const SHOWN_BUTTONS = ':has(.lucide-pause, .lucide-play, .lucide-refresh-cw, .lucide-corner-up-left)';
 const HIDDEN_BUTTONS = [
-  `[role="menu"]:has([class*="danger-"]) [role="menuitem"]:not(${SHOWN_BUTTONS})`, // of a queue
+  `[role="menu"]:has([class*="danger-"]) [role="menuitem"]:not(${SHOWN_BUTTONS})`, // menu of a queue
   `:is([class*="queueActions-"], [class*="jobActions-"]) li:not(${SHOWN_BUTTONS})`,
   ...['[class*="actionsCell-"] button', '[class*="editButton-"]', '[class*="badgeWrap-"]'], // schedulers, limits
 ];

@@ -16,8 +16,8 @@ import { createPages } from './pages/pages.js';
 import { createReads } from './reads.js';
 
 /**
- * A page that needs longer shows an error; its reader tries again. PostgreSQL ends a slow statement before it counts as
- * unreachable.
+ * If a page needs longer, it shows an error and the reader tries again. PostgreSQL ends a slow statement before it
+ * counts as unreachable.
  */
 const STORE_OPTIONS = { statementTimeoutMs: 5_000, answerTimeoutMs: 5_500, connectTimeoutMs: 5_000 };
 
@@ -49,7 +49,7 @@ export async function compose(context: ProcessContext<ConsoleConfig>): Promise<v
   const showData = config.CONSOLE_SHOW_DATA;
   const shards = config.QUEUE_SHARDS;
   const reads = createReads({ store, queue, shards });
-  const refresh = () => void reads.refresh().catch(() => undefined); // the page that needs it says why it fails
+  const refresh = () => void reads.refresh().catch(() => undefined); // the page that needs the data reports the error
   refresh();
   const refreshing = setInterval(refresh, REFRESH_MS);
   onClose('refreshing', () => clearInterval(refreshing));

@@ -35,13 +35,14 @@ export type Access = {
   sessions: Sessions;
   readBuiltIn: BuiltInOperator;
   /**
-   * Wrong passwords of an address and of a name. Behind a proxy that `trustedProxies` leaves out, all operators share
-   * its address.
+   * Counts wrong passwords by address and by name. Behind a proxy that `trustedProxies` does not include, all operators
+   * share the proxy's address.
    */
   byAddress: Attempts;
   byName: Attempts;
   /**
-   * Writes an audit row, before the change. `isRequired: false` only logs that it could not, and returns undefined.
+   * Writes an audit row, before the change. With `isRequired: false`, a failure is only logged, and the result is
+   * undefined.
    * @returns the id of the row @throws StoreError
    */
   record(request: Request, row: ConsoleAuditRecord, options?: { isRequired: boolean }): Promise<string | undefined>;
@@ -80,10 +81,10 @@ export function createAccess(
 
 /**
  * Lets operators through: browsers with a session, scripts with CONSOLE_PASSWORD as HTTP Basic and any user name. Sets
- * `response.locals.operator`. Redirects a browser's page to /login. If PostgreSQL does not answer, it says so with 503,
- * or asks for CONSOLE_PASSWORD where that may help; other requests get 401. After 20 wrong passwords in a minute, an
- * address gets 429 until the minute ends, even for the right password: otherwise an attacker could keep guessing. A
- * request without a password does not count.
+ * `response.locals.operator`. Redirects a browser's page to /login; other requests get 401. If PostgreSQL does not
+ * answer, responds with 503, or asks for CONSOLE_PASSWORD if that may help. After 20 wrong passwords in a minute, an
+ * address gets 429 until the minute ends, even for the right password, so that guessing cannot go on. A request without
+ * a password does not count.
  */
 export function requireOperator({
   password,
@@ -95,7 +96,7 @@ export function requireOperator({
 }: Access): RequestHandler {
   const csrfToken = toCsrfToken(randomBytes(32).toString('base64url'));
 
-  /** A browser would answer a challenge with a dialogue of its own over the page. */
+  /** If challenged, a browser would open its own password dialogue over the page. */
   const isScript = (request: Request) =>
     !sessions.has(request) && request.get('sec-fetch-site') === undefined && !isStream(request);
 
@@ -125,7 +126,8 @@ export function requireOperator({
       if (isAccepted) return enter({ ...BUILT_IN_OPERATOR, csrfToken }, async () => (await readBuiltIn()).isAccepted);
     }
 
-    // All pages need PostgreSQL. The Bull dashboard may not, so the password helps there, with a session too.
+    // All pages need PostgreSQL. The Bull dashboard may not, so there the password helps even if the browser has a
+    // session.
     const mayAsk = isAccepted && (!sessions.has(request) || request.path.startsWith('/queues'));
     if (isPage(request) && isAnswering) response.redirect(303, toLoginPath(request));
     else if (isPage(request) && !mayAsk) sendOutage(request, response);
@@ -142,7 +144,9 @@ export function requireOperator({
   };
 }
 
-/** The actor of a failed login whose name no operator has: it may be a password in the wrong field. */
+/**
+ * The actor of a failed login with an unknown name. The name is not recorded: it may be a password in the wrong field.
+ */
 export const UNKNOWN_ACTOR = '-';
 
 const isPage = (request: Request): boolean => (request.get('accept') ?? '').includes('text/html');
@@ -176,8 +180,8 @@ export function addressOf(request: Request): string {
 }
 
 /**
- * 10,000 wrong passwords of other names push a name out, but take an hour: one is checked at a time, in 0.4 s. An
- * attacker with 10,000 other addresses does not need to push one out.
+ * Wrong passwords for 10,000 other names would push a name out of the cache, but that takes an hour: passwords are
+ * checked one at a time, in 0.4 s each. An attacker with 10,000 addresses need not push one out.
  */
 const MAX_KEYS = 10_000;
 
@@ -203,7 +207,7 @@ export function createAttempts(
       else windows.set(key, { count: 1 });
     },
 
-    /** Takes back a count, because the password was right or could not be checked. A count of 0 is not kept. */
+    /** Undoes a count, because the password was right or could not be checked. A count of 0 is not kept. */
     takeBack(key: string): void {
       const window = windows.peek(key);
       if (window && --window.count === 0) windows.delete(key);

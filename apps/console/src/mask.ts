@@ -54,7 +54,7 @@ export type JobViewOptions = {
 
 const NAMES_TIMEOUT_MS = 1_000;
 
-/** Masks jobs unless `showData`, and adds to each how many entries of which projects it has. */
+/** Masks jobs unless `showData`, and adds to each job the number of its entries by project. */
 export function createShowJobs({ showData, projectNamesOf }: JobViewOptions): ShowJobs {
   return async (jobs) => {
     const chunks = jobs.map(({ data }) => readChunk(data));
@@ -104,7 +104,10 @@ function summarize(entriesByProject: Record<string, number>): string {
   return `${toCount(entries, 'entry')} of ${listed}`;
 }
 
-/** Replaces the number of attempts of a job that is retried until its entries are stored. */
+/**
+ * Replaces the number of attempts, which is practically unlimited, by a text. The job is retried until its entries are
+ * stored.
+ */
 function nameUnlimitedAttempts(options: Record<string, unknown> | undefined): Record<string, unknown> | undefined {
   return options?.attempts === JOB_OPTIONS.attempts ? { ...options, attempts: 'unlimited, until stored' } : options;
 }
@@ -172,7 +175,8 @@ function maskScheduler(scheduler: AppJobScheduler): AppJobScheduler {
 }
 
 /**
- * Keeps `chunk`, the name of all jobs with entries, and says what a task does. Any other name may hold personal data.
+ * Keeps `chunk`, the name of all jobs with entries, and adds a description to the name of a maintenance task. Any other
+ * name may hold personal data.
  */
 function maskJobName(name: string): string {
   if (Object.hasOwn(MAINTENANCE_TASKS, name)) return `${name}: ${MAINTENANCE_TASKS[name]}`;
@@ -218,7 +222,9 @@ export function maskJobData(data: unknown): unknown {
   return chunk ? { entries: chunk.entries.map(maskEntry) } : MASK;
 }
 
-/** A letter with a project holds one entry, without its project; one without a project, the data of a job. */
+/**
+ * The payload of a letter with a project is one entry, without its project; of a letter without one, the data of a job.
+ */
 export function maskLetterData({ projectId, payload }: Pick<WholeDeadLetter, 'projectId' | 'payload'>): unknown {
   if (projectId === null) return maskJobData(payload);
   try {
@@ -230,7 +236,7 @@ export function maskLetterData({ projectId, payload }: Pick<WholeDeadLetter, 'pr
   }
 }
 
-/** Whether a job has no data, as those of maintenance tasks. */
+/** Whether a job has no data. Maintenance tasks have none. */
 const isEmpty = (data: unknown): boolean => data === undefined || JSON.stringify(data) === '{}';
 
 function maskEntry({ projectId, customerId, version, fields, erase }: ChunkEntry) {

@@ -17,18 +17,18 @@ import { LRUCache } from 'lru-cache';
 /** Pages that are open at the same time share what they read for this long. */
 const SHARED_MS = 2_000;
 /**
- * With thousands of active partners, reading their activity takes PostgreSQL half a second. So it is shared for 50
- * times as long as it took, up to 30 s. If it took longer than this, pages do not wait for the next read: they show the
- * last one.
+ * With thousands of active partners, reading their activity takes PostgreSQL half a second. So pages share the result
+ * for 50 times as long as the read took, up to 30 s. If it took longer than `SLOW_MS`, pages do not wait for the next
+ * read: they show the last result.
  */
 const SLOW_MS = 100;
 const ACTIVITY_SHARE = 50;
 const MAX_SHARED_MS = 30_000;
 const MAX_SHARED = 100;
-/** What the charts show. */
+/** The period that charts show. */
 export const CHART_MS = 3 * 3_600_000;
 export const MINUTE_MS = 60_000;
-/** A report may be committed after its minute. */
+/** A report may be committed up to this long after its minute. */
 const SETTLED_MS = 60_000;
 const FILTERED_LETTERS = 100;
 /** Groups of dead letters that a page shows. */
@@ -37,8 +37,8 @@ export const MAX_GROUPS = 100;
 export type Reads = ReturnType<typeof createReads>;
 
 /**
- * How late and how full a minute was, at its worst: p99 to the acknowledgement and to the row, what waited, and how old
- * the oldest of it was. Undefined if no process had anything to report, or if PostgreSQL or the queue did not answer.
+ * The worst of a minute: p99 to the acknowledgement and to the row, the waiting entries, and the age of the oldest one.
+ * Undefined if no process had anything to report, or if PostgreSQL or the queue did not answer.
  */
 export type MinuteHealth = { minute: Date } & Partial<
   Record<'ingressP99Ms' | 'workerP99Ms' | 'waiting' | 'oldestSeconds', number>
@@ -54,9 +54,9 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
     ttl: SHARED_MS,
     fetchMethod: (_key, _stale, { context: read }) => read(),
   });
-  /** A change makes later reads independent of earlier ones, also of those that are under way. */
+  /** Counts the changes. A read after a change does not share the result of an earlier read, even of one in flight. */
   let changes = 0;
-  /** Concurrent and soon repeated reads of the same thing are one. */
+  /** Concurrent and soon repeated reads of the same thing share one result. */
   const share = <T extends object>(key: string, read: () => Promise<T>) =>
     shared.forceFetch(`${changes} ${key}`, { context: read }) as Promise<T>;
 
@@ -72,7 +72,7 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
       return read;
     },
   });
-  /** Operators do not change it. */
+  /** Changes by operators do not affect the activity, so it may be older than the last change. */
   const readActivity = () => activity.forceFetch('', { allowStale: activityMs > SLOW_MS });
 
   /** The minutes of all projects, oldest first. Past ones do not change, so each is read once. */
@@ -87,7 +87,7 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
     return { now, minutes: known };
   }
 
-  /** Kept in memory only, by minute: it begins with this process. */
+  /** Kept in memory only, by minute. Begins when this process starts. */
   const health = new Map<number, MinuteHealth>();
   async function noteHealth(): Promise<void> {
     const [now, processes, ofQueue] = await Promise.all([
@@ -126,8 +126,8 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
 
   /**
    * All projects, with their problems and the counts of those that were active within the last hour. `lastSeen`: the
-   * last use of a key; without one, the minute of the last counts of this hour. `backlog`: undefined if the queue did
-   * not answer.
+   * last use of a key, or the minute of the last counts of this hour if no use is known. `backlog`: undefined if the
+   * queue did not answer.
    */
   const partners = () =>
     share('partners', async () => {
@@ -167,8 +167,8 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
     partners,
 
     /**
-     * One of `partners`, also if it was created after they were read. `p99Ms`: see `toP99Ms`. `activePartners`: those
-     * of the last hour.
+     * A project of `partners`, even if it was created after they were read. `p99Ms`: see `toP99Ms`. `activePartners`:
+     * their number in the last hour.
      */
     async partner(projectId: number) {
       const find = async () => (await partners()).find((partner) => partner.projectId === projectId);
@@ -215,7 +215,9 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
 
     audit: store.audit.list,
     operators: store.operators.list,
-    /** Call it every five seconds: notes what `health` shows, and repeats slow reads that are too old for pages. */
+    /**
+     * Call it every five seconds. It records what `health` returns, and repeats slow reads that are too old for pages.
+     */
     async refresh(): Promise<void> {
       const slow = activityMs > SLOW_MS ? [readActivity(), allMinutes()] : [];
       await Promise.all([noteHealth(), ...slow]);

@@ -14,15 +14,15 @@ import express, { type Request, type RequestHandler, type Response } from 'expre
 import { LRUCache } from 'lru-cache';
 
 /**
- * Who sends the request. Every form carries `csrfToken` in a field named {@link CSRF_FIELD}. `isReadOnly`: the console
- * accepts no changes.
+ * The operator who sent the request. Every form carries `csrfToken` in a field named {@link CSRF_FIELD}. `isReadOnly`:
+ * the console accepts no changes.
  */
 export type CurrentOperator = Operator & { csrfToken: string; isReadOnly?: boolean };
 
 /** @returns the operator of a request that `requireOperator` let through */
 export const operatorOf = (response: Response): CurrentOperator => response.locals.operator as CurrentOperator;
 
-/** Whether the request would be let through now. @throws StoreError if PostgreSQL does not answer */
+/** Whether the operator would still be let through. @throws StoreError if PostgreSQL does not answer */
 export type IsOpen = () => Promise<boolean>;
 
 export const isOpenOf = (response: Response): IsOpen => response.locals.isOpen as IsOpen;
@@ -36,8 +36,8 @@ export const hasRole = ({ role }: Pick<Operator, 'role'>, least: Role): boolean 
   ROLES.indexOf(role) >= ROLES.indexOf(least);
 
 /**
- * The least role that each change needs. `queues`: all changes in the Bull dashboard. `reveal` needs a right of its
- * own.
+ * The lowest role that each change needs. `queues`: all changes in the Bull dashboard. `reveal` also needs a separate
+ * right.
  */
 export const LEAST_ROLES = {
   'projects create': 'admin',
@@ -57,7 +57,7 @@ export const LEAST_ROLES = {
   reveal: 'viewer',
 } as const satisfies Record<string, Role>;
 
-/** A change, in the words of the same command of `opm`, and of the audit log. */
+/** A change, named by the words of the `opm` command that does the same. The audit log uses the same words. */
 export type ChangeAction = keyof typeof LEAST_ROLES;
 
 /** Whether to show the operator the forms of these changes. */
@@ -72,14 +72,14 @@ export function requireRole(role: Role): RequestHandler {
   };
 }
 
-/** Says why. The Bull dashboard shows what it gets as JSON, and no other text. */
+/** Answers with the reason. The Bull dashboard shows a reason only if it is JSON. */
 export function refuse(request: Request, response: Response, status: 401 | 403 | 503, why: string): void {
   response.status(status);
   if (request.originalUrl.startsWith('/queues/api/')) response.json({ error: 'Not done', message: why });
   else response.type('text').send(`${why}\n`);
 }
 
-/** `actor` is the name of the operator. `action` has the words of the same command of `opm`. */
+/** `actor`: the operator's name. `action`: the words of the `opm` command that does the same. */
 export type ConsoleAuditRecord = Omit<AuditRecord, 'source' | 'address'>;
 
 const toAuditRecord = (request: Request, row: ConsoleAuditRecord) =>
@@ -89,7 +89,10 @@ const toAuditRecord = (request: Request, row: ConsoleAuditRecord) =>
 export const recordRequest = (audit: Audit, request: Request, row: ConsoleAuditRecord): Promise<string> =>
   audit.record(toAuditRecord(request, row));
 
-/** Writes how the request of the row `attempt` ended. Never rejects: the answer says it, too. */
+/**
+ * Records the outcome of the request whose audit row is `attempt`. Never rejects: the response reports the outcome,
+ * too.
+ */
 export const recordOutcome = (
   audit: Audit,
   request: Request,
@@ -113,17 +116,20 @@ export function requireFormToken(request: Request, response: Response, next: () 
       .send('the form is from another session: go back, reload that page, and send the form again\n');
 }
 
-/** Compares in a time that depends on neither text. */
+/** Compares two texts in constant time. */
 export function isEqual(a: string, b: string): boolean {
   const digest = (text: string) => createHash('sha256').update(text).digest();
   return timingSafeEqual(digest(a), digest(b));
 }
 
-/** The token of forms. `secret` belongs to the session, so another session has another token. */
+/** The token of a session's forms, derived from the session's secret. */
 export const toCsrfToken = (secret: string): string => createHmac('sha256', secret).update('csrf').digest('base64url');
 
 const COOKIE = 'opm_console';
-/** Over TLS. No other host of the domain, and no page without TLS, can set a cookie with this prefix. */
+/**
+ * The cookie's name over TLS. Neither another host of the domain nor a page without TLS can set a cookie with this
+ * prefix.
+ */
 const TLS_COOKIE = `__Host-${COOKIE}`;
 const toCookieName = ({ secure }: Request): string => (secure ? TLS_COOKIE : COOKIE);
 
@@ -202,7 +208,7 @@ export type BuiltInOperator = ReturnType<typeof watchBuiltInOperator>;
 
 /**
  * Whether CONSOLE_PASSWORD is accepted: until a stored operator is an admin. While PostgreSQL does not answer, the last
- * answer counts. Without one it is accepted, because then nobody else can log in either.
+ * known answer counts. If none is known, the password is accepted, because then nobody else can log in either.
  * @param onSilence is called when PostgreSQL stops answering
  */
 export function watchBuiltInOperator(operators: Operators, onSilence: (error: unknown) => void) {

@@ -39,8 +39,9 @@ const PROGRESS_INTERVAL_MS = 200;
 const PREPARATION = { batch: 500, connections: 4 };
 
 /**
- * Sends a burst and measures it. @param signal ends it early, with the result so far
- * @throws UserError if the key must not read, which the check needs
+ * Sends a burst and measures it.
+ * @param signal ends it early, with the result so far
+ * @throws UserError if the key must not read, because the check at the end reads customers
  */
 export async function burst(
   target: Target,
@@ -92,7 +93,7 @@ function toProgress(tally: Tally, elapsedMs: number): Progress {
   return { sent: tally.total, acceptedPerSecond, p50Ms, p99Ms, statuses: tally.statuses };
 }
 
-/** @throws UserError if one of them is not accepted: its measured entry would not be an update */
+/** @throws UserError if a customer is not accepted, because its measured entry would not be an update */
 async function createCustomers(target: Target, entries: Entries, total: number, signal: AbortSignal): Promise<void> {
   const tally = new Tally();
   await sendLoad({ ...PREPARATION, total }, { target, entries, tally, signal });
@@ -125,7 +126,7 @@ class Sample {
 type Stored = {
   /** Number of customers that were read back. */
   sampled: number;
-  /** Ids of those that were not stored in time. */
+  /** Ids of the sampled customers that were not stored in time. */
   missing: string[];
   seconds: number;
 };
@@ -161,7 +162,7 @@ async function assertMayRead(target: Target, customerId: string): Promise<void> 
   );
 }
 
-/** Returns false without an answer too: the next poll may get one. */
+/** Also returns false if there is no answer: the next poll may get one. */
 async function isStored(target: Target, customerId: string): Promise<boolean> {
   const answer = await read(target, customerId);
   if (answer?.status !== 200) return false;

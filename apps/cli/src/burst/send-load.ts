@@ -15,8 +15,8 @@ export type Load = {
 };
 
 /**
- * Sends the entries and counts the answers. Nothing is sent again. With a rate, a latency counts from the time at which
- * the request was due. Otherwise a server that hangs would hide it by delaying the next requests (coordinated
+ * Sends the entries and counts the answers. Repeats no request. With a rate, the latency of a request counts from the
+ * time at which it was due; otherwise a server that hangs would hide it by delaying the next requests (coordinated
  * omission).
  * @param signal starts no more requests; waits for those in flight
  */

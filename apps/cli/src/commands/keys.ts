@@ -120,7 +120,7 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
 
 type RuleFlags = { label?: string; scope?: Scope[]; address?: string[] };
 
-/** Adds --scope and --address, with what they are by default. */
+/** Adds --scope and --address. `scopes` and `addresses` describe the defaults in the help. */
 function withRules(command: Command, scopes: string, addresses: string): Command {
   return command
     .option('--scope <scope>', `what the key may do (repeatable; default: ${scopes})`, addScope)

@@ -132,7 +132,9 @@ function removeCommand(env: NodeJS.ProcessEnv): Command {
     });
 }
 
-/** Records and makes a change. @returns its result, and notes on what it means for CONSOLE_PASSWORD */
+/**
+ * Makes a change and writes its audit row. @returns the result, and notes on what the change means for CONSOLE_PASSWORD
+ */
 async function recordAndChange<T>(
   store: Store,
   audited: Parameters<typeof recordChange>[1],

@@ -44,7 +44,9 @@ export function migrateCommand(env: NodeJS.ProcessEnv): Command {
     });
 }
 
-/** An option of earlier releases. Without the error, a script would go on as if the role had its privileges. */
+/**
+ * Refuses an option of earlier releases. If it were ignored, a script would go on as if the role had its privileges.
+ */
 function refuseAppRole(): never {
   throw new InvalidArgumentError(
     'It is no longer supported: deploy/postgres/roles.sql and grants.sql replace it, see docs/postgresql.md, "Roles".',

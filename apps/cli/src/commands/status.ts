@@ -32,7 +32,7 @@ export function statusCommand(env: NodeJS.ProcessEnv): Command {
     .option('--json', 'print JSON')
     .description('Show what is wrong, what to do, and how busy everything is. Exits with 1 if something is wrong.')
     .action(async (options: PrintOptions & { watch?: true }) => {
-      await findStores(env); // an unknown stack is an error of the command
+      await findStores(env); // fails here if the stack is unknown, instead of showing it as a problem
       if (options.watch) return watch(env, options);
       const status = await readStatus(env);
       print(options, status, toLines(status));

@@ -30,7 +30,7 @@ type ImportOptions = {
 
 type Imported = { imported: number; rejected: number };
 
-/** Half of what one statement of the worker takes by default, so an import hardly delays other jobs. */
+/** Half of what a statement of the worker takes by default, so that an import hardly delays other jobs. */
 const CHUNK_ENTRIES = 500;
 /** The import waits above these limits, so that partners go first and keep the queue's memory. */
 const MAX_WAITING_ENTRIES = 50_000;
@@ -131,7 +131,7 @@ export async function importFile(
   try {
     return await withInterrupt((signal) =>
       withQueue(env, options, async (queue, shards) => {
-        // The last line gets the file's time, so no line is newer than what partners send meanwhile.
+        // The last line gets the file's time, so no line is newer than an entry that a partner sends during the import.
         const before = Math.max(0, toVersion(asOf, await queue.readClock()) - (await countLines(file)));
         const audited = { action: 'customers import', target: options.project, details: { bytes: size } };
         await withStore(env, async (store) => {

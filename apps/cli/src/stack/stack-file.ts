@@ -6,7 +6,8 @@ import { readCommandLine } from '@opm/embedded';
 import { toUserError } from '../user-error.js';
 
 /**
- * Describes the stack that runs in a data folder. Only its owner can read the file: it holds the database's password.
+ * Describes the stack that runs in a data folder. Only the folder's owner can read the file, because it holds the
+ * database's password.
  */
 type StackFile = { pid: number; databaseUrl?: string; queueEnv?: QueueEnv; url?: string };
 

@@ -80,7 +80,7 @@ async function runStack(
     const crashed = await Promise.race([requested, crash]);
     if (crashed) throw new UserError(`${crashed}, so the whole stack was stopped`);
   } catch (error) {
-    if (!signal.aborted) throw error; // after Ctrl-C, the error is a consequence of it
+    if (!signal.aborted) throw error; // after Ctrl-C, errors are expected
   } finally {
     say('stopping');
     for (const release of releases.reverse()) await release();
@@ -189,7 +189,7 @@ const DEMO_PROJECT = 'demo';
 /** Stored in the data folder, readable only by its owner, so a restart prints the same key and password. */
 export type DemoSecrets = { apiKey: string; consolePassword: string };
 
-/** Creates the demo project if it is missing, and a new key if the stored key is no longer valid. */
+/** Creates the demo project if it is missing, and a new key if the stored key has ended. */
 async function prepareDemo(store: Store, dataDir: string): Promise<DemoSecrets> {
   const file = join(dataDir, 'demo.json');
   const known = await readJsonFile<DemoSecrets>(file);

@@ -17,7 +17,7 @@ import { beforeOf, Confirm, Form, Secret, sendPage, Table, Time, textOf, toUrl }
 
 const MAX_AUDIT_ROWS = 200;
 
-/** GET /audit: the audit log, the newest rows first, of all actors or one, and of everything or one partner. */
+/** GET /audit: the audit log, newest rows first, for all actors or one, and for all targets or one partner. */
 export function getAudit(reads: Pick<Reads, 'audit'>): RequestHandler {
   return async (request, response) => {
     const [actor, target] = [textOf(request, 'actor'), textOf(request, 'target')];
@@ -149,7 +149,9 @@ function OperatorForms({ operators, operator }: { operators: StoredOperator[]; o
   );
 }
 
-/** Only operators with the reveal right may give it. @param changed undefined for a new operator */
+/**
+ * The fields for a role. Only operators with the reveal right may give it. @param changed undefined for a new operator
+ */
 function RoleFields({ changed, operator }: { changed?: StoredOperator; operator: CurrentOperator }) {
   return (
     <>
@@ -203,7 +205,7 @@ export function changeOperators({ operators }: Pick<Store, 'operators'>, handle:
     if (!found) throw new FormError('there is no such operator');
     return found;
   }
-  /** Otherwise admins could give it to themselves by a second name, or by the password of another operator. */
+  /** Otherwise admins could give themselves the right with a second name or another operator's password. */
   function assertMayReveal(response: Response): void {
     if (operatorOf(response).mayReveal) return;
     throw new FormError('this needs the right to see what partners sent; `opm operators` does it too');

@@ -43,7 +43,7 @@ export function changeDeadLetters(deps: ChangeDeps, handle: HandleChange): Route
         ...change,
         async run() {
           const start = { by: operatorOf(response).name, what, page: change.back, since, total };
-          // Two requests may have come this far.
+          // Another request may have started a replay since the check.
           if (!replays.start(filter, start)) throw new FormError('another replay is running');
           return `The replay of ${toCount(total, 'dead letter')} ${what} has started.`;
         },
@@ -64,7 +64,7 @@ export function changeDeadLetters(deps: ChangeDeps, handle: HandleChange): Route
   return router;
 }
 
-/** @throws FormError if the field is given and no id */
+/** @throws FormError if the field is not empty and not an id */
 function idOf(request: Request, name: string): string | undefined {
   const id = fieldOf(request, name) || undefined;
   if (id !== undefined && !BIG_ID.test(id)) throw new FormError(`${name} must be the id of a dead letter`);
@@ -90,12 +90,12 @@ export async function toFilter(
   if (state !== undefined && !isSqlState(state)) {
     throw new FormError('the SQLSTATE must have 5 characters, such as 22021, or 2 for a class');
   }
-  // A count per searched text would tell what the masked text is.
+  // The number of matches for a text would reveal what the masked errors contain.
   if (error !== undefined && !mayReadErrors) throw new FormError('you may not search the text of errors');
   return { projectId: project?.projectId, sqlState: state?.toUpperCase(), error };
 }
 
-/** Without the text of an error: others read it, too. */
+/** Describes the filter, without the text of an error, because other operators read it, too. */
 export const toWhose = ({ partner, state, error }: ShownFilter): string =>
   [
     `of ${partner ?? 'all partners'}`,
@@ -103,7 +103,9 @@ export const toWhose = ({ partner, state, error }: ShownFilter): string =>
     ...(error === undefined ? [] : ['whose error has the text']),
   ].join(' ');
 
-/** The forms that replay or discard what the fields select, for who may. `isReplaying`: another replay runs. */
+/**
+ * The forms that replay or discard the selected letters, if the operator may. `isReplaying`: another replay is running.
+ */
 export function LetterForms(props: {
   fields: Record<string, string | undefined>;
   what: string;
@@ -135,12 +137,12 @@ export function LetterForms(props: {
   );
 }
 
-/** The replay that runs, or the last one. `handled`: letters that were replayed or skipped so far. */
+/** The current replay, or the last one. `handled`: letters that were replayed or skipped so far. */
 type Replay = {
   by: string;
   /** Such as `of acme`. */
   what: string;
-  /** URL of the page that shows what became of it. */
+  /** URL of the page that shows the result. */
   page: string;
   /** When it started, by PostgreSQL's clock. */
   since: Date;
@@ -193,7 +195,7 @@ export function createReplays(deps: {
     isRunning,
 
     /**
-     * The replay that runs; otherwise the last one, for a day and on its page only. `again`: how many of its entries
+     * The current replay. Otherwise the last one, for a day and on its page only. `again`: how many of its entries
      * became dead letters again so far. @throws StoreError
      */
     async read(page: string): Promise<(Replay & { again: number }) | undefined> {
@@ -216,7 +218,7 @@ export function createReplays(deps: {
 }
 
 /**
- * How far the replay is, or what became of it. `isUpdate`: the letters below are still those from before the replay.
+ * The progress or the result of the replay. `isUpdate`: the letters below it are still those from before the replay.
  */
 export function LastReplay({
   by,

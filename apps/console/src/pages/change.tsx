@@ -8,14 +8,19 @@ import type { ComponentChildren } from 'preact';
 import { type ChangeAction, hasRole, LEAST_ROLES, operatorOf, recordOutcome, recordRequest } from '../session.js';
 import { Back, sendPage } from './components.js';
 
-/** What the operator gave cannot be done. The message is shown, see {@link toSentence}. */
+/**
+ * The operator's input cannot be used, or the change cannot be made. The page shows the message, see {@link
+ * toSentence}.
+ */
 export class FormError extends Error {
   override readonly name = 'FormError';
 }
 
-/** A change whose input is valid. `run` returns a page, or what the page `back` says once, which may be nothing. */
+/**
+ * A change whose input is valid. `run` returns a page, or a notice that the page `back` shows once; `''` for no notice.
+ */
 export type Change = Pick<AuditRecord, 'target' | 'details'> & {
-  /** Instead of the handler's. */
+  /** Replaces the handler's action. */
   action?: string;
   back: string;
   run(): Promise<{ title: string; children: ComponentChildren } | string>;
@@ -37,7 +42,10 @@ const MAX_NOTICES = 1_000;
 
 type Notices = ReturnType<typeof createNotices>;
 
-/** What changes did, for the next page of the same session. A link cannot make a page say anything. */
+/**
+ * The results of changes, each for the next page of the same session. They are not in the URL, so no link can forge
+ * one.
+ */
 export function createNotices() {
   const sessions = new LRUCache<string, string>({ max: MAX_NOTICES, ttl: NOTICE_MS });
   return {
@@ -58,7 +66,8 @@ export type HandleChange = ReturnType<typeof createHandleChange>;
 
 /**
  * Creates handlers of forms. A handler checks the role and the input, writes the audit log, and only then makes the
- * change. If that fails, the audit log gets the outcome. With `isReading`, a read-only console allows it.
+ * change. If the change fails, the handler adds the outcome to the audit log. With `isReading`, a read-only console
+ * allows it.
  * @param prepare throws FormError if the input is not valid
  */
 export function createHandleChange({
@@ -96,7 +105,7 @@ export function createHandleChange({
   ];
 }
 
-/** Names the partner on the page that says that a change of it was not done. */
+/** Names the partner on the page that reports a failed change. */
 export const notePartner = (request: Request, name: string): void => {
   if (request.res) request.res.locals.partner = name;
 };
@@ -116,7 +125,7 @@ function Refused({ text, request, partner }: { text: string; request: Request; p
   );
 }
 
-/** Whether the input cannot be used. The message may be shown. */
+/** Whether the error is about the input. Its message may be shown. */
 const isRefusal = (error: unknown): error is Error =>
   error instanceof FormError || (error instanceof StoreError && error.isOwn);
 
@@ -129,10 +138,10 @@ function toProblem(error: unknown): [status: number, text: string] {
 }
 
 const MAX_FIELD = 300;
-/** Room for the addresses of a key. */
+/** Maximum length of the field with a key's addresses. */
 export const MAX_RULES = 50 * MAX_KEY_ADDRESSES;
 
-/** Names of fields as their labels say them, if these differ. */
+/** The labels of fields whose label is not their name. */
 const LABELS: Record<string, string> = {
   rate: 'entries per second',
   customer: 'customer id',

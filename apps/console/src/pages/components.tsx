@@ -109,7 +109,7 @@ function Header({ path, operator, content }: HeaderProps & { content: string }) 
   );
 }
 
-/** For the page of the Bull dashboard, which is not ours. */
+/** The header for the page of the Bull dashboard, which is not rendered here. */
 export const renderHeader = (props: HeaderProps & { content: string }): string => renderToString(<Header {...props} />);
 
 /** A form that changes something. It carries the token of the operator's session. */
@@ -123,7 +123,7 @@ export function Form(props: { action: string; operator: CurrentOperator; childre
   );
 }
 
-/** A box that must be ticked before a change that harms, or that cannot be undone. */
+/** A box that must be ticked before a change that is harmful or cannot be undone. */
 export function Confirm({ children }: { children: ComponentChildren }) {
   return (
     <label class="confirm">
@@ -133,7 +133,7 @@ export function Confirm({ children }: { children: ComponentChildren }) {
   );
 }
 
-/** What a form does not say by itself, below its fields. */
+/** An explanation below the fields of a form. */
 export function Hint({ children }: { children: ComponentChildren }) {
   return <p class="hint">{children}</p>;
 }

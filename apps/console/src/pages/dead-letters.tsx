@@ -29,7 +29,7 @@ export function getDeadLetters(
   recordView: RecordView,
 ): RequestHandler {
   return async (request, response) => {
-    // The updates of an open page have only counts, so they are masked, and no views.
+    // The updates of an open page are masked and hold only counts, so they are not recorded as views.
     const isView = request.method === 'GET' && !isStream(request);
     const mayReadErrors = isView && reveals.isOn(response);
     const shown = readShown((name) => trimSpaces(textOf(request, name) ?? '') || undefined);

@@ -131,8 +131,8 @@ function Fields({ history, showData }: { history: CustomerHistory; showData: boo
 }
 
 /**
- * POST /find/erase: queues the erasure of a customer, like a DELETE of its partner. The URL names the customer, because
- * browsers change line feeds in fields.
+ * POST /find/erase: queues the erasure of a customer, like a partner's DELETE. The customer's id is in the URL, because
+ * browsers change line feeds in form fields.
  */
 export function changeCustomers(
   { projects, queue, shards }: Pick<Store, 'projects'> & { queue: EntryQueue; shards: number },

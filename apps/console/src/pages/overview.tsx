@@ -43,7 +43,7 @@ export function getOverview(reads: Pick<Reads, 'status' | 'allMinutes' | 'health
   };
 }
 
-/** What became of the entries of all partners, or of one. */
+/** Chart of the entries of all partners, or of one: accepted, refused, and stored. */
 export const EntriesChart = (chart: { now: Date; minutes: MinuteActivity[] }) => (
   <Chart<MinuteActivity>
     title="Entries per second"
@@ -83,7 +83,7 @@ const HealthCharts = (chart: { now: Date; minutes: MinuteHealth[] }) => (
   </>
 );
 
-/** Nothing is wrong, or what is, and what to do. On the page of a partner, `projectId`, nothing leads to this page. */
+/** Lists the problems with what to do. On a partner's page (`projectId`), it omits links to this page. */
 export function Problems({ problems, projectId }: Pick<Status, 'problems'> & { projectId?: number }) {
   if (problems.length === 0) return <p class="good">Nothing is wrong.</p>;
   return (
@@ -191,7 +191,7 @@ function Processes({ processes }: Pick<Status, 'processes'>) {
   );
 }
 
-/** A line of a chart. `of`: the value of a minute, which may not be listed; undefined leaves a gap. */
+/** A line of a chart. `of` returns the value of a minute, or of a minute without data; undefined leaves a gap. */
 type Line<Minute> = { name: string; of: (minute: Minute | undefined) => number | undefined };
 
 const WIDTH = 720;
@@ -201,7 +201,7 @@ const CHART_MINUTES = CHART_MS / MINUTE_MS;
 const MARKS = [...Array.from({ length: CHART_MINUTES / 60 }, (_, hour) => hour * 60), CHART_MINUTES - 1];
 const toX = (i: number): string => ((i / (CHART_MINUTES - 1)) * WIDTH).toFixed(1);
 
-/** The last three hours. It is drawn here, so it needs no script. */
+/** A chart of the last three hours, as an SVG that needs no script. */
 function Chart<Minute extends { minute: Date }>({
   title,
   toText,

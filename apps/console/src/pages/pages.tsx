@@ -66,9 +66,9 @@ const MAX_STREAMS = 100;
 const MAX_STREAMS_PER_SESSION = 10;
 
 /**
- * Creates what lets a page update itself: to `console.js`, its URL is a stream of server-sent events that have the page
- * as the operator would see it now. All streams are updated at the same time, so they share what `createReads` reads. A
- * stream ends with its session.
+ * Creates the updates of open pages: for `console.js`, the page's URL is a stream of server-sent events, each with the
+ * page as the operator would see it now. All streams are updated at the same time, so they share what `createReads`
+ * reads. A stream ends with its session.
  */
 function createLive() {
   /** The form token of each stream's session. */
@@ -101,7 +101,7 @@ function createLive() {
           if (!(await isOpenOf(response)())) response.destroy();
           else if (!response.writableNeedDrain) await show(request, response, () => response.destroy());
         } catch {
-          // The page says how old it is. If PostgreSQL answers again, so does the next update.
+          // The open page shows its age. The next update succeeds once PostgreSQL answers again.
         } finally {
           isBusy = false;
         }

@@ -34,14 +34,14 @@ function toMarks({ problems, pausedAt }: Partner): string | undefined {
   return [...problems.map(({ kind }) => kind), ...(pausedAt ? ['paused'] : [])].join(', ') || undefined;
 }
 
-/** Such as `2026-11-30 10:12Z`: what is counted has no seconds. `–` for none. */
+/** Such as `2026-11-30 10:12Z`, because counts are per minute. `–` for none. */
 function Minute({ at }: { at: Date | undefined }) {
   if (!at) return <>–</>;
   const minute = at.toISOString().slice(0, 16);
   return <time dateTime={`${minute}Z`}>{`${minute.replace('T', ' ')}Z`}</time>;
 }
 
-/** Partners with most problems first, then paused ones. */
+/** Sorts partners with the most problems first, then paused ones. */
 const STATE: Sortable = {
   id: 'state',
   title: 'State',
@@ -102,7 +102,7 @@ const COLUMNS: Sortable[] = [
   },
 ];
 
-/** Partners that are shown if `state` is this. */
+/** The partners that each value of `state` selects. */
 const STATES: [state: string, title: string, isShown: (partner: Partner) => boolean][] = [
   ['', 'any', () => true],
   ['problem', 'with a problem', ({ problems }) => problems.length > 0],
@@ -200,7 +200,7 @@ export function getPartners(reads: Pick<Reads, 'partners'>): RequestHandler {
   };
 }
 
-/** What a partner sends. `minutes`: those of three hours. */
+/** What a partner sends. `minutes`: its activity of the last three hours. */
 export function PartnerFacts({ partner, minutes }: { partner: ShownPartner; minutes: MinuteActivity[] }) {
   return (
     <>

@@ -11,13 +11,13 @@ const MAX_REVEALS = 1_000;
 
 export type Reveals = ReturnType<typeof createReveals>;
 
-/** The sessions that see what partners sent. @param always shows it to everybody */
+/** The sessions that see what partners sent. @param always shows it in all sessions */
 export function createReveals(always: boolean) {
   const sessions = new LRUCache<string, true>({ max: MAX_REVEALS, ttl: REVEAL_MS });
   return {
     isAlways: always,
     isOn: (response: Response): boolean => always || sessions.has(operatorOf(response).csrfToken),
-    /** For ten minutes, or until this process ends. The caller checks that the operator may. */
+    /** Reveals for ten minutes, or until this process ends. The caller checks the operator's right. */
     start: (response: Response): void => void sessions.set(operatorOf(response).csrfToken, true),
     mayStart: (response: Response): boolean => !always && operatorOf(response).mayReveal,
     minutesLeft: (response: Response): number =>
@@ -37,7 +37,7 @@ export const createRecordView =
 
 type Revealing = { reveals: Reveals; response: Response };
 
-/** Says what the dots are and who may see more; nothing if everybody sees everything. */
+/** Explains the dots, and who may see what they hide; nothing if everybody sees everything. */
 export function MaskNote({ reveals, response }: Revealing) {
   if (reveals.isAlways) return null;
   if (reveals.isOn(response))
@@ -53,7 +53,7 @@ export function MaskNote({ reveals, response }: Revealing) {
   );
 }
 
-/** Lets the operator see what partners sent, or says who may. */
+/** The button that shows the operator what partners sent, or a note that says who may see it. */
 export function RevealForm({ reveals, response, back }: Revealing & { back: string }) {
   if (!reveals.mayStart(response) || reveals.isOn(response)) return <MaskNote {...{ reveals, response }} />;
   return (
@@ -67,7 +67,7 @@ export function RevealForm({ reveals, response, back }: Revealing & { back: stri
   );
 }
 
-/** Room for a partner's name and a customer id: a URL encodes each of their characters as up to 12. */
+/** Room for a partner's name and a customer id. A URL encodes each of their characters as up to 12. */
 const MAX_BACK = 6_000;
 
 /** POST /reveal */
