@@ -283,6 +283,29 @@ describe('a role', () => {
     expect(allowed).toEqual([]);
   });
 
+  test('is no superuser, also that of the owner and of backups: the owner runs no program, reads no file, makes no role', async () => {
+    const rights = ['super', 'createrole', 'createdb', 'bypassrls', 'replication'];
+    const found = await query(
+      database.url,
+      `SELECT rolname, ${rights.map((right) => `rol${right} AS ${right}`).join()} FROM pg_roles
+       WHERE rolname = ANY($1) AND (${rights.map((right) => `rol${right}`).join(' OR ')})`,
+      [ALL_ROLES],
+    );
+    const none = { super: false, createrole: false, createdb: false, bypassrls: false };
+    expect(found).toEqual([{ rolname: 'opm_backup', ...none, replication: true }]);
+    for (const statement of [
+      "COPY (SELECT 1) TO PROGRAM 'true'",
+      "SELECT pg_read_file('/etc/hostname')",
+      'CREATE ROLE intruder',
+      'CREATE DATABASE intruder',
+      "ALTER SYSTEM SET work_mem = '8MB'",
+      'ALTER ROLE opm_owner SUPERUSER',
+    ]) {
+      const refused = expect(query(urls.owner, statement)).rejects;
+      await refused.toMatchObject({ code: INSUFFICIENT_PRIVILEGE });
+    }
+  });
+
   test.each([...Object.keys(ROLES), 'backup'])(
     'reaches no other database, and backups no database: %s',
     async (file) => {
@@ -344,6 +367,16 @@ describe('a user of Redis', () => {
     await withRedis(redis.urlOf(user), async (client) => {
       expect(await client.get(KEY)).not.toBe('');
       for (const [name = '', ...args] of [...NOBODY, ...more]) {
+        await expect(client.call(name, ...args)).rejects.toThrow(/NOPERM|no permissions|ACL failure/);
+      }
+    });
+  });
+
+  test('for replicas can read no key and change nothing', async () => {
+    // ioredis reads INFO when it connects, unless it is told not to.
+    await withRedis(`${redis.urlOf('replication')}?enableReadyCheck=`, async (client) => {
+      expect(await client.ping()).toBe('PONG');
+      for (const [name = '', ...args] of [...NOBODY, ['GET', KEY], ['SET', KEY, '1'], ['INFO']]) {
         await expect(client.call(name, ...args)).rejects.toThrow(/NOPERM|no permissions|ACL failure/);
       }
     });
