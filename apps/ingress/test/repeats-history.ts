@@ -1,8 +1,8 @@
 import { expect } from '@jest/globals';
 import { Fault } from '@opm/contract';
 import { shardOf } from '@opm/queue';
-import type { EntryInput } from '../src/ingest/call.js';
-import { BATCH, type Keyed, toText as toEntryText, toKeyed as toKeyedBy, toOwnId } from '../src/ingest/idempotency.js';
+import { type EntryInput, toText as toEntryText } from '../src/ingest/call.js';
+import { BATCH, type Keyed, toKeyed as toKeyedBy, toOwnId } from '../src/ingest/idempotency.js';
 import type { Answer, Facts, Harness, Incident } from './repeats-harness.js';
 
 /** A keyed request. A post or an erasure has one customer, a batch several; a customer may occur twice. */

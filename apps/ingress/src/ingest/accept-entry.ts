@@ -257,11 +257,11 @@ export function createAcceptEntry(deps: AcceptEntryDeps) {
     return results;
   };
 
-  const acceptPart: AcceptPart = async (requester, { entries, ...part }) => {
+  const acceptPart: AcceptPart = (requester, { id, fingerprint, entries, bytes }) => {
     checkPending(requester.projectId, entries.length);
     const partition = chunkPartitions.assignTogether(requester.projectId, entries);
-    const group = createGroup(requester, partition, part);
-    for (const entry of entries) addCall(group, entry);
+    const group = createGroup(requester, partition, { id, fingerprint });
+    for (const entry of entries) addCall(group, entry, bytes);
     return runGroup(partition, group);
   };
 

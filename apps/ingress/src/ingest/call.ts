@@ -57,7 +57,8 @@ export type AcceptEntries = (requester: Requester, entries: EntryInput[]) => Pro
  */
 export type AcceptPart = (requester: Requester, part: PartInput) => Promise<Results>;
 
-export type PartInput = { id: string; fingerprint: string; entries: EntryInput[] };
+/** `bytes`: an upper bound of the entry's size, if there is only one entry. */
+export type PartInput = { id: string; fingerprint: string; entries: EntryInput[]; bytes?: number | undefined };
 
 /**
  * An entry on its way into the queue, with what admission must know of it. `admit` gets the call itself; a copy would
@@ -118,9 +119,21 @@ export function toBytes({ customerId, fields }: EntryInput): number {
   return bytes;
 }
 
-/** Size of a request's ids, which a job's data has once, in bytes. */
+/** Names and quotes of a request's ids in a job's data. */
+const REQUEST_OVERHEAD = 48;
+
+/** Approximate size of a request's ids, which a job's data has once, in bytes. */
 export const toRequestBytes = ({ requestIds }: Requester): number =>
-  requestIds ? JSON.stringify(requestIds).length : 0;
+  requestIds ? REQUEST_OVERHEAD + (requestIds.idempotencyKey?.length ?? 0) + (requestIds.requestId?.length ?? 0) : 0;
+
+/** What identifies an entry, however the partner spelled it; for an invalid entry, the code of its fault. */
+export function toText(item: EntryInput | Fault): string {
+  if (item instanceof Fault) return item.code;
+  const { customerId, erase = false, fields = {} } = item;
+  const text: (string | boolean)[] = [customerId, erase];
+  for (const field of FIELDS) if (fields[field]) text.push(field, fields[field]); // `flatMap` costs 1.6 µs per entry
+  return JSON.stringify(text);
+}
 
 /** The keyed parts among the calls. The calls of a part follow one another. */
 export function toKeyedParts(calls: Call[]): KeyedPart[] {

@@ -1,6 +1,6 @@
 import { hash } from 'node:crypto';
 import { Fault } from '@opm/contract';
-import { FIELDS, GroupCommit, withTimeout } from '@opm/core';
+import { GroupCommit, withTimeout } from '@opm/core';
 import { type EntryQueue, type KeyedRequest, type PartRecord, parsePart, shardOf } from '@opm/queue';
 import { createThrottledWarning, type Logger } from '@opm/runtime';
 import type { TimeBudget } from '../config.js';
@@ -126,10 +126,12 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
   }
 
   /** Accepts a request with a single entry, the usual case, without the steps that only batches need. */
-  async function acceptSingle(sender: Sender, keyed: Keyed, entry: EntryInput): Promise<Results> {
-    const shard = shardOf(keyed.projectId, entry.customerId, shards);
-    if (shard !== shardOfKey(keyed)) await rememberKey(keyed);
-    return acceptOnce(sender, keyed, shard, { id: keyed.id, fingerprint: keyed.fingerprint, entries: [entry] });
+  function acceptSingle(sender: Sender, keyed: Keyed, entry: EntryInput): Promise<Results> {
+    const { id, fingerprint, projectId } = keyed;
+    const shard = shardOf(projectId, entry.customerId, shards);
+    const part = { id, fingerprint, entries: [entry], bytes: sender.bodyBytes || undefined };
+    if (shard === shardOfKey(keyed)) return acceptOnce(sender, keyed, shard, part);
+    return rememberKey(keyed).then(() => acceptOnce(sender, keyed, shard, part));
   }
 
   /**
@@ -193,7 +195,18 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
    * Accepts a part. If the same part is in flight, waits for its result instead. Also waits for a part of another
    * request with the same key, because one chunk must not hold both.
    */
-  async function acceptOnce(sender: Sender, keyed: Keyed, shard: number, part: PartInput): Promise<Results> {
+  const acceptOnce = (sender: Sender, keyed: Keyed, shard: number, part: PartInput): Promise<Results> =>
+    underWay.has(part.id) ? acceptLater(sender, keyed, shard, part) : begin(sender, part);
+
+  function begin(sender: Sender, part: PartInput): Promise<Results> {
+    const results = acceptPart(sender, part);
+    underWay.set(part.id, { fingerprint: part.fingerprint, results });
+    const end = () => void underWay.delete(part.id);
+    results.then(end, end); // the first to know, so that whoever waits for the results does not find the part under way
+    return results;
+  }
+
+  async function acceptLater(sender: Sender, keyed: Keyed, shard: number, part: PartInput): Promise<Results> {
     const deadline = performance.now() + budget.turnMs;
     for (let first = underWay.get(part.id); first; first = underWay.get(part.id)) {
       const { fingerprint, results: earlier } = first;
@@ -211,9 +224,7 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
         return isVerdict(result) ? { ...result, isReplayed: true } : result;
       });
     }
-    const results = acceptPart(sender, part).finally(() => underWay.delete(part.id));
-    underWay.set(part.id, { fingerprint: part.fingerprint, results });
-    return results;
+    return begin(sender, part);
   }
 
   /**
@@ -240,36 +251,32 @@ export function createAcceptKeyed(deps: Deps): AcceptKeyed {
     for (let left = items; left.length > 0; left = left.filter(({ index }) => results[index] === undefined)) {
       const id = idOf(attempt, left[0] as Item);
       const part = { id, fingerprint: keyed.fingerprint, entries: left.map(({ entry }) => entry) };
-      const accepted = await acceptOnce(sender, keyed, shard, part).catch((error) => {
+      try {
+        const accepted = await acceptOnce(sender, keyed, shard, part);
+        for (const [i, { index }] of left.entries()) results[index] = accepted[i];
+      } catch (error) {
         if (!(error instanceof Fault)) throw error;
-        return left.map(() => error); // what was accepted before keeps its results
-      });
-      for (const [i, { index }] of left.entries()) results[index] = accepted[i];
+        for (const { index } of left) results[index] = error; // what was accepted before keeps its results
+      }
     }
   }
 
-  return async (sender, given, entries, first) => {
-    const [entry] = entries;
-    if (!entry) return [];
-    const keyed = { ...given, id: toOwnId(given.id, shards) };
-    const mayRead = sender.limit !== undefined || recordLimit.mayBeFull(keyed.projectId);
-    if (!keyed.isBatch && !mayRead) return acceptSingle(sender, keyed, entry);
+  async function acceptParts(sender: Sender, keyed: Keyed, entries: EntryInput[], first: number): Promise<Results> {
     const attempt: Attempt = { sender, keyed, first, results: new Array(entries.length).fill(undefined) };
     const items = entries.map((entry, index) => ({ entry, index }));
     const { parts, isNewKey } = await leaveOutKnown(attempt, toParts(keyed, items));
     if (isNewKey) await rememberKey(keyed);
     await Promise.all(parts.map((part) => acceptWhole(attempt, part)));
     return attempt.results;
-  };
-}
+  }
 
-/** What identifies an entry, however the partner spelled it; for an invalid entry, the code of its fault. */
-export function toText(item: EntryInput | Fault): string {
-  if (item instanceof Fault) return item.code;
-  const { customerId, erase = false, fields = {} } = item;
-  const text: (string | boolean)[] = [customerId, erase];
-  for (const field of FIELDS) if (fields[field]) text.push(field, fields[field]); // `flatMap` costs 1.6 µs per entry
-  return JSON.stringify(text);
+  return (sender, given, entries, first) => {
+    const [entry] = entries;
+    if (!entry) return Promise.resolve([]);
+    const keyed = { ...given, id: toOwnId(given.id, shards) };
+    const mayRead = sender.limit !== undefined || recordLimit.mayBeFull(keyed.projectId);
+    return keyed.isBatch || mayRead ? acceptParts(sender, keyed, entries, first) : acceptSingle(sender, keyed, entry);
+  };
 }
 
 /**

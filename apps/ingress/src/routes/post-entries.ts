@@ -7,8 +7,8 @@ import type { RateLimiter } from '../guards/rate-limiter.js';
 import type { Inflate, OnPart } from '../http/read-body.js';
 import { type EntryAnswer, type Reply, toAccepted } from '../http/reply.js';
 import { contextOf, type RequestContext } from '../http/request-context.js';
-import type { AcceptEntries, Results } from '../ingest/call.js';
-import { type AcceptKeyed, BATCH, toKeyed, toText } from '../ingest/idempotency.js';
+import { type AcceptEntries, type Results, toText } from '../ingest/call.js';
+import { type AcceptKeyed, BATCH, toKeyed } from '../ingest/idempotency.js';
 import { checkRequest } from './post-entry.js';
 import { type BatchItem, readBatch, readWhole, regroup } from './read-batch.js';
 

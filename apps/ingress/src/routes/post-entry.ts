@@ -6,8 +6,8 @@ import type { RateLimiter } from '../guards/rate-limiter.js';
 import { ENTRY_LIMIT, type Inflate, readBody } from '../http/read-body.js';
 import { type Reply, toAccepted } from '../http/reply.js';
 import { contextOf, findRequestIds, type RequestContext } from '../http/request-context.js';
-import type { AcceptEntry, EntryInput, Verdict } from '../ingest/call.js';
-import { type AcceptKeyed, toKeyed, toText } from '../ingest/idempotency.js';
+import { type AcceptEntry, type EntryInput, toText, type Verdict } from '../ingest/call.js';
+import { type AcceptKeyed, toKeyed } from '../ingest/idempotency.js';
 
 /** Dependencies of the handlers that enqueue an entry or an erasure. */
 type EntryDeps = {
