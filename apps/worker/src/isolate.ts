@@ -104,7 +104,9 @@ export function createIsolate(deps: IsolateDeps): Isolate {
       const letters = dead.map(toDeadLetter);
       const added = new Set(await gate.run(() => addDeadLetters(letters)));
       for (const [i, entry] of dead.entries()) if (added.has(letters[i] as DeadLetter)) onDeadLetter(entry);
-      for (const { error } of dead) warnDeadLetters(new Error(`reason: ${reasonOf(error)}`));
+      for (const { entry, error } of dead) {
+        warnDeadLetters(new Error(`project: ${entry.projectId}, reason: ${reasonOf(error)}`));
+      }
       for (const { entry } of dead) errors.delete(entry);
     } catch (error) {
       for (const { entry } of dead) errors.set(entry, error as Error);

@@ -82,6 +82,26 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     await untilEmpty();
   });
 
+  test('the log names each project and reason of dead letters once a minute, also if 200 projects have some', async () => {
+    const projects = Array.from({ length: 200 }, () => nextProject++);
+    for (let repeat = 0; repeat < 2; repeat++) {
+      const toEntry = (projectId: number) => ({
+        ...{ projectId, customerId: 'c0', version: version++ },
+        fields: { email: 'a@state-22021' },
+      });
+      await queue.enqueue(0, { entries: projects.map(toEntry) });
+      await untilEmpty();
+    }
+    const named = () => [...worker.output().matchAll(/"message":"project: (\d+), reason: 22021"/g)].map(([, id]) => id);
+    await waitFor(() => named().length >= projects.length, { description: 'the log lines' });
+    expect(
+      named()
+        .map(Number)
+        .sort((a, b) => a - b),
+    ).toEqual(projects);
+    expect(worker.output()).not.toContain('@state-22021');
+  });
+
   test('a missing table uses up no attempt and logs one warning; once it exists, all entries are persisted', async () => {
     const errors = await worker.readMetric('opm_retries_total{reason="error"}');
     await client.query('ALTER TABLE customers RENAME TO hidden');

@@ -71,8 +71,31 @@ test('errors that differ only in the id of their job are the same', () => {
   expect(lines).toHaveLength(2);
 });
 
-test('a different error is logged at once, and memory is bounded', () => {
-  const { lines, warn } = createRecorder();
-  for (let i = 0; i < 1_000; i++) warn(new Error(`error ${i}`));
-  expect(lines).toHaveLength(1_000);
+test('a different error is logged at once, and each of thousands once per interval', () => {
+  const { lines, warn, pass } = createRecorder();
+  const warnAll = () => {
+    for (let i = 0; i < 10_000; i++) warn(new Error(`project ${i}`));
+  };
+  for (let repeat = 0; repeat < 3; repeat++) warnAll();
+  expect(lines).toHaveLength(10_000);
+  pass(1_000);
+  warnAll();
+  expect(lines).toHaveLength(20_000);
+  expect(lines.at(-1)).toMatchObject({ leftOut: 2 });
+});
+
+test('memory is bounded: beyond 10,000 different errors, those logged the longest ago are forgotten', () => {
+  const { lines, warn, pass } = createRecorder();
+  const warnAbout = (name: number | string) => warn(new Error(`error ${name}`));
+  warnAbout('first');
+  for (let i = 1; i < 10_000; i++) warnAbout(i);
+  pass(1_000);
+  warnAbout('first'); // the latest one now
+  warnAbout('one too many');
+  expect(lines).toHaveLength(10_002);
+  warnAbout('first');
+  warnAbout(2);
+  expect(lines).toHaveLength(10_003); // the interval of 2 is over
+  warnAbout(2);
+  expect(lines).toHaveLength(10_003);
 });

@@ -44,12 +44,13 @@ function toLoggable(error: unknown, depth = 0, isAboutRow = false): unknown {
   };
 }
 
-const MAX_KNOWN = 100;
+/** Errors are remembered up to this number. A message may name a project, of which thousands are active. */
+const MAX_KNOWN = 10_000;
 
 /**
  * Logs a repeated error once per interval; `leftOut` counts the repeats that it did not log. Use it for errors that
  * every connection and every attempt reports until they resolve themselves, such as a lost server. Errors are equal
- * if their messages differ only in a job's id.
+ * if their messages differ only in a job's id. Beyond 10,000 different ones, it forgets those logged the longest ago.
  */
 export function createThrottledWarning(
   logger: Pick<Logger, 'warn'>,
@@ -65,7 +66,9 @@ export function createThrottledWarning(
       return;
     }
     logger.warn({ err: error, ...(last?.leftOut && { leftOut: last.leftOut }) }, message);
-    if (known.size >= MAX_KNOWN) known.clear();
+    known.delete(kind); // so that the map's first one was logged the longest ago
+    const [oldest] = known.keys();
+    if (oldest !== undefined && known.size >= MAX_KNOWN) known.delete(oldest);
     known.set(kind, { loggedAt: now(), leftOut: 0 });
   };
 }
