@@ -61,6 +61,11 @@ test('a paused project gets 403 everywhere within a second or so, until it is re
     const response = await fetch(ingresses[0]?.url + path, { method, headers });
     expect(await response.json()).toEqual({ statusCode: 403, error: 'Forbidden', message: 'project is paused' });
   }
+  const logged = () => ingresses[0]?.output().match(/.*PROJECT_PAUSED.*/g) ?? [];
+  await waitFor(() => logged().length > 0, { description: 'the log line' });
+  expect(logged().map((line) => JSON.parse(line))).toEqual([
+    expect.objectContaining({ projectId: paused.projectId, requestId: expect.any(String), leftOut: 0 }),
+  ]);
   expect(await ping(other.apiKey)).toEqual(OK);
   await store.projects.setPaused(paused.projectId, false);
   await waitFor(async () => (await all()).every(({ status }) => status === 200), {

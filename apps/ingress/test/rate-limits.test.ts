@@ -406,6 +406,25 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
       expect([last.body, last.headers.get('retry-after')]).toEqual([LIMITED, '2']);
     }));
 
+  test('refused entries are logged once per project, reason and minute, with the id of the first request', () =>
+    undisturbed(async () => {
+      const project = await createProject('logged', { rate: 1, burst: 5 });
+      const invalid = [await post(one, project, { customerId: 1 }), await post(one, project, { customerId: 2 })];
+      expect(invalid.map(({ status }) => status)).toEqual([400, 400]);
+      for (let i = 0; i < 2; i++) await postUntilRefused(one, project);
+      const unlimited = await createProject('logged last');
+      await post(one, unlimited, { customerId: 1 });
+      const linesOf = ({ projectId }: Project) =>
+        (one.output().match(/.*refused a project's entries.*/g) ?? [])
+          .map((line) => JSON.parse(line))
+          .filter((line) => line.projectId === projectId);
+      await waitFor(() => linesOf(unlimited).length > 0, { description: 'the last log line' });
+      expect(linesOf(project)).toMatchObject([
+        { reason: 'BODY_INVALID', requestId: invalid[0]?.headers.get('x-request-id'), leftOut: 0 },
+        { reason: 'RATE_LIMITED', requestId: expect.any(String), leftOut: 0 },
+      ]);
+    }));
+
   test('a project without a limit is never charged', async () => {
     const project = await createProject('unlimited');
     for (let i = 0; i < 3; i++) {

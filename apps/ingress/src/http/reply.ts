@@ -173,8 +173,8 @@ function toAnswered(status: number): keyof Counts {
   return status < 500 ? 'answered4xx' : 'answered5xx';
 }
 
-/** Logged also for requests without entries: the operator has restricted the key. */
-const KEY_REFUSALS = new Set<FaultCode>(['KEY_SCOPE', 'KEY_ADDRESS']);
+/** Logged also for requests without entries: the operator has restricted the key, or paused the project. */
+const KEY_REFUSALS = new Set<FaultCode>(['PROJECT_PAUSED', 'KEY_SCOPE', 'KEY_ADDRESS']);
 
 /**
  * Returns the counter for a refused entry.
