@@ -19,6 +19,7 @@ beforeAll(async () => {
   backend = await createBackend(undefined);
   store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
   for (const name of ['acme', 'formulas']) await store.projects.create(name);
+  await store.operators.add({ name: 'anna', role: 'viewer', mayReveal: false, password: 'a'.repeat(20) });
   const insert = `INSERT INTO customers (project_id, customer_id, email, first_name, created_at, updated_at)
     SELECT id, $2, 'a@example.com', $3, now(), now() FROM projects WHERE name = $1`;
   await query(backend.databaseUrl, insert, ['acme', 'c', HOSTILE]);
@@ -151,23 +152,57 @@ test.each([
   expect([code, errors.join('')]).toEqual([0, '']);
 });
 
+/** Runs `opm` on a terminal, where somebody types `answer` once the output matches `question`. */
+async function runOnTerminal(args: string[], question: RegExp, answer: string) {
+  const command = ['exec', process.execPath, OPM, ...args].join(' ');
+  const child = spawn('script', ['-qec', command, '/dev/null'], { env: { ...process.env, ...backend.env } });
+  let output = '';
+  let hasAsked = false;
+  child.stdout.on('data', (data) => {
+    output += String(data);
+    if (hasAsked || !question.test(output)) return;
+    hasAsked = true;
+    child.stdin.write(answer);
+  });
+  const [code] = await once(child, 'close');
+  child.stdin.destroy();
+  expect(output).not.toContain('    at '); // a stack trace
+  return { code, hasAsked, output };
+}
+const QUESTION = /Type yes to go on/;
+
+test.each([
+  ['customers erase acme c'],
+  ['dead-letters discard --all'],
+  ['keys revoke acme'],
+  ['keys rotate acme --grace 0s'],
+  ['operators remove anna'],
+  ['restored'],
+])('on a terminal, `opm %s` asks first, and changes nothing if the answer is no', async (command) => {
+  const tables = ['customers', 'dead_letters', 'api_keys', 'operators', 'audit_log'];
+  const read = () => Promise.all(tables.map((table) => query(backend.databaseUrl, `SELECT * FROM ${table} ORDER BY 1, 2`)));
+  const before = await read();
+  const { code, hasAsked, output } = await runOnTerminal(command.split(' '), QUESTION, 'no\n');
+  expect([code, hasAsked]).toEqual([1, true]);
+  expect(output).toContain('nothing was changed');
+  expect(await read()).toEqual(before);
+});
+
+test('a script is not asked, and on a terminal, rotating with a grace period asks nothing', async () => {
+  await store.projects.create('rotated');
+  expect(await opm('keys', 'rotate', 'rotated', '--grace', '0s')).toMatchObject({ code: 0, stderr: '' });
+  for (const flags of [['--grace', '0s', '--yes'], ['--grace', '1h'], []]) {
+    const command = ['keys', 'rotate', 'rotated', ...flags];
+    expect(await runOnTerminal(command, QUESTION, 'no\n')).toMatchObject({ code: 0, hasAsked: false });
+  }
+});
+
 test('on a terminal, what destroys something asks first; only `yes` or --yes goes on', async () => {
   const { projectId } = await store.projects.create('asked');
   const revoke = async (answer: string, ...flags: string[]) => {
-    const command = [process.execPath, OPM, 'keys', 'revoke', 'asked', ...flags].join(' ');
-    const child = spawn('script', ['-qec', command, '/dev/null'], { env: { ...process.env, ...backend.env } });
-    const output: string[] = [];
-    const hasAsked = () => output.join('').includes('Type yes to go on');
-    child.stdout.on('data', (data) => {
-      const before = hasAsked();
-      output.push(String(data));
-      if (!before && hasAsked()) child.stdin.write(answer);
-    });
-    const [code] = await once(child, 'close');
-    child.stdin.destroy();
+    const { code, hasAsked } = await runOnTerminal(['keys', 'revoke', 'asked', ...flags], QUESTION, answer);
     const [key] = await store.apiKeys.list(projectId);
-    expect(output.join('')).not.toContain('    at '); // a stack trace
-    return { code, hasAsked: hasAsked(), status: key?.status };
+    return { code, hasAsked, status: key?.status };
   };
   for (const answer of ['no\n', '\x03', '\x04']) {
     expect(await revoke(answer)).toEqual({ code: 1, hasAsked: true, status: 'active' });

@@ -54,10 +54,12 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
         .default(ms('24h'), '24h'),
     )
     .option('--label <text>', 'what you call the new key', parseLabel)
+    .option('--yes', 'do not ask: with `--grace 0s`, the old keys end at once')
     .option('--json', 'print JSON')
     .description('Issue a new key, shown only once. The old keys expire after the grace period.')
-    .action(async (projectName: string, options: PrintOptions & RuleFlags & { grace: number }) => {
+    .action(async (projectName: string, options: PrintOptions & RuleFlags & { grace: number; yes?: true }) => {
       const rules = toRules(options);
+      if (options.grace === 0) await confirm(`All active keys of project ${projectName} will end now.`, options);
       const rotated = await withStore(env, async (store) => {
         const { projectId } = await findProject(store, projectName);
         const details = { graceSeconds: options.grace / 1_000, ...toRuleTexts(rules) };
