@@ -121,12 +121,13 @@ test('every problem has advice that holds without a terminal, and every section 
     { ...toActivity('', { deadLetters: 1 }), name: null },
   ];
   const silentProjects = [{ projectId: 1, name: 'acme', lastEntry: now }];
-  const everything = toQueue({ check: 'a warning', idle: ['entries-0'], oldestSeconds: 61, memory: 0.71 });
+  const paused = ['entries-0'];
+  const everything = toQueue({ check: 'a warning', paused, idle: ['entries-0'], oldestSeconds: 61, memory: 0.71 });
   const problems = [
     ...findProblems(toStore({ processes, lastHour, silentProjects }), everything),
     ...findProblems(new Error('timeout'), new Error('timeout')),
   ];
-  expect(problems).toHaveLength(15);
+  expect(problems).toHaveLength(16);
   const others = problems.filter(
     ({ help }) => !anchors.some((anchor) => help === anchor || help.endsWith(` (${anchor})`)),
   );
