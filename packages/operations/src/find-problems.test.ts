@@ -81,6 +81,15 @@ test('a process that does not report is named for an hour, and its kind is misse
   ]);
 });
 
+test.each([
+  ['host-b', 'ps -o pid,stat,etime,args -p 71 (docs/status.md#a-process-does-not-report)'],
+  ['3f2b9c01d4e5', 'docs/status.md#a-process-does-not-report'],
+])('the help for a silent process on %s has a command, unless it runs in a container', (host, help) => {
+  const silent = toProcess('worker', { host, pid: 71, silentSeconds: 45 });
+  const problems = findProblems(toStore({ processes: [toProcess('ingress'), toProcess('worker'), silent] }), toQueue());
+  expect(problems).toEqual([expect.objectContaining({ help })]);
+});
+
 test('the five worst partners of each kind are named, and the others are counted; their own pages name them, too', () => {
   const lastHour = Array.from({ length: 8 }, (_, i) => toActivity(`p${i}`, { deadLetters: i + 1 }));
   const problems = whats(toStore({ lastHour }));

@@ -65,6 +65,10 @@ const UNNAMED = 'Projects beyond 10,000, or unknown ones';
 const runbook = (section: string) => `docs/runbook.md#${section}`;
 
 const SILENT_HELP = 'docs/status.md#a-process-does-not-report';
+/** What Docker calls a host. The pid of a process in a container says nothing outside. */
+const CONTAINER = /^[0-9a-f]{12}$/;
+const toSilentHelp = ({ host, pid }: SeenProcess) =>
+  CONTAINER.test(host) ? SILENT_HELP : `ps -o pid,stat,etime,args -p ${pid} (${SILENT_HELP})`;
 
 /**
  * Lists the problems: first those of all partners, then those of single partners. Of these, it names the first five of
@@ -95,13 +99,14 @@ function findStoreProblems(store: StoreStatus | Error): Problem[] {
       problems.push({ what: `No ${name} reports.`, advice, help: SILENT_HELP });
     }
   }
-  for (const { name, host, pid, silentSeconds, state } of store.processes) {
+  for (const seen of store.processes) {
+    const { name, host, pid, silentSeconds, state } = seen;
     const process = `The ${name} with pid ${pid} on ${host}`;
     if (silentSeconds >= SILENT_SECONDS && silentSeconds < KILLED_SECONDS) {
       const since = toSince(new Date(store.now.getTime() - silentSeconds * 1_000), store.now);
       const what = `${process} has not reported ${since}: frozen, killed, or cut off from PostgreSQL.`;
       const advice = 'Restart it on its host, unless another one has replaced it. No accepted entry is lost.';
-      problems.push({ what, advice, help: SILENT_HELP });
+      problems.push({ what, advice, help: toSilentHelp(seen) });
     } else if (silentSeconds < SILENT_SECONDS && state.isPaused) {
       const what = `${process} is paused: PostgreSQL refuses its statements.`;
       const advice =
