@@ -211,7 +211,7 @@ describe.each(BACKENDS)('opm customers import and export, with the queue on %s:'
     await worker.stop();
     const args = ['customers', 'import', file, '--project', nameOf(), '--json'];
     const idle = await runOpm(args, backend.env);
-    expect([idle.code, idle.stderr]).toEqual([1, expect.stringContaining('no worker takes jobs from entries-0')]);
+    expect([idle.code, idle.stderr]).toEqual([4, expect.stringContaining('no worker takes jobs from entries-0')]);
 
     await changeBacklog(45_000);
     const waiting = () => ingress.readMetric('opm_backlog_entries');

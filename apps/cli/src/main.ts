@@ -24,7 +24,8 @@ function buildProgram(env: NodeJS.ProcessEnv): Command {
     .addHelpText(
       'after',
       '\nWithout DATABASE_URL, commands use the stack that `opm up` runs in ./.data, or in the folder OPM_DATA_DIR.' +
-        '\n\nExit codes: 1 failed, 2 wrong usage, 3 not found, 4 a store or the stack is not available, 130 stopped.' +
+        '\n\nExit codes: 1 failed, 2 wrong usage, 3 not found, 4 a store, the workers or the stack are not available, ' +
+        '130 stopped.' +
         '\nWith --json, an error is a line of JSON on stderr: {"error":"not-found","message":"…"}.',
     )
     .addCommand(upCommand(env))

@@ -14,9 +14,12 @@ test('waits for workers to reconnect, and retries while the queue store fails', 
 });
 
 test('names the queues that have no worker', async () => {
-  await expect(assertHasWorkers({ findIdle: async () => ['entries-1'] }, 1)).rejects.toThrow(
-    'no worker takes jobs from entries-1: start a worker, set REDIS_URL, REDIS_PREFIX and QUEUE_SHARDS',
-  );
+  await expect(assertHasWorkers({ findIdle: async () => ['entries-1'] }, 1)).rejects.toMatchObject({
+    message: expect.stringMatching(
+      /^no worker takes jobs from entries-1: start a worker, set REDIS_URL, REDIS_PREFIX and QUEUE_SHARDS/,
+    ),
+    kind: 'unavailable',
+  });
 });
 
 function fail(): never {

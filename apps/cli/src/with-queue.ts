@@ -60,6 +60,7 @@ export async function assertHasWorkers(
   throw new UserError(
     `no worker takes jobs from ${idle.join(', ')}: start a worker, set REDIS_URL, REDIS_PREFIX and QUEUE_SHARDS ` +
       "to the workers' values, or use --force",
+    'unavailable',
   );
 }
 

@@ -116,6 +116,15 @@ test('with --json, an error is a line of JSON with its kind, and the exit code t
   }
 });
 
+test('--help lists the exit codes', async () => {
+  const { code, stdout } = await opm('--help');
+  expect(code).toBe(0);
+  const [, list = ''] = /Exit codes: ([^]*?)\.\n/.exec(stdout) ?? [];
+  expect(list.replaceAll(/\s+/g, ' ')).toBe(
+    '1 failed, 2 wrong usage, 3 not found, 4 a store, the workers or the stack are not available, 130 stopped',
+  );
+});
+
 test('a mistyped command gets a short answer that names the right one', async () => {
   const { code, stderr } = await opm('projcts');
   expect([code, stderr]).toEqual([
