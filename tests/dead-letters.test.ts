@@ -14,7 +14,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (queue, creat
     backend = await createBackend();
     store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
     ({ projectId } = await store.projects.create('acme'));
-    await store.projects.create('other');
+    await store.projects.create('another');
     worker = await startApp('worker', backend.env);
   });
   afterAll(async () => {
@@ -64,7 +64,7 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (queue, creat
       groups: [{ projectId, sqlState: '22021', count: 2 }],
     });
     expect(await opmJson('replay', '--dry-run')).toEqual({ dryRun: true, count: 2 });
-    expect(await opmJson('replay', '--project', 'other')).toEqual({ replayed: 0, skipped: 0 });
+    expect(await opmJson('replay', '--project', 'another')).toEqual({ replayed: 0, skipped: 0 });
     expect(await openLetters()).toHaveLength(2);
 
     expect(await opm('replay', '--project', 'acme')).toEqual({

@@ -202,11 +202,11 @@ test('the command line works through PgBouncer', async () => {
     expect([stderr.replace(/.*\r/gs, ''), code]).toEqual(['', 0]);
     return stdout;
   };
-  await opm('projects', 'create', 'other');
-  expect(await opm('projects', 'list')).toContain('other');
-  await opm('projects', 'limits', 'other', '--rate', '100', '--burst', '1000');
-  expect(JSON.parse(await opm('keys', 'rotate', 'other', '--json'))).toHaveProperty('apiKey');
-  await opm('keys', 'revoke', 'other');
+  await opm('projects', 'create', 'another');
+  expect(await opm('projects', 'list')).toContain('another');
+  await opm('projects', 'limits', 'another', '--rate', '100', '--burst', '1000');
+  expect(JSON.parse(await opm('keys', 'rotate', 'another', '--json'))).toHaveProperty('apiKey');
+  await opm('keys', 'revoke', 'another');
   expect(JSON.parse(await opm('customers', 'get', 'acme', 'steady-1', '--json'))).toMatchObject({ phone: '+3' });
 
   const file = join(directory, 'customers.ndjson');

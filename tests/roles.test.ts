@@ -183,7 +183,7 @@ describe('processes, each with its own role and its own user of Redis,', () => {
       expect([path, (await send('GET', path)).status]).toEqual([path, 200]);
     }
     const partner = `/partners/${projectId}`;
-    expect(await submit('/partners', { name: 'other' })).toBe(200);
+    expect(await submit('/partners', { name: 'second' })).toBe(200);
     expect(await submit(`${partner}/pause`, { confirmed: 'on' })).toBe(303);
     expect(await submit(`${partner}/resume`)).toBe(303);
     expect(await submit(`${partner}/limit`, { rate: '900', burst: '900' })).toBe(303);
@@ -207,8 +207,8 @@ describe('processes, each with its own role and its own user of Redis,', () => {
   test('operate with opm: keys, projects, operators, status', async () => {
     await opm('keys', 'create', 'acme', '--label', 'second');
     await opm('keys', 'rotate', 'acme', '--grace', '1h');
-    await opm('projects', 'pause', 'other');
-    await opm('projects', 'rename', 'other', 'another');
+    await opm('projects', 'pause', 'second');
+    await opm('projects', 'rename', 'second', 'another');
     expect(await opm('customers', 'get', 'acme', 'batch')).toMatchObject({ phone: '+1' });
     expect((await opm('audit')).length).toBeGreaterThan(10);
     const status = await runOpm(['status', '--json'], envOf('opm'));

@@ -22,7 +22,7 @@ describe.each(BACKENDS)('GET /usage and GET /keys, with the queue on %s:', (_, c
   beforeAll(async () => {
     backend = await createBackend();
     store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
-    [acme, other] = [await store.projects.create('acme'), await store.projects.create('other')];
+    [acme, other] = [await store.projects.create('acme'), await store.projects.create('another')];
     [ingress, worker] = await Promise.all([startApp('ingress', backend.env), startApp('worker', backend.env)]);
     await query(backend.databaseUrl, "ALTER TABLE customers ADD CHECK (email <> 'poison@example.com')");
   });

@@ -82,7 +82,7 @@ describe.each(BACKENDS)('the contract, with the queue on %s:', (_, createBackend
   });
 
   test('customers belong to the project of the key', async () => {
-    const other = await store.projects.create('other');
+    const other = await store.projects.create('another');
     const entry = fresh();
     expect((await post(entry)).status).toBe(201);
     expect((await post(entry, { ...JSON_TYPE, 'x-api-key': other.apiKey })).status).toBe(201);

@@ -291,7 +291,7 @@ describe.each(BACKENDS)('what became of an entry, with the queue on %s:', (_, cr
     expect((await read(`/entry/${'x'.repeat(256)}/receipts/${receipt}`))[0]).toBe(400);
     expect((await read('/entry/nobody/receipts/%'))[0]).toBe(400);
     expect((await read(`/entry/nobody/receipts/${receipt}`, 'wrong'))[0]).toBe(401);
-    const { apiKey } = await store.projects.create('other');
+    const { apiKey } = await store.projects.create('another');
     expect(await read(`/entry/nobody/receipts/${receipt}`, apiKey)).toEqual([
       200,
       { statusCode: 200, state: 'unknown' },

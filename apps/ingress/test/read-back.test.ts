@@ -180,7 +180,7 @@ describe.each(BACKENDS)('reading a customer back, with the queue on %s:', (_, cr
 
   test('an unknown customer, or one of another project, is a 404', async () => {
     expect(await client.get('nobody')).toEqual(UNKNOWN);
-    const { apiKey } = await store.projects.create('other');
+    const { apiKey } = await store.projects.create('another');
     expect(await createClient(ingresses[0] as TestApp, apiKey).get(7519)).toEqual(UNKNOWN);
   });
 

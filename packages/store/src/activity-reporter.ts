@@ -14,6 +14,7 @@ import {
   type Report,
   toNoCounts,
 } from './activity.js';
+import { OTHERS } from './projects.js';
 import { toColumn } from './upsert-customers.js';
 
 /** Entries by what became of them, such as `refused_limited`. */
@@ -170,9 +171,9 @@ const totalOf = (counts: Counts): number => OUTCOMES.reduce((total, counter) => 
 
 function toOutcomes(counts: ReadonlyMap<number, Counts>, names: Map<number, string>): Map<string, Outcomes> {
   const outcomesOf = new Map<string, Outcomes>();
-  for (const projectName of [...names.values(), 'other']) outcomesOf.set(projectName, {});
+  for (const projectName of [...names.values(), OTHERS]) outcomesOf.set(projectName, {});
   for (const [projectId, own] of counts) {
-    const outcomes = outcomesOf.get(names.get(projectId) ?? 'other') as Outcomes;
+    const outcomes = outcomesOf.get(names.get(projectId) ?? OTHERS) as Outcomes;
     for (const [i, counter] of OUTCOMES.entries()) {
       if (own[counter] === 0) continue;
       const outcome = OUTCOME_NAMES[i] as string;

@@ -10,6 +10,9 @@ export type ListedProject = Project & { [Part in keyof RateLimit]: number | null
 /** Names are shown in one line and typed on command lines. */
 const NAME = /^[^\p{Cc}\p{Cs}]{1,100}$/u;
 
+/** In metrics, the label of all projects that have none of their own. No project can have this name. */
+export const OTHERS = 'other';
+
 const UNIQUE_VIOLATION = '23505';
 
 /** The limit of the table's constraint. */
@@ -85,6 +88,8 @@ export function createProjects(prisma: PrismaClient) {
 
 /** @throws StoreError if a project cannot have this name */
 export function assertProjectName(name: string): void {
+  if (name === OTHERS)
+    throw new StoreError(`a project cannot be named "${OTHERS}", which stands for several in metrics`);
   if (NAME.test(name) && name === name.trim()) return;
   throw new StoreError(
     'a project name must have 1 to 100 characters, no control characters and no leading or trailing white space',

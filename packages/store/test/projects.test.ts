@@ -17,7 +17,7 @@ afterAll(async () => {
 
 test('a project has no limit until one is set, and its keys return it', async () => {
   const { projectId, apiKey } = await store.projects.create('acme');
-  await store.projects.create('other');
+  await store.projects.create('another');
   const keyHash = hashApiKey(apiKey);
   const read = async () => [
     (await store.apiKeys.findOwners([keyHash])).get(keyHash),
@@ -43,6 +43,13 @@ test.each(['', ' acme', 'acme ', 'acme\u00a0', '\u3000acme', 'acme\ufeff', 'acme
     await expect(store.projects.rename(projectId, name)).rejects.toThrow(why);
   },
 );
+
+test('no project gets the name that stands for several in metrics', async () => {
+  const { projectId } = await store.projects.create('others');
+  const why = 'a project cannot be named "other", which stands for several in metrics';
+  await expect(store.projects.create('other')).rejects.toThrow(why);
+  await expect(store.projects.rename(projectId, 'other')).rejects.toThrow(why);
+});
 
 test.each([
   { rate: 0, burst: 1 },
