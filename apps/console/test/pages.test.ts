@@ -118,6 +118,7 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
     expect(problems.length).toBeGreaterThan(1);
     expect(text.indexOf(problems[0]?.what ?? '')).toBeLessThan(text.indexOf('Accepted'));
     expect(text).toMatch(/Waiting 1 entry in 1 job/);
+    if (queue === 'PostgreSQL') expect(text).not.toContain('Memory of the queue');
     expect(text).toMatch(/worker host 7 1\.0\.0/);
     expect(text).not.toMatch(/\bopm |docs\//); // commands and files are for a terminal
     expect(await (await get('/')).text()).toContain('<a href="/dead-letters">101</a>');

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { expect, test } from '@jest/globals';
 import type { ProjectActivity, SeenProcess } from '@opm/store';
 import { findPartnerProblems, findProblems, type QueueStatus, type StoreStatus } from './find-problems.js';
-import { toWaiting } from './status.js';
+import { toMemory, toWaiting } from './status.js';
 
 const now = new Date('2026-11-30T12:00:00Z');
 const minutesAgo = (minutes: number) => new Date(now.getTime() - minutes * 60_000);
@@ -212,6 +212,14 @@ test('jobs that cannot be read have no project, and a name may look like an opti
       ...{ projectId: 1, name: '--none', kind: 'invalid entries' },
     },
   ]);
+});
+
+test.each([
+  [0, undefined],
+  [0.001, '0 %'],
+  [0.016, '2 %'],
+])('a share of memory of %d is shown as %s: without a limit, there is none', (memory, text) => {
+  expect(toMemory({ memory })).toBe(text);
 });
 
 test.each([

@@ -138,6 +138,10 @@ export function toWaiting({ entries, jobs }: Pick<QueueStatus, 'entries' | 'jobs
   return `${toCount(entries, 'entry')} in ${toCount(jobs, 'job')}`;
 }
 
+/** Such as `2 %`; undefined if the memory of the queue's store has no limit of its own, as in PostgreSQL. */
+export const toMemory = ({ memory }: Pick<QueueStatus, 'memory'>): string | undefined =>
+  memory > 0 ? `${Math.round(100 * memory)} %` : undefined;
+
 /** Entries per second of all projects. */
 function toRates({ lastHour }: StoreStatus) {
   const sum = (rate: 'acceptedPerSecond' | 'refusedPerSecond' | 'persistedPerSecond') =>

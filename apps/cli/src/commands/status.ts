@@ -9,6 +9,7 @@ import {
   type Status,
   toCount,
   toDuration,
+  toMemory,
   toNumber,
   toP99Ms,
   toStatus,
@@ -136,6 +137,7 @@ function onlyUserError(error: Error): UserError {
 
 function toLines({ problems, processes, rates, queue, deadLetters, paused }: Status): string[] {
   const p99Ms = toP99Ms(processes);
+  const memory = queue && toMemory(queue);
   const toMs = (ms: number | undefined) => (ms === undefined ? '-' : `${toNumber(Math.ceil(ms))} ms`);
   return [
     problems.length === 0 ? 'Nothing is wrong.' : `${toCount(problems.length, 'problem')}:`,
@@ -150,8 +152,8 @@ function toLines({ problems, processes, rates, queue, deadLetters, paused }: Sta
       : []),
     ...(queue
       ? [
-          `waiting: ${toWaiting(queue)}, the oldest for ${toDuration(queue.oldestSeconds)}; ` +
-            `memory of the queue ${Math.round(100 * queue.memory)} %`,
+          `waiting: ${toWaiting(queue)}, the oldest for ${toDuration(queue.oldestSeconds)}` +
+            (memory ? `; memory of the queue ${memory}` : ''),
         ]
       : []),
     ...(deadLetters === undefined ? [] : [toCount(deadLetters, 'dead letter')]),

@@ -4,6 +4,7 @@ import {
   type Status,
   toCount,
   toDuration,
+  toMemory,
   toNumber,
   toP99Ms,
   toWaiting,
@@ -133,7 +134,7 @@ function toFacts({ rates, queue, deadLetters, paused, processes }: Status): [str
     ['p99 to the row', toMs(p99Ms.worker)],
     ['Waiting', queue && toWaiting(queue)],
     ['Oldest entry', queue && (queue.entries === 0 ? 'none' : toDuration(queue.oldestSeconds))],
-    ["Memory of the queue's store", queue && `${Math.round(100 * queue.memory)} %`],
+    ["Memory of the queue's store", queue && toMemory(queue)],
     [
       'Dead letters',
       deadLetters && (
