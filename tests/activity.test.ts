@@ -52,6 +52,13 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
     return JSON.parse(stdout)[0];
   };
 
+  /** What `opm projects stats` shows of one project on a terminal, by column. */
+  const columnsOf = async (name: string) => {
+    const { stdout } = await runOpm(['projects', 'stats', name], backend.env);
+    const rows = stdout.trimEnd().split('\n').slice(2);
+    return Object.fromEntries(rows.map((row) => row.split(/ {2,}/)));
+  };
+
   test('if all is well, status says so, lists the processes and exits with 0', async () => {
     const names = async () => (await store.activity.processes()).map(({ name }) => name);
     await waitFor(async () => (await names()).length === 3, { description: 'the first reports' });
@@ -172,6 +179,28 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
         ...{ projectId: silent.projectId, name: 'silent', kind: 'silent' },
       },
     ]);
+
+    expect(await columnsOf('over its limit')).toMatchObject({
+      ...{ project: 'over its limit', dead: '0', limited: expect.stringMatching(/^[1-9]\d*$/) },
+      ...{ waiting: expect.stringMatching(/^~\d+$/), oldest: expect.stringMatching(/^\d+ (s|min)$/) },
+      ...{ 'sent/s': expect.stringMatching(/^\d+\.\d$/), 'of limit': expect.stringMatching(/^\d+ %$/) },
+      'last seen': expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\dZ$/),
+    });
+    expect(await columnsOf('poison')).toMatchObject({ dead: '1', limited: '0', 'of limit': '-' });
+  });
+
+  test('status shows latencies of the last seconds, what waits and the number of dead letters', async () => {
+    const measured = await store.projects.create('measured');
+    const read = async () => {
+      await send(measured, 'POST', '/entry', toEntry(1));
+      const { stdout } = await runOpm(['status'], backend.env);
+      return (
+        /^p99 to the acknowledgement \d[\d,]* ms, to the row \d[\d,]* ms \(last seconds\)$/m.test(stdout) && stdout
+      );
+    };
+    const stdout = await waitFor(read, { description: 'latencies' });
+    expect(stdout).toMatch(/^waiting: \d+ entr(y|ies)\b.*, the oldest for \d+ s\b/m);
+    expect(stdout).toMatch(/^1 dead letter$/m);
   });
 
   test('opm customers erase erases as a DELETE of the partner does, in the order of the entries', async () => {
