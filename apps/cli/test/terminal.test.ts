@@ -119,9 +119,8 @@ test('with --json, an error is a line of JSON with its kind, and the exit code t
 test('--help lists the exit codes', async () => {
   const { code, stdout } = await opm('--help');
   expect(code).toBe(0);
-  const [, list = ''] = /Exit codes: ([^]*?)\.\n/.exec(stdout) ?? [];
-  expect(list.replaceAll(/\s+/g, ' ')).toBe(
-    '1 failed, 2 wrong usage, 3 not found, 4 a store, the workers or the stack are not available, 130 stopped',
+  expect(stdout).toMatch(
+    /^Exit codes: 1 failed, 2 wrong usage, 3 not found, 4 a store, the workers or the stack are not available, 130 stopped\.$/m,
   );
 });
 
@@ -161,15 +160,15 @@ test.each([
   expect([code, errors.join('')]).toEqual([0, '']);
 });
 
-/** Runs `opm` on a terminal, where somebody types `answer` once the output matches `question`. */
-async function runOnTerminal(args: string[], question: RegExp, answer: string) {
+/** Runs `opm` on a terminal, where somebody types `answer` once `isAsked` holds for the output. */
+async function runOnTerminal(args: string[], isAsked: (output: string) => boolean, answer: string) {
   const command = ['exec', process.execPath, OPM, ...args].join(' ');
   const child = spawn('script', ['-qec', command, '/dev/null'], { env: { ...process.env, ...backend.env } });
   let output = '';
   let hasAsked = false;
   child.stdout.on('data', (data) => {
     output += String(data);
-    if (hasAsked || !question.test(output)) return;
+    if (hasAsked || !isAsked(output)) return;
     hasAsked = true;
     child.stdin.write(answer);
   });
@@ -178,7 +177,7 @@ async function runOnTerminal(args: string[], question: RegExp, answer: string) {
   expect(output).not.toContain('    at '); // a stack trace
   return { code, hasAsked, output };
 }
-const QUESTION = /Type yes to go on/;
+const isQuestion = (output: string) => output.includes('Type yes to go on');
 
 test.each([
   ['customers erase acme c'],
@@ -189,9 +188,10 @@ test.each([
   ['restored'],
 ])('on a terminal, `opm %s` asks first, and changes nothing if the answer is no', async (command) => {
   const tables = ['customers', 'dead_letters', 'api_keys', 'operators', 'audit_log'];
-  const read = () => Promise.all(tables.map((table) => query(backend.databaseUrl, `SELECT * FROM ${table} ORDER BY 1, 2`)));
+  const read = () =>
+    Promise.all(tables.map((table) => query(backend.databaseUrl, `SELECT * FROM ${table} ORDER BY 1, 2`)));
   const before = await read();
-  const { code, hasAsked, output } = await runOnTerminal(command.split(' '), QUESTION, 'no\n');
+  const { code, hasAsked, output } = await runOnTerminal(command.split(' '), isQuestion, 'no\n');
   expect([code, hasAsked]).toEqual([1, true]);
   expect(output).toContain('nothing was changed');
   expect(await read()).toEqual(before);
@@ -202,14 +202,14 @@ test('a script is not asked, and on a terminal, rotating with a grace period ask
   expect(await opm('keys', 'rotate', 'rotated', '--grace', '0s')).toMatchObject({ code: 0, stderr: '' });
   for (const flags of [['--grace', '0s', '--yes'], ['--grace', '1h'], []]) {
     const command = ['keys', 'rotate', 'rotated', ...flags];
-    expect(await runOnTerminal(command, QUESTION, 'no\n')).toMatchObject({ code: 0, hasAsked: false });
+    expect(await runOnTerminal(command, isQuestion, 'no\n')).toMatchObject({ code: 0, hasAsked: false });
   }
 });
 
 test('on a terminal, what destroys something asks first; only `yes` or --yes goes on', async () => {
   const { projectId } = await store.projects.create('asked');
   const revoke = async (answer: string, ...flags: string[]) => {
-    const { code, hasAsked } = await runOnTerminal(['keys', 'revoke', 'asked', ...flags], QUESTION, answer);
+    const { code, hasAsked } = await runOnTerminal(['keys', 'revoke', 'asked', ...flags], isQuestion, answer);
     const [key] = await store.apiKeys.list(projectId);
     return { code, hasAsked, status: key?.status };
   };
@@ -219,4 +219,12 @@ test('on a terminal, what destroys something asks first; only `yes` or --yes goe
   expect(await revoke('yes\n')).toEqual({ code: 0, hasAsked: true, status: 'revoked' });
   await store.apiKeys.rotate(projectId, { graceMs: 0 });
   expect(await revoke('', '--yes')).toMatchObject({ code: 0, hasAsked: false });
+});
+
+test('on a terminal, `opm status --watch` redraws the screen until Ctrl-C, and exits with 0', async () => {
+  const toScreens = (output: string) => output.split('\x1b[H\x1b[J').slice(1);
+  const hasRedrawn = (output: string) => toScreens(output).length > 1;
+  const { code, hasAsked, output } = await runOnTerminal(['status', '--watch'], hasRedrawn, '\x03');
+  expect([code, hasAsked]).toEqual([0, true]);
+  for (const screen of toScreens(output)) expect(screen).toContain('No ingress reports.');
 });
