@@ -31,6 +31,30 @@ const linesOf = async ({ render }: ReturnType<typeof createMetrics>, name: strin
     .filter((line) => line.startsWith(name))
     .sort();
 
+test('a project that is no longer among the busiest loses its series, and begins anew if it returns', async () => {
+  const metrics = createMetrics({ process: 'test' });
+  const add = metrics.projectCounter(['refused_unavailable']);
+  const lines = () => linesOf(metrics, 'opm_project_entries_total');
+  const toLine = (project: string, outcome: string, count: number) =>
+    `opm_project_entries_total{project="${project}",outcome="${outcome}",process="test"} ${count}`;
+  const toLines = (project: string, created: number, unavailable: number) => [
+    toLine(project, 'created', created),
+    toLine(project, 'refused_unavailable', unavailable),
+  ];
+  add(new Map([['acme', { created: 2, refused_unavailable: 1 }]]));
+  add(new Map([['acme', { created: 3 }]]));
+  expect(await lines()).toEqual(toLines('acme', 5, 1));
+  add(new Map([['beta', { created: 1 }]]));
+  expect(await lines()).toEqual(toLines('beta', 1, 0));
+  add(
+    new Map([
+      ['acme', { created: 7 }],
+      ['beta', { created: 7 }],
+    ]),
+  );
+  expect(await lines()).toEqual([...toLines('acme', 7, 0), ...toLines('beta', 8, 0)]);
+});
+
 test('hot metrics are rendered like those of prom-client', async () => {
   const requests = fc.array(
     fc.record({

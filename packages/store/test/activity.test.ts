@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { createTestDatabase, query, startProxy, type TcpProxy, type TestDatabase, waitFor } from '@opm/testkit';
 import fc from 'fast-check';
-import { COUNTERS, type Counts, type Report, toNoCounts } from '../src/activity.js';
+import { COUNTERS, type Counts, type ProcessState, type Report, toNoCounts } from '../src/activity.js';
 import { createActivityReporter, createStore, type Outcomes, type Store } from '../src/index.js';
 
 let database: TestDatabase;
@@ -233,6 +233,26 @@ describe('a reporter', () => {
     expect(rows.at(-1)).toEqual({ id: 10_000, updated: 10_000 });
     expect(Math.max(...reported.map(({ size }) => size))).toBeLessThanOrEqual(21); // the busiest and `other`
     expect(sumOf('updated')).toBe((10_002 * 10_003) / 2);
+  });
+
+  test('reports the latencies of all projects together, and one by one of the 20 busiest', async () => {
+    const states: ProcessState[] = [];
+    const reporter = startReporter({
+      ...store.activity,
+      report(report, namesOf) {
+        states.push(report.state);
+        return store.activity.report(report, namesOf);
+      },
+    });
+    const projectIds = Array.from({ length: 30 }, (_, i) => i + 1);
+    for (const projectId of projectIds) reporter.of(projectId).created += projectId;
+    await waitFor(() => reported.length > 0, { description: 'the first report' }); // from now on they are known
+    for (const projectId of projectIds) reporter.onLatency(projectId, 100 * projectId);
+    await reporter.close();
+    const { busiest, p99Ms } = states.at(-1) ?? {};
+    expect(Object.keys(busiest ?? {}).map(Number)).toEqual(projectIds.slice(10));
+    expect(Math.abs((busiest?.[30]?.p99Ms ?? 0) - 3_000)).toBeLessThan(60);
+    expect(Math.abs((p99Ms ?? 0) - 3_000)).toBeLessThan(60);
   });
 });
 
