@@ -203,6 +203,18 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
     expect(stdout).toMatch(/^1 dead letter$/m);
   });
 
+  test('a renamed project keeps its keys and its counts', async () => {
+    const renamed = await store.projects.create('before');
+    expect(await send(renamed, 'POST', '/entry', toEntry(1))).toBe(201);
+    await waitFor(async () => (await statsOf('before'))?.created === 1, { description: 'the count' });
+    expect(await runOpm(['projects', 'rename', 'before', 'after'], backend.env)).toMatchObject({ code: 0 });
+    expect(await send(renamed, 'POST', '/entry', toEntry(2))).toBe(201);
+    const isCounted = async () => (await statsOf('after'))?.created === 2;
+    await waitFor(isCounted, { description: 'the count under the new name' });
+    expect(await columnsOf('after')).toMatchObject({ project: 'after', created: '2' });
+    expect(await runOpm(['projects', 'stats', 'before'], backend.env)).toMatchObject({ code: 3, stdout: '' });
+  });
+
   test('opm customers erase erases as a DELETE of the partner does, in the order of the entries', async () => {
     expect(await send(acme, 'POST', '/entry', toEntry('gone'))).toBe(201);
     const { code, stdout } = await runOpm(['customers', 'erase', 'acme', 'gone', '--json'], backend.env);
