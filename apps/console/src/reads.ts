@@ -45,7 +45,9 @@ export type MinuteHealth = { minute: Date } & Partial<
 >;
 
 /** The first minute of the charts. The last one is the last complete minute. */
-const toChartStart = (now: Date): number => Math.floor(now.getTime() / MINUTE_MS) * MINUTE_MS - CHART_MS;
+const toChartStart = (now: Date): number => toMinute(now) - CHART_MS;
+
+const toMinute = (now: Date): number => Math.floor(now.getTime() / MINUTE_MS) * MINUTE_MS;
 
 /** What the pages read. Every method rejects with StoreError if PostgreSQL does not answer. */
 export function createReads({ store, queue, shards }: { store: Store; queue: EntryQueue; shards: number }) {
@@ -97,7 +99,7 @@ export function createReads({ store, queue, shards }: { store: Store; queue: Ent
     ]);
     const p99Ms = toP99Ms(processes);
     const seen: MinuteHealth = {
-      minute: new Date(Math.floor(now.getTime() / MINUTE_MS) * MINUTE_MS),
+      minute: new Date(toMinute(now)),
       ingressP99Ms: p99Ms.ingress,
       workerP99Ms: p99Ms.worker,
       waiting: ofQueue?.[0].entries,

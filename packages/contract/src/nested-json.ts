@@ -48,18 +48,18 @@ function skipContainer(json: Buffer, start: number, closers: number[]): number {
     if (opener === OPEN_ARRAY || opener === OPEN_OBJECT) {
       const closer = opener + 2; // in ASCII
       closers.push(closer);
-      at = skipAll(json, at + 1, BLANK);
+      at = skipBlank(json, at + 1);
       if (json[at] !== closer) {
         if (opener === OPEN_OBJECT) at = skipName(json, at);
         continue;
       }
-    } else at = skipAll(json, skipScalar(json, at), BLANK);
+    } else at = skipBlank(json, skipScalar(json, at));
     while (json[at] === closers.at(-1)) {
       closers.pop();
       if (closers.length === 0) return at + 1;
-      at = skipAll(json, at + 1, BLANK);
+      at = skipBlank(json, at + 1);
     }
-    at = skipAll(json, skipByte(json, at, COMMA), BLANK);
+    at = skipBlank(json, skipByte(json, at, COMMA));
     if (closers.at(-1) === CLOSE_OBJECT) at = skipName(json, at);
   }
 }
@@ -67,8 +67,8 @@ function skipContainer(json: Buffer, start: number, closers: number[]): number {
 /** Skips a property's name, the colon, and blanks after it. */
 function skipName(json: Buffer, start: number): number {
   if (json[start] !== QUOTE) throw new SyntaxError();
-  const colon = skipAll(json, skipText(json, start), BLANK);
-  return skipAll(json, skipByte(json, colon, COLON), BLANK);
+  const colon = skipBlank(json, skipText(json, start));
+  return skipBlank(json, skipByte(json, colon, COLON));
 }
 
 function skipScalar(json: Buffer, start: number): number {
@@ -113,6 +113,9 @@ function skipByte(json: Buffer, at: number, byte: number): number {
   if (json[at] !== byte) throw new SyntaxError();
   return at + 1;
 }
+
+/** @returns the index of the next byte that is not blank, or the length */
+export const skipBlank = (json: Buffer, start: number): number => skipAll(json, start, BLANK);
 
 function skipAll(json: Buffer, start: number, table: Uint8Array): number {
   let at = start;

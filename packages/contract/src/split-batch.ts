@@ -1,5 +1,6 @@
 import { parseJson } from './entry.js';
 import { Fault } from './faults.js';
+import { skipBlank } from './nested-json.js';
 
 const [NEWLINE, RETURN, TAB, SPACE] = [0x0a, 0x0d, 0x09, 0x20];
 
@@ -198,12 +199,5 @@ export function parseValues({ bytes, sizes }: { bytes: Buffer; sizes: number[] }
 }
 
 const [OPEN, CLOSE] = [Buffer.from('['), Buffer.from(']')];
-
-/** @returns the index of the next byte that is not blank, or the body's length */
-function skipBlank(body: Buffer, start: number): number {
-  let at = start;
-  while (at < body.length && isBlankByte(body[at] as number)) at++;
-  return at;
-}
 
 const isBlankByte = (byte: number) => byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09;

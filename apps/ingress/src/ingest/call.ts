@@ -119,12 +119,9 @@ export function toBytes({ customerId, fields }: EntryInput): number {
   return bytes;
 }
 
-/** Names and quotes of a request's ids in a job's data. */
-const REQUEST_OVERHEAD = 48;
-
 /** Approximate size of a request's ids, which a job's data has once, in bytes. */
 export const toRequestBytes = ({ requestIds }: Requester): number =>
-  requestIds ? REQUEST_OVERHEAD + (requestIds.idempotencyKey?.length ?? 0) + (requestIds.requestId?.length ?? 0) : 0;
+  requestIds ? JSON.stringify(requestIds).length : 0;
 
 /** What identifies an entry, however the partner spelled it; for an invalid entry, the code of its fault. */
 export function toText(item: EntryInput | Fault): string {
