@@ -31,6 +31,9 @@ export type Servers = {
 
 type Release = () => Promise<unknown>;
 
+/** `bench -- partners` runs six ingresses and six workers beside each other. */
+const SERVER_FLAGS = ['max_connections=300'];
+
 const OPM = fileURLToPath(new URL('../../apps/cli/bin/opm.js', import.meta.url));
 
 /**
@@ -38,7 +41,7 @@ const OPM = fileURLToPath(new URL('../../apps/cli/bin/opm.js', import.meta.url))
  * production.
  */
 export async function startServers(): Promise<Servers> {
-  const provisioning = provisionServers({ postgresFlags: [] });
+  const provisioning = provisionServers({ postgresFlags: SERVER_FLAGS });
   const releases: Release[] = [async () => (await provisioning).stop()];
   let releasing = Promise.resolve();
   // Releases run one after the other. Otherwise the process could exit before all of them are done.
@@ -78,6 +81,17 @@ export async function startServers(): Promise<Servers> {
     },
     stop: () => releaseDownTo(0),
   };
+}
+
+/** Calls `run` with several fresh places of the same servers. */
+export async function inFreshPlaces<T>(
+  servers: Pick<Servers, 'inFreshPlace'>,
+  count: number,
+  run: (places: Place[]) => Promise<T>,
+  places: Place[] = [],
+): Promise<T> {
+  if (places.length === count) return run(places);
+  return servers.inFreshPlace((place) => inFreshPlaces(servers, count, run, [...places, place]));
 }
 
 /**

@@ -1,17 +1,19 @@
 import { createStore } from '@opm/store';
 import { median, type TestApp, toTable, toWhole } from '@opm/testkit';
 import { project, startProject, startProjectWorker, synchronous } from '../contenders.js';
-import type { Target } from '../load/generators.js';
+import type { Load, Target } from '../load/generators.js';
 import { readRedisSeconds, runCounted, runLoad, warmUp } from '../load/run-load.js';
-import { countWaiting, openProjectQueue, waitUntilEmpty } from '../queues.js';
+import { countWaiting, type OpenQueue, openProjectQueue, waitUntilEmpty } from '../queues.js';
 import { type Report, toRatios, type Verdict, withRounds } from '../report.js';
-import type { Place, Servers } from '../servers.js';
+import { inFreshPlaces, type Place, type Servers } from '../servers.js';
 import { makeEntries, persistWithTextbook, slice, stopCleanly, timeDrain } from './drain.js';
 import { loadAndPersist, toFigure } from './sustained.js';
 
 type PartnersOptions = { partners: number; seconds: number; rounds: number };
 
-type Case = { queue: 'Redis' | 'PostgreSQL'; partners: number; isZipf?: true };
+const QUEUES = ['Redis', 'PostgreSQL'] as const;
+
+type Case = { queue: (typeof QUEUES)[number]; partners: number; isZipf?: true };
 
 /** Result of one run. Rates are entries per second; CPU is in µs per entry. */
 type Run = {
@@ -26,6 +28,8 @@ type Run = {
   workerUs: number;
 };
 
+const NO_FIGURES: Run = { acks: 0, drain: 0, both: 0, p99Ms: 0, ingressUs: 0, redisUs: 0, workerUs: 0 };
+
 /** Number of projects to create concurrently. */
 const CREATED_AT_ONCE = 50;
 /** Number of requests after which the Zipf-distributed keys repeat. */
@@ -38,25 +42,34 @@ export async function measurePartners(
   { partners, seconds, rounds }: PartnersOptions,
 ): Promise<Report> {
   const counts = [1, partners / 100, partners / 10, partners, 10 * partners].filter((count) => count >= 1);
-  const cases: Case[] = (['Redis', 'PostgreSQL'] as const).flatMap((queue) =>
+  const cases: Case[] = QUEUES.flatMap((queue) =>
     [...new Set(counts.map(Math.round))]
       .map((count): Case => ({ queue, partners: count }))
       .concat({ queue, partners, isZipf: true }),
   );
   const runs = new Map<string, Run[]>(cases.map((it) => [nameOf(it), []]));
   const peers = { synchronous: [] as number[], textbook: [] as number[] };
-  for (let round = 1; round <= rounds; round++) {
-    // In turns, because the machine may become slower or faster.
-    for (const it of round % 2 === 1 ? cases : cases.toReversed()) {
-      const run = await servers.inFreshPlace((place) => measureCase(place, it, seconds));
-      runs.get(nameOf(it))?.push(run);
-      const { acks, drain, both } = run;
-      console.log(
-        `round ${round}: ${nameOf(it)}: ${[acks, drain, both].map(toWhole).join(', ')} acknowledged, drained, both per second`,
-      );
-    }
-    peers.synchronous.push(await servers.inFreshPlace((place) => measureSynchronous(place, seconds)));
-    peers.textbook.push(await servers.inFreshPlace(measureTextbook));
+  for (const queue of QUEUES) {
+    const ofQueue = cases.filter((it) => it.queue === queue);
+    await inFreshPlaces(servers, ofQueue.length, async (places) => {
+      const sides: Side[] = [];
+      for (const [i, it] of ofQueue.entries()) sides.push(await startSide(places[i] as Place, it, seconds));
+      for (let round = 1; round <= rounds; round++) {
+        // Every second round in reverse, because the machine may become slower or faster.
+        await measureRound(round % 2 === 1 ? sides : sides.toReversed());
+        for (const { it, run } of sides) {
+          runs.get(nameOf(it))?.push({ ...run });
+          const figures = [run.acks, run.drain, run.both].map(toWhole).join(', ');
+          console.log(`round ${round}: ${nameOf(it)}: ${figures} acknowledged, drained, both per second`);
+        }
+        if (queue === 'Redis') peers.textbook.push(await servers.inFreshPlace(measureTextbook));
+        else peers.synchronous.push(await servers.inFreshPlace((place) => measureSynchronous(place, seconds)));
+      }
+      for (const { worker, opened } of sides) {
+        await stopCleanly(worker);
+        await opened.close();
+      }
+    });
   }
   const figures = (name: keyof Run, it: Case) => (runs.get(nameOf(it)) ?? []).map((run) => run[name]);
   const toOne = (name: keyof Run, it: Case) => toRatios(figures(name, it), figures(name, { ...ONE, queue: it.queue }));
@@ -117,51 +130,71 @@ const COLUMNS: [title: string, name: keyof Run, toText: (figure: number) => stri
 const toPartners = ({ partners, isZipf }: Case) => `${toWhole(partners)}${isZipf ? ', Zipf' : ''}`;
 const nameOf = (it: Case) => `${it.queue}, ${toPartners(it)} partners`;
 
-async function measureCase(fresh: Place, it: Case, seconds: number): Promise<Run> {
+type Measurable = Pick<TestApp, 'readMetric'>;
+
+/** A case with its processes, and its figures of this round. */
+type Side = { it: Case; place: Place; load: Load; ingress: Measurable; worker: TestApp; opened: OpenQueue; run: Run };
+
+/**
+ * Measures the cases beside each other: each phase with all cases before the next phase, so that a case and the one it
+ * is compared with are measured within a minute. All processes run from the start, but only one case has load.
+ */
+async function measureRound(sides: Side[]): Promise<void> {
+  for (const phase of [acknowledge, drain, acknowledgeAndPersist, readLatency]) {
+    for (const side of sides) Object.assign(side.run, await phase(side));
+  }
+}
+
+async function startSide(fresh: Place, it: Case, seconds: number): Promise<Side> {
   const place: Place = it.queue === 'PostgreSQL' ? { ...fresh, queue: 'postgres' } : fresh;
   const ingress = await startProject(place);
   const target = await withPartners(place, ingress, it);
-  await warmUp(target);
+  const worker = await startProjectWorker(place);
   const opened = await openProjectQueue(place);
+  await warmUp(target);
+  await waitUntilEmpty(opened);
+  return { it, place, load: { target, seconds, customers: 'new' }, ingress, worker, opened, run: { ...NO_FIGURES } };
+}
+
+async function acknowledge({ place, load, ingress, opened }: Side): Promise<Partial<Run>> {
   await opened.queue.pause();
   const readUsage = async () => ({
     ingress: await readCpu(ingress),
-    redis: it.queue === 'Redis' ? await readRedisSeconds(place.redisUrl) : Number.NaN,
+    redis: place.queue ? Number.NaN : await readRedisSeconds(place.redisUrl),
   });
-
   let [before, after] = [await readUsage(), await readUsage()];
-  const load = { target, seconds, customers: 'new' as const };
-  const acked = await runCounted(place, load, project.countAccepted.new, async (given) => {
+  const { requests, seconds } = await runCounted(place, load, project.countAccepted.new, async (given) => {
     before = await readUsage();
     const result = await runLoad(given);
     after = await readUsage();
     return result;
   });
-  const waiting = await countWaiting(opened);
-  const worker = await startProjectWorker(place);
-  const workerBefore = await readCpu(worker);
-  const drainSeconds = await timeDrain(opened);
-  const workerSeconds = (await readCpu(worker)) - workerBefore;
-
-  const sustained = await loadAndPersist(place, load, () => waitUntilEmpty(opened));
-  const acks = acked.requests / acked.seconds;
-  const { p99Ms } = await runLoad({ ...load, rate: acks / 2 });
-  await waitUntilEmpty(opened);
-  await stopCleanly(worker);
-  await opened.close();
-  const toUs = (some: number, entries: number) => (some / entries) * 1e6;
   return {
-    acks,
-    drain: waiting / drainSeconds,
-    both: toFigure(sustained),
-    p99Ms,
-    ingressUs: toUs(after.ingress - before.ingress, acked.requests),
-    redisUs: toUs(after.redis - before.redis, acked.requests),
-    workerUs: toUs(workerSeconds, waiting),
+    acks: requests / seconds,
+    ingressUs: toUs(after.ingress - before.ingress, requests),
+    redisUs: toUs(after.redis - before.redis, requests),
   };
 }
 
-const readCpu = ({ readMetric }: Pick<TestApp, 'readMetric'>) => readMetric('process_cpu_seconds_total');
+async function drain({ worker, opened }: Side): Promise<Partial<Run>> {
+  const waiting = await countWaiting(opened);
+  const before = await readCpu(worker);
+  const seconds = await timeDrain(opened);
+  return { drain: waiting / seconds, workerUs: toUs((await readCpu(worker)) - before, waiting) };
+}
+
+async function acknowledgeAndPersist({ place, load, opened }: Side): Promise<Partial<Run>> {
+  return { both: toFigure(await loadAndPersist(place, load, () => waitUntilEmpty(opened))) };
+}
+
+async function readLatency({ load, opened, run }: Side): Promise<Partial<Run>> {
+  const { p99Ms } = await runLoad({ ...load, rate: run.acks / 2 });
+  await waitUntilEmpty(opened);
+  return { p99Ms };
+}
+
+const toUs = (seconds: number, entries: number) => (seconds / entries) * 1e6;
+const readCpu = ({ readMetric }: Measurable) => readMetric('process_cpu_seconds_total');
 
 /** Creates `partners` projects and returns the target with their keys, to be used in turn. */
 export async function withPartners(

@@ -121,6 +121,23 @@ test('during an outage of PostgreSQL a cached key stays valid until its end', as
   expect(await authenticate(ending, createConnection())).toMatchObject({ code: 'KEYS_UNAVAILABLE' });
 });
 
+test('what was known of keys before an outage of PostgreSQL holds in it: an end, and a pause', async () => {
+  const [revoked, paused] = [createApiKey(), createApiKey()];
+  owners.set(hashApiKey(revoked), OTHER).set(hashApiKey(paused), OTHER);
+  answerQueries();
+  await untilPolled();
+  for (const key of [revoked, paused, revoked, paused]) {
+    expect(await authenticate(key, createConnection())).toMatchObject(OTHER);
+  }
+  owners.delete(hashApiKey(revoked));
+  owners.set(hashApiKey(paused), { ...OTHER, isPaused: true });
+  revision = 'second';
+  await untilPolled();
+  await expect(outage.run(() => Promise.reject(new Error('away')))).rejects.toThrow('away');
+  expect(await authenticate(revoked, createConnection())).toMatchObject({ code: 'KEY_UNKNOWN' });
+  expect(await authenticate(paused, createConnection())).toMatchObject({ isPaused: true });
+});
+
 test('a key that has ended is not accepted because its look-up fails', async () => {
   const ending = createApiKey();
   owners.set(hashApiKey(ending), ENDED);

@@ -38,7 +38,7 @@ type AuthenticatorDeps = {
 /** A cached key takes a few hundred bytes. */
 const MAX_KNOWN_KEYS = 50_000;
 const MAX_UNKNOWN_KEYS = 10_000;
-const MAX_HASHES = 10_000;
+const MAX_TEXTS = 10_000;
 /** How long an answer of PostgreSQL is trusted. A revoked key or a changed limit takes effect everywhere within it. */
 const TRUST_MS = 1_000;
 const POLL_INTERVAL_MS = 400;
@@ -51,7 +51,8 @@ const MAX_AGE_MS = 10 * 60 * 1_000;
 const UNKNOWN_TTL_MS = 10_000;
 const MAX_LOOKED_UP = 1_000;
 
-type KnownKey = CheckedKey & { revision: string; agesAt: number; endsAt: number };
+/** `isCurrent`: false after it was replaced or evicted. */
+type KnownKey = CheckedKey & { revision: string; agesAt: number; endsAt: number; isCurrent: boolean };
 
 /**
  * Caches API keys by their SHA-256. PostgreSQL keeps a revision that changes when a key ends or a limit changes. The
@@ -65,7 +66,17 @@ type KnownKey = CheckedKey & { revision: string; agesAt: number; endsAt: number 
  */
 export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
   const { findOwners, readRevision, breaker, unknownKeys } = deps;
-  const known = new LRUCache<string, KnownKey>({ max: MAX_KNOWN_KEYS });
+  const known = new LRUCache<string, KnownKey>({
+    max: MAX_KNOWN_KEYS,
+    dispose: (key) => {
+      key.isCurrent = false;
+    },
+  });
+  /**
+   * The same keys by their text, because a SHA-256 costs several look-ups. It is read with `peek`: with 1,000 partners,
+   * keeping the order of use takes as long as the rest of the check.
+   */
+  const byText = new LRUCache<string, KnownKey>({ max: MAX_TEXTS });
   const unknown = new LRUCache<string, true>({ max: MAX_UNKNOWN_KEYS, ttl: UNKNOWN_TTL_MS });
 
   /** The last two revisions. A key that was looked up at a revision is trusted until `trustedUntil`. */
@@ -86,16 +97,6 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
   });
   const lookUpThrottled = createThrottledLookUp(findAll);
 
-  /** Cache of the keys' hashes: computing one costs several look-ups. A guess seldom has the form of a key. */
-  const hashes = new LRUCache<string, string>({ max: MAX_HASHES });
-  function hashOf(apiKey: string): string {
-    const known = hashes.get(apiKey);
-    if (known !== undefined) return known;
-    const hash = hashApiKey(apiKey);
-    if (isApiKey(apiKey)) hashes.set(apiKey, hash);
-    return hash;
-  }
-
   function remember(
     hash: string,
     owner: KeyOwner | undefined,
@@ -109,7 +110,8 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
     unknown.delete(hash);
     const agesAt = askedAt + MAX_AGE_MS * (0.5 + Math.random() / 2);
     const endsAt = askedAt + (owner.endsInMs ?? Number.POSITIVE_INFINITY);
-    const key = { ...owner, restriction: toRestriction(owner), revision, agesAt, endsAt };
+    const restriction = toRestriction(owner);
+    const key = { ...owner, restriction, revision, agesAt: Math.min(agesAt, endsAt), endsAt, isCurrent: true };
     known.set(hash, key);
     return key;
   }
@@ -162,9 +164,8 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
 
   function isTrusted({ revision, agesAt, endsAt }: KnownKey): boolean {
     const now = performance.now();
-    if (now >= endsAt) return false;
-    if (breaker.isOpen) return true;
-    return now < trustedUntil(revision) && now < agesAt;
+    if (breaker.isOpen) return now < endsAt;
+    return now < agesAt && now < trustedUntil(revision);
   }
 
   function trustedUntil(revision: string): number {
@@ -196,9 +197,14 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
 
   return {
     authenticate(apiKey, from) {
-      const hash = hashOf(apiKey);
+      const cached = byText.peek(apiKey);
+      if (cached?.isCurrent && isTrusted(cached)) return cached;
+      const hash = hashApiKey(apiKey);
       const key = known.get(hash);
-      if (key && isTrusted(key)) return key;
+      if (key && isTrusted(key)) {
+        byText.set(apiKey, key);
+        return key;
+      }
       if (!isApiKey(apiKey) || unknown.has(hash)) throw new Fault('KEY_UNKNOWN');
       if (breaker.isOpen) throw new Fault('KEYS_UNAVAILABLE');
       return lookUp(hash, from);
