@@ -92,20 +92,23 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (queue, creat
     expect(await opmJson('discard', '--id', letter.deadLetterId)).toEqual({ discarded: 1 });
   });
 
-  test('a dead letter whose data is not a chunk does not bring back an erased customer, however late it is replayed', async () => {
-    const entries = [entryOf('erased', T0), entryOf('not erased', T0 + 1)];
-    const payload = toChunkData({ entries: entries.map((entry) => ({ projectId, ...entry })) });
-    await store.deadLetters.add([{ payload, error: 'job data is not a chunk' }]);
-    const state = foldEntries([{ customerId: 'erased', version: T0 + 2, erase: true }]).get('erased');
-    if (state) await store.customers.upsert([{ projectId, customerId: 'erased', state }]);
-    expect(await store.customers.purgeTombstones(new Date())).toBe(0);
+  // Erasures and dead letters are in PostgreSQL with either queue.
+  if (queue === 'Redis') {
+    test('a dead letter whose data is not a chunk does not bring back an erased customer, however late it is replayed', async () => {
+      const entries = [entryOf('erased', T0), entryOf('not erased', T0 + 1)];
+      const payload = toChunkData({ entries: entries.map((entry) => ({ projectId, ...entry })) });
+      await store.deadLetters.add([{ payload, error: 'job data is not a chunk' }]);
+      const state = foldEntries([{ customerId: 'erased', version: T0 + 2, erase: true }]).get('erased');
+      if (state) await store.customers.upsert([{ projectId, customerId: 'erased', state }]);
+      expect(await store.customers.purgeTombstones(new Date())).toBe(0);
 
-    expect(await opmJson('replay')).toEqual({ replayed: 1, skipped: 0 });
-    await store.mark.noteFinished(Date.now() * 1_000); // as the worker notes within a minute
-    expect(await store.customers.purgeTombstones(new Date())).toBe(1);
-    await waitFor(() => emailOf('not erased'), { description: 'the row' });
-    expect(await emailOf('erased')).toBeUndefined();
-  });
+      expect(await opmJson('replay')).toEqual({ replayed: 1, skipped: 0 });
+      await store.mark.noteFinished(Date.now() * 1_000); // as the worker notes within a minute
+      expect(await store.customers.purgeTombstones(new Date())).toBe(1);
+      await waitFor(() => emailOf('not erased'), { description: 'the row' });
+      expect(await emailOf('erased')).toBeUndefined();
+    });
+  }
 
   test('any number of dead letters is replayed, and those that no worker can read are skipped and stay', async () => {
     await addAll(Array.from({ length: 250 }, (__, i) => entryOf(`many ${i}`, T0 + i)));
@@ -123,24 +126,24 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (queue, creat
     });
   });
 
-  test('a stopped replay ends between two dead letters, and none is lost', async () => {
-    await addAll(Array.from({ length: 20 }, (__, i) => entryOf(`stopped ${i}`, T0 + i)));
-    const replay = await startProcess({
-      file: 'apps/cli/bin/opm.js',
-      args: ['dead-letters', 'replay', '--rate', '1', '--json'],
-      env: backend.env,
-    });
-    const letters = () => store.deadLetters.list({ projectId }, { limit: 100 });
-    await waitFor(async () => (await letters()).length < 20, { description: 'the first letters to be replayed' });
-    expect(await replay.stop('SIGINT')).toEqual({ code: 130, signal: null });
-    const { replayed, isStopped } = JSON.parse(replay.output().replace(/^\[.*\n/gm, ''));
-    expect([replayed, isStopped]).toEqual([20 - (await letters()).length, true]);
-    expect(replayed).toBeLessThan(20);
-    expect(await opmJson('discard', '--project', 'acme')).toEqual({ discarded: 20 - replayed });
-  });
-
   // Dead letters are in PostgreSQL with either queue, and options are checked before it is opened.
   if (queue === 'Redis') {
+    test('a stopped replay ends between two dead letters, and none is lost', async () => {
+      await addAll(Array.from({ length: 20 }, (__, i) => entryOf(`stopped ${i}`, T0 + i)));
+      const replay = await startProcess({
+        file: 'apps/cli/bin/opm.js',
+        args: ['dead-letters', 'replay', '--rate', '1', '--json'],
+        env: backend.env,
+      });
+      const letters = () => store.deadLetters.list({ projectId }, { limit: 100 });
+      await waitFor(async () => (await letters()).length < 20, { description: 'the first letters to be replayed' });
+      expect(await replay.stop('SIGINT')).toEqual({ code: 130, signal: null });
+      const { replayed, isStopped } = JSON.parse(replay.output().replace(/^\[.*\n/gm, ''));
+      expect([replayed, isStopped]).toEqual([20 - (await letters()).length, true]);
+      expect(replayed).toBeLessThan(20);
+      expect(await opmJson('discard', '--project', 'acme')).toEqual({ discarded: 20 - replayed });
+    });
+
     test('discard needs a filter or --all', async () => {
       expect(await opm('discard')).toEqual({
         code: 2,

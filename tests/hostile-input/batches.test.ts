@@ -13,7 +13,7 @@ import { PROPERTIES, parse, type Row, toRow, valueToRow } from './to-row.js';
 const NDJSON = { 'content-type': 'application/x-ndjson' };
 const MIB = 1024 * 1024;
 
-describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
+describe.each(BACKENDS)('with the queue on %s,', (queue, createBackend) => {
   let stack: Stack;
   let project: Project;
   beforeAll(async () => {
@@ -75,6 +75,8 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
     });
     await explore(property);
   });
+
+  if (queue === 'PostgreSQL') return; // the rest is about requests: both queues get the same parsed entries
 
   test('whatever is posted, the answer is documented', async () => {
     const type = fc.constantFrom('application/json', 'application/x-ndjson', 'text/plain', 'x', 'application/ndjson;;');

@@ -7,7 +7,7 @@ import { explore } from './runs.js';
 import { type Project, Stack } from './stack.js';
 import { valueToRow } from './to-row.js';
 
-describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
+describe.each(BACKENDS)('with the queue on %s,', (queue, createBackend) => {
   let stack: Stack;
   beforeAll(async () => {
     stack = await Stack.start(await createBackend());
@@ -58,6 +58,8 @@ describe.each(BACKENDS)('with the queue on %s,', (_, createBackend) => {
   test('a customer with any id is read and erased, and no other customer', async () => {
     await explore(fc.asyncProperty(fc.array(text, { minLength: 10, maxLength: 40 }), expectLives));
   });
+
+  if (queue === 'PostgreSQL') return; // the rest is about paths; differential.test.ts compares the answers with both
 
   const piece = fc.oneof(
     fc.constantFrom('%', '%2', '%00', '%2f', '%2F', '/', '//', '..', '%2e%2e', '%ff', '%c0%af', '%ed%a0%80', '%f0%9f'),

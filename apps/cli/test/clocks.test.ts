@@ -21,7 +21,7 @@ const toPreload = (shiftMs: number) => `
     }
   };`;
 
-describe.each(BACKENDS)('an operator whose clock is wrong, with the queue on %s:', (_, createBackend) => {
+describe.each(BACKENDS)('an operator whose clock is wrong, with the queue on %s:', (queue, createBackend) => {
   let backend: Backend;
   let store: Store;
   let worker: TestApp;
@@ -59,38 +59,6 @@ describe.each(BACKENDS)('an operator whose clock is wrong, with the queue on %s:
     let projects = 0;
     const nextName = () => `${what} ${++projects}`;
     const create = () => store.projects.create(nextName());
-
-    test('keys expire by PostgreSQL’s clock, and are listed and revoked by it', async () => {
-      const created = await opm('projects', 'create', nextName(), '--json');
-      const { projectId, name, apiKey } = JSON.parse(created.stdout);
-      const rotated = JSON.parse((await opm('keys', 'rotate', name, '--grace', '30m', '--json')).stdout);
-      expect(await readMinutes('k.created_at', projectId)).toBeCloseTo(0, -1);
-      expect(await readMinutes('p.created_at', projectId)).toBeCloseTo(0, -1);
-      expect(await readMinutes('k.expires_at', projectId)).toBeCloseTo(30, -1);
-      expect((Date.parse(rotated.oldKeysEndAt) - Date.now()) / 60_000).toBeCloseTo(30, -1);
-      const list = JSON.parse((await opm('keys', 'list', name, '--json')).stdout) as { status: string }[];
-      expect(list.map(({ status }) => status)).toEqual(['active', 'active']);
-      expect([await isOpen(apiKey), await isOpen(rotated.apiKey)]).toEqual([true, true]);
-
-      expect(JSON.parse((await opm('keys', 'revoke', name, '--json')).stdout)).toEqual({ revoked: 2 });
-      expect([await isOpen(apiKey), await isOpen(rotated.apiKey)]).toEqual([false, false]);
-      expect(await readMinutes('k.revoked_at', projectId)).toBeCloseTo(0, -1);
-    });
-
-    test('the age of a dead letter is measured by PostgreSQL’s clock', async () => {
-      const { projectId, name } = await create();
-      const text = `INSERT INTO dead_letters (project_id, payload, error, created_at) VALUES ($1, '{}', 'x', now() - interval '10 minutes')`;
-      await query(backend.databaseUrl, text, [projectId]);
-      const count = async (...args: string[]) =>
-        JSON.parse((await opm('dead-letters', 'count', '--project', name, '--json', ...args)).stdout).count;
-      expect(await Promise.all([count('--since', '30m'), count('--since', '5m')])).toEqual([1, 0]);
-      expect(await Promise.all([count('--until', '30m'), count('--until', '5m')])).toEqual([0, 1]);
-    });
-
-    test('the start of a restore’s window is an age by PostgreSQL’s clock', async () => {
-      const { stdout } = await opm('restored', '--since', '2h', '--dry-run', '--force', '--json');
-      expect((Date.now() - Date.parse(JSON.parse(stdout).from)) / 60_000).toBeCloseTo(120, -1);
-    });
 
     const LINES = 2_000;
     const write = async (changedAt: Date) => {
@@ -135,6 +103,40 @@ describe.each(BACKENDS)('an operator whose clock is wrong, with the queue on %s:
       const minutesAgo = (Date.now() - (await readVersions(projectId)).last / 1_000) / 60_000;
       expect(minutesAgo).toBeGreaterThanOrEqual(30);
       expect(minutesAgo).toBeLessThan(40);
+    });
+
+    if (queue === 'PostgreSQL') return; // the rest has no clock of a queue
+
+    test('keys expire by PostgreSQL’s clock, and are listed and revoked by it', async () => {
+      const created = await opm('projects', 'create', nextName(), '--json');
+      const { projectId, name, apiKey } = JSON.parse(created.stdout);
+      const rotated = JSON.parse((await opm('keys', 'rotate', name, '--grace', '30m', '--json')).stdout);
+      expect(await readMinutes('k.created_at', projectId)).toBeCloseTo(0, -1);
+      expect(await readMinutes('p.created_at', projectId)).toBeCloseTo(0, -1);
+      expect(await readMinutes('k.expires_at', projectId)).toBeCloseTo(30, -1);
+      expect((Date.parse(rotated.oldKeysEndAt) - Date.now()) / 60_000).toBeCloseTo(30, -1);
+      const list = JSON.parse((await opm('keys', 'list', name, '--json')).stdout) as { status: string }[];
+      expect(list.map(({ status }) => status)).toEqual(['active', 'active']);
+      expect([await isOpen(apiKey), await isOpen(rotated.apiKey)]).toEqual([true, true]);
+
+      expect(JSON.parse((await opm('keys', 'revoke', name, '--json')).stdout)).toEqual({ revoked: 2 });
+      expect([await isOpen(apiKey), await isOpen(rotated.apiKey)]).toEqual([false, false]);
+      expect(await readMinutes('k.revoked_at', projectId)).toBeCloseTo(0, -1);
+    });
+
+    test('the age of a dead letter is measured by PostgreSQL’s clock', async () => {
+      const { projectId, name } = await create();
+      const text = `INSERT INTO dead_letters (project_id, payload, error, created_at) VALUES ($1, '{}', 'x', now() - interval '10 minutes')`;
+      await query(backend.databaseUrl, text, [projectId]);
+      const count = async (...args: string[]) =>
+        JSON.parse((await opm('dead-letters', 'count', '--project', name, '--json', ...args)).stdout).count;
+      expect(await Promise.all([count('--since', '30m'), count('--since', '5m')])).toEqual([1, 0]);
+      expect(await Promise.all([count('--until', '30m'), count('--until', '5m')])).toEqual([0, 1]);
+    });
+
+    test('the start of a restore’s window is an age by PostgreSQL’s clock', async () => {
+      const { stdout } = await opm('restored', '--since', '2h', '--dry-run', '--force', '--json');
+      expect((Date.now() - Date.parse(JSON.parse(stdout).from)) / 60_000).toBeCloseTo(120, -1);
     });
   });
 });
