@@ -108,6 +108,142 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
   ];
   const fill = (path: string) => path.replace('ID', String(projectId)).replace('KEY', String(keyId));
 
+  test('an erasure is queued, the page says so once, and the audit log does not name the customer', async () => {
+    const path = '/find/erase?project=acme&customer=jane-doe-1';
+    const sent = await sessions.admin.post(path, { confirmed: 'on' });
+    expect(sent.status).toBe(303);
+    const { text } = await sessions.admin.get(sent.location ?? '');
+    expect(text.match(/being erased|is queued/g)).toEqual(['being erased']);
+    expect(text).toContain('an erasure of ');
+    expect(text).not.toContain('action="/find/erase');
+    expect(await readAudit()).toEqual([
+      { actor: 'ada-admin', action: 'customers erase', target: 'acme/ja…', details: null },
+    ]);
+  });
+
+  test.each([
+    ['acme\u00a0', 'jane-doe-3'],
+    ['acme', 'line\nfeed'],
+    ['acme', ' spaces '],
+  ])('the form of a customer erases this customer: %j %j', async (project, customerId) => {
+    await query(backend.databaseUrl, 'INSERT INTO projects (name) VALUES ($1) ON CONFLICT DO NOTHING', [project]);
+    const { projectId: own = 0 } = (await store.projects.find(project)) ?? {};
+    const entry = { customerId, version: 1_764_000_000_000_000, fields: { phone: PHONE } };
+    await store.deadLetters.add([{ projectId: own, entry, payload: entry, error: 'refused for the test' }]);
+    const page = (of: string, customer: string) => `/find?${new URLSearchParams({ project: of, customer })}`;
+    const { text } = await sessions.admin.get(page(project, customerId));
+    const [, action = '', inside = ''] = /action="([^"]*\/find\/erase[^"]*)">(.*?)<\/form>/s.exec(text) ?? [];
+    const hidden = [...inside.matchAll(/type="hidden" name="([^"]+)" value="([^"]*)"/g)];
+    // Browsers send a line feed as CR LF.
+    const fields = Object.fromEntries(hidden.map(([, name, value = '']) => [name, value.replace(/\r?\n/g, '\r\n')]));
+    const sent = await sessions.admin.post(action.replaceAll('&amp;', '&'), { ...fields, confirmed: 'on' });
+    expect(sent).toMatchObject({ status: 303, location: page(project, customerId) });
+    const isErased = async (of: string, id: string) =>
+      (await sessions.admin.get(page(of, id))).text.includes('is being erased');
+    const others = [project.trim(), customerId.trim().replace('\n', '\r\n')] as const;
+    expect([await isErased(project, customerId), await isErased(...others)]).toEqual([true, false]);
+    await store.deadLetters.discard({});
+  });
+
+  test('dead letters of one SQLSTATE are replayed with progress and become rows; others are discarded', async () => {
+    const ids = Array.from({ length: 120 }, (_id, i) => `letter-${i}`);
+    await addLetters(ids, '22021');
+    await addLetters(['other'], '23514');
+    const { operator, admin } = sessions;
+    const page = (await operator.get('/dead-letters?state=22021')).text;
+    expect(page).toContain('Queue 120 dead letters of all partners with SQLSTATE 22021 again.');
+    const [, through = ''] = /name="through" value="(\d+)"/.exec(page) ?? [];
+    await addLetters(['later'], '22021');
+    const fields = { state: '22021', through, confirmed: 'on' };
+    const { status, location } = await operator.post('/dead-letters/replay', fields);
+    expect([status, location]).toEqual([303, '/dead-letters?state=22021']);
+    const says = async (again: string, path = location ?? '') =>
+      new RegExp(`, by ada-operator: 120 dead letters queued; ${again} dead letters? again so far\\.`).test(
+        (await operator.get(path)).text,
+      );
+    await waitFor(() => says('none of them are'), { description: 'the replay to end' });
+    expect([
+      await says('none of them are', '/dead-letters'),
+      await says('none of them are', '/dead-letters?state=23'),
+    ]).toEqual([...[false, false]]);
+    await addLetters(['letter-0'], '23514'); // its entry is refused again
+    await waitFor(() => says('1 of them is a'), { description: 'the page to say so' });
+    const worker = await startApp('worker', backend.env);
+    const areStored = async () => (await store.customers.findMany(projectId, ids)).size === ids.length;
+    await waitFor(areStored, { description: 'the entries to be stored' });
+    await worker.stop();
+    expect(await countLetters()).toBe(3);
+    await admin.post('/dead-letters/discard', { state: '23514', confirmed: 'on' });
+    await admin.post('/dead-letters/discard', { state: '22021', confirmed: 'on' });
+    expect(await countLetters()).toBe(0);
+    expect((await readAudit()).map(({ action, details }) => [action, details])).toEqual([
+      ['dead-letters discard', { letters: 1, sqlState: '22021' }],
+      ['dead-letters discard', { letters: 2, sqlState: '23514' }],
+      ['dead-letters replay', { letters: 120, sqlState: '22021' }],
+    ]);
+  });
+
+  test('the page of a dead letter says what is wrong with it, and replays or discards this one', async () => {
+    const { admin } = sessions;
+    await addLetters(['single-1', 'single-2', 'single-3'], '23514');
+    const [third, second] = await store.deadLetters.list({ projectId }, { limit: 2 });
+    const path = `/dead-letters/${second?.deadLetterId}`;
+    const { text } = await admin.get(path);
+    for (const part of [
+      ...[`<a href="/partners/${projectId}">acme</a>`, '23514 check_violation'],
+      'VALUE_INVALID: our database does not accept a value, send another one',
+      ...['•••: what partners sent is hidden.', 'href="/dead-letters?partner=acme"'],
+    ]) {
+      expect(text).toContain(part);
+    }
+    const fields = { partner: 'acme', letter: second?.deadLetterId ?? '', confirmed: 'on' };
+    expect((await admin.post('/dead-letters/discard', fields)).location).toBe('/dead-letters?partner=acme');
+    expect((await admin.get(path)).status).toBe(404);
+    await admin.post('/dead-letters/replay', { ...fields, letter: third?.deadLetterId ?? '' });
+    const isDone = async () =>
+      (await admin.get('/dead-letters?partner=acme')).text.includes('1 dead letter queued; none of them');
+    await waitFor(isDone, { description: 'the replay to end' });
+    expect(await countLetters()).toBe(1);
+    expect(await readAudit()).toMatchObject([
+      { action: 'dead-letters replay', target: 'acme', details: { id: third?.deadLetterId } },
+      { action: 'dead-letters discard', target: 'acme', details: { id: second?.deadLetterId } },
+    ]);
+    await store.deadLetters.discard({});
+  });
+
+  test('of two replays at once, one is refused', async () => {
+    await addLetters(
+      Array.from({ length: 250 }, (_id, i) => `twice-${i}`),
+      '22021',
+    );
+    const sent = await Promise.all(
+      Array.from({ length: 6 }, () => sessions.operator.post('/dead-letters/replay', { confirmed: 'on' })),
+    );
+    expect(sent.map(({ status }) => status).sort()).toEqual([303, 400, 400, 400, 400, 400]);
+    const isDone = async () => (await sessions.operator.get('/dead-letters')).text.includes('Last replay');
+    await waitFor(isDone, { description: 'the replay to end' });
+    expect(await countLetters()).toBe(0);
+  });
+
+  test('the Bull dashboard is read-only for a viewer, and says why it refuses a change', async () => {
+    const { viewer, operator } = sessions;
+    const areReadOnly = async ({ get }: Session) => {
+      const { queues } = JSON.parse((await get('/queues/api/queues')).text) as { queues: { readOnlyMode: boolean }[] };
+      return [...new Set(queues.map(({ readOnlyMode }) => readOnlyMode))];
+    };
+    expect([await areReadOnly(viewer), await areReadOnly(operator)]).toEqual([[true], [false]]);
+    for (const queueName of ['entries-0', 'maintenance']) {
+      const answer = await fetch(`${app.url}/queues/api/queues/${queueName}/pause`, {
+        method: 'PUT',
+        headers: { cookie: viewer.cookie },
+      });
+      const body = { error: 'Not done', message: 'this needs the role operator' };
+      expect([answer.status, await answer.json()]).toEqual([403, body]);
+    }
+  });
+
+  if (queue === 'Redis') return; // the rest is the same
+
   test('no form does anything for a lower role, without its token, with the token of another session, or from another site', async () => {
     const readAll = async () => ({
       projects: await store.projects.list(),
@@ -334,43 +470,6 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     expect([action, details]).toEqual(['keys revoke', { keyId: last }]);
   });
 
-  test('an erasure is queued, the page says so once, and the audit log does not name the customer', async () => {
-    const path = '/find/erase?project=acme&customer=jane-doe-1';
-    const sent = await sessions.admin.post(path, { confirmed: 'on' });
-    expect(sent.status).toBe(303);
-    const { text } = await sessions.admin.get(sent.location ?? '');
-    expect(text.match(/being erased|is queued/g)).toEqual(['being erased']);
-    expect(text).toContain('an erasure of ');
-    expect(text).not.toContain('action="/find/erase');
-    expect(await readAudit()).toEqual([
-      { actor: 'ada-admin', action: 'customers erase', target: 'acme/ja…', details: null },
-    ]);
-  });
-
-  test.each([
-    ['acme\u00a0', 'jane-doe-3'],
-    ['acme', 'line\nfeed'],
-    ['acme', ' spaces '],
-  ])('the form of a customer erases this customer: %j %j', async (project, customerId) => {
-    await query(backend.databaseUrl, 'INSERT INTO projects (name) VALUES ($1) ON CONFLICT DO NOTHING', [project]);
-    const { projectId: own = 0 } = (await store.projects.find(project)) ?? {};
-    const entry = { customerId, version: 1_764_000_000_000_000, fields: { phone: PHONE } };
-    await store.deadLetters.add([{ projectId: own, entry, payload: entry, error: 'refused for the test' }]);
-    const page = (of: string, customer: string) => `/find?${new URLSearchParams({ project: of, customer })}`;
-    const { text } = await sessions.admin.get(page(project, customerId));
-    const [, action = '', inside = ''] = /action="([^"]*\/find\/erase[^"]*)">(.*?)<\/form>/s.exec(text) ?? [];
-    const hidden = [...inside.matchAll(/type="hidden" name="([^"]+)" value="([^"]*)"/g)];
-    // Browsers send a line feed as CR LF.
-    const fields = Object.fromEntries(hidden.map(([, name, value = '']) => [name, value.replace(/\r?\n/g, '\r\n')]));
-    const sent = await sessions.admin.post(action.replaceAll('&amp;', '&'), { ...fields, confirmed: 'on' });
-    expect(sent).toMatchObject({ status: 303, location: page(project, customerId) });
-    const isErased = async (of: string, id: string) =>
-      (await sessions.admin.get(page(of, id))).text.includes('is being erased');
-    const others = [project.trim(), customerId.trim().replace('\n', '\r\n')] as const;
-    expect([await isErased(project, customerId), await isErased(...others)]).toEqual([true, false]);
-    await store.deadLetters.discard({});
-  });
-
   test('dead letters of one partner are shown and discarded, although another name differs only in white space', async () => {
     await query(backend.databaseUrl, 'INSERT INTO projects (name) VALUES ($1) ON CONFLICT DO NOTHING', ['acme\u00a0']);
     const { projectId: other = 0 } = (await store.projects.find('acme\u00a0')) ?? {};
@@ -418,72 +517,6 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     },
   );
 
-  test('dead letters of one SQLSTATE are replayed with progress and become rows; others are discarded', async () => {
-    const ids = Array.from({ length: 120 }, (_id, i) => `letter-${i}`);
-    await addLetters(ids, '22021');
-    await addLetters(['other'], '23514');
-    const { operator, admin } = sessions;
-    const page = (await operator.get('/dead-letters?state=22021')).text;
-    expect(page).toContain('Queue 120 dead letters of all partners with SQLSTATE 22021 again.');
-    const [, through = ''] = /name="through" value="(\d+)"/.exec(page) ?? [];
-    await addLetters(['later'], '22021');
-    const fields = { state: '22021', through, confirmed: 'on' };
-    const { status, location } = await operator.post('/dead-letters/replay', fields);
-    expect([status, location]).toEqual([303, '/dead-letters?state=22021']);
-    const says = async (again: string, path = location ?? '') =>
-      new RegExp(`, by ada-operator: 120 dead letters queued; ${again} dead letters? again so far\\.`).test(
-        (await operator.get(path)).text,
-      );
-    await waitFor(() => says('none of them are'), { description: 'the replay to end' });
-    expect([
-      await says('none of them are', '/dead-letters'),
-      await says('none of them are', '/dead-letters?state=23'),
-    ]).toEqual([...[false, false]]);
-    await addLetters(['letter-0'], '23514'); // its entry is refused again
-    await waitFor(() => says('1 of them is a'), { description: 'the page to say so' });
-    const worker = await startApp('worker', backend.env);
-    const areStored = async () => (await store.customers.findMany(projectId, ids)).size === ids.length;
-    await waitFor(areStored, { description: 'the entries to be stored' });
-    await worker.stop();
-    expect(await countLetters()).toBe(3);
-    await admin.post('/dead-letters/discard', { state: '23514', confirmed: 'on' });
-    await admin.post('/dead-letters/discard', { state: '22021', confirmed: 'on' });
-    expect(await countLetters()).toBe(0);
-    expect((await readAudit()).map(({ action, details }) => [action, details])).toEqual([
-      ['dead-letters discard', { letters: 1, sqlState: '22021' }],
-      ['dead-letters discard', { letters: 2, sqlState: '23514' }],
-      ['dead-letters replay', { letters: 120, sqlState: '22021' }],
-    ]);
-  });
-
-  test('the page of a dead letter says what is wrong with it, and replays or discards this one', async () => {
-    const { admin } = sessions;
-    await addLetters(['single-1', 'single-2', 'single-3'], '23514');
-    const [third, second] = await store.deadLetters.list({ projectId }, { limit: 2 });
-    const path = `/dead-letters/${second?.deadLetterId}`;
-    const { text } = await admin.get(path);
-    for (const part of [
-      ...[`<a href="/partners/${projectId}">acme</a>`, '23514 check_violation'],
-      'VALUE_INVALID: our database does not accept a value, send another one',
-      ...['•••: what partners sent is hidden.', 'href="/dead-letters?partner=acme"'],
-    ]) {
-      expect(text).toContain(part);
-    }
-    const fields = { partner: 'acme', letter: second?.deadLetterId ?? '', confirmed: 'on' };
-    expect((await admin.post('/dead-letters/discard', fields)).location).toBe('/dead-letters?partner=acme');
-    expect((await admin.get(path)).status).toBe(404);
-    await admin.post('/dead-letters/replay', { ...fields, letter: third?.deadLetterId ?? '' });
-    const isDone = async () =>
-      (await admin.get('/dead-letters?partner=acme')).text.includes('1 dead letter queued; none of them');
-    await waitFor(isDone, { description: 'the replay to end' });
-    expect(await countLetters()).toBe(1);
-    expect(await readAudit()).toMatchObject([
-      { action: 'dead-letters replay', target: 'acme', details: { id: third?.deadLetterId } },
-      { action: 'dead-letters discard', target: 'acme', details: { id: second?.deadLetterId } },
-    ]);
-    await store.deadLetters.discard({});
-  });
-
   test('what partners sent is shown only to who may see it, in the session that asked, and each view is in the audit log', async () => {
     const entry = { customerId: 'jane-doe-2', version: 1_764_000_000_000_000, fields: { phone: PHONE } };
     await store.deadLetters.add([{ projectId, entry, payload: entry, error: 'refused for the test' }]);
@@ -519,20 +552,6 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     await store.deadLetters.discard({});
   });
 
-  test('of two replays at once, one is refused', async () => {
-    await addLetters(
-      Array.from({ length: 250 }, (_id, i) => `twice-${i}`),
-      '22021',
-    );
-    const sent = await Promise.all(
-      Array.from({ length: 6 }, () => sessions.operator.post('/dead-letters/replay', { confirmed: 'on' })),
-    );
-    expect(sent.map(({ status }) => status).sort()).toEqual([303, 400, 400, 400, 400, 400]);
-    const isDone = async () => (await sessions.operator.get('/dead-letters')).text.includes('Last replay');
-    await waitFor(isDone, { description: 'the replay to end' });
-    expect(await countLetters()).toBe(0);
-  });
-
   test('pages that are read while others change things are answered', async () => {
     const read = () =>
       Promise.all(['/', '/partners', `/partners/${projectId}`].map((path) => sessions.viewer.get(path)));
@@ -557,23 +576,6 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
       ).length,
     ).toBeGreaterThan(1);
     expect((await viewer.get('/')).status).toBe(200);
-  });
-
-  test('the Bull dashboard is read-only for a viewer, and says why it refuses a change', async () => {
-    const { viewer, operator } = sessions;
-    const areReadOnly = async ({ get }: Session) => {
-      const { queues } = JSON.parse((await get('/queues/api/queues')).text) as { queues: { readOnlyMode: boolean }[] };
-      return [...new Set(queues.map(({ readOnlyMode }) => readOnlyMode))];
-    };
-    expect([await areReadOnly(viewer), await areReadOnly(operator)]).toEqual([[true], [false]]);
-    for (const queueName of ['entries-0', 'maintenance']) {
-      const answer = await fetch(`${app.url}/queues/api/queues/${queueName}/pause`, {
-        method: 'PUT',
-        headers: { cookie: viewer.cookie },
-      });
-      const body = { error: 'Not done', message: 'this needs the role operator' };
-      expect([answer.status, await answer.json()]).toEqual([403, body]);
-    }
   });
 
   test('an operator is added with a password that is shown once, and removed with the sessions', async () => {
@@ -652,8 +654,6 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
       ]);
     },
   );
-
-  if (queue === 'Redis') return; // the rest is the same
 
   test('a replay whose first read fails is interrupted', async () => {
     const cause = new Error('failed for the test');
