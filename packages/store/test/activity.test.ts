@@ -1,21 +1,31 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { createTestDatabase, query, startProxy, type TcpProxy, type TestDatabase, waitFor } from '@opm/testkit';
+import { createTestDatabase, startProxy, type TcpProxy, type TestDatabase, waitFor } from '@opm/testkit';
 import fc from 'fast-check';
+import pg from 'pg';
 import { COUNTERS, type Counts, type ProcessState, type Report, toNoCounts } from '../src/activity.js';
 import { createActivityReporter, createStore, type Outcomes, type Store } from '../src/index.js';
 
 let database: TestDatabase;
 let store: Store;
+let client: pg.Client;
 
 beforeAll(async () => {
   database = await createTestDatabase();
   store = createStore({ databaseUrl: database.url, applicationName: 'test' });
+  client = new pg.Client({ connectionString: database.url });
+  await client.connect();
 });
 afterAll(async () => {
+  await client.end();
   await store.close();
   await database.drop();
 });
-beforeEach(() => query(database.url, 'TRUNCATE project_minutes, project_days, processes'));
+
+/** Runs a statement on one connection: the properties run thousands, and a new connection takes longer than most. */
+const query = async <Row extends pg.QueryResultRow>(statement: string, values: unknown[] = []): Promise<Row[]> =>
+  (await client.query<Row>(statement, values)).rows;
+
+beforeEach(() => query('TRUNCATE project_minutes, project_days, processes'));
 
 const AN_HOUR_AGO = new Date(Date.now() - 3_600_000);
 const LONG_AGO = new Date(Date.now() - 500 * 86_400_000);
@@ -32,10 +42,7 @@ function toReport(process: number, report: number, counts: [projectId: number, c
 }
 
 const toAge = (projectId: number, age: string) =>
-  query(database.url, `UPDATE project_minutes SET minute = minute - $2::interval WHERE project_id = $1`, [
-    projectId,
-    age,
-  ]);
+  query(`UPDATE project_minutes SET minute = minute - $2::interval WHERE project_id = $1`, [projectId, age]);
 
 describe('counts per project', () => {
   test('each report counts once, however often it is sent and whenever minutes become days', async () => {
@@ -49,7 +56,7 @@ describe('counts per project', () => {
     });
     await fc.assert(
       fc.asyncProperty(fc.array(report, { maxLength: 8 }), async (reports) => {
-        await query(database.url, 'TRUNCATE project_minutes, project_days, processes');
+        await query('TRUNCATE project_minutes, project_days, processes');
         const expected = new Map<number, Counts>();
         const numbers = new Map<number, number>();
         for (const { process, projects, times, ageMinutes, rollsUp } of reports) {
@@ -63,7 +70,7 @@ describe('counts per project', () => {
             expected.set(projectId, sum);
             // Two rows of a project must not get the same minute.
             const isTaken = `SELECT FROM project_minutes WHERE project_id = $1 AND minute < now() - interval '2 min'`;
-            if (ageMinutes > 5 && (await query(database.url, isTaken, [projectId])).length === 0) {
+            if (ageMinutes > 5 && (await query(isTaken, [projectId])).length === 0) {
               await toAge(projectId, `${ageMinutes} min`);
             }
           }
@@ -92,15 +99,11 @@ describe('counts per project', () => {
     await toAge(1, '181 min');
     await toAge(2, '178 min');
     expect(await store.activity.rollUp()).toBe(1);
-    expect(await query(database.url, 'SELECT project_id AS id, created FROM project_minutes')).toEqual([
-      { id: 2, created: 2 },
-    ]);
-    expect(await query(database.url, 'SELECT project_id AS id, created::int FROM project_days')).toEqual([
-      { id: 1, created: 1 },
-    ]);
-    await query(database.url, 'UPDATE project_days SET day = day - 401');
+    expect(await query('SELECT project_id AS id, created FROM project_minutes')).toEqual([{ id: 2, created: 2 }]);
+    expect(await query('SELECT project_id AS id, created::int FROM project_days')).toEqual([{ id: 1, created: 1 }]);
+    await query('UPDATE project_days SET day = day - 401');
     expect(await store.activity.rollUp()).toBe(0);
-    expect(await query(database.url, 'SELECT FROM project_days')).toEqual([]);
+    expect(await query('SELECT FROM project_days')).toEqual([]);
   });
 
   test('the activity since a time has names, rates of the last minute and the begin of a limit', async () => {
@@ -127,7 +130,6 @@ describe('counts per project', () => {
     const [steady, sending, rare] = await Promise.all(names.map((name) => store.projects.create(name)));
     const add = (projectId = 0, first = 0, last = 0, step = 1) =>
       query(
-        database.url,
         `INSERT INTO project_minutes (minute, project_id, updated)
          SELECT date_trunc('minute', now()) - i * interval '1 min', $1, 1 FROM generate_series($2::int, $3, $4) AS i`,
         [projectId, first, last, step],
@@ -147,14 +149,14 @@ describe('counts per project', () => {
 test('a process is listed from its first report until it ends, and a killed one for a day', async () => {
   await store.activity.report(toReport(1, 1, []), []);
   await store.activity.report(toReport(2, 1, []), []);
-  await query(database.url, `UPDATE processes SET seen_at = now() - interval '1 min' WHERE pid = 2`);
+  await query(`UPDATE processes SET seen_at = now() - interval '1 min' WHERE pid = 2`);
   await store.activity.rollUp();
   const [one, two] = await store.activity.processes();
   expect(one).toMatchObject({ pid: 1, name: 'ingress', host: 'host', version: '1.0.0', state: { p99Ms: 2 } });
   expect(one?.uptimeSeconds).toBeGreaterThanOrEqual(90);
   expect(two?.silentSeconds).toBeGreaterThanOrEqual(60);
   await store.activity.end(toId(1));
-  await query(database.url, `UPDATE processes SET seen_at = now() - interval '25 h' WHERE pid = 2`);
+  await query(`UPDATE processes SET seen_at = now() - interval '25 h' WHERE pid = 2`);
   await store.activity.rollUp();
   expect(await store.activity.processes()).toEqual([]);
 });
@@ -225,7 +227,6 @@ describe('a reporter', () => {
     for (let projectId = 1; projectId <= 10_002; projectId++) reporter.of(projectId).updated += projectId;
     await reporter.close();
     const rows = await query<{ id: number; updated: number }>(
-      database.url,
       'SELECT project_id AS id, updated FROM project_minutes ORDER BY id',
     );
     expect(rows).toHaveLength(10_001);
@@ -258,11 +259,9 @@ describe('a reporter', () => {
 
 describe('the usage of a project', () => {
   const toDay = async (daysAgo: number) => {
-    const days = await query<{ day: string }>(
-      database.url,
-      `SELECT ((now() AT TIME ZONE 'UTC')::date - $1::int)::text AS day`,
-      [daysAgo],
-    );
+    const days = await query<{ day: string }>(`SELECT ((now() AT TIME ZONE 'UTC')::date - $1::int)::text AS day`, [
+      daysAgo,
+    ]);
     return days[0]?.day;
   };
 
@@ -284,13 +283,12 @@ describe('the usage of a project', () => {
     });
     await fc.assert(
       fc.asyncProperty(fc.array(step, { maxLength: 6 }), async (steps) => {
-        await query(database.url, 'TRUNCATE project_minutes, project_days, processes');
+        await query('TRUNCATE project_minutes, project_days, processes');
         const expected = new Map<string, (typeof steps)[number]['counts']>();
         for (const [i, { projectId, counts: own, ageHours, rollsUp }] of steps.entries()) {
           await store.activity.report(toReport(1, i + 1, [[projectId, own]]), []);
           // Each report has its own minutes, so that no two rows of a project get the same one.
           const [aged] = await query<{ day: string }>(
-            database.url,
             `UPDATE project_minutes SET minute = minute - interval '1 h' * $2 - interval '1 min' * $3
              WHERE project_id = $1 AND minute = (SELECT max(minute) FROM project_minutes WHERE project_id = $1)
              RETURNING (minute AT TIME ZONE 'UTC')::date::text AS day`,
@@ -320,12 +318,10 @@ describe('the usage of a project', () => {
 
   test('the days of 400 days ago and of today are counted, at midnight and just before it', async () => {
     await query(
-      database.url,
       `INSERT INTO project_days (day, project_id, created) SELECT (now() AT TIME ZONE 'UTC')::date - i, 1, i
        FROM unnest('{0,400,401}'::int[]) AS i`,
     );
     await query(
-      database.url,
       `INSERT INTO project_minutes (minute, project_id, updated)
        SELECT date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' - interval '1 min' * i, 1, 1 + i
        FROM unnest('{0,1}'::int[]) AS i`,
