@@ -4,6 +4,7 @@ import { replay } from '@opm/operations/actions';
 import { createStore, ROLES, type Role, type Store } from '@opm/store';
 import { BACKENDS, type Backend, isAwaited, query, startApp, type TestApp, waitFor } from '@opm/testkit';
 import pg from 'pg';
+import { addOperator } from './add-operator.js';
 import { PASSWORD } from './open-dashboard.js';
 
 const PHONE = '+41 44 668 18 00';
@@ -63,7 +64,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     store = createStore({ databaseUrl: backend.databaseUrl, applicationName: 'test' });
     ({ projectId } = await store.projects.create('acme'));
     keyId = (await store.apiKeys.list(projectId))[0]?.keyId ?? 0;
-    for (const role of ROLES) await store.operators.add({ name: `ada-${role}`, role, mayReveal: false, password: OWN });
+    for (const role of ROLES) await addOperator(backend.databaseUrl, { name: `ada-${role}`, role, password: OWN });
     app = await startApp('console', { ...backend.env, CONSOLE_PASSWORD: PASSWORD, CONSOLE_READ_ONLY: 'false' });
     const logInAll = ROLES.map(async (role) => [role, await logIn(app.url, `ada-${role}`)] as const);
     sessions = Object.fromEntries(await Promise.all(logInAll)) as typeof sessions;
@@ -522,7 +523,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     await store.deadLetters.add([{ projectId, entry, payload: entry, error: 'refused for the test' }]);
     const [letter] = await store.deadLetters.list({ projectId }, { limit: 1 });
     const path = `/dead-letters/${letter?.deadLetterId}`;
-    await store.operators.add({ name: 'eve', role: 'viewer', mayReveal: true, password: OWN });
+    await addOperator(backend.databaseUrl, { name: 'eve', role: 'viewer', mayReveal: true, password: OWN });
     const [asking, other] = await Promise.all([logIn(app.url, 'eve'), logIn(app.url, 'eve')]);
     expect((await asking.get(path)).text).not.toContain(PHONE);
     expect((await asking.get('/dead-letters')).text).not.toMatch(/jane-doe-2|>none<\/a>/); // no filter selects none
@@ -592,7 +593,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
 
   test('an operator gets another role and another password, which end the sessions, and each is in the audit log', async () => {
     const { admin } = sessions;
-    await store.operators.add({ name: 'linus', role: 'viewer', mayReveal: false, password: OWN });
+    await addOperator(backend.databaseUrl, { name: 'linus', role: 'viewer', password: OWN });
     const before = await logIn(app.url, 'linus');
     await admin.post('/operators/linus/role', { role: 'operator' });
     expect((await admin.get('/operators')).text).toContain('linus has the role operator and may not see');
@@ -616,7 +617,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
   });
 
   test('an admin who may not see what partners sent gets into no account that may, and can take the right away', async () => {
-    await store.operators.add({ name: 'ruth', role: 'viewer', mayReveal: true, password: OWN });
+    await addOperator(backend.databaseUrl, { name: 'ruth', role: 'viewer', mayReveal: true, password: OWN });
     const { status, text } = await sessions.admin.post('/operators/ruth/password', { confirmed: 'on' });
     expect([status, text]).toEqual([400, expect.stringContaining('needs the right to see what partners sent')]);
     await sessions.admin.post('/operators/ruth/role', { role: 'operator', reveal: 'on' });
@@ -632,7 +633,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     'an admin without the right cannot use a form (%s) while another request changes the right',
     async (form, mayReveal, fields) => {
       const { name, role } = { name: `noa-${form}`, role: 'viewer' } as const;
-      await store.operators.add({ name, role, mayReveal: !mayReveal, password: OWN });
+      await addOperator(backend.databaseUrl, { name, role, mayReveal: !mayReveal, password: OWN });
       const session = await logIn(app.url, name);
       const other = new pg.Client({ connectionString: backend.databaseUrl });
       await other.connect();
@@ -669,7 +670,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
 
   test('an open page gets its updates until the session or the console ends, at most 10 of a session and 100 in all', async () => {
     const own = await startApp('console', { ...backend.env, CONSOLE_PASSWORD: PASSWORD });
-    await store.operators.add({ name: 'max', role: 'viewer', mayReveal: false, password: OWN });
+    await addOperator(backend.databaseUrl, { name: 'max', role: 'viewer', password: OWN });
     const max = await logIn(own.url, 'max');
     const viewers = await Promise.all(Array.from({ length: 10 }, () => logIn(own.url, 'ada-viewer')));
     const last = viewers.pop() as Session;

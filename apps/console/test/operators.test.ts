@@ -15,6 +15,7 @@ import { toLocalPath } from '../src/login.js';
 import { createPages } from '../src/pages/pages.js';
 import { createReads } from '../src/reads.js';
 import { toCsrfToken } from '../src/session.js';
+import { addOperator } from './add-operator.js';
 import { basic, type Dashboard, openDashboard, openStore, PASSWORD } from './open-dashboard.js';
 
 const OWN = 'a password of Ada';
@@ -32,8 +33,7 @@ beforeEach(async () => {
   store = openStore(database.url);
 });
 
-const addOperator = (name: string, role: Role = 'operator') =>
-  store.operators.add({ name, role, mayReveal: false, password: OWN });
+const add = (name: string, role: Role = 'operator') => addOperator(database.url, { name, role, password: OWN });
 const open = () => openDashboard({ store });
 
 async function logIn(dashboard: Dashboard, name: string, password = OWN, cookie = '') {
@@ -55,7 +55,7 @@ const readAudit = async () =>
 
 describe('logging in', () => {
   test('with name and password opens the page that was asked for, and is in the audit log', async () => {
-    await addOperator('ada');
+    await add('ada');
     const dashboard = await open();
     const asked = await dashboard.open('/queues/queue/entries-0?page=2');
     const login = new URL(asked.headers.get('location') as string, 'http://console');
@@ -87,7 +87,7 @@ describe('logging in', () => {
   });
 
   test('with a wrong password and with an unknown name get the same answer; no unknown name is recorded', async () => {
-    await addOperator('ada');
+    await add('ada');
     const dashboard = await open();
     const read = async (name: string) => {
       const answer = await dashboard.submit('/login', { name, password: 'wrong password' });
@@ -126,7 +126,7 @@ describe('logging in', () => {
   });
 
   test('draws a new token each time, ends the session before, and adopts no token of the browser', async () => {
-    await addOperator('ada');
+    await add('ada');
     const dashboard = await open();
     const planted = `opm_console=${'x'.repeat(43)}`;
     const first = await logIn(dashboard, 'ada', OWN, planted);
@@ -138,7 +138,7 @@ describe('logging in', () => {
   });
 
   test('over TLS sets a cookie that browsers send over TLS only', async () => {
-    await addOperator('ada');
+    await add('ada');
     const directory = await mkdtemp(join(tmpdir(), 'opm-console-'));
     const { ca, cert, key } = await createCertificates(directory);
     const [trusted, ...pair] = await Promise.all([ca, cert, key].map((file) => readFile(file)));
@@ -170,7 +170,7 @@ describe('guessing passwords', () => {
     dashboard.submit('/login', { name, password: 'wrong password' });
 
   test('is limited to 10 attempts per minute and name, also at the same time, and then for the right one too', async () => {
-    await addOperator('ada');
+    await store.operators.add({ name: 'ada', role: 'operator', mayReveal: false, password: OWN }); // checks take long
     const dashboard = await open();
     const statuses = (await Promise.all(Array.from({ length: 15 }, () => guess(dashboard, 'ada')))).map(
       ({ status }) => status,
@@ -270,7 +270,7 @@ describe('a session', () => {
     ['the role changes', () => store.operators.setRole('ada', { role: 'viewer', mayReveal: false })],
     ['the password changes', () => store.operators.setPassword('ada', 'another password')],
   ])('ends within seconds if %s', async (_, change) => {
-    await addOperator('ada');
+    await add('ada');
     const dashboard = await open();
     const { cookie } = await logIn(dashboard, 'ada');
     expect(await isOpen(dashboard, cookie)).toBe(true);
@@ -279,7 +279,7 @@ describe('a session', () => {
   });
 
   test('ends at once at logout, and is in the audit log', async () => {
-    await addOperator('ada');
+    await add('ada');
     const dashboard = await open();
     const { cookie } = await logIn(dashboard, 'ada');
     const answer = await dashboard.submit('/logout', { csrf: readCsrf(cookie) }, cookie);
@@ -290,7 +290,7 @@ describe('a session', () => {
   });
 
   test('does not outlast CONSOLE_PASSWORD, whoever it is of', async () => {
-    await addOperator('ada');
+    await add('ada');
     const dashboard = await open();
     const cookies = [(await logIn(dashboard, 'ada')).cookie, (await logIn(dashboard, 'admin', PASSWORD)).cookie];
     const later = await openDashboard({ store, password: 'another password' });
@@ -302,7 +302,7 @@ describe('a session', () => {
   });
 
   test('lets a form through only with its own token', async () => {
-    for (const name of ['ada', 'bob']) await addOperator(name);
+    for (const name of ['ada', 'bob']) await add(name);
     const dashboard = await open();
     const { cookie } = await logIn(dashboard, 'ada');
     const other = await logIn(dashboard, 'bob');
@@ -324,7 +324,7 @@ describe('a session', () => {
     ['operator', 200],
     ['admin', 200],
   ])('of a %s changes the queue with the answer %d', async (role, status) => {
-    await addOperator('ada', role);
+    await add('ada', role);
     const dashboard = await openDashboard({ store, readOnly: false });
     const { cookie } = await logIn(dashboard, 'ada');
     expect(await isOpen(dashboard, cookie)).toBe(true);
@@ -340,7 +340,7 @@ describe('CONSOLE_PASSWORD', () => {
     const { status, cookie } = await logIn(dashboard, 'admin', PASSWORD);
     expect([status, await isOpen(dashboard, cookie), await basicStatus()]).toEqual([303, true, 200]);
 
-    await addOperator('ada', 'admin');
+    await add('ada', 'admin');
     await waitFor(async () => (await basicStatus()) === 401, { description: 'the refusal' });
     const refused = await dashboard.get('/queues');
     expect([await refused.text(), refused.headers.get('www-authenticate')]).toEqual([
@@ -371,7 +371,7 @@ describe('CONSOLE_PASSWORD', () => {
   });
 
   test('stays refused while PostgreSQL is down, if a stored operator was an admin', async () => {
-    await addOperator('ada', 'admin');
+    await add('ada', 'admin');
     const proxy = await startProxy(database.url);
     const dashboard = await openDashboard({ store: openStore(proxy.url) });
     expect((await dashboard.get('/queues')).status).toBe(401);
@@ -393,7 +393,7 @@ describe('CONSOLE_PASSWORD', () => {
 });
 
 test('a viewer can change nothing in the Bull dashboard: each of its routes answers 403', async () => {
-  await addOperator('ada', 'viewer');
+  await add('ada', 'viewer');
   const dashboard = await openDashboard({ store, readOnly: false });
   const { cookie } = await logIn(dashboard, 'ada');
   const changes = appRoutes.api
@@ -415,7 +415,7 @@ test('a viewer can change nothing in the Bull dashboard: each of its routes answ
 });
 
 test('a change in the Bull dashboard that was refused does not look done in the audit log', async () => {
-  await addOperator('ada');
+  await add('ada');
   const dashboard = await openDashboard({ store, readOnly: false });
   const { cookie } = await logIn(dashboard, 'ada');
   const headers = { cookie, authorization: '' };
@@ -441,7 +441,7 @@ test.each([
   const reads = { ...createReads({ ...deps, store }), partners: fail };
   const failing = { ...store, projects: { ...store.projects, names: fail } };
   const pages = createPages({ ...deps, reads, store: failing });
-  await addOperator('ada');
+  await add('ada');
   const dashboard = await openDashboard({ store, pages, readOnly: false });
   const { cookie } = await logIn(dashboard, 'ada');
   const fields = { csrf: readCsrf(cookie), confirmed: 'on' };
@@ -452,7 +452,7 @@ test.each([
 });
 
 test('no password, token or name that was tried is in a log line or an audit row', async () => {
-  await addOperator('ada');
+  await add('ada');
   const lines: string[] = [];
   const write = (fields: object, message: string) => void lines.push(JSON.stringify([fields, message]));
   const dashboard = await openDashboard({ store, logger: { info: write, warn: write, error: write } });
