@@ -100,7 +100,7 @@ async function obey({ headers }: Answer): Promise<void> {
   await waitFor(() => performance.now() >= until, { description: 'retry-after to be over' });
 }
 
-describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (_, createPlace) => {
+describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (queue, createPlace) => {
   let backend: Backend;
   let store: Store;
   let one: TestApp;
@@ -321,6 +321,8 @@ describe.each(BACKENDS)('rate limits, with the queue on %s and three shards:', (
       }
       expect(parseFields(await post(one, project)).r).toBeGreaterThanOrEqual(before - 1);
     }));
+
+  if (queue === 'PostgreSQL') return; // the rest is what requests cost, whatever has the tokens
 
   const times = <T>(count: number, make: () => T) => Array.from({ length: count }, make);
   const lines = (text: string) => (project: Project) => postLines(one, project, text);

@@ -21,7 +21,7 @@ const TRIGGER = `
   END $$;
   CREATE TRIGGER meet_failure BEFORE INSERT ON customers FOR EACH ROW EXECUTE FUNCTION meet_failure()`;
 
-describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => {
+describe.each(BACKENDS)('a worker with the queue on %s:', (name, createBackend) => {
   let backend: Backend;
   let store: Store;
   let client: pg.Client;
@@ -80,26 +80,6 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     });
 
     await untilEmpty();
-  });
-
-  test('the log names each project and reason of dead letters once a minute, also if 200 projects have some', async () => {
-    const projects = Array.from({ length: 200 }, () => nextProject++);
-    for (let repeat = 0; repeat < 2; repeat++) {
-      const toEntry = (projectId: number) => ({
-        ...{ projectId, customerId: 'c0', version: version++ },
-        fields: { email: 'a@state-22021' },
-      });
-      await queue.enqueue(0, { entries: projects.map(toEntry) });
-      await untilEmpty();
-    }
-    const named = () => [...worker.output().matchAll(/"message":"project: (\d+), reason: 22021"/g)].map(([, id]) => id);
-    await waitFor(() => named().length >= projects.length, { description: 'the log lines' });
-    expect(
-      named()
-        .map(Number)
-        .sort((a, b) => a - b),
-    ).toEqual(projects);
-    expect(worker.output()).not.toContain('@state-22021');
   });
 
   test('a missing table uses up no attempt and logs one warning; once it exists, all entries are persisted', async () => {
@@ -318,6 +298,28 @@ describe.each(BACKENDS)('a worker with the queue on %s:', (_, createBackend) => 
     await queues.find(({ name }) => name === 'maintenance')?.add('purge-tombstones', {}, { removeOnComplete: true });
     await close();
     await waitFor(async () => (await tombstones()).join() === 'recent', { description: 'the purge' });
+  });
+
+  if (name === 'PostgreSQL') return; // dead letters are in PostgreSQL with either queue
+
+  test('the log names each project and reason of dead letters once a minute, also if 200 projects have some', async () => {
+    const projects = Array.from({ length: 200 }, () => nextProject++);
+    for (let repeat = 0; repeat < 2; repeat++) {
+      const toEntry = (projectId: number) => ({
+        ...{ projectId, customerId: 'c0', version: version++ },
+        fields: { email: 'a@state-22021' },
+      });
+      await queue.enqueue(0, { entries: projects.map(toEntry) });
+      await untilEmpty();
+    }
+    const named = () => [...worker.output().matchAll(/"message":"project: (\d+), reason: 22021"/g)].map(([, id]) => id);
+    await waitFor(() => named().length >= projects.length, { description: 'the log lines' });
+    expect(
+      named()
+        .map(Number)
+        .sort((a, b) => a - b),
+    ).toEqual(projects);
+    expect(worker.output()).not.toContain('@state-22021');
   });
 
   test('a scheduled job purges dead letters that were replayed or discarded 30 days ago', async () => {
