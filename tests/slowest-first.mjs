@@ -1,33 +1,35 @@
 import Sequencer from '@jest/test-sequencer';
 
 /**
- * Files that take a minute or more. Jest orders the others: files that failed or were slow the last time, then large
+ * Files that take the longest. Jest orders the others: files that failed or were slow the last time, then large
  * ones.
  */
 const SLOWEST = [
   'apps/console/test/pages.test.ts',
-  'apps/ingress/test/idempotency-repeats.test.ts',
   'tests/redis-cluster.test.ts',
+  'tests/outage.test.ts',
+  'tests/activity.test.ts',
   'apps/worker/test/failures.test.ts',
-  'apps/ingress/test/repeats-model.test.ts',
-  'tests/import-export.test.ts',
-  'tests/tls.test.ts',
-  'tests/come-and-go.test.ts',
+  'apps/ingress/test/idempotency-repeats.test.ts',
   'apps/ingress/test/rate-limits.test.ts',
   'tests/hostile-input/batches.test.ts',
-  'tests/outage.test.ts',
   'tests/hostile-input/compressed.test.ts',
-  'apps/cli/test/operators.test.ts',
-  'tests/clocks.test.ts',
-  'apps/console/test/operators.test.ts',
-  'tests/rolling-restart.test.ts',
-  'packages/client/test/faults.test.ts',
-  'tests/dead-letters.test.ts',
-  'tests/hostile-input/raw-sockets.test.ts',
-  'tests/model.test.ts',
-  'apps/cli/test/clocks.test.ts',
   'tests/pipeline.test.ts',
-  'tests/activity.test.ts',
+  'packages/client/test/faults.test.ts',
+  'packages/queue/test/clear-leftovers.test.ts',
+  'tests/rolling-restart.test.ts',
+  'tests/tls.test.ts',
+  'apps/ingress/test/overload.test.ts',
+  'apps/cli/test/audit.test.ts',
+  'tests/import-export.test.ts',
+  'tests/documented-commands.test.ts',
+  'tests/dead-letters.test.ts',
+  'tests/backup.test.ts',
+  'apps/cli/test/operators.test.ts',
+  'tests/come-and-go.test.ts',
+  'apps/ingress/test/repeats-model.test.ts',
+  'tests/clocks.test.ts',
+  'tests/model.test.ts',
   'tests/pgbouncer.test.ts',
 ];
 
