@@ -1,5 +1,5 @@
 import { toHint } from '@opm/core';
-import type { Prisma, PrismaClient } from './generated/client.js';
+import { Prisma, type PrismaClient } from './generated/client.js';
 import { escapeLike, toStoreError } from './store-error.js';
 
 /** One thing that an operator did. It holds no personal data of customers beyond what names the target. */
@@ -58,41 +58,36 @@ export function createAudit(prisma: PrismaClient) {
     },
 
     /**
-     * Lists the newest rows first, each with its outcome.
+     * Lists the newest changes first, each with its outcome. An outcome is not listed by itself.
      * @param options.beforeId the id of the last row of the page before
      */
     async list(
       { actor, target, since }: AuditFilter,
       { limit, beforeId }: { limit: number; beforeId?: string | undefined },
     ): Promise<StoredAuditRecord[]> {
-      const where = {
-        ...(actor !== undefined && { actor }),
-        ...(target !== undefined && { OR: [{ target }, { target: { startsWith: `${escapeLike(target)}/` } }] }),
-        ...(since && { at: { gte: since } }),
-      };
-      const rows = await toStoreError(() =>
-        prisma.auditEntry.findMany({
-          where,
-          orderBy: [{ at: 'desc' }, { id: 'desc' }],
-          take: limit,
-          ...(beforeId !== undefined && { cursor: { id: BigInt(beforeId) }, skip: 1 }),
-        }),
+      const conditions = [
+        Prisma.sql`details ->> 'attempt' IS NULL`,
+        ...(actor === undefined ? [] : [Prisma.sql`actor = ${actor}`]),
+        ...(target === undefined ? [] : [Prisma.sql`(target = ${target} OR target LIKE ${`${escapeLike(target)}/%`})`]),
+        ...(since ? [Prisma.sql`at >= ${since}::timestamptz`] : []),
+        ...(beforeId === undefined
+          ? []
+          : [Prisma.sql`(at, id) < (SELECT at, id FROM audit_log WHERE id = ${BigInt(beforeId)})`]),
+      ];
+      // The outcome may be much newer than its change, so the index of attempts finds it, not a range of ids.
+      return await toStoreError(
+        () => prisma.$queryRaw<StoredAuditRecord[]>`
+          WITH listed AS (
+            SELECT * FROM audit_log WHERE ${Prisma.join(conditions, ' AND ')} ORDER BY at DESC, id DESC LIMIT ${limit}
+          )
+          SELECT id::text AS "auditId", at, actor, source, address, action, target, details, (
+            SELECT later.details ->> 'outcome' FROM audit_log AS later
+            WHERE later.details ->> 'attempt' = listed.id::text ORDER BY later.id DESC LIMIT 1
+          ) AS outcome
+          FROM listed ORDER BY at DESC, id DESC`,
       );
-      const outcomes = new Map(rows.map(({ details }) => [toOutcome(details)?.attempt, toOutcome(details)?.outcome]));
-      const listed = new Set(rows.map(({ id }) => String(id)));
-      return rows
-        .filter(({ details }) => !listed.has(toOutcome(details)?.attempt ?? ''))
-        .map(({ id, ...row }) => {
-          const outcome = toOutcome(row.details)?.outcome ?? outcomes.get(String(id)) ?? null;
-          return { auditId: String(id), ...row, outcome };
-        });
     },
   };
-}
-
-function toOutcome(details: unknown): Outcome | undefined {
-  const { attempt, outcome } = (details ?? {}) as Partial<Outcome>;
-  return attempt !== undefined && outcome !== undefined ? { attempt, outcome } : undefined;
 }
 
 /** Names a customer in the audit log. */

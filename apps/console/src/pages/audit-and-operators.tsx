@@ -23,7 +23,7 @@ export function getAudit(reads: Pick<Reads, 'audit'>): RequestHandler {
     const [actor, target] = [textOf(request, 'actor'), textOf(request, 'target')];
     const beforeId = beforeOf(request);
     const rows = await reads.audit({ actor, target }, { limit: MAX_AUDIT_ROWS, beforeId });
-    const mayHaveOlder = rows.length >= MAX_AUDIT_ROWS / 2; // a change and its outcome are two rows, listed as one
+    const mayHaveOlder = rows.length === MAX_AUDIT_ROWS;
     sendPage(request, response, {
       title: 'Audit',
       children: (
