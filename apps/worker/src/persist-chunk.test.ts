@@ -59,6 +59,16 @@ test('a shard whose store hangs during settle delays no other shard, and its own
   await done;
 });
 
+test('the warning of claims that could not be settled names the first job and the number of jobs', async () => {
+  const warned: unknown[] = [];
+  const logger = createLogger({ name: 'test', level: 'silent' });
+  logger.warn = (fields: unknown) => void warned.push(fields);
+  const error = new Error('down');
+  const persist = start({ settle: () => Promise.reject(error), logger });
+  await persist(chunkOf('a', 'b'), contextOf(0, 'job-7'));
+  expect(warned).toEqual([{ jobId: 'job-7', jobs: 1, err: error }]);
+});
+
 test('a repeated job persists its locked entry, even if another of its entries has the same version', async () => {
   const held = new Set(['held']);
   const stored: string[] = [];

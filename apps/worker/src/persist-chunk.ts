@@ -83,14 +83,16 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
    * Settles the jobs of one statement with one call per shard. Neither the next statement nor other shards wait for it:
    * the Redis master of one shard may stay down.
    */
-  const settlements = new GroupCommit<number, ChunkEntry[], void>({
-    ...bounds,
+  const settlements = new GroupCommit<number, { jobId: string; entries: ChunkEntry[] }, void>({
+    sizeOf: ({ entries }) => entries.length,
     maxBatch: maxRows,
     maxInFlight: Number.POSITIVE_INFINITY,
     maxInFlightPerPartition: maxInFlight,
     async commit(shard, jobs) {
-      await withTimeout(settle(shard, jobs.flat()), SETTLE_TIMEOUT_MS).catch((error) => {
-        logger.warn({ err: error }, 'could not settle claims; maintenance removes them later');
+      const persisted = jobs.flatMap(({ entries }) => entries);
+      await withTimeout(settle(shard, persisted), SETTLE_TIMEOUT_MS).catch((error) => {
+        const first = { jobId: jobs[0]?.jobId, jobs: jobs.length };
+        logger.warn({ ...first, err: error }, 'could not settle claims; maintenance removes them later');
       });
       return jobs.map(() => undefined);
     },
@@ -99,7 +101,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
   /** @returns the entries that remain unfinished */
   async function persistShared(entries: ChunkEntry[], context: JobContext): Promise<Unfinished> {
     if (entries.length === 0) return NOTHING;
-    const { shard, priority } = context;
+    const { shard, jobId, priority } = context;
     if (priority === 0) shortBacklogAt = performance.now();
     // Erasures cost more statements. The ingress puts them into separate chunks; a negative partition separates them
     // here.
@@ -108,7 +110,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     const left = await committed.catch((error: Error) => error);
     if (left instanceof Error) return { entries, error: left };
     const persisted = without(entries, left);
-    if (persisted.length > 0) await settlements.run(shard, persisted);
+    if (persisted.length > 0) await settlements.run(shard, { jobId, entries: persisted });
     return persistIsolated(left, context);
   }
 
@@ -117,7 +119,7 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     if (entries.length === 0) return NOTHING;
     const unfinished = await isolate(entries, context);
     const finished = without(entries, unfinished.entries);
-    if (finished.length > 0) await settlements.run(context.shard, finished);
+    if (finished.length > 0) await settlements.run(context.shard, { jobId: context.jobId, entries: finished });
     return unfinished;
   }
 
