@@ -37,12 +37,13 @@ export async function readPartnerActivity({ now, activity }: Store): Promise<Par
 
 /** Reads what PostgreSQL knows of the running system. @throws StoreError */
 export async function readStoreStatus(store: Store, readActivity = readPartnerActivity): Promise<StoreStatus> {
+  const reading = store.now(); // once, for the activity as well
   const [now, processes, projects, letters, activity] = await Promise.all([
-    store.now(),
+    reading,
     store.activity.processes(),
     store.projects.list(),
     store.deadLetters.count({}),
-    readActivity(store),
+    readActivity({ ...store, now: () => reading }),
   ]);
   return { now, processes, projects, deadLetters: countAll(letters), ...activity };
 }
