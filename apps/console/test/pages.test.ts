@@ -502,7 +502,7 @@ describe.each(BACKENDS)('the pages of the console, with the queue on %s:', (queu
       { colorScheme: 'dark', width: 390 },
     ] as const)('every page meets WCAG AA and fits the screen: %o', async (screen) => {
       const errors = await withPage(screen, async (page) => {
-        for (const path of paths()) {
+        for (const path of [...paths(), '/find']) {
           await page.goto(showing.url + path);
           await page.evaluate('for (const part of document.querySelectorAll("details")) part.open = true');
           await page.evaluate(axe.source);
