@@ -33,7 +33,7 @@ export function createIngressMetrics(metrics: Metrics) {
   );
   const connectionsEnded = metrics.counter(
     'opm_connections_ended_total',
-    'Connections closed because their requests and unread responses held too much memory',
+    'Connections closed for over 100 unanswered requests, or for too much memory of requests and unread responses',
   );
   const reservations = metrics.counter(
     'opm_token_leases_total',
