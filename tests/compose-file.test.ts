@@ -56,6 +56,7 @@ function toFiles(database: string, redis: string) {
 
 type Service = {
   image: string;
+  build?: { args: Record<string, string | null> };
   entrypoint?: string[];
   command?: string[];
   environment?: Record<string, string | null>;
@@ -100,6 +101,12 @@ test.each(Object.entries(services))(
     expect(service.network_mode ?? 'none').toBe('none');
   },
 );
+
+test('each image gets its commit from REVISION; without it, the Dockerfile has the value', () => {
+  const builds = Object.values(services).flatMap(({ build }) => (build ? [build.args] : []));
+  expect(builds).toEqual(['cli', 'ingress', 'worker', 'console'].map((APP) => ({ APP, REVISION: null })));
+  expect(readFileSync('Dockerfile', 'utf8')).toMatch(/^ARG REVISION=unknown$/m);
+});
 
 /** The user of the other images is root if nothing else is said. */
 test('the images of the stores run as a user without rights', () => {

@@ -15,7 +15,7 @@ const SANDBOXED = {
   'opm-console.service': 1.0,
   'opm-migrate@.service': 1.0,
   'postgresql-backup.service': 1.0,
-  // Runs as root and reaches all addresses; the unit says why.
+  // Runs as root and reaches every address; the unit says why.
   'kill-frozen-opm.service': 2.0,
 };
 
