@@ -8,16 +8,16 @@ import { findProgram, findShellCheck } from '@opm/testkit';
 
 const SHIPPED = join(import.meta.dirname, '../deploy/systemd');
 const BACKUP = join(import.meta.dirname, '../deploy/backup');
-/** Every unit that runs a process, and the highest exposure that it may have. */
+/** Units that run a process, and the highest exposure that each may have. */
 const SANDBOXED = {
   'opm-ingress@.service': 1.0,
   'opm-worker@.service': 1.0,
   'opm-console.service': 1.0,
   'opm-migrate@.service': 1.0,
   'postgresql-backup.service': 1.0,
-  // Runs as root and reaches every address; the unit says why.
-  'kill-frozen-opm.service': 2.0,
 };
+/** Has no sandbox: it asks systemd, as root, to kill other units. */
+const NOT_SANDBOXED = 'kill-frozen-opm.service';
 
 let directory: string;
 let files: string[];
@@ -61,8 +61,9 @@ describe('the sandbox', () => {
     await analyze('security', '--offline=true', `--threshold=${limit * 10}`, join(directory, file));
   });
 
-  test('of every unit is measured', () => {
-    expect(Object.keys(SANDBOXED).sort()).toEqual(files.filter((file) => file.endsWith('.service')).sort());
+  test('of every other unit is measured', () => {
+    const units = [...Object.keys(SANDBOXED), NOT_SANDBOXED];
+    expect(units.sort()).toEqual(files.filter((file) => file.endsWith('.service')).sort());
   });
 });
 
