@@ -435,7 +435,7 @@ describe.each(BACKENDS)('repeats of unanswered requests with a key, with the que
 
   // It leaves an open record.
   test('while the store hangs, requests under one key do not wait for one another until each has had its turn', async () => {
-    // The first request waits for three quarters of this, the others for a quarter: they may arrive 4 s after the first.
+    // The first request waits for three quarters of this, the others for a quarter: they may come 4 s after the first.
     const held = await startApp('ingress', { ...env, ...place, ANSWER_TIMEOUT_MS: '8000' });
     await ask(held, fresh()); // now it knows the API key
     proxy.hold();
