@@ -56,7 +56,10 @@ export async function serveIngress(options: IngressServerOptions): Promise<Ingre
     ignoreUpgrade(server, request, { socket, rest, ready: (proceed) => connections.onceAnswered(socket, proceed) });
   });
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
-    if (connections.isEnding(socket) && error.code !== 'ECONNRESET') return;
+    if (connections.isEnding(socket) && error.code !== 'ECONNRESET') {
+      if (error.code === 'HPE_INVALID_EOF_STATE') connections.abort(socket);
+      return;
+    }
     if (error.code === 'ECONNRESET' || !socket.writable || !connections.mayAnswer(socket)) socket.destroy();
     else answerUnreadable(error, socket);
   });
