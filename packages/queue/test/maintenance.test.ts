@@ -229,13 +229,25 @@ async function loseNextRun({ redisUrl, prefix, databaseUrl }: Backend): Promise<
   });
 }
 
+const DEADLOCK_DETECTED = '40P01';
+
 async function emptyStore({ redisUrl, prefix, databaseUrl }: Backend): Promise<void> {
   if (redisUrl === undefined) {
     const tables = await query<{ name: string }>(
       databaseUrl,
       "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables WHERE schemaname = 'bullmq' AND tablename !~ 'migration'",
     );
-    await query(databaseUrl, `TRUNCATE ${tables.map(({ name }) => name).join(', ')}`);
+    const truncate = `TRUNCATE ${tables.map(({ name }) => name).join(', ')}`;
+    // BullMQ works with these tables meanwhile, and may lock them in another order. PostgreSQL then chooses who fails.
+    const isTruncated = () =>
+      query(databaseUrl, truncate).then(
+        () => true,
+        (error: { code?: string }) => {
+          if (error.code !== DEADLOCK_DETECTED) throw error;
+          return false;
+        },
+      );
+    await waitFor(isTruncated, { description: 'the tables to be empty' });
     return;
   }
   await withRedis(redisUrl, async (redis) => {
