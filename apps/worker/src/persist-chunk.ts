@@ -40,7 +40,6 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
     maxSize: MAX_UNFINISHED,
     sizeCalculation: ({ size }) => size,
   });
-  const bounds = { sizeOf: (entries: ChunkEntry[]) => entries.length, maxInFlight };
 
   let shortBacklogAt = Number.NEGATIVE_INFINITY;
   const isReserved = () => performance.now() - shortBacklogAt < RESERVE_MS;
@@ -51,7 +50,8 @@ export function createPersistChunk(deps: PersistChunkDeps): PersistChunk {
    */
   const createStatements = (maxBatch: number | (() => number)) =>
     new GroupCommit<number, ChunkEntry[], ChunkEntry[]>({
-      ...bounds,
+      sizeOf: ({ length }) => length,
+      maxInFlight,
       maxBatch,
       async commit(_partition, jobs) {
         const divided = jobs.map((own) => divide(own, quarantine.isQuarantined));

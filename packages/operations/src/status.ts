@@ -37,13 +37,12 @@ export async function readPartnerActivity({ now, activity }: Store): Promise<Par
 
 /** Reads what PostgreSQL knows of the running system. @throws StoreError */
 export async function readStoreStatus(store: Store, readActivity = readPartnerActivity): Promise<StoreStatus> {
-  const reading = store.now(); // once, for the activity as well
   const [now, processes, projects, letters, activity] = await Promise.all([
-    reading,
+    store.now(),
     store.activity.processes(),
     store.projects.list(),
     store.deadLetters.count({}),
-    readActivity({ ...store, now: () => reading }),
+    readActivity(store),
   ]);
   return { now, processes, projects, deadLetters: countAll(letters), ...activity };
 }
