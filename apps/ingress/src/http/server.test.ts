@@ -1,5 +1,7 @@
-import { once } from 'node:events';
+import { EventEmitter, once } from 'node:events';
+import type { ServerResponse } from 'node:http';
 import { connect } from 'node:net';
+import { text } from 'node:stream/consumers';
 import { expect, test } from '@jest/globals';
 import express from 'express';
 import { takeBody } from './fast-express.js';
@@ -7,29 +9,46 @@ import { serveIngress } from './server.js';
 
 const NEVER_MS = 600_000;
 
-test('a request that its client cuts off during the shutdown does not delay it', async () => {
-  let arrive: (method: string) => void;
-  const arrived = new Promise<string>((resolve) => {
-    arrive = resolve;
-  });
+/** Starts a server whose requests the test answers itself, by path. Its shutdown lets requests arrive for a second. */
+async function serve() {
+  const arrivals = new EventEmitter();
   const nothing = () => {};
   const server = await serveIngress({
     app: express(),
-    handle(request) {
+    handle(request, response) {
       takeBody(request, { onPart: nothing, onEnd: nothing, onRefuse: nothing, onAbort: nothing });
-      arrive(request.method);
+      arrivals.emit(request.url, response);
     },
     host: '127.0.0.1',
     port: 0,
     maxConnections: 10,
     budget: { headersMs: NEVER_MS, requestMs: NEVER_MS },
-    closeDelayMs: 1_000, // in which the request arrives
+    closeDelayMs: 1_000,
   });
-  const socket = connect(server.port, '127.0.0.1').resume();
+  const socket = connect(server.port, '127.0.0.1');
   await once(socket, 'connect');
-  const closed = server.close();
-  socket.write('POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf');
-  expect(await arrived).toBe('POST');
+  return { arrivals, socket, closed: server.close() };
+}
+
+const CUT_OFF = 'POST /cut-off HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf';
+
+test('a request that its client cuts off during the shutdown does not delay it', async () => {
+  const { arrivals, socket, closed } = await serve();
+  const arrived = once(arrivals, '/cut-off');
+  socket.resume().write(CUT_OFF);
+  await arrived;
   socket.end();
   await Promise.all([once(socket, 'close'), closed]);
+});
+
+test('the request before the one that is cut off is still answered', async () => {
+  const { arrivals, socket, closed } = await serve();
+  const arrived = once(arrivals, '/whole');
+  const answer = text(socket);
+  socket.end(`GET /whole HTTP/1.1\r\nhost: a\r\n\r\n${CUT_OFF}`);
+  const [response] = (await arrived) as [ServerResponse];
+  await new Promise((resolve) => response.req.socket.once('end', resolve));
+  response.end('answered');
+  expect(await answer).toMatch(/^HTTP\/1.1 200 .*answered/s);
+  await closed;
 });

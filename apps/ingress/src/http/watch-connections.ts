@@ -202,11 +202,11 @@ export function watchConnections(
       const connection = connections.get(socket);
       return !connection || connection.isEnded || isEnding(connection);
     },
-    /** Aborts the newest request, of which the client has sent only a part. */
+    /** Aborts the newest request, of which the client has sent only a part, unless an earlier one waits for its answer. */
     abort(socket: Socket): void {
-      const { newest } = connections.get(socket) ?? {};
+      const { newest, unanswered } = connections.get(socket) ?? {};
       // If the request was refused, its connection stays open for the answer.
-      if (newest && !newest.req.complete && !newest.headersSent) newest.req.destroy();
+      if (newest && !newest.req.complete && !newest.headersSent && unanswered === 1) newest.req.destroy();
     },
     /**
      * Whether an answer to unparsable bytes could not be mistaken for the answer to another request, nor be a second
