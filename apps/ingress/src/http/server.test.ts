@@ -27,13 +27,14 @@ async function serve() {
   });
   const socket = connect(server.port, '127.0.0.1');
   await once(socket, 'connect');
-  return { arrivals, socket, closed: server.close() };
+  return { arrivals, socket, close: server.close };
 }
 
 const CUT_OFF = 'POST /cut-off HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf';
 
 test('a request that its client cuts off during the shutdown does not delay it', async () => {
-  const { arrivals, socket, closed } = await serve();
+  const { arrivals, socket, close } = await serve();
+  const closed = close();
   const arrived = once(arrivals, '/cut-off');
   socket.resume().write(CUT_OFF);
   await arrived;
@@ -41,14 +42,24 @@ test('a request that its client cuts off during the shutdown does not delay it',
   await Promise.all([once(socket, 'close'), closed]);
 });
 
-test('the request before the one that is cut off is still answered', async () => {
-  const { arrivals, socket, closed } = await serve();
-  const arrived = once(arrivals, '/whole');
-  const answer = text(socket);
-  socket.end(`GET /whole HTTP/1.1\r\nhost: a\r\n\r\n${CUT_OFF}`);
-  const [response] = (await arrived) as [ServerResponse];
-  await new Promise((resolve) => response.req.socket.once('end', resolve));
-  response.end('answered');
-  expect(await answer).toMatch(/^HTTP\/1.1 200 .*answered/s);
-  await closed;
-});
+test.each([
+  ['during', true],
+  ['before', false],
+])(
+  'a request that arrived %s the shutdown is answered, although its client cuts off the next one',
+  async (_, isLate) => {
+    const { arrivals, socket, close } = await serve();
+    const early = isLate ? close() : undefined;
+    const arrived = once(arrivals, '/whole');
+    const answer = text(socket);
+    socket.write('GET /whole HTTP/1.1\r\nhost: a\r\n\r\n');
+    const [response] = (await arrived) as [ServerResponse];
+    const closed = early ?? close();
+    const ended = once(response.req.socket, 'end');
+    socket.end(CUT_OFF);
+    await ended;
+    response.end('answered');
+    expect(await answer).toMatch(/^HTTP\/1.1 200 .*answered/s);
+    await closed;
+  },
+);

@@ -57,7 +57,7 @@ export async function serveIngress(options: IngressServerOptions): Promise<Ingre
   });
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
     if (connections.isEnding(socket) && error.code !== 'ECONNRESET') {
-      if (error.code === 'HPE_INVALID_EOF_STATE') connections.abort(socket);
+      if (error.code === 'HPE_INVALID_EOF_STATE') connections.cutOff(socket);
       return;
     }
     if (error.code === 'ECONNRESET' || !socket.writable || !connections.mayAnswer(socket)) socket.destroy();

@@ -30,6 +30,8 @@ type State = Connection & {
   newest: ServerResponse<IncomingMessage> | undefined;
   /** Whether an answer with `connection: close` has been prepared: it is the last one. */
   isEnding: boolean;
+  /** Whether the client has ended its side within the newest request. */
+  isCutOff: boolean;
   /** Whether the connection is closed, or is being closed for its memory. Its memory counts until the event `close`. */
   isEnded: boolean;
   seen: { since: number; moved: number; taken: number; isUnread: boolean };
@@ -91,6 +93,7 @@ export function watchConnections(
       smallChunkTurn: 0,
       newest: undefined,
       isEnding: false,
+      isCutOff: false,
       isEnded: false,
       seen: { since: performance.now(), moved: 0, taken: 0, isUnread: false },
     };
@@ -154,6 +157,12 @@ export function watchConnections(
     connection.heldBytes -= bytes;
     heldBytes -= bytes;
     if (connection.newest === this && this.req.complete && !isEnding(connection)) connection.newest = undefined;
+    abortCutOff(connection);
+  }
+
+  function abortCutOff({ isCutOff, unanswered, newest }: State): void {
+    if (!isCutOff || unanswered > 1 || !newest || newest.req.complete || newest.headersSent) return;
+    newest.req.destroy(); // if the request was refused, its connection stays open for the answer
   }
 
   function isEnding(connection: State): boolean {
@@ -202,11 +211,12 @@ export function watchConnections(
       const connection = connections.get(socket);
       return !connection || connection.isEnded || isEnding(connection);
     },
-    /** Aborts the newest request, of which the client has sent only a part, unless an earlier one waits for its answer. */
-    abort(socket: Socket): void {
-      const { newest, unanswered } = connections.get(socket) ?? {};
-      // If the request was refused, its connection stays open for the answer.
-      if (newest && !newest.req.complete && !newest.headersSent && unanswered === 1) newest.req.destroy();
+    /** Aborts the newest request, of which the client has sent only a part, once those before it are answered. */
+    cutOff(socket: Socket): void {
+      const connection = connections.get(socket);
+      if (!connection) return;
+      connection.isCutOff = true;
+      abortCutOff(connection);
     },
     /**
      * Whether an answer to unparsable bytes could not be mistaken for the answer to another request, nor be a second
