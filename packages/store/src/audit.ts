@@ -74,15 +74,16 @@ export function createAudit(prisma: PrismaClient) {
           ? []
           : [Prisma.sql`(at, id) < (SELECT at, id FROM audit_log WHERE id = ${BigInt(beforeId)})`]),
       ];
-      // The outcome may be much newer than its change, so the index of attempts finds it, not a range of ids.
+      // The outcome may be much newer than its change, so the index of attempts finds it. With `ORDER BY id LIMIT 1`,
+      // PostgreSQL would search all newer rows for it instead.
       return await toStoreError(
         () => prisma.$queryRaw<StoredAuditRecord[]>`
           WITH listed AS (
             SELECT * FROM audit_log WHERE ${Prisma.join(conditions, ' AND ')} ORDER BY at DESC, id DESC LIMIT ${limit}
           )
           SELECT id::text AS "auditId", at, actor, source, address, action, target, details, (
-            SELECT later.details ->> 'outcome' FROM audit_log AS later
-            WHERE later.details ->> 'attempt' = listed.id::text ORDER BY later.id DESC LIMIT 1
+            SELECT (array_agg(later.details ->> 'outcome' ORDER BY later.id DESC))[1] FROM audit_log AS later
+            WHERE later.details ->> 'attempt' = listed.id::text
           ) AS outcome
           FROM listed ORDER BY at DESC, id DESC`,
       );

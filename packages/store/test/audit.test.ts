@@ -1,5 +1,13 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { createDatabase, createTestDatabase, query, runOpm, type TestDatabase, testPrefix } from '@opm/testkit';
+import {
+  createDatabase,
+  createTestDatabase,
+  query,
+  runOpm,
+  type TestDatabase,
+  testPrefix,
+  waitFor,
+} from '@opm/testkit';
 import { createStore, type Store, toCustomerTarget } from '../src/index.js';
 
 let database: TestDatabase;
@@ -61,6 +69,35 @@ test('a change that was refused or failed is listed once, with its outcome, on w
     return row ? [row.outcome, ...(await readPages(row.auditId))] : [];
   };
   expect(await readPages()).toEqual(['failed', null, 'not done']);
+});
+
+test('the outcomes of a page are found without reading a long audit log', async () => {
+  const long = await createTestDatabase();
+  const reader = createStore({ databaseUrl: long.url, applicationName: 'test' });
+  const ROWS = 20_000;
+  await query(
+    long.url,
+    `INSERT INTO audit_log (at, actor, source, action) SELECT now() - i * interval '1 min', 'ada', 'cli', 'x' FROM generate_series(1, ${ROWS}) AS i`,
+  );
+  await query(long.url, 'ANALYZE audit_log');
+  const readStatistics = async () => {
+    const text = `SELECT (seq_scan + idx_scan)::int AS scans, (seq_tup_read + idx_tup_fetch)::int AS rows
+      FROM pg_stat_user_tables WHERE relname = 'audit_log'`;
+    const [statistics = { scans: 0, rows: 0 }] = await query<{ scans: number; rows: number }>(long.url, text);
+    return statistics;
+  };
+  const before = await readStatistics();
+  expect(await reader.audit.list({}, { limit: 200 })).toHaveLength(200);
+  await reader.close(); // PostgreSQL then publishes the connection's statistics
+  const after = await waitFor(
+    async () => {
+      const statistics = await readStatistics();
+      return statistics.scans > before.scans && statistics;
+    },
+    { description: 'the statistics' },
+  );
+  expect(after.rows - before.rows).toBeLessThan(2 * ROWS);
+  await long.drop();
 });
 
 test("the rows of a partner, its customers and its keys can be chosen, and no other's", async () => {

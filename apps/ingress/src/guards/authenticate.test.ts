@@ -1,4 +1,5 @@
 import { EventEmitter, once } from 'node:events';
+import { setImmediate as turn } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { createApiKey, hashApiKey } from '@opm/core';
 import type { KeyOwner } from '@opm/store';
@@ -136,6 +137,44 @@ test('what was known of keys before an outage of PostgreSQL holds in it: an end,
   await expect(outage.run(() => Promise.reject(new Error('away')))).rejects.toThrow('away');
   expect(await authenticate(revoked, createConnection())).toMatchObject({ code: 'KEY_UNKNOWN' });
   expect(await authenticate(paused, createConnection())).toMatchObject({ isPaused: true });
+});
+
+test('a slow answer about a key does not undo a newer one', async () => {
+  const answers: (() => void)[] = [];
+  const questions = new EventEmitter();
+  const asked = () => once(questions, 'question');
+  const other = createAuthenticator({
+    findOwners: (hashes) =>
+      new Promise((resolve) => {
+        const found = new Map([...owners].filter(([hash]) => hashes.includes(hash)));
+        answers.push(() => resolve(found));
+        questions.emit('question');
+      }),
+    async readRevision() {
+      polls.emit('poll');
+      return revision;
+    },
+    breaker: outage,
+    unknownKeys: { take: () => () => {}, secondsLeft: () => 7 },
+  });
+  const from = { socket: createConnection(), ip: '203.0.113.1' };
+  await untilPolled();
+  const isAsked = asked();
+  const first = other.authenticate(good, from);
+  await isAsked;
+  answers[0]?.();
+  expect(await first).toMatchObject(OWNER);
+  revision = 'second';
+  await asked();
+  owners.delete(hashApiKey(good));
+  revision = 'third';
+  await asked();
+  answers[2]?.();
+  await turn();
+  answers[1]?.();
+  await turn();
+  expect(() => other.authenticate(good, from)).toThrow(expect.objectContaining({ code: 'KEY_UNKNOWN' }));
+  other.close();
 });
 
 test('a key that has ended is not accepted because its look-up fails', async () => {

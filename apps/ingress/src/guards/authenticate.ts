@@ -52,7 +52,13 @@ const UNKNOWN_TTL_MS = 10_000;
 const MAX_LOOKED_UP = 1_000;
 
 /** `isCurrent`: false after it was replaced or evicted. */
-type KnownKey = CheckedKey & { revision: string; agesAt: number; endsAt: number; isCurrent: boolean };
+type KnownKey = CheckedKey & {
+  revision: string;
+  askedAt: number;
+  agesAt: number;
+  endsAt: number;
+  isCurrent: boolean;
+};
 
 /**
  * Caches API keys by their SHA-256. PostgreSQL keeps a revision that changes when a key ends or a limit changes. The
@@ -77,7 +83,8 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
    * keeping the order of use takes as long as the rest of the check.
    */
   const byText = new LRUCache<string, KnownKey>({ max: MAX_TEXTS });
-  const unknown = new LRUCache<string, true>({ max: MAX_UNKNOWN_KEYS, ttl: UNKNOWN_TTL_MS });
+  /** When PostgreSQL was asked, by hash. */
+  const unknown = new LRUCache<string, number>({ max: MAX_UNKNOWN_KEYS, ttl: UNKNOWN_TTL_MS });
 
   /** The last two revisions. A key that was looked up at a revision is trusted until `trustedUntil`. */
   let current = { revision: '', trustedUntil: 0 };
@@ -102,16 +109,20 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
     owner: KeyOwner | undefined,
     { revision, askedAt }: { revision: string; askedAt: number },
   ): CheckedKey | undefined {
+    const latest = known.peek(hash);
+    // A slow answer must not undo a newer one, such as that the key was revoked.
+    if (askedAt < (latest?.askedAt ?? unknown.get(hash) ?? 0)) return latest;
     if (owner === undefined) {
       known.delete(hash);
-      unknown.set(hash, true);
+      unknown.set(hash, askedAt);
       return undefined;
     }
     unknown.delete(hash);
     const agesAt = askedAt + MAX_AGE_MS * (0.5 + Math.random() / 2);
     const endsAt = askedAt + (owner.endsInMs ?? Number.POSITIVE_INFINITY);
     const restriction = toRestriction(owner);
-    const key = { ...owner, restriction, revision, agesAt: Math.min(agesAt, endsAt), endsAt, isCurrent: true };
+    const times = { askedAt, agesAt: Math.min(agesAt, endsAt), endsAt };
+    const key = { ...owner, restriction, revision, ...times, isCurrent: true };
     known.set(hash, key);
     return key;
   }
@@ -123,8 +134,7 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
   function lookUp(hash: string, from: KeySender): Promise<CheckedKey> {
     const found = underWay.get(hash);
     if (found) return found;
-    const stale = known.get(hash);
-    if (stale) return share(hash, renew(hash, stale));
+    if (known.has(hash)) return share(hash, renew(hash));
     const uncount = unknownKeys.take(from.ip ?? '');
     return uncount ? share(hash, tryKey(hash, uncount)) : tryThrottled(hash, from);
   }
@@ -135,10 +145,13 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
     return found;
   }
 
-  async function renew(hash: string, stale: KnownKey): Promise<CheckedKey> {
+  async function renew(hash: string): Promise<CheckedKey> {
     const owner = await lookUps.run('new', hash).catch((cause) => {
-      if (!breaker.isOpen || performance.now() >= stale.endsAt) throw new Fault('KEYS_UNAVAILABLE', { cause });
-      return stale;
+      const latest = known.peek(hash); // another look-up may have found a change meanwhile
+      if (!breaker.isOpen || !latest || performance.now() >= latest.endsAt) {
+        throw new Fault('KEYS_UNAVAILABLE', { cause });
+      }
+      return latest;
     });
     if (!owner) throw new Fault('KEY_UNKNOWN');
     return owner;
