@@ -1,5 +1,5 @@
 import { PassThrough } from 'node:stream';
-import { setImmediate as turn } from 'node:timers/promises';
+import { setTimeout as pause } from 'node:timers/promises';
 import { stripVTControlCharacters } from 'node:util';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { type Bar, createBar } from './print.js';
@@ -39,7 +39,7 @@ describe('on a terminal with 80 columns, no line is cut:', () => {
     // Does not wait for the next line: a bar whose text stays the same writes none.
     while (!written.includes(last)) {
       bar.increment(500_000, VALUES[command]);
-      await turn();
+      await pause(10); // this work takes some time, or it would be complete before the first estimate
       written += stream.read() ?? '';
     }
     const lines = written.split(START_OF_LINE).map(stripVTControlCharacters);
