@@ -36,10 +36,10 @@ describe('on a terminal with 80 columns, no line is cut:', () => {
     bar = createBar(command, { stream });
     bar.start(9_999_999_999, VALUES[command]);
     let written = '';
-    // Does not wait for the next line: a bar whose text stays the same writes none.
+    // It must not wait for the next line, because a bar whose text stays the same writes none.
     while (!written.includes(last)) {
       bar.increment(500_000, VALUES[command]);
-      await pause(10); // this work takes some time, or it would be complete before the first estimate
+      await pause(10); // without a pause, the bar would be complete before its first estimate
       written += stream.read() ?? '';
     }
     const lines = written.split(START_OF_LINE).map(stripVTControlCharacters);

@@ -118,11 +118,10 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticator {
       return undefined;
     }
     unknown.delete(hash);
-    const agesAt = askedAt + MAX_AGE_MS * (0.5 + Math.random() / 2);
     const endsAt = askedAt + (owner.endsInMs ?? Number.POSITIVE_INFINITY);
+    const agesAt = Math.min(askedAt + MAX_AGE_MS * (0.5 + Math.random() / 2), endsAt);
     const restriction = toRestriction(owner);
-    const times = { askedAt, agesAt: Math.min(agesAt, endsAt), endsAt };
-    const key = { ...owner, restriction, revision, ...times, isCurrent: true };
+    const key = { ...owner, restriction, revision, askedAt, agesAt, endsAt, isCurrent: true };
     known.set(hash, key);
     return key;
   }

@@ -114,8 +114,8 @@ export function defineScripts<Scripts extends Record<keyof Scripts, Script<unkno
 }
 
 /**
- * Writes the commands of one turn of the event loop to the socket together. ioredis writes each by itself, and a write
- * costs more than the rest of a command.
+ * Writes the commands of one turn of the event loop with one system call; ioredis uses one for each. With several
+ * shards, a turn often has several commands.
  */
 function joinWrites(redis: Redis): Redis {
   const sendCommand = redis.sendCommand.bind(redis);
