@@ -32,25 +32,26 @@ const SPECS = {
 };
 
 /** docker-compose.yml and the image decide where a container listens. */
-const PLACES = ['HOST', 'PORT', 'CONSOLE_HOST', 'CONSOLE_PORT', 'INTERNAL_HOST', 'INTERNAL_PORT'];
+const PLACES = ['HOST', 'PORT', 'CONSOLE_HOST', 'CONSOLE_PORT', 'INTERNAL_PORT'];
 /** Variables that have a value in the file. All others have none: .env sets them, or they are unset. */
 const MADE: Record<string, Record<string, unknown>> = {
-  ingress: toFiles('ingress', 'ingress'),
-  worker: toFiles('worker', 'worker'),
+  ingress: toMade('ingress', 'ingress'),
+  worker: toMade('worker', 'worker'),
   console: {
-    ...toFiles('console', 'console'),
+    ...toMade('console', 'console'),
     CONSOLE_PASSWORD_FILE: '/run/secrets/console-password',
     // Its proxies are not those of the ingresses.
     TRUSTED_PROXIES: expect.stringMatching(/^\$\{CONSOLE_TRUSTED_PROXIES:-0\}$/),
   },
-  opm: toFiles('opm', 'opm'),
-  migrate: toFiles('owner', 'opm'),
+  opm: toMade('opm', 'opm'),
+  migrate: toMade('owner', 'opm'),
 };
 
-function toFiles(database: string, redis: string) {
+function toMade(database: string, redis: string) {
   return {
     DATABASE_URL_FILE: `/run/secrets/${database}-database-url`,
     REDIS_URL_FILE: `/run/secrets/${redis}-redis-url`,
+    INTERNAL_HOST: expect.stringMatching(/^\$\{INTERNAL_HOST:-127\.0\.0\.1\}$/),
   };
 }
 

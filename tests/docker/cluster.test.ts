@@ -75,15 +75,7 @@ describe('docker compose up --wait with the profile cluster', () => {
     const reach = await findReach(stack, `opm-worker:${stack.name}`);
     const others = (own: string) =>
       NODES.filter((node) => node !== own).flatMap((node) => [`${node}:16379`, `${node}:6379`]);
-    const apps = [
-      'console:3001',
-      'console:9400',
-      'ingress:3000',
-      'ingress:9400',
-      'postgres:5432',
-      'redis:6379',
-      'worker:9400',
-    ];
+    const apps = ['console:3001', 'ingress:3000', 'postgres:5432', 'redis:6379'];
     for (const node of NODES) expect(reach[node]).toEqual([...apps, ...others(node)].sort());
     expect(reach['redis-cluster']).toEqual(others(''));
     expect(reach.worker).toEqual(['postgres:5432', ...others(''), 'redis:6379'].sort());

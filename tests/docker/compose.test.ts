@@ -10,6 +10,7 @@ import { findDevelopmentPackages, toPackageName } from './development-packages.j
 import { type Load, startLoad } from './load.js';
 import { createRows, type Rows } from './rows.js';
 
+type Scraped = { labels: { job: string }; health: string };
 type Project = { projectId: number; apiKey: string };
 
 const APPS = ['ingress', 'worker', 'console'];
@@ -110,9 +111,9 @@ describe('docker compose up --wait --build', () => {
 
   test('an attacker in a container reaches what its process needs, and nothing outside', async () => {
     const stores = ['postgres:5432', 'redis:6379'];
-    // A store shares a network with each app, which shows it the app's ports. Docker publishes a port only from a
-    // network in which the machine has an address.
-    const apps = ['console:3001', 'console:9400', 'ingress:3000', 'ingress:9400', 'machine', 'worker:9400'];
+    // A store shares a network with each app, which shows it the port for partners or operators. Docker publishes a port
+    // only from a network in which the machine has an address.
+    const apps = ['console:3001', 'ingress:3000', 'machine'];
     expect(await findReach(stack, `opm-worker:${stack.name}`)).toEqual({
       ingress: ['machine', ...stores],
       worker: stores,
@@ -430,8 +431,33 @@ describe('docker compose up --wait --build', () => {
     await stack.compose('up', '--wait');
   });
 
+  test('with the profile observability, a Prometheus reaches each process and evaluates the alerts', async () => {
+    const image = `opm-prometheus:${stack.name}`;
+    await stack.docker('build', '--tag', image, '--file', 'tests/docker/prometheus.Dockerfile', 'tests/docker');
+    const [port] = await findFreePorts(1);
+    await stack.change({
+      COMPOSE_PROFILES: 'all,observability',
+      INTERNAL_HOST: '0.0.0.0',
+      PROMETHEUS_PORT: String(port),
+    });
+    const folder = await mkdtemp(join(tmpdir(), 'opm-prometheus-'));
+    await writeFile(join(folder, 'image.yml'), JSON.stringify({ services: { prometheus: { image } } }));
+    await stack.compose('--file', join(folder, 'image.yml'), 'up', '--wait');
+    await rm(folder, { recursive: true });
+
+    const ask = async (path: string) => (await (await fetch(`http://127.0.0.1:${port}/api/v1/${path}`)).json()).data;
+    const findStates = async (): Promise<string> => {
+      const [{ activeTargets }, { groups }] = await Promise.all([ask('targets'), ask('rules')]);
+      const targets = activeTargets.map(({ labels, health }: Scraped) => `${labels.job} ${health}`);
+      const rules = groups.flatMap(({ rules }: { rules: { health: string }[] }) => rules.map(({ health }) => health));
+      return JSON.stringify([...new Set([...targets, ...rules])].sort());
+    };
+    const healthy = JSON.stringify(['ok', 'opm-console up', 'opm-ingress up', 'opm-worker up']);
+    await waitFor(async () => (await findStates()) === healthy, { description: 'targets and rules that are healthy' });
+  });
+
   test('docker compose down --volumes removes everything', async () => {
-    expect(await stack.list('volume')).toHaveLength(2);
+    expect(await stack.list('volume')).toHaveLength(3);
     await stack.compose('down', '--volumes');
     expect(await stack.list('container')).toEqual([]);
     expect(await stack.list('volume')).toEqual([]);

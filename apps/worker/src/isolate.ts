@@ -4,7 +4,7 @@ import { createThrottledWarning, type Logger } from '@opm/runtime';
 import { type DeadLetter, type DeadLetters, failureKindOf, StoreError } from '@opm/store';
 import type { OutageGate } from './outage-gate.js';
 import { divide, type Quarantine } from './quarantine.js';
-import type { UpsertEach } from './upsert-entries.js';
+import type { UpsertEach, UpsertEntries } from './upsert-entries.js';
 
 /**
  * Entries that are neither persisted nor dead letters. `error`: `Postponed` during an outage, or the error of one of
@@ -19,6 +19,7 @@ type Isolate = (entries: ChunkEntry[], context: Pick<JobContext, 'attempt'>) => 
 export type IsolateDeps = {
   gate: OutageGate;
   quarantine: Quarantine;
+  upsert: UpsertEntries;
   /** Upserts with a short lock timeout (100 ms). */
   upsertEach: UpsertEach;
   addDeadLetters: DeadLetters['add'];
@@ -58,8 +59,8 @@ export const mostTemporary = (errors: (Error | undefined)[]): Error | undefined 
  * that wait.
  */
 export function createIsolate(deps: IsolateDeps): Isolate {
-  const { gate, quarantine, upsertEach, addDeadLetters, maxRows, maxAttempts, onPersisted, onDeadLetter, logger } =
-    deps;
+  const { gate, quarantine, upsert, upsertEach, addDeadLetters, maxRows, maxAttempts } = deps;
+  const { onPersisted, onDeadLetter, logger } = deps;
 
   const warnDeadLetters = createThrottledWarning(logger, 'entries became dead letters: see `opm dead-letters count`');
   const warnLocked = createThrottledWarning(
@@ -80,12 +81,28 @@ export function createIsolate(deps: IsolateDeps): Isolate {
     const entries = jobs.flatMap((job) => job.entries);
     const [waiting, due] = divide(entries, quarantine.mustWait);
     quarantine.onTry(due);
-    const failures = await persistEach(due, performance.now() + MAX_SEARCH_MS);
+    const [suspects, others] = divide(due, quarantine.isQuarantined);
+    // The tries of earlier jobs may have found the project that made the shared statements of these jobs fail.
+    const isFound = suspects.length > 0 && (await persistTogether(others));
+    const failures = await persistEach(isFound ? suspects : due, performance.now() + MAX_SEARCH_MS);
     const errors: Errors = new Map(failures.map(({ entry, error }) => [entry, error]));
     await blameOutage(errors);
     await deadLetter(jobs, errors);
     for (const entry of waiting) errors.set(entry, undefined);
     return jobs.map((job) => toUnfinished(job, errors));
+  }
+
+  /** @returns whether the entries are persisted; if not, try each */
+  async function persistTogether(entries: ChunkEntry[]): Promise<boolean> {
+    if (entries.length === 0) return false;
+    const isPersisted = await gate
+      .run(() => upsert(entries))
+      .then(
+        () => true,
+        () => false,
+      );
+    if (isPersisted) onPersisted(entries);
+    return isPersisted;
   }
 
   /** If PostgreSQL is down now, blames the outage instead of the entries that failed with an outage error. */

@@ -182,3 +182,36 @@ test('a job of which one entry fails and one meets an outage is postponed, which
   isDown = true;
   await expect(persist(chunkOf('failed before', 'other'), contextOf(0, 'second', 2))).rejects.toThrow(Postponed);
 });
+
+test('once a rejected project is known, entries that failed beside it are persisted together, not one by one', async () => {
+  const statements: string[][] = [];
+  const tried: string[][] = [];
+  const release: (() => void)[] = [];
+  const isBad = ({ customerId }: { customerId: string }) => customerId.startsWith('bad');
+  const persist = start({
+    upsert: async (entries) => {
+      if (entries.some(isBad)) throw StoreError.of('22021', 'rejected');
+      statements.push(entries.map(({ customerId }) => customerId));
+    },
+    upsertEach: async (entries) => {
+      tried.push(entries.map(({ customerId }) => customerId));
+      await new Promise<void>((resolve) => release.push(resolve));
+      const failed = entries.filter(isBad).map((entry) => ({ entries: [entry], error: StoreError.of('22021', 'bad') }));
+      return { persisted: entries.filter((entry) => !isBad(entry)), failed, untried: [] };
+    },
+  });
+  const chunk = (...customerIds: string[]): Chunk => ({
+    entries: customerIds.map((customerId, i) => ({ projectId: i, customerId, version: 1, fields: { phone: '1' } })),
+  });
+  const turn = () => new Promise((resolve) => setImmediate(resolve));
+  const jobs = [persist(chunk('bad 1', 'a'), contextOf(0, '1'))];
+  while (tried.length < 1) await turn();
+  jobs.push(persist(chunk('bad 2', 'b', 'c'), contextOf(0, '2')));
+  for (let turns = 0; turns < 10; turns++) await turn(); // until the second job has failed, and waits for the first
+  release.pop()?.();
+  while (tried.length < 2) await turn();
+  release.pop()?.();
+  await Promise.all(jobs);
+  expect(tried).toEqual([['bad 1', 'a'], ['bad 2']]);
+  expect(statements).toEqual([['b', 'c']]);
+});

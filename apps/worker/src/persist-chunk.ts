@@ -3,7 +3,6 @@ import { type Chunk, type ChunkEntry, type EntryWorker, type JobContext, Postpon
 import { LRUCache } from 'lru-cache';
 import { createIsolate, type IsolateDeps, mostTemporary, NOTHING, type Unfinished } from './isolate.js';
 import { createQuarantine, divide, without } from './quarantine.js';
-import type { UpsertEntries } from './upsert-entries.js';
 
 /**
  * Resolves when every entry of the chunk is persisted or a dead letter. Idempotent.
@@ -12,7 +11,6 @@ import type { UpsertEntries } from './upsert-entries.js';
 export type PersistChunk = (chunk: Chunk, context: JobContext) => Promise<void>;
 
 export type PersistChunkDeps = Omit<IsolateDeps, 'quarantine'> & {
-  upsert: UpsertEntries;
   settle: EntryWorker['settle'];
   /** Maximum statements in flight, separately for short and for long backlogs. */
   maxInFlight: number;

@@ -203,22 +203,22 @@ function sendNoLetter(request: Request<{ deadLetterId: string }>, response: Resp
   sendPage(request, response, { title, children }, 404);
 }
 
-/** Names of the SQLSTATEs that refuse entries: https://www.postgresql.org/docs/current/errcodes-appendix.html */
+/** Names of the SQLSTATEs that refuse entries, as in https://www.postgresql.org/docs/current/errcodes-appendix.html */
 const STATE_NAMES: Record<string, string> = {
-  21000: 'cardinality_violation',
-  22001: 'string_data_right_truncation',
-  22003: 'numeric_value_out_of_range',
-  22007: 'invalid_datetime_format',
-  22021: 'character_not_in_repertoire',
-  '22P02': 'invalid_text_representation',
-  '22P05': 'untranslatable_character',
-  23502: 'not_null_violation',
-  23503: 'foreign_key_violation',
-  23505: 'unique_violation',
-  23514: 'check_violation',
-  '23P01': 'exclusion_violation',
-  54000: 'program_limit_exceeded',
-  P0001: 'raise_exception',
+  21000: 'cardinality violation',
+  22001: 'string data right truncation',
+  22003: 'numeric value out of range',
+  22007: 'invalid datetime format',
+  22021: 'character not in repertoire',
+  '22P02': 'invalid text representation',
+  '22P05': 'untranslatable character',
+  23502: 'not null violation',
+  23503: 'foreign key violation',
+  23505: 'unique violation',
+  23514: 'check violation',
+  '23P01': 'exclusion violation',
+  54000: 'program limit exceeded',
+  P0001: 'raise exception',
 };
 const toNamedState = (state: string): string => (STATE_NAMES[state] ? `${state} ${STATE_NAMES[state]}` : state);
 
