@@ -111,8 +111,8 @@ describe('docker compose up --wait --build', () => {
 
   test('an attacker in a container reaches what its process needs, and nothing outside', async () => {
     const stores = ['postgres:5432', 'redis:6379'];
-    // A store shares a network with each app, which shows it the port for partners or operators. Docker publishes a port
-    // only from a network in which the machine has an address.
+    // A store shares a network with each app. Docker publishes a port only from a network in which the machine has an
+    // address.
     const apps = ['console:3001', 'ingress:3000', 'machine'];
     expect(await findReach(stack, `opm-worker:${stack.name}`)).toEqual({
       ingress: ['machine', ...stores],
