@@ -229,6 +229,11 @@ describe.each(BACKENDS)('opm status and opm projects stats, with the queue on %s
       await waitFor(isCounted, { description: 'the count under the new name' });
       expect(await columnsOf('after')).toMatchObject({ project: 'after', created: '2' });
       expect(await runOpm(['projects', 'stats', 'before'], backend.env)).toMatchObject({ code: 3, stdout: '' });
+
+      const { projectId } = renamed;
+      await query(backend.databaseUrl, `DELETE FROM project_minutes WHERE project_id = ${projectId}`);
+      const { stdout } = await runOpm(['projects', 'stats', 'after'], backend.env);
+      expect(stdout).toMatch(/^no requests; the last one was at \d{4}-\d\d-\d\dT\d\d:\d\dZ$/m);
     });
   }
 

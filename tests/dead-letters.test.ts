@@ -63,6 +63,9 @@ describe.each(BACKENDS)('opm dead-letters, with the queue on %s:', (queue, creat
       count: 2,
       groups: [{ projectId, sqlState: '22021', count: 2 }],
     });
+    // A table names the project instead.
+    expect((await opm('count')).stdout).toMatch(/^acme +22021 +2$/m);
+    expect((await opm('list')).stdout).toMatch(/^\d+ +acme +(new|known) /m);
     expect(await opmJson('replay', '--dry-run')).toEqual({ dryRun: true, count: 2 });
     expect(await opmJson('replay', '--project', 'another')).toEqual({ replayed: 0, skipped: 0 });
     expect(await openLetters()).toHaveLength(2);

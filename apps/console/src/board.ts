@@ -111,7 +111,7 @@ header > [class*="logo-"] { height: auto; }
 .console span { max-width: 14rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .console * { color: var(--foreground); }
 .console a[aria-current] { font-weight: 600; }
-.console button { padding: 0 0.5rem; border: 1px solid; border-radius: 4px; }
+.console button { padding: 0 0.5rem; border: 1px solid; border-radius: 4px; background: var(--sidebar); }
 .console .skip:not(:focus) { position: absolute; left: -100rem; }
 @media (max-width: 64rem) { body, body.dark-mode { --console-height: 6.5rem; } }
 noscript { display: block; padding: 4rem 1rem; color: var(--foreground); }

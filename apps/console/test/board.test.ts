@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { toChunkData } from '@opm/queue';
 import { findChromium } from '@opm/testkit';
+import axe from 'axe-core';
 import { type Queue, UnrecoverableError, Worker, type WorkerOptions } from 'bullmq';
 import express from 'express';
 import { type Browser, chromium, type Page } from 'playwright-core';
@@ -172,6 +173,11 @@ describe.each(Object.entries(BACKENDS))('the jobs of a queue on %s', (_, openBac
       await page.getByRole('navigation', { name: 'Pages' }).getByRole('link', { name: 'Overview' }).waitFor();
       await page.getByRole('tab', { name: 'Options' }).click();
       await page.getByText('unlimited, until stored').waitFor();
+      await page.evaluate(axe.source);
+      const { violations } = (await page.evaluate(
+        "axe.run('.console', { runOnly: ['wcag2a', 'wcag2aa'] })",
+      )) as axe.AxeResults;
+      expect(violations.map(({ id }) => id)).toEqual([]);
       await page.getByRole('button', { name: 'Log out' }).click();
       await page.getByRole('heading', { name: 'Log in' }).waitFor();
 

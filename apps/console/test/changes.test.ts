@@ -191,7 +191,7 @@ describe.each(BACKENDS)('changes in the console, with the queue on %s:', (queue,
     const path = `/dead-letters/${second?.deadLetterId}`;
     const { text } = await admin.get(path);
     for (const part of [
-      ...[`<a href="/partners/${projectId}">acme</a>`, '23514 check_violation'],
+      ...[`<a href="/partners/${projectId}">acme</a>`, '23514 check violation'],
       'VALUE_INVALID: our database does not accept a value, send another one',
       ...['•••: what partners sent is hidden.', 'href="/dead-letters?partner=acme"'],
     ]) {

@@ -135,8 +135,9 @@ test('every problem has advice that holds without a terminal, and every section 
   const problems = [
     ...findProblems(toStore({ processes, lastHour, silentProjects }), everything),
     ...findProblems(new Error('timeout'), new Error('timeout')),
+    ...findProblems(toStore(), toQueue({ check: 'Redis has no append-only file (appendonly is off)' })),
   ];
-  expect(problems).toHaveLength(16);
+  expect(problems).toHaveLength(17);
   const others = problems.filter(
     ({ help }) => !anchors.some((anchor) => help === anchor || help.endsWith(` (${anchor})`)),
   );

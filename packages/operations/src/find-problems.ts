@@ -125,9 +125,10 @@ function findQueueProblems(queue: QueueStatus | Error): Problem[] {
   }
   const problems: Problem[] = [];
   if (queue.check) {
-    const advice = 'Correct its settings, or those of the processes.';
-    const help = runbook('a-process-does-not-start-or-is-not-ready');
-    problems.push({ what: `The queue's store: ${queue.check}.`, advice, help });
+    const [advice, section] = queue.check.includes('appendonly')
+      ? ["Set Redis' appendonly to yes and appendfsync to always.", 'redis-has-no-append-only-file']
+      : ['The runbook lists such texts, and what to correct.', 'a-process-does-not-start-or-is-not-ready'];
+    problems.push({ what: `The queue's store: ${queue.check}.`, advice, help: runbook(section) });
   }
   const backlog = { help: runbook('the-backlog-grows'), page: 'queues' as const };
   if (queue.paused.length > 0) {

@@ -24,10 +24,11 @@ function listCommand(env: NodeJS.ProcessEnv): Command {
     .option('--json', 'print JSON')
     .description('List dead letters without their payloads, newest first.')
     .action(async (options: PrintOptions & FilterOptions & { limit: number }) => {
-      const list = await withStore(env, async (store) =>
-        store.deadLetters.list(await toFilter(store, options), { limit: options.limit }),
-      );
-      print(options, list, toTable(list));
+      const { list, shown } = await withStore(env, async (store) => {
+        const list = await store.deadLetters.list(await toFilter(store, options), { limit: options.limit });
+        return { list, shown: await withNames(store, list) };
+      });
+      print(options, list, toTable(shown));
     });
 }
 
@@ -52,8 +53,8 @@ function countCommand(env: NodeJS.ProcessEnv): Command {
     .option('--json', 'print JSON')
     .description('Count dead letters by project and SQLSTATE.')
     .action(async (options: PrintOptions & FilterOptions) => {
-      const { count, groups } = await countLetters(env, options);
-      print(options, { count, groups }, [...toTable(groups), '', toLetters(count)]);
+      const { count, groups, shown } = await countLetters(env, options);
+      print(options, { count, groups }, [...toTable(shown), '', toLetters(count)]);
     });
 }
 
@@ -160,9 +161,26 @@ function discardCommand(env: NodeJS.ProcessEnv): Command {
 }
 
 async function countLetters(env: NodeJS.ProcessEnv, options: FilterOptions) {
-  const found = await withStore(env, async (store) => store.deadLetters.count(await toFilter(store, options)));
-  const groups = found.map(({ projectId, sqlState, count }) => ({ projectId, sqlState, count }));
-  return { count: countAll(groups), groups };
+  return withStore(env, async (store) => {
+    const found = await store.deadLetters.count(await toFilter(store, options));
+    const groups = found.map(({ projectId, sqlState, count }) => ({ projectId, sqlState, count }));
+    return { count: countAll(groups), groups, shown: await withNames(store, groups) };
+  });
+}
+
+/** Replaces the id of each project with its name, for tables. */
+async function withNames<Row extends { projectId: number | null }>(
+  store: Store,
+  rows: Row[],
+): Promise<Record<string, unknown>[]> {
+  const nameOf = await store.projects.names([...new Set(rows.flatMap(({ projectId }) => projectId ?? []))]);
+  return rows.map((row) =>
+    Object.fromEntries(
+      Object.entries(row).map(([column, value]) =>
+        column === 'projectId' ? ['project', nameOf.get(row.projectId ?? 0) ?? value] : [column, value],
+      ),
+    ),
+  );
 }
 
 async function dryRun(

@@ -119,11 +119,12 @@ export function projectsCommand(env: NodeJS.ProcessEnv): Command {
       '\nCounts of more than three hours ago are kept by day (UTC): then --since counts from the start of its day.',
     )
     .action(async (name: string | undefined, options: PrintOptions & { since: Moment }) => {
-      const { from, stats } = await readStats(env, options.since, name);
+      const { from, stats, lastSeen } = await readStats(env, options.since, name);
       const rows = stats.map(toRow);
       const [row] = rows;
       const lines = name && row ? toTable(Object.entries(row).map(toColumns)) : toTable(rows);
-      print(options, stats, [`Since ${from.toISOString().slice(0, 16)}Z:`, ...(row ? lines : ['no requests'])]);
+      const none = lastSeen ? `no requests; the last one was at ${toMinute(lastSeen)}` : 'no requests';
+      print(options, stats, [`Since ${toMinute(from)}:`, ...(row ? lines : [none])]);
     });
 
   projects
@@ -181,7 +182,7 @@ async function readStats(
   env: NodeJS.ProcessEnv,
   since: Moment,
   name: string | undefined,
-): Promise<{ from: Date; stats: ProjectStats[] }> {
+): Promise<{ from: Date; stats: ProjectStats[]; lastSeen: Date | undefined }> {
   const { withQueue } = await import('../with-queue.js'); // loads slowly
   const reading = withQueue(env, { force: true, answerTimeoutMs: TIMEOUT_MS }, (queue) => queue.readProjectBacklogs());
   const backlogs = reading.catch(({ message }: Error) =>
@@ -195,11 +196,15 @@ async function readStats(
       const [projects, ofQueue] = [await store.projects.list(), (await backlogs) ?? undefined];
       const all = await readProjectStats(store, from, { projects, backlogs: ofQueue });
       const stats = all.filter(({ projectId }) => only === undefined || projectId === only);
-      return { from, stats };
+      const lastSeen = only === undefined ? undefined : (await store.apiKeys.lastUses()).get(only);
+      return { from, stats, lastSeen };
     },
     TIMEOUTS,
   );
 }
+
+/** Such as `2026-11-30T10:12Z`. */
+const toMinute = (at: Date): string => `${at.toISOString().slice(0, 16)}Z`;
 
 function toRow(stats: ProjectStats): Record<string, unknown> {
   const { name, acceptedPerSecond, refusedPerSecond, limit, backlog } = stats;
@@ -221,7 +226,7 @@ function toRow(stats: ProjectStats): Record<string, unknown> {
     'row p99': toMs(stats.p99Ms.worker),
     'sent/s': sentPerSecond.toFixed(1),
     'of limit': limit === null ? null : `${Math.round((100 * sentPerSecond) / limit)} %`,
-    'last seen': `${stats.lastSeen.toISOString().slice(0, 16)}Z`,
+    'last seen': toMinute(stats.lastSeen),
   };
 }
 

@@ -211,14 +211,15 @@ export function PartnerFacts({ partner, minutes }: { partner: ShownPartner; minu
   );
 }
 
-function toFacts(
-  { projectId, rate, burst, pausedAt, stats, backlog, lastSeen, p99Ms, activePartners }: ShownPartner,
-  minutes: MinuteActivity[],
-): [string, ComponentChildren][] {
+function toFacts(partner: ShownPartner, minutes: MinuteActivity[]): [string, ComponentChildren][] {
+  const { projectId, rate, burst, pausedAt, stats, backlog, lastSeen, p99Ms, activePartners } = partner;
   const lastEntry = minutes.findLast(({ accepted, refused }) => accepted + refused > 0)?.minute;
   return [
     ['Project id', projectId],
-    ['State', pausedAt ? <strong key="state">paused: its requests get 403</strong> : 'accepts entries'],
+    [
+      'State',
+      pausedAt ? <strong key="state">paused: its requests get 403</strong> : (toMarks(partner) ?? 'accepts entries'),
+    ],
     ['Limit', rate ? `${toEntries(rate)}, burst ${toNumber(burst ?? 0)}` : 'none'],
     ['Sends', toEntries(stats ? sentPerSecond(stats) : 0)],
     ['Last entry', lastEntry ? <Minute key="entry" at={lastEntry} /> : 'none within three hours'],
