@@ -20,7 +20,10 @@ type Assignable = { customerId: string; erase?: true };
 
 /** Encodes a `ChunkPartition` as a number, as a partition of `GroupCommit`. */
 export function createChunkPartitions(shards: number) {
-  /** Backlogs by project and shard. Those that always have priority 0 are not stored. */
+  /**
+   * Backlogs by project and shard. Those that always have priority 0 are not stored. Read with `peek`: each entry reads
+   * one, and the order of use is not needed.
+   */
   const backlogs = new LRUCache<number, number>({ max: MAX_BACKLOGS, ttl: BACKLOG_TTL_MS, ttlResolution: 100 });
   const shortBacklogs = Array.from({ length: shards }, () => new ShortBacklog());
   const backlogKey = (projectId: number, shard: number) => projectId * shards + shard;
@@ -54,7 +57,7 @@ export function createChunkPartitions(shards: number) {
     /** The priority of a project's entries in the partition, see `toPriority`. */
     priorityOf(projectId: number, partition: number): number {
       const shard = partition % shards;
-      return toPriority(backlogs.get(backlogKey(projectId, shard)) ?? 0, shortBacklogs[shard]?.longest);
+      return toPriority(backlogs.peek(backlogKey(projectId, shard)) ?? 0, shortBacklogs[shard]?.longest);
     },
 
     isErased,
