@@ -39,7 +39,7 @@ function eraseCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('erase')
     .argument('<project>')
     .argument('<customer-id>')
-    .option('--yes', 'do not ask')
+    .option('--yes', 'do not ask; without a terminal, it never asks')
     .option('--force', 'queue the erasure even if no worker takes jobs')
     .option('--json', 'print JSON')
     .description('Queue the erasure of a customer, like a DELETE of the partner. Entries sent later create it anew.')

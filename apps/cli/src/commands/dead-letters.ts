@@ -136,7 +136,7 @@ function discardCommand(env: NodeJS.ProcessEnv): Command {
   return addFilterOptions(new Command('discard'))
     .option('--all', 'discard all dead letters; required if there is no filter')
     .option('--dry-run', 'only count the dead letters')
-    .option('--yes', 'do not ask')
+    .option('--yes', 'do not ask; without a terminal, it never asks')
     .option('--json', 'print JSON')
     .description('Discard dead letters permanently. Their payloads are deleted.')
     .action(async (options: PrintOptions & FilterOptions & { all?: true; dryRun?: true; yes?: true }) => {

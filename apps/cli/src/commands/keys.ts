@@ -97,7 +97,7 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
     .command('revoke')
     .argument('<project>')
     .option('--key <id>', 'id of one key, from `opm keys list` (default: all active keys)', parseWholeNumber)
-    .option('--yes', 'do not ask')
+    .option('--yes', 'do not ask; without a terminal, it never asks')
     .option('--json', 'print JSON')
     .description('Revoke keys now, without a grace period.')
     .action(async (projectName: string, options: PrintOptions & { key?: number; yes?: true }) => {

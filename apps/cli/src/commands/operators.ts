@@ -117,7 +117,7 @@ function passwordCommand(env: NodeJS.ProcessEnv): Command {
 function removeCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('remove')
     .argument('<name>')
-    .option('--yes', 'do not ask')
+    .option('--yes', 'do not ask; without a terminal, it never asks')
     .option('--json', 'print JSON')
     .description('Remove an operator. It ends the sessions of the operator.')
     .action(async (name: string, options: PrintOptions & { yes?: true }) => {

@@ -46,7 +46,7 @@ export function restoredCommand(env: NodeJS.ProcessEnv): Command {
     .option('--since <time>', 'start of the period to resend (default: the time recorded in PostgreSQL)', parseMoment)
     .option('--until <time>', 'end of the period (default: the newest entry in the queue)', parseMoment)
     .option('--dry-run', 'keep the idempotency keys')
-    .option('--yes', 'do not ask')
+    .option('--yes', 'do not ask; without a terminal, it never asks')
     .option('--force', 'run even if workers are connected')
     .option('--json', 'print JSON')
     .description(
