@@ -9,6 +9,9 @@ export function print({ json }: PrintOptions, data: unknown, lines: string[]): v
   console.log(json ? toJson(data) : lines.map(escapeControls).join('\n'));
 }
 
+/** The option of the commands that ask with {@link confirm}. */
+export const YES = ['--yes', 'do not ask; without a terminal, it never asks'] as const;
+
 /**
  * Asks before something is destroyed. With --yes, or if a script runs the command, it does not ask.
  * @throws UserError unless the answer is `yes`

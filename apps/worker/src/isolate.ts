@@ -54,9 +54,9 @@ export const mostTemporary = (errors: (Error | undefined)[]): Error | undefined 
   errors.find(isPostponed) ?? errors.find(Boolean);
 
 /**
- * Isolates entries: persists each customer's entries separately, so a failure does not affect other customers. At most
- * one statement is in flight for quarantined customers, and one for all other entries. Each statement serves all jobs
- * that wait.
+ * Isolates entries: persists each customer's entries separately, so a failure does not affect other customers; if the
+ * cause among them is known, all others with one statement. At most one statement is in flight for quarantined
+ * customers, and one for all other entries. Each statement serves all jobs that wait.
  */
 export function createIsolate(deps: IsolateDeps): Isolate {
   const { gate, quarantine, upsert, upsertEach, addDeadLetters, maxRows, maxAttempts } = deps;

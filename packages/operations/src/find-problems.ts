@@ -125,7 +125,8 @@ function findQueueProblems(queue: QueueStatus | Error): Problem[] {
   }
   const problems: Problem[] = [];
   if (queue.check) {
-    const [advice, section] = queue.check.includes('appendonly')
+    // If masters do not answer either, the check names these first.
+    const [advice, section] = queue.check.startsWith('Redis has no append-only file')
       ? ["Set Redis' appendonly to yes and appendfsync to always.", 'redis-has-no-append-only-file']
       : ['The runbook lists such texts, and what to correct.', 'a-process-does-not-start-or-is-not-ready'];
     problems.push({ what: `The queue's store: ${queue.check}.`, advice, help: runbook(section) });

@@ -1,7 +1,7 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { ImportFileOptions } from '../customers/import.js';
 import { FORMATS, type Format, parseMoment } from '../parse.js';
-import { confirm, type PrintOptions, print, toTable } from '../print.js';
+import { confirm, type PrintOptions, print, toTable, YES } from '../print.js';
 import { STOPPED_EXIT_CODE, UserError } from '../user-error.js';
 import type { QueueFlags } from '../with-queue.js';
 import { findProject, recordChange, withStore } from '../with-store.js';
@@ -39,7 +39,7 @@ function eraseCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('erase')
     .argument('<project>')
     .argument('<customer-id>')
-    .option('--yes', 'do not ask; without a terminal, it never asks')
+    .option(...YES)
     .option('--force', 'queue the erasure even if no worker takes jobs')
     .option('--json', 'print JSON')
     .description('Queue the erasure of a customer, like a DELETE of the partner. Entries sent later create it anew.')

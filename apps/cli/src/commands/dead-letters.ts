@@ -3,7 +3,7 @@ import type { Replayed } from '@opm/operations/actions';
 import type { AuditRecord, DeadLetterFilter, Store } from '@opm/store';
 import { Command, InvalidArgumentError } from 'commander';
 import { type Moment, parseBigId, parseMoment, parsePositive } from '../parse.js';
-import { confirm, createBar, type PrintOptions, print, toTable } from '../print.js';
+import { confirm, createBar, type PrintOptions, print, toTable, YES } from '../print.js';
 import { STOPPED_EXIT_CODE, UserError, withInterrupt } from '../user-error.js';
 import type { QueueFlags } from '../with-queue.js';
 import { findProject, recordChange, withStore } from '../with-store.js';
@@ -24,11 +24,15 @@ function listCommand(env: NodeJS.ProcessEnv): Command {
     .option('--json', 'print JSON')
     .description('List dead letters without their payloads, newest first.')
     .action(async (options: PrintOptions & FilterOptions & { limit: number }) => {
-      const { list, shown } = await withStore(env, async (store) => {
+      const { list, nameOf } = await withStore(env, async (store) => {
         const list = await store.deadLetters.list(await toFilter(store, options), { limit: options.limit });
-        return { list, shown: await withNames(store, list) };
+        return { list, nameOf: await readNames(store, list) };
       });
-      print(options, list, toTable(shown));
+      const rows = list.map(({ deadLetterId, projectId, ...row }) => ({
+        ...{ deadLetterId, project: nameOf(projectId) },
+        ...row,
+      }));
+      print(options, list, toTable(rows));
     });
 }
 
@@ -53,8 +57,13 @@ function countCommand(env: NodeJS.ProcessEnv): Command {
     .option('--json', 'print JSON')
     .description('Count dead letters by project and SQLSTATE.')
     .action(async (options: PrintOptions & FilterOptions) => {
-      const { count, groups, shown } = await countLetters(env, options);
-      print(options, { count, groups }, [...toTable(shown), '', toLetters(count)]);
+      const { groups, nameOf } = await withStore(env, async (store) => {
+        const groups = await countGroups(store, options);
+        return { groups, nameOf: await readNames(store, groups) };
+      });
+      const count = countAll(groups);
+      const rows = groups.map(({ projectId, ...row }) => ({ project: nameOf(projectId), ...row }));
+      print(options, { count, groups }, [...toTable(rows), '', toLetters(count)]);
     });
 }
 
@@ -136,7 +145,7 @@ function discardCommand(env: NodeJS.ProcessEnv): Command {
   return addFilterOptions(new Command('discard'))
     .option('--all', 'discard all dead letters; required if there is no filter')
     .option('--dry-run', 'only count the dead letters')
-    .option('--yes', 'do not ask; without a terminal, it never asks')
+    .option(...YES)
     .option('--json', 'print JSON')
     .description('Discard dead letters permanently. Their payloads are deleted.')
     .action(async (options: PrintOptions & FilterOptions & { all?: true; dryRun?: true; yes?: true }) => {
@@ -160,27 +169,17 @@ function discardCommand(env: NodeJS.ProcessEnv): Command {
     });
 }
 
-async function countLetters(env: NodeJS.ProcessEnv, options: FilterOptions) {
-  return withStore(env, async (store) => {
-    const found = await store.deadLetters.count(await toFilter(store, options));
-    const groups = found.map(({ projectId, sqlState, count }) => ({ projectId, sqlState, count }));
-    return { count: countAll(groups), groups, shown: await withNames(store, groups) };
-  });
+async function countGroups(store: Store, options: FilterOptions) {
+  const found = await store.deadLetters.count(await toFilter(store, options));
+  return found.map(({ projectId, sqlState, count }) => ({ projectId, sqlState, count }));
 }
 
-/** Replaces the id of each project with its name, for tables. */
-async function withNames<Row extends { projectId: number | null }>(
-  store: Store,
-  rows: Row[],
-): Promise<Record<string, unknown>[]> {
-  const nameOf = await store.projects.names([...new Set(rows.flatMap(({ projectId }) => projectId ?? []))]);
-  return rows.map((row) =>
-    Object.fromEntries(
-      Object.entries(row).map(([column, value]) =>
-        column === 'projectId' ? ['project', nameOf.get(row.projectId ?? 0) ?? value] : [column, value],
-      ),
-    ),
-  );
+type OfProject = { projectId: number | null };
+
+/** @returns the name of a project in these rows, or its id if it has none */
+async function readNames(store: Store, rows: OfProject[]) {
+  const names = await store.projects.names([...new Set(rows.flatMap(({ projectId }) => projectId ?? []))]);
+  return (projectId: number | null) => (projectId === null ? null : (names.get(projectId) ?? projectId));
 }
 
 async function dryRun(
@@ -188,7 +187,7 @@ async function dryRun(
   options: PrintOptions & FilterOptions,
   toLine: (letters: string) => string,
 ): Promise<void> {
-  const { count } = await countLetters(env, options);
+  const count = countAll(await withStore(env, (store) => countGroups(store, options)));
   print(options, { dryRun: true, count }, [toLine(toLetters(count))]);
 }
 

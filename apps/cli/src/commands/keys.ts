@@ -10,7 +10,7 @@ import {
 import { Command, InvalidArgumentError, Option } from 'commander';
 import ms from 'ms';
 import { parseDuration, parseWholeNumber } from '../parse.js';
-import { confirm, type PrintOptions, print, toTable } from '../print.js';
+import { confirm, type PrintOptions, print, toTable, YES } from '../print.js';
 import { UserError } from '../user-error.js';
 import { findProject, recordChange, withStore } from '../with-store.js';
 
@@ -97,7 +97,7 @@ export function keysCommand(env: NodeJS.ProcessEnv): Command {
     .command('revoke')
     .argument('<project>')
     .option('--key <id>', 'id of one key, from `opm keys list` (default: all active keys)', parseWholeNumber)
-    .option('--yes', 'do not ask; without a terminal, it never asks')
+    .option(...YES)
     .option('--json', 'print JSON')
     .description('Revoke keys now, without a grace period.')
     .action(async (projectName: string, options: PrintOptions & { key?: number; yes?: true }) => {

@@ -3,7 +3,7 @@ import type { Operator, Role, Store } from '@opm/store';
 import { Argument, Command, Option } from 'commander';
 import ms from 'ms';
 import { type Moment, parseMoment, parsePositive } from '../parse.js';
-import { confirm, type PrintOptions, print, toTable } from '../print.js';
+import { confirm, type PrintOptions, print, toTable, YES } from '../print.js';
 import { UserError } from '../user-error.js';
 import { recordChange, withStore } from '../with-store.js';
 
@@ -117,7 +117,7 @@ function passwordCommand(env: NodeJS.ProcessEnv): Command {
 function removeCommand(env: NodeJS.ProcessEnv): Command {
   return new Command('remove')
     .argument('<name>')
-    .option('--yes', 'do not ask; without a terminal, it never asks')
+    .option(...YES)
     .option('--json', 'print JSON')
     .description('Remove an operator. It ends the sessions of the operator.')
     .action(async (name: string, options: PrintOptions & { yes?: true }) => {

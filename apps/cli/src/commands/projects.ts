@@ -182,7 +182,7 @@ async function readStats(
   env: NodeJS.ProcessEnv,
   since: Moment,
   name: string | undefined,
-): Promise<{ from: Date; stats: ProjectStats[]; lastSeen: Date | undefined }> {
+): Promise<{ from: Date; stats: ProjectStats[]; lastSeen?: Date | undefined }> {
   const { withQueue } = await import('../with-queue.js'); // loads slowly
   const reading = withQueue(env, { force: true, answerTimeoutMs: TIMEOUT_MS }, (queue) => queue.readProjectBacklogs());
   const backlogs = reading.catch(({ message }: Error) =>
@@ -196,8 +196,8 @@ async function readStats(
       const [projects, ofQueue] = [await store.projects.list(), (await backlogs) ?? undefined];
       const all = await readProjectStats(store, from, { projects, backlogs: ofQueue });
       const stats = all.filter(({ projectId }) => only === undefined || projectId === only);
-      const lastSeen = only === undefined ? undefined : (await store.apiKeys.lastUses()).get(only);
-      return { from, stats, lastSeen };
+      if (only === undefined || stats.length > 0) return { from, stats };
+      return { from, stats, lastSeen: (await store.apiKeys.lastUses()).get(only) };
     },
     TIMEOUTS,
   );

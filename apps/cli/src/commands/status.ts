@@ -17,7 +17,7 @@ import {
 } from '@opm/operations';
 import { Command } from 'commander';
 import { type Moment, parseMoment } from '../parse.js';
-import { confirm, escapeControls, type PrintOptions, print, toJson, toTable } from '../print.js';
+import { confirm, escapeControls, type PrintOptions, print, toJson, toTable, YES } from '../print.js';
 import { UserError, withInterrupt } from '../user-error.js';
 import { findStores, recordChange, withStore } from '../with-store.js';
 
@@ -46,7 +46,7 @@ export function restoredCommand(env: NodeJS.ProcessEnv): Command {
     .option('--since <time>', 'start of the period to resend (default: the time recorded in PostgreSQL)', parseMoment)
     .option('--until <time>', 'end of the period (default: the newest entry in the queue)', parseMoment)
     .option('--dry-run', 'keep the idempotency keys')
-    .option('--yes', 'do not ask; without a terminal, it never asks')
+    .option(...YES)
     .option('--force', 'run even if workers are connected')
     .option('--json', 'print JSON')
     .description(
